@@ -1,0 +1,65 @@
+"""CapaBoost for vision: parameter-efficient fine-tuning with masked low-rank layers, as a timm extension.
+
+>>> import timm, capaboost_vit
+>>> model = timm.create_model("vit_base_capaboost_lora", pretrained=True, num_classes=100)
+
+The timm names are registered as soon as both this package and timm are imported, in either order. Importing this
+package imports neither torch nor timm: the public names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .core.adapter_file import AdapterFileError, read_header
+    from .core.analysis import count_flops, ranks
+    from .core.inject import Anatomy, Site, branches, detach, find, freeze_base, merge
+    from .methods import apply_method, make_config
+    from .vision.adapt import adapt
+    from .vision.adapters import create_from_adapter, load_adapter, save_adapter
+    from .vision.anatomy import anatomy_of
+    from .vision.summary import summary
+
+_PUBLIC = {
+    "AdapterFileError": "core.adapter_file",
+    "Anatomy": "core.inject",
+    "Site": "core.inject",
+    "adapt": "vision.adapt",
+    "anatomy_of": "vision.anatomy",
+    "apply_method": "methods",
+    "branches": "core.inject",
+    "count_flops": "core.analysis",
+    "create_from_adapter": "vision.adapters",
+    "detach": "core.inject",
+    "find": "core.inject",
+    "freeze_base": "core.inject",
+    "load_adapter": "vision.adapters",
+    "make_config": "methods",
+    "merge": "core.inject",
+    "ranks": "core.analysis",
+    "read_header": "core.adapter_file",
+    "save_adapter": "vision.adapters",
+    "summary": "vision.summary",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+@wrapt.when_imported("timm")
+def _register_timm_models(_: Any) -> None:
+    import_module(".vision.registry", __name__)

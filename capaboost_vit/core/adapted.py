@@ -1,0 +1,181 @@
+"""Modules that sit in the slot of the frozen module that they contain (`base`) and add a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .layers import LowRankBranch, VirtualTokens
+
+
+class Wrapper(nn.Module):
+    """A module in the slot of `base`, which it contains; the marker by which the injection verbs know their own.
+
+    A checkpoint of the base model loads unchanged: `x.weight` is read as `x.base.weight`, and where a state dict knows
+    no wrapper at all the branches keep their values.
+    """
+
+    base: nn.Module
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.register_load_state_dict_pre_hook(_read_base_keys)
+
+
+def _read_base_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    if any(key.startswith(f"{prefix}base.") for key in state_dict):
+        return
+    own = module.state_dict(prefix=prefix)
+    added = {key for key in own if not key.startswith(f"{prefix}base.")}
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in added]:
+        state_dict[f"{prefix}base.{key[len(prefix) :]}"] = state_dict.pop(key)
+    if not added & state_dict.keys():
+        state_dict.update({key: own[key] for key in added})
+
+
+class AdaptedLinear(Wrapper):
+    """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
+
+    Args:
+        base: the linear layer; its rows are `len(parts)` equal parts, such as q, k and v of a fused qkv.
+        branches: a branch without activation for each adapted part, by name.
+        parts: the names of all parts, in the order of the rows.
+
+    `weight` is W + dW, so code that reads it instead of calling the layer (timm's EVA, BEiT, Swin V2) is right too.
+
+    Raises:
+        TypeError: base is not a linear layer.
+        ValueError: rows that do not split evenly, a branch for an unknown part, or one of the wrong shape.
+    """
+
+    base: nn.Linear
+
+    def __init__(
+        self, base: nn.Linear, branches: Mapping[str, LowRankBranch], parts: tuple[str, ...] = ("all",)
+    ) -> None:
+        if not isinstance(getattr(base, "weight", None), Tensor) or base.weight.dim() != 2:
+            raise TypeError(f"only linear layers take a low-rank update, got {type(base).__name__}")
+        super().__init__(base)
+        rows, columns = base.weight.shape
+        if rows % len(parts):
+            raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
+        for name, branch in branches.items():
+            if name not in parts:
+                raise ValueError(f"no part {name!r} among {', '.join(parts)}")
+            if (branch.out_features, branch.in_features) != (rows // len(parts), columns):
+                raise ValueError(
+                    f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "
+                    f"the layer's part {columns} to {rows // len(parts)}"
+                )
+        self.parts = parts
+        self.branches = nn.ModuleDict(branches)
+        self.train(base.training)
+
+    @property
+    def in_features(self) -> int:
+        return self.base.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.base.weight.shape[0]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow."""
+        return self.base.weight + self.delta_weight()
+
+    def delta_weight(self) -> Tensor:
+        """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
+        rows = self.out_features // len(self.parts)
+        zero = torch.zeros_like(self.base.weight[:rows])
+        return torch.cat([self.branches[p].delta_weight() if p in self.branches else zero for p in self.parts])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        size = y.shape[-1] // len(self.parts)
+        deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
+        return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
+
+
+class Adapted(Wrapper):
+    """`y = base(x) + branch(x)` (source "input", parallel) or `z = base(x); y = z + branch(z)` ("output", sequential).
+
+    The branch acts on the last dimension, so the base may take (B, N, D) tokens or (B, H, W, D) maps.
+
+    Args:
+        base: the sub-layer, such as a block's MLP; further arguments of a call go to it alone.
+        branch: usually one with an activation, an adapter.
+        source: what the branch is fed with.
+    """
+
+    def __init__(self, base: nn.Module, branch: LowRankBranch, source: str = "input") -> None:
+        super().__init__(base)
+        if source not in ("input", "output"):
+            raise ValueError(f"source must be 'input' or 'output', got {source!r}")
+        self.branch = branch
+        self.source = source
+        self.train(base.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """Not there: an adapter is no change of a weight, so a reader of the base's weight must not get it silently."""
+        if not hasattr(self.base, "weight"):
+            raise AttributeError(f"{type(self.base).__name__!r} object has no attribute 'weight'")
+        raise TypeError("this layer carries an adapter, which its weight cannot express: call the layer")
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y = self.base(x, *args, **kwargs)
+        return y + self.branch(x if self.source == "input" else y)
+
+
+class Prompted(Wrapper):
+    """A transformer block that sees P learned tokens behind its own: `block([x; P])`, tokens (B, N, D).
+
+    Args:
+        base: the block; it must treat tokens alike wherever they stand (no rotary or relative positions).
+        tokens: the prompt, or None for a block that only passes on the prompt of an earlier one.
+        dropped: how many trailing tokens to take off the output: P in each block of a deep prompt (VPT-deep, each
+            block has its own), and only in the last block of a shallow one.
+
+    Deviation from VPT: prompts stand behind the patch tokens instead of behind the class token; these blocks cannot
+    tell. Raises ValueError for a call with an attention mask, which does not cover the prompt.
+    """
+
+    def __init__(self, base: nn.Module, tokens: VirtualTokens | None, dropped: int) -> None:
+        super().__init__(base)
+        self.tokens = tokens
+        self.dropped = dropped
+        self.train(base.training)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+            raise ValueError("prompts do not work with an attention mask: it does not cover the prompt's tokens")
+        if self.tokens is not None:
+            prompt = self.tokens().to(x.dtype).expand(x.shape[0], -1, -1)
+            x = torch.cat([x, prompt], dim=1)
+        y = self.base(x, *args, **kwargs)
+        return y[:, : y.shape[1] - self.dropped]
+
+
+class Frozen(Wrapper):
+    """A module kept in evaluation mode: the running statistics of a frozen batch norm must not move in training."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self.train(base.training)
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x)

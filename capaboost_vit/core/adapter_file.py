@@ -1,0 +1,209 @@
+"""Adapter files: one .safetensors with branches, packed masks and head, and a JSON header; nothing is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .inject import branches, namer
+from .layers import TiedMaskedWeight
+
+FORMAT = "capaboost_vit.adapter"
+VERSION = 1
+_MAX_HEADER = 16 * 1024 * 1024  # bytes of a plausible safetensors header
+
+
+class AdapterFileError(ValueError):
+    """An adapter file that cannot be read, or that does not belong to the model."""
+
+
+def write_adapter_file(
+    path: str | Path, model: nn.Module, header: Mapping[str, Any], *, head: tuple[str, ...] = ()
+) -> Path:
+    """Writes branches, head and whatever else is trained, under canonical names (those of the base model).
+
+    Masks are stored as packed bits and win over the seeds on loading. The file is written beside its place and renamed,
+    so a crash leaves the old file or the new one.
+
+    Args:
+        header: JSON values added to the header; `base` should hold the base's architecture and tag.
+        head: canonical names of the classifier's modules, stored whether or not they are trained.
+    """
+    path = Path(path)
+    tensors, rest, mask_names = _split(model, head)
+    packed = {
+        name: torch.from_numpy(np.packbits((t.cpu().numpy() > 0).reshape(-1))) if name in mask_names else t
+        for name, t in tensors.items()
+    }
+    packed = {name: t.detach().cpu().contiguous().clone() for name, t in packed.items()}
+    header = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        **header,
+        "base": {**header.get("base", {}), "fingerprint": fingerprint(rest)},
+        "methods": getattr(model, "capaboost", {}).get("methods", []),
+        "head": sorted(head),
+        "masks": {
+            name: {"shape": list(tensors[name].shape), "signed": bool((tensors[name] < 0).any())}
+            for name in sorted(mask_names)
+        },
+    }
+    text = json.dumps(header, sort_keys=True)
+    metadata = {FORMAT: text, "sha256": _digest(packed, text)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(packed, partial, metadata=metadata)
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of an adapter file, checked against its digest. Raises AdapterFileError, FileNotFoundError."""
+    return read_adapter_file(path)[0]
+
+
+def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors (masks unpacked to int8) of a file, after all checks that need no model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        AdapterFileError: not a safetensors file (a pickle, say), truncated or changed, not of this format or of an
+            unknown version, or holding values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter file at {path}")
+    _check_container(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise AdapterFileError(f"{path} is damaged: {error}") from error
+    if FORMAT not in metadata:
+        raise AdapterFileError(f"{path} is a safetensors file, but not an adapter file of capaboost_vit")
+    if metadata.get("sha256") != _digest(tensors, metadata[FORMAT]):
+        raise AdapterFileError(f"{path} is damaged: its content does not have the SHA-256 that was stored with it")
+    header = json.loads(metadata[FORMAT])
+    if header.get("format_version") != VERSION:
+        raise AdapterFileError(
+            f"{path} has format version {header.get('format_version')!r}, this release reads version {VERSION}: "
+            "upgrade capaboost_vit"
+        )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
+    for name, mask in header["masks"].items():
+        bits = np.unpackbits(tensors[name].numpy(), count=math.prod(mask["shape"])).astype(np.int8)
+        tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
+    return header, tensors
+
+
+def load_adapter_file(model: nn.Module, path: str | Path, *, head: tuple[str, ...] = (), force: bool = False) -> None:
+    """Loads a file into a model that carries the same branches; nothing is changed unless everything fits.
+
+    Args:
+        head: canonical names of the model's classifier modules.
+        force: skip the check that the base weights are those that the adapter was trained with.
+
+    Raises:
+        AdapterFileError: what `read_adapter_file` refuses; missing or unknown tensors; another shape (num_classes,
+            architecture, rank) or base weights (fingerprint).
+    """
+    header, stored = read_adapter_file(path)
+    own, rest, _ = _split(model, head, extra=frozenset(stored))
+    missing, unknown = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
+    if missing or unknown:
+        parts = (("missing", missing), ("unknown", unknown))
+        found = "; ".join(f"{len(names)} tensors {what} ({names[0]}, ...)" for what, names in parts if names)
+        raise AdapterFileError(f"{path} does not fit this {type(model).__name__}: {found}; {_origin(header)}")
+    for name, tensor in stored.items():
+        if tensor.shape != own[name].shape:
+            in_head = name.startswith(tuple(f"{h}." for h in head))
+            what = "num_classes differs" if in_head else "another architecture or options"
+            raise AdapterFileError(
+                f"{path} does not fit this {type(model).__name__}: {name} is {tuple(tensor.shape)} in the file and "
+                f"{tuple(own[name].shape)} in the model ({what}); {_origin(header)}"
+            )
+    if not force and header["base"]["fingerprint"] != fingerprint(rest):
+        raise AdapterFileError(
+            f"{path} was trained on other base weights than this {type(model).__name__} has (fingerprints differ); "
+            f"{_origin(header)}; load those weights, or pass force=True if you know that they are equal in effect"
+        )
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            own[name].copy_(tensor)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
+    rounded = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in tensors.items()}
+    return _digest(rounded, "")
+
+
+def _split(
+    model: nn.Module, head: tuple[str, ...], extra: frozenset[str] = frozenset()
+) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
+    """(what belongs into the file, the rest, names of masks), by canonical names, as the live tensors."""
+    canonical = namer(model)
+    state = {canonical(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
+    trained = {canonical(name) for name, p in model.named_parameters() if p.requires_grad}
+    owned = tuple(f"{name}." for name in (*branches(model), *head))
+    inside = {name for name in state if name in trained or name in extra or name.startswith(owned)}
+    masks = {
+        canonical(f"{name}.mask")
+        for name, module in model.named_modules()
+        if isinstance(module, TiedMaskedWeight) and module.mask is not None
+    }
+    return (
+        {name: state[name] for name in sorted(inside)},
+        {name: state[name].detach() for name in sorted(state.keys() - inside)},
+        masks,
+    )
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _check_container(path: Path) -> None:
+    """Refuses what is no complete safetensors file, before any parser sees it."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise AdapterFileError(f"{path} is a pickle (torch.save), which can run code: only .safetensors files are read")
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if size < 8 or size < 8 + length or not 0 < length <= _MAX_HEADER:
+        raise AdapterFileError(f"{path} is truncated or no safetensors file ({size} bytes)")
+
+
+def _origin(header: Mapping[str, Any]) -> str:
+    """Where a file comes from, for error messages."""
+    base = header["base"]
+    name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or "an unknown base"
+    methods = " + ".join(method["method"] for method in header["methods"]) or "no method"
+    classes = f", {header['num_classes']} classes" if "num_classes" in header else ""
+    return f"it was made for {name} ({methods}{classes})"

@@ -1,0 +1,242 @@
+"""Verbs on a model: find the places, attach and detach wrappers, merge them, freeze what is not theirs."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapted import AdaptedLinear, Frozen, Wrapper
+from .layers import LowRankBranch, VirtualTokens
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a role lives: a pattern of module names, and which of the equal parts of a fused layer it is.
+
+    A pattern's dotted segments match a module's name from its tail; `*` is any one segment.
+    """
+
+    pattern: str
+    part: str = "all"
+    parts: tuple[str, ...] = ("all",)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Maps roles (query, key, value, attn_out, mlp_in, mlp_out, attn, mlp, block) to sites of an architecture.
+
+    Args:
+        roles: sites by role; a role may have several, such as the fused and the separate projections.
+        prefix_attention: builds the wrapper that adds a prefix to an attention module, or None where none is known.
+        head: names of the modules that are trained from the first step (the classifier).
+    """
+
+    roles: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
+    prefix_attention: Callable[..., Wrapper] | None = None
+    head: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """One match: the canonical name of a module (as in the base model) and the site that matched."""
+
+    name: str
+    site: Site
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module that stood in this slot before anything was attached."""
+    while isinstance(module, Wrapper):
+        module = module.base
+    return module
+
+
+def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(canonical name, module) of each slot below `model`: wrappers are seen, what they add is not."""
+    for name, module in unwrap(model).named_children():
+        yield f"{prefix}{name}", module
+        yield from slots(module, f"{prefix}{name}.")
+
+
+def get(model: nn.Module, name: str) -> nn.Module:
+    """The module in the slot with this canonical name, with its wrappers."""
+    module = model
+    for segment in name.split(".") if name else ():
+        module = unwrap(module).get_submodule(segment)
+    return module
+
+
+def find(model: nn.Module, target: str, anatomy: Anatomy | None = None) -> list[Place]:
+    """The places that a role of the anatomy, or a pattern, names.
+
+    Raises:
+        ValueError: nothing matches; the message lists the roles and the kinds of layers that there are.
+    """
+    anatomy = anatomy or Anatomy()
+    names = [name for name, _ in slots(model)]
+    sites = anatomy.roles.get(target, (Site(target),))
+    places = [Place(name, site) for site in sites for name in names if _matches(name, site.pattern)]
+    if not places:
+        raise ValueError(_nothing_matches(model, target, anatomy))
+    return places
+
+
+def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
+    """Puts the wrapper into the slot of its own base. Raises ValueError if another module stands there."""
+    if get(model, name) is not wrapper.base:
+        raise ValueError(f"the wrapper for {name!r} does not contain the module that stands there")
+    parent, _, leaf = name.rpartition(".")
+    setattr(unwrap(get(model, parent)), leaf, wrapper)
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Takes every wrapper off, in place: the very same base modules stand in their slots again, still frozen."""
+    _replace(model, unwrap)
+    model.__dict__.pop("capaboost", None)
+    return model
+
+
+@torch.no_grad()
+def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """A model without wrappers whose linear weights are W + dW, formed in at least float32 and rounded once.
+
+    Args:
+        model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
+
+    Raises:
+        ValueError: it carries something that no weight can express (adapter, prefix, prompt); lists where.
+    """
+    stuck = [name for name, module in slots(model) if not _mergeable(module)]
+    if stuck:
+        raise ValueError(
+            f"only low-rank updates of linear weights can be merged; {len(stuck)} places carry an adapter, a prefix or "
+            f"a prompt: {stuck[0]}" + (", ..." if len(stuck) > 1 else "")
+        )
+    model = model if inplace else copy.deepcopy(model)
+    _replace(model, _merged)
+    model.__dict__.pop("capaboost", None)
+    return model
+
+
+def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
+    """Leaves only the branches and the modules named in `trainable` to the optimiser.
+
+    Batch norms that are frozen also stop counting: they stay in evaluation mode, whatever `model.train()` says.
+
+    Raises:
+        ValueError: a name in `trainable` matches nothing.
+    """
+    chosen = {place.name for pattern in trainable for place in find(model, pattern)}
+    model.requires_grad_(False)
+    for name in chosen:
+        get(model, name).requires_grad_(True)
+    for branch in branches(model).values():
+        branch.requires_grad_(True)
+    for name, module in list(slots(model)):
+        frozen = not any(name == other or name.startswith(f"{other}.") for other in chosen)
+        if frozen and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+            attach(model, name, Frozen(module))
+
+
+def branches(model: nn.Module) -> dict[str, LowRankBranch | VirtualTokens]:
+    """What was added, by canonical name: low-rank branches and virtual tokens."""
+    canonical = namer(model)
+    found: dict[str, LowRankBranch | VirtualTokens] = {}
+    for name, module in model.named_modules():
+        inside = any(
+            name.startswith(f"{other}.") and isinstance(owner, VirtualTokens) for other, owner in found.items()
+        )
+        if isinstance(module, (LowRankBranch, VirtualTokens)) and not inside:
+            found[name] = module
+    return {canonical(name): module for name, module in found.items()}
+
+
+def namer(model: nn.Module) -> Callable[[str], str]:
+    """A function from names of modules, parameters and buffers to canonical ones, without the wrappers' `.base`."""
+    wrappers = {name for name, module in model.named_modules() if isinstance(module, Wrapper)}
+
+    def canonical(name: str) -> str:
+        kept: list[str] = []
+        path = ""
+        for segment in name.split("."):
+            if not (segment == "base" and path in wrappers):
+                kept.append(segment)
+            path = f"{path}.{segment}" if path else segment
+        return ".".join(kept)
+
+    return canonical
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """(in, out) width of a sub-layer: of its first and its last linear layer. Raises TypeError where it has none."""
+    shapes = [m.weight.shape for m in unwrap(module).modules() if isinstance(m, nn.Linear)]
+    if not shapes:
+        raise TypeError(f"cannot tell the width of {type(module).__name__}: it contains no linear layer")
+    return shapes[0][1], shapes[-1][0]
+
+
+def device_and_dtype(module: nn.Module) -> dict[str, Any]:
+    """Device and floating dtype of a module, for what is attached to it."""
+    tensor = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    return {"device": tensor.device, "dtype": tensor.dtype}
+
+
+def _matches(name: str, pattern: str) -> bool:
+    segments, wanted = name.split("."), pattern.split(".")
+    tail = segments[-len(wanted) :]
+    return len(tail) == len(wanted) and all(w in ("*", s) for s, w in zip(tail, wanted, strict=True))
+
+
+def _replace(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
+    for name, module in list(model.named_children()):
+        new = change(module)
+        if new is not module:
+            setattr(model, name, new)
+        _replace(new, change)
+
+
+def _mergeable(module: nn.Module) -> bool:
+    while isinstance(module, Wrapper):
+        if not isinstance(module, (AdaptedLinear, Frozen)):
+            return False
+        module = module.base
+    return True
+
+
+def _merged(module: nn.Module) -> nn.Module:
+    if isinstance(module, Frozen):
+        return _merged(module.base)
+    if not isinstance(module, AdaptedLinear):
+        return module
+    merged = copy.deepcopy(_merged(module.base))
+    weight: Tensor = merged.weight  # type: ignore[assignment]
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    was_training = module.training
+    delta = copy.deepcopy(module).to(exact).eval().delta_weight()
+    weight.copy_(weight.to(exact) + delta)
+    return merged.train(was_training)
+
+
+def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
+    present = [role for role, sites in anatomy.roles.items() if any(_any_match(model, site) for site in sites)]
+    layers = dict.fromkeys(
+        ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
+        for name, module in slots(model)
+        if isinstance(unwrap(module), nn.Linear)
+    )
+    near = difflib.get_close_matches(target, [*present, *layers], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return (
+        f"target {target!r} matches nothing in {type(model).__name__}{hint}; "
+        f"roles there: {', '.join(present) or 'none'}; linear layers there: {', '.join(layers) or 'none'}"
+    )
+
+
+def _any_match(model: nn.Module, site: Site) -> bool:
+    return any(_matches(name, site.pattern) for name, _ in slots(model))

@@ -1,0 +1,237 @@
+"""The two ideas of the library: a tied masked weight, and the low-rank branch made of two of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .masks import make_masks, random_state
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class TiedMaskedWeight(nn.Module):
+    """K masked views of one shared weight: `W_i = W * M_i`, i = 1..K.
+
+    The weight is one Parameter, however many branches use it; the masks are one int8 buffer (K, *shape), saved with
+    the state, which `.to(dtype)` leaves alone. Without masks (density 1) there is no buffer and the views are equal.
+
+    Args:
+        shape: shape of the shared weight, (out, in).
+        num_branches, density, pattern, seed, path: see `masks.make_masks`.
+
+    Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; forward
+    and gradients are the same.
+    """
+
+    mask: Tensor | None
+
+    def __init__(
+        self, shape: tuple[int, ...], *, num_branches: int, density: float | None, pattern: str, seed: int, path: str
+    ) -> None:
+        super().__init__()
+        masks = make_masks(shape, num_branches=num_branches, density=density, pattern=pattern, seed=seed, path=path)
+        self.num_branches = num_branches
+        self.weight = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("mask", None if masks is None else torch.from_numpy(masks))
+
+    def forward(self) -> Tensor:
+        """The masked views, (K, *shape)."""
+        if self.mask is None:
+            return self.weight.expand(self.num_branches, *self.weight.shape)
+        return self.weight * self.mask
+
+    @torch.no_grad()
+    def fill_uniform(self, bound: float, *, seed: int, path: str) -> None:
+        """Draws W from U(-bound, bound), keyed by (seed, path)."""
+        draw = random_state(seed, path).uniform(-bound, bound, self.weight.shape)
+        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
+
+    @torch.no_grad()
+    def fill_normal(self, std: float, *, seed: int, path: str) -> None:
+        """Draws W from N(0, std^2), keyed by (seed, path)."""
+        draw = random_state(seed, path).normal(0.0, std, self.weight.shape)
+        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
+
+    def extra_repr(self) -> str:
+        mask = "none" if self.mask is None else f"{self.mask.ne(0).float().mean().item():.3g}"
+        return f"{tuple(self.weight.shape)}, num_branches={self.num_branches}, density={mask}"
+
+
+class LowRankBranch(nn.Module):
+    """`y = scaling * [ sum_i (B * MB_i) act((A * MA_i) dropout(x) + a) + b ]`; without act and bias a LoRA branch.
+
+    A (R, in) is `down`, B (out, R) is `up`. The d masked copies are concatenated along the rank axis, so there are two
+    matrix products whatever d is: tied masked branches are one low-rank pair of rank d*R.
+
+    B and the biases start at zero, so every branch, not only the first, is the zero map at step 0 (the official code
+    fills the later ones with noise). Biases are tied and counted once (the official code adds b once per branch).
+
+    Args:
+        rank: R, the rank of one branch (the bottleneck width of an adapter).
+        scaling: the factor in front; alpha / rank for LoRA.
+        act: name of the activation between the two products, or None.
+        bias: whether both products have a bias.
+        dropout: probability of dropping an input entry, in training.
+        num_branches, density, pattern, seed, path: of the masks, see `masks.make_masks`.
+        init_seed: seed of A's start: U(-1/sqrt(in), 1/sqrt(in)), which is kaiming_uniform(a=sqrt(5)).
+
+    Raises:
+        ValueError: rank < 1, an unknown activation, a dropout outside [0, 1), or what `make_masks` refuses.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        *,
+        scaling: float = 1.0,
+        dropout: float = 0.0,
+        act: str | None = None,
+        bias: bool = False,
+        num_branches: int = 2,
+        density: float | None = None,
+        pattern: str = "random",
+        seed: int = 0,
+        init_seed: int = 0,
+        path: str = "",
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank} at {path!r}")
+        if act is not None and act not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {act!r}: choose from {', '.join(ACTIVATIONS)}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.in_features, self.out_features, self.rank = in_features, out_features, rank
+        self.num_branches, self.scaling, self.dropout, self.act = num_branches, scaling, dropout, act
+        self.path = path
+        self.down = TiedMaskedWeight(
+            (rank, in_features),
+            num_branches=num_branches,
+            density=density,
+            pattern=pattern,
+            seed=seed,
+            path=f"{path}.down",
+        )
+        self.up = TiedMaskedWeight(
+            (out_features, rank),
+            num_branches=num_branches,
+            density=density,
+            pattern=pattern,
+            seed=seed,
+            path=f"{path}.up",
+        )
+        self.down_bias = nn.Parameter(torch.zeros(rank)) if bias else None
+        self.up_bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.reset_parameters(init_seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, init_seed: int = 0) -> None:
+        """Fills A from the stream of (init_seed, path); B and the biases become zero: the zero map."""
+        self.down.fill_uniform(1 / math.sqrt(self.in_features), seed=init_seed, path=f"{self.path}.down.init")
+        for parameter in (self.up.weight, self.down_bias, self.up_bias):
+            if parameter is not None:
+                parameter.zero_()
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R)."""
+        down = self.down().reshape(-1, self.in_features)
+        up = self.up().permute(1, 0, 2).reshape(self.out_features, -1)
+        return down, up
+
+    def delta_weight(self) -> Tensor:
+        """`dW = scaling * B_cat @ A_cat`, (out, in).
+
+        Raises:
+            TypeError: the branch has an activation or a bias, so no single matrix equals it.
+            ValueError: it is in training with dropout, which acts on inputs and cannot be had from a weight.
+        """
+        if self.act is not None or self.up_bias is not None:
+            raise TypeError(f"branch {self.path!r} has an activation or a bias: it is not a change of a weight")
+        if self.training and self.dropout > 0:
+            raise ValueError(
+                f"branch {self.path!r} has dropout {self.dropout}: use dropout=0 on models that read .weight"
+            )
+        down, up = self.factors()
+        return self.scaling * (up @ down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in) to (..., out)."""
+        down, up = self.factors()
+        bias = None if self.down_bias is None else self.down_bias.repeat(self.num_branches)
+        hidden = F.linear(F.dropout(x, self.dropout, self.training), down, bias)  # (..., K*R)
+        if self.act is not None:
+            hidden = ACTIVATIONS[self.act](hidden)
+        return self.scaling * F.linear(hidden, up, self.up_bias)
+
+    def extra_repr(self) -> str:
+        act = f", act={self.act}" if self.act else ""
+        return f"{self.in_features} -> {self.rank} -> {self.out_features}, scaling={self.scaling:g}{act}"
+
+
+class VirtualTokens(nn.Module):
+    """P learned vectors of width D, `sum_i T * M_i`, or a masked MLP of them, `sum_i (B * MB_i) act((A * MA_i) T)`.
+
+    Prefixes and prompts are made of these. With `bottleneck=None` the table T (P, D) itself is shared and masked: on
+    a table the sum is an entry-wise gain, T * (M_1 + ... + M_d), and raises no rank. With a bottleneck R the vectors
+    are a masked low-rank map of an unmasked table (the reparameterisation MLP of prefix tuning), where it does.
+
+    T starts from N(0, 0.02^2), as timm's tokens do. The MLP's B does not start at zero: it has a fan-in uniform start,
+    since a zero map of tokens has no sense here (virtual tokens change the softmax even when they are zero).
+
+    Args:
+        length: P; 0 is allowed and leaves the model as it was.
+        width: D.
+        bottleneck: rank of the MLP, or None for the plain table.
+        act: activation of the MLP.
+        num_branches, density, pattern, seed, init_seed, path: as in `LowRankBranch`.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        width: int,
+        *,
+        bottleneck: int | None = None,
+        act: str = "tanh",
+        num_branches: int = 2,
+        density: float | None = None,
+        pattern: str = "random",
+        seed: int = 0,
+        init_seed: int = 0,
+        path: str = "",
+    ) -> None:
+        super().__init__()
+        if length < 0:
+            raise ValueError(f"the number of virtual tokens must be at least 0, got {length}")
+        self.length, self.width = length, width
+        masks = dict(num_branches=num_branches, density=density, pattern=pattern, seed=seed)
+        plain = bottleneck is not None or length == 0  # nothing to mask in the table
+        self.table = TiedMaskedWeight(
+            (length, width),
+            **(dict(num_branches=1, density=1, pattern="random", seed=seed) if plain else masks),
+            path=f"{path}.table",
+        )
+        self.table.fill_normal(0.02, seed=init_seed, path=f"{path}.table.init")
+        self.mlp = None
+        if bottleneck is not None:
+            self.mlp = LowRankBranch(
+                width, width, bottleneck, act=act, bias=True, init_seed=init_seed, path=f"{path}.mlp", **masks
+            )
+            self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck), seed=init_seed, path=f"{path}.mlp.up.init")
+
+    def forward(self) -> Tensor:
+        """The vectors, (P, D)."""
+        tokens = self.table().sum(0)
+        return tokens if self.mlp is None else self.mlp(tokens)

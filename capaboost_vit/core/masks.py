@@ -1,0 +1,139 @@
+"""Static masks: a mask is a pure function of (seed, path), never of the global random state."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+
+import numpy as np
+
+PATTERNS = ("random", "complementary", "sign", "n:m")
+_ATTEMPTS = 32  # redraws before two equal masks are called unavoidable
+
+
+def random_state(seed: int, path: str) -> np.random.RandomState:
+    """A random stream for one tensor, keyed by (seed, path).
+
+    numpy promises that `RandomState` streams never change; torch promises that of no generator. So the same key gives
+    the same numbers on every platform, device and version, in whatever order modules are built.
+    """
+    digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
+    return np.random.RandomState(np.frombuffer(digest, dtype="<u4"))
+
+
+def resolve_density(pattern: str, density: float | None, num_branches: int) -> float:
+    """The kept fraction s of a pattern; `None` asks for the pattern's own.
+
+    random: 0.5; n:m: n/m; complementary: 1/d, or more (the branches then overlap); sign: 1, as nothing is dropped.
+
+    Raises:
+        ValueError: unknown pattern; density outside (0, 1]; a density that contradicts the pattern; d < 1.
+    """
+    if num_branches < 1:
+        raise ValueError(f"num_branches must be at least 1, got {num_branches}")
+    n_of_m = _n_of_m(pattern)
+    if n_of_m:
+        own = n_of_m[0] / n_of_m[1]
+    elif pattern in PATTERNS and pattern != "n:m":
+        own = {"random": 0.5, "complementary": 1 / num_branches, "sign": 1.0}[pattern]
+    else:
+        raise ValueError(f"unknown pattern {pattern!r}: choose random, complementary, sign, or n:m such as 2:4")
+    if density is None:
+        return own
+    if not 0 < density <= 1:
+        raise ValueError(f"density must lie in (0, 1], got {density}")
+    if (pattern == "sign" or n_of_m) and not math.isclose(density, own):
+        raise ValueError(f"pattern {pattern!r} has density {own:g}, got density={density:g}: leave density out")
+    if pattern == "complementary" and density < own and not math.isclose(density, own):
+        raise ValueError(
+            f"pattern 'complementary' uses every entry, so {num_branches} branches need density >= {own:g}, "
+            f"got {density:g}"
+        )
+    return density
+
+
+def make_masks(
+    shape: tuple[int, ...], *, num_branches: int, density: float | None, pattern: str, seed: int, path: str
+) -> np.ndarray | None:
+    """The d static masks of one shared weight, `(K, *shape)` int8, or None where every mask is all ones.
+
+    - random: exactly `int(numel * density)` ones at positions drawn without replacement (the paper's masks);
+    - n:m: exactly n ones in each group of m neighbours along the last dimension, which is the reduction dimension of a
+      weight (out, in), as sparse tensor cores need it (the official code groups along the other one);
+    - complementary: windows of one random permutation, so each entry is kept by some branch, and by exactly one at
+      density 1/d (ours: in no paper that we know);
+    - sign: entries in {-1, +1}, nothing is dropped (ours too).
+
+    Args:
+        shape: shape of the shared weight.
+        num_branches: d, the number of masks.
+        density: fraction kept, or None for the pattern's own (`resolve_density`).
+        seed, path: the key of the random streams; path names the weight within the model.
+
+    Raises:
+        ValueError: besides those of `resolve_density`: a density that keeps nothing, a last dimension that is no
+            multiple of m, or a weight too small for d different masks (tied branches with equal masks add no rank).
+    """
+    density = resolve_density(pattern, density, num_branches)
+    if density == 1 and pattern != "sign":
+        return None
+    numel = math.prod(shape)
+    if int(numel * density) == 0:
+        raise ValueError(f"density {density:g} keeps none of the {numel} entries of {path!r} {tuple(shape)}")
+    if pattern == "complementary":
+        return _complementary(shape, num_branches, density, random_state(seed, path))
+    masks: list[np.ndarray] = []
+    for branch in range(num_branches):
+        for attempt in range(_ATTEMPTS):
+            mask = _draw(shape, pattern, density, random_state(seed, f"{path}/{branch}/{attempt}"))
+            if not any(np.array_equal(mask, other) for other in masks):
+                masks.append(mask)
+                break
+        else:
+            raise ValueError(
+                f"{num_branches} different {pattern!r} masks of density {density:g} do not exist (or are too rare) for "
+                f"{path!r} {tuple(shape)}: use fewer branches, a larger rank, or density 1"
+            )
+    return np.stack(masks)
+
+
+def _n_of_m(pattern: str) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if not match:
+        return None
+    n, m = int(match[1]), int(match[2])
+    if not 0 < n <= m:
+        raise ValueError(f"pattern {pattern!r}: n:m keeps n of m neighbours, 0 < n <= m")
+    return n, m
+
+
+def _draw(shape: tuple[int, ...], pattern: str, density: float, state: np.random.RandomState) -> np.ndarray:
+    numel = math.prod(shape)
+    if pattern == "sign":
+        return (2 * state.randint(0, 2, size=shape) - 1).astype(np.int8)
+    n_of_m = _n_of_m(pattern)
+    if n_of_m is None:
+        mask = np.zeros(numel, dtype=np.int8)
+        mask[state.permutation(numel)[: int(numel * density)]] = 1
+        return mask.reshape(shape)
+    n, m = n_of_m
+    if shape[-1] % m:
+        raise ValueError(f"pattern {pattern!r} needs a reduction dimension divisible by {m}, got shape {tuple(shape)}")
+    order = state.random_sample((numel // m, m)).argsort(axis=1, kind="stable")
+    return (order.argsort(axis=1, kind="stable") < n).astype(np.int8).reshape(shape)
+
+
+def _complementary(
+    shape: tuple[int, ...], num_branches: int, density: float, state: np.random.RandomState
+) -> np.ndarray:
+    numel = math.prod(shape)
+    if numel < num_branches:
+        raise ValueError(f"{num_branches} complementary masks need as many entries, got shape {tuple(shape)}")
+    order = state.permutation(numel)
+    masks = np.zeros((num_branches, numel), dtype=np.int8)
+    for branch in range(num_branches):
+        start, stop = branch * numel // num_branches, (branch + 1) * numel // num_branches
+        length = max(stop - start, round(numel * density) if density * num_branches > 1 else 0)
+        masks[branch, order[np.arange(start, start + length) % numel]] = 1
+    return masks.reshape(num_branches, *shape)

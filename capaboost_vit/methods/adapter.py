@@ -1,0 +1,68 @@
+"""CapaBoost-Adapter: a masked bottleneck beside (parallel) or behind (sequential) a sub-layer."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..core.adapted import Adapted
+from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
+from ..core.layers import LowRankBranch
+
+# what feeds the branch, and the scale where none is given (AdaptFormer's; Pfeiffer's)
+_PLACEMENTS = {"parallel": ("input", 0.1), "sequential": ("output", 1.0)}
+
+
+def adapter(
+    model: nn.Module,
+    anatomy: Anatomy,
+    *,
+    bottleneck: int,
+    placement: str,
+    scale: float | None,
+    activation: str,
+    dropout: float,
+    targets: tuple[str, ...],
+    num_branches: int,
+    density: float | None,
+    pattern: str,
+    mask_seed: int,
+    init_seed: int,
+) -> list[str]:
+    """Adds `s * [ sum_i (Wup * Mup_i) act((Wdn * Mdn_i) x + b_dn) + b_up ]` to the output of each target.
+
+    Parallel: x is the sub-layer's input (for an MLP, behind the block's norm; AdaptFormer in its own code feeds the
+    residual stream through a norm of its own instead). Sequential: x is the sub-layer's output, before the residual.
+
+    Raises:
+        ValueError: a target that matches nothing or carries an adapter already, an unknown placement or activation.
+        TypeError: a target without linear layers, whose width cannot be told.
+    """
+    if placement not in _PLACEMENTS:
+        raise ValueError(f"unknown placement {placement!r}: choose from {', '.join(_PLACEMENTS)}")
+    source, default_scale = _PLACEMENTS[placement]
+    names = list(dict.fromkeys(place.name for target in targets for place in find(model, target, anatomy)))
+    wrappers = {}  # built first, attached last: a refusal leaves the model as it was
+    for name in names:
+        base = get(model, name)
+        if isinstance(base, Adapted):
+            raise ValueError(f"{name!r} carries an adapter already: detach it first, or leave it out of targets")
+        in_features, out_features = features(base)
+        branch = LowRankBranch(
+            in_features if source == "input" else out_features,
+            out_features,
+            bottleneck,
+            scaling=default_scale if scale is None else scale,
+            dropout=dropout,
+            act=activation,
+            bias=True,
+            num_branches=num_branches,
+            density=density,
+            pattern=pattern,
+            seed=mask_seed,
+            init_seed=init_seed,
+            path=name,
+        )
+        wrappers[name] = Adapted(base, branch.to(**device_and_dtype(base)), source)
+    for name, wrapper in wrappers.items():
+        attach(model, name, wrapper)
+    return names

@@ -1,0 +1,115 @@
+"""The options of each method: plain dataclasses without torch, from which the command line's help is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from ..options import option
+
+_DENSITY = "fraction kept by each mask; none: the pattern's own (random 0.5, n:m n/m, complementary 1/d, sign 1)"
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """Options that every masked method has. num_branches=1 with density=1 is the plain method."""
+
+    num_branches: int = option(2, "d: how many masked views of the shared weights are summed")
+    density: float | None = option(None, _DENSITY)
+    pattern: str = option("random", "random, complementary, sign, or n:m such as 2:4")
+    mask_seed: int = option(0, "seed of the masks; independent of the training seed")
+    init_seed: int = option(0, "seed of the branches' start values")
+
+
+@dataclass(frozen=True)
+class LoraConfig(MaskOptions):
+    """CapaBoost-LoRA: y = W0 x + (alpha / rank) * sum_i (B * MB_i)(A * MA_i) dropout(x)."""
+
+    rank: int = option(8, "rank of one branch")
+    alpha: float = option(8.0, "the update is scaled by alpha / rank")
+    dropout: float = option(0.0, "dropout on the branch's input")
+    targets: tuple[str, ...] = option(("query", "value"), "roles or name patterns of linear layers")
+
+
+@dataclass(frozen=True)
+class AdapterConfig(MaskOptions):
+    """CapaBoost-Adapter: s * [ sum_i (Wup * Mup_i) act((Wdn * Mdn_i) x + b_dn) + b_up ] at a sub-layer."""
+
+    bottleneck: int = option(8, "width of the adapter")
+    placement: str = option("parallel", "parallel (fed with the sub-layer's input) or sequential (with its output)")
+    scale: float | None = option(None, "s; none: 0.1 for parallel, 1 for sequential")
+    activation: str = option("relu", "relu, gelu, silu, tanh")
+    dropout: float = option(0.0, "dropout on the adapter's input")
+    targets: tuple[str, ...] = option(("mlp",), "roles or name patterns of sub-layers")
+
+
+@dataclass(frozen=True)
+class PrefixConfig(MaskOptions):
+    """CapaBoost-Prefix: learned keys and values in front of those of an attention layer."""
+
+    prefix_length: int = option(10, "number of prefix tokens of each layer")
+    bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table")
+    targets: tuple[str, ...] = option(("attn",), "roles or name patterns of attention layers")
+
+
+@dataclass(frozen=True)
+class PromptConfig(MaskOptions):
+    """CapaBoost-Prompt: learned tokens beside the image's, new ones in each block (deep) or once (shallow)."""
+
+    prompt_length: int = option(10, "number of prompt tokens")
+    bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table")
+    deep: bool = option(True, "new tokens in each block; false: only in front of the first")
+    targets: tuple[str, ...] = option(("block",), "role or name pattern of the blocks")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Only the classifier is trained: the linear probe."""
+
+
+@dataclass(frozen=True)
+class FullConfig:
+    """Everything is trained: full fine-tuning."""
+
+
+Config = LoraConfig | AdapterConfig | PrefixConfig | PromptConfig | HeadConfig | FullConfig
+
+CONFIGS: dict[str, type[Config]] = {
+    "lora": LoraConfig,
+    "adapter": AdapterConfig,
+    "prefix": PrefixConfig,
+    "prompt": PromptConfig,
+    "head": HeadConfig,
+    "full": FullConfig,
+}
+
+
+def option_names(method: str) -> list[str]:
+    """The option names of one method."""
+    return [f.name for f in dataclasses.fields(_config_class(method))]
+
+
+def make_config(method: str, **options: Any) -> Config:
+    """The checked configuration of a method. Raises ValueError / TypeError that name the nearest valid word."""
+    cls = _config_class(method)
+    names = option_names(method)
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise TypeError(f"method {method!r} has no option {name!r}{hint}; it has: {', '.join(names) or 'none'}")
+    if isinstance(options.get("targets"), str):
+        options["targets"] = (options["targets"],)
+    elif "targets" in options:
+        options["targets"] = tuple(options["targets"])
+    return cls(**options)
+
+
+def _config_class(method: str) -> type[Config]:
+    if method not in CONFIGS:
+        near = difflib.get_close_matches(str(method), CONFIGS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown method {method!r}{hint}: choose from {', '.join(CONFIGS)}")
+    return CONFIGS[method]

@@ -1,0 +1,72 @@
+"""CapaBoost-LoRA: masked low-rank updates of linear layers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from torch import nn
+
+from ..core.adapted import AdaptedLinear
+from ..core.inject import Anatomy, Place, attach, device_and_dtype, find, get, unwrap
+from ..core.layers import LowRankBranch
+
+
+def lora(
+    model: nn.Module,
+    anatomy: Anatomy,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: tuple[str, ...],
+    num_branches: int,
+    density: float | None,
+    pattern: str,
+    mask_seed: int,
+    init_seed: int,
+) -> list[str]:
+    """Adds `(alpha / rank) * sum_i (B * MB_i)(A * MA_i) dropout(x)` to each target; returns the adapted modules' names.
+
+    Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
+
+    Raises:
+        ValueError: a target that matches nothing, or that is adapted already.
+        TypeError: a target that is no linear layer.
+    """
+    chosen: dict[str, list[Place]] = defaultdict(list)
+    for target in targets:
+        for place in find(model, target, anatomy):
+            if place not in chosen[place.name]:
+                chosen[place.name].append(place)
+    wrappers = {}  # built first, attached last: a refusal leaves the model as it was
+    for name, places in chosen.items():
+        base, site = get(model, name), places[0].site
+        if any(place.site.parts != site.parts for place in places):
+            raise ValueError(
+                f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
+            )
+        if isinstance(base, AdaptedLinear):
+            raise ValueError(f"{name!r} carries a low-rank branch already: detach it first, or leave it out of targets")
+        if not isinstance(unwrap(base), nn.Linear):
+            raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(base).__name__}")
+        rows, columns = base.weight.shape  # type: ignore[union-attr]
+        branches = {
+            place.site.part: LowRankBranch(
+                columns,
+                rows // len(site.parts),
+                rank,
+                scaling=alpha / rank,
+                dropout=dropout,
+                num_branches=num_branches,
+                density=density,
+                pattern=pattern,
+                seed=mask_seed,
+                init_seed=init_seed,
+                path=f"{name}.{place.site.part}",
+            ).to(**device_and_dtype(base))
+            for place in places
+        }
+        wrappers[name] = AdaptedLinear(base, branches, site.parts)  # type: ignore[arg-type]
+    for name, wrapper in wrappers.items():
+        attach(model, name, wrapper)
+    return list(wrappers)

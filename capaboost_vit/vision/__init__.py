@@ -1,0 +1,1 @@
+"""timm models: anatomy, registered names, adapter files, summaries, image data."""

@@ -1,0 +1,49 @@
+"""`adapt`: any timm or torch model, adapted by one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..methods import apply_method, make_config
+from .anatomy import anatomy_of
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def adapt(model: M, method: str = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
+    """Adds a method's branches to a model, in place, and freezes everything but them and the head.
+
+    Args:
+        model: a timm model, or any torch model when `targets` are name patterns such as `encoder.*.linear1`.
+        method: lora, adapter, prefix, prompt; head (linear probe) or full (fine-tuning) for comparison.
+        head: names or patterns of further modules to train; None takes a timm model's classifier.
+        options: of the method, see `capaboost_vit.methods.config`, such as `rank=8, num_branches=2, density=0.5,
+            targets=("query", "value")`.
+
+    Returns:
+        The same model, still of its own class. A second call adds a second method.
+
+    Raises:
+        ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
+
+    Example:
+        >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224"), "lora", rank=4)
+    """
+    config = make_config(method, **options)
+    anatomy = anatomy_of(model)
+    if head is not None:
+        anatomy = dataclasses.replace(anatomy, head=tuple(head))
+    base = getattr(model, "capaboost", {}).get("base")
+    if base is None:
+        pretrained_cfg = getattr(model, "pretrained_cfg", {})
+        base = {
+            "architecture": pretrained_cfg.get("architecture", type(model).__name__),
+            "tag": pretrained_cfg.get("tag"),
+        }
+    apply_method(model, anatomy, config)
+    model.capaboost = {**model.capaboost, "base": base}  # type: ignore[assignment, dict-item]
+    return model

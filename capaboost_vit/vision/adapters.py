@@ -1,0 +1,100 @@
+"""Adapter files of timm models: save, load, and build a model from nothing but the file and the base weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.models import get_model_args
+from torch import nn
+
+from .._version import __version__
+from ..core.adapter_file import AdapterFileError, load_adapter_file, read_adapter_file, read_header, write_adapter_file
+from ..methods.config import CONFIGS, option_names
+from .adapt import adapt
+from .anatomy import head_names
+from .weights import load_base_weights
+
+_NOT_SAVED = {"pretrained", "num_classes", *(option for method in CONFIGS for option in option_names(method))}
+
+
+def save_adapter(model: nn.Module, path: str | Path, *, class_names: Sequence[str] = ()) -> Path:
+    """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
+
+    The header holds what `create_from_adapter` needs: base architecture and tag, arguments, method options, number
+    and names of classes, input size, mean and std, versions, and a fingerprint of the base weights.
+
+    Args:
+        class_names: names of the classes, in the order of the labels.
+
+    Raises:
+        ValueError: the model carries nothing that `adapt` added.
+    """
+    if not hasattr(model, "capaboost"):
+        raise ValueError(f"this {type(model).__name__} carries no adapter: call capaboost_vit.adapt(model, ...) first")
+    header: dict[str, Any] = {
+        "base": model.capaboost["base"],  # type: ignore[index]
+        "class_names": list(class_names),
+        "versions": {"capaboost_vit": __version__, "torch": torch.__version__, "timm": timm.__version__},
+    }
+    if hasattr(model, "pretrained_cfg"):
+        header["num_classes"] = model.num_classes
+        header["model_args"] = {key: value for key, value in get_model_args(model).items() if key not in _NOT_SAVED}
+        header["input"] = resolve_model_data_config(model)
+    return write_adapter_file(path, model, header, head=head_names(model))
+
+
+def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> nn.Module:
+    """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
+
+    Args:
+        force: accept base weights whose fingerprint differs.
+
+    Raises:
+        AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged,
+            but for branches that were added and are still the zero map.
+    """
+    if not hasattr(model, "capaboost"):
+        header = read_header(path)
+        base = header["base"]["architecture"]
+        own = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+        if own != base:
+            raise AdapterFileError(f"{path} was made for {base}, this model is {own}")
+        for record in header["methods"]:
+            adapt(model, **record)
+    load_adapter_file(model, path, head=head_names(model), force=force)
+    return model
+
+
+def create_from_adapter(
+    path: str | Path, *, pretrained: bool = True, initial_checkpoint: str | Path | None = None, force: bool = False
+) -> nn.Module:
+    """Builds the base model, loads its weights and the adapter file; in evaluation mode.
+
+    Args:
+        pretrained: fetch the base weights that the header names from timm's hub (unless `initial_checkpoint` is given).
+        initial_checkpoint: a local file with the base weights.
+        force: accept base weights whose fingerprint differs.
+
+    Raises:
+        AdapterFileError: the file is damaged, does not fit, or is of a model that timm does not know.
+        FileNotFoundError, ValueError: no or wrong base weights.
+    """
+    header = read_adapter_file(path)[0]
+    base = header["base"]
+    name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)
+    if not timm.is_model(name) or "model_args" not in header:
+        raise AdapterFileError(f"{path} was made for {name}, which timm cannot build: build it, then use load_adapter")
+    model = timm.create_model(
+        name,
+        pretrained=pretrained and initial_checkpoint is None,
+        num_classes=header["num_classes"],
+        **header["model_args"],
+    )
+    if initial_checkpoint is not None:
+        load_base_weights(model, initial_checkpoint)
+    return load_adapter(model, path, force=force).eval()

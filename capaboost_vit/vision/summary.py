@@ -1,0 +1,118 @@
+"""What an adapted model trains, stores and costs, as a table."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from ..core.analysis import Flops, Parameters, count_flops, count_parameters
+from ..core.inject import branches, detach, device_and_dtype, find, get
+from .anatomy import anatomy_of
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Parameters per role and in all, and FLOPs of one forward pass of one image; `str()` of it is the table."""
+
+    name: str
+    roles: dict[str, Parameters]
+    total: int
+    trained: int
+    flops: Flops | None
+    base_flops: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{'':<16}{'trained':>12}{'stored':>12}{'live':>12}   {self.name}"]
+        rows = [(role, counts.trained, counts.stored, counts.live) for role, counts in self.roles.items()]
+        sums = [sum(row[column] for row in rows) for column in (1, 2, 3)]
+        for role, *counts in [*rows, ("all of them", *sums)]:
+            lines.append(f"{role:<16}" + "".join(f"{count:>12,}" for count in counts))
+        share = 100 * self.trained / self.total if self.total else 0.0
+        lines.append(f"trained {self.trained:,} of {self.total:,} parameters ({share:.2f} %)")
+        if self.flops is not None and self.base_flops is not None:
+            lines.append(
+                f"forward GMACs per image: base {self.base_flops / 1e9:.3f}, "
+                f"executed {self.flops.executed / 1e9:.3f}, ideal (masked entries free) {self.flops.ideal / 1e9:.3f}"
+            )
+        return "\n".join(lines)
+
+
+def summary(model: nn.Module, *, input_size: tuple[int, int, int] | None = None, flops: bool = True) -> Summary:
+    """Counts what is trained, stored in an adapter file and live (not masked in every branch), per role.
+
+    Args:
+        input_size: (channels, height, width) for the FLOPs; None takes a timm model's own.
+        flops: count multiply-adds with fvcore, fused attention included; executed by dense kernels, and ideal, with
+            masked entries for free.
+
+    Example:
+        >>> print(capaboost_vit.summary(model))
+    """
+    roles: dict[str, list[Parameters]] = defaultdict(list)
+    names = _roles_of_branches(model)
+    for name, branch in branches(model).items():
+        roles[names.get(name, name)].append(count_parameters(branch))
+    counted = {role: _add(counts) for role, counts in roles.items()}
+    for head in anatomy_of(model).head:
+        module = get(model, head)
+        stored = sum(p.numel() for p in module.parameters())
+        counted[head] = Parameters(sum(p.numel() for p in module.parameters() if p.requires_grad), stored, stored)
+    own = getattr(model, "pretrained_cfg", {})
+    found = base = None
+    if flops:
+        found, base = _flops(model, input_size or _input_size(model))
+    return Summary(
+        name=own.get("architecture", type(model).__name__),
+        roles=counted,
+        total=sum(p.numel() for p in model.parameters()),
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        flops=found,
+        base_flops=base,
+    )
+
+
+def _roles_of_branches(model: nn.Module) -> dict[str, str]:
+    """Role by canonical branch name: a branch belongs to the role whose place its name begins with."""
+    anatomy = anatomy_of(model)
+    places = []
+    for role in anatomy.roles:
+        try:
+            places += [(place, role) for place in find(model, role, anatomy)]
+        except ValueError:  # a role that this architecture does not have
+            continue
+    roles = {}
+    for name in branches(model):
+        for place, role in sorted(places, key=lambda item: len(item[0].name)):
+            if name.startswith(f"{place.name}.") and name.endswith(
+                (f".branches.{place.site.part}", ".branch", ".tokens")
+            ):
+                roles[name] = role
+    return roles
+
+
+def _add(counts: list[Parameters]) -> Parameters:
+    return Parameters(sum(c.trained for c in counts), sum(c.stored for c in counts), sum(c.live for c in counts))
+
+
+def _input_size(model: nn.Module) -> tuple[int, int, int]:
+    if not hasattr(model, "pretrained_cfg"):
+        raise ValueError(f"give input_size=(channels, height, width): {type(model).__name__} does not tell its own")
+    return resolve_model_data_config(model)["input_size"]
+
+
+def _flops(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Flops, int]:
+    """FLOPs of the model and of its base, in evaluation mode, without touching either."""
+    probe = copy.deepcopy(model).eval()
+    images = torch.zeros(1, *input_size, **device_and_dtype(probe))
+    counted = count_flops(probe, images)
+    return counted, count_flops(detach(probe), images).executed

@@ -1,0 +1,53 @@
+"""Base weights from a local file, adapted to the model's input size and classes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from timm.models import load_state_dict
+from torch import nn
+
+from ..core.inject import branches, namer
+from .anatomy import head_names
+
+
+def load_base_weights(model: nn.Module, path: str | Path) -> None:
+    """Loads the base's weights into a plain or adapted timm model; pickled code in a checkpoint is refused, not run.
+
+    Position embeddings are resampled by the family's own filter (timm's `checkpoint_filter_fn`). A classifier of
+    another shape is left as it is in the model; every other tensor must be there and fit.
+
+    Args:
+        path: a .safetensors file, or a .pth / .bin file that holds only tensors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be read safely, or its tensors are not those of this architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: give the path of a .safetensors or .pth file of the base model")
+    try:
+        state = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"cannot read weights from {path}: {str(error).splitlines()[0]}") from error
+    canonical = namer(model)
+    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if filter_fn is not None:
+        state = filter_fn(state, model)
+    own = {canonical(name): tensor for name, tensor in model.state_dict().items()}
+    heads = tuple(f"{name}." for name in head_names(model)) or ("head.", "head_dist.", "fc.")
+    for name in [name for name in state if name.startswith(heads)]:
+        if name not in own or own[name].shape != state[name].shape:
+            del state[name]
+    added = tuple(f"{name}." for name in branches(model))
+    expected = {name: t.shape for name, t in own.items() if not name.startswith(added)} if added else own
+    missing = [name for name in expected if name not in state and not name.startswith(heads)]
+    foreign = [name for name in state if name not in own]
+    wrong = [name for name in state if name in own and own[name].shape != state[name].shape]
+    if missing or foreign or wrong:
+        parts = [("missing", missing), ("unknown", foreign), ("of another shape", wrong)]
+        found = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in parts if names)
+        raise ValueError(f"{path} does not hold the weights of this {type(model).__name__}: {found}")
+    model.load_state_dict(state, strict=False)
