@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .core.adapter_file import AdapterFileError, read_header
     from .core.analysis import count_flops, ranks
     from .core.inject import Anatomy, Site, branches, detach, find, freeze_base, merge
-    from .methods import apply_method, make_config
+    from .methods.apply import apply_method
+    from .methods.config import make_config
     from .vision.adapt import adapt
     from .vision.adapters import create_from_adapter, load_adapter, save_adapter
     from .vision.anatomy import anatomy_of
@@ -32,7 +33,7 @@ _PUBLIC = {
     "Site": "core.inject",
     "adapt": "vision.adapt",
     "anatomy_of": "vision.anatomy",
-    "apply_method": "methods",
+    "apply_method": "methods.apply",
     "branches": "core.inject",
     "count_flops": "core.analysis",
     "create_from_adapter": "vision.adapters",
@@ -40,7 +41,7 @@ _PUBLIC = {
     "find": "core.inject",
     "freeze_base": "core.inject",
     "load_adapter": "vision.adapters",
-    "make_config": "methods",
+    "make_config": "methods.config",
     "merge": "core.inject",
     "ranks": "core.analysis",
     "read_header": "core.adapter_file",

@@ -14,22 +14,19 @@ from typing import Any
 import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 from . import _version
-from .core.inject import branches
-from .methods.config import option_names
+from .core.adapter_file import read_header
+from .core.inject import branches, merge
 from .training.config import TrainConfig
 from .training.log import Log, draw_curves
 from .training.loop import evaluate, fit
-from .vision.adapt import adapt
-from .vision.adapters import save_adapter
+from .vision.adapters import create_from_adapter, save_adapter
 from .vision.batches import ImageBatches, Normalise, data_config
+from .vision.build import build_model
 from .vision.data import ImageData, open_data
-from .vision.registry import parse_name
-from .vision.weights import load_base_weights
-
-__all__ = ["build_model", "train"]
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -47,7 +44,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if (folder / "result.json").exists() and not config.overwrite:
         raise FileExistsError(f"{folder} holds a finished run: choose another --output, or pass --overwrite true")
     data = open_data(config.data)
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(config)
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
     image_config = data_config(model, config)
@@ -70,7 +67,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
             log.say(f"test accuracy {100 * right / total:.2f} % ({right} of {total})")
         else:
             log.say(f"no split {config.test_split!r} in {config.data}: no test accuracy")
-        adapter = save_adapter(model, folder / "adapter.safetensors", class_names=data.classes)
+        adapter = save_adapter(
+            model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
+        )
     finally:
         log.close()
     draw_curves({config.model: log.rows}, folder / "learning_curve.png", title=f"{config.model} on {config.data}")
@@ -99,49 +98,68 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return result
 
 
-def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
-    """The adapted model of a configuration, on the CPU, with its base weights.
+def evaluate_adapter(
+    adapter: Path,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    initial_checkpoint: str | None = None,
+    batch_size: int = 256,
+    device: str | None = None,
+) -> tuple[int, int]:
+    """(right answers, all) of an adapter file, or of a run folder's, on one split of a data set.
+
+    Args:
+        data: what to evaluate on; None takes that of the run folder.
+        initial_checkpoint: the base weights; None takes those of the run folder, or timm's hub.
 
     Raises:
-        ValueError: an unknown model, a plain model without `method.name`, or one that contradicts the model's name.
+        ValueError: no data named, another number of classes, or what `create_from_adapter` refuses.
     """
-    if not timm.is_model(config.model):
-        near = timm.list_models(f"*{config.model.partition('.')[0]}*")[:3]
-        hint = f"did you mean {', '.join(near)}?" if near else "`capaboost models` lists the registered names"
-        raise ValueError(f"timm has no model {config.model!r}: {hint}")
-    implied = parse_name(config.model)
-    options = {"init_seed": config.seed, **config.method}
-    name = options.pop("name", implied[1] if implied else None)
-    if name is None:
-        raise ValueError(
-            f"{config.model} is a plain timm model: say --method.name lora (adapter, prefix, prompt, head, full)"
-        )
-    if implied and name != implied[1]:
-        raise ValueError(
-            f"--method.name {name} contradicts --model {config.model}: use {implied[0]} for another method"
-        )
-    if "init_seed" not in option_names(name) and "init_seed" not in config.method:
-        del options["init_seed"]
-    arguments: dict[str, Any] = {"num_classes": config.num_classes or num_classes, **config.model_kwargs}
-    if config.num_classes is not None and config.num_classes < num_classes:
-        raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")
-    if "img_size" in config.model_kwargs:
-        raise ValueError("--model-kwargs img_size: say --img-size, which the transforms follow too")
-    if config.img_size is not None and timm.get_pretrained_cfg(config.model).fixed_input_size:
-        arguments["img_size"] = config.img_size
-    if config.drop_path:
-        arguments["drop_path_rate"] = config.drop_path
-    if implied:
-        arguments |= options
-    fetch = config.pretrained and config.initial_checkpoint is None
-    model = timm.create_model(config.model, pretrained=fetch, **arguments)
-    if config.initial_checkpoint is not None:
-        load_base_weights(model, config.initial_checkpoint)
-    if not implied:
-        adapt(model, name, **options)
-    if config.grad_checkpointing:
-        model.set_grad_checkpointing(True)
-    return model
+    path, config = _finished(adapter)
+    spec = data or config.get("data")
+    if spec is None:
+        raise ValueError(f"{path} is not in a run folder: say --data")
+    images = open_data(spec)
+    model = create_from_adapter(path, initial_checkpoint=initial_checkpoint or config.get("initial_checkpoint"))
+    if len(images.classes) > model.num_classes:  # type: ignore[operator]
+        raise ValueError(f"{spec} has {len(images.classes)} classes, the adapter {model.num_classes}")
+    settings = TrainConfig(device=device, validation_batch_size=batch_size)
+    target = _device(settings)
+    image_config = read_header(path)["input"]
+    batches = ImageBatches(images.split(split), settings, image_config, training=False)
+    return evaluate(model.to(target), batches, prepare=Normalise(image_config, target), config=settings)
+
+
+def merge_adapter(adapter: Path, output: Path, *, initial_checkpoint: str | None = None) -> Path:
+    """Writes the merged model's state dict, a plain timm checkpoint in safetensors form; returns the path.
+
+    Raises:
+        FileExistsError: the output is there already. ValueError: the method cannot be merged (all but LoRA).
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} exists: choose another --output")
+    path, config = _finished(adapter)
+    checkpoint = initial_checkpoint or config.get("initial_checkpoint")
+    header = read_header(path)
+    model = create_from_adapter(
+        path, pretrained="full" not in [m["method"] for m in header["methods"]], initial_checkpoint=checkpoint
+    )
+    merged = merge(model, inplace=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}, output)
+    return output
+
+
+def _finished(adapter: Path) -> tuple[Path, dict[str, Any]]:
+    """The adapter file and, where there is one beside it, the configuration of its run."""
+    path = adapter / "adapter.safetensors" if adapter.is_dir() else adapter
+    config = path.parent / "config.yaml"
+    return path, yaml.safe_load(config.read_text()) if config.exists() else {}
+
+
+def _device(config: TrainConfig) -> torch.device:
+    return torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _split_names(config: TrainConfig, data: ImageData) -> list[str]:

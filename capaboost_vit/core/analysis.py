@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,9 @@ def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     analysis = FlopCountAnalysis(model, inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    by_module = analysis.by_module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fvcore traces with torch.jit, which torch calls deprecated
+        by_module = analysis.by_module()
     canonical = namer(model)
     executed = {canonical(name): count for name, count in by_module.items()}
     saved = 0.0

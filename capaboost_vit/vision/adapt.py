@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ..methods import apply_method, make_config
+from ..methods.apply import apply_method
+from ..methods.config import make_config
 from .anatomy import anatomy_of
 
 M = TypeVar("M", bound=nn.Module)

@@ -22,7 +22,13 @@ from .weights import load_base_weights
 _NOT_SAVED = {"pretrained", "num_classes", *(option for method in CONFIGS for option in option_names(method))}
 
 
-def save_adapter(model: nn.Module, path: str | Path, *, class_names: Sequence[str] = ()) -> Path:
+def save_adapter(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    class_names: Sequence[str] = (),
+    data_config: dict[str, Any] | None = None,
+) -> Path:
     """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
 
     The header holds what `create_from_adapter` needs: base architecture and tag, arguments, method options, number
@@ -30,6 +36,7 @@ def save_adapter(model: nn.Module, path: str | Path, *, class_names: Sequence[st
 
     Args:
         class_names: names of the classes, in the order of the labels.
+        data_config: timm's input configuration that the model was trained with; None takes the model's own.
 
     Raises:
         ValueError: the model carries nothing that `adapt` added.
@@ -44,7 +51,7 @@ def save_adapter(model: nn.Module, path: str | Path, *, class_names: Sequence[st
     if hasattr(model, "pretrained_cfg"):
         header["num_classes"] = model.num_classes
         header["model_args"] = {key: value for key, value in get_model_args(model).items() if key not in _NOT_SAVED}
-        header["input"] = resolve_model_data_config(model)
+        header["input"] = data_config or resolve_model_data_config(model)
     return write_adapter_file(path, model, header, head=head_names(model))
 
 

@@ -1,0 +1,1 @@
+"""Runs of runs: what is built on top of `run.py`."""

@@ -1,0 +1,113 @@
+"""The whole story on embedded images: pretrain a small ViT on five digits, adapt it to the other five, four ways."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..run import merge_adapter, train
+from ..training.config import TrainConfig
+from ..training.log import draw_curves
+
+# a small timm ViT: vit_tiny_patch16_224 with these arguments, 0.3 million parameters
+_SMALL_VIT = {"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4}
+_COMMON: dict[str, Any] = {
+    "img_size": 24,
+    "batch_size": 32,
+    "drop_path": 0.0,
+    "model_kwargs": _SMALL_VIT,
+    "crop_mode": "squash",
+    "crop_pct": 1.0,
+}
+_BASE = {"model": "vit_tiny_patch16_224", "method": {"name": "full"}, "data": "digits:0-4", "epochs": 40, "lr": 2e-3}
+_METHODS: dict[str, dict[str, Any]] = {
+    "head only": {"model": "vit_tiny_patch16_224", "method": {"name": "head"}, "lr": 1e-2},
+    "LoRA": {"model": "vit_tiny_capaboost_lora", "method": {"num_branches": 1, "density": 1.0}},
+    "CapaBoost-LoRA": {"model": "vit_tiny_capaboost_lora", "method": {"num_branches": 2, "density": 0.5}},
+    "CapaBoost-Adapter": {"model": "vit_tiny_capaboost_adapter", "method": {"num_branches": 2, "density": 0.5}},
+}
+_ADAPT: dict[str, Any] = {"data": "digits:5-9", "epochs": 20, "lr": 5e-3}
+
+
+def quickstart(folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Runs it all below `folder`, prints a table and what to type next, and returns the results.
+
+    What an earlier call has finished with the same configuration is not run again. One seed of a tiny problem: it shows
+    that everything works, not which method is better.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    base = folder / "base.safetensors"
+    config = TrainConfig(**{**_COMMON, **_BASE, "output": str(folder / "base"), "seed": seed})
+    if not (base.exists() and _finished(config)):
+        console.print("Pretraining a small ViT on the digits 0-4")
+        train(dataclasses.replace(config, overwrite=True))
+        base.unlink(missing_ok=True)
+        merge_adapter(folder / "base", base)
+    results = []
+    for name, options in _METHODS.items():
+        output = folder / name.lower().replace(" ", "-")
+        values = {**_COMMON, **_ADAPT, **options, "initial_checkpoint": str(base), "output": str(output), "seed": seed}
+        config = TrainConfig(**values)
+        result = _finished(config)
+        if result is None:
+            console.print(f"Adapting it to the digits 5-9: {name}")
+            result = train(dataclasses.replace(config, overwrite=True))
+        results.append({"name": name, "output": str(output), **result})
+    picture = folder / "learning_curves.png"
+    draw_curves(
+        {result["name"]: _rows(Path(result["output"])) for result in results},
+        picture,
+        title="Digits 5-9, from a small ViT pretrained on 0-4",
+    )
+    _report(console, folder, picture, base, results)
+    return results
+
+
+def _finished(config: TrainConfig) -> dict[str, Any] | None:
+    """The result of an earlier run with this configuration, if there is one."""
+    path = Path(config.output) / "result.json"
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    wanted = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(config, overwrite=True))))
+    return result if result["config"] == wanted else None
+
+
+def _rows(output: Path) -> list[dict[str, float]]:
+    with open(output / "summary.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _report(console: Console, folder: Path, picture: Path, base: Path, results: list[dict[str, Any]]) -> None:
+    table = Table(title="Test accuracy on digits 5-9 (one seed)")
+    table.add_column("method")
+    for column in ("trainable", "file (kB)", "accuracy (%)", "time (s)"):
+        table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(
+            result["name"],
+            f"{result['parameters']['trained']:,}",
+            f"{result['adapter_bytes'] / 1000:.1f}",
+            f"{result['test_accuracy']:.1f}",
+            f"{result['train_seconds']:.1f}",
+        )
+    console.print(table)
+    adapter = Path(results[2]["output"]) / "adapter.safetensors"
+    console.print(f"Learning curves:  {picture}")
+    console.print(f"TensorBoard:      tensorboard --logdir {_quoted(folder)}")
+    console.print(f"Adapter file:     {adapter}")
+    console.print(f"Evaluate it:      capaboost eval {_quoted(adapter.parent)}")
+    console.print(f"Merge it:         capaboost merge {_quoted(adapter.parent)} --output merged.safetensors")
+    console.print("Your own pictures, one folder per class:")
+    console.print("  capaboost train --model vit_tiny_capaboost_lora --pretrained --data FOLDER --output runs/mine")
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,59 @@
+"""The model of a run's configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import nn
+
+from ..methods.config import option_names
+from ..training.config import TrainConfig
+from .adapt import adapt
+from .registry import parse_name
+from .weights import load_base_weights
+
+
+def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
+    """The adapted model of a configuration, on the CPU, with its base weights.
+
+    Raises:
+        ValueError: an unknown model, a plain model without `method.name`, or one that contradicts the model's name.
+    """
+    if not timm.is_model(config.model):
+        near = timm.list_models(f"*{config.model.partition('.')[0]}*")[:3]
+        hint = f"did you mean {', '.join(near)}?" if near else "`capaboost models` lists the registered names"
+        raise ValueError(f"timm has no model {config.model!r}: {hint}")
+    implied = parse_name(config.model)
+    options = {"init_seed": config.seed, **config.method}
+    name = options.pop("name", implied[1] if implied else None)
+    if name is None:
+        raise ValueError(
+            f"{config.model} is a plain timm model: say --method.name lora (adapter, prefix, prompt, head, full)"
+        )
+    if implied and name != implied[1]:
+        raise ValueError(
+            f"--method.name {name} contradicts --model {config.model}: use {implied[0]} for another method"
+        )
+    if "init_seed" not in option_names(name) and "init_seed" not in config.method:
+        del options["init_seed"]
+    arguments: dict[str, Any] = {"num_classes": config.num_classes or num_classes, **config.model_kwargs}
+    if config.num_classes is not None and config.num_classes < num_classes:
+        raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")
+    if "img_size" in config.model_kwargs:
+        raise ValueError("--model-kwargs img_size: say --img-size, which the transforms follow too")
+    if config.img_size is not None and timm.get_pretrained_cfg(config.model).fixed_input_size:
+        arguments["img_size"] = config.img_size
+    if config.drop_path:
+        arguments["drop_path_rate"] = config.drop_path
+    if implied:
+        arguments |= options
+    fetch = config.pretrained and config.initial_checkpoint is None
+    model = timm.create_model(config.model, pretrained=fetch, **arguments)
+    if config.initial_checkpoint is not None:
+        load_base_weights(model, config.initial_checkpoint)
+    if not implied:
+        adapt(model, name, **options)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing(True)
+    return model

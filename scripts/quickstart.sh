@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Installs the package into .venv and runs the whole story on embedded images; options go to `capaboost quickstart`.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+prepare_environment
+cd "$root"
+.venv/bin/capaboost quickstart "$@"
