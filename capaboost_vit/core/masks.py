@@ -78,11 +78,11 @@ def make_masks(
     density = resolve_density(pattern, density, num_branches)
     if density == 1 and pattern != "sign":
         return None
+    if pattern == "complementary":
+        return _complementary(shape, num_branches, density, random_state(seed, path))
     numel = math.prod(shape)
     if int(numel * density) == 0:
         raise ValueError(f"density {density:g} keeps none of the {numel} entries of {path!r} {tuple(shape)}")
-    if pattern == "complementary":
-        return _complementary(shape, num_branches, density, random_state(seed, path))
     masks: list[np.ndarray] = []
     for branch in range(num_branches):
         for attempt in range(_ATTEMPTS):

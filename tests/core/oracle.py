@@ -1,0 +1,58 @@
+"""The naive reference: d physical copies, masked one by one, gradients masked and summed, weights restored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capaboost_vit.core.layers import LowRankBranch
+
+ACTIVATIONS = {None: lambda h: h, "relu": torch.relu, "tanh": torch.tanh, "gelu": torch.nn.functional.gelu}
+
+
+class Copies:
+    """Keeps d copies of A and B in float64, as the official code does; `update` makes one AdamW step on the shared W."""
+
+    def __init__(self, branch: LowRankBranch, lr: float, weight_decay: float) -> None:
+        self.scaling, self.act = branch.scaling, ACTIVATIONS[branch.act]
+        d = branch.num_branches
+        self.masks = {}
+        self.shared = {}
+        for name, tied in (("down", branch.down), ("up", branch.up)):
+            ones = torch.ones(d, *tied.weight.shape, dtype=torch.float64)
+            self.masks[name] = ones if tied.mask is None else tied.mask.double()
+            self.shared[name] = tied.weight.detach().double().clone().requires_grad_()
+        self.biases = {
+            name: getattr(branch, name).detach().double().clone().requires_grad_()
+            for name in ("down_bias", "up_bias")
+            if getattr(branch, name) is not None
+        }
+        self.copies: list[dict[str, Tensor]] = []
+        parameters = [*self.shared.values(), *self.biases.values()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        d = len(self.masks["down"])
+        self.copies = [
+            {name: (w.detach() * self.masks[name][i]).requires_grad_() for name, w in self.shared.items()}
+            for i in range(d)
+        ]
+        total = torch.zeros(())
+        for copy in self.copies:
+            hidden = x @ copy["down"].T
+            if self.biases:
+                hidden = hidden + self.biases["down_bias"]
+            total = total + self.act(hidden) @ copy["up"].T
+        return self.scaling * (total + self.biases["up_bias"] if self.biases else total)
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {
+            name: sum(self.masks[name][i] * copy[name].grad for i, copy in enumerate(self.copies))
+            for name in self.shared
+        }
+
+    def update(self) -> None:
+        for name, gradient in self.gradients().items():
+            self.shared[name].grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad()

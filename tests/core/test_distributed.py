@@ -1,0 +1,58 @@
+"""Two gloo processes train an adapted model like one, and stay bitwise equal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+WORKER = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from capaboost_vit.core.inject import Anatomy
+from capaboost_vit.methods.apply import apply_method
+from capaboost_vit.methods.config import make_config
+
+rank, world, folder, method = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+targets = ["0", "2"]
+apply_method(model, Anatomy(head=("2",) if method == "adapter" else ()), make_config(method, targets=targets[:1 if method == "adapter" else 2]))
+torch.manual_seed(1)
+x, y = torch.randn(16, 8), torch.randn(16, 8)
+run = model
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    run = DistributedDataParallel(model)
+trained = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.AdamW(trained, lr=0.01)
+for _ in range(5):
+    optimizer.zero_grad()
+    (run(x[rank::world]) - y[rank::world]).square().mean().backward()
+    optimizer.step()
+torch.save(model.state_dict(), f"{folder}/{world}-{rank}.pt")
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter"])
+def test_two_processes_train_like_one_and_stay_bitwise_equal(tmp_path, method):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(world), str(tmp_path), method], env=environment)
+        for rank, world in ((0, 2), (1, 2), (0, 1))
+    ]
+    assert [job.wait(timeout=120) for job in jobs] == [0, 0, 0]
+    first, second, one = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("2-0", "2-1", "1-0"))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+        torch.testing.assert_close(tensor, one[name], rtol=0, atol=1e-6, msg=name)
