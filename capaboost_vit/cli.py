@@ -85,7 +85,7 @@ def _train_parser() -> _Parser:
 
 def _add(parser: _Parser, flag: str, hint: Any, default: Any, text: str) -> None:
     """One option; a switch needs no value on the command line, as in timm, but takes true or false."""
-    extra = {"nargs": "?", "const": True} if hint is bool else {}
+    extra: dict[str, Any] = {"nargs": "?", "const": True} if hint is bool else {}
     parser.add_argument(flag, type=hint, default=default, help=text, **extra)
 
 

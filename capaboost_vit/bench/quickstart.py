@@ -26,7 +26,13 @@ _COMMON: dict[str, Any] = {
     "crop_mode": "squash",
     "crop_pct": 1.0,
 }
-_BASE = {"model": "vit_tiny_patch16_224", "method": {"name": "full"}, "data": "digits:0-4", "epochs": 40, "lr": 2e-3}
+_BASE: dict[str, Any] = {
+    "model": "vit_tiny_patch16_224",
+    "method": {"name": "full"},
+    "data": "digits:0-4",
+    "epochs": 40,
+    "lr": 2e-3,
+}
 _METHODS: dict[str, dict[str, Any]] = {
     "head only": {"model": "vit_tiny_patch16_224", "method": {"name": "head"}, "lr": 1e-2},
     "LoRA": {"model": "vit_tiny_capaboost_lora", "method": {"num_branches": 1, "density": 1.0}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,8 @@ class AdaptedLinear(Wrapper):
         """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
         rows = self.out_features // len(self.parts)
         zero = torch.zeros_like(self.base.weight[:rows])
-        return torch.cat([self.branches[p].delta_weight() if p in self.branches else zero for p in self.parts])
+        deltas = {part: cast(LowRankBranch, branch).delta_weight() for part, branch in self.branches.items()}
+        return torch.cat([deltas.get(part, zero) for part in self.parts])
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)

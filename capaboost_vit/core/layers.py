@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -216,7 +217,7 @@ class VirtualTokens(nn.Module):
         if length < 0:
             raise ValueError(f"the number of virtual tokens must be at least 0, got {length}")
         self.length, self.width = length, width
-        masks = dict(num_branches=num_branches, density=density, pattern=pattern, seed=seed)
+        masks: dict[str, Any] = dict(num_branches=num_branches, density=density, pattern=pattern, seed=seed)
         plain = bottleneck is not None or length == 0  # nothing to mask in the table
         self.table = TiedMaskedWeight(
             (length, width),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from torch import nn
 
 from ..core.adapted import AdaptedLinear
-from ..core.inject import Anatomy, Place, attach, device_and_dtype, find, get, unwrap
+from ..core.inject import Anatomy, Place, attach, device_and_dtype, features, find, get, unwrap
 from ..core.layers import LowRankBranch
 
 
@@ -49,7 +49,7 @@ def lora(
             raise ValueError(f"{name!r} carries a low-rank branch already: detach it first, or leave it out of targets")
         if not isinstance(unwrap(base), nn.Linear):
             raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(base).__name__}")
-        rows, columns = base.weight.shape  # type: ignore[union-attr]
+        columns, rows = features(base)
         branches = {
             place.site.part: LowRankBranch(
                 columns,

@@ -8,12 +8,13 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data import resolve_input_data_config
 from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
 from ..core.adapter_file import AdapterFileError, load_adapter_file, read_adapter_file, read_header, write_adapter_file
+from ..core.inject import detach
 from ..methods.config import CONFIGS, option_names
 from .adapt import adapt
 from .anatomy import head_names
@@ -51,7 +52,7 @@ def save_adapter(
     if hasattr(model, "pretrained_cfg"):
         header["num_classes"] = model.num_classes
         header["model_args"] = {key: value for key, value in get_model_args(model).items() if key not in _NOT_SAVED}
-        header["input"] = data_config or resolve_model_data_config(model)
+        header["input"] = data_config or resolve_input_data_config(model)
     return write_adapter_file(path, model, header, head=head_names(model))
 
 
@@ -62,18 +63,26 @@ def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> 
         force: accept base weights whose fingerprint differs.
 
     Raises:
-        AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged,
-            but for branches that were added and are still the zero map.
+        AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
-    if not hasattr(model, "capaboost"):
-        header = read_header(path)
-        base = header["base"]["architecture"]
-        own = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
-        if own != base:
-            raise AdapterFileError(f"{path} was made for {base}, this model is {own}")
+    if hasattr(model, "capaboost"):
+        load_adapter_file(model, path, head=head_names(model), force=force)
+        return model
+    header = read_header(path)
+    base = header["base"]["architecture"]
+    own = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+    if own != base:
+        raise AdapterFileError(f"{path} was made for {base}, this model is {own}")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    try:
         for record in header["methods"]:
             adapt(model, **record)
-    load_adapter_file(model, path, head=head_names(model), force=force)
+        load_adapter_file(model, path, head=head_names(model), force=force)
+    except Exception:
+        detach(model)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        raise
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from timm.layers import Attention
@@ -53,7 +54,7 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     """Names of a timm model's classifier modules; none for a model without `get_classifier` or without classes."""
     if not hasattr(model, "get_classifier"):
         return ()
-    heads = model.get_classifier()
+    heads = cast(Any, model).get_classifier()
     heads = heads if isinstance(heads, (tuple, list)) else (heads,)
     trained = [head for head in heads if isinstance(head, nn.Module) and any(True for _ in head.parameters())]
     return tuple(name for name, module in slots(model) if any(module is head for head in trained))

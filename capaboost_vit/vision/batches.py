@@ -89,7 +89,7 @@ def _transform(config: TrainConfig, data: dict[str, Any], augmented: bool) -> Ca
     return create_transform(
         **common,
         is_training=True,
-        scale=tuple(config.scale),
+        scale=(config.scale[0], config.scale[1]),
         hflip=config.hflip,
         color_jitter=config.color_jitter,
         auto_augment=config.aa,

@@ -42,14 +42,14 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")
     if "img_size" in config.model_kwargs:
         raise ValueError("--model-kwargs img_size: say --img-size, which the transforms follow too")
-    if config.img_size is not None and timm.get_pretrained_cfg(config.model).fixed_input_size:
+    if config.img_size is not None and _fixed_size(config.model):
         arguments["img_size"] = config.img_size
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
     if implied:
         arguments |= options
     fetch = config.pretrained and config.initial_checkpoint is None
-    model = timm.create_model(config.model, pretrained=fetch, **arguments)
+    model: Any = timm.create_model(config.model, pretrained=fetch, **arguments)
     if config.initial_checkpoint is not None:
         load_base_weights(model, config.initial_checkpoint)
     if not implied:
@@ -57,3 +57,9 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
     if config.grad_checkpointing:
         model.set_grad_checkpointing(True)
     return model
+
+
+def _fixed_size(name: str) -> bool:
+    """Whether the model takes its image size as an argument; others take images of any size."""
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg is not None and cfg.fixed_input_size

@@ -18,16 +18,24 @@ def feature_net(model: nn.Module, options: dict[str, Any]) -> nn.Module:
 
     Args:
         model: the adapted model, which becomes part of the net.
-        options: timm's `out_indices`, and for getters `norm` and `output_fmt`.
+        options: timm's `out_indices`, `output_fmt`, for getters `norm`, and `feature_cls` ("list" or "getter").
+
+    Raises:
+        ValueError: another `feature_cls`.
     """
+    listed = isinstance(model, (SwinTransformer, SwinTransformerV2))
+    kind = options.pop("feature_cls", "list" if listed else "getter")
+    if kind not in ("list", "getter"):
+        raise ValueError(f"feature_cls must be 'list' or 'getter', got {kind!r}")
     metadata = {name: getattr(model, name) for name in ("_traits", "in_chans") if hasattr(model, name)}
     net: nn.Module
-    if isinstance(model, (SwinTransformer, SwinTransformerV2)):
-        indices = tuple(range(model.num_layers))
-        options = {"out_indices": indices, "output_fmt": model.output_fmt, **options}
-        net = FeatureListNet(model, flatten_sequential=True, **options)
+    indices = tuple(range(model.num_layers)) if listed else 3  # type: ignore[arg-type]
+    options = {"out_indices": indices, **options}
+    if kind == "list":
+        fmt = {"output_fmt": model.output_fmt} if hasattr(model, "output_fmt") else {}
+        net = FeatureListNet(model, flatten_sequential=True, **{**fmt, **options})
     else:
-        net = FeatureGetterNet(model, **{"out_indices": 3, **options})
+        net = FeatureGetterNet(model, **options)
     for name, value in metadata.items():
         setattr(net, name, value)
     dropped = ("num_classes", "classifier", "global_pool")

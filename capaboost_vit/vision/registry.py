@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from ..methods.config import CONFIGS, option_names
 from .adapt import adapt
 from .features import FEATURE_OPTIONS, feature_net
+from .weights import checkpoint_filter
 
 _ANY = ("lora", "adapter")
 _PLAIN = ("lora", "adapter", "prefix", "prompt")  # plain attention: prefixes and prompts fit too
@@ -78,11 +80,19 @@ def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
         # a saved folder holds the adapted model: its weights are loaded when the branches are there
         source = kwargs.get("pretrained_cfg")
         saved = pretrained and isinstance(source, dict) and source.get("source") in ("hf-hub", "local-dir")
-        model = model_entrypoint(base)(pretrained=pretrained and not saved, **kwargs)
+        try:
+            model = model_entrypoint(base)(pretrained=pretrained and not saved, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}{_nearest_option(method, kwargs)}") from error
         model.pretrained_cfg["architecture"] = base
         adapt(model, method, **options)
         if saved:
-            load_pretrained(model, num_classes=model.num_classes, in_chans=kwargs.get("in_chans", 3))
+            load_pretrained(
+                model,
+                num_classes=model.num_classes,
+                in_chans=kwargs.get("in_chans", 3),
+                filter_fn=checkpoint_filter(model),
+            )
         model.pretrained_cfg["architecture"] = name
         return feature_net(model, features) if features.pop("features_only", False) else model
 
@@ -100,11 +110,18 @@ def _refuse_foreign_options(name: str, method: str, kwargs: dict[str, Any]) -> N
             )
 
 
+def _nearest_option(method: str, kwargs: dict[str, Any]) -> str:
+    """What a misspelt option may have meant, for the error of timm's constructor, which knows only its own."""
+    near = {key: difflib.get_close_matches(key, option_names(method), n=1, cutoff=0.7) for key in kwargs}
+    hints = [f"{key!r}: did you mean {names[0]!r}?" for key, names in near.items() if names]
+    return f" ({'; '.join(hints)})" if hints else ""
+
+
 def _default_cfgs() -> dict[str, Any]:
     """Each base's pretrained configurations under our name; the base's default tag stays the default."""
-    cfgs = {}
+    cfgs: dict[str, Any] = {}
     for family, (base, methods) in FAMILIES.items():
-        default = timm.get_pretrained_cfg(base).tag or ""
+        default = timm.get_pretrained_cfg(base, allow_unregistered=False).tag or ""  # type: ignore[union-attr]
         tags = [name.partition(".")[2] for name in timm.list_models(f"{base}.*", include_tags=True)]
         for method in methods:
             for tag in sorted(tags, key=lambda tag: tag != default):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
+from timm.data import resolve_input_data_config
 from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
@@ -33,7 +33,9 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [f"{'':<16}{'trained':>12}{'stored':>12}{'live':>12}   {self.name}"]
-        rows = [(role, counts.trained, counts.stored, counts.live) for role, counts in self.roles.items()]
+        rows: list[tuple[Any, ...]] = [
+            (role, counts.trained, counts.stored, counts.live) for role, counts in self.roles.items()
+        ]
         sums = [sum(row[column] for row in rows) for column in (1, 2, 3)]
         for role, *counts in [*rows, ("all of them", *sums)]:
             lines.append(f"{role:<16}" + "".join(f"{count:>12,}" for count in counts))
@@ -107,7 +109,7 @@ def _add(counts: list[Parameters]) -> Parameters:
 def _input_size(model: nn.Module) -> tuple[int, int, int]:
     if not hasattr(model, "pretrained_cfg"):
         raise ValueError(f"give input_size=(channels, height, width): {type(model).__name__} does not tell its own")
-    return resolve_model_data_config(model)["input_size"]
+    return resolve_input_data_config(model)["input_size"]
 
 
 def _flops(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Flops, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from timm.models import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.inject import branches, namer
 from .anatomy import head_names
@@ -31,11 +33,21 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"cannot read weights from {path}: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot read weights from {path}: {reason}") from error
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange or not state:
+        raise ValueError(
+            f"cannot read weights from {path}: it holds {strange[0] if strange else 'nothing'}, no tensors"
+        )
     canonical = namer(model)
-    filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if filter_fn is not None:
-        state = filter_fn(state, model)
+    filter_fn = checkpoint_filter(model)
+    try:
+        state = filter_fn(state, model) if filter_fn else state
+    except Exception as error:  # timm's filters assume that the tensors are the family's
+        raise ValueError(
+            f"{path} does not hold the weights of this {type(model).__name__}: {type(error).__name__}: {error}"
+        ) from error
     own = {canonical(name): tensor for name, tensor in model.state_dict().items()}
     heads = tuple(f"{name}." for name in head_names(model)) or ("head.", "head_dist.", "fc.")
     for name in [name for name in state if name.startswith(heads)]:
@@ -51,3 +63,8 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
         found = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in parts if names)
         raise ValueError(f"{path} does not hold the weights of this {type(model).__name__}: {found}")
     model.load_state_dict(state, strict=False)
+
+
+def checkpoint_filter(model: nn.Module) -> Callable[..., dict[str, Any]] | None:
+    """The family's own conversion of a checkpoint (timm's `checkpoint_filter_fn`), or None where it has none."""
+    return getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)

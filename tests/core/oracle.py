@@ -11,7 +11,7 @@ ACTIVATIONS = {None: lambda h: h, "relu": torch.relu, "tanh": torch.tanh, "gelu"
 
 
 class Copies:
-    """Keeps d copies of A and B in float64, as the official code does; `update` makes one AdamW step on the shared W."""
+    """d copies of A and B in float64, as in the official code; `update` is one AdamW step on the shared weights."""
 
     def __init__(self, branch: LowRankBranch, lr: float, weight_decay: float) -> None:
         self.scaling, self.act = branch.scaling, ACTIVATIONS[branch.act]

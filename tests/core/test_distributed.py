@@ -24,8 +24,9 @@ rank, world, folder, method = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], s
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
-targets = ["0", "2"]
-apply_method(model, Anatomy(head=("2",) if method == "adapter" else ()), make_config(method, targets=targets[:1 if method == "adapter" else 2]))
+targets = {"lora": ["0", "2"], "adapter": ["0"]}[method]
+head = {"lora": (), "adapter": ("2",)}[method]
+apply_method(model, Anatomy(head=head), make_config(method, targets=targets))
 torch.manual_seed(1)
 x, y = torch.randn(16, 8), torch.randn(16, 8)
 run = model

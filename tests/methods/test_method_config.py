@@ -1,0 +1,105 @@
+"""Method options: checked words, defaults that are the paper's, plain methods at one branch and density 1."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from capaboost_vit.core.inject import Anatomy, branches
+from capaboost_vit.methods.apply import METHODS, apply_method, method_name
+from capaboost_vit.methods.config import CONFIGS, make_config, option_names
+
+
+def test_defaults_are_the_papers():
+    config = make_config("lora")
+    assert (config.rank, config.num_branches, config.pattern, config.targets) == (8, 2, "random", ("query", "value"))
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_every_method_has_a_function_and_every_option_a_help_text(method):
+    assert method in METHODS
+    assert method_name(make_config(method)) == method
+    for field in dataclasses.fields(CONFIGS[method]):
+        assert len(field.metadata["help"]) > 5, field.name
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "message"),
+    [
+        ("lore", {}, ValueError, r"unknown method 'lore' \(did you mean 'lora'\?\)"),
+        ("lora", {"rnak": 4}, TypeError, r"no option 'rnak' \(did you mean 'rank'\?\)"),
+        ("adapter", {"rank": 4}, TypeError, "method 'adapter' has no option 'rank'"),
+        ("head", {"rank": 4}, TypeError, "it has: none"),
+    ],
+)
+def test_wrong_words_name_the_nearest_right_one(method, options, error, message):
+    with pytest.raises(error, match=message):
+        make_config(method, **options)
+
+
+@pytest.mark.parametrize("targets", ["0", ["0"], ("0",)])
+def test_one_target_may_be_a_plain_string(targets):
+    assert make_config("lora", targets=targets).targets == ("0",)
+
+
+def test_option_names_are_in_the_order_of_the_fields():
+    assert option_names("lora")[:2] == ["num_branches", "density"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"placement": "beside"}, "unknown placement 'beside'"), ({"activation": "swish"}, "unknown activation 'swish'")],
+)
+def test_wrong_adapter_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        apply_method(nn.Sequential(nn.Linear(8, 8)), Anatomy(), make_config("adapter", targets=["0"], **options))
+
+
+@pytest.mark.parametrize(
+    ("placement", "scale", "expected"), [("parallel", None, 0.1), ("sequential", None, 1.0), ("parallel", 4.0, 4.0)]
+)
+def test_adapter_scale_follows_the_placement_unless_given(placement, scale, expected):
+    model = nn.Sequential(nn.Linear(8, 8))
+    apply_method(model, Anatomy(), make_config("adapter", targets=["0"], placement=placement, scale=scale))
+    assert branches(model)["0.branch"].scaling == expected
+
+
+def test_prefix_needs_an_anatomy_that_knows_attention():
+    with pytest.raises(ValueError, match="no prefix attention is known for Sequential"):
+        apply_method(nn.Sequential(nn.Linear(8, 8)), Anatomy(), make_config("prefix", targets=["0"]))
+
+
+def test_full_trains_everything_and_head_only_the_head():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    apply_method(model, Anatomy(head=("1",)), make_config("head"))
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    apply_method(model, Anatomy(head=("1",)), make_config("full"))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_one_branch_at_density_one_is_peft_lora():
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 4))
+    theirs = nn.Sequential(nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 4))
+    theirs.load_state_dict(ours.state_dict())
+    config = make_config("lora", rank=3, alpha=5, num_branches=1, density=1, targets=["0", "2"])
+    apply_method(ours, Anatomy(), config)
+    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=5, target_modules=["0", "2"]))
+    for name, branch in branches(ours).items():
+        layer = theirs.base_model.model.get_submodule(name.partition(".")[0])
+        nn.init.normal_(branch.up.weight)
+        layer.lora_A["default"].weight.data = branch.down.weight.detach().clone()
+        layer.lora_B["default"].weight.data = branch.up.weight.detach().clone()
+    x = torch.randn(5, 24)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
+    ours(x).square().sum().backward()
+    theirs(x).square().sum().backward()
+    for name, branch in branches(ours).items():
+        layer = theirs.base_model.model.get_submodule(name.partition(".")[0])
+        torch.testing.assert_close(branch.down.weight.grad, layer.lora_A["default"].weight.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(branch.up.weight.grad, layer.lora_B["default"].weight.grad, rtol=1e-4, atol=1e-4)
