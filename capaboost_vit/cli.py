@@ -206,7 +206,7 @@ def _models(arguments: Namespace) -> None:
 
 
 def _summary(arguments: Namespace) -> None:
-    from .vision.build import build_model
+    from .build import build_model
     from .vision.summary import summary
 
     options = {name: value for name, value in arguments.method.as_dict().items() if value is not None}

@@ -18,15 +18,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import _version
+from .build import build_data_config, build_model, build_transform
 from .core.adapter_file import read_header
 from .core.inject import branches, merge
 from .training.config import TrainConfig
 from .training.log import Log, draw_curves
 from .training.loop import evaluate, fit
 from .vision.adapters import create_from_adapter, save_adapter
-from .vision.batches import ImageBatches, Normalise, data_config
-from .vision.build import build_model
+from .vision.batches import ImageBatches, Normalise
 from .vision.data import ImageData, open_data
+
+_RUN_FILES = ("result.json", "summary.csv", "adapter.safetensors", "learning_curve.png", "config.yaml")
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -37,23 +39,35 @@ def train(config: TrainConfig) -> dict[str, Any]:
     end.
 
     Raises:
-        FileExistsError: the folder holds a finished run and `overwrite` is not set.
+        FileExistsError: the folder holds files of a run and `overwrite` is not set.
         ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
     """
     folder = Path(config.output)
-    if (folder / "result.json").exists() and not config.overwrite:
-        raise FileExistsError(f"{folder} holds a finished run: choose another --output, or pass --overwrite true")
+    present = [name for name in _RUN_FILES if (folder / name).exists()]
+    if present and not config.overwrite:
+        raise FileExistsError(
+            f"{folder} holds {present[0]} of another run: choose another --output, or pass --overwrite"
+        )
     data = open_data(config.data)
     device = _device(config)
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
-    image_config = data_config(model, config)
+    image_config = build_data_config(config, model)
+    plain = build_transform(image_config)
     prepare = Normalise(image_config, device)
     parts = {name: data.split(name) for name in _split_names(config, data)}
-    train_batches = ImageBatches(parts[config.train_split], config, image_config, training=True)
+    train_batches = ImageBatches(
+        parts[config.train_split],
+        plain if config.no_aug else build_transform(image_config, config),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augmented=not config.no_aug,
+        workers=config.workers,
+    )
+    held_out: dict[str, Any] = {"batch_size": config.validation_batch_size, "workers": config.workers}
     val_batches = None
     if config.val_split in parts:
-        val_batches = ImageBatches(parts[config.val_split], config, image_config, training=False)
+        val_batches = ImageBatches(parts[config.val_split], plain, **held_out)
     _prepare_folder(folder, config)
     log = Log(folder, epochs=config.epochs, steps=len(train_batches))
     try:
@@ -61,7 +75,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         speed = fit(model, train_batches, val_batches, prepare=prepare, config=config, log=log)
         accuracy: dict[str, Any] = {"val_accuracy": log.rows[-1].get("val_accuracy"), "test_accuracy": None}
         if config.test_split in parts:
-            test_batches = ImageBatches(parts[config.test_split], config, image_config, training=False)
+            test_batches = ImageBatches(parts[config.test_split], plain, keep=False, **held_out)
             right, total = evaluate(model, test_batches, prepare=prepare, config=config)
             accuracy |= {"test_accuracy": 100 * right / total, "test_right": right, "test_total": total}
             log.say(f"test accuracy {100 * right / total:.2f} % ({right} of {total})")
@@ -127,7 +141,7 @@ def evaluate_adapter(
     settings = TrainConfig(device=device, validation_batch_size=batch_size)
     target = _device(settings)
     image_config = read_header(path)["input"]
-    batches = ImageBatches(images.split(split), settings, image_config, training=False)
+    batches = ImageBatches(images.split(split), build_transform(image_config), batch_size=batch_size, keep=False)
     return evaluate(model.to(target), batches, prepare=Normalise(image_config, target), config=settings)
 
 
@@ -174,7 +188,7 @@ def _split_names(config: TrainConfig, data: ImageData) -> list[str]:
 def _prepare_folder(folder: Path, config: TrainConfig) -> None:
     """Makes the folder, empties it of an earlier run's files, and writes the resolved configuration."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("result.json", "summary.csv", "adapter.safetensors", "learning_curve.png"):
+    for name in _RUN_FILES:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     resolved = dataclasses.asdict(config)

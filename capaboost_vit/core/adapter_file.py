@@ -23,6 +23,8 @@ from .layers import TiedMaskedWeight
 FORMAT = "capaboost_vit.adapter"
 VERSION = 1
 _MAX_HEADER = 16 * 1024 * 1024  # bytes of a plausible safetensors header
+# options that the stored tensors tell (names, shapes, masks), or that matter in training only
+_SHOWN = ("targets", "density", "pattern", "mask_seed", "init_seed", "dropout")
 
 
 class AdapterFileError(ValueError):
@@ -53,7 +55,7 @@ def write_adapter_file(
         "format_version": VERSION,
         **header,
         "base": {**header.get("base", {}), "fingerprint": fingerprint(rest)},
-        "methods": getattr(model, "capaboost", {}).get("methods", []),
+        "methods": _methods(model),
         "head": sorted(head),
         "masks": {
             name: {"shape": list(tensors[name].shape), "signed": bool((tensors[name] < 0).any())}
@@ -111,6 +113,8 @@ def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
     for name, mask in header["masks"].items():
+        if name not in tensors:
+            raise AdapterFileError(f"{path} lacks the mask {name!r} that its header names")
         bits = np.unpackbits(tensors[name].numpy(), count=math.prod(mask["shape"])).astype(np.int8)
         tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
     return header, tensors
@@ -142,6 +146,12 @@ def load_adapter_file(model: nn.Module, path: str | Path, *, head: tuple[str, ..
                 f"{path} does not fit this {type(model).__name__}: {name} is {tuple(tensor.shape)} in the file and "
                 f"{tuple(own[name].shape)} in the model ({what}); {_origin(header)}"
             )
+    theirs, ours = ([_effect(m) for m in methods] for methods in (header["methods"], _methods(model)))
+    if theirs != ours:
+        raise AdapterFileError(
+            f"{path} was made with other options than this {type(model).__name__} has: {theirs} in the file, {ours} in "
+            "the model"
+        )
     if not force and header["base"]["fingerprint"] != fingerprint(rest):
         raise AdapterFileError(
             f"{path} was trained on other base weights than this {type(model).__name__} has (fingerprints differ); "
@@ -156,6 +166,15 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
     rounded = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in tensors.items()}
     return _digest(rounded, "")
+
+
+def _methods(model: nn.Module) -> list[dict[str, Any]]:
+    return getattr(model, "capaboost", {}).get("methods", [])
+
+
+def _effect(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide what a model computes and that no tensor of the file shows, such as alpha."""
+    return {name: value for name, value in method.items() if name not in _SHOWN}
 
 
 def _split(
@@ -193,11 +212,12 @@ def _check_container(path: Path) -> None:
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if 0 < length <= min(_MAX_HEADER, size - 8):
+        return  # a header's length may well begin with the byte of a pickle
     if start[:2] == b"PK" or start[:1] == b"\x80":
         raise AdapterFileError(f"{path} is a pickle (torch.save), which can run code: only .safetensors files are read")
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if size < 8 or size < 8 + length or not 0 < length <= _MAX_HEADER:
-        raise AdapterFileError(f"{path} is truncated or no safetensors file ({size} bytes)")
+    raise AdapterFileError(f"{path} is truncated or no safetensors file ({size} bytes)")
 
 
 def _origin(header: Mapping[str, Any]) -> str:

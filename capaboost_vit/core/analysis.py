@@ -84,7 +84,9 @@ def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     Ideal FLOPs scale each low-rank branch by the density of its masks. On models that read `.weight` (EVA-02, BEiT,
     Swin V2) the update is formed as a dense matrix, whose cost is executed and is not reduced in the ideal count.
     """
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it scripts a loss with torch.jit when imported, which torch calls deprecated
+        from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(model, inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)

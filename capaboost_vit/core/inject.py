@@ -173,11 +173,11 @@ def namer(model: nn.Module) -> Callable[[str], str]:
     return canonical
 
 
-def features(module: nn.Module) -> tuple[int, int]:
-    """(in, out) width of a sub-layer: of its first and its last linear layer. Raises TypeError where it has none."""
+def features(module: nn.Module, name: str = "") -> tuple[int, int]:
+    """(in, out) width of a sub-layer: of its first and its last linear layer. Raises TypeError if it has none."""
     shapes = [m.weight.shape for m in unwrap(module).modules() if isinstance(m, nn.Linear)]
     if not shapes:
-        raise TypeError(f"cannot tell the width of {type(module).__name__}: it contains no linear layer")
+        raise TypeError(f"cannot tell the width of {name!r}, a {type(module).__name__}: it contains no linear layer")
     return shapes[0][1], shapes[-1][0]
 
 

@@ -46,7 +46,7 @@ def adapter(
         base = get(model, name)
         if isinstance(base, Adapted):
             raise ValueError(f"{name!r} carries an adapter already: detach it first, or leave it out of targets")
-        in_features, out_features = features(base)
+        in_features, out_features = features(base, name)
         branch = LowRankBranch(
             in_features if source == "input" else out_features,
             out_features,

@@ -49,7 +49,7 @@ def lora(
             raise ValueError(f"{name!r} carries a low-rank branch already: detach it first, or leave it out of targets")
         if not isinstance(unwrap(base), nn.Linear):
             raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(base).__name__}")
-        columns, rows = features(base)
+        columns, rows = features(base, name)
         branches = {
             place.site.part: LowRankBranch(
                 columns,

@@ -42,7 +42,7 @@ def prompt(
         if deep or index == 0:
             tokens = VirtualTokens(
                 prompt_length,
-                features(base)[0],
+                features(base, name)[0],
                 bottleneck=bottleneck,
                 num_branches=num_branches,
                 density=density,

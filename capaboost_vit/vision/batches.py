@@ -1,59 +1,62 @@
-"""From a split to batches: timm's transforms, seeded per image, in an order that is a function of (seed, epoch)."""
+"""From a split to batches: transforms seeded per image, in an order that is a function of (seed, epoch)."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from timm.data import create_transform, resolve_data_config
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..training.config import TrainConfig
-from ..training.loop import Batch
 from .data import Split
 
-_CACHE_BYTES = 1 << 30  # a split that needs no more, as uint8, is decoded once and kept
+Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W), labels (B,)
 
-
-def data_config(model: nn.Module, config: TrainConfig) -> dict[str, Any]:
-    """timm's input configuration of the model (size, mean, std, crop, interpolation), with the run's overrides."""
-    names = ("img_size", "crop_pct", "crop_mode", "interpolation")
-    asked = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return resolve_data_config(asked, model=model)
+_KEPT_BYTES = 1 << 30
 
 
 class ImageBatches:
     """Batches of uint8 images (B, 3, H, W) and labels (B,) of one split.
 
-    In training the order of an epoch, and the augmentation of each image in it, depend on (seed, epoch, index) alone:
-    not on the number of workers, on what was drawn before, or on the global random state, which is left untouched.
-    Otherwise the order is that of the split. Without augmentation the images are transformed once and kept, while
-    they fit into one GiB.
+    With a seed the order of an epoch depends on (seed, epoch) alone, and the augmentation of each image in it on (seed,
+    epoch, index): not on the number of workers, on what was drawn before, or on the global random state, which is left
+    untouched. Without a seed the order is that of the split. Images whose transform is not random are transformed once
+    and kept, the first GiB of them.
 
     Args:
-        training: shuffle, and augment unless `config.no_aug`.
-        data: timm's input configuration, see `data_config`.
+        transform: from an RGB image to uint8 pixels (3, H, W).
+        seed: shuffle, keyed by it; None keeps the order.
+        augmented: the transform is random; needs a seed.
+        workers: loader processes; with any, images are not kept.
+        keep: false for a split that is read only once.
     """
 
-    def __init__(self, split: Split, config: TrainConfig, data: dict[str, Any], *, training: bool) -> None:
-        augmented = training and not config.no_aug
-        self.batch_size = config.batch_size if training else config.validation_batch_size
-        self.sampler = _EpochOrder(len(split), config.seed if training else None)
-        images = _Images(split, _transform(config, data, augmented), config.seed if augmented else None)
-        size = len(split) * 3 * data["input_size"][-1] * data["input_size"][-2]
-        images.cache = {} if not augmented and size <= _CACHE_BYTES and config.workers == 0 else None
+    def __init__(
+        self,
+        split: Split,
+        transform: Callable[[Image.Image], Any],
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        augmented: bool = False,
+        workers: int = 0,
+        keep: bool = True,
+    ) -> None:
+        if augmented and seed is None:
+            raise ValueError("a random transform needs a seed")
+        self.order = _EpochOrder(len(split), seed)
         self.loader = DataLoader(
-            images,
-            batch_size=self.batch_size,
-            sampler=self.sampler,
-            num_workers=config.workers,
+            _Images(split, transform, seed if augmented else None, _KEPT_BYTES if keep and workers == 0 else 0),
+            batch_size=batch_size,
+            sampler=self.order,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=config.workers > 0 and training,
+            persistent_workers=workers > 0 and seed is not None,
         )
 
     def __len__(self) -> int:
@@ -61,7 +64,7 @@ class ImageBatches:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; the last one may be smaller."""
-        self.sampler.epoch = epoch
+        self.order.epoch = epoch
         return iter(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -81,21 +84,6 @@ class Normalise:
         return (images.float() - self.mean) / self.std, labels
 
 
-def _transform(config: TrainConfig, data: dict[str, Any], augmented: bool) -> Callable[..., Any]:
-    """timm's transform up to uint8 pixels (3, H, W)."""
-    common = {"input_size": data["input_size"], "interpolation": data["interpolation"], "use_prefetcher": True}
-    if not augmented:
-        return create_transform(**common, crop_pct=data["crop_pct"], crop_mode=data["crop_mode"])
-    return create_transform(
-        **common,
-        is_training=True,
-        scale=(config.scale[0], config.scale[1]),
-        hflip=config.hflip,
-        color_jitter=config.color_jitter,
-        auto_augment=config.aa,
-    )
-
-
 class _EpochOrder(Sampler[tuple[int, int]]):
     """Yields (epoch, index): a permutation keyed by (seed, epoch), or the plain order without a seed."""
 
@@ -113,24 +101,23 @@ class _EpochOrder(Sampler[tuple[int, int]]):
 
 
 class _Images(Dataset[tuple[Tensor, int]]):
-    cache: dict[int, Tensor] | None = None
-
-    def __init__(self, split: Split, transform: Callable[..., Any], seed: int | None) -> None:
+    def __init__(self, split: Split, transform: Callable[[Image.Image], Any], seed: int | None, room: int) -> None:
         self.split, self.transform, self.seed = split, transform, seed
+        self.kept: dict[int, Tensor] = {}
+        self.room = room if seed is None else 0  # bytes
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
-        if self.cache is not None and index in self.cache:
-            return self.cache[index], self.split.labels[index]
+        label = self.split.labels[index]
+        if index in self.kept:
+            return self.kept[index], label
         image = self.split.image(index)
-        if self.seed is None:
+        with nullcontext() if self.seed is None else _seeded(self.seed, epoch, index):
             pixels = torch.as_tensor(self.transform(image))
-        else:
-            with _seeded(self.seed, epoch, index):
-                pixels = torch.as_tensor(self.transform(image))
-        if self.cache is not None:
-            self.cache[index] = pixels
-        return pixels, self.split.labels[index]
+        if self.room >= pixels.nbytes:
+            self.kept[index] = pixels
+            self.room -= pixels.nbytes
+        return pixels, label
 
 
 @contextmanager

@@ -32,8 +32,9 @@ class Split:
         """The image as RGB, upright. Raises ValueError that names the file if it cannot be read."""
         name = self.names[index]
         try:
-            return to_rgb(self.open(name))
-        except (OSError, KeyError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+            with self.open(name) as image:
+                return to_rgb(image)
+        except Exception as error:  # decoders raise whatever the damaged bytes lead them to
             raise ValueError(f"cannot read the image {name}: {error}") from error
 
     def digest(self) -> str:
@@ -95,7 +96,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
+        top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
         image = Image.fromarray((values * (255.0 / top)).clip(0, 255).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -147,7 +148,13 @@ class _Files:
         self.folder = folder
         self.zip_path = folder / "images.zip"
         self.handles: dict[int, zipfile.ZipFile] = {}
-        self.members = frozenset(zipfile.ZipFile(self.zip_path).namelist()) if self.zip_path.exists() else frozenset()
+        self.members: frozenset[str] = frozenset()
+        if self.zip_path.exists():
+            try:
+                with zipfile.ZipFile(self.zip_path) as file:
+                    self.members = frozenset(file.namelist())
+            except zipfile.BadZipFile as error:
+                raise ValueError(f"cannot read {self.zip_path}: {error}") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self.members or (self.folder / name).is_file()
@@ -168,7 +175,7 @@ def _from_lists(spec: str, folder: Path, lists: list[Path]) -> ImageData:
     splits = {path.stem: Split(*_read_list(path, files), files) for path in lists}
     top = max((max(split.labels) for split in splits.values() if split.labels), default=-1)
     names_file = folder / "classes.txt"
-    classes = names_file.read_text("utf-8").split("\n") if names_file.exists() else []
+    classes = names_file.read_text("utf-8-sig").split("\n") if names_file.exists() else []
     classes = [name.strip() for name in classes if name.strip()] or [str(label) for label in range(top + 1)]
     if top >= len(classes):
         raise ValueError(f"{folder}: label {top} in a list, but classes.txt names only {len(classes)} classes")
@@ -177,11 +184,11 @@ def _from_lists(spec: str, folder: Path, lists: list[Path]) -> ImageData:
 
 def _read_list(path: Path, files: _Files) -> tuple[tuple[str, ...], tuple[int, ...]]:
     names, labels = [], []
-    for number, line in enumerate(path.read_text("utf-8", "surrogateescape").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8-sig", "surrogateescape").splitlines(), start=1):
         if not line.strip():
             continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdecimal():
+        name, label = (*line.strip().rsplit(maxsplit=1), "")[:2]
+        if not label.isdecimal():
             raise ValueError(f"{path}, line {number}: expected `path label` with a label from 0, got {line!r}")
         if name not in files:
             raise ValueError(f"{path}, line {number}: no image {name!r} in {path.parent} or its images.zip")

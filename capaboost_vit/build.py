@@ -1,17 +1,18 @@
-"""The model of a run's configuration."""
+"""From a run's configuration to its model, its input configuration and its transforms."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import timm
+from timm.data import create_transform, resolve_data_config
 from torch import nn
 
-from ..methods.config import option_names
-from ..training.config import TrainConfig
-from .adapt import adapt
-from .registry import parse_name
-from .weights import load_base_weights
+from .methods.config import option_names
+from .training.config import TrainConfig
+from .vision.adapt import adapt
+from .vision.registry import parse_name
+from .vision.weights import load_base_weights
 
 
 def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
@@ -63,3 +64,25 @@ def _fixed_size(name: str) -> bool:
     """Whether the model takes its image size as an argument; others take images of any size."""
     cfg = timm.get_pretrained_cfg(name)
     return cfg is not None and cfg.fixed_input_size
+
+
+def build_data_config(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
+    """timm's input configuration of the model (size, mean, std, crop, interpolation), with the run's overrides."""
+    names = ("img_size", "crop_pct", "crop_mode", "interpolation")
+    asked = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return resolve_data_config(asked, model=model)
+
+
+def build_transform(data_config: dict[str, Any], augment: TrainConfig | None = None) -> Any:
+    """timm's transform up to uint8 pixels (3, H, W): as in evaluation, or with the augmentation of a configuration."""
+    common = {"use_prefetcher": True, **{name: data_config[name] for name in ("input_size", "interpolation")}}
+    if augment is None:
+        return create_transform(**common, crop_pct=data_config["crop_pct"], crop_mode=data_config["crop_mode"])
+    return create_transform(
+        **common,
+        is_training=True,
+        scale=(augment.scale[0], augment.scale[1]),
+        hflip=augment.hflip,
+        color_jitter=augment.color_jitter,
+        auto_augment=augment.aa,
+    )

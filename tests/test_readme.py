@@ -1,0 +1,88 @@
+"""Every block of the README runs: python as it stands, with the hub replaced; shell commands parse, cheap ones run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+]
+CAPABOOST = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("capaboost ")]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The hub answers with the untrained weights of the architecture that was asked for."""
+    asked = []
+
+    def answer(model_id, *_, **__):
+        asked.append(model_id)
+        return timm.create_model(model_id.removeprefix("timm/").partition(".")[0]).state_dict()
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", answer)
+    return asked
+
+
+def test_there_are_blocks():
+    assert len(PYTHON) >= 3
+    assert len(CAPABOOST) >= 5
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_blocks_run(block, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert ("pretrained=True" in block) == bool(hub)
+    if "summary" in block:
+        assert "trained 371,812 of 86,170,468 parameters" in capsys.readouterr().out
+    if "save_adapter" in block:
+        assert (tmp_path / "adapter.safetensors").exists()
+
+
+@pytest.mark.parametrize("arguments", CAPABOOST, ids=" ".join)
+def test_capaboost_commands_are_understood(arguments):
+    from capaboost_vit.cli import _parser
+
+    assert _parser().parse_args(arguments).subcommand == arguments[0]
+
+
+@pytest.mark.parametrize("arguments", [a for a in CAPABOOST if a[0] in ("models", "summary")], ids=" ".join)
+def test_cheap_capaboost_commands_run(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "capaboost_vit.cli", *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 3
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "scripts/" in line])
+def test_scripts_of_the_readme_exist(command):
+    script = next(word for word in shlex.split(command) if word.startswith("scripts/"))
+    assert (ROOT / script).is_file()
+
+
+def test_file_tree_names_what_is_there():
+    tree = re.search(r"## The house\n\n```\n(.*?)```", README, re.S)[1]
+    folder: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        folder = [*folder[:depth], name.rstrip("/")]
+        assert (ROOT / "/".join(folder)).exists(), line
+
+
+def test_numbers_of_registered_names_in_the_changelog():
+    found = int(re.search(r"(\d+) registered names", (ROOT / "CHANGELOG.md").read_text())[1])
+    assert found == len(timm.list_models("*_capaboost_*"))
