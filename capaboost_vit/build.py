@@ -12,7 +12,7 @@ from .methods.config import option_names
 from .training.config import TrainConfig
 from .vision.adapt import adapt
 from .vision.registry import parse_name
-from .vision.weights import load_base_weights
+from .vision.weights import create_base, load_base_weights
 
 
 def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
@@ -50,7 +50,7 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
     if implied:
         arguments |= options
     fetch = config.pretrained and config.initial_checkpoint is None
-    model: Any = timm.create_model(config.model, pretrained=fetch, **arguments)
+    model: Any = create_base(config.model, pretrained=fetch, **arguments)
     if config.initial_checkpoint is not None:
         load_base_weights(model, config.initial_checkpoint)
     if not implied:
@@ -75,7 +75,8 @@ def build_data_config(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
 
 def build_transform(data_config: dict[str, Any], augment: TrainConfig | None = None) -> Any:
     """timm's transform up to uint8 pixels (3, H, W): as in evaluation, or with the augmentation of a configuration."""
-    common = {"use_prefetcher": True, **{name: data_config[name] for name in ("input_size", "interpolation")}}
+    names = ("input_size", "interpolation", "mean", "std")  # the mean is also what borders are filled with
+    common = {"use_prefetcher": True, **{name: data_config[name] for name in names}}
     if augment is None:
         return create_transform(**common, crop_pct=data_config["crop_pct"], crop_mode=data_config["crop_mode"])
     return create_transform(

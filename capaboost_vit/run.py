@@ -72,6 +72,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     log = Log(folder, epochs=config.epochs, steps=len(train_batches))
     try:
         log.say(_heading(config, model, data, parts))
+        if not (config.pretrained or config.initial_checkpoint or config.method.get("name") == "full"):
+            log.say("warning: the base weights are random: say --pretrained, or --initial-checkpoint FILE")
         speed = fit(model, train_batches, val_batches, prepare=prepare, config=config, log=log)
         accuracy: dict[str, Any] = {"val_accuracy": log.rows[-1].get("val_accuracy"), "test_accuracy": None}
         if config.test_split in parts:
@@ -135,7 +137,7 @@ def evaluate_adapter(
     if spec is None:
         raise ValueError(f"{path} is not in a run folder: say --data")
     images = open_data(spec)
-    model = create_from_adapter(path, initial_checkpoint=initial_checkpoint or config.get("initial_checkpoint"))
+    model = _restored(path, config, initial_checkpoint)
     if len(images.classes) > model.num_classes:  # type: ignore[operator]
         raise ValueError(f"{spec} has {len(images.classes)} classes, the adapter {model.num_classes}")
     settings = TrainConfig(device=device, validation_batch_size=batch_size)
@@ -154,12 +156,7 @@ def merge_adapter(adapter: Path, output: Path, *, initial_checkpoint: str | None
     if output.exists():
         raise FileExistsError(f"{output} exists: choose another --output")
     path, config = _finished(adapter)
-    checkpoint = initial_checkpoint or config.get("initial_checkpoint")
-    header = read_header(path)
-    model = create_from_adapter(
-        path, pretrained="full" not in [m["method"] for m in header["methods"]], initial_checkpoint=checkpoint
-    )
-    merged = merge(model, inplace=True)
+    merged = merge(_restored(path, config, initial_checkpoint), inplace=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}, output)
     return output
@@ -170,6 +167,14 @@ def _finished(adapter: Path) -> tuple[Path, dict[str, Any]]:
     path = adapter / "adapter.safetensors" if adapter.is_dir() else adapter
     config = path.parent / "config.yaml"
     return path, yaml.safe_load(config.read_text()) if config.exists() else {}
+
+
+def _restored(path: Path, config: dict[str, Any], initial_checkpoint: str | None) -> nn.Module:
+    """The model of an adapter file on the base weights given, those of its run, or those of timm's hub."""
+    checkpoint = initial_checkpoint or config.get("initial_checkpoint")
+    if config and not (checkpoint or config["pretrained"] or config["method"].get("name") == "full"):
+        raise ValueError(f"the base weights of {path} were random, and nobody kept them: train with --pretrained")
+    return create_from_adapter(path, initial_checkpoint=checkpoint)
 
 
 def _device(config: TrainConfig) -> torch.device:

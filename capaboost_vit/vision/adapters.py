@@ -18,7 +18,7 @@ from ..core.inject import detach
 from ..methods.config import CONFIGS, option_names
 from .adapt import adapt
 from .anatomy import head_names
-from .weights import load_base_weights
+from .weights import create_base, load_base_weights
 
 _NOT_SAVED = {"pretrained", "num_classes", *(option for method in CONFIGS for option in option_names(method))}
 
@@ -105,9 +105,10 @@ def create_from_adapter(
     name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)
     if not timm.is_model(name) or "model_args" not in header:
         raise AdapterFileError(f"{path} was made for {name}, which timm cannot build: build it, then use load_adapter")
-    model = timm.create_model(
+    whole = any(method["method"] == "full" for method in header["methods"])  # the file holds every weight
+    model = create_base(
         name,
-        pretrained=pretrained and initial_checkpoint is None,
+        pretrained=pretrained and initial_checkpoint is None and not whole,
         num_classes=header["num_classes"],
         **header["model_args"],
     )

@@ -57,6 +57,7 @@ class ImageBatches:
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and seed is not None,
+            generator=torch.Generator(),  # or each epoch would take a number from the global random state
         )
 
     def __len__(self) -> int:

@@ -7,11 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ..core.inject import branches, namer
 from .anatomy import head_names
+
+
+def create_base(name: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
+    """`timm.create_model`; weights that cannot be fetched are one clear ValueError that names the local way."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except OSError as error:
+        raise ValueError(
+            f"cannot fetch the weights of {name} from the hub ({type(error).__name__}): give a local file, "
+            "--initial-checkpoint FILE or initial_checkpoint=, or set HF_HUB_OFFLINE=1 to use the local cache at once"
+        ) from error
 
 
 def load_base_weights(model: nn.Module, path: str | Path) -> None:

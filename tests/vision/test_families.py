@@ -59,6 +59,7 @@ def test_every_family_with_a_name_has_a_small_member_here():
 
 
 @pytest.mark.parametrize(("family", "method"), CASES)
+@torch.no_grad()  # attention picks another kernel when its bias needs a gradient
 def test_step_zero_is_the_base(pair, family, method):
     base, model = pair(family, method)
     x = images_for(base)
@@ -100,6 +101,7 @@ def test_the_first_step_moves_every_branch_away_from_zero(pair, family, method):
 
 
 @pytest.mark.parametrize(("family", "method"), CASES)
+@torch.no_grad()
 def test_every_branch_alone_changes_the_output(pair, wake, family, method):
     base, model = pair(family, method)
     wake(model)
@@ -115,6 +117,7 @@ def test_every_branch_alone_changes_the_output(pair, wake, family, method):
 
 
 @pytest.mark.parametrize("family", SMALL)
+@torch.no_grad()
 def test_merge_reproduces_the_outputs_and_loads_strictly_into_the_plain_model(pair, wake, family):
     base, model = pair(family, "lora")
     wake(model)
@@ -182,6 +185,7 @@ def test_families_that_read_the_weight_refuse_an_adapter_there_instead_of_ignori
 
 
 @pytest.mark.parametrize("family", SMALL)
+@torch.no_grad()
 def test_detach_gives_back_the_plain_model(pair, wake, family):
     base, model = pair(family, "lora")
     wake(model)
