@@ -19,7 +19,8 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .core.adapter_file import AdapterFileError, read_header
     from .core.analysis import count_flops, ranks
-    from .core.inject import Anatomy, Site, branches, detach, find, freeze_base, merge
+    from .core.inject import Anatomy, Site, branches, detach, find, freeze_base
+    from .core.merge import merge
     from .methods.apply import apply_method
     from .methods.config import make_config
     from .vision.adapt import adapt
@@ -42,7 +43,7 @@ _PUBLIC = {
     "freeze_base": "core.inject",
     "load_adapter": "vision.adapters",
     "make_config": "methods.config",
-    "merge": "core.inject",
+    "merge": "core.merge",
     "ranks": "core.analysis",
     "read_header": "core.adapter_file",
     "save_adapter": "vision.adapters",

@@ -20,7 +20,8 @@ from torch import nn
 from . import _version
 from .build import build_data_config, build_model, build_transform
 from .core.adapter_file import read_header
-from .core.inject import branches, merge
+from .core.inject import branches
+from .core.merge import merge
 from .training.config import TrainConfig
 from .training.log import Log, draw_curves
 from .training.loop import evaluate, fit

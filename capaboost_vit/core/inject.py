@@ -1,17 +1,16 @@
-"""Verbs on a model: find the places, attach and detach wrappers, merge them, freeze what is not theirs."""
+"""Verbs on a model: find the places, attach and detach wrappers, freeze what is not theirs."""
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .adapted import AdaptedLinear, Frozen, Wrapper
+from .adapted import Frozen, Wrapper
 from .layers import LowRankBranch, VirtualTokens
 
 
@@ -97,42 +96,23 @@ def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
 
 def detach(model: nn.Module) -> nn.Module:
     """Takes every wrapper off, in place: the very same base modules stand in their slots again, still frozen."""
-    _replace(model, unwrap)
-    model.__dict__.pop("capaboost", None)
-    return model
-
-
-@torch.no_grad()
-def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """A model without wrappers whose linear weights are W + dW, formed in at least float32 and rounded once.
-
-    Args:
-        model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
-
-    Raises:
-        ValueError: it carries something that no weight can express (adapter, prefix, prompt); lists where.
-    """
-    stuck = [name for name, module in slots(model) if not _mergeable(module)]
-    if stuck:
-        raise ValueError(
-            f"only low-rank updates of linear weights can be merged; {len(stuck)} places carry an adapter, a prefix or "
-            f"a prompt: {stuck[0]}" + (", ..." if len(stuck) > 1 else "")
-        )
-    model = model if inplace else copy.deepcopy(model)
-    _replace(model, _merged)
-    model.__dict__.pop("capaboost", None)
+    replace_slots(model, unwrap)
+    forget(model)
     return model
 
 
 def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
-    """Leaves only the branches and the modules named in `trainable` to the optimiser.
+    """Leaves only the branches and the modules named in `trainable` (names or patterns) to the optimiser.
 
     Batch norms that are frozen also stop counting: they stay in evaluation mode, whatever `model.train()` says.
 
     Raises:
         ValueError: a name in `trainable` matches nothing.
     """
-    chosen = {place.name for pattern in trainable for place in find(model, pattern)}
+    names = {name for name, _ in slots(model)}
+    chosen: set[str] = set()
+    for pattern in trainable:  # a full name is that module alone, even where it would match others as a pattern
+        chosen |= {pattern} if pattern in names else {place.name for place in find(model, pattern)}
     model.requires_grad_(False)
     for name in chosen:
         get(model, name).requires_grad_(True)
@@ -193,34 +173,23 @@ def _matches(name: str, pattern: str) -> bool:
     return len(tail) == len(wanted) and all(w in ("*", s) for s, w in zip(tail, wanted, strict=True))
 
 
-def _replace(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
+def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
+    """Puts `change(module)` into each slot below the model, from the outside in."""
     for name, module in list(model.named_children()):
         new = change(module)
         if new is not module:
             setattr(model, name, new)
-        _replace(new, change)
+        replace_slots(new, change)
 
 
-def _mergeable(module: nn.Module) -> bool:
-    while isinstance(module, Wrapper):
-        if not isinstance(module, (AdaptedLinear, Frozen)):
-            return False
-        module = module.base
-    return True
-
-
-def _merged(module: nn.Module) -> nn.Module:
-    if isinstance(module, Frozen):
-        return _merged(module.base)
-    if not isinstance(module, AdaptedLinear):
-        return module
-    merged = copy.deepcopy(_merged(module.base))
-    weight: Tensor = merged.weight  # type: ignore[assignment]
-    exact = torch.promote_types(weight.dtype, torch.float32)
-    was_training = module.training
-    delta = copy.deepcopy(module).to(exact).eval().delta_weight()
-    weight.copy_(weight.to(exact) + delta)
-    return merged.train(was_training)
+def forget(model: nn.Module) -> None:
+    """Drops the record of the methods, also where timm notes how to build the model (its `save_for_hf` writes that)."""
+    record = model.__dict__.pop("capaboost", {})
+    if "base" in record and isinstance(getattr(model, "pretrained_cfg", None), dict):
+        model.pretrained_cfg["architecture"] = record["base"]["architecture"]  # type: ignore[index, operator]
+    options = {option for method in record.get("methods", ()) for option in method}
+    if hasattr(model, "_model_args"):
+        model._model_args = {k: v for k, v in model._model_args.items() if k not in options}  # type: ignore
 
 
 def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:

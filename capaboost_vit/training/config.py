@@ -55,9 +55,7 @@ class TrainConfig:
     warmup_epochs: int | None = option(None, "epochs of linear warm-up; none: a tenth of all")
     warmup_lr: float = option(1e-7, "learning rate at the start of the warm-up")
     min_lr: float = option(0.0, "learning rate at the end of the schedule")
-    clip_grad: float | None = option(
-        None, "clip the norm of the gradient; a step whose gradient is not finite is an error"
-    )
+    clip_grad: float | None = option(None, "clip the norm of the gradient")
     smoothing: float = option(0.0, "label smoothing")
     drop_path: float = option(0.1, "stochastic depth")
     grad_checkpointing: bool = option(False, "recompute blocks in the backward pass to save memory")
@@ -81,5 +79,8 @@ class TrainConfig:
             raise ValueError(f"--amp-dtype must be bfloat16 or float16, got {self.amp_dtype!r}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"--smoothing must lie in [0, 1), got {self.smoothing}")
-        if self.workers < 0:
-            raise ValueError(f"--workers must be at least 0, got {self.workers}")
+        for name in ("workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must be at least 0, got {getattr(self, name)}")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise ValueError(f"--clip-grad must be positive, got {self.clip_grad}")

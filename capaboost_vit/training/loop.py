@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -46,7 +47,8 @@ def fit(
         train_seconds (without validation) and images_per_second.
 
     Raises:
-        FloatingPointError: the loss or, with `clip_grad`, the gradient's norm is not finite; no update is made.
+        FloatingPointError: the loss or the gradient is not finite; no update is made. (A scaler that finds a gradient
+            of float16 that is not finite skips the update itself.)
         ValueError: nothing to train, an unknown optimizer or schedule, or no training batch.
     """
     if len(train) == 0:
@@ -68,15 +70,16 @@ def fit(
                 logits = model(inputs)
                 loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.smoothing)
             value = loss.item()
-            if not torch.isfinite(loss):
+            if not math.isfinite(value):
                 raise FloatingPointError(f"the loss is {value} in epoch {epoch + 1}, step {step}: try a smaller --lr")
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
-            if config.clip_grad is not None:
-                scaler.unscale_(optimizer)
-                norm = nn.utils.clip_grad_norm_(trained, config.clip_grad)
-                if not torch.isfinite(norm) and not scaler.is_enabled():
-                    raise FloatingPointError(f"the gradient is not finite in epoch {epoch + 1}, step {step}")
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(trained, math.inf if config.clip_grad is None else config.clip_grad)
+            if not torch.isfinite(norm) and not scaler.is_enabled():
+                raise FloatingPointError(
+                    f"the gradient is not finite in epoch {epoch + 1}, step {step}: try a smaller --lr or --clip-grad 1"
+                )
             scaler.step(optimizer)
             scaler.update()
             update += 1

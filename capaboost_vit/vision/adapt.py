@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ..core.inject import find
 from ..methods.apply import apply_method
 from ..methods.config import make_config
 from .anatomy import anatomy_of
@@ -37,6 +38,8 @@ def adapt(model: M, method: str = "lora", *, head: Sequence[str] | None = None, 
     config = make_config(method, **options)
     anatomy = anatomy_of(model)
     if head is not None:
+        for name in head:
+            find(model, name)  # refuses before anything is changed
         anatomy = dataclasses.replace(anatomy, head=tuple(head))
     base = getattr(model, "capaboost", {}).get("base")
     if base is None:

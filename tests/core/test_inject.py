@@ -20,11 +20,11 @@ from capaboost_vit.core.inject import (
     find,
     freeze_base,
     get,
-    merge,
     namer,
     slots,
 )
 from capaboost_vit.core.layers import LowRankBranch
+from capaboost_vit.core.merge import merge
 from capaboost_vit.methods.apply import apply_method
 from capaboost_vit.methods.config import make_config
 

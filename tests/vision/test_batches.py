@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import numpy as np
@@ -20,6 +21,12 @@ CPU = torch.device("cpu")
 MODEL = timm.create_model("test_vit")
 AUGMENT = TrainConfig(no_aug=False, aa="rand-m9-mstd0.5", scale=(0.3, 1.0))
 AUGMENTED = {"augmented": True}
+
+
+@pytest.fixture
+def _no_loader_outlives_its_test():
+    yield
+    gc.collect()  # the traceback of a failed epoch holds its workers; a later fork would inherit their pipes
 
 
 class Drawn:
@@ -220,6 +227,7 @@ def test_a_random_transform_needs_a_seed():
         batches_of(split_of(4), seed=None, augmented=True)
 
 
+@pytest.mark.usefixtures("_no_loader_outlives_its_test")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_stops_evaluation_and_is_named(tmp_path, workers):
     Image.new("RGB", (4, 4)).save(tmp_path / "good.png")
