@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import sys
 import typing
 from collections.abc import Sequence
@@ -21,18 +22,27 @@ from .training.config import TrainConfig
 class _Parser(ArgumentParser):
     """Says what is wrong in one line, with the nearest option, and exits with 2."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", self)
         text = " ".join(str(message).split())
-        options = [option for action in self._actions for option in action.option_strings]
-        wrong = [word.strip("'\"") for word in text.split() if word.strip("'\"").replace("_", "-").lstrip("-")]
-        for word in wrong:
-            flag = word if word.startswith("--") else f"--{word.replace('_', '-')}"
-            near = difflib.get_close_matches(flag, options, n=1, cutoff=0.8)
-            if near and flag not in options and ("unrecognized" in text or "not accepted" in text):
-                text += f" (did you mean {near[0]}?)"
-                break
-        prog = self.prog.replace(" [options]", "")
-        self.exit(2, f"{prog}: error: {text}; see {prog} --help\n")
+        prog = parser.prog.replace(" [options]", "")
+        self.exit(2, f"{prog}: error: {text}{parser._nearest(text)}; see {prog} --help\n")
+
+    def _nearest(self, text: str) -> str:
+        """The option that an unknown one in an error may have meant: a flag, or the name of a YAML key."""
+        wrong = re.search(r"(unrecognized arguments: --|not accept option ')([\w.-]+)", text)
+        if wrong is None:
+            return ""
+        names = {option.strip("-").replace("-", "_"): option for option in self._option_string_actions}
+        name = wrong[2].replace("-", "_")
+        longer = [known for known in names if known.startswith(name)]
+        near = longer or difflib.get_close_matches(name, names, cutoff=0.7)
+        if not near:
+            return ""
+        return f" (did you mean {names[near[0]] if '--' in wrong[1] else repr(near[0])}?)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -211,7 +221,7 @@ def _summary(arguments: Namespace) -> None:
 
     options = {name: value for name, value in arguments.method.as_dict().items() if value is not None}
     config = TrainConfig(model=arguments.model, img_size=arguments.img_size, drop_path=0.0, method=options)
-    print(summary(build_model(config, num_classes=arguments.num_classes)))
+    summary(build_model(config, num_classes=arguments.num_classes))
 
 
 def _quickstart(arguments: Namespace) -> None:

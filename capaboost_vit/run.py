@@ -25,6 +25,7 @@ from .core.merge import merge
 from .training.config import TrainConfig
 from .training.log import Log, draw_curves
 from .training.loop import evaluate, fit
+from .training.optim import make_optimizer, make_schedule
 from .vision.adapters import create_from_adapter, save_adapter
 from .vision.batches import ImageBatches, Normalise
 from .vision.data import ImageData, open_data
@@ -69,6 +70,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     val_batches = None
     if config.val_split in parts:
         val_batches = ImageBatches(parts[config.val_split], plain, **held_out)
+    make_schedule(
+        make_optimizer(model, config), config, len(train_batches)
+    )  # so that a mistake shows before the folder
     _prepare_folder(folder, config)
     log = Log(folder, epochs=config.epochs, steps=len(train_batches))
     try:
@@ -166,6 +170,8 @@ def merge_adapter(adapter: Path, output: Path, *, initial_checkpoint: str | None
 def _finished(adapter: Path) -> tuple[Path, dict[str, Any]]:
     """The adapter file and, where there is one beside it, the configuration of its run."""
     path = adapter / "adapter.safetensors" if adapter.is_dir() else adapter
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter file at {path}")
     config = path.parent / "config.yaml"
     return path, yaml.safe_load(config.read_text()) if config.exists() else {}
 
@@ -179,7 +185,11 @@ def _restored(path: Path, config: dict[str, Any], initial_checkpoint: str | None
 
 
 def _device(config: TrainConfig) -> torch.device:
-    return torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def _split_names(config: TrainConfig, data: ImageData) -> list[str]:

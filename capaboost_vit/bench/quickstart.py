@@ -48,7 +48,7 @@ def quickstart(folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
     What an earlier call has finished with the same configuration is not run again. One seed of a tiny problem: it shows
     that everything works, not which method is better.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     base = folder / "base.safetensors"
     config = TrainConfig(**{**_COMMON, **_BASE, "output": str(folder / "base"), "seed": seed})
     if not (base.exists() and _finished(config)):

@@ -113,9 +113,10 @@ def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
     for name, mask in header["masks"].items():
-        if name not in tensors:
+        packed, count = tensors.get(name), math.prod(mask["shape"])
+        if packed is None or packed.dtype != torch.uint8 or packed.numel() != -(-count // 8):
             raise AdapterFileError(f"{path} lacks the mask {name!r} that its header names")
-        bits = np.unpackbits(tensors[name].numpy(), count=math.prod(mask["shape"])).astype(np.int8)
+        bits = np.unpackbits(packed.numpy(), count=count).astype(np.int8)
         tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
     return header, tensors
 

@@ -29,7 +29,7 @@ class Log:
         self.epochs, self.steps = epochs, steps
         self.rows: list[dict[str, float | int]] = []
         self.writer = SummaryWriter(str(folder / "tensorboard"))
-        self.console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self.console = Console(file=stream or sys.stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -71,7 +71,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line for people, above the bar where there is one."""
-        self.console.print(text, markup=False)
+        self.console.print(text)
         self.last_line = time.monotonic()
 
     def close(self) -> None:
@@ -103,8 +103,9 @@ def draw_curves(runs: Mapping[str, Iterable[Mapping[str, float | int]]], path: P
         accuracy.plot(epochs, [row[metric] for row in rows], label=name, marker=marker, markersize=3)
     loss.set(xlabel="epoch", ylabel="training loss", yscale="log")
     accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
-    accuracy.legend()
+    for text in accuracy.legend().get_texts():
+        text.set_parse_math(False)
     for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)

@@ -44,18 +44,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates
         raise ValueError(
             "--sched plateau follows a metric, which this loop does not feed: choose cosine, poly, step, ..."
         )
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=config.sched,
-        num_epochs=config.epochs - warmup,
-        decay_epochs=max(1, config.epochs // 3),
-        warmup_epochs=warmup,
-        warmup_lr=config.warmup_lr,
-        warmup_prefix=True,
-        min_lr=config.min_lr,
-        step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
-    )
-    if schedule is None and config.sched != "none":
-        raise ValueError(f"--sched {config.sched}: timm has no such schedule; choose cosine, poly, step, tanh or none")
+    try:
+        schedule, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.sched,
+            num_epochs=config.epochs - warmup,
+            decay_epochs=max(1, config.epochs // 3),
+            warmup_epochs=warmup,
+            warmup_lr=config.warmup_lr,
+            warmup_prefix=True,
+            min_lr=config.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=updates_per_epoch,
+        )
+    except ValueError as error:
+        raise ValueError(f"--sched {config.sched}: {error}; choose cosine, poly, step, tanh or none") from error
     return schedule

@@ -103,7 +103,11 @@ def create_from_adapter(
     header = read_adapter_file(path)[0]
     base = header["base"]
     name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)
-    if not timm.is_model(name) or "model_args" not in header:
+    try:
+        known = timm.get_pretrained_cfg(name) is not None and "model_args" in header
+    except RuntimeError:  # timm knows the architecture, but not this tag
+        known = False
+    if not known:
         raise AdapterFileError(f"{path} was made for {name}, which timm cannot build: build it, then use load_adapter")
     whole = any(method["method"] == "full" for method in header["methods"])  # the file holds every weight
     model = create_base(

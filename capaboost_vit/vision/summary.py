@@ -16,7 +16,7 @@ from ..core.inject import branches, detach, device_and_dtype, find, get
 from .anatomy import anatomy_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """Parameters per role and in all, and FLOPs of one forward pass of one image; `str()` of it is the table."""
 
@@ -30,6 +30,9 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        return f"Summary({self.name}: {self.trained:,} of {self.total:,} parameters trained)"
 
     def __str__(self) -> str:
         lines = [f"{'':<16}{'trained':>12}{'stored':>12}{'live':>12}   {self.name}"]
@@ -49,16 +52,20 @@ class Summary:
         return "\n".join(lines)
 
 
-def summary(model: nn.Module, *, input_size: tuple[int, int, int] | None = None, flops: bool = True) -> Summary:
-    """Counts what is trained, stored in an adapter file and live (not masked in every branch), per role.
+def summary(
+    model: nn.Module, *, input_size: tuple[int, int, int] | None = None, flops: bool = True, verbose: bool = True
+) -> Summary:
+    """Prints and returns what is trained, stored in an adapter file and live (not masked in every branch), per role.
 
     Args:
         input_size: (channels, height, width) for the FLOPs; None takes a timm model's own.
         flops: count multiply-adds with fvcore, fused attention included; executed by dense kernels, and ideal, with
             masked entries for free.
 
+        verbose: print the table.
+
     Example:
-        >>> print(capaboost_vit.summary(model))
+        >>> trained = capaboost_vit.summary(model).trained
     """
     roles: dict[str, list[Parameters]] = defaultdict(list)
     names = _roles_of_branches(model)
@@ -73,7 +80,7 @@ def summary(model: nn.Module, *, input_size: tuple[int, int, int] | None = None,
     found = base = None
     if flops:
         found, base = _flops(model, input_size or _input_size(model))
-    return Summary(
+    result = Summary(
         name=own.get("architecture", type(model).__name__),
         roles=counted,
         total=sum(p.numel() for p in model.parameters()),
@@ -81,6 +88,9 @@ def summary(model: nn.Module, *, input_size: tuple[int, int, int] | None = None,
         flops=found,
         base_flops=base,
     )
+    if verbose:
+        print(result)
+    return result
 
 
 def _roles_of_branches(model: nn.Module) -> dict[str, str]:

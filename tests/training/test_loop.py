@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import timm
@@ -165,13 +166,16 @@ def test_only_what_is_trained_moves_and_all_of_it_does(method):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("lora", {"targets": "fc", "head": ()}), ("head", {}), ("adapter", {"targets": "layer4.*.se", "bottleneck": 2})],
-    ids=["lora", "head", "adapter"],
+    [
+        ("lora", {"targets": "fc", "head": ()}),
+        ("adapter", {"targets": "fc", "head": (), "bottleneck": 2}),
+        ("lora", {"targets": "fc"}),
+        ("head", {}),
+    ],
+    ids=["lora", "adapter", "lora and head", "head"],
 )
 def test_frozen_batch_norms_keep_their_statistics(method, options):
     model = timm.create_model("test_resnet", num_classes=3)
-    if method == "adapter":
-        options = {"targets": "fc", "bottleneck": 2, "head": ()}
     capaboost_vit.adapt(model, method, **options)
     before, trained = state(model), trained_names(model)
     assert any("running_mean" in name for name in before)
@@ -221,8 +225,8 @@ def test_the_learning_rate_starts_low_peaks_and_ends_at_zero():
     ramp = [1e-7 + (1e-2 - 1e-7) * step / 6 for step in range(1, 7)]
     assert rates[:6] == pytest.approx(ramp, rel=1e-6)
     assert rates[5] == max(rates)
-    assert all(high > low for high, low in zip(rates[5:], rates[6:], strict=False))
-    assert max(high - low for high, low in zip(rates[5:], rates[6:], strict=False)) < 1e-2 / 12  # no jump
+    assert all(high > low for high, low in pairwise(rates[5:]))
+    assert max(high - low for high, low in pairwise(rates[5:])) < 1e-2 / 12  # no jump
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 

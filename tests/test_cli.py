@@ -1,0 +1,421 @@
+"""The command line: quick, one line for a mistake, and the same results as the functions behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from capaboost_vit.cli import main
+from capaboost_vit.training.config import TrainConfig
+
+COMMANDS = ("quickstart", "train", "eval", "merge", "models", "summary")
+CAPABOOST = [sys.executable, "-m", "capaboost_vit.cli"]
+SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+KWARGS = "{patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **SMALL)
+    path = tmp_path_factory.mktemp("base weights") / "base.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("holiday pictures")
+    for name, colour in (("sea side", (20, 60, 200)), ("wood", (30, 180, 40))):
+        (folder / name).mkdir()
+        for i in range(12):
+            Image.new("RGB", (20, 18), tuple(value + 2 * i for value in colour)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def train_arguments(base, output, *more, method="lora", data="digits:0-1"):
+    fixed = ["--model", f"vit_tiny_capaboost_{method}", "--model-kwargs", KWARGS, "--img-size", "16", "--epochs", "1"]
+    return ["train", *fixed, "--initial-checkpoint", str(base), "--data", str(data), "--output", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run s") / "lora"
+    assert main(train_arguments(base, folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def refused(call):
+    """Runs a command that must be refused; returns its one line."""
+
+    def run(*arguments):
+        code, out, err = call(*arguments)
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1, err
+        return err
+
+    return run
+
+
+def process(*arguments, **environment):
+    """Runs a command in a process of its own; returns it and the seconds of processor time that it used."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [*CAPABOOST, *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=240,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def test_both_commands_are_the_same_program():
+    program = Path(sys.executable).with_name("capaboost")
+    if not program.exists():
+        pytest.skip("the package is not installed as a program")
+    found = [
+        subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60).stdout
+        for command in ([str(program)], CAPABOOST)
+    ]
+    assert found[0] == found[1]
+    assert found[0].startswith("capaboost 0.")
+
+
+# help
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_takes_less_than_a_second(command):
+    done, seconds = process(*([command] if command else []), "--help")
+    assert done.returncode == 0
+    assert b"usage: capaboost" in done.stdout
+    assert done.stderr == b""
+    assert seconds < 1.0
+
+
+def test_neither_the_package_nor_the_parsers_import_torch_or_timm():
+    code = (
+        "import sys, capaboost_vit, capaboost_vit.cli as cli; cli._parser(); "
+        "print([name for name in ('torch', 'timm', 'numpy', 'PIL', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("order", ["capaboost_vit, timm", "timm, capaboost_vit"])
+def test_the_names_are_registered_in_either_order_of_import(order):
+    code = (
+        f"import {order}; print(timm.is_model('vit_tiny_capaboost_lora'), len(timm.list_models('*_capaboost_*')) > 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+def test_help_shows_every_option_with_its_text(call):
+    code, out, _ = call("train", "--help")
+    text = " ".join(out.split())
+    assert code == 0
+    for field in dataclasses.fields(TrainConfig):
+        if field.name != "method":
+            assert f"--{field.name.replace('_', '-')} " in text
+            assert field.metadata["help"].split(";")[0].split()[0] in text
+    for option in ("name", "rank", "num_branches", "density", "pattern", "targets", "bottleneck", "prefix_length"):
+        assert f"--method.{option} " in text
+
+
+def test_no_command_prints_the_help_and_is_a_mistake(call):
+    code, out, err = call()
+    assert (code, err) == (2, "")
+    assert all(command in out for command in COMMANDS)
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["trian"], "invalid choice: 'trian' (choose from 'quickstart', 'train', 'eval'"),
+        (["--verson"], "unrecognized arguments: --verson (did you mean --version?)"),
+        (["train", "--epoch", "3"], "--epoch 3 (did you mean --epochs?); see capaboost train --help"),
+        (["train", "--batch_size", "3"], "(did you mean --batch-size?)"),
+        (["train", "--epochs", "many"], "\"epochs\": Expected a <class 'int'>. Got value: many"),
+        (["train", "--epochs"], "argument --epochs: expected one argument"),
+        (["train", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["train", "--lr", "0"], "--lr must be positive, got 0.0"),
+        (["train", "--amp", "maybe"], "\"amp\": Expected a <class 'bool'>. Got value: maybe"),
+        (["train", "--scale", "1"], "scale"),
+        (["train", "stray"], "unrecognized arguments: stray"),
+        (["train", "--method", "lora"], "(did you mean --method.name?)"),
+        (["train", "--method.rnak", "4"], "--method.rnak 4 (did you mean --method.rank?)"),
+        (["train", "--method.num-branches", "4"], "(did you mean --method.num_branches?)"),
+        (["train", "--method.rank", "four"], "method.rank"),
+        (["train", "--method.bottleneck", "4"], "vit_base_capaboost_lora has no option 'bottleneck' (that is adapter's)"),
+        (["train", "--model", "vit_tiny_patch16_224", "--method.name", "lroa"], "unknown method 'lroa' (did you mean"),
+        (["train", "--model", "vit_tiny_capabost_lora"], "timm has no model 'vit_tiny_capabost_lora'"),
+        (["train", "--model", "vit_tiny_patch16_224"], "say --method.name lora"),
+        (["train", "--data", "no such folder"], "no data at 'no such folder': give digits, or the path of an image"),
+        (["train", "--device", "gpu"], "--device gpu: "),
+        (["train", "--opt", "adamv", "--model", "test_vit_capaboost_lora", "--img-size", "32"], "--opt adamv: "),
+        (["train", "--sched", "plateau", "--model", "test_vit_capaboost_lora"], "choose cosine, poly, step"),
+        (["train", "--config", "gone.yaml"], "File does not exist: "),
+        (["eval"], "required: eval.adapter"),
+        (["eval", "gone"], "no adapter file at gone"),
+        (["eval", "gone", "--splt", "val"], "(did you mean --split?)"),
+        (["merge", "gone"], "required: merge.output"),
+        (["merge", "gone", "--output", "x.safetensors"], "no adapter file at gone"),
+        (["models", "--pretraind"], "(did you mean --pretrained?)"),
+        (["models", "zebra*"], "no registered name matches 'zebra*'; try '*lora*'"),
+        (["summary"], "required: summary.model"),
+        (["summary", "nothing"], "timm has no model 'nothing'"),
+        (["summary", "test_vit_capaboost_lora", "--method.density", "2"], "density"),
+        (["quickstart", "--sead", "3"], "(did you mean --seed?)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(refused, arguments, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(*arguments)
+    assert line.startswith("capaboost")
+    assert "error: " in line
+    assert text in line
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("epochz: 3", "does not accept option 'epochz' (did you mean 'epochs'?); see capaboost train --help"),
+        ("method: {rnak: 3}", "does not accept option 'method.rnak' (did you mean 'method.rank'?)"),
+        ("zebra: 3", "does not accept option 'zebra'; see capaboost train --help"),
+        ("epochs: many", "\"epochs\": Expected a <class 'int'>. Got value: many"),
+        ("epochs: 0", "--epochs must be at least 1, got 0"),
+        ("method: {name: lora, bottleneck: 3}", "vit_base_capaboost_lora has no option 'bottleneck' (that is adapter's)"),
+        ("epochs: [", "Problems parsing config"),
+        ("- 1", "Unexpected config"),
+    ],
+)
+def test_a_wrong_configuration_file_is_one_line(refused, tmp_path, content, text, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text(content + "\n")
+    assert text in refused("train", "--config", "wrong.yaml")
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("CAPABOOST_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["eval", "gone"])
+
+
+def test_an_interrupt_ends_with_130_and_one_line(call, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("capaboost_vit.run.evaluate_adapter", interrupt)
+    assert call("eval", "x") == (130, "", "capaboost eval: interrupted\n")
+
+
+# options
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The configuration that `capaboost train` would run."""
+
+    def parse(*arguments):
+        seen = []
+        monkeypatch.setattr("capaboost_vit.run.train", seen.append)
+        assert main(["train", *map(str, arguments)]) == 0
+        return seen[0]
+
+    return parse
+
+
+def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
+    assert parsed() == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        (["--amp"], {"amp": True}),
+        (["--amp", "true"], {"amp": True}),
+        (["--amp", "false"], {"amp": False}),
+        (["--no-aug", "false"], {"no_aug": False}),
+        (["--amp", "--lr", "1e-4"], {"amp": True, "lr": 1e-4}),
+        (["--overwrite", "--pretrained", "--grad-checkpointing"], {"overwrite": True, "pretrained": True}),
+        (["--val-split", "null"], {"val_split": None}),
+        (["--scale", "[0.5, 1]"], {"scale": (0.5, 1.0)}),
+        (["--model-kwargs", KWARGS], {"model_kwargs": SMALL}),
+        (["--lr", "1e-3"], {"lr": 1e-3}),
+        (["--lr", "1"], {"lr": 1.0}),
+        (["--method.rank", "4"], {"method": {"rank": 4}}),
+        (["--method.density", "0.25", "--method.pattern", "2:4"], {"method": {"density": 0.25, "pattern": "2:4"}}),
+        (["--method.targets", "query", "mlp_in"], {"method": {"targets": ["query", "mlp_in"]}}),
+        (["--method.deep", "false"], {"method": {"deep": False}}),
+        (["--method.name", "lora", "--aa", "rand-m9"], {"method": {"name": "lora"}, "aa": "rand-m9"}),
+        (["--output", "a b/ü"], {"output": "a b/ü"}),
+        (["--data", "007"], {"data": "007"}),  # a number-like name stays a name
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_reach_the_configuration(parsed, arguments, values):
+    config = parsed(*arguments)
+    assert {name: getattr(config, name) for name in values} == values
+    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(TrainConfig(), f.name)}
+    assert changed <= {*values, "grad_checkpointing"}
+
+
+def test_flags_win_over_the_file_and_join_its_method(parsed, tmp_path):
+    path = tmp_path / "my config.yaml"
+    path.write_text("epochs: 7\nlr: 1.0e-2\nmethod: {rank: 4, density: 0.25}\n")
+    config = parsed("--config", path, "--lr", "0.5", "--method.rank", "2")
+    assert (config.epochs, config.lr, config.method) == (7, 0.5, {"rank": 2, "density": 0.25})
+
+
+def test_the_spellings_are_those_of_timms_train_script(parsed):
+    spelled = "epochs batch-size lr weight-decay opt sched warmup-epochs img-size num-classes seed initial-checkpoint"
+    values = {"opt": "sgd", "sched": "step", "initial-checkpoint": "x.pth", "drop-path": "0.2", "smoothing": "0.1"}
+    arguments = []
+    for name in [*spelled.split(), "drop-path", "smoothing", "clip-grad", "layer-decay", "min-lr", "warmup-lr"]:
+        arguments += [f"--{name}", values.get(name, "1" if name != "warmup-epochs" else "0")]
+    config = parsed(*arguments, "--amp")
+    assert (config.drop_path, config.smoothing, config.initial_checkpoint, config.amp) == (0.2, 0.1, "x.pth", True)
+
+
+# commands
+
+
+def test_train_writes_a_run_and_says_where(call, base, pictures, tmp_path):
+    output = tmp_path / "my runs" / "first one"
+    code, out, err = call(*train_arguments(base, output, data=pictures))
+    assert code == 0
+    assert out == f"finished: {output}/result.json\n"
+    lines = err.splitlines()
+    assert lines[0].startswith(f"vit_tiny_capaboost_lora on {pictures}: 2 classes, train 20, val 2, test 2; ")
+    assert lines[1].startswith("epoch 1  train_loss ")
+    assert lines[2].startswith("test accuracy ")
+    names = {"adapter.safetensors", "config.yaml", "learning_curve.png", "result.json", "summary.csv", "tensorboard"}
+    assert {path.name for path in output.iterdir()} == names
+
+
+def test_the_stored_configuration_can_be_run_again_with_the_same_result(call, finished, tmp_path):
+    output = tmp_path / "again"
+    assert call("train", "--config", finished / "config.yaml", "--output", output)[0] == 0
+    first, second = (load_file(folder / "adapter.safetensors") for folder in (finished, output))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    stored = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (finished, output)]
+    assert {**stored[0], "output": ""} == {**stored[1], "output": ""}
+
+
+def test_a_finished_run_needs_overwrite(call, refused, base, tmp_path):
+    arguments = train_arguments(base, tmp_path / "run")
+    assert call(*arguments)[0] == 0
+    assert "choose another --output, or pass --overwrite" in refused(*arguments)
+    assert call(*arguments, "--overwrite")[0] == 0
+
+
+def test_eval_says_what_the_result_says(call, finished):
+    result = json.loads((finished / "result.json").read_text())
+    for adapter in (finished, finished / "adapter.safetensors"):
+        code, out, err = call("eval", adapter)
+        right, total = result["test_right"], result["test_total"]
+        assert (code, out, err) == (0, f"accuracy {100 * right / total:.2f} % ({right} of {total})\n", "")
+
+
+def test_merge_writes_a_plain_checkpoint(call, finished, tmp_path):
+    path = tmp_path / "merged.safetensors"
+    assert call("merge", finished, "--output", path) == (0, f"merged: {path}\n", "")
+    timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=2, **SMALL).load_state_dict(load_file(path))
+
+
+def test_merging_an_adapter_is_refused_in_one_line(call, refused, base, tmp_path):
+    assert call(*train_arguments(base, tmp_path / "run", method="adapter"))[0] == 0
+    line = refused("merge", tmp_path / "run", "--output", tmp_path / "merged.safetensors")
+    assert "only low-rank updates of linear weights can be merged" in line
+
+
+def test_models_lists_registered_names_only(call):
+    code, out, err = call("models")
+    names = out.splitlines()
+    assert (code, err) == (0, "")
+    assert len(names) > 100
+    assert all("_capaboost_" in name and timm.is_model(name) for name in names)
+    filtered = call("models", "vit_*lora")[1].splitlines()
+    assert filtered == [name for name in names if name.startswith("vit_") and name.endswith("lora")]
+    tagged = call("models", "vit_tiny*lora*", "--pretrained")[1].splitlines()
+    assert tagged
+    assert all("." in name for name in tagged)
+
+
+def test_summary_counts_what_is_trained(call):
+    arguments = ["summary", "test_vit_capaboost_lora", "--num-classes", "4", "--img-size", "32"]
+    code, out, err = call(*arguments, "--method.rank", "2", "--method.num_branches", "3")
+    assert (code, err) == (0, "")
+    width, depth = 64, 6
+    lora = depth * 2 * 2 * (width + width)  # q and v of rank 2, three branches that share them
+    assert f"trained {lora + 4 * width + 4:,} of " in out
+    assert "forward GMACs per image" in out
+    code, out, _ = call("summary", "test_vit", "--method.name", "head")
+    assert code == 0
+    assert "trained" in out
+
+
+# strange surroundings
+
+
+@pytest.mark.slow
+def test_a_run_works_in_a_bare_environment(base, pictures, tmp_path):
+    """No terminal, an ASCII locale, a home that cannot be written, spaces and umlauts in every path."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o500)
+    output = tmp_path / "a b" / "lauf ü"
+    surroundings = {"HOME": str(home), "LANG": "C", "LC_ALL": "C", "TERM": "dumb", "MPLCONFIGDIR": str(home / "mpl")}
+    done, _ = process(*train_arguments(base, output, data=pictures), **surroundings)
+    text = done.stderr.decode("utf-8")
+    assert done.returncode == 0, text
+    assert "\x1b" not in text
+    assert "epoch 1  train_loss" in text
+    assert (output / "result.json").exists()
+    assert "Traceback" not in text
+    for command in (["eval", output], ["summary", "test_vit_capaboost_lora"], ["models"]):
+        done, _ = process(*command, **surroundings)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.slow
+def test_a_run_in_a_process_of_its_own_is_the_run_in_this_one(finished, base, tmp_path):
+    done, _ = process(*train_arguments(base, tmp_path / "run"), OMP_NUM_THREADS="1")
+    assert done.returncode == 0
+    first, second = (load_file(folder / "adapter.safetensors") for folder in (finished, tmp_path / "run"))
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,153 @@
+"""Optimizer and schedule: exactly the trained parameters, and a learning rate that goes where it says."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import capaboost_vit
+from capaboost_vit.core.layers import TiedMaskedWeight
+from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training.optim import make_optimizer, make_schedule
+
+SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
+
+
+def rates(updates_per_epoch=5, **options):
+    """The learning rate of every update, and the one that is left at the end."""
+    config = TrainConfig(**options)
+    optimizer = make_optimizer(nn.Linear(2, 2), config)
+    schedule = make_schedule(optimizer, config, updates_per_epoch)
+    found = []
+    for update in range(config.epochs * updates_per_epoch + 1):
+        if schedule is not None:
+            schedule.step_update(update)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+# optimizer
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "prompt"])
+@pytest.mark.parametrize("layer_decay", [None, 0.7])
+def test_the_optimizer_holds_each_trained_parameter_once_and_nothing_else(method, layer_decay):
+    model = timm.create_model(f"vit_tiny_capaboost_{method}", num_branches=3, **SMALL)
+    optimizer = make_optimizer(model, TrainConfig(layer_decay=layer_decay))
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(p) for p in model.parameters() if p.requires_grad}
+    shared = [m.weight for m in model.modules() if isinstance(m, TiedMaskedWeight)]
+    assert shared
+    assert all(held.count(id(weight)) == 1 for weight in shared)  # one entry for three masked views
+
+
+def test_biases_and_norms_have_no_weight_decay():
+    model = timm.create_model("vit_tiny_patch16_224", **SMALL)
+    capaboost_vit.adapt(model, "full")
+    optimizer = make_optimizer(model, TrainConfig(weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        free = p.ndim <= 1 or name in model.no_weight_decay()
+        assert decay[id(p)] == (0.0 if free else 0.3), name
+
+
+def test_layer_decay_slows_the_early_blocks():
+    model = timm.create_model("vit_tiny_capaboost_lora", **SMALL)
+    optimizer = make_optimizer(model, TrainConfig(layer_decay=0.5, lr=1.0))
+    scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    by_block = [{scale[id(p)] for p in block.parameters() if p.requires_grad} for block in model.blocks]
+    assert [len(scales) for scales in by_block] == [1, 1]
+    (first,), (second,) = by_block
+    assert second == 2 * first
+    assert scale[id(model.head.weight)] == 2 * second
+
+
+@pytest.mark.parametrize(
+    ("opt", "kind", "values"),
+    [
+        ("adamw", torch.optim.AdamW, {"weight_decay": 0.01}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.7, "nesterov": True, "weight_decay": 0.01}),
+        ("momentum", torch.optim.SGD, {"momentum": 0.7, "nesterov": False}),
+    ],
+)
+def test_options_reach_the_optimizer(opt, kind, values):
+    config = TrainConfig(opt=opt, lr=0.3, momentum=0.7, weight_decay=0.01)
+    optimizer = make_optimizer(nn.Linear(2, 2, bias=False), config)
+    assert isinstance(optimizer, kind)
+    (group,) = optimizer.param_groups
+    assert group["lr"] == 0.3
+    assert {name: group[name] for name in values} == values
+
+
+@pytest.mark.parametrize("opt", ["adamv", "", "adam w"])
+def test_an_unknown_optimizer_is_named_with_its_flag(opt):
+    with pytest.raises(ValueError, match=rf"--opt {opt}: "):
+        make_optimizer(nn.Linear(2, 2), TrainConfig(opt=opt))
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(ValueError, match="no parameter of the model is trained: choose a method, or give"):
+        make_optimizer(nn.Linear(2, 2).requires_grad_(False), TrainConfig())
+
+
+# schedule
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 5, 7, 10, 33])
+@pytest.mark.parametrize("updates_per_epoch", [1, 3])
+def test_the_cosine_is_its_formula_behind_a_linear_warm_up_of_a_tenth(epochs, updates_per_epoch):
+    found = rates(updates_per_epoch, epochs=epochs, lr=0.1)
+    ramp, total = round(epochs / 10) * updates_per_epoch, epochs * updates_per_epoch
+    expected = [1e-7 + (0.1 - 1e-7) * step / ramp for step in range(ramp)]
+    expected += [0.05 * (1 + math.cos(math.pi * (s - ramp) / (total - ramp))) for s in range(ramp, total + 1)]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("sched", ["cosine", "poly", "tanh", "step", "multistep"])
+@pytest.mark.parametrize("warmup_epochs", [0, 1, 3, 5])
+def test_every_schedule_warms_up_in_a_line_does_not_jump_behind_it_and_never_rises_again(sched, warmup_epochs):
+    found = rates(epochs=12, sched=sched, lr=0.1, warmup_epochs=warmup_epochs, warmup_lr=0.02)
+    ramp = 5 * warmup_epochs
+    if ramp:
+        assert found[:ramp] == pytest.approx([0.02 + 0.08 * step / ramp for step in range(ramp)])
+    assert found[ramp] == pytest.approx(0.1, rel=0.01)  # tanh starts a little below
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(found[ramp:]))
+    assert max(found) <= 0.1 + 1e-12
+
+
+@pytest.mark.parametrize("sched", ["cosine", "poly", "tanh"])
+@pytest.mark.parametrize("warmup_epochs", [0, 3])
+@pytest.mark.parametrize("min_lr", [0.0, 0.01])
+def test_a_smooth_schedule_ends_at_the_lowest_rate_with_the_last_update(sched, warmup_epochs, min_lr):
+    found = rates(epochs=12, sched=sched, lr=0.1, warmup_epochs=warmup_epochs, min_lr=min_lr)
+    assert found[-1] == pytest.approx(min_lr, abs=1e-9)
+    assert all(rate > min_lr for rate in found[:-1][-10:])
+
+
+def test_a_step_schedule_steps_each_third():
+    found = rates(epochs=9, sched="step", lr=1.0, warmup_epochs=0)
+    assert len(set(found[:-1])) == 3
+    assert [found.index(rate) for rate in sorted(set(found[:-1]), reverse=True)] == [0, 15, 30]
+
+
+def test_without_a_schedule_the_rate_is_constant():
+    assert set(rates(epochs=4, sched="none", lr=0.1)) == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("sched", "error"),
+    [
+        ("cosin", "--sched cosin: Unknown scheduler 'cosin'.*; choose cosine, poly, step, tanh or none"),
+        ("", "--sched : Unknown scheduler"),
+        ("plateau", "--sched plateau follows a metric, which this loop does not feed: choose cosine"),
+    ],
+)
+def test_an_impossible_schedule_is_named_with_its_flag(sched, error):
+    with pytest.raises(ValueError, match=error):
+        rates(sched=sched)
