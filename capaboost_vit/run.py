@@ -70,9 +70,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     val_batches = None
     if config.val_split in parts:
         val_batches = ImageBatches(parts[config.val_split], plain, **held_out)
-    make_schedule(
-        make_optimizer(model, config), config, len(train_batches)
-    )  # so that a mistake shows before the folder
+    # a mistake in --opt or --sched shows before there is a folder
+    make_schedule(make_optimizer(model, config), config, len(train_batches))
     _prepare_folder(folder, config)
     log = Log(folder, epochs=config.epochs, steps=len(train_batches))
     try:

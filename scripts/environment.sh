@@ -10,7 +10,7 @@ prepare_environment() {
     # the lock belongs to this shell's descriptor 9, so it lives on after the small program that takes it
     exec 9>"$root/.venv.lock"
     "${PYTHON:-python3}" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
-    [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+    [ -x "$venv/bin/pip" ] || "${PYTHON:-python3}" -m venv "$venv"
     wanted="$(cat "$root/setup.cfg" "$root/pyproject.toml" | cksum)"
     stamp="$venv/installed${extras//[^a-z]/_}"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

@@ -147,7 +147,7 @@ class Prompted(Wrapper):
             block has its own), and only in the last block of a shallow one.
 
     Deviation from VPT: prompts stand behind the patch tokens instead of behind the class token; these blocks cannot
-    tell. Raises ValueError for a call with an attention mask, which does not cover the prompt.
+    tell. Raises ValueError for a call with an attention mask or is_causal, which would not reach the prompt.
     """
 
     def __init__(self, base: nn.Module, tokens: VirtualTokens | None, dropped: int) -> None:
@@ -157,8 +157,8 @@ class Prompted(Wrapper):
         self.train(base.training)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if any(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
-            raise ValueError("prompts do not work with an attention mask: it does not cover the prompt's tokens")
+        if any(value is True or isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+            raise ValueError("prompts do not work with an attention mask or causal attention, which miss the prompt")
         if self.tokens is not None:
             prompt = self.tokens().to(x.dtype).expand(x.shape[0], -1, -1)
             x = torch.cat([x, prompt], dim=1)

@@ -30,7 +30,7 @@ def lora(
     Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
 
     Raises:
-        ValueError: a target that matches nothing, or that is adapted already.
+        ValueError: rank < 1, a target that matches nothing, or that is adapted already.
         TypeError: a target that is no linear layer.
     """
     chosen: dict[str, list[Place]] = defaultdict(list)
@@ -38,6 +38,8 @@ def lora(
         for place in find(model, target, anatomy):
             if place not in chosen[place.name]:
                 chosen[place.name].append(place)
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for name, places in chosen.items():
         base, site = get(model, name), places[0].site

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def save_adapter(
     }
     if hasattr(model, "pretrained_cfg"):
         header["num_classes"] = model.num_classes
-        header["model_args"] = {key: value for key, value in get_model_args(model).items() if key not in _NOT_SAVED}
+        arguments = {key: value for key, value in get_model_args(model).items() if key not in _NOT_SAVED}
+        if _is_json(arguments):  # a class, say, is not: such a file loads into a model, but cannot build one
+            header["model_args"] = arguments
         header["input"] = data_config or resolve_input_data_config(model)
     return write_adapter_file(path, model, header, head=head_names(model))
 
@@ -119,3 +122,11 @@ def create_from_adapter(
     if initial_checkpoint is not None:
         load_base_weights(model, initial_checkpoint)
     return load_adapter(model, path, force=force).eval()
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

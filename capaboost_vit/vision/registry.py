@@ -124,8 +124,8 @@ def _default_cfgs() -> dict[str, Any]:
         default = timm.get_pretrained_cfg(base, allow_unregistered=False).tag or ""  # type: ignore[union-attr]
         tags = [name.partition(".")[2] for name in timm.list_models(f"{base}.*", include_tags=True)]
         for method in methods:
-            for tag in sorted(tags, key=lambda tag: tag != default):
-                star = "*" if tag == default else ""
+            for tag in tags:
+                star = "*" if tag == default else ""  # timm's mark of the default tag
                 cfgs[f"{family}_capaboost_{method}.{tag}{star}"] = timm.get_pretrained_cfg(f"{base}.{tag}")
     return generate_default_cfgs(cfgs)
 

@@ -107,6 +107,8 @@ def test_prompt_adds_tokens_behind_and_takes_them_off():
     torch.testing.assert_close(Prompted(attention, VirtualTokens(0, 12), 0)(x), attention(x))
     with pytest.raises(ValueError, match="attention mask"):
         Prompted(attention, tokens, 3)(x, torch.zeros(5, 5))
+    with pytest.raises(ValueError, match="causal"):
+        Prompted(attention, tokens, 3)(x, is_causal=True)
 
 
 def test_frozen_batch_norm_does_not_count():

@@ -191,6 +191,14 @@ def test_the_header_tells_where_a_file_comes_from(tiny, wake, tmp_path):
     assert header["versions"]["timm"] == timm.__version__
 
 
+def test_an_argument_that_json_cannot_hold_leaves_a_file_that_loads_but_does_not_build(tiny, wake, images, tmp_path):
+    model = wake(tiny("lora", norm_layer=nn.LayerNorm))
+    path = capaboost_vit.save_adapter(model, tmp_path / "a.safetensors")
+    assert torch.equal(capaboost_vit.load_adapter(tiny(norm_layer=nn.LayerNorm), path)(images), model(images))
+    with pytest.raises(Error, match="which timm cannot build: build it, then use load_adapter"):
+        capaboost_vit.create_from_adapter(path, pretrained=False)
+
+
 def test_masks_are_stored_as_packed_bits(trained):
     model, path = trained("lora")
     tensors, state = load_file(path), model.state_dict()

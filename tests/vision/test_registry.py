@@ -143,6 +143,7 @@ def test_options_reach_the_branches(tiny):
         ("adapter", dict(botleneck=4), TypeError, r"did you mean 'bottleneck'"),
         ("lora", dict(colour="red"), TypeError, r"vit_tiny_capaboost_lora: .*unexpected keyword argument 'colour'$"),
         ("lora", dict(rank=0), ValueError, r"rank must be at least 1, got 0"),
+        ("lora", dict(rank=-1), ValueError, r"rank must be at least 1, got -1"),
         ("lora", dict(density=1.5), ValueError, r"density must lie in \(0, 1\], got 1.5"),
         ("lora", dict(targets=("querry",)), ValueError, r"'querry' matches nothing.*did you mean 'query'"),
         ("lora", dict(pattern="2:3"), ValueError, r"divisible by 3"),

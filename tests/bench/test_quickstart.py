@@ -1,0 +1,109 @@
+"""The quickstart tells its story once: pretrains, adapts four ways, and remembers what it has done."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from capaboost_vit.bench import quickstart as module
+from capaboost_vit.cli import main
+
+RUNS = ["base", "head-only", "lora", "capaboost-lora", "capaboost-adapter"]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Makes the runs tiny; returns the list of folders that are trained."""
+    monkeypatch.setitem(module._BASE, "epochs", 1)
+    monkeypatch.setitem(module._ADAPT, "epochs", 1)
+    monkeypatch.setitem(module._COMMON, "model_kwargs", {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2})
+    folders, train = [], module.train
+
+    def spy(config):
+        folders.append(config.output.rpartition("/")[2])
+        return train(config)
+
+    monkeypatch.setattr(module, "train", spy)
+    return folders
+
+
+def test_the_whole_story_is_told(trained, tmp_path, capsys):
+    folder = tmp_path / "quick [start] $1"
+    assert main(["quickstart", "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert trained == RUNS
+    table = [line for line in out.splitlines() if line.count("│") == 6]
+    assert [line.split("│")[1].strip() for line in table] == [
+        "head only",
+        "LoRA",
+        "CapaBoost-LoRA",
+        "CapaBoost-Adapter",
+    ]
+    for line, name in zip(table, RUNS[1:], strict=True):
+        result = json.loads((folder / name / "result.json").read_text())
+        cells = [cell.strip() for cell in line.split("│")[2:6]]
+        trained_parameters = f"{result['parameters']['trained']:,}"
+        size, accuracy = f"{result['adapter_bytes'] / 1000:.1f}", f"{result['test_accuracy']:.1f}"
+        assert cells == [trained_parameters, size, accuracy, f"{result['train_seconds']:.1f}"]
+    for text in ("tensorboard --logdir", "capaboost eval", "capaboost merge", "capaboost train --model", str(folder)):
+        assert text in out
+    with Image.open(folder / "learning_curves.png") as image:
+        assert image.width > 500
+
+
+def test_what_it_says_to_type_next_works(trained, tmp_path, capsys):
+    folder = tmp_path / "q"
+    assert main(["quickstart", "--output", str(folder)]) == 0
+    capsys.readouterr()
+    result = json.loads((folder / "capaboost-lora" / "result.json").read_text())
+    assert main(["eval", str(folder / "capaboost-lora")]) == 0
+    assert f"({result['test_right']} of {result['test_total']})" in capsys.readouterr().out
+    assert main(["merge", str(folder / "capaboost-lora"), "--output", str(tmp_path / "merged.safetensors")]) == 0
+
+
+def test_a_second_call_runs_nothing_again_and_shows_the_same(trained, tmp_path, capsys):
+    first = module.quickstart(tmp_path)
+    shown = capsys.readouterr().out
+    trained.clear()
+    second = module.quickstart(tmp_path)
+    assert trained == []
+    assert second == json.loads(json.dumps(first))
+    assert shown.endswith(capsys.readouterr().out)
+
+
+def test_another_seed_runs_everything_again(trained, tmp_path):
+    module.quickstart(tmp_path)
+    trained.clear()
+    module.quickstart(tmp_path, seed=1)
+    assert trained == RUNS
+
+
+@pytest.mark.parametrize("gone", ["base.safetensors", "base/result.json", "lora/result.json"])
+def test_what_is_missing_is_run_again_and_only_that(trained, tmp_path, gone):
+    module.quickstart(tmp_path)
+    trained.clear()
+    (tmp_path / gone).unlink()
+    module.quickstart(tmp_path)
+    assert trained == [gone.partition("/")[0].removesuffix(".safetensors")]
+
+
+def test_all_methods_start_from_the_same_weights_and_data(trained, tmp_path):
+    results = module.quickstart(tmp_path)
+    assert [result["config"]["initial_checkpoint"] for result in results] == [str(tmp_path / "base.safetensors")] * 4
+    assert len({result["data"]["splits"]["test"]["sha256"] for result in results}) == 1
+    assert {result["config"]["epochs"] for result in results} == {1}
+    plain, boosted = (result["method"][0] for result in results[1:3])
+    assert (plain["num_branches"], plain["density"]) == (1, 1.0)
+    assert (boosted["num_branches"], boosted["density"]) == (2, 0.5)
+    assert results[1]["parameters"]["trained"] == results[2]["parameters"]["trained"]
+
+
+@pytest.mark.slow
+def test_the_real_quickstart_learns_and_every_adaptation_beats_the_head(tmp_path):
+    results = module.quickstart(tmp_path)
+    base = json.loads((tmp_path / "base" / "result.json").read_text())
+    assert base["test_accuracy"] > 90
+    assert all(result["test_accuracy"] > 60 for result in results)
+    assert min(result["test_accuracy"] for result in results[1:]) > results[0]["test_accuracy"]
