@@ -13,6 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+# column names of summary.csv as they are shown, so that a line fits into 80 columns
+_SHORT = {
+    "train_loss": "loss",
+    "train_accuracy": "train %",
+    "val_accuracy": "val %",
+    "images_per_second": "images/s",
+    "seconds": "s",
+}
+
 
 class Log:
     """Writes scalars to TensorBoard, one row per epoch to summary.csv, and progress to the terminal.
@@ -64,10 +73,10 @@ class Log:
             if new:
                 writer.writeheader()
             writer.writerow(row)
-        shown = (
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
+        shown = ((_SHORT.get(name, name), value) for name, value in row.items())
+        self.say(
+            "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown)
         )
-        self.say("  ".join(shown))
 
     def say(self, text: str) -> None:
         """A line for people, above the bar where there is one."""

@@ -65,8 +65,8 @@ def test_without_a_terminal_there_are_plain_lines_one_per_epoch(make_log):
     log.close()
     assert stream.getvalue().splitlines() == [
         "[bold]start[/bold] :smile: of /data/[x]",
-        "epoch 1  train_loss 1.5  train_accuracy 40  val_accuracy 45  seconds 1.25",
-        "epoch 2  train_loss 0.75  train_accuracy 70  val_accuracy 65  seconds 2.5",
+        "epoch 1  loss 1.5  train % 40  val % 45  s 1.25",
+        "epoch 2  loss 0.75  train % 70  val % 65  s 2.5",
     ]
 
 
