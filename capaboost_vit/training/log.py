@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -89,7 +89,7 @@ class Log:
         self.writer.close()
 
 
-def draw_curves(runs: Mapping[str, Iterable[Mapping[str, float | int]]], path: Path, *, title: str) -> None:
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, float | int]]], path: Path, *, title: str) -> None:
     """Learning curves of one or more runs as a picture: training loss, and accuracy on val where it was measured.
 
     Args:
@@ -110,7 +110,9 @@ def draw_curves(runs: Mapping[str, Iterable[Mapping[str, float | int]]], path: P
         marker = "o" if len(epochs) < 15 else None
         loss.plot(epochs, [row["train_loss"] for row in rows], label=name, marker=marker, markersize=3)
         accuracy.plot(epochs, [row[metric] for row in rows], label=name, marker=marker, markersize=3)
-    loss.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    loss.set(xlabel="epoch", ylabel="training loss")
+    if all(row["train_loss"] > 0 for rows in runs.values() for row in rows):
+        loss.set_yscale("log")
     accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
     for text in accuracy.legend().get_texts():
         text.set_parse_math(False)
