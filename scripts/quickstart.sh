@@ -5,3 +5,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment
 cd "$root"
 .venv/bin/capaboost quickstart "$@"
+printf 'To type these: cd %q && source .venv/bin/activate\n' "$root"
