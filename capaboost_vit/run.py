@@ -92,7 +92,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         )
     finally:
         log.close()
-    draw_curves({config.model: log.rows}, folder / "learning_curve.png", title=f"{config.model} on {Path(config.data).name}")
+    draw_curves(
+        {config.model: log.rows}, folder / "learning_curve.png", title=f"{config.model} on {Path(config.data).name}"
+    )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     result = {
         **accuracy,

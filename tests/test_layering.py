@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import subprocess
 import sys
 from pathlib import Path
 
@@ -151,3 +152,10 @@ def test_every_module_can_be_imported(path):
     relative = path.relative_to(PACKAGE).with_suffix("")
     parts = [part for part in relative.parts if part != "__init__"]
     assert importlib.import_module(".".join(["capaboost_vit", *parts]))
+
+
+@pytest.mark.parametrize("name", ["adapt", "anatomy_of", "apply_method", "load_adapter"])
+def test_a_public_name_can_be_the_first_thing_that_a_process_uses(name):
+    code = f"import capaboost_vit; capaboost_vit.{name}; import timm; assert timm.is_model('vit_tiny_capaboost_lora')"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
