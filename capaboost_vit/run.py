@@ -14,7 +14,7 @@ from typing import Any
 import timm
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from . import _version
@@ -164,7 +164,7 @@ def merge_adapter(adapter: Path, output: Path, *, initial_checkpoint: str | None
     path, config = _finished(adapter)
     merged = merge(_restored(path, config, initial_checkpoint), inplace=True)
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}, output)
+    output.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
     return output
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .inject import branches, namer
@@ -62,14 +62,13 @@ def write_adapter_file(
             for name in sorted(mask_names)
         },
     }
-    text = json.dumps(header, sort_keys=True)
-    metadata = {FORMAT: text, "sha256": _digest(packed, text)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(packed, partial, metadata=metadata)
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
+        with open(partial, "wb") as file:
+            file.write(save(packed, metadata={FORMAT: _sealed(header, packed)}))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -101,9 +100,13 @@ def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         raise AdapterFileError(f"{path} is damaged: {error}") from error
     if FORMAT not in metadata:
         raise AdapterFileError(f"{path} is a safetensors file, but not an adapter file of capaboost_vit")
-    if metadata.get("sha256") != _digest(tensors, metadata[FORMAT]):
+    try:
+        header = json.loads(metadata[FORMAT])
+        header.pop("sha256")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise AdapterFileError(f"{path} is damaged: its header is no JSON object with a SHA-256") from error
+    if metadata[FORMAT] != _sealed(header, tensors):
         raise AdapterFileError(f"{path} is damaged: its content does not have the SHA-256 that was stored with it")
-    header = json.loads(metadata[FORMAT])
     if header.get("format_version") != VERSION:
         raise AdapterFileError(
             f"{path} has format version {header.get('format_version')!r}, this release reads version {VERSION}: "
@@ -197,6 +200,12 @@ def _split(
         {name: state[name].detach() for name in sorted(state.keys() - inside)},
         masks,
     )
+
+
+def _sealed(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The header as JSON, with the SHA-256 of itself and the tensors; the same content gives the same text."""
+    digest = _digest(tensors, json.dumps(header, sort_keys=True))
+    return json.dumps({**header, "sha256": digest}, sort_keys=True)
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

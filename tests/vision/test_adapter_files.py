@@ -69,8 +69,8 @@ def rewrite(path: Path, *, change_header=lambda h: None, change_tensors=lambda t
     tensors = load_file(path)
     change_header(header)
     change_tensors(tensors)
-    text = json.dumps(header, sort_keys=True)
-    save_file(tensors, path, metadata={FORMAT: text, "sha256": adapter_file._digest(tensors, text)})
+    del header["sha256"]
+    save_file(tensors, path, metadata={FORMAT: adapter_file._sealed(header, tensors)})
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_saving_replaces_the_file_whole_and_leaves_nothing_beside_it(trained, tm
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(adapter_file, "save_file", fail)
+    monkeypatch.setattr(adapter_file.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         capaboost_vit.save_adapter(model, path)
     assert path.read_bytes() == content
@@ -568,3 +568,12 @@ def test_the_classes_names_may_be_anything_that_json_holds(tiny, wake, images, t
     path = capaboost_vit.save_adapter(model, tmp_path / "a.safetensors", class_names=names)
     assert capaboost_vit.read_header(path)["class_names"] == names
     assert torch.equal(capaboost_vit.load_adapter(tiny(), path)(images), model(images))
+
+
+def test_the_same_model_gives_the_same_bytes_and_a_file_that_others_may_read(trained, tmp_path):
+    model, _ = trained()
+    files = [capaboost_vit.save_adapter(model, tmp_path / f"{index}.safetensors") for index in range(6)]
+    assert len({file.read_bytes() for file in files}) == 1
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert files[0].stat().st_mode & 0o777 == 0o666 & ~umask
