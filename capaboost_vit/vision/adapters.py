@@ -23,6 +23,9 @@ from .weights import create_base, load_base_weights
 
 _NOT_SAVED = {"pretrained", "num_classes", *(option for method in CONFIGS for option in option_names(method))}
 
+# arguments of timm.create_model that name files: an adapter file has no business with them
+_SOURCES = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+
 
 def save_adapter(
     model: nn.Module,
@@ -112,6 +115,9 @@ def create_from_adapter(
         known = False
     if not known:
         raise AdapterFileError(f"{path} was made for {name}, which timm cannot build: build it, then use load_adapter")
+    foreign = _SOURCES & header["model_args"].keys()
+    if foreign:
+        raise AdapterFileError(f"{path} asks to load other files ({', '.join(sorted(foreign))}): refused")
     whole = any(method["method"] == "full" for method in header["methods"])  # the file holds every weight
     model = create_base(
         name,

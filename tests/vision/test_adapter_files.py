@@ -577,3 +577,11 @@ def test_the_same_model_gives_the_same_bytes_and_a_file_that_others_may_read(tra
     umask = os.umask(0o022)
     os.umask(umask)
     assert files[0].stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg_overlay", "pretrained_cfg", "cache_dir"])
+def test_a_header_that_names_other_files_is_refused(trained, tmp_path, name):
+    _, path = trained()
+    rewrite(path, change_header=lambda header: header["model_args"].update({name: str(tmp_path / "other")}))
+    with pytest.raises(Error, match=rf"asks to load other files \({name}\): refused"):
+        capaboost_vit.create_from_adapter(path, pretrained=False)
