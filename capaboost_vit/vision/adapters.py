@@ -46,6 +46,7 @@ def save_adapter(
     Raises:
         ValueError: the model carries nothing that `adapt` added.
     """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     if not hasattr(model, "capaboost"):
         raise ValueError(f"this {type(model).__name__} carries no adapter: call capaboost_vit.adapt(model, ...) first")
     header: dict[str, Any] = {
@@ -71,21 +72,22 @@ def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> 
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
-    if hasattr(model, "capaboost"):
-        load_adapter_file(model, path, head=head_names(model), force=force)
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    if hasattr(inner, "capaboost"):
+        load_adapter_file(inner, path, head=head_names(inner), force=force)
         return model
     header = read_header(path)
     base = header["base"]["architecture"]
-    own = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
+    own = getattr(inner, "pretrained_cfg", {}).get("architecture", type(inner).__name__)
     if own != base:
         raise AdapterFileError(f"{path} was made for {base}, this model is {own}")
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in inner.parameters() if p.requires_grad]
     try:
         for record in header["methods"]:
-            adapt(model, **record)
-        load_adapter_file(model, path, head=head_names(model), force=force)
+            adapt(inner, **record)
+        load_adapter_file(inner, path, head=head_names(inner), force=force)
     except Exception:
-        detach(model)
+        detach(inner)
         for parameter in trained:
             parameter.requires_grad_(True)
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,4 +81,7 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
 
 def checkpoint_filter(model: nn.Module) -> Callable[..., dict[str, Any]] | None:
     """The family's own conversion of a checkpoint (timm's `checkpoint_filter_fn`), or None where it has none."""
-    return getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and "adapt_layer_scale" in inspect.signature(convert).parameters:
+        return functools.partial(convert, adapt_layer_scale=True)  # DeiT-3's own files say gamma_1 for ls1.gamma
+    return convert

@@ -585,3 +585,13 @@ def test_a_header_that_names_other_files_is_refused(trained, tmp_path, name):
     rewrite(path, change_header=lambda header: header["model_args"].update({name: str(tmp_path / "other")}))
     with pytest.raises(Error, match=rf"asks to load other files \({name}\): refused"):
         capaboost_vit.create_from_adapter(path, pretrained=False)
+
+
+def test_a_compiled_model_is_saved_and_loaded_like_the_model_in_it(trained, tiny, images, tmp_path):
+    model, path = trained()
+    compiled = torch.compile(model, backend="eager")
+    again = capaboost_vit.save_adapter(compiled, tmp_path / "compiled.safetensors")
+    assert again.read_bytes() == path.read_bytes()
+    other = torch.compile(tiny(), backend="eager")
+    assert capaboost_vit.load_adapter(other, path) is other
+    assert torch.equal(other._orig_mod(images), model(images))

@@ -233,3 +233,17 @@ def test_a_random_safetensors_is_refused(tiny, tmp_path):
 def test_an_adapter_file_is_no_base(tiny, wake, tmp_path):
     path = capaboost_vit.save_adapter(wake(tiny("lora")), tmp_path / "adapter.safetensors")
     assert_refused(tiny("lora"), path, "does not hold the weights of this VisionTransformer")
+
+
+def test_deit3_files_with_their_own_names_of_the_layer_scales_load(tmp_path):
+
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 4}
+    base = timm.create_model("deit3_small_patch16_224", **small)
+    state = {name: torch.randn(tensor.shape) for name, tensor in base.state_dict().items()}
+    theirs = {name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for name, t in state.items()}
+    assert "blocks.0.gamma_1" in theirs
+    save_file(theirs, tmp_path / "deit3.safetensors")
+    model = timm.create_model("deit3_small_capaboost_lora", **small)
+    load_base_weights(model, tmp_path / "deit3.safetensors")
+    assert torch.equal(model.blocks[1].ls2.gamma, state["blocks.1.ls2.gamma"])
+    assert torch.equal(model.blocks[0].attn.qkv.base.weight, state["blocks.0.attn.qkv.weight"])
