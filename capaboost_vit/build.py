@@ -26,7 +26,7 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         hint = f"did you mean {', '.join(near)}?" if near else "`capaboost models` lists the registered names"
         raise ValueError(f"timm has no model {config.model!r}: {hint}")
     implied = parse_name(config.model)
-    options = {"init_seed": config.seed, **config.method}
+    options = dict(config.method)
     name = options.pop("name", implied[1] if implied else None)
     if name is None:
         raise ValueError(
@@ -36,8 +36,8 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         raise ValueError(
             f"--method.name {name} contradicts --model {config.model}: use {implied[0]} for another method"
         )
-    if "init_seed" not in option_names(name) and "init_seed" not in config.method:
-        del options["init_seed"]
+    if "init_seed" in option_names(name):
+        options.setdefault("init_seed", config.seed)
     arguments: dict[str, Any] = {"num_classes": config.num_classes or num_classes, **config.model_kwargs}
     if config.num_classes is not None and config.num_classes < num_classes:
         raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")

@@ -72,10 +72,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         val_batches = ImageBatches(parts[config.val_split], plain, **held_out)
     # a mistake in --opt or --sched shows before there is a folder
     make_schedule(make_optimizer(model, config), config, len(train_batches))
+    counts = _count(model)
     _prepare_folder(folder, config)
     log = Log(folder, epochs=config.epochs, steps=len(train_batches))
     try:
-        log.say(_heading(config, model, data, parts))
+        sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+        log.say(
+            f"{config.model} on {config.data}: {len(data.classes)} classes, {sizes}; "
+            f"{counts['trained']:,} of {counts['total']:,} parameters trained"
+        )
         if not (config.pretrained or config.initial_checkpoint or config.method.get("name") == "full"):
             log.say("warning: the base weights are random: say --pretrained, or --initial-checkpoint FILE")
         speed = fit(model, train_batches, val_batches, prepare=prepare, config=config, log=log)
@@ -95,17 +100,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     draw_curves(
         {config.model: log.rows}, folder / "learning_curve.png", title=f"{config.model} on {Path(config.data).name}"
     )
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     result = {
         **accuracy,
         **speed,
         "model": config.model,
         "method": model.capaboost["methods"],  # type: ignore[index]
-        "parameters": {
-            "trained": trained,
-            "branches": sum(p.numel() for branch in branches(model).values() for p in branch.parameters()),
-            "total": sum(p.numel() for p in model.parameters()),
-        },
+        "parameters": counts,
         "adapter_bytes": adapter.stat().st_size,
         "data": {
             "spec": config.data,
@@ -212,14 +212,13 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False))
 
 
-def _heading(config: TrainConfig, model: nn.Module, data: ImageData, parts: dict[str, Any]) -> str:
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-    return (
-        f"{config.model} on {config.data}: {len(data.classes)} classes, {sizes}; "
-        f"{trained:,} of {total:,} parameters trained"
-    )
+def _count(model: nn.Module) -> dict[str, int]:
+    """Numbers of parameters: those with a gradient, those of the branches, all."""
+    return {
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "branches": sum(p.numel() for branch in branches(model).values() for p in branch.parameters()),
+        "total": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

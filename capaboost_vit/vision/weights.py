@@ -68,8 +68,7 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
         if name not in own or own[name].shape != state[name].shape:
             del state[name]
     added = tuple(f"{name}." for name in branches(model))
-    expected = {name: t.shape for name, t in own.items() if not name.startswith(added)} if added else own
-    missing = [name for name in expected if name not in state and not name.startswith(heads)]
+    missing = [name for name in own if name not in state and not name.startswith((*added, *heads))]
     foreign = [name for name in state if name not in own]
     wrong = [name for name in state if name in own and own[name].shape != state[name].shape]
     if missing or foreign or wrong:
