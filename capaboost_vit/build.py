@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+import torch
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
@@ -13,6 +14,15 @@ from .training.config import TrainConfig
 from .vision.adapt import adapt
 from .vision.registry import parse_name
 from .vision.weights import create_base, load_base_weights
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, by default cuda where there is one. Raises ValueError if it is not there."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:

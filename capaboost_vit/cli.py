@@ -183,7 +183,7 @@ def _train(arguments: Namespace) -> None:
 
 
 def _eval(arguments: Namespace) -> None:
-    from .run import evaluate_adapter
+    from .inference import evaluate_adapter
 
     right, total = evaluate_adapter(
         Path(arguments.adapter),
@@ -197,7 +197,7 @@ def _eval(arguments: Namespace) -> None:
 
 
 def _merge(arguments: Namespace) -> None:
-    from .run import merge_adapter
+    from .inference import merge_adapter
 
     path = merge_adapter(
         Path(arguments.adapter), Path(arguments.output), initial_checkpoint=arguments.initial_checkpoint

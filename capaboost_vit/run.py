@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import shutil
 import time
@@ -14,19 +13,17 @@ from typing import Any
 import timm
 import torch
 import yaml
-from safetensors.torch import save
 from torch import nn
 
 from . import _version
-from .build import build_data_config, build_model, build_transform
-from .core.adapter_file import read_header
+from .build import build_data_config, build_model, build_transform, pick_device
+from .core.atomic import write_text
 from .core.inject import branches
-from .core.merge import merge
 from .training.config import TrainConfig
 from .training.log import Log, draw_curves
 from .training.loop import evaluate, fit
 from .training.optim import make_optimizer, make_schedule
-from .vision.adapters import create_from_adapter, save_adapter
+from .vision.adapters import save_adapter
 from .vision.batches import ImageBatches, Normalise
 from .vision.data import ImageData, open_data
 
@@ -51,7 +48,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{folder} holds {present[0]} of another run: choose another --output, or pass --overwrite"
         )
     data = open_data(config.data)
-    device = _device(config)
+    device = pick_device(config.device)
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
     image_config = build_data_config(config, model)
@@ -87,7 +84,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         accuracy: dict[str, Any] = {"val_accuracy": log.rows[-1].get("val_accuracy"), "test_accuracy": None}
         if config.test_split in parts:
             test_batches = ImageBatches(parts[config.test_split], plain, keep=False, **held_out)
-            right, total = evaluate(model, test_batches, prepare=prepare, config=config)
+            confusion = evaluate(model, test_batches, prepare=prepare, config=config)
+            right, total = int(confusion.trace()), int(confusion.sum())
             accuracy |= {"test_accuracy": 100 * right / total, "test_right": right, "test_total": total}
             log.say(f"test accuracy {100 * right / total:.2f} % ({right} of {total})")
         else:
@@ -116,81 +114,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "machine": _machine(device),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    _write_json(folder / "result.json", result)
+    write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
-
-
-def evaluate_adapter(
-    adapter: Path,
-    *,
-    data: str | None = None,
-    split: str = "test",
-    initial_checkpoint: str | None = None,
-    batch_size: int = 256,
-    device: str | None = None,
-) -> tuple[int, int]:
-    """(right answers, all) of an adapter file, or of a run folder's, on one split of a data set.
-
-    Args:
-        data: what to evaluate on; None takes that of the run folder.
-        initial_checkpoint: the base weights; None takes those of the run folder, or timm's hub.
-
-    Raises:
-        ValueError: no data named, another number of classes, or what `create_from_adapter` refuses.
-    """
-    path, config = _finished(adapter)
-    spec = data or config.get("data")
-    if spec is None:
-        raise ValueError(f"{path} is not in a run folder: say --data")
-    images = open_data(spec)
-    model = _restored(path, config, initial_checkpoint)
-    if len(images.classes) > model.num_classes:  # type: ignore[operator]
-        raise ValueError(f"{spec} has {len(images.classes)} classes, the adapter {model.num_classes}")
-    settings = TrainConfig(device=device, validation_batch_size=batch_size)
-    target = _device(settings)
-    image_config = read_header(path)["input"]
-    batches = ImageBatches(images.split(split), build_transform(image_config), batch_size=batch_size, keep=False)
-    return evaluate(model.to(target), batches, prepare=Normalise(image_config, target), config=settings)
-
-
-def merge_adapter(adapter: Path, output: Path, *, initial_checkpoint: str | None = None) -> Path:
-    """Writes the merged model's state dict, a plain timm checkpoint in safetensors form; returns the path.
-
-    Raises:
-        FileExistsError: the output is there already. ValueError: the method cannot be merged (all but LoRA).
-    """
-    if output.exists():
-        raise FileExistsError(f"{output} exists: choose another --output")
-    path, config = _finished(adapter)
-    merged = merge(_restored(path, config, initial_checkpoint), inplace=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
-    return output
-
-
-def _finished(adapter: Path) -> tuple[Path, dict[str, Any]]:
-    """The adapter file and, where there is one beside it, the configuration of its run."""
-    path = adapter / "adapter.safetensors" if adapter.is_dir() else adapter
-    if not path.is_file():
-        raise FileNotFoundError(f"no adapter file at {path}")
-    config = path.parent / "config.yaml"
-    return path, yaml.safe_load(config.read_text()) if config.exists() else {}
-
-
-def _restored(path: Path, config: dict[str, Any], initial_checkpoint: str | None) -> nn.Module:
-    """The model of an adapter file on the base weights given, those of its run, or those of timm's hub."""
-    checkpoint = initial_checkpoint or config.get("initial_checkpoint")
-    if config and not (checkpoint or config["pretrained"] or config["method"].get("name") == "full"):
-        raise ValueError(f"the base weights of {path} were random, and nobody kept them: train with --pretrained")
-    return create_from_adapter(path, initial_checkpoint=checkpoint)
-
-
-def _device(config: TrainConfig) -> torch.device:
-    name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def _split_names(config: TrainConfig, data: ImageData) -> list[str]:
@@ -209,7 +134,7 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     resolved = dataclasses.asdict(config)
-    (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False))
+    write_text(folder / "config.yaml", yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False))
 
 
 def _count(model: nn.Module) -> dict[str, int]:
@@ -226,10 +151,3 @@ def _machine(device: torch.device) -> dict[str, Any]:
     versions = {"capaboost_vit": _version.__version__, "timm": timm.__version__, "torch": torch.__version__}
     versions["python"] = platform.python_version()
     return {"device": f"{device.type}: {name}", "threads": torch.get_num_threads(), "versions": versions}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes beside the place and renames: a crash leaves no half file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, path)

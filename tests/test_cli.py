@@ -246,7 +246,7 @@ def test_an_interrupt_ends_with_130_and_one_line(call, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("capaboost_vit.run.evaluate_adapter", interrupt)
+    monkeypatch.setattr("capaboost_vit.inference.evaluate_adapter", interrupt)
     assert call("eval", "x") == (130, "", "capaboost eval: interrupted\n")
 
 

@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import capaboost_vit
 from capaboost_vit import run
-from capaboost_vit.run import evaluate_adapter, merge_adapter, train
+from capaboost_vit.inference import evaluate_adapter, merge_adapter
+from capaboost_vit.run import train
 from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.vision.data import Split
 

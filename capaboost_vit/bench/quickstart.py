@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..run import merge_adapter, train
+from ..inference import merge_adapter
+from ..run import train
 from ..training.config import TrainConfig
 from ..training.log import draw_curves
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from .atomic import replacing
 from .inject import branches, namer
 from .layers import TiedMaskedWeight
 
@@ -62,16 +62,8 @@ def write_adapter_file(
             for name in sorted(mask_names)
         },
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(save(packed, metadata={FORMAT: _sealed(header, packed)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(save(packed, metadata={FORMAT: _sealed(header, packed)}))
     return path
 
 

@@ -99,8 +99,8 @@ def fit(
             "train_accuracy": 100 * correct / seen,
         }
         if val is not None:
-            right, total = evaluate(model, val, prepare=prepare, config=config)
-            row["val_accuracy"] = 100 * right / total
+            confusion = evaluate(model, val, prepare=prepare, config=config)
+            row["val_accuracy"] = 100 * int(confusion.trace()) / int(confusion.sum())
         row["images_per_second"] = images / seconds
         row["seconds"] = seconds
         log.scalars({f"epoch/{name}": value for name, value in row.items() if name != "epoch"}, epoch + 1)
@@ -111,18 +111,23 @@ def fit(
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], *, prepare: Callable[[Batch], Batch], config: TrainConfig
-) -> tuple[int, int]:
-    """(right answers, all): exact integer counts, each image once. Leaves the model in evaluation mode."""
+) -> Tensor:
+    """Confusion matrix (C, C), int64: how often label i was answered with class j, each image once.
+
+    Its trace is the number of right answers, its sum that of all. Leaves the model in evaluation mode.
+    """
     model.eval()
     device = next(model.parameters()).device
-    right = total = 0
+    confusion = torch.zeros(0, 0, dtype=torch.int64)
     for batch in batches:
         inputs, targets = prepare(batch)
         with autocast(config, device):
             logits = model(inputs)
-        right += int((logits.argmax(-1) == targets).sum())
-        total += len(targets)
-    return right, total
+        classes = logits.shape[-1]
+        pairs = (targets * classes + logits.argmax(-1)).cpu()
+        counts = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+        confusion = confusion + counts if len(confusion) else counts
+    return confusion
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import capaboost_vit
-from capaboost_vit.core import adapter_file
+from capaboost_vit.core import adapter_file, atomic
 from capaboost_vit.core.adapter_file import FORMAT, fingerprint
 
 METHODS = ("lora", "adapter", "prefix", "prompt")
@@ -227,7 +227,7 @@ def test_saving_replaces_the_file_whole_and_leaves_nothing_beside_it(trained, tm
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(adapter_file.os, "fsync", fail)
+    monkeypatch.setattr(atomic.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         capaboost_vit.save_adapter(model, path)
     assert path.read_bytes() == content

@@ -1,0 +1,58 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# seconds between the steps of a write; only tests set it, to hit a process inside of one
+_PAUSE = "CAPABOOST_SAVE_PAUSE"
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a hidden name beside `path` to write to; then it is flushed to the disk and takes the place of `path`.
+
+    A crash at any instant leaves the old file or the new one, and at most a hidden `.NAME.PID.partial`. If the block
+    raises, the old file stays and the hidden one is removed. Folders above are made.
+
+    Raises:
+        OSError: the file cannot be written, flushed or renamed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _pause()
+        _flush(partial)
+        _pause()
+        os.replace(partial, path)
+        _pause()
+        _flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    """fsync of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pause() -> None:
+    seconds = os.environ.get(_PAUSE)
+    if seconds:
+        time.sleep(float(seconds))
