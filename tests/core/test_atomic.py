@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -41,26 +39,41 @@ def test_an_error_of_the_writer_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_text(path, "old")
     with pytest.raises(ZeroDivisionError), replacing(path) as partial:
-        partial.write_text("half")
-        raise ZeroDivisionError
+        partial.write_text(str(1 // 0))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.35, 0.65, 0.95])
-def test_a_kill_between_the_steps_leaves_the_old_file_or_the_new_one(tmp_path, delay):
+KILLED = """
+import os, sys
+from capaboost_vit.core import atomic
+
+def pause(left=[int(sys.argv[2])]):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), 9)
+
+atomic._pause = pause
+atomic.write_text(sys.argv[1], "new")
+"""
+
+
+@pytest.mark.parametrize(("instant", "content"), [(1, "old"), (2, "old"), (3, "new")])
+def test_a_kill_between_the_steps_leaves_the_old_file_or_the_new_one(tmp_path, instant, content):
     path = tmp_path / "file"
     write_text(path, "old")
-    code = f"import sys; from capaboost_vit.core.atomic import write_text; print(flush=True); write_text({str(path)!r}, 'new')"
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "CAPABOOST_SAVE_PAUSE": "0.3"},
-    )
-    writer.stdout.readline()
-    time.sleep(delay)
-    writer.kill()
-    assert writer.wait() == -signal.SIGKILL
-    assert path.read_text() == ("old" if delay < 0.6 else "new")
-    others = [p for p in tmp_path.iterdir() if p != path]
-    assert [p.name.endswith(".partial") for p in others] == [True] * (delay < 0.6)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(instant)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == content
+    others = [p.name for p in tmp_path.iterdir() if p != path]
+    assert [name.endswith(".partial") for name in others] == [True] * (content == "old")
+
+
+def test_tests_can_widen_the_window_between_the_steps(tmp_path, monkeypatch):
+    naps = []
+    monkeypatch.setattr(atomic.time, "sleep", naps.append)
+    write_text(tmp_path / "file", "quick")
+    assert naps == []
+    monkeypatch.setenv("CAPABOOST_SAVE_PAUSE", "0.25")
+    write_text(tmp_path / "file", "slow")
+    assert naps == [0.25] * 3
