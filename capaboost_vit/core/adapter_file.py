@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from .atomic import replacing
 from .inject import branches, namer
 from .layers import TiedMaskedWeight
+from .sealed import digest, read_sealed, write_sealed
 
 FORMAT = "capaboost_vit.adapter"
 VERSION = 1
-_MAX_HEADER = 16 * 1024 * 1024  # bytes of a plausible safetensors header
 # options that the stored tensors tell (names, shapes, masks), or that matter in training only
 _SHOWN = ("targets", "density", "pattern", "mask_seed", "init_seed", "dropout")
 
@@ -49,10 +43,7 @@ def write_adapter_file(
         name: torch.from_numpy(np.packbits((t.cpu().numpy() > 0).reshape(-1))) if name in mask_names else t
         for name, t in tensors.items()
     }
-    packed = {name: t.detach().cpu().contiguous().clone() for name, t in packed.items()}
     header = {
-        "format": FORMAT,
-        "format_version": VERSION,
         **header,
         "base": {**header.get("base", {}), "fingerprint": fingerprint(rest)},
         "methods": _methods(model),
@@ -62,8 +53,7 @@ def write_adapter_file(
             for name in sorted(mask_names)
         },
     }
-    with replacing(path) as partial:
-        partial.write_bytes(save(packed, metadata={FORMAT: _sealed(header, packed)}))
+    write_sealed(path, FORMAT, VERSION, header, packed)
     return path
 
 
@@ -80,30 +70,7 @@ def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         AdapterFileError: not a safetensors file (a pickle, say), truncated or changed, not of this format or of an
             unknown version, or holding values that are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no adapter file at {path}")
-    _check_container(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise AdapterFileError(f"{path} is damaged: {error}") from error
-    if FORMAT not in metadata:
-        raise AdapterFileError(f"{path} is a safetensors file, but not an adapter file of capaboost_vit")
-    try:
-        header = json.loads(metadata[FORMAT])
-        header.pop("sha256")
-    except (ValueError, AttributeError, KeyError) as error:
-        raise AdapterFileError(f"{path} is damaged: its header is no JSON object with a SHA-256") from error
-    if metadata[FORMAT] != _sealed(header, tensors):
-        raise AdapterFileError(f"{path} is damaged: its content does not have the SHA-256 that was stored with it")
-    if header.get("format_version") != VERSION:
-        raise AdapterFileError(
-            f"{path} has format version {header.get('format_version')!r}, this release reads version {VERSION}: "
-            "upgrade capaboost_vit"
-        )
+    header, tensors = read_sealed(path, FORMAT, VERSION, error=AdapterFileError)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
@@ -161,7 +128,7 @@ def load_adapter_file(model: nn.Module, path: str | Path, *, head: tuple[str, ..
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
     rounded = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in tensors.items()}
-    return _digest(rounded, "")
+    return digest(rounded)
 
 
 def _methods(model: nn.Module) -> list[dict[str, Any]]:
@@ -192,34 +159,6 @@ def _split(
         {name: state[name].detach() for name in sorted(state.keys() - inside)},
         masks,
     )
-
-
-def _sealed(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """The header as JSON, with the SHA-256 of itself and the tensors; the same content gives the same text."""
-    digest = _digest(tensors, json.dumps(header, sort_keys=True))
-    return json.dumps({**header, "sha256": digest}, sort_keys=True)
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _check_container(path: Path) -> None:
-    """Refuses what is no complete safetensors file, before any parser sees it."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if 0 < length <= min(_MAX_HEADER, size - 8):
-        return  # a header's length may well begin with the byte of a pickle
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise AdapterFileError(f"{path} is a pickle (torch.save), which can run code: only .safetensors files are read")
-    raise AdapterFileError(f"{path} is truncated or no safetensors file ({size} bytes)")
 
 
 def _origin(header: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import capaboost_vit
-from capaboost_vit.core import adapter_file, atomic
+from capaboost_vit.core import atomic, sealed
 from capaboost_vit.core.adapter_file import FORMAT, fingerprint
 
 METHODS = ("lora", "adapter", "prefix", "prompt")
@@ -70,7 +70,7 @@ def rewrite(path: Path, *, change_header=lambda h: None, change_tensors=lambda t
     change_header(header)
     change_tensors(tensors)
     del header["sha256"]
-    save_file(tensors, path, metadata={FORMAT: adapter_file._sealed(header, tensors)})
+    save_file(tensors, path, metadata={FORMAT: sealed._seal(header, tensors)})
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------
