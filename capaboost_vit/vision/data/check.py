@@ -1,0 +1,147 @@
+"""Looks at every image of a data set, once, and counts what a person would want to know before training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+from PIL import Image
+
+from .image import to_rgb
+from .report import DataReport, Shared, SplitReport
+from .scan import in_threads
+from .split import ImageData, Split
+
+_SMALL, _LARGE, _RATIO = 32, 50_000_000, 4
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one look at an image tells; a reason where it cannot be read."""
+
+    digest: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    odd: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def check_data(data: ImageData, *, progress: Callable[[int], None] | None = None) -> DataReport:
+    """Decodes and hashes every image of every split.
+
+    Duplicates are images with the same bytes (the same pixels, where the set holds no encoded images): one that was
+    encoded again is not found. A split whose files are all in another one, as train800 in train800val200, is meant to
+    be so and no duplicate, unless one of the two is a test split.
+
+    Args:
+        progress: is told how many images, over all splits, have been looked at, after each.
+    """
+    reports = {}
+    places: dict[bytes, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))  # by content, then by split
+    done = 0
+    for name, split in data.splits.items():
+        seen: list[_Seen] = []
+        for one in in_threads(lambda i, split=split: _look(split, i), len(split), workers=os.cpu_count() or 1):  # type: ignore[misc]
+            if one.digest:
+                places[one.digest][name].append(len(seen))
+            seen.append(one)
+            done += 1
+            if progress is not None:
+                progress(done)
+        reports[name] = _summary(split, seen, len(data.classes))
+    within = {name: _copies(data, name, places) for name in data.splits}
+    pairs = [pair for pair in combinations(data.splits, 2) if not _nested(data, *pair)]
+    between = {pair: _shared(data, pair, places) for pair in pairs}
+    return DataReport(
+        spec=data.spec,
+        classes=data.classes,
+        splits=reports,
+        copies={name: found for name, found in within.items() if found.count},
+        shared={pair: found for pair, found in between.items() if found.count},
+        contradictions=_contradictions(data, places),
+        unlabelled=data.unlabelled,
+    )
+
+
+def _look(split: Split, index: int) -> _Seen:
+    try:
+        with split.naming(index):
+            opened, content = split.stored(index)
+            with opened as image:
+                odd = _odd(image)
+                to_rgb(image)
+                return _Seen(hashlib.sha256(content).digest(), image.size, odd)
+    except ValueError as error:
+        return _Seen(reason=str(error))
+
+
+def _odd(image: Image.Image) -> tuple[str, ...]:
+    width, height = image.size
+    kinds = {
+        f"mode {image.mode}": image.mode != "RGB",
+        "turned by EXIF": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
+        "several frames": getattr(image, "is_animated", False),
+        f"smaller than {_SMALL} px": min(width, height) < _SMALL,
+        f"longer than {_RATIO}:1": max(width, height) > _RATIO * min(width, height),
+        f"over {_LARGE // 1_000_000} megapixels": width * height > _LARGE,
+    }
+    return tuple(kind for kind, true in kinds.items() if true)
+
+
+def _summary(split: Split, seen: list[_Seen], classes: int) -> SplitReport:
+    counts = Counter(split.labels)
+    sizes = sorted((one.size for one in seen if not one.reason), key=lambda size: (size[0] * size[1], size))
+    return SplitReport(
+        images=len(split),
+        class_counts=tuple(counts[label] for label in range(classes)),
+        unreadable={index: one.reason for index, one in enumerate(seen) if one.reason},
+        odd=dict(Counter(kind for one in seen for kind in one.odd).most_common()),
+        sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
+    )
+
+
+def _where(data: ImageData, name: str, index: int) -> str:
+    split = data.splits[name]
+    return split.locate(split.names[index])
+
+
+def _copies(data: ImageData, name: str, places: dict[bytes, dict[str, list[int]]]) -> Shared:
+    """Images of a split whose content another one before them has."""
+    groups = [at[name] for at in places.values() if len(at.get(name, ())) > 1]
+    example = (_where(data, name, groups[0][0]), _where(data, name, groups[0][1])) if groups else None
+    return Shared(sum(len(group) - 1 for group in groups), example)
+
+
+def _nested(data: ImageData, first: str, second: str) -> bool:
+    a, b = data.splits[first], data.splits[second]
+    if a.open != b.open or first.startswith("test") or second.startswith("test"):
+        return False
+    names = set(a.names), set(b.names)
+    return names[0] <= names[1] or names[1] <= names[0]
+
+
+def _shared(data: ImageData, pair: tuple[str, str], places: dict[bytes, dict[str, list[int]]]) -> Shared:
+    """Images of the second split whose content is in the first one too."""
+    first, second = pair
+    found = [(at[first][0], at[second]) for at in places.values() if first in at and second in at]
+    example = (_where(data, first, found[0][0]), _where(data, second, found[0][1][0])) if found else None
+    return Shared(sum(len(indices) for _, indices in found), example)
+
+
+def _contradictions(data: ImageData, places: dict[bytes, dict[str, list[int]]]) -> tuple[str, ...]:
+    """One line per content that stands under several labels: where it is, and as what."""
+    lines = []
+    for at in places.values():
+        first: dict[int, str] = {}
+        for name, indices in at.items():
+            for index in indices:
+                label = data.splits[name].labels[index]
+                if label not in first:
+                    first[label] = _where(data, name, index)
+        if len(first) > 1:
+            lines.append(", ".join(f"{place} ({data.classes[label]})" for label, place in sorted(first.items())))
+    return tuple(lines)

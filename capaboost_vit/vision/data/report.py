@@ -1,0 +1,137 @@
+"""What a check of a data set found, as values, as a list of problems, and as a page of text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_WIDTH = 80
+_LISTED = 10
+_FEW = 5
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split: its images, and images per class; reasons by index; kinds of odd images; smallest, median, largest."""
+
+    images: int
+    class_counts: tuple[int, ...]
+    unreadable: dict[int, str]
+    odd: dict[str, int]
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None  # (width, height) by area
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How many images are also elsewhere, and where the first of them is found twice."""
+
+    count: int
+    example: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `check_data` found.
+
+    Args:
+        copies: by split, images that occur in it again.
+        shared: by pair of splits, images of the second that are in the first too.
+        contradictions: one line per image that stands under several labels.
+    """
+
+    spec: str
+    classes: tuple[str, ...]
+    splits: dict[str, SplitReport]
+    copies: dict[str, Shared]
+    shared: dict[tuple[str, str], Shared]
+    contradictions: tuple[str, ...]
+    unlabelled: tuple[str, ...] = field(default=())
+
+    @property
+    def problems(self) -> list[str]:
+        """What should be put right, or known, before training: one line each, the gravest first."""
+        lines = [f"{name}: {reason}" for name, part in self.splits.items() for reason in part.unreadable.values()]
+        for (first, second), found in self.shared.items():
+            lines.append(f"{first} and {second} share {_images(found.count)}{_example(found)}")
+        lines += [f"one image under several labels: {line}" for line in self.contradictions]
+        for name, found in self.copies.items():
+            lines.append(f"{name} holds {_images(found.count)} more than once{_example(found)}")
+        for name, part in self.splits.items():
+            missing = [self.classes[i] for i, count in enumerate(part.class_counts) if count == 0]
+            if missing:
+                lines.append(f"{name} has no image of {_some(missing)}")
+        lines += [f"{name} has no labels and is left out" for name in self.unlabelled]
+        return lines
+
+    def text(self) -> str:
+        """The report for a terminal: at most 80 columns, long lists abbreviated."""
+        return "\n".join(line.rstrip() for line in self._lines()).encode("utf-8", "backslashreplace").decode() + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        yield from _wrap(f"{self.spec}: {len(self.classes)} classes", "")
+        yield ""
+        yield f"{'split':15} {'images':>8} {'unreadable':>10}   smallest, median, largest image"
+        for name, part in self.splits.items():
+            sizes = ", ".join(f"{width}x{height}" for width, height in part.sizes or ())
+            yield f"{_short(name, 15):15} {part.images:>8} {len(part.unreadable):>10}   {sizes}"
+        yield ""
+        yield from self._class_lines()
+        yield ""
+        odd = {name: part.odd for name, part in self.splits.items() if part.odd}
+        yield "Unusual images, which are read nevertheless:" if odd else "No unusual images."
+        for name, kinds in odd.items():
+            yield from _wrap(f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()), "  ")
+        yield ""
+        problems = self.problems
+        yield f"Problems: {len(problems)}" if problems else "No problems found."
+        for line in problems[:_LISTED]:
+            yield from _wrap(line, "  ")
+        if len(problems) > _LISTED:
+            yield f"  and {len(problems) - _LISTED} more"
+
+    def _class_lines(self) -> Iterator[str]:
+        """Images per class and split: all, or the rarest and the most frequent by their sum."""
+        shown = list(self.splits)[:5]
+        totals = [sum(self.splits[name].class_counts[i] for name in shown) for i in range(len(self.classes))]
+        order = list(range(len(self.classes)))
+        if len(order) > 2 * _LISTED + 4:
+            by_size = sorted(order, key=lambda i: (totals[i], i))
+            order = [*by_size[:_LISTED], -1, *by_size[-_LISTED:]]
+        columns = {name: min(14, max(8, len(name))) for name in shown}
+        room = _WIDTH - sum(columns.values()) - len(columns)
+        wide = min(room, max(16, *(len(name) for name in self.classes)))
+        yield f"{'images per class':{wide}}" + "".join(f" {_short(name, 14):>{w}}" for name, w in columns.items())
+        for i in order:
+            if i < 0:
+                yield f"... {len(self.classes) - 2 * _LISTED} classes between the rarest and the most frequent"
+                continue
+            counts = ((self.splits[name].class_counts[i], width) for name, width in columns.items())
+            yield f"{_short(self.classes[i], wide):{wide}}" + "".join(f" {count:>{width}}" for count, width in counts)
+        few = {name: sum(0 < count < _FEW for count in part.class_counts) for name, part in self.splits.items()}
+        if any(few.values()):
+            found = ", ".join(f"{name} {count} classes" for name, count in few.items() if count)
+            yield from _wrap(f"with 1 to {_FEW - 1} images: {found}", "")
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
+
+
+def _example(found: Shared) -> str:
+    return f", such as {found.example[0]} and {found.example[1]}" if found.example else ""
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ("1 class: " if len(names) == 1 else f"{len(names)} classes: ") + ", ".join(names[:_LISTED]) + more
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
+    ) or [indent]

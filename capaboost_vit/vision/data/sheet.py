@@ -1,0 +1,90 @@
+"""A picture with some images of each class, to look at before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ...core.atomic import replacing
+from .split import ImageData, Split
+
+_CLASSES = 20
+_THUMB, _GAP, _MARGIN = 104, 6, 20
+_TITLE, _FOOT = 64, 34
+_INK, _FAINT, _PAPER, _EMPTY, _RED = "#1a1a1a", "#6b6b6b", "#ffffff", "#eeeeee", "#d62728"
+
+
+def draw_contact_sheet(
+    data: ImageData, path: str | Path, *, columns: int = 8, seed: int = 0, split: str | None = None
+) -> Path:
+    """Writes a PNG with up to `columns` images of each of the first 20 classes, drawn at random; returns the path.
+
+    An image that cannot be read is a red cross. Raises ValueError for fewer than one column, or an unknown split.
+
+    Args:
+        split: which one; None takes train, or the first one there is.
+    """
+    if columns < 1:
+        raise ValueError(f"a contact sheet needs a column at least, got {columns}")
+    name = split or ("train" if data.has("train") else next(iter(data.splits)))
+    part = data.split(name)
+    shown = data.classes[:_CLASSES]
+    large, bold, small = (ImageFont.load_default(size) for size in (24, 17, 14))
+    widest = max(bold.getlength(label) for label in shown)
+    names = int(min(max(widest, 90), 230)) + 2 * _GAP
+    width = 2 * _MARGIN + names + columns * (_THUMB + _GAP) - _GAP
+    height = 2 * _MARGIN + _TITLE + len(shown) * (_THUMB + _GAP) - _GAP + (_FOOT if len(data.classes) > _CLASSES else 0)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title = f"{Path(data.spec).name or data.spec}: {name}"
+    draw.text((_MARGIN, _MARGIN), _fit(title, large, width - 2 * _MARGIN), _INK, large)
+    line = f"{len(part):,} images, {len(data.classes)} classes; drawn at random with seed {seed}"
+    draw.text((_MARGIN, _MARGIN + 32), _fit(line, small, width - 2 * _MARGIN), _FAINT, small)
+    by_class: list[list[int]] = [[] for _ in data.classes]
+    for index, label in enumerate(part.labels):
+        by_class[label].append(index)
+    for label, class_name in enumerate(shown):
+        top = _MARGIN + _TITLE + label * (_THUMB + _GAP)
+        found = by_class[label]
+        draw.text((_MARGIN, top + _THUMB // 2 - 20), _fit(class_name, bold, names - 2 * _GAP), _INK, bold)
+        count = "1 image" if len(found) == 1 else f"{len(found):,} images"
+        draw.text((_MARGIN, top + _THUMB // 2 + 4), count, _FAINT, small)
+        chosen = np.random.default_rng([seed, label]).permutation(found)[:columns]
+        for column, index in enumerate(chosen.tolist()):
+            _place(sheet, draw, part, int(index), (_MARGIN + names + column * (_THUMB + _GAP), top))
+    if len(data.classes) > _CLASSES:
+        more = f"and {len(data.classes) - _CLASSES} more classes"
+        draw.text((_MARGIN, height - _MARGIN - 16), more, _FAINT, small)
+    with replacing(path) as partial:
+        sheet.save(partial, "png")
+    return Path(path)
+
+
+def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, part: Split, index: int, corner: tuple[int, int]) -> None:
+    """One image, whole, in the middle of its square."""
+    x, y = corner
+    draw.rectangle((x, y, x + _THUMB - 1, y + _THUMB - 1), _EMPTY)
+    try:
+        image = part.image(index)
+    except ValueError:
+        inner = _THUMB // 4
+        ends = (x + inner, y + inner, x + _THUMB - inner, y + _THUMB - inner)
+        draw.line(ends, _RED, 6)
+        draw.line((ends[0], ends[3], ends[2], ends[1]), _RED, 6)
+        return
+    scale = _THUMB / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    kind = Image.Resampling.NEAREST if scale > 4 else Image.Resampling.LANCZOS  # few pixels are shown as they are
+    image = image.resize((size[0], size[1]), kind)
+    sheet.paste(image, (x + (_THUMB - size[0]) // 2, y + (_THUMB - size[1]) // 2))
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, its end cut off where it is too wide."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

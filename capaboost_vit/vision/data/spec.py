@@ -1,0 +1,77 @@
+"""From what stands behind `--data` to a data set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .digits import read_digits
+from .layouts import lists_of, read_folders, read_lists
+from .split import ImageData
+from .tables import is_table_folder, read_table
+from .torchvision_sets import read_torchvision
+from .tree import Folder, FolderWithZip, Zip
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
+_CHOICES = "give digits, or the path of an image folder, a .zip or a .parquet, owner/name on the hub, torchvision:NAME"
+
+
+def open_data(
+    spec: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    root: str | None = None,
+    download: bool = False,
+) -> ImageData:
+    """Reads which images a data set has, and their labels; no image yet. A local path wins over other readings.
+
+    - `digits`, or `digits:5-9` for some of its classes: scikit-learn's 1,797 digits, split by half, quarter, quarter;
+    - a folder, or a `.zip` that holds one, which is read without unpacking:
+      - with lists `train.txt`, `val.txt`, `test.txt` (or VTAB-1k's train800, val200, train800val200, test) of
+        `path label` lines, paths relative to the folder or inside its `images.zip`; class names in `classes.txt`;
+      - with train/, val/ (optional), test/ (optional) that hold one folder of images per class;
+      - of class folders, split 80 / 10 / 10 per class in a fixed order that only depends on file names;
+    - a `.parquet` file; a folder with parquet files, with metadata.csv or metadata.jsonl that labels images, or one
+      that `datasets` saved: its own splits;
+    - `owner/name` or `owner/name:config`: a data set of the Hugging Face hub, with its own splits;
+    - `torchvision:CIFAR10` and the like.
+
+    Args:
+        image_column, label_column: of parquet, metadata and hub sets; None finds them by type, then by usual names.
+        root: where torchvision's files are; None takes `~/.cache/capaboost_vit/torchvision`.
+        download: let torchvision download what is not there.
+
+    Raises:
+        FileNotFoundError: no such folder, file, hub set or torchvision files, or the hub cannot be reached.
+        ValueError: nothing usable there, or something that is wrong, by file and line or by split and row.
+    """
+    columns = {"image_column": image_column, "label_column": label_column}
+    path = Path(spec).expanduser()
+    if spec.strip() and path.is_dir():
+        return _open_folder(spec, path, columns)
+    if path.is_file():
+        if path.suffix.lower() == ".parquet":
+            return read_table(spec, path, **columns)
+        if path.suffix.lower() == ".zip":
+            return _open_zip(spec, Zip(path, look_through=True))
+        raise ValueError(f"{spec} is a file, but neither .zip nor .parquet: {_CHOICES}")
+    if spec == "digits" or spec.startswith("digits:"):
+        return read_digits(spec)
+    if spec.lower().startswith("torchvision:"):
+        return read_torchvision(spec, root=root, download=download)
+    if _HUB_NAME.fullmatch(spec) and path.suffix.lower() not in (".zip", ".parquet"):
+        return read_table(spec, None, **columns)
+    raise FileNotFoundError(f"no data at {spec!r}: {_CHOICES}")
+
+
+def _open_folder(spec: str, path: Path, columns: dict[str, str | None]) -> ImageData:
+    lists = lists_of(Folder(path))
+    if lists:
+        return read_lists(spec, FolderWithZip(path) if (path / "images.zip").exists() else Folder(path), lists)
+    return read_table(spec, path, **columns) if is_table_folder(path) else read_folders(spec, Folder(path))
+
+
+def _open_zip(spec: str, tree: Zip) -> ImageData:
+    lists = lists_of(tree)
+    return read_lists(spec, tree, lists) if lists else read_folders(spec, tree)

@@ -1,0 +1,134 @@
+"""A data set in memory: names and labels of its images by split, and how to read the i-th; no pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from PIL import Image
+
+from .image import decode, refuse_bomb, to_rgb
+
+_ALIASES = {
+    "train": ("train", "train800", "trainval"),
+    "val": ("val", "valid", "validation", "dev", "val200"),
+    "test": ("test",),
+}
+_HASHED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split.
+
+    Args:
+        names: one per image; they do not depend on where the data lies.
+        labels: from 0, one per image.
+        open: from a name to encoded bytes, or to a PIL image; it must survive pickling, for loader processes.
+        locate: from a name to the words by which a person finds the image, such as its full path.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    open: Callable[[str], bytes | Image.Image] = field(repr=False)
+    locate: Callable[[str], str] = field(default=str, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> Image.Image:
+        """The image as RGB, upright. Raises ValueError that names the file if it cannot be read."""
+        with self.naming(index), self.stored(index)[0] as image:
+            return to_rgb(image)
+
+    def content(self, index: int) -> bytes:
+        """The encoded bytes; mode, size and pixels where there are none. Raises ValueError that names the file."""
+        with self.naming(index):
+            read = self.open(self.names[index])
+            if isinstance(read, bytes):
+                return read
+            with read as image:
+                return _pixels(image)
+
+    def stored(self, index: int) -> tuple[Image.Image, bytes]:
+        """The image as it is stored, its pixels perhaps not yet read, and its `content`.
+
+        Raises what the decoder raises, and ValueError for an image that is too large: use it inside `naming`.
+        """
+        read = self.open(self.names[index])
+        image = decode(read) if isinstance(read, bytes) else read
+        refuse_bomb(image)
+        return image, read if isinstance(read, bytes) else _pixels(image)
+
+    @contextmanager
+    def naming(self, index: int) -> Iterator[None]:
+        """Turns any exception of the block into a ValueError that names the file."""
+        try:
+            yield
+        except Exception as error:  # decoders raise whatever the damaged bytes lead them to
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"cannot read the image {self.locate(self.names[index])}: {reason}") from error
+
+    def record(self) -> dict[str, int | str]:
+        """The fingerprint that is stored with a result.
+
+        `images`: their number; `sha256`: over all names, all labels, and the contents in order until a GiB has been
+        read; `hashed_images`: how many contents went in.
+        """
+        digest = hashlib.sha256()
+        for name, label in zip(self.names, self.labels, strict=True):
+            digest.update(f"{name}\0{label}\n".encode("utf-8", "surrogateescape"))
+        hashed, read = 0, 0
+        while hashed < len(self) and read < _HASHED_BYTES:
+            content = self.content(hashed)
+            digest.update(f"{len(content)}\n".encode())
+            digest.update(content)
+            hashed, read = hashed + 1, read + len(content)
+        return {"images": len(self), "sha256": digest.hexdigest(), "hashed_images": hashed}
+
+    def without(self, indices: Iterable[int]) -> Split:
+        """The split without some of its images, in the same order. Raises IndexError for an index that is not there."""
+        left_out = set(indices)
+        for index in left_out:
+            if not 0 <= index < len(self):
+                raise IndexError(f"no image {index} in a split of {len(self)}")
+        kept = [i for i in range(len(self)) if i not in left_out]
+        return replace(self, names=tuple(self.names[i] for i in kept), labels=tuple(self.labels[i] for i in kept))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """The splits of a data set by name, and its class names in the order of the labels.
+
+    `unlabelled` names splits that are there, but whose labels are not: nothing can be done with them here.
+    """
+
+    spec: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    unlabelled: tuple[str, ...] = ()
+
+    def split(self, name: str) -> Split:
+        """A split by its name, or by a usual alias (train: train800, trainval; val: valid, validation, dev, val200).
+
+        Raises:
+            ValueError: there is none, or it has no labels.
+        """
+        for candidate in (name, *_ALIASES.get(name, ())):
+            if candidate in self.splits:
+                return self.splits[candidate]
+            if candidate in self.unlabelled:
+                raise ValueError(f"{self.spec}: the split {candidate!r} has no labels")
+        raise ValueError(f"{self.spec} has no split {name!r}; it has: {', '.join(self.splits)}")
+
+    def has(self, name: str) -> bool:
+        """Whether `split(name)` would succeed."""
+        found = (n for n in (name, *_ALIASES.get(name, ())) if n in self.splits or n in self.unlabelled)
+        return next(found, None) in self.splits
+
+
+def _pixels(image: Image.Image) -> bytes:
+    refuse_bomb(image)
+    return f"{image.mode} {image.width} {image.height}\n".encode() + image.tobytes()

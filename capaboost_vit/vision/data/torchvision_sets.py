@@ -1,0 +1,148 @@
+"""The data sets for image classification that torchvision can read and download."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .image import decode
+from .labels import number_labels
+from .split import ImageData, Split
+
+# with a flag for train, with names of splits, and with one part for all images, which is called train here
+_BY_FLAG = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS")
+_BY_NAME = {
+    "CLEVRClassification": ("train", "val", "test"),
+    "Country211": ("train", "valid", "test"),
+    "DTD": ("train", "val", "test"),
+    "FER2013": ("train", "test"),
+    "FGVCAircraft": ("train", "val", "trainval", "test"),
+    "Flowers102": ("train", "val", "test"),
+    "Food101": ("train", "test"),
+    "GTSRB": ("train", "test"),
+    "ImageNet": ("train", "val"),
+    "Imagenette": ("train", "val"),
+    "OxfordIIITPet": ("trainval", "test"),
+    "PCAM": ("train", "val", "test"),
+    "RenderedSST2": ("train", "val", "test"),
+    "STL10": ("train", "test"),
+    "SVHN": ("train", "test"),
+    "StanfordCars": ("train", "test"),
+}
+_WHOLE = ("Caltech101", "Caltech256", "EuroSAT", "SEMEION", "SUN397")
+_LABELS = ("targets", "_labels", "labels", "y")
+_SAMPLES = ("samples", "_samples")
+
+
+def default_root() -> Path:
+    """Where downloads go: `capaboost_vit/torchvision` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "capaboost_vit" / "torchvision"
+
+
+def read_torchvision(spec: str, *, root: str | None = None, download: bool = False) -> ImageData:
+    """`torchvision:NAME`, in upper or lower case, of the classification sets.
+
+    Raises:
+        ValueError: no such set, or it cannot be read. FileNotFoundError: it is not below the root. OSError: it cannot
+            be downloaded.
+    """
+    name = _set_name(spec)
+    folder = Path(root).expanduser() if root else default_root()
+    parts: dict[str, Any] = {part: _part(name, part, folder, download) for part in _parts(name)}
+    labels = {part: _labels(images) for part, images in parts.items()}
+    first = next(iter(parts.values()))
+    names = getattr(first, "classes", None) or getattr(first, "categories", None)
+    names = [" / ".join(n) if isinstance(n, tuple) else str(n) for n in names] if names else None
+    classes, numbered, unlabelled = number_labels(spec, "label", labels, names)
+    splits = {}
+    for part, found in numbered.items():
+        images = _Images(parts[part], f"torchvision's {name} {part} in {folder}")
+        splits[part] = Split(tuple(f"image {i}" for i in range(len(found))), found, images.read, images.locate)
+    return ImageData(spec, classes, splits, unlabelled)
+
+
+class _Images:
+    """Reads `image i` of one part."""
+
+    def __init__(self, images: Any, where: str) -> None:
+        self.images, self.where = images, where
+
+    def read(self, name: str) -> Image.Image:
+        """The image as torchvision gives it."""
+        return self.images[int(name.split()[1])][0]
+
+    def locate(self, name: str) -> str:
+        """The number in torchvision's order."""
+        return f"{name} of {self.where}"
+
+
+def _set_name(spec: str) -> str:
+    known = sorted({*_BY_FLAG, *_BY_NAME, *_WHOLE})
+    asked = spec.partition(":")[2]
+    by_lower = {name.lower(): name for name in known}
+    if asked.lower() in by_lower:
+        return by_lower[asked.lower()]
+    near = difflib.get_close_matches(asked.lower(), by_lower, n=1, cutoff=0)
+    hint = f"; did you mean torchvision:{by_lower[near[0]]}?" if near and asked else "."
+    raise ValueError(f"{spec!r}: torchvision has no such set of labelled images{hint} It has: {', '.join(known)}")
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    return ("train", "test") if name in _BY_FLAG else ("train",)
+
+
+def _part(name: str, part: str, folder: Path, download: bool) -> Any:
+    import torchvision.datasets
+
+    kind = getattr(torchvision.datasets, name)
+    takes = inspect.signature(kind).parameters
+    options: dict[str, Any] = {}
+    if name in _BY_FLAG:
+        options["train"] = part == "train"
+    elif name in _BY_NAME:
+        options["split"] = part
+    if "download" in takes:
+        options["download"] = download
+    if "loader" in takes:
+        options["loader"] = _load
+    if download:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return kind(str(folder), **options)
+    except Exception as error:  # RuntimeError where it is not there; whatever a damaged file leads to
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if download:
+            raise OSError(
+                f"torchvision's {name} cannot be had from the network or read in {folder}: {reason}"
+            ) from error
+        if isinstance(error, OSError) or "not found" in reason.lower() or "not present" in reason.lower():
+            raise FileNotFoundError(
+                f"torchvision's {name} ({part}) is not in {folder}: name its folder with --data-dir FOLDER, or let it "
+                "be downloaded with --data-download"
+            ) from error
+        raise ValueError(f"cannot read torchvision's {name} ({part}) in {folder}: {reason}") from error
+
+
+def _load(path: str | Path) -> Image.Image:
+    """Instead of torchvision's loader, which drops transparency and turns nothing upright."""
+    return decode(Path(path).read_bytes())
+
+
+def _labels(images: Any) -> list[Any]:
+    """All labels: from the attribute that holds them, where that agrees with some items; else from every item."""
+    for name in (*_LABELS, *_SAMPLES):
+        held = getattr(images, name, None)
+        if held is None or len(held) != len(images):
+            continue
+        values = [value[1] if name in _SAMPLES else value for value in held]
+        labels = [value.item() if hasattr(value, "item") else value for value in values]
+        if all(images[i][1] == labels[i] for i in {0, len(labels) // 2, len(labels) - 1} if labels):
+            return labels
+    return [images[i][1] for i in range(len(images))]
