@@ -16,9 +16,15 @@ from .vision.registry import parse_name
 from .vision.weights import create_base, load_base_weights
 
 
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, by default cuda where there is one. Raises ValueError if it is not there."""
+def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device of that name, by default cuda where there is one; each process of a machine gets a GPU of its own.
+
+    Raises:
+        ValueError: it is not there.
+    """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
@@ -93,7 +99,9 @@ def build_transform(data_config: dict[str, Any], augment: TrainConfig | None = N
         **common,
         is_training=True,
         scale=(augment.scale[0], augment.scale[1]),
+        ratio=(augment.ratio[0], augment.ratio[1]),
         hflip=augment.hflip,
+        vflip=augment.vflip,
         color_jitter=augment.color_jitter,
         auto_augment=augment.aa,
     )

@@ -1,153 +1,215 @@
-"""The one place where model, method, data and loop meet."""
+"""One training run, from a configuration to a finished folder; begun, or gone on with."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import platform
-import shutil
-import time
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
 import yaml
-from torch import nn
 
-from . import _version
-from .build import build_data_config, build_model, build_transform, pick_device
+from .build import pick_device
 from .core.atomic import write_text
-from .core.inject import branches
+from .job import Job, binding, build_job, plain
+from .result import conclude, machine
+from .training.checkpoint import CheckpointError, Checkpoints
 from .training.config import TrainConfig
-from .training.log import Log, draw_curves
-from .training.loop import evaluate, fit
-from .training.optim import make_optimizer, make_schedule
-from .vision.adapters import save_adapter
-from .vision.batches import ImageBatches, Normalise
-from .vision.data import ImageData, open_data
+from .training.distributed import environment_world, joined, share
+from .training.folder import RunFolder, differences
+from .training.log import Log, write_table
+from .training.loop import NotFinite, fit
+from .training.state import State
+from .training.stop import Interrupted, Stop
 
-_RUN_FILES = ("result.json", "summary.csv", "adapter.safetensors", "learning_curve.png", "config.yaml")
+_TENSORS_PER_WEIGHT = 5  # of a checkpoint: the weight, two moments, the average, the best
+_SPACE = 50_000_000  # bytes for logs and pictures
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
     """Trains one model as configured and writes the run folder; returns what result.json holds.
 
-    The folder gets `config.yaml` (resolved), `summary.csv` (a row per epoch), `tensorboard/`, `learning_curve.png`,
-    `adapter.safetensors` and `result.json`. The model of the last epoch is kept; the test split is used once, at the
-    end.
+    The folder gets `config.yaml` (resolved), `summary.csv` (a row per epoch), `tensorboard/`, `checkpoints/` (the last
+    two), `status.json`, `adapter.safetensors`, `learning_curve.png`, `confusion_matrix.png` and `result.json`. The
+    model of the last epoch is kept, or the best on val; the test split is used once, at the end. With `resume` a run
+    goes on from its newest checkpoint to the same bits; a finished one is left as it is. Under torchrun all processes
+    train one model, and the first one writes.
 
     Raises:
-        FileExistsError: the folder holds files of a run and `overwrite` is not set.
-        ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
+        FileExistsError: the folder holds files of a run, and neither `resume` nor `overwrite` is set.
+        ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit; a run to
+            be resumed that was started with other options or data, or whose checkpoints are all damaged.
+        OSError: the folder cannot be written, is full, or belongs to a run that is going on.
+        FloatingPointError: loss or gradient are not finite; `bad_batch.json` names the images.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came, and a checkpoint was written.
     """
-    folder = Path(config.output)
-    present = [name for name in _RUN_FILES if (folder / name).exists()]
-    if present and not config.overwrite:
-        raise FileExistsError(
-            f"{folder} holds {present[0]} of another run: choose another --output, or pass --overwrite"
-        )
-    data = open_data(config.data)
-    device = pick_device(config.device)
-    torch.manual_seed(config.seed)
-    model = build_model(config, num_classes=len(data.classes)).to(device)
-    image_config = build_data_config(config, model)
-    plain = build_transform(image_config)
-    prepare = Normalise(image_config, device)
-    parts = {name: data.split(name) for name in _split_names(config, data)}
-    train_batches = ImageBatches(
-        parts[config.train_split],
-        plain if config.no_aug else build_transform(image_config, config),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        augmented=not config.no_aug,
-        workers=config.workers,
+    world = environment_world()
+    folder = RunFolder(Path(config.output))
+    fresh = not (config.resume or config.overwrite)
+    if fresh:
+        folder.refuse_if_taken()
+    device = pick_device(config.device, world.local_rank)
+    with Stop() as stop, joined(world, device):
+        # the folder may be seen by the first process alone
+        result = share(folder.result() if config.resume and world.is_main else None, world)
+        if result is not None and not _changed(folder, binding(result["config"]), binding(plain(config)), config):
+            return result
+        job = build_job(config, world, device)
+        try:
+            if world.is_main:
+                folder.lock()
+                if fresh:  # another run may have come and gone while the job was built
+                    folder.refuse_if_taken()
+            return _run(job, folder, stop)
+        finally:
+            job.close()
+            folder.unlock()
+
+
+def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
+    """Trains from the newest checkpoint or from the start, and concludes."""
+    config, world, state = job.config, job.world, job.state
+    checkpoints = Checkpoints(folder.checkpoints)
+    notes: list[str] = []
+    tree = None
+    if world.is_main:
+        tree = _resumed(job, folder, checkpoints, notes.append) if config.resume else None
+        folder.need(3 * _TENSORS_PER_WEIGHT * sum(p.nbytes for p in state.trained()) + _SPACE)
+        if tree is None:
+            folder.empty()
+        write_text(folder.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+    tree = share(tree, world)
+    if tree is not None:
+        state.unpack(tree["state"])
+    log = Log(
+        folder.path,
+        updates=state.updates,
+        interval=config.log_interval,
+        kept=tree["events"] if tree else None,
+        start=state.progress.update,
+        active=world.is_main,
     )
-    held_out: dict[str, Any] = {"batch_size": config.validation_batch_size, "workers": config.workers}
-    val_batches = None
-    if config.val_split in parts:
-        val_batches = ImageBatches(parts[config.val_split], plain, **held_out)
-    # a mistake in --opt or --sched shows before there is a folder
-    make_schedule(make_optimizer(model, config), config, len(train_batches))
-    counts = _count(model)
-    _prepare_folder(folder, config)
-    log = Log(folder, epochs=config.epochs, steps=len(train_batches))
+
+    def save(state: State) -> None:
+        if world.is_main:
+            events = log.sizes()
+            checkpoints.save(
+                state.progress.update,
+                {
+                    "state": state.pack(),
+                    "events": events,
+                    "record": job.record,
+                    "machine": machine(state.device, world),
+                },
+            )
+            folder.write_status("running", state.progress.update)
+
+    with _reported(job, folder, log):
+        for line in (*_opening(job), *notes):
+            log.say(line)
+        if tree is None:
+            log.text("config", yaml.safe_dump(plain(config), sort_keys=False))
+            save(state)  # before any work: the folder can be written, and there is room
+        elif world.is_main:
+            for name in ("bad_batch.json", "result.json"):
+                (folder.path / name).unlink(missing_ok=True)
+            if state.progress.rows:
+                write_table(folder.path / "summary.csv", state.progress.rows)
+            else:
+                (folder.path / "summary.csv").unlink(missing_ok=True)
+            folder.write_status("running", state.progress.update)
+        fit(
+            state,
+            job.train,
+            job.val,
+            prepare=job.prepare,
+            mix=job.mix,
+            log=log,
+            save=save,
+            stop=stop,
+            world=world,
+        )
+        return conclude(job, folder, log, stop)
+
+
+def _resumed(
+    job: Job, folder: RunFolder, checkpoints: Checkpoints, note: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The newest good checkpoint, if it is of this run."""
+    tree = checkpoints.newest(note)
+    if tree is None:
+        if set(folder.present()) - {"config.yaml", "status.json", "tensorboard", "checkpoints"}:
+            raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")
+        note(f"no checkpoint in {folder.path}: starting fresh")
+        return None
+    _changed(folder, tree["record"], job.record, job.config)
+    changed = differences(tree["machine"], machine(job.state.device, job.world))
+    if changed:
+        note(f"warning: not as at the checkpoint, so the last bits may differ: {'; '.join(changed)}")
+    note(f"going on after update {tree['state']['progress']['update']} of {job.state.updates}")
+    return tree
+
+
+def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether anything differs from the run's start. Raises ValueError that lists it, unless that is allowed."""
+    changed = differences(before, now)
+    if changed and not config.allow_config_change:
+        names = "; ".join(line.removeprefix("config.") for line in changed)
+        raise ValueError(
+            f"{folder.path} was started otherwise ({names}): take that back, or add --allow-config-change if it need "
+            "not come to the same result"
+        )
+    return bool(changed)
+
+
+def _opening(job: Job) -> Iterator[str]:
+    """What is said at the start."""
+    config, model = job.config, job.model
+    sizes = ", ".join(f"{name} {len(part)}" for name, part in job.parts.items())
+    trained = sum(p.numel() for p in job.state.trained())
+    yield (
+        f"{config.model} on {config.data}: {len(job.data.classes)} classes, {sizes}; "
+        f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} parameters trained"
+    )
+    if job.bad_images:
+        name, reason = next(iter(job.bad_images.items()))
+        yield f"warning: {len(job.bad_images)} training images cannot be read and are left out ({name}: {reason})"
+    if not (config.pretrained or config.initial_checkpoint or config.method.get("name") == "full"):
+        yield "warning: the base weights are random: say --pretrained, or --initial-checkpoint FILE"
+
+
+@contextmanager
+def _reported(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
+    """Whatever ends the block ends the display and stands in status.json."""
+    progress, main = job.state.progress, job.world.is_main
+    status, more = "failed", {}
     try:
-        sizes = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-        log.say(
-            f"{config.model} on {config.data}: {len(data.classes)} classes, {sizes}; "
-            f"{counts['trained']:,} of {counts['total']:,} parameters trained"
-        )
-        if not (config.pretrained or config.initial_checkpoint or config.method.get("name") == "full"):
-            log.say("warning: the base weights are random: say --pretrained, or --initial-checkpoint FILE")
-        speed = fit(model, train_batches, val_batches, prepare=prepare, config=config, log=log)
-        accuracy: dict[str, Any] = {"val_accuracy": log.rows[-1].get("val_accuracy"), "test_accuracy": None}
-        if config.test_split in parts:
-            test_batches = ImageBatches(parts[config.test_split], plain, keep=False, **held_out)
-            confusion = evaluate(model, test_batches, prepare=prepare, config=config)
-            right, total = int(confusion.trace()), int(confusion.sum())
-            accuracy |= {"test_accuracy": 100 * right / total, "test_right": right, "test_total": total}
-            log.say(f"test accuracy {100 * right / total:.2f} % ({right} of {total})")
-        else:
-            log.say(f"no split {config.test_split!r} in {config.data}: no test accuracy")
-        adapter = save_adapter(
-            model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
-        )
+        yield
+        status = "finished"
+    except Interrupted as stopped:
+        status = "preempted"
+        raise Interrupted(stopped.number, f"{stopped}; go on with: {_command(job, folder)}") from None
+    except NotFinite as error:
+        more = {"error": str(error)}
+        names = [job.parts[job.config.train_split].names[index] for index in sorted(error.indices)]
+        if main:
+            folder.write_json("bad_batch.json", {**more, "update": progress.update + 1, "images": names})
+        raise
+    except Exception as error:
+        more = {"error": " ".join(str(error).split())}
+        raise
     finally:
-        log.close()
-    draw_curves(
-        {config.model: log.rows}, folder / "learning_curve.png", title=f"{config.model} on {Path(config.data).name}"
-    )
-    result = {
-        **accuracy,
-        **speed,
-        "model": config.model,
-        "method": model.capaboost["methods"],  # type: ignore[index]
-        "parameters": counts,
-        "adapter_bytes": adapter.stat().st_size,
-        "data": {
-            "spec": config.data,
-            "classes": len(data.classes),
-            "splits": {name: {"images": len(part), "sha256": part.digest()} for name, part in parts.items()},
-        },
-        "config": dataclasses.asdict(config),
-        "machine": _machine(device),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    return result
+        # what stopped the run, such as a full disk, is what has to be told
+        with nullcontext() if status == "finished" else suppress(OSError):
+            log.close()
+        with nullcontext() if status == "finished" else suppress(OSError):
+            if main:
+                folder.write_status(status, progress.update, **more)
 
 
-def _split_names(config: TrainConfig, data: ImageData) -> list[str]:
-    """The splits that the run uses: train must be there; val and test by their default names may be absent."""
-    names = [config.train_split]
-    for name, default in ((config.val_split, "val"), (config.test_split, "test")):
-        if name is not None and (data.has(name) or name != default):
-            names.append(name)
-    return names
-
-
-def _prepare_folder(folder: Path, config: TrainConfig) -> None:
-    """Makes the folder, empties it of an earlier run's files, and writes the resolved configuration."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    resolved = dataclasses.asdict(config)
-    write_text(folder / "config.yaml", yaml.safe_dump(json.loads(json.dumps(resolved)), sort_keys=False))
-
-
-def _count(model: nn.Module) -> dict[str, int]:
-    """Numbers of parameters: those with a gradient, those of the branches, all."""
-    return {
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "branches": sum(p.numel() for branch in branches(model).values() for p in branch.parameters()),
-        "total": sum(p.numel() for p in model.parameters()),
-    }
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    versions = {"capaboost_vit": _version.__version__, "timm": timm.__version__, "torch": torch.__version__}
-    versions["python"] = platform.python_version()
-    return {"device": f"{device.type}: {name}", "threads": torch.get_num_threads(), "versions": versions}
+def _command(job: Job, folder: RunFolder) -> str:
+    """What to type to go on."""
+    size = job.world.size
+    program = "capaboost" if size == 1 else f"torchrun --nproc-per-node {size} -m capaboost_vit.cli"
+    return f"{program} train --config {shlex.quote(str(folder.path / 'config.yaml'))} --resume"

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from capaboost_vit.run import train
+from capaboost_vit.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
 class _NoNetwork(socket.socket):
@@ -50,6 +57,67 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def vit_tiny_weights(real_data) -> Path:
     return real_data / "vit_tiny_patch16_224_augreg_in21k_ft_in1k" / "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """Weights of a tiny plain ViT."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **TINY_VIT)
+    path = tmp_path_factory.mktemp("weights") / "base.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Three classes of 20 pictures: a folder of class folders, 48 / 6 / 6."""
+    folder = tmp_path_factory.mktemp("my pictures")
+    for label, name in enumerate(("blue", "green", "red")):
+        (folder / name).mkdir()
+        for i in range(20):
+            colour = [10 * (i % 5), 8 * (i % 7), 9 * (i % 3)]
+            colour[label] += 120
+            Image.new("RGB", (20, 18), tuple(colour)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def configure(base, pictures, tmp_path):
+    def make(**options):
+        values = {
+            "model": "vit_tiny_capaboost_lora",
+            "model_kwargs": TINY_VIT,
+            "initial_checkpoint": str(base),
+            "data": str(pictures),
+            "output": str(tmp_path / "a run"),
+            "img_size": 16,
+            "epochs": 2,
+            "batch_size": 16,
+            "lr": 1e-2,
+        }
+        return TrainConfig(**{**values, **options})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(base, pictures, tmp_path_factory):
+    """(folder, what train returned) of one run of twelve epochs."""
+    output = tmp_path_factory.mktemp("runs") / "done"
+    config = TrainConfig(
+        model="vit_tiny_capaboost_lora",
+        model_kwargs=TINY_VIT,
+        initial_checkpoint=str(base),
+        data=str(pictures),
+        output=str(output),
+        img_size=16,
+        epochs=12,
+        batch_size=16,
+        lr=2e-2,
+        log_interval=2,
+    )
+    return output, train(config)
 
 
 def pytest_collection_modifyitems(items):

@@ -15,7 +15,7 @@ from rich.table import Table
 from ..inference import merge_adapter
 from ..run import train
 from ..training.config import TrainConfig
-from ..training.log import draw_curves
+from ..training.figures import draw_curves, save_figure
 
 # a small timm ViT: vit_tiny_patch16_224 with these arguments, 0.3 million parameters
 _SMALL_VIT = {"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4}
@@ -68,11 +68,8 @@ def quickstart(folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
             result = train(dataclasses.replace(config, overwrite=True))
         results.append({"name": name, "output": str(output), **result})
     picture = folder / "learning_curves.png"
-    draw_curves(
-        {result["name"]: _rows(Path(result["output"])) for result in results},
-        picture,
-        title="Digits 5-9, from a small ViT pretrained on 0-4",
-    )
+    curves = {result["name"]: _rows(Path(result["output"])) for result in results}
+    save_figure(draw_curves(curves, title="Digits 5-9, from a small ViT pretrained on 0-4"), picture)
     _report(console, folder, picture, base, results)
     return results
 
@@ -83,7 +80,7 @@ def _finished(config: TrainConfig) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(config, overwrite=True))))
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     return result if result["config"] == wanted else None
 
 

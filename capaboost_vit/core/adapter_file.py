@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .inject import branches, namer
 from .layers import TiedMaskedWeight
@@ -147,7 +148,12 @@ def _split(
     canonical = namer(model)
     state = {canonical(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
     trained = {canonical(name) for name, p in model.named_parameters() if p.requires_grad}
-    owned = tuple(f"{name}." for name in (*branches(model), *head))
+    moving = [
+        canonical(name)
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and any(p.requires_grad for p in module.parameters())
+    ]  # running statistics move with what is trained
+    owned = tuple(f"{name}." for name in (*branches(model), *head, *moving))
     inside = {name for name in state if name in trained or name in extra or name.startswith(owned)}
     masks = {
         canonical(f"{name}.mask")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..options import option
 
@@ -18,33 +18,53 @@ class TrainConfig:
 
     # what and where
     model: str = option("vit_base_capaboost_lora", "timm model name; *_capaboost_* names bring their method with them")
-    data: str = option("digits", "digits, an image folder, or a folder with lists (train800.txt, test.txt, ...)")
-    output: str = option("runs/train", "folder of the run; must not hold a finished run")
+    data: str = option(
+        "digits",
+        "digits, an image folder or zip, a folder with lists (train800.txt, test.txt, ...), parquet, a hub id "
+        "(owner/name), torchvision:NAME",
+    )
+    output: str = option("runs/train", "folder of the run")
     method: dict[str, Any] = option({}, "method options; `name` is needed where the model's name has no method")
     pretrained: bool = option(False, "fetch the base weights from timm's hub")
     initial_checkpoint: str | None = option(None, "local file with the base weights (.safetensors or .pth)")
     model_kwargs: dict[str, Any] = option({}, "further arguments of the timm model")
     num_classes: int | None = option(None, "number of classes; none: those of the data")
+    resume: bool = option(False, "go on with the run in the output folder; without a checkpoint there, start it")
+    allow_config_change: bool = option(False, "resume with other options than the run was started with")
     overwrite: bool = option(False, "replace what is in the output folder")
 
     # data
     train_split: str = option("train", "name of the training split or list")
     val_split: str | None = option("val", "name of the validation split or list; none: no validation")
     test_split: str = option("test", "name of the test split or list, used once, at the end")
+    image_column: str | None = option(None, "column of the images (hub, parquet); none: found by its type")
+    label_column: str | None = option(None, "column of the labels (hub, parquet); none: found by type or name")
+    data_dir: str | None = option(None, "folder of torchvision's data sets")
+    data_download: bool = option(False, "let torchvision download the data set")
+    bad_images: Literal["error", "skip"] = option(
+        "error", "images that cannot be read: error, or skip those of training (counted; never in evaluation)"
+    )
     img_size: int | None = option(None, "image size; none: the model's own")
     crop_pct: float | None = option(None, "share of the resized image that is kept; none: the model's own")
     crop_mode: str | None = option(None, "center, squash (plain resize to a square) or border; none: the model's own")
     interpolation: str | None = option(None, "resize interpolation; none: the model's own")
     no_aug: bool = option(True, "no training augmentation; false: random crop, flip and those below")
     scale: tuple[float, float] = option((0.08, 1.0), "random crop: range of areas")
+    ratio: tuple[float, float] = option((0.75, 4 / 3), "random crop: range of aspect ratios")
     hflip: float = option(0.5, "probability of a horizontal flip")
+    vflip: float = option(0.0, "probability of a vertical flip")
     color_jitter: float = option(0.4, "strength of the colour jitter")
     aa: str | None = option(None, "timm's auto-augment policy, such as rand-m9-mstd0.5")
+    reprob: float = option(0.0, "random erasing: probability")
+    mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none")
+    cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them")
     workers: int = option(0, "data loader processes")
 
     # optimisation
     epochs: int = option(100, "passes over the training split")
-    batch_size: int = option(64, "images of one step")
+    max_steps: int | None = option(None, "number of updates, whatever the epochs")
+    batch_size: int = option(64, "images of one update, over all processes and accumulation steps")
+    grad_accum_steps: int = option(1, "parts in which the images of an update are computed, to save memory")
     validation_batch_size: int = option(256, "images at a time in evaluation")
     opt: str = option("adamw", "optimizer, any of timm.optim")
     lr: float = option(1e-3, "learning rate")
@@ -58,29 +78,81 @@ class TrainConfig:
     clip_grad: float | None = option(None, "clip the norm of the gradient")
     smoothing: float = option(0.0, "label smoothing")
     drop_path: float = option(0.1, "stochastic depth")
+    model_ema: bool = option(False, "evaluate and keep an exponential moving average of what is trained")
+    model_ema_decay: float = option(0.9998, "its decay, after a warm-up")
     grad_checkpointing: bool = option(False, "recompute blocks in the backward pass to save memory")
+
+    # choice of the model; the test split has no part in it
+    val_interval: int = option(1, "epochs between evaluations on val")
+    patience: int | None = option(None, "stop after so many evaluations on val without a better one")
+    select: Literal["last", "best"] = option("last", "the model that is kept: last, or best on val")
 
     # machine
     amp: bool = option(False, "automatic mixed precision")
     amp_dtype: str = option("bfloat16", "bfloat16 or float16")
+    compile: bool = option(False, "torch.compile")
     device: str | None = option(None, "cpu, cuda, ...; none: cuda where there is one")
     seed: int = option(0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)")
-    log_interval: int = option(50, "steps between lines of the progress display and TensorBoard points")
+    log_interval: int = option(50, "updates between TensorBoard points")
+    checkpoint_interval: int | None = option(None, "updates between checkpoints, beside the one after each epoch")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validation_batch_size", "log_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"--lr must be positive, got {self.lr}")
-        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"--warmup-epochs must lie in [0, epochs = {self.epochs}), got {self.warmup_epochs}")
-        if self.amp_dtype not in ("bfloat16", "float16"):
-            raise ValueError(f"--amp-dtype must be bfloat16 or float16, got {self.amp_dtype!r}")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"--smoothing must lie in [0, 1), got {self.smoothing}")
-        for name in ("workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} must be at least 0, got {getattr(self, name)}")
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise ValueError(f"--clip-grad must be positive, got {self.clip_grad}")
+        ranges = {"smoothing": (0, 1), "model_ema_decay": (0, 1), "warmup_epochs": (0, self.epochs)}
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        for name in _AT_LEAST_ZERO:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{_flag(name)} must be at least 0, got {getattr(self, name)}")
+        for name in ("lr", "clip_grad"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{_flag(name)} must be positive, got {getattr(self, name)}")
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value < high:
+                top = f"epochs = {high}" if name == "warmup_epochs" else f"{high}"
+                raise ValueError(f"{_flag(name)} must lie in [{low}, {top}), got {value}")
+        for name in ("hflip", "vflip", "reprob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{_flag(name)} must lie in [0, 1], got {getattr(self, name)}")
+        for name, words in _CHOICES.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{_flag(name)} must be {words[0]} or {words[1]}, got {getattr(self, name)!r}")
+        if self.grad_accum_steps > self.batch_size:
+            raise ValueError(
+                f"--grad-accum-steps {self.grad_accum_steps} is more than the {self.batch_size} images of --batch-size"
+            )
+        if self.no_aug:
+            fields = type(self).__dataclass_fields__
+            for name in _AUGMENTATION:
+                value = getattr(self, name)
+                if (tuple(value) if isinstance(value, list) else value) != fields[name].default:
+                    raise ValueError(f"{_flag(name)} has no effect without augmentation: add --no-aug false")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with a run, --overwrite replaces it: choose one")
+        if self.val_split is None and (self.patience is not None or self.select == "best"):
+            raise ValueError("--patience and --select best need a validation split: say --val-split NAME")
+
+
+_AT_LEAST_ONE = (
+    "epochs",
+    "batch_size",
+    "validation_batch_size",
+    "log_interval",
+    "max_steps",
+    "grad_accum_steps",
+    "val_interval",
+    "patience",
+    "checkpoint_interval",
+)
+_AUGMENTATION = ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")
+_AT_LEAST_ZERO = ("workers", "seed", "mixup", "cutmix", "drop_path")
+_CHOICES = {
+    "amp_dtype": ("bfloat16", "float16"),
+    "select": ("last", "best"),
+    "bad_images": ("error", "skip"),
+}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,122 +1,206 @@
-"""What a run leaves for people: progress, TensorBoard, summary.csv, and a learning curve as a picture."""
+"""What a run leaves for people to read while it goes on: progress, TensorBoard, summary.csv."""
 
 from __future__ import annotations
 
 import csv
+import io
+import resource
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.summary.writer import event_file_writer
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ..core.atomic import write_text
+
 # column names of summary.csv as they are shown, so that a line fits into 80 columns
-_SHORT = {
-    "train_loss": "loss",
-    "train_accuracy": "train %",
-    "val_accuracy": "val %",
-    "images_per_second": "images/s",
-    "seconds": "s",
-}
+_SHORT = {"train_loss": "loss", "train_accuracy": "train %", "val_accuracy": "val %"}
+_HIDDEN = {"update", "grad_norm"}
 
 
 class Log:
-    """Writes scalars to TensorBoard, one row per epoch to summary.csv, and progress to the terminal.
+    """Writes points to TensorBoard, one row per epoch to summary.csv, and progress to the terminal.
 
     On a terminal progress is a bar; elsewhere plain lines, one per epoch and at most one each ten seconds between.
+    Every point stands at its number of updates. What is measured with a clock is below `speed/` in TensorBoard and not
+    in summary.csv, so that both are the same bits in every repetition of a run.
 
     Args:
         folder: of the run; TensorBoard's events go to `folder/tensorboard`.
-        epochs, steps: of the whole run and of one epoch, for the progress display.
+        updates: of the whole run, for the progress display.
+        interval: updates between points.
+        kept: what `sizes` gave at the checkpoint from which the run goes on: later events are cut off.
+        start: updates that are done.
+        active: false for a process that shall write nothing.
     """
 
-    def __init__(self, folder: Path, *, epochs: int, steps: int, stream: TextIO | None = None) -> None:
-        self.folder = folder
-        self.epochs, self.steps = epochs, steps
-        self.rows: list[dict[str, float | int]] = []
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
-        self.console = Console(file=stream or sys.stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        updates: int,
+        interval: int = 50,
+        kept: Mapping[str, int] | None = None,
+        start: int = 0,
+        active: bool = True,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.folder, self.updates, self.interval = folder, updates, interval
+        self.console = Console(
+            file=stream or sys.stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=not active
+        )
+        self.writer = None
+        self.thread_hook = threading.excepthook
+        if active:
+            threading.excepthook = self._on_thread_error
+            with self._writing():
+                _cut(folder / "tensorboard", kept or {})
+                # a reader that has seen what was cut off drops it too
+                self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not (active and self.console.is_terminal),
             transient=True,
         )
-        self.bar = self.progress.add_task("training", total=epochs * steps)
-        self.last_line = time.monotonic()
+        self.bar = self.progress.add_task("training", total=updates, completed=start)
+        self.last_line = self.last_step = self.last_point = time.monotonic()
+        self.images = 0
         self.progress.start()
 
-    def step(self, epoch: int, step: int, loss: float) -> None:
-        """Shows that a step is done; `step` counts within the epoch, from 1."""
-        self.progress.update(self.bar, completed=epoch * self.steps + step, description=f"loss {loss:.3f}")
-        if not self.console.is_terminal and time.monotonic() - self.last_line > 10:
-            self.say(f"epoch {epoch + 1}/{self.epochs} step {step}/{self.steps} loss {loss:.4f}")
+    def start(self, update: int) -> None:
+        """Starts the clock: training begins here, or goes on after an evaluation."""
+        self.last_step = self.last_point = time.monotonic()
+        self.images = 0
+        self.progress.update(self.bar, completed=update)
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """TensorBoard points at a global step."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+    def step(self, update: int, images: int, values: Mapping[str, float]) -> float:
+        """Shows that an update is done, and writes its values every `interval`; returns the seconds that it took."""
+        now = time.monotonic()
+        seconds, self.last_step = now - self.last_step, now
+        self.images += images
+        loss = values.get("loss", float("nan"))
+        self.progress.update(self.bar, completed=update, description=f"loss {loss:.3f}")
+        if not self.console.is_terminal and now - self.last_line > 10:
+            self.say(f"update {update}/{self.updates} loss {loss:.4f}")
+        if update % self.interval == 0:
+            self.scalars({f"train/{name}": value for name, value in values.items()}, update)
+            speed = self.images / max(1e-9, now - self.last_point)
+            self.scalars({"speed/images_per_second": speed, "speed/memory_mb": _memory()}, update)
+            self.last_point, self.images = now, 0
+        return seconds
 
-    def epoch(self, row: Mapping[str, float | int]) -> None:
-        """One row of summary.csv and one line for people; empty columns stay in the file, so its shape is fixed."""
-        self.rows.append(dict(row))
-        path = self.folder / "summary.csv"
-        new = not path.exists()
-        with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        shown = ((_SHORT.get(name, name), value) for name, value in row.items())
-        self.say(
-            "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown)
-        )
+    def scalars(self, values: Mapping[str, float], update: int) -> None:
+        """TensorBoard points at a number of updates."""
+        with self._writing():
+            for name, value in values.items():
+                if self.writer:
+                    self.writer.add_scalar(name, value, update)
+
+    def inputs(self, inputs: Tensor) -> None:
+        """The first images (B, 3, H, W) of a batch, as they enter training; anything else is not shown."""
+        if self.writer and inputs.ndim == 4 and inputs.dtype == torch.uint8:
+            with self._writing():
+                self.writer.add_images("images/first_batch", inputs[:32], 0)
+
+    def figure(self, name: str, figure: Any, update: int) -> None:
+        """A matplotlib figure in TensorBoard; it is in the file on return, as a run may be finished by then."""
+        if self.writer:
+            with self._writing():
+                self.writer.add_figure(name, figure, update, close=False)
+                self.writer.flush()
+
+    def text(self, name: str, text: str) -> None:
+        """A text in TensorBoard, as it is."""
+        if self.writer:
+            with self._writing():
+                self.writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), 0)
+
+    def epoch(self, rows: Sequence[Mapping[str, Any]], *, images_per_second: float) -> None:
+        """The table of all epochs so far; the last row in TensorBoard and as a line for people."""
+        row = rows[-1]
+        points = {f"epoch/{n}": v for n, v in row.items() if v is not None and n not in ("epoch", "update")}
+        self.scalars(points, row["update"])
+        if self.writer:
+            write_table(self.folder / "summary.csv", rows)
+        shown = [(_SHORT.get(n, n), v) for n, v in row.items() if n not in _HIDDEN and v is not None]
+        shown.append(("images/s", images_per_second))
+        self.say("  ".join(f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in shown))
 
     def say(self, text: str) -> None:
         """A line for people, above the bar where there is one."""
         self.console.print(text)
         self.last_line = time.monotonic()
 
+    def sizes(self) -> dict[str, int]:
+        """Sizes of TensorBoard's files, when all that was given is in them."""
+        if self.writer is None:
+            return {}
+        with self._writing():
+            self.writer.flush()
+        return {path.name: path.stat().st_size for path in sorted((self.folder / "tensorboard").iterdir())}
+
     def close(self) -> None:
         """Ends the display and flushes TensorBoard; safe to call twice."""
         self.progress.stop()
-        self.writer.close()
+        if self.writer:
+            with self._writing():
+                self.writer.close()
+        if threading.excepthook == self._on_thread_error:
+            threading.excepthook = self.thread_hook
+
+    def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread raises what it also hands over: no traceback beside our own line."""
+        if type(arguments.thread).__module__ != event_file_writer.__name__:
+            self.thread_hook(arguments)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says what could not be written: TensorBoard's thread hands over a bare error, to a later call."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {self.folder / 'tensorboard'} ({error.strerror or error}): make room, then add "
+                "--resume to go on"
+            ) from error
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, float | int]]], path: Path, *, title: str) -> None:
-    """Learning curves of one or more runs as a picture: training loss, and accuracy on val where it was measured.
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of the same columns as csv, whole or not at all; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
-    Args:
-        runs: rows of summary.csv (`epoch`, `train_loss`, `train_accuracy`, `val_accuracy`) by run name.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
-    metric = (
-        "val_accuracy" if any("val_accuracy" in row for rows in runs.values() for row in rows) else "train_accuracy"
-    )
-    for name, rows in runs.items():
-        rows = [row for row in rows if metric in row]
-        epochs = [row["epoch"] for row in rows]
-        marker = "o" if len(epochs) < 15 else None
-        loss.plot(epochs, [row["train_loss"] for row in rows], label=name, marker=marker, markersize=3)
-        accuracy.plot(epochs, [row[metric] for row in rows], label=name, marker=marker, markersize=3)
-    loss.set(xlabel="epoch", ylabel="training loss")
-    if all(row["train_loss"] > 0 for rows in runs.values() for row in rows):
-        loss.set_yscale("log")
-    accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
-    for text in accuracy.legend().get_texts():
-        text.set_parse_math(False)
-    for axes in (loss, accuracy):
-        axes.grid(alpha=0.3)
-    figure.suptitle(title, parse_math=False)
-    figure.savefig(path, dpi=120)
+def _cut(folder: Path, kept: Mapping[str, int]) -> None:
+    """Brings event files back to the sizes that they had, and removes those that were not there."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        size = kept.get(path.name, 0)
+        if size == 0:
+            path.unlink()
+        elif path.stat().st_size > size:
+            with open(path, "r+b") as file:
+                file.truncate(size)
+
+
+def _memory() -> float:
+    """Megabytes at most in use so far: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

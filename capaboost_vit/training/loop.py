@@ -1,122 +1,223 @@
-"""The one training loop: batches in, a trained model and its history out."""
+"""The one training loop: on one process or many, from the first update or any later one, to the same bits."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.seeds import seeded
 from .config import TrainConfig
+from .distributed import World, align, parallel
 from .log import Log
-from .optim import make_optimizer, make_schedule
+from .state import State
+from .stop import Interrupted, Stop
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets (B,)
 
+_MAX_OVERFLOWS = 30  # a scale of 65536 is below 1e-4 by then: it is not the scale
 
-class Batches(Protocol):
-    """A source of batches: `len` of one epoch, and the batches of a given epoch, in an order that is its own."""
+
+class Update(Protocol):
+    """The share of this process in what one step of the optimizer sees; a target of -1 counts for nothing."""
+
+    @property
+    def batches(self) -> Sequence[Batch]: ...  # computed one after the other
+
+    @property
+    def size(self) -> int: ...  # images of all batches of all processes
+
+    @property
+    def indices(self) -> Sequence[int]: ...  # places in the data set, of this process
+
+
+class Updates(Protocol):
+    """Training data: `len` of one epoch, and an epoch's updates from a given one on."""
 
     def __len__(self) -> int: ...
 
-    def epoch(self, epoch: int) -> Iterator[Batch]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]: ...
+
+
+class NotFinite(FloatingPointError):
+    """A loss or gradient that is not finite; `indices` are the places in the data set of the update's images."""
+
+    def __init__(self, message: str, indices: Sequence[int]) -> None:
+        super().__init__(message)
+        self.indices = list(indices)
 
 
 def fit(
-    model: nn.Module,
-    train: Batches,
+    state: State,
+    train: Updates,
     val: Iterable[Batch] | None,
     *,
     prepare: Callable[[Batch], Batch],
-    config: TrainConfig,
     log: Log,
-) -> dict[str, float]:
-    """Trains what the model leaves to the optimiser, in place.
+    mix: Callable[[Batch], Batch] = lambda batch: batch,
+    save: Callable[[State], None] = lambda state: None,
+    stop: Stop | None = None,
+    world: World | None = None,
+) -> None:
+    """Trains from where the state stands to the end; afterwards the model is the chosen one.
+
+    `loss = sum of cross entropies / images of the update`, over batches and processes; random numbers of update u in
+    process k are a function of (seed, u, k).
 
     Args:
-        train: training batches.
-        val: validation batches, evaluated after each epoch, or None.
+        val: validation batches of this process, or None.
         prepare: moves a batch to the device and normalises it there.
-
-    Returns:
-        train_seconds (without validation) and images_per_second.
+        mix: what else happens to a training batch, such as mixup; may return targets as probabilities (B, C).
+        save: called after every epoch and every `checkpoint_interval` updates, and before stopping.
+        stop: looked at after each update.
 
     Raises:
-        FloatingPointError: the loss or the gradient is not finite; no update is made. (A scaler that finds a gradient
-            of float16 that is not finite skips the update itself.)
-        ValueError: nothing to train, an unknown optimizer or schedule, or no training batch.
+        NotFinite: the loss or the gradient is not finite; no update is made. (A scaler that finds a gradient of
+            float16 that is not finite skips the update itself, up to 30 times in a row.)
+        Interrupted: `stop` has noted a signal; the state was saved.
     """
-    if len(train) == 0:
-        raise ValueError("the training split has no image")
-    optimizer = make_optimizer(model, config)
-    schedule = make_schedule(optimizer, config, len(train))
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    device = trained[0].device
-    scaler = torch.amp.GradScaler(device.type, enabled=config.amp and config.amp_dtype == "float16")
-    seconds, images, update = 0.0, 0, 0
-    if schedule is not None:
-        schedule.step_update(0)
-    for epoch in range(config.epochs):
-        model.train()
-        started, loss_sum, correct, seen = time.perf_counter(), 0.0, 0, 0
-        for step, batch in enumerate(train.epoch(epoch), start=1):
-            inputs, targets = prepare(batch)
-            with autocast(config, device):
-                logits = model(inputs)
-                loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.smoothing)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the loss is {value} in epoch {epoch + 1}, step {step}: try a smaller --lr")
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(trained, math.inf if config.clip_grad is None else config.clip_grad)
-            if not torch.isfinite(norm) and not scaler.is_enabled():
-                raise FloatingPointError(
-                    f"the gradient is not finite in epoch {epoch + 1}, step {step}: try a smaller --lr or --clip-grad 1"
-                )
-            scaler.step(optimizer)
-            scaler.update()
-            update += 1
-            if schedule is not None:
-                schedule.step_update(update)
-            loss_sum += value * len(targets)
-            correct += int((logits.argmax(-1) == targets).sum())
-            seen += len(targets)
-            log.step(epoch, step, value)
-            if update % config.log_interval == 0:
-                log.scalars({"train/loss": value, "train/lr": optimizer.param_groups[0]["lr"]}, update)
-        seconds += time.perf_counter() - started
-        images += seen
-        row: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "train_loss": loss_sum / seen,
-            "train_accuracy": 100 * correct / seen,
-        }
-        if val is not None:
-            confusion = evaluate(model, val, prepare=prepare, config=config)
+    config, progress = state.config, state.progress
+    world, stop = world or World(), stop or Stop()
+    model: Any = torch.compile(state.model) if config.compile else state.model
+    state.model.train()
+    runner = parallel(model, world, state.device)
+    while True:
+        if state.epochs_done > len(progress.rows):
+            try:
+                _close_epoch(state, model, val, prepare=prepare, log=log, stop=stop, world=world)
+            finally:
+                save(state)  # interrupted while evaluating: the epoch is closed when the run goes on
+        if state.is_done:
+            break
+        state.model.train()
+        log.start(progress.update)
+        for update in train.epoch(*divmod(progress.update, state.updates_per_epoch)):
+            if progress.update == 0:
+                log.inputs(update.batches[0][0])
+            values, asked = _step(state, runner, update, prepare=prepare, mix=mix, stop=stop, world=world)
+            progress.seconds += log.step(progress.update, update.size, values)
+            progress.images += update.size
+            if asked:
+                save(state)
+                raise Interrupted(stop.number, f"stopped after update {progress.update}")
+            if progress.update == state.updates:
+                break
+            if config.checkpoint_interval and progress.update % config.checkpoint_interval == 0:
+                save(state)
+    state.finish()
+
+
+def _step(
+    state: State,
+    runner: Any,
+    update: Update,
+    *,
+    prepare: Callable[[Batch], Batch],
+    mix: Callable[[Batch], Batch],
+    stop: Stop,
+    world: World,
+) -> tuple[dict[str, float], bool]:
+    """One step of the optimizer: what is logged of it, and whether any process was asked to stop."""
+    config, progress, scaler = state.config, state.progress, state.scaler
+    loss_sum, right = (torch.zeros((), device=state.device) for _ in range(2))
+    state.optimizer.zero_grad(set_to_none=True)
+    with seeded("update", config.seed, progress.update, world.rank, devices=True):
+        for i, batch in enumerate(update.batches):
+            inputs, targets = mix(prepare(batch))
+            last = i == len(update.batches) - 1
+            with nullcontext() if last or world.size == 1 else runner.no_sync():
+                with autocast(config, state.device):
+                    logits = runner(inputs)
+                    loss = F.cross_entropy(
+                        logits.float(),
+                        targets,
+                        ignore_index=-1 if targets.ndim == 1 else -100,
+                        reduction="sum",
+                        label_smoothing=config.smoothing,
+                    )
+                # averaged over the processes by DistributedDataParallel
+                scaler.scale(loss * (world.size / update.size)).backward()
+            loss_sum += loss.detach()
+            right += (logits.argmax(-1) == (targets if targets.ndim == 1 else targets.argmax(-1))).sum()
+    scaler.unscale_(state.optimizer)
+    norm = nn.utils.clip_grad_norm_(state.trained(), math.inf if config.clip_grad is None else config.clip_grad)
+    sums = world.sum(torch.stack([loss_sum, right, torch.tensor(float(stop.number > 0), device=state.device)]))
+    total, correct, asked, length = torch.cat([sums, norm.detach().float().view(1)]).tolist()  # the one wait
+    finite = math.isfinite(total) and math.isfinite(length)
+    progress.overflows = 0 if finite else progress.overflows + 1
+    if not finite and (not scaler.is_enabled() or progress.overflows > _MAX_OVERFLOWS):
+        what = f"loss is {total / update.size}" if not math.isfinite(total) else "gradient is not finite"
+        epoch, step = divmod(progress.update, state.updates_per_epoch)
+        raise NotFinite(
+            f"the {what} in epoch {epoch + 1}, step {step + 1}: try a smaller --lr, or --clip-grad 1",
+            world.gather(update.indices),
+        )
+    values = {"loss": total / update.size, "grad_norm": length, "lr": state.optimizer.param_groups[0]["lr"]}
+    if finite:
+        # for optimizers that draw random numbers: the same in all processes
+        with seeded("optimizer", config.seed, progress.update, devices=True):
+            scaler.step(state.optimizer)
+    scaler.update()
+    progress.update += 1
+    state.set_rate()
+    if state.averages:
+        state.averages.update(progress.update)
+    if finite:
+        progress.add(loss=total, right=correct, seen=update.size, norm=length)
+    return values, asked > 0
+
+
+def _close_epoch(
+    state: State,
+    model: nn.Module,
+    val: Iterable[Batch] | None,
+    *,
+    prepare: Callable[[Batch], Batch],
+    log: Log,
+    stop: Stop,
+    world: World,
+) -> None:
+    """Evaluates on val where it is due, and adds a row to the table."""
+    config, progress = state.config, state.progress
+    align(state.model, world)
+    row: dict[str, Any] = {"epoch": state.epochs_done, "update": progress.update, **progress.means()}
+    if val is not None:
+        row["val_accuracy"] = None
+        if state.epochs_done % config.val_interval == 0 or progress.update == state.updates:
+            with state.averaged():
+                confusion = evaluate(model, val, prepare=prepare, config=config, world=world, stop=stop)
             row["val_accuracy"] = 100 * int(confusion.trace()) / int(confusion.sum())
-        row["images_per_second"] = images / seconds
-        row["seconds"] = seconds
-        log.scalars({f"epoch/{name}": value for name, value in row.items() if name != "epoch"}, epoch + 1)
-        log.epoch(row)
-    return {"train_seconds": seconds, "images_per_second": images / seconds}
+            state.keep_best(row["val_accuracy"])
+    progress.start_epoch()
+    progress.rows.append(row)
+    log.epoch(progress.rows, images_per_second=progress.images / progress.seconds)
 
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[Batch], *, prepare: Callable[[Batch], Batch], config: TrainConfig
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    prepare: Callable[[Batch], Batch],
+    config: TrainConfig,
+    world: World | None = None,
+    stop: Stop | None = None,
 ) -> Tensor:
     """Confusion matrix (C, C), int64: how often label i was answered with class j, each image once.
 
-    Its trace is the number of right answers, its sum that of all. Leaves the model in evaluation mode.
+    Its trace is the number of right answers, its sum that of all, over all processes. Leaves the model in evaluation
+    mode.
+
+    Raises:
+        Interrupted: `stop` has noted a signal (looked at only where there is one process).
     """
     model.eval()
+    world = world or World()
     device = next(model.parameters()).device
     confusion = torch.zeros(0, 0, dtype=torch.int64)
     for batch in batches:
@@ -124,10 +225,12 @@ def evaluate(
         with autocast(config, device):
             logits = model(inputs)
         classes = logits.shape[-1]
-        pairs = (targets * classes + logits.argmax(-1)).cpu()
+        pairs = (targets * classes + logits.argmax(-1))[targets >= 0].cpu()
         counts = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
         confusion = confusion + counts if len(confusion) else counts
-    return confusion
+        if stop and stop.number and world.size == 1:
+            raise Interrupted(stop.number, "stopped while evaluating")
+    return world.sum(confusion.to(device)).cpu()
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:

@@ -9,6 +9,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
+from .checkpoint import pack
 from .config import TrainConfig
 
 
@@ -16,12 +17,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """timm's optimizer over the trained parameters; biases and norms without weight decay, as timm does.
 
     Raises:
-        ValueError: nothing is trained, or timm has no such optimizer.
+        ValueError: nothing is trained; timm has no such optimizer, or it does not work here (those for CUDA alone,
+            second derivatives, settings that a checkpoint cannot hold).
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("no parameter of the model is trained: choose a method, or give the model classes")
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             model,
             opt=config.opt,
             lr=config.lr,
@@ -29,17 +31,31 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             momentum=config.momentum,
             layer_decay=config.layer_decay,
         )
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # by assertions timm asks for CUDA, APEX or bitsandbytes
         raise ValueError(f"--opt {config.opt}: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise ValueError(f"--opt {config.opt} needs second derivatives, which this loop does not make: choose adamw")
+    try:
+        pack(optimizer.state_dict(), {})
+    except TypeError as error:
+        raise ValueError(f"--opt {config.opt}: {error}; choose adamw, sgd, lion, ...") from error
+    return optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates_per_epoch: int) -> Any:
-    """timm's schedule, stepped after each update: linear warm-up, then the rest of the epochs, ending at min_lr.
+    """timm's schedule, stepped after each update: linear warm-up, then the rest of the run, ending at min_lr.
 
     Raises:
         ValueError: timm has no such schedule, or it needs a metric (plateau).
     """
-    warmup = round(config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs
+    total = config.max_steps or config.epochs * updates_per_epoch
+    if config.warmup_epochs is not None:
+        warmup = config.warmup_epochs * updates_per_epoch
+    else:
+        warmup = total // 10 if config.max_steps else round(config.epochs / 10) * updates_per_epoch
+    if warmup >= total:
+        raise ValueError(f"--warmup-epochs {config.warmup_epochs} are {warmup} updates, all of the run's {total}")
+    third = total // 3 if config.max_steps else config.epochs // 3 * updates_per_epoch
     if config.sched == "plateau":
         raise ValueError(
             "--sched plateau follows a metric, which this loop does not feed: choose cosine, poly, step, ..."
@@ -48,15 +64,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates
         schedule, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
-            num_epochs=config.epochs - warmup,
-            decay_epochs=max(1, config.epochs // 3),
+            # all in updates
+            num_epochs=total - warmup,
+            decay_epochs=max(1, third),
             warmup_epochs=warmup,
             warmup_lr=config.warmup_lr,
             warmup_prefix=True,
             min_lr=config.min_lr,
             step_on_epochs=False,
-            updates_per_epoch=updates_per_epoch,
+            updates_per_epoch=1,
         )
     except ValueError as error:
         raise ValueError(f"--sched {config.sched}: {error}; choose cosine, poly, step, tanh or none") from error
+    if schedule is None:
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)  # of layer_decay; schedules do it themselves
     return schedule

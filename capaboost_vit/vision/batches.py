@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
+from ..core.seeds import seeded
 from .data import Split
+from .loader import Loader
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W), labels (B,)
+Key = tuple[int, int, bool]  # epoch, index, whether it counts
 
 _KEPT_BYTES = 1 << 30
 
 
-class ImageBatches:
-    """Batches of uint8 images (B, 3, H, W) and labels (B,) of one split.
+class Update(NamedTuple):
+    """What one step of the optimizer sees in this process.
 
-    With a seed the order of an epoch depends on (seed, epoch) alone, and the augmentation of each image in it on (seed,
-    epoch, index): not on the number of workers, on what was drawn before, or on the global random state, which is left
-    untouched. Without a seed the order is that of the split. Images whose transform is not random are transformed once
-    and kept, the first GiB of them.
+    batches: uint8 images and labels, computed one after the other. An image whose label is -1 counts for nothing: it
+        stands in where there are fewer images than processes.
+    size: images of the step in all processes.
+    indices: places in the split of this process's images.
+    """
+
+    batches: list[Batch]
+    size: int
+    indices: list[int]
+
+
+class ImageBatches:
+    """Batches of uint8 images (B, 3, H, W) and labels (B,) of one split, in its order, for evaluation.
+
+    Each image comes once in one of the processes; a process that would have none gets one with label -1. Images are
+    transformed once and kept, the first GiB of them.
 
     Args:
         transform: from an RGB image to uint8 pixels (3, H, W).
-        seed: shuffle, keyed by it; None keeps the order.
-        augmented: the transform is random; needs a seed.
-        workers: loader processes; with any, images are not kept.
+        workers: loader processes; each keeps its part of the images.
         keep: false for a split that is read only once.
+        rank, world_size: this process takes every world_size-th image, from rank on.
     """
 
     def __init__(
@@ -42,34 +55,88 @@ class ImageBatches:
         transform: Callable[[Image.Image], Any],
         *,
         batch_size: int,
-        seed: int | None = None,
-        augmented: bool = False,
         workers: int = 0,
         keep: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        if augmented and seed is None:
-            raise ValueError("a random transform needs a seed")
-        self.order = _EpochOrder(len(split), seed)
-        self.loader = DataLoader(
-            _Images(split, transform, seed if augmented else None, _KEPT_BYTES if keep and workers == 0 else 0),
-            batch_size=batch_size,
-            sampler=self.order,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0 and seed is not None,
-            generator=torch.Generator(),  # or each epoch would take a number from the global random state
-        )
+        own = [(0, index, True) for index in range(rank, len(split), world_size)]
+        own = own or [(0, 0, False)] if len(split) else []
+        self.keys = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
+        room = _KEPT_BYTES // max(1, workers) if keep else 0
+        self.loader = Loader(_Images(split, transform, room=room), _collate, workers=workers, lasting=keep)
 
     def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; the last one may be smaller."""
-        self.order.epoch = epoch
-        return iter(self.loader)
+        return len(self.keys)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.epoch(0)
+        return self.loader.batches(self.keys)
+
+    def close(self) -> None:
+        """Ends the loader processes."""
+        self.loader.close()
+
+
+class ImageUpdates:
+    """The training images of one split as updates of the optimizer.
+
+    The order of an epoch depends on (seed, epoch) alone, and the augmentation of each image in it on (seed, epoch,
+    index): not on the number of workers, on where the epoch is begun, on what was drawn before, or on the global random
+    state, which is left untouched. The images of an update are dealt out to the processes, and each share is cut into
+    `accumulation` batches. Images (before a random transform, else after it) are kept, the first GiB of them.
+
+    Args:
+        transform: from an RGB image to uint8 pixels (3, H, W).
+        batch_size: images of an update in all processes; the last one of an epoch may be smaller.
+        seed: keys the order and the transforms.
+        augmented: the transform is random.
+        workers: loader processes; each keeps the images that it meets.
+        accumulation: batches in which the share of a process is computed.
+        rank, world_size: this process, and how many there are.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transform: Callable[[Image.Image], Any],
+        *,
+        batch_size: int,
+        seed: int,
+        augmented: bool = False,
+        workers: int = 0,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.size, self.batch_size, self.seed = len(split), batch_size, seed
+        self.accumulation, self.rank, self.world_size = accumulation, rank, world_size
+        images = _Images(split, transform, seed=seed if augmented else None, room=_KEPT_BYTES // max(1, workers))
+        self.loader = Loader(images, _collate, workers=workers, lasting=True)
+
+    def __len__(self) -> int:
+        return math.ceil(self.size / self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]:
+        """The updates of one epoch from the `start`-th on; images that cannot be read raise ValueError."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+        updates = [order[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)][start:]
+        parts = [self._parts(epoch, update) for update in updates]
+        batches = self.loader.batches([part for update in parts for part in update])
+        for update, own in zip(updates, parts, strict=True):
+            indices = [index for part in own for _, index, counts in part if counts]
+            yield Update([next(batches) for _ in own], len(update), indices)
+
+    def close(self) -> None:
+        """Ends the loader processes."""
+        self.loader.close()
+
+    def _parts(self, epoch: int, update: np.ndarray) -> list[list[Key]]:
+        """The share of this process in an update, in batches; never nothing, as processes wait for each other."""
+        share = update[self.rank :: self.world_size].tolist()
+        if not share:
+            return [[(epoch, int(update[0]), False)]]
+        parts = np.array_split(share, min(self.accumulation, len(share)))
+        return [[(epoch, int(index), True) for index in part] for part in parts]
 
 
 class Normalise:
@@ -85,53 +152,38 @@ class Normalise:
         return (images.float() - self.mean) / self.std, labels
 
 
-class _EpochOrder(Sampler[tuple[int, int]]):
-    """Yields (epoch, index): a permutation keyed by (seed, epoch), or the plain order without a seed."""
+class _Images(Dataset[Any]):
+    """Pixels and label by key, or the error of an image that cannot be read: exceptions lose their text in a loader."""
 
-    def __init__(self, size: int, seed: int | None) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = range(self.size)
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
-        return ((self.epoch, index) for index in order)
-
-
-class _Images(Dataset[tuple[Tensor, int]]):
-    def __init__(self, split: Split, transform: Callable[[Image.Image], Any], seed: int | None, room: int) -> None:
+    def __init__(self, split: Split, transform: Callable[..., Any], *, room: int, seed: int | None = None) -> None:
         self.split, self.transform, self.seed = split, transform, seed
-        self.kept: dict[int, Tensor] = {}
-        self.room = room if seed is None else 0  # bytes
+        self.kept: dict[int, Any] = {}
+        self.room = room  # bytes
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
-        label = self.split.labels[index]
-        if index in self.kept:
-            return self.kept[index], label
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | ValueError:
+        epoch, index, counts = key
+        try:
+            found = self.kept[index] if index in self.kept else self._keep(index)
+        except ValueError as error:
+            return error
+        if self.seed is not None:
+            with seeded("image", self.seed, epoch, index):
+                found = torch.as_tensor(self.transform(found))
+        return found, self.split.labels[index] if counts else -1
+
+    def _keep(self, index: int) -> Any:
+        """The image, transformed unless that is random; kept if there is room."""
         image = self.split.image(index)
-        with nullcontext() if self.seed is None else _seeded(self.seed, epoch, index):
-            pixels = torch.as_tensor(self.transform(image))
-        if self.room >= pixels.nbytes:
-            self.kept[index] = pixels
-            self.room -= pixels.nbytes
-        return pixels, label
+        found = image if self.seed is not None else torch.as_tensor(self.transform(image))
+        size = found.nbytes if isinstance(found, Tensor) else 3 * image.width * image.height
+        if self.room >= size:
+            self.kept[index] = found
+            self.room -= size
+        return found
 
 
-@contextmanager
-def _seeded(*key: int) -> Iterator[None]:
-    """Seeds python, numpy and torch by the key for the block (timm's augmentations draw from all three)."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    first, second, third = (int(word) for word in np.random.SeedSequence(list(key)).generate_state(3))
-    random.seed(first)
-    np.random.seed(second)  # noqa: NPY002
-    torch.manual_seed(third)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
+def _collate(items: list[Any]) -> Batch | ValueError:
+    for item in items:
+        if isinstance(item, ValueError):
+            return item
+    return torch.stack([pixels for pixels, _ in items]), torch.tensor([label for _, label in items])

@@ -19,6 +19,7 @@ def trained(monkeypatch):
     monkeypatch.setitem(module._BASE, "epochs", 1)
     monkeypatch.setitem(module._ADAPT, "epochs", 1)
     monkeypatch.setitem(module._COMMON, "model_kwargs", {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2})
+    monkeypatch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)  # pictures take most of the time
     folders, train = [], module.train
 
     def spy(config):

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
+from capaboost_vit.job import binding, plain
 from capaboost_vit.methods.config import CONFIGS
 from capaboost_vit.options import option
 from capaboost_vit.training.config import TrainConfig
@@ -30,6 +31,30 @@ from capaboost_vit.training.config import TrainConfig
         ({"seed": -1}, "--seed must be at least 0, got -1"),
         ({"clip_grad": 0.0}, "--clip-grad must be positive, got 0.0"),
         ({"clip_grad": float("nan")}, "--clip-grad must be positive, got nan"),
+        ({"max_steps": 0}, "--max-steps must be at least 1, got 0"),
+        ({"grad_accum_steps": 0}, "--grad-accum-steps must be at least 1, got 0"),
+        ({"val_interval": 0}, "--val-interval must be at least 1, got 0"),
+        ({"patience": 0}, "--patience must be at least 1, got 0"),
+        ({"checkpoint_interval": 0}, "--checkpoint-interval must be at least 1, got 0"),
+        ({"mixup": -0.1}, "--mixup must be at least 0, got -0.1"),
+        ({"cutmix": float("nan")}, "--cutmix must be at least 0, got nan"),
+        ({"drop_path": -1.0}, "--drop-path must be at least 0, got -1.0"),
+        ({"model_ema_decay": 1.0}, r"--model-ema-decay must lie in \[0, 1\), got 1.0"),
+        ({"hflip": 1.5}, r"--hflip must lie in \[0, 1\], got 1.5"),
+        ({"vflip": -0.5}, r"--vflip must lie in \[0, 1\], got -0.5"),
+        ({"reprob": float("nan")}, r"--reprob must lie in \[0, 1\], got nan"),
+        ({"aa": "rand-m9"}, "--aa has no effect without augmentation: add --no-aug false"),
+        ({"scale": (0.5, 1.0)}, "--scale has no effect without augmentation"),
+        ({"hflip": 0.0}, "--hflip has no effect without augmentation"),
+        ({"select": "first"}, "--select must be last or best, got 'first'"),
+        ({"bad_images": "ignore"}, "--bad-images must be error or skip, got 'ignore'"),
+        (
+            {"grad_accum_steps": 9, "batch_size": 8},
+            "--grad-accum-steps 9 is more than the 8 images of --batch-size",
+        ),
+        ({"resume": True, "overwrite": True}, "--resume goes on with a run, --overwrite replaces it: choose one"),
+        ({"patience": 3, "val_split": None}, "--patience and --select best need a validation split: say --val-split"),
+        ({"select": "best", "val_split": None}, "--patience and --select best need a validation split"),
     ],
 )
 def test_a_value_out_of_range_is_named_by_its_flag(options, error):
@@ -45,6 +70,12 @@ def test_a_value_out_of_range_is_named_by_its_flag(options, error):
         {"epochs": 3, "warmup_epochs": 2},
         {"smoothing": 0.0, "workers": 0, "seed": 0, "lr": 1e-12, "clip_grad": 1e-9},
         {"amp_dtype": "float16", "smoothing": 0.99},
+        {"max_steps": 1, "val_interval": 1, "patience": 1, "checkpoint_interval": 1},
+        {"grad_accum_steps": 8, "batch_size": 8},
+        {"mixup": 0.0, "cutmix": 2.0, "drop_path": 0.0, "model_ema_decay": 0.0},
+        {"hflip": 0.0, "vflip": 1.0, "reprob": 1.0, "no_aug": False},
+        {"select": "best", "bad_images": "skip", "resume": True},
+        {"val_split": None, "overwrite": True},
     ],
 )
 def test_a_value_at_the_edge_is_taken(options):
@@ -61,9 +92,24 @@ def test_a_configuration_does_not_change_and_shares_no_default():
 
 
 def test_a_configuration_survives_yaml():
-    config = TrainConfig(method={"rank": 3, "targets": ["query"]}, model_kwargs={"depth": 1}, lr=3e-5, scale=(0.5, 1.0))
-    read = yaml.safe_load(yaml.safe_dump({**dataclasses.asdict(config), "scale": [0.5, 1.0]}))
-    assert TrainConfig(**{**read, "scale": tuple(read["scale"])}) == config
+    config = TrainConfig(
+        method={"rank": 3, "targets": ["query"]}, model_kwargs={"depth": 1}, scale=(0.5, 1.0), no_aug=False
+    )
+    read = yaml.safe_load(yaml.safe_dump(plain(config)))
+    assert TrainConfig(**{**read, "scale": tuple(read["scale"]), "ratio": tuple(read["ratio"])}) == config
+
+
+def test_what_was_said_of_an_earlier_run_is_not_stored():
+    config = TrainConfig(overwrite=True, allow_config_change=True)
+    assert plain(config) == plain(TrainConfig(resume=True)) == plain(TrainConfig())
+    assert config.overwrite
+
+
+def test_options_that_change_nothing_of_the_result_do_not_bind():
+    free = {"output": "x", "workers": 3, "checkpoint_interval": 7, "data_dir": "y", "data_download": True}
+    assert binding(plain(TrainConfig(**free))) == binding(plain(TrainConfig()))
+    for name, value in {"lr": 1.0, "log_interval": 3, "epochs": 7, "select": "best", "data": "x", "seed": 1}.items():
+        assert binding(plain(TrainConfig(**{name: value}))) != binding(plain(TrainConfig())), name
 
 
 @pytest.mark.parametrize("cls", [TrainConfig, *CONFIGS.values()], ids=lambda cls: cls.__name__)

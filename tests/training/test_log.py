@@ -1,4 +1,4 @@
-"""What a run leaves for people can be read back: the table, the points, the lines and the picture."""
+"""What a run leaves for people while it goes on can be read back: the table, the points and the lines."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import csv
 import io
 
 import pytest
-from PIL import Image
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from capaboost_vit.training.log import Log, draw_curves
+from capaboost_vit.training.figures import draw_curves
+from capaboost_vit.training.log import Log, write_table
 
 ROWS = [
-    {"epoch": 1, "train_loss": 1.5, "train_accuracy": 40.0, "val_accuracy": 45.0, "seconds": 1.25},
-    {"epoch": 2, "train_loss": 0.75, "train_accuracy": 70.0, "val_accuracy": 65.0, "seconds": 2.5},
+    {"epoch": 1, "update": 3, "train_loss": 1.5, "train_accuracy": 40.0, "grad_norm": 2.5, "val_accuracy": 45.0},
+    {"epoch": 2, "update": 6, "train_loss": 0.75, "train_accuracy": 70.0, "grad_norm": 0.5, "val_accuracy": None},
 ]
 
 
@@ -27,7 +28,7 @@ def make_log(tmp_path):
     logs = []
 
     def make(stream=None, **options):
-        logs.append(Log(tmp_path, **{"epochs": 2, "steps": 3, **options}, stream=stream or io.StringIO()))
+        logs.append(Log(tmp_path, **{"updates": 6, **options}, stream=stream or io.StringIO()))
         return logs[-1]
 
     yield make
@@ -35,13 +36,98 @@ def make_log(tmp_path):
         log.close()
 
 
+def read_table(folder):
+    with open(folder / "summary.csv", newline="") as file:
+        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def points(folder):
+    """(step, value) of every point, by name."""
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
 def test_the_table_of_epochs_is_read_back(tmp_path, make_log):
     log = make_log()
-    for row in ROWS:
-        log.epoch(row)
-        with open(tmp_path / "summary.csv", newline="") as file:  # after every epoch, not only at the end
-            read = [{name: float(value) for name, value in line.items()} for line in csv.DictReader(file)]
-        assert read == log.rows == ROWS[: row["epoch"]]
+    for count in (1, 2):
+        log.epoch(ROWS[:count], images_per_second=8.0)
+        assert read_table(tmp_path) == ROWS[:count]  # after every epoch, not only at the end
+    assert (
+        (tmp_path / "summary.csv")
+        .read_text()
+        .startswith("epoch,update,train_loss,train_accuracy,grad_norm,val_accuracy\n1,3,1.5,40.0,2.5,45.0\n2,6,")
+    )
+
+
+def test_a_table_keeps_every_bit_of_its_numbers(tmp_path):
+    values = [0.1 + 0.2, 1e-300, 1 / 3, 12345678.123456789]
+    write_table(tmp_path / "summary.csv", [{"value": value} for value in values])
+    assert [row["value"] for row in read_table(tmp_path)] == values
+
+
+def test_the_points_of_an_epoch_stand_at_its_last_update_and_hold_nothing_that_a_clock_has_measured(tmp_path, make_log):
+    log = make_log()
+    log.epoch(ROWS[:1], images_per_second=8.0)
+    log.epoch(ROWS, images_per_second=9.0)
+    log.close()
+    assert points(tmp_path) == {
+        "epoch/train_loss": [(3, 1.5), (6, 0.75)],
+        "epoch/train_accuracy": [(3, 40), (6, 70)],
+        "epoch/grad_norm": [(3, 2.5), (6, 0.5)],
+        "epoch/val_accuracy": [(3, 45)],
+    }
+
+
+def test_values_of_an_update_are_written_every_interval_and_speed_apart_from_them(tmp_path, make_log, monkeypatch):
+    now = 10.0
+    monkeypatch.setattr("capaboost_vit.training.log.time.monotonic", lambda: now)
+    log = make_log(interval=2)
+    seconds = []
+    for update in range(1, 7):
+        now += 0.5
+        seconds.append(log.step(update, 8, {"loss": 0.5 / update, "grad_norm": 1.0, "lr": 0.25}))
+        if update == 4:
+            now += 100  # an evaluation: not the time of an update
+            log.start(4)
+    log.close()
+    found = points(tmp_path)
+    assert seconds == [0.5] * 6
+    assert found["train/loss"] == [(2, 0.25), (4, 0.125), (6, pytest.approx(0.5 / 6))]
+    assert found["train/lr"] == [(2, 0.25), (4, 0.25), (6, 0.25)]
+    assert found["speed/images_per_second"] == [(2, 16), (4, 16), (6, 16)]
+    assert all(value > 1 for _, value in found["speed/memory_mb"])
+    assert {name for name in found if name.startswith("speed/")} == {"speed/images_per_second", "speed/memory_mb"}
+
+
+def test_a_process_that_shall_not_write_writes_nothing(tmp_path, make_log):
+    stream = io.StringIO()
+    log = make_log(stream, active=False, interval=1)
+    log.say("hello")
+    log.step(1, 8, {"loss": 1.0})
+    log.epoch(ROWS, images_per_second=1.0)
+    log.text("config", "a: 1")
+    log.inputs(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    assert log.sizes() == {}
+    log.close()
+    assert stream.getvalue() == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_texts_and_figures_are_read_back(tmp_path, make_log):
+    log = make_log()
+    log.inputs(torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8))
+    log.inputs(torch.rand(40, 10))  # no images: nothing
+    log.text("config", "a: 1\nb: [x](y)")
+    log.figure("figures/learning_curve", draw_curves({"run": ROWS}, title="a run"), 6)
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["images"] == ["images/first_batch", "figures/learning_curve"]
+    (grid,) = events.Images("images/first_batch")
+    assert (grid.step, grid.width % 8, grid.height % 8) == (0, 0, 0)
+    assert grid.width * grid.height == 32 * 64
+    assert events.Images("figures/learning_curve")[0].step == 6
+    (text,) = events.Tensors("config/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == "    a: 1\n    b: [x](y)"
 
 
 def test_points_are_read_back_from_tensorboard(tmp_path, make_log):
@@ -58,15 +144,15 @@ def test_without_a_terminal_there_are_plain_lines_one_per_epoch(make_log):
     stream = io.StringIO()
     log = make_log(stream)
     log.say("[bold]start[/bold] :smile: of /data/[x]")
-    for epoch, row in enumerate(ROWS):
-        for step in (1, 2, 3):
-            log.step(epoch, step, 0.5)
-        log.epoch(row)
+    for count in (1, 2):
+        for update in range(3 * count - 2, 3 * count + 1):
+            log.step(update, 8, {"loss": 0.5})
+        log.epoch(ROWS[:count], images_per_second=123.456)
     log.close()
     assert stream.getvalue().splitlines() == [
         "[bold]start[/bold] :smile: of /data/[x]",
-        "epoch 1  loss 1.5  train % 40  val % 45  s 1.25",
-        "epoch 2  loss 0.75  train % 70  val % 65  s 2.5",
+        "epoch 1  loss 1.5  train % 40  val % 45  images/s 123.5",
+        "epoch 2  loss 0.75  train % 70  images/s 123.5",
     ]
 
 
@@ -74,13 +160,13 @@ def test_a_long_epoch_without_a_terminal_says_where_it_is_every_ten_seconds(make
     now = 0.0
     monkeypatch.setattr("capaboost_vit.training.log.time.monotonic", lambda: now)
     stream = io.StringIO()
-    log = make_log(stream, steps=100)
-    for step in range(1, 101):
+    log = make_log(stream, updates=100)
+    for update in range(1, 101):
         now += 0.5
-        log.step(1, step, 0.125)
+        log.step(update, 8, {"loss": 0.125})
     lines = stream.getvalue().splitlines()
     assert len(lines) == 4
-    assert lines[0] == "epoch 2/2 step 21/100 loss 0.1250"
+    assert lines[0] == "update 21/100 loss 0.1250"
 
 
 def test_a_line_is_never_broken_however_long(make_log):
@@ -93,8 +179,8 @@ def test_on_a_terminal_there_is_a_bar(make_log, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     log = make_log(stream)
-    for step in (1, 2, 3):
-        log.step(0, step, 0.5)
+    for update in (1, 2, 3):
+        log.step(update, 8, {"loss": 0.5})
     log.say("a line above the bar")
     log.progress.refresh()
     log.close()
@@ -107,34 +193,3 @@ def test_closing_twice_is_fine(make_log):
     log = make_log()
     log.close()
     log.close()
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        ROWS,
-        [{name: value for name, value in row.items() if name != "val_accuracy"} for row in ROWS],
-        ROWS[:1],
-        [ROWS[0], {**ROWS[1], "train_loss": 0.0}],
-        [{**ROWS[0], "epoch": epoch} for epoch in range(1, 40)],
-    ],
-    ids=["with val", "without val", "one epoch", "loss of zero", "many epochs"],
-)
-def test_a_learning_curve_is_a_picture(tmp_path, rows):
-    draw_curves({"model": rows}, tmp_path / "curve.png", title="model on data")
-    with Image.open(tmp_path / "curve.png") as image:
-        assert image.size == (1080, 432)
-        assert len(image.convert("L").getcolors()) > 20
-
-
-@pytest.mark.parametrize("name", ["$x_{$", "a_b$ and $c^", "under_score", "%d [x] \\alpha"])
-def test_names_are_drawn_as_they_are_not_as_formulas(tmp_path, name):
-    draw_curves({name: ROWS}, tmp_path / "curve.png", title=f"run on {name}")
-    assert (tmp_path / "curve.png").stat().st_size > 1000
-
-
-def test_curves_of_several_runs_share_the_picture_even_if_one_has_no_validation(tmp_path):
-    without = [{name: value for name, value in row.items() if name != "val_accuracy"} for row in ROWS]
-    draw_curves({"one": ROWS, "two": without}, tmp_path / "both.png", title="two")
-    draw_curves({"one": ROWS}, tmp_path / "one.png", title="two")
-    assert (tmp_path / "both.png").read_bytes() != (tmp_path / "one.png").read_bytes()

@@ -24,7 +24,7 @@ def rates(updates_per_epoch=5, **options):
     optimizer = make_optimizer(nn.Linear(2, 2), config)
     schedule = make_schedule(optimizer, config, updates_per_epoch)
     found = []
-    for update in range(config.epochs * updates_per_epoch + 1):
+    for update in range((config.max_steps or config.epochs * updates_per_epoch) + 1):
         if schedule is not None:
             schedule.step_update(update)
         found.append(optimizer.param_groups[0]["lr"])
@@ -136,8 +136,34 @@ def test_a_step_schedule_steps_each_third():
     assert [found.index(rate) for rate in sorted(set(found[:-1]), reverse=True)] == [0, 15, 30]
 
 
+@pytest.mark.parametrize("max_steps", [1, 9, 40, 333])
+@pytest.mark.parametrize("epochs", [1, 100])
+def test_max_steps_is_the_length_of_the_schedule_whatever_the_epochs(max_steps, epochs):
+    found = rates(epochs=epochs, max_steps=max_steps, lr=0.1)
+    ramp = max_steps // 10
+    expected = [1e-7 + (0.1 - 1e-7) * step / ramp for step in range(ramp)]
+    expected += [0.05 * (1 + math.cos(math.pi * (s - ramp) / (max_steps - ramp))) for s in range(ramp, max_steps + 1)]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_step_schedule_of_max_steps_steps_each_third_of_them():
+    found = rates(max_steps=30, sched="step", lr=1.0, warmup_epochs=0)
+    assert [found.index(rate) for rate in sorted(set(found[:-1]), reverse=True)] == [0, 10, 20]
+
+
 def test_without_a_schedule_the_rate_is_constant():
     assert set(rates(epochs=4, sched="none", lr=0.1)) == {0.1}
+
+
+@pytest.mark.parametrize("sched", ["none", "cosine"])
+def test_layer_decay_slows_the_early_blocks_with_and_without_a_schedule(sched):
+    config = TrainConfig(layer_decay=0.5, lr=1.0, sched=sched, warmup_epochs=0)
+    optimizer = make_optimizer(timm.create_model("vit_tiny_capaboost_lora", **SMALL), config)
+    schedule = make_schedule(optimizer, config, 3)
+    if schedule is not None:
+        schedule.step_update(0)
+    assert all(group["lr"] == group["lr_scale"] for group in optimizer.param_groups)
+    assert len({group["lr"] for group in optimizer.param_groups}) == 3
 
 
 @pytest.mark.parametrize(
@@ -151,3 +177,8 @@ def test_without_a_schedule_the_rate_is_constant():
 def test_an_impossible_schedule_is_named_with_its_flag(sched, error):
     with pytest.raises(ValueError, match=error):
         rates(sched=sched)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    with pytest.raises(ValueError, match="--warmup-epochs 2 are 10 updates, all of the run's 10"):
+        rates(epochs=5, max_steps=10, warmup_epochs=2)

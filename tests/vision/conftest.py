@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 
 import capaboost_vit
+
+sys.path.insert(0, str(Path(__file__).parent))  # lets the tests of this folder import `drawn`
 
 TINY = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=5)
 

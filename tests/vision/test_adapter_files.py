@@ -145,6 +145,21 @@ def test_two_methods_in_one_file(trained, tiny, wake, images, tmp_path):
     assert torch.equal(capaboost_vit.load_adapter(tiny(), path)(images), model(images))
 
 
+def test_running_statistics_are_stored_where_they_move_and_nowhere_else(tmp_path):
+    images = torch.randn(4, 3, 64, 64)
+    for method, options in (("full", {}), ("lora", {"targets": "fc"})):
+        model = timm.create_model("test_resnet", num_classes=3)
+        initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        capaboost_vit.adapt(model, method, **options)
+        model.train()(images)
+        path = capaboost_vit.save_adapter(model, tmp_path / f"{method}.safetensors")
+        assert any("running_mean" in name for name in load_file(path)) == (method == "full")
+        again = timm.create_model("test_resnet", num_classes=3)
+        again.load_state_dict(initial)
+        capaboost_vit.load_adapter(again, path)
+        assert torch.equal(again.eval()(images), model.eval()(images))
+
+
 @pytest.mark.parametrize("method", ["head", "full"])
 def test_head_only_and_full_fine_tuning_have_files_too(tiny, images, tmp_path, method):
     model = capaboost_vit.adapt(tiny(), method)

@@ -1,0 +1,113 @@
+"""The processes of a run: one, or those that torchrun has started."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+_VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this one is; `local_rank` counts those of one machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and the terminal of the run."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place; the same bits in each."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, values: Sequence[int]) -> list[int]:
+        """The values of all processes, one process after the other."""
+        if self.size == 1:
+            return list(values)
+        found: list[Sequence[int]] = [[]] * self.size
+        dist.all_gather_object(found, list(values))
+        return [value for part in found for value in part]
+
+    def wait(self) -> None:
+        """Returns when all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def environment_world() -> World:
+    """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; without it one process."""
+    rank, size, local = (int(os.environ.get(name, d)) for name, d in _VARIABLES.items())
+    return World(rank, size, local)
+
+
+@contextmanager
+def joined(world: World, device: torch.device) -> Iterator[None]:
+    """Connects the processes for the block: nccl between GPUs, gloo elsewhere."""
+    if world.size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def share(value: T, world: World) -> T:
+    """The first process's value, in all of them."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def parallel(model: nn.Module, world: World, device: torch.device) -> nn.Module:
+    """The model as it is with one process, else in DistributedDataParallel, which averages gradients over processes.
+
+    Buffers are sent around only where batch norms are trained; those of masks and positions never change.
+    """
+    if world.size == 1:
+        return model
+    moving = bool(_moving_norms(model))
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its older name
+    options: dict[str, Any] = {option: moving, "device_ids": [device] if device.type == "cuda" else None}
+    return DistributedDataParallel(model, **options)
+
+
+def align(model: nn.Module, world: World) -> None:
+    """Gives all processes the first one's statistics of the batch norms that are trained.
+
+    DistributedDataParallel does so only before a forward pass, so that they differ after the last one.
+    """
+    if world.size > 1:
+        for norm in _moving_norms(model):
+            for statistic in norm.buffers(recurse=False):
+                dist.broadcast(statistic, 0)
+
+
+def _moving_norms(model: nn.Module) -> list[nn.Module]:
+    """The batch norms whose statistics move."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]

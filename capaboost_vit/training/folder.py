@@ -1,0 +1,154 @@
+"""The folder of a run: who may write to it, what state the run is in, and what it was started with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..core.atomic import write_text
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not on this system: no lock
+    fcntl = None
+
+FILES = (
+    "result.json",
+    "summary.csv",
+    "adapter.safetensors",
+    "learning_curve.png",
+    "confusion_matrix.png",
+    "config.yaml",
+    "status.json",
+    "bad_batch.json",
+)
+FOLDERS = ("tensorboard", "checkpoints")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    status.json says `running`, `preempted` (stopped by a signal, can be resumed), `failed` or `finished`, with process,
+    host, number of updates and time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.lock_file: Any = None
+
+    def present(self) -> list[str]:
+        """The files and folders of a run that are there."""
+        return [name for name in (*FILES, *FOLDERS) if (self.path / name).exists()]
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run has left, or None. Raises ValueError if it is not that of a run."""
+        path = self.path / "result.json"
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+            raise ValueError(f"{path} is not the result of a run: remove it, or choose another --output")
+        return found
+
+    def refuse_if_taken(self) -> None:
+        """Raises FileExistsError if the folder holds files of a run."""
+        present = self.present()
+        if present:
+            raise FileExistsError(
+                f"{self.path} holds {present[0]} of another run: add --resume to go on with it, choose another "
+                "--output, or replace it with --overwrite"
+            )
+
+    def lock(self) -> None:
+        """Makes the folder and keeps others from writing to it for as long as this process lives.
+
+        The lock is the system's (fcntl), so that of a process that was killed is free at once; loader processes do not
+        inherit it. What writers that were killed have left half written is removed.
+
+        Raises:
+            OSError: the folder cannot be written, or another process holds it (BlockingIOError).
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock_file = open(self.path / ".lock", "a")  # noqa: SIM115
+        except OSError as error:
+            raise OSError(f"cannot write to {self.path} ({error.strerror}): choose another --output") from error
+        if fcntl is None:
+            return
+        try:
+            fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = (self.path / ".lock").read_text("utf-8").strip() or "unknown"
+            raise BlockingIOError(
+                f"{self.path} belongs to another run that is going on (process {owner}): choose another --output"
+            ) from error
+        self.lock_file.truncate(0)
+        self.lock_file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        self.lock_file.flush()
+        for folder in (self.path, self.checkpoints):
+            for partial in folder.glob(".*.partial"):
+                partial.unlink()
+
+    def unlock(self) -> None:
+        """Lets others write."""
+        if self.lock_file is not None:
+            self.lock_file.close()
+            self.lock_file = None
+
+    def empty(self) -> None:
+        """Removes what an earlier run has left; other files stay."""
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def need(self, size: int) -> None:
+        """Raises OSError unless so many bytes are free on the disk."""
+        free = shutil.disk_usage(self.path).free
+        if free < size:
+            raise OSError(
+                f"{self.path}: {free / 1e6:.0f} MB are free, the run needs {size / 1e6:.0f} MB: make room, or choose "
+                "another --output"
+            )
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says; empty where there is none that can be read."""
+        try:
+            found = json.loads((self.path / "status.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write_status(self, status: str, update: int, **more: Any) -> None:
+        """Replaces status.json."""
+        values = {"status": status, "update": update, "pid": os.getpid(), "host": socket.gethostname(), **more}
+        values["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self.write_json("status.json", values)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON file, whole or not at all."""
+        write_text(self.path / name, json.dumps(value, indent=2) + "\n")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`name: old -> new` for every value that differs, with dotted names of nested ones."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
+    return found

@@ -1,0 +1,168 @@
+"""All that changes while a model is trained, as one thing that can be saved and put back."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .averages import Averages, put
+from .checkpoint import CheckpointError, changing
+from .config import TrainConfig
+from .optim import make_optimizer, make_schedule
+
+_GIVEN = ("lr", "initial_lr", "weight_decay", "momentum")  # options of a group that no optimizer changes
+
+
+@dataclass
+class Progress:
+    """How far a run is: JSON values only."""
+
+    update: int = 0  # done so far; one that a gradient scaler has skipped counts
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of summary.csv
+    # sums over the images, and over the updates, of the epoch at hand
+    loss: float = 0.0
+    right: float = 0.0
+    seen: int = 0
+    norm: float = 0.0
+    steps: int = 0
+    # updates in a row that the gradient scaler has skipped; they are in no sum
+    overflows: int = 0
+    # validation
+    best_accuracy: float | None = None
+    best_epoch: int | None = None
+    stale: int = 0  # evaluations since the best one
+    # speed, over the whole run
+    seconds: float = 0.0
+    images: int = 0
+
+    def add(self, *, loss: float, right: float, seen: int, norm: float) -> None:
+        """Takes one update into the sums of the epoch."""
+        self.loss, self.right, self.seen = self.loss + loss, self.right + right, self.seen + seen
+        self.norm, self.steps = self.norm + norm, self.steps + 1
+
+    def means(self) -> dict[str, float]:
+        """Loss and accuracy (%) over the images of the epoch, and the norm of the gradient over its updates."""
+        seen, steps = max(1, self.seen), max(1, self.steps)
+        return {
+            "train_loss": self.loss / seen,
+            "train_accuracy": 100 * self.right / seen,
+            "grad_norm": self.norm / steps,
+        }
+
+    def start_epoch(self) -> None:
+        """Sets the sums of the epoch to zero."""
+        self.loss, self.right, self.seen, self.norm, self.steps = 0.0, 0.0, 0, 0.0, 0
+
+
+class State:
+    """Model, optimizer, schedule, gradient scaler, averages and progress of one run.
+
+    Dropout, drop path and the order of the data are functions of (seed, update), so no random state belongs to it.
+
+    Args:
+        model: on its device; what it leaves to be trained is trained.
+        updates_per_epoch: steps of the optimizer in one epoch.
+
+    Raises:
+        ValueError: nothing to train, no training image, an unknown optimizer or schedule.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, updates_per_epoch: int) -> None:
+        if updates_per_epoch == 0:
+            raise ValueError("the training split has no image")
+        self.model, self.config, self.updates_per_epoch = model, config, updates_per_epoch
+        self.updates = config.max_steps or config.epochs * updates_per_epoch
+        self.optimizer = make_optimizer(model, config)
+        self.schedule = make_schedule(self.optimizer, config, updates_per_epoch)
+        self.device = self.trained()[0].device
+        fp16 = config.amp and config.amp_dtype == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.averages = Averages(self._parameters(), config.model_ema_decay) if config.model_ema else None
+        self.best: dict[str, Tensor] | None = None
+        self.progress = Progress()
+        self.set_rate()
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer holds."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def set_rate(self) -> None:
+        """Sets the learning rate of the next update."""
+        if self.schedule is not None:
+            self.schedule.step_update(self.progress.update)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs whose updates are done; the last may be cut short by `max_steps`."""
+        whole, rest = divmod(self.progress.update, self.updates_per_epoch)
+        return whole + (rest > 0 and self.progress.update >= self.updates)
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether `patience` evaluations have passed without a better one."""
+        return self.config.patience is not None and self.progress.stale >= self.config.patience
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all updates are done, or early stopping has ended the run."""
+        return self.progress.update >= self.updates or self.patience_is_over
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A block in which the model is the one to be evaluated: its averages, where there are any."""
+        return self.averages.applied() if self.averages else nullcontext()
+
+    def keep_best(self, accuracy: float) -> None:
+        """Notes an accuracy on val, and keeps a copy of what is evaluated if it is the best so far."""
+        progress = self.progress
+        if progress.best_accuracy is not None and accuracy <= progress.best_accuracy:
+            progress.stale += 1
+            return
+        progress.best_accuracy, progress.best_epoch, progress.stale = accuracy, self.epochs_done, 0
+        if self.config.select == "best":
+            with self.averaged():
+                self.best = {name: t.detach().clone() for name, t in changing(self.model).items()}
+
+    def finish(self) -> None:
+        """Makes the model the chosen one: the best on val, or the last (its averages, where there are any)."""
+        if self.best is not None:
+            put(changing(self.model), self.best)
+        elif self.averages:
+            put(self.averages.trained, self.averages.values)
+
+    def pack(self) -> dict[str, Any]:
+        """All of it, as a tree of JSON values and tensors."""
+        return {
+            "model": changing(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "averages": self.averages.values if self.averages else None,
+            "best": self.best,
+            "progress": dataclasses.asdict(self.progress),
+        }
+
+    def unpack(self, tree: dict[str, Any]) -> None:
+        """Puts back what `pack` gave. Raises CheckpointError if it is of another model or optimizer."""
+        own = changing(self.model)
+        found = {name: tuple(t.shape) for name, t in tree["model"].items()}
+        if found != {name: tuple(t.shape) for name, t in own.items()}:
+            differing = sorted(set(found.items()) ^ {(n, tuple(t.shape)) for n, t in own.items()})
+            raise CheckpointError(f"the checkpoint is of another model: {differing[0][0]} differs")
+        put(own, tree["model"])
+        given = [{name: group[name] for name in _GIVEN if name in group} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(tree["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, given, strict=True):
+            group.update(options)  # those of the configuration, which may have been changed
+        self.scaler.load_state_dict(tree["scaler"])
+        if self.averages and tree["averages"] is not None:
+            put(self.averages.values, tree["averages"])
+        self.best = None if tree["best"] is None else {n: t.to(self.device) for n, t in tree["best"].items()}
+        self.progress = Progress(**tree["progress"])
+        self.set_rate()
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -1,0 +1,44 @@
+"""What happens to a whole training batch on its device: random erasing, mixup, cutmix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torchvision.transforms import v2
+
+Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W), labels (B,)
+
+
+def make_mix(
+    *, num_classes: int, reprob: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0, device: torch.device
+) -> Callable[[Batch], Batch]:
+    """timm's random erasing (boxes take the mean colour), then torchvision's MixUp or CutMix, one of them per batch.
+
+    With mixup or cutmix the labels become probabilities (B, num_classes). A batch whose labels are -1 counts for
+    nothing and is left alone.
+
+    Args:
+        reprob: probability that a box of an image is erased.
+        mixup, cutmix: alpha of the beta distribution of the share; 0 for none.
+    """
+    erase = RandomErasing(reprob, mode="const", device=device) if reprob > 0 else None
+    kinds = [
+        kind(alpha=alpha, num_classes=num_classes)
+        for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        if alpha > 0
+    ]
+    blend = v2.RandomChoice(kinds) if kinds else None
+
+    def mix(batch: Batch) -> Batch:
+        images, labels = batch
+        if erase is not None:
+            images = erase(images)
+        if blend is None or bool(labels[0] < 0):
+            return images, labels
+        images, labels = blend(images, labels)
+        return images, labels
+
+    return mix

@@ -1,0 +1,217 @@
+"""Two processes under torchrun train one model: what one process would have got, in both alike."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from capaboost_vit.run import train
+from capaboost_vit.training.config import TrainConfig
+
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+def launch(*arguments, processes=2, timeout=150):
+    """Runs `python ...` in so many processes."""
+    start = [sys.executable, *LAUNCH, str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [*start, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """train with 3 classes of 7, val with one image, test with 3."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for part, count in (("train", 7), ("val", 1), ("test", 3)):
+        for label, name in enumerate(("blue", "green", "red") if part == "train" else ("blue",)):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                colour = [10 * (i % 5), 8 * (i % 7), 9 * (i % 3)]
+                colour[label] += 120
+                Image.new("RGB", (16, 16), tuple(colour)).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def run_in(pictures, tmp_path):
+    def run(processes, **options):
+        name = f"{processes} processes"
+        values = {
+            "model": "vit_tiny_capaboost_lora",
+            "model_kwargs": SMALL,
+            "data": str(pictures),
+            "output": str(tmp_path / name),
+            "img_size": 16,
+            "epochs": 2,
+            "batch_size": 10,
+            "lr": 1e-2,
+            "drop_path": 0.0,
+            "device": "cpu",
+            **options,
+        }
+        if processes == 1:
+            train(TrainConfig(**values))
+            return None, tmp_path / name
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(values))
+        return launch("-m", "capaboost_vit.cli", "train", "--config", config, processes=processes), tmp_path / name
+
+    return run
+
+
+def rows(folder):
+    with open(folder / "summary.csv", newline="") as file:
+        return [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grad_accum_steps": 3, "opt": "sgd", "model_ema": True},
+        pytest.param({"model": "vit_tiny_capaboost_adapter", "clip_grad": 0.1, "opt": "sgd"}, marks=pytest.mark.slow),
+        pytest.param({"select": "best", "opt": "sgd", "workers": 1}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_two_processes_get_what_one_gets(run_in, options):
+    # 21 images in updates of 10, 10 and 1: the second process has none of the last, and none of val
+    (_, first), (two, second) = (run_in(processes, **options) for processes in (1, 2))
+    assert two.returncode == 0, two.stderr
+    expected, found = (load_file(folder / "adapter.safetensors") for folder in (first, second))
+    assert max((found[name].float() - value.float()).abs().max().item() for name, value in expected.items()) <= 1e-6
+    for row, other in zip(rows(first), rows(second), strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
+    expected, found = (json.loads((folder / "result.json").read_text()) for folder in (first, second))
+    assert (found["test_total"], found["test_right"]) == (3, expected["test_right"])
+    assert found["val_accuracy"] in (0, 100)
+    assert (found["machine"]["processes"], found["updates"]) == (2, 6)
+    # the first process alone talks and writes
+    lines = [line for line in two.stderr.splitlines() if "epoch" in line or "accuracy" in line]
+    assert len([line for line in lines if line.startswith("epoch 1")]) == 1
+    assert len([line for line in lines if line.startswith("test accuracy")]) == 1
+    assert two.stdout.count("finished: ") == 1
+    assert len(list((second / "tensorboard").iterdir())) == 1
+    assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
+
+
+WORKER = """
+import sys
+import timm, torch
+import torch.distributed as dist
+import capaboost_vit
+from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training.distributed import environment_world, joined
+from capaboost_vit.training.loop import evaluate, fit
+from capaboost_vit.training.state import State
+from toys import Records, Step
+
+method, device = sys.argv[1], torch.device("cpu")
+torch.set_num_threads(1)
+world = environment_world()
+draw = torch.Generator().manual_seed(0)
+size = 64 if method == "full" else 32  # a batch norm wants more than one value per channel
+images = torch.randn(9, 3, size, size, generator=draw)
+labels = torch.randint(3, (9,), generator=draw)
+
+
+class Share:
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def epoch(self, epoch, start=0):
+        for size in self.sizes[start:]:
+            mine = list(range(world.rank, size, world.size))
+            batch = (images[mine], labels[mine]) if mine else (images[:1], torch.tensor([-1]))
+            yield Step([batch], size, mine)
+
+
+class Val:
+    def __init__(self, count):
+        mine = list(range(world.rank, count, world.size))
+        self.batch = (images[mine], labels[mine]) if mine else (images[:1], torch.tensor([-1]))
+
+    def __iter__(self):
+        return iter([self.batch])
+
+
+with joined(world, device):
+    torch.manual_seed(5)
+    if method == "full":
+        model = timm.create_model("test_resnet", num_classes=3)
+        capaboost_vit.adapt(model, "full")
+    else:
+        small = dict(img_size=32, patch_size=16, embed_dim=16, depth=2, num_heads=2, num_classes=3)
+        model = timm.create_model(f"vit_tiny_capaboost_{method}", drop_path_rate=0.3, **small)
+    config = TrainConfig(epochs=2, lr=1e-2, model_ema=True, model_ema_decay=0.5, select="best", batch_size=9)
+    prepare = lambda batch: batch
+    log = Records()
+    state = State(model, config, 3)
+    fit(state, Share([9, 1, 4]), Val(5), prepare=prepare, log=log, world=world)
+    whole = {**state.pack()["model"], **state.averages.values}
+    flat = torch.cat([tensor.detach().double().reshape(-1) for tensor in model.state_dict().values()])
+    flat = torch.cat([flat, torch.tensor([row["val_accuracy"] for row in log.rows] + log.losses).double()])
+    everyone = [torch.zeros_like(flat) for _ in range(world.size)]
+    dist.all_gather(everyone, flat)
+    assert torch.equal(everyone[0], everyone[1]), (everyone[0] - everyone[1]).abs().max()
+    for count in (1, 2, 5, 9):
+        found = evaluate(model, Val(count), prepare=prepare, config=config, world=world)
+        with torch.no_grad():
+            answers = model.eval()(images[:count]).argmax(-1)
+        expected = torch.zeros(3, 3, dtype=torch.int64)
+        for label, answer in zip(labels[:count], answers):
+            expected[label, answer] += 1
+        assert torch.equal(found, expected), (count, found, expected)
+if world.is_main:
+    print("the same in both")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora", "adapter", "prefix", "prompt"])
+def test_both_processes_hold_the_same_bits_and_count_the_same(tmp_path, method, monkeypatch):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
+    done = launch(script, method)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("the same in both") == 1
+
+
+@pytest.mark.slow
+def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(run_in, pictures, tmp_path):
+    data = shutil.copytree(pictures, tmp_path / "data")
+    (data / "train" / "red" / "3.png").write_bytes(b"no image")
+    start = time.monotonic()
+    done, folder = run_in(2, data=str(data))
+    assert time.monotonic() - start < 60
+    assert done.returncode != 0
+    assert "cannot read the image" in done.stderr
+    assert "3.png" in done.stderr
+    assert not (folder / "result.json").exists()
+    assert json.loads((folder / "status.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_the_images_of_a_bad_update_are_named_those_of_all_processes(run_in):
+    done, folder = run_in(2, opt="sgd", lr=1e30, warmup_epochs=0)
+    assert done.returncode != 0
+    assert "the loss is nan in epoch 1, step 2" in done.stderr
+    bad = json.loads((folder / "bad_batch.json").read_text())
+    assert bad["update"] == 2
+    assert len(set(bad["images"])) == len(bad["images"]) == 10
