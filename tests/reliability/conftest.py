@@ -1,0 +1,240 @@
+"""Runs as real processes that can be killed, and what it means that two runs came to the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from capaboost_vit.core.sealed import read_sealed
+from capaboost_vit.training import checkpoint
+
+NURSERY = Path(__file__).with_name("nursery.py")
+OPTIONS = {
+    "model": "vit_tiny_capaboost_lora",
+    "model-kwargs": "{patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2}",
+    "img-size": 16,
+    "data": "digits:0-4",  # 452 training images: 8 updates an epoch
+    "no-aug": "false",
+    "aa": "rand-m5",
+    "drop-path": 0.2,
+    "epochs": 2,
+    "lr": 1e-2,
+    "checkpoint-interval": 3,
+    "log-interval": 1,
+}
+TIMED = {"train_seconds", "images_per_second", "finished"}
+
+
+class Run:
+    """One process of a run, in a process group of its own."""
+
+    def __init__(self, lab, pid, output, stderr):
+        self.lab, self.pid, self.output, self.stderr, self.code = lab, pid, Path(output), stderr, None
+
+    def poll(self):
+        """The exit code, or None while it lives."""
+        if self.code is None:
+            self.code = self.lab.ask(poll=self.pid)
+        return self.code
+
+    def wait(self, seconds=60):
+        """The exit code at the end."""
+        self.until(lambda: False, seconds)
+        assert self.code is not None, f"still running after {seconds} s: {self.said}"
+        return self.code
+
+    def until(self, condition, seconds=60):
+        """Waits for a condition or the end of the process; whether the condition came true."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            if self.poll() is not None:
+                return bool(condition())
+            time.sleep(0.002)
+        return False
+
+    def signal(self, number, *, group=False):
+        """Sends a signal to the process, or to all of its group."""
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def kill(self):
+        """kill -9 of the process alone: its loader processes stay behind, as orphans."""
+        self.signal(signal.SIGKILL)
+        return self.wait()
+
+    @property
+    def said(self):
+        """All that it wrote to stdout and stderr."""
+        return self.stderr.read_text() if self.stderr.exists() else ""
+
+    @property
+    def updates(self):
+        """The updates at which there are checkpoints."""
+        return updates(self.output)
+
+
+class Lab:
+    """Starts runs from one process that has already imported everything."""
+
+    def __init__(self, folder):
+        self.folder, self.started, self.references, self.runs = folder, 0, {}, []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(NURSERY)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert json.loads(self.process.stdout.readline()) == "ready"
+
+    def ask(self, **request):
+        """The answer to one request."""
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, output, *flags, pause=None, file_size=None, **options):
+        """Starts a run in a folder; options are those of `capaboost train`, with _ for - and __ for a dot."""
+        argv = [*self.arguments(output, **options), *flags]
+        return self.start_argv(argv, output, pause=pause, file_size=file_size)
+
+    def status(self, folder):
+        """What status.json says."""
+        return status(Path(folder))
+
+    def state_of(self, path):
+        """What a checkpoint holds."""
+        return state_of(path)
+
+    def newest_state(self, folder):
+        """What the newest checkpoint holds."""
+        return newest_state(folder)
+
+    def arguments(self, output, **options):
+        """What follows `capaboost`."""
+        return ["train", *arguments(output, **options)]
+
+    def start_argv(self, argv, output, *, pause=None, file_size=None):
+        """Starts `capaboost ARGV`, which works in the folder `output`."""
+        self.started += 1
+        stderr = self.folder / f"{self.started}.stderr"
+        env = {"CAPABOOST_SAVE_PAUSE": "" if pause is None else str(pause)}
+        pid = self.ask(argv=argv, env=env, stderr=str(stderr), file_size=file_size)
+        self.runs.append(Run(self, pid, output, stderr))
+        return self.runs[-1]
+
+    def run(self, output, *flags, code=0, **options):
+        """Runs to the end, which must have that exit code."""
+        run = self.start(output, *flags, **options)
+        assert run.wait() == code, run.said
+        return run
+
+    def reference(self, **options):
+        """The folder of an uninterrupted run with these options."""
+        key = json.dumps(options, sort_keys=True)
+        if key not in self.references:
+            self.references[key] = self.folder / f"reference {len(self.references)}"
+            self.run(self.references[key], **options)
+        return self.references[key]
+
+    def same(self, folder, reference):
+        """Asserts that a finished run has the bits of another one, whatever came in between."""
+        assert_same(Path(folder), Path(reference))
+
+    def close(self):
+        for run in self.runs:
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()
+
+
+def arguments(output, **options):
+    values = {**OPTIONS, **{name.replace("__", ".").replace("_", "-"): value for name, value in options.items()}}
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))] + ["--output", str(output)]
+
+
+def updates(folder):
+    return [int(path.stem.split("-")[1]) for path in checkpoint.Checkpoints(Path(folder) / "checkpoints").files()]
+
+
+def state_of(path):
+    header, tensors = read_sealed(path, checkpoint.FORMAT, checkpoint.VERSION, error=checkpoint.CheckpointError)
+    return checkpoint.unpack(header["state"], tensors)["state"]
+
+
+def newest_state(folder):
+    """What the newest checkpoint holds of model, optimizer, averages and progress, less the seconds."""
+    state = state_of(checkpoint.Checkpoints(Path(folder) / "checkpoints").files()[-1])
+    del state["progress"]["seconds"]
+    return state
+
+
+def equal(first, second):
+    """Whether two trees are the same, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[name], second[name]) for name in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return type(first) is type(second) and first == second
+
+
+def points(folder):
+    """(scalars by tag, tags of images, tags of texts) of TensorBoard, nothing dropped by the reader."""
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}, purge_orphaned_data=False).Reload()
+    tags = events.Tags()
+    scalars = {
+        tag: sorted((e.step, e.value) for e in events.Scalars(tag))  # the reader's order is that of file names
+        for tag in tags["scalars"]
+        if not tag.startswith("speed/")
+    }
+    pictures = {tag: [e.step for e in events.Images(tag)] for tag in tags["images"]}
+    return scalars, pictures, {tag: [e.step for e in events.Tensors(tag)] for tag in tags["tensors"]}
+
+
+def assert_same(folder, reference):
+    for name in ("adapter.safetensors", "summary.csv"):
+        assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
+    assert equal(newest_state(folder), newest_state(reference))
+    found, expected = points(folder), points(reference)
+    for tag, values in expected[0].items():
+        assert found[0].get(tag) == values, tag
+    assert found == expected
+    assert {"figures/learning_curve", "figures/confusion_matrix", "images/first_batch"} <= found[1].keys()
+    for name in ("learning_curve.png", "confusion_matrix.png"):
+        assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
+    results = [json.loads((path / "result.json").read_text()) for path in (folder, reference)]
+    for result in results:
+        result["config"] = {n: v for n, v in result["config"].items() if n not in ("output", "workers", "data_dir")}
+        for name in TIMED:
+            del result[name]
+    assert results[0] == results[1]
+    assert status(folder)["status"] == "finished"
+    assert_whole(folder)
+
+
+def assert_whole(folder):
+    """Nothing half written lies about."""
+    assert not list(folder.rglob(".*.partial"))
+
+
+def status(folder):
+    return json.loads((folder / "status.json").read_text())

@@ -1,0 +1,116 @@
+"""A run stopped after each update, and inside each evaluation, comes to the bits of one that was not."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from capaboost_vit import run
+from capaboost_vit.run import train
+from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training.stop import Interrupted
+
+OPTIONS = {
+    "model": "vit_tiny_capaboost_lora",
+    "model_kwargs": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    "method": {"dropout": 0.1},
+    "img_size": 16,
+    "data": "digits:0-2",  # 276 training images
+    "no_aug": False,
+    "aa": "rand-m5",
+    "drop_path": 0.2,
+    "epochs": 2,
+    "batch_size": 96,
+    "validation_batch_size": 60,
+    "lr": 1e-2,
+    "log_interval": 1,
+}
+VARIANTS = {
+    "plain": {},
+    "average": {"model_ema": True, "model_ema_decay": 0.5},
+    "best": {"select": "best", "epochs": 3},
+    "best average": {"select": "best", "model_ema": True, "epochs": 3},
+    "patience": {"patience": 1, "epochs": 20, "lr": 1e-12, "warmup_epochs": 0},
+    "max steps": {"max_steps": 5},
+    "accumulation": {"grad_accum_steps": 3},
+    "checkpoints": {"checkpoint_interval": 2},
+    "float16": {"amp": True, "amp_dtype": "float16"},
+    "mixup": {"mixup": 0.3, "cutmix": 0.5, "reprob": 0.3},
+    "sgd, erasing, layer decay": {"opt": "sgd", "reprob": 0.5, "layer_decay": 0.7, "clip_grad": 0.5, "sched": "step"},
+    "adapter": {"model": "vit_tiny_capaboost_adapter", "smoothing": 0.1},
+    "prefix": {"model": "vit_tiny_capaboost_prefix", "method": {}, "val_interval": 2},
+    "everything trained": {"model": "vit_tiny_patch16_224", "method": {"name": "full"}},
+}
+TOGETHER = {"model_ema": True, "select": "best", "grad_accum_steps": 2, "max_steps": 5, "checkpoint_interval": 2}
+
+
+class StopAt:
+    """Stands in for Stop: a signal comes when it has been looked at so often."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def number(self):
+        self.looks -= 1
+        return signal.SIGTERM if self.looks < 0 else 0
+
+
+def in_pieces(monkeypatch, workers, **options):
+    """Runs to the end, stopped at each look at the signals in turn; how often it was stopped in what."""
+    stops = {"update": 0, "evaluating": 0}
+    looks = more = 0
+    while True:
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "Stop", lambda looks=looks + more: StopAt(looks))
+            try:
+                train(TrainConfig(**options, workers=workers[sum(stops.values()) % len(workers)], resume=True))
+                return stops
+            except Interrupted as stopped:
+                kind = "evaluating" if "evaluating" in str(stopped) else "update"
+                stops[kind] += 1
+                more = more + 1 if kind == "evaluating" else 0  # each batch of it, and then past it
+
+
+@pytest.mark.parametrize(
+    ("variant", "workers"),
+    [
+        pytest.param(TOGETHER, [0], id="together"),
+        *(pytest.param(variant, [0], id=name, marks=pytest.mark.slow) for name, variant in VARIANTS.items()),
+        pytest.param({}, [0, 2, 0, 1], id="other workers each time", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_stopped_at_every_update_ends_with_the_same_bits(lab, tmp_path, monkeypatch, variant, workers):
+    options = {**OPTIONS, **variant}
+    whole = train(TrainConfig(**options, output=str(tmp_path / "whole")))
+    stops = in_pieces(monkeypatch, workers, **options, output=str(tmp_path / "pieces"))
+    assert stops["update"] == whole["updates"]
+    assert stops["evaluating"] >= 2
+    lab.same(tmp_path / "pieces", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_stopped_once_after_any_update_ends_with_the_same_bits(lab, tmp_path, monkeypatch):
+    whole = train(TrainConfig(**OPTIONS, output=str(tmp_path / "whole")))
+    for update in range(1, whole["updates"] + 1):
+        output = tmp_path / str(update)
+        with monkeypatch.context() as patch:
+            evaluations = 3 * (update > whole["updates"] // 2)  # looked at once per batch, three in the first epoch
+            patch.setattr(run, "Stop", lambda looks=update - 1 + evaluations: StopAt(looks))
+            with pytest.raises(Interrupted, match=f"after update {update};"):
+                train(TrainConfig(**OPTIONS, output=str(output)))
+        train(TrainConfig(**OPTIONS, output=str(output), resume=True))
+        lab.same(output, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_patience_variant_does_stop_early(tmp_path):
+    result = train(TrainConfig(**{**OPTIONS, **VARIANTS["patience"]}, output=str(tmp_path)))
+    assert result["epochs"] == 2
