@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from capaboost_vit.cli import main
 from capaboost_vit.training.config import TrainConfig
 
-COMMANDS = ("quickstart", "train", "eval", "merge", "models", "summary")
+COMMANDS = ("quickstart", "train", "eval", "predict", "merge", "data", "models", "summary")
 CAPABOOST = [sys.executable, "-m", "capaboost_vit.cli"]
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 KWARGS = "{patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}"
@@ -114,9 +116,9 @@ def test_both_commands_are_the_same_program():
 # help
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "data check"])
 def test_help_takes_less_than_a_second(command):
-    done, seconds = process(*([command] if command else []), "--help")
+    done, seconds = process(*command.split(), "--help")
     assert done.returncode == 0
     assert b"usage: capaboost" in done.stdout
     assert done.stderr == b""
@@ -126,7 +128,8 @@ def test_help_takes_less_than_a_second(command):
 def test_neither_the_package_nor_the_parsers_import_torch_or_timm():
     code = (
         "import sys, capaboost_vit, capaboost_vit.cli as cli; cli._parser(); "
-        "print([name for name in ('torch', 'timm', 'numpy', 'PIL', 'matplotlib') if name in sys.modules])"
+        "heavy = ('torch', 'timm', 'datasets', 'numpy', 'PIL', 'matplotlib'); "
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("[]\n", "")
@@ -192,14 +195,29 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--opt", "adamv", "--model", "test_vit_capaboost_lora", "--img-size", "32"], "--opt adamv: "),
         (["train", "--sched", "plateau", "--model", "test_vit_capaboost_lora"], "choose cosine, poly, step"),
         (["train", "--config", "gone.yaml"], "File does not exist: "),
-        (["eval"], "required: eval.adapter"),
+        (["eval"], "required: adapter; see capaboost eval --help"),
         (["eval", "gone"], "no adapter file at gone"),
         (["eval", "gone", "--splt", "val"], "(did you mean --split?)"),
-        (["merge", "gone"], "required: merge.output"),
+        (["merge", "gone"], "required: --output; see capaboost merge --help"),
+        (["merge"], "required: adapter, --output; see capaboost merge --help"),
         (["merge", "gone", "--output", "x.safetensors"], "no adapter file at gone"),
+        (["merge", "gone", "--output", "x.pth"], "--output x.pth: name a .safetensors file, or a folder"),
+        (["predict"], "required: model, images; see capaboost predict --help"),
+        (["predict", "gone"], "required: images; see capaboost predict --help"),
+        (["predict", "gone", "gone.png"], "no picture and no folder at gone.png"),
+        (["predict", "gone", "."], "the folder . holds no picture (.bmp, .gif, "),
+        (["predict", "gone", "there.png"], "no adapter file at gone, and no folder of a run or a timm model"),
+        (["predict", "gone", "there.png", "--top", "0"], "--top must be at least 1, got 0"),
+        (["predict", "gone", "there.png", "--csv", "."], "--csv . is a folder: name a file in it"),
+        (["predict", "gone", "there.png", "--batch", "3"], "(did you mean --batch-size?); see capaboost predict"),
+        (["data"], "capaboost data: error: a command is missing: check; see capaboost data --help"),
+        (["data", "chek"], "invalid choice: 'chek' (choose from"),
+        (["data", "check"], "capaboost data check: error: the following arguments are required: spec; see capaboost"),
+        (["data", "check", "no such folder"], "no data at 'no such folder': give digits, or the path of an image"),
+        (["data", "check", "digits", "--shet", "x"], "(did you mean --sheet?); see capaboost data check --help"),
         (["models", "--pretraind"], "(did you mean --pretrained?)"),
         (["models", "zebra*"], "no registered name matches 'zebra*'; try '*lora*'"),
-        (["summary"], "required: summary.model"),
+        (["summary"], "required: model; see capaboost summary --help"),
         (["summary", "nothing"], "timm has no model 'nothing'"),
         (["summary", "test_vit_capaboost_lora", "--method.density", "2"], "density"),
         (["quickstart", "--sead", "3"], "(did you mean --seed?)"),
@@ -208,6 +226,8 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(refused, arguments, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "there.png" in arguments:
+        (tmp_path / "there.png").touch()
     line = refused(*arguments)
     assert line.startswith("capaboost")
     assert "error: " in line
@@ -250,6 +270,35 @@ def test_an_interrupt_ends_with_130_and_one_line(call, monkeypatch):
     assert call("eval", "x") == (130, "", "capaboost eval: interrupted\n")
 
 
+def test_a_lack_of_memory_says_what_makes_a_run_smaller(refused, monkeypatch):
+    def starve(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much")
+
+    monkeypatch.setattr("capaboost_vit.inference.evaluate_adapter", starve)
+    assert "Tried to allocate much; try a smaller --batch-size, or --grad-accum-steps 2" in refused("eval", "x")
+
+
+def test_an_error_of_ours_is_not_hidden(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("capaboost_vit.inference.evaluate_adapter", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["eval", "x"])
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake():
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shlex.join([*CAPABOOST, 'models'])} | head -n 1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert (done.returncode, done.stderr) in {(0, ""), (141, "")}
+    assert len(done.stdout.splitlines()) == 1
+
+
 # options
 
 
@@ -280,7 +329,7 @@ def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
         (["--amp", "--lr", "1e-4"], {"amp": True, "lr": 1e-4}),
         (["--overwrite", "--pretrained", "--grad-checkpointing"], {"overwrite": True, "pretrained": True}),
         (["--val-split", "null"], {"val_split": None}),
-        (["--scale", "[0.5, 1]"], {"scale": (0.5, 1.0)}),
+        (["--no-aug", "false", "--scale", "[0.5, 1]"], {"no_aug": False, "scale": (0.5, 1.0)}),
         (["--model-kwargs", KWARGS], {"model_kwargs": SMALL}),
         (["--lr", "1e-3"], {"lr": 1e-3}),
         (["--lr", "1"], {"lr": 1.0}),
@@ -288,7 +337,8 @@ def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
         (["--method.density", "0.25", "--method.pattern", "2:4"], {"method": {"density": 0.25, "pattern": "2:4"}}),
         (["--method.targets", "query", "mlp_in"], {"method": {"targets": ["query", "mlp_in"]}}),
         (["--method.deep", "false"], {"method": {"deep": False}}),
-        (["--method.name", "lora", "--aa", "rand-m9"], {"method": {"name": "lora"}, "aa": "rand-m9"}),
+        (["--no-aug", "false", "--aa", "rand-m9"], {"no_aug": False, "aa": "rand-m9"}),
+        (["--method.name", "lora"], {"method": {"name": "lora"}}),
         (["--output", "a b/ü"], {"output": "a b/ü"}),
         (["--data", "007"], {"data": "007"}),  # a number-like name stays a name
     ],
@@ -331,7 +381,7 @@ def test_train_writes_a_run_and_says_where(call, base, pictures, tmp_path):
     assert lines[1].startswith("epoch 1  ")
     assert lines[2].startswith("test accuracy ")
     names = {"adapter.safetensors", "config.yaml", "learning_curve.png", "result.json", "summary.csv", "tensorboard"}
-    assert {path.name for path in output.iterdir()} == names
+    assert {path.name for path in output.iterdir()} >= names
 
 
 def test_the_stored_configuration_can_be_run_again_with_the_same_result(call, finished, tmp_path):
@@ -347,7 +397,7 @@ def test_the_stored_configuration_can_be_run_again_with_the_same_result(call, fi
 def test_a_finished_run_needs_overwrite(call, refused, base, tmp_path):
     arguments = train_arguments(base, tmp_path / "run")
     assert call(*arguments)[0] == 0
-    assert "choose another --output, or pass --overwrite" in refused(*arguments)
+    assert "add --resume to go on with it, choose another --output" in refused(*arguments)
     assert call(*arguments, "--overwrite")[0] == 0
 
 
@@ -363,6 +413,95 @@ def test_merge_writes_a_plain_checkpoint(call, finished, tmp_path):
     path = tmp_path / "merged.safetensors"
     assert call("merge", finished, "--output", path) == (0, f"merged: {path}\n", "")
     timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=2, **SMALL).load_state_dict(load_file(path))
+
+
+def test_merge_writes_a_folder_for_timm(call, refused, finished, tmp_path):
+    path = tmp_path / "my model"
+    assert call("merge", finished, "--output", path) == (0, f"merged: {path}\n", "")
+    model = timm.create_model(f"local-dir:{path}", pretrained=True)
+    assert (model.num_classes, model.pretrained_cfg["label_names"]) == (2, ["0", "1"])
+    assert "exists: choose another --output" in refused("merge", finished, "--output", path)
+
+
+def test_predict_prints_lines_that_fit_and_writes_the_same_numbers(call, finished, pictures, tmp_path):
+    table = tmp_path / "ü" / "table.csv"
+    named = [str(pictures / "wood" / "3.png"), str(pictures / "sea side" / "1.png")]
+    code, out, err = call("predict", finished, *named, "--csv", table, "--top", 7, "--batch-size", 1)
+    lines = out.splitlines()
+    assert (code, err, lines[-1]) == (0, "", f"written: {table}")
+    assert lines[0:6:3] == named
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [named[0]] * 2 + [named[1]] * 2
+    shown = [line.split(" %  ") for line in lines[:-1] if line.startswith("  ")]
+    assert [name for _, name in shown] == [row["class"] for row in rows]
+    for (percent, _), row in zip(shown, rows, strict=True):
+        assert float(percent) == pytest.approx(100 * float(row["probability"]), abs=0.005001)
+    assert call("predict", finished, *named, "--top", 1)[1].count("\n") == 4
+
+
+def test_predict_shortens_long_names_and_shows_odd_ones(call, tmp_path):
+    model = timm.create_model("test_vit", num_classes=3)
+    names = {"label_names": ["a" * 65, "b" * 66, "c, d"]}
+    timm.models.save_for_hf(model, str(tmp_path / "model"), names, safe_serialization=True)
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (9, 9)).save(odd)
+    code, out, err = call("predict", tmp_path / "model", odd, "--csv", tmp_path / "x.csv")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0] == f"{tmp_path}/caf\\xe9.png"
+    assert {line.partition(" %  ")[2] for line in lines[1:4]} == {"a" * 65, "b" * 62 + "...", "c, d"}
+    assert all(len(line) <= 80 for line in lines[1:4])
+    assert b"/caf\xe9.png,1," in (tmp_path / "x.csv").read_bytes()
+
+
+def test_predict_names_a_picture_that_it_cannot_read(refused, finished, tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert f"cannot read the image {tmp_path}/notes.txt: " in refused("predict", finished, tmp_path / "notes.txt")
+
+
+def test_data_check_reports_and_draws_a_contact_sheet(call, pictures, tmp_path):
+    code, out, err = call("data", "check", pictures, "--sheet", tmp_path / "sheet.png")
+    assert (code, err) == (0, "")
+    assert "No problems found." in out
+    assert "2 classes" in out
+    assert out.endswith(f"\nContact sheet: {tmp_path}/sheet.png\n")
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.width > 300
+
+
+def test_data_check_ends_with_1_for_problems(call, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.new("RGB", (40, 40), (i, 0, 200 * (name == "b"))).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "a" / "3.png").write_text("no picture")
+    code, out, err = call("data", "check", tmp_path)
+    assert (code, err) == (1, "")
+    assert "Problems: 1\n" in out
+    assert "a/3.png" in out.replace("\n", "").replace(" ", "")
+
+
+def test_data_check_hands_its_options_on(call, monkeypatch):
+    seen = []
+
+    def opened(spec, **options):
+        seen.append((spec, options))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("capaboost_vit.vision.data.open_data", opened)
+    options = ["--image-column", "img", "--label-column", "fine", "--data-dir", "d", "--data-download"]
+    assert call("data", "check", "owner/name", *options)[0] == 2
+    expected = {"image_column": "img", "label_column": "fine", "root": "d", "download": True}
+    assert seen == [("owner/name", expected)]
+
+
+def test_data_check_counts_on_a_terminal(call, monkeypatch, pictures):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    code, _, err = call("data", "check", pictures)
+    assert code == 0
+    assert err.startswith("\r1 of 24 images")
+    assert err.endswith("\r24 of 24 images\r\x1b[K")
 
 
 def test_merging_an_adapter_is_refused_in_one_line(call, refused, base, tmp_path):

@@ -1,0 +1,75 @@
+"""The command `capaboost`: thin, and quick to say --help; what it does is imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from jsonargparse import Namespace
+
+from .._version import __version__
+from ..training.stop import Interrupted
+from . import adapter, data, look, train
+from .parser import Parser
+
+# by name: parser, action (None or an int is the exit code), help
+_COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | None], str]] = {
+    "quickstart": (train.quickstart_parser, train.quickstart, "the whole story on the embedded digits"),
+    "train": (train.train_parser, train.train, "train a model on images"),
+    "eval": (adapter.eval_parser, adapter.evaluate, "accuracy of a finished run or an adapter file"),
+    "predict": (adapter.predict_parser, adapter.predict, "the most probable classes of pictures"),
+    "merge": (adapter.merge_parser, adapter.merge, "write a plain timm model with the updates merged in"),
+    "data": (data.data_parser, data.data, "look at a data set before training: data check"),
+    "models": (look.models_parser, look.models, "list the registered timm names"),
+    "summary": (look.summary_parser, look.summary, "what a model trains, stores and costs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code.
+
+    0; 2 for a mistake of the caller; 130 after Ctrl-C; 143 for a training run that SIGTERM or SIGUSR1 has stopped and
+    that can be resumed; or what the command says.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    command = arguments.subcommand
+    if command is None:
+        parser.print_help()
+        return 2
+    try:
+        return _COMMANDS[command][1](arguments[command]) or 0
+    except KeyboardInterrupt:
+        print(f"capaboost {command}: interrupted", file=sys.stderr)
+        return 130
+    except Interrupted as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"capaboost {command}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        hint = _hint(error)
+        if hint is None or os.environ.get("CAPABOOST_TRACEBACK"):
+            raise
+        rank = os.environ.get("RANK", "0")
+        where = f" in process {rank}" if rank != "0" else ""
+        print(f"capaboost {command}: error{where}: {' '.join(str(error).split())}{hint}", file=sys.stderr)
+        return 2
+
+
+def _hint(error: Exception) -> str | None:
+    """What to add to the text of an error; None for one that is no mistake of the caller, but ours."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return "; try a smaller --batch-size, or --grad-accum-steps 2"
+    return "" if isinstance(error, ValueError | TypeError | OSError | FloatingPointError) else None
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="capaboost", description="CapaBoost: masked low-rank fine-tuning of timm models.")
+    parser.add_argument("--version", action="version", version=f"capaboost {__version__}")
+    commands = {name: (make_parser, text) for name, (make_parser, _, text) in _COMMANDS.items()}
+    parser.add_commands(commands, required=False)
+    return parser

@@ -1,0 +1,116 @@
+"""The parser behind every command, and the options that several commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..methods.config import CONFIGS
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, with the nearest option, and exits with 2.
+
+    `below` are its own subcommands, by name: parser and help.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+        self.below: dict[str, tuple[Callable[[], Parser], str]] = {}
+
+    def add_commands(self, commands: Mapping[str, tuple[Callable[[], Parser], str]], *, required: bool) -> None:
+        """Adds subcommands and those below them, from the top as jsonargparse wants it."""
+        added = self.add_subcommands(required=required)
+        for name, (make_parser, text) in commands.items():
+            parser = make_parser()
+            added.add_subcommand(name, parser, help=text)
+            if parser.below:
+                parser.add_commands(parser.below, required=True)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", self)
+        text = " ".join(str(message).split())
+        start, required, names = text.partition("arguments are required: ")
+        if required:
+            parser, names = parser._locate(names.split(", "))
+            text = f"{start}{required}{names}"
+        missing = re.match(r'expected "([\w.]+\.)subcommand" to be one of \{(.*)\}', text)
+        if missing:
+            parser = parser._locate([missing[1]])[0]
+            text = f"a command is missing: {missing[2].replace(',', ', ')}"
+        prog = parser.prog.replace(" [options]", "")
+        self.exit(2, f"{prog}: error: {text}{parser._nearest(text)}; see {prog} --help\n")
+
+    def _locate(self, names: list[str]) -> tuple[Parser, str]:
+        """The parser of the subcommand that misses what is called `eval.adapter` at the top, and how it calls it."""
+        parser, prefix = self, ""
+        for word in names[0].split("."):
+            action = parser._subcommands_action
+            if action is None or word not in action.choices:
+                break
+            parser, prefix = action.choices[word], f"{prefix}{word}."
+        own = [name.removeprefix(prefix) for name in names]
+        return parser, ", ".join(f"--{name}" if f"--{name}" in parser._option_string_actions else name for name in own)
+
+    def _nearest(self, text: str) -> str:
+        """The option that an unknown one in an error may have meant: a flag, or the name of a YAML key."""
+        wrong = re.search(r"(unrecognized arguments: --|not accept option ')([\w.-]+)", text)
+        if wrong is None:
+            return ""
+        names = {option.strip("-").replace("-", "_"): option for option in self._option_string_actions}
+        name = wrong[2].replace("-", "_")
+        longer = [known for known in names if known.startswith(name)]
+        near = longer or difflib.get_close_matches(name, names, cutoff=0.7)
+        if not near:
+            return ""
+        return f" (did you mean {names[near[0]] if '--' in wrong[1] else repr(near[0])}?)"
+
+
+def add_option(parser: Parser, flag: str, hint: Any, default: Any, text: str) -> None:
+    """One option; a switch needs no value on the command line, as in timm, but takes true or false."""
+    extra: dict[str, Any] = {"nargs": "?", "const": True} if hint is bool else {}
+    parser.add_argument(flag, type=hint, default=default, help=text, **extra)
+
+
+def add_method_options(parser: Parser) -> None:
+    """`--method.name` and the options of all methods; those left out keep the method's default."""
+    parser.add_argument("--method.name", type=str | None, default=None, help=f"one of {', '.join(CONFIGS)}")
+    owners: dict[str, list[str]] = {}
+    for name, config in CONFIGS.items():
+        for field in dataclasses.fields(config):
+            owners.setdefault(field.name, []).append(name)
+    for option, methods in owners.items():
+        config = CONFIGS[methods[0]]
+        field = next(f for f in dataclasses.fields(config) if f.name == option)
+        text = f"{', '.join(methods)}: {field.metadata['help']}"
+        if option == "targets":
+            parser.add_argument("--method.targets", type=str, nargs="+", default=None, help=text)
+        else:
+            hint = typing.get_type_hints(config)[option]
+            parser.add_argument(f"--method.{option}", type=hint | None, default=None, help=text)
+
+
+def method_options(arguments: Namespace) -> dict[str, Any]:
+    """What was given of the options that `add_method_options` adds."""
+    return {name: value for name, value in arguments.method.as_dict().items() if value is not None}
+
+
+def add_base_weights(parser: Parser) -> None:
+    """`--initial-checkpoint`, for what is built on the base weights of a run."""
+    parser.add_argument(
+        "--initial-checkpoint",
+        type=str | None,
+        default=None,
+        help="local file with the base weights; null: those of the run, or timm's hub",
+    )
+
+
+def add_device(parser: Parser) -> None:
+    """`--device`, for what computes."""
+    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, ...; null: cuda where there is one")

@@ -1,0 +1,54 @@
+"""`capaboost train` and `capaboost quickstart`."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from ..training.config import TrainConfig
+from .parser import Parser, add_method_options, add_option, method_options
+
+
+def train_parser() -> Parser:
+    """Every field of TrainConfig as an option, and those of the methods."""
+    parser = Parser(description=(TrainConfig.__doc__ or "").strip().partition("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
+    hints = typing.get_type_hints(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        if field.name == "method":
+            continue
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        flag = f"--{field.name.replace('_', '-')}"
+        add_option(parser, flag, hints[field.name], default, field.metadata["help"])
+    add_method_options(parser)
+    return parser
+
+
+def train(arguments: Namespace) -> None:
+    """Trains, and says where the result lies."""
+    values = {**arguments.as_dict(), "method": method_options(arguments)}
+    values.pop("config")
+    from ..run import train
+
+    path = Path(values["output"], "result.json")
+    before = path.stat().st_mtime_ns if path.exists() else None
+    if train(TrainConfig(**values)):  # nothing in all but the first process
+        print(f"finished{' already' if before == path.stat().st_mtime_ns else ''}: {path}")
+
+
+def quickstart_parser() -> Parser:
+    """Where, and from which seed."""
+    parser = Parser(description="Pretrains a small ViT on five digits and adapts it to the other five, four ways.")
+    parser.add_argument("--output", type=str, default="runs/quickstart", help="folder of the runs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all runs")
+    return parser
+
+
+def quickstart(arguments: Namespace) -> None:
+    """Runs it; it prints what it does."""
+    from ..bench.quickstart import quickstart
+
+    quickstart(Path(arguments.output), seed=arguments.seed)
