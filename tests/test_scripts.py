@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ STUB = """#!/usr/bin/env bash
 case "$1 $2" in
 "-m venv")
     mkdir -p "$3/bin"
-    for name in python pip capaboost ruff mypy; do cp "$STUB_SELF" "$3/bin/$name"; done
+    for name in python pip capaboost torchrun ruff mypy; do cp "$STUB_SELF" "$3/bin/$name"; done
     echo "venv by $(basename "$0")" >>"$STUB_LOG" ;;
 "-m pip")
     echo "pip starts: ${*: -1}" >>"$STUB_LOG"
@@ -26,9 +27,32 @@ case "$1 $2" in
     if [ -n "${STUB_FAIL:-}" ]; then exit 1; fi
     echo "pip ends" >>"$STUB_LOG" ;;
 "-c "*) exec "$STUB_REAL" "$@" ;;
-*) echo "$(basename "$0") $* in $PWD" >>"$STUB_LOG" ;;
+*)
+    echo "$(basename "$0") $* in $PWD" >>"$STUB_LOG"
+    exit "${STUB_CODE:-0}" ;;
 esac
 """
+
+
+# Stand in for the tools of a cluster: note what they are asked; srun writes what the run would, scontrol knows hosts.
+CLUSTER = {
+    "nvidia-smi": """#!/usr/bin/env bash
+[ -n "${STUB_GPUS:-}" ] || { echo "no devices were found" >&2; exit 9; }
+for i in $(seq "$STUB_GPUS"); do
+    printf 'GPU %s: NVIDIA (UUID: GPU-%s)\\n  MIG 1g.18gb Device 0: (UUID: MIG-%s)\\n' $i $i $i
+done
+""",
+    "srun": """#!/usr/bin/env bash
+echo "srun $* with $SRUN_CPUS_PER_TASK cpus" >>"$STUB_LOG"
+mkdir -p "$OUTPUT"
+[ -z "${STUB_STATUS:-}" ] || echo "{\\"status\\": \\"$STUB_STATUS\\", \\"pid\\": $$}" >"$OUTPUT/status.json"
+exit "${STUB_EXIT:-0}"
+""",
+    "scontrol": """#!/usr/bin/env bash
+echo "scontrol $*" >>"$STUB_LOG"
+[ "$1" != show ] || printf 'node7\\nnode8\\nnode9\\n'
+""",
+}
 
 
 class Copy:
@@ -44,8 +68,12 @@ class Copy:
         for name in ("python3", "python3.99"):
             (tools / name).write_text(STUB)
             (tools / name).chmod(0o755)
+        for name, text in CLUSTER.items():
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
+        own = ("PYTHON", "GPUS", "CUDA_VISIBLE_DEVICES", "NNODES", "NODE_RANK", "MASTER_ADDR", "OUTPUT")
         self.environment = {
-            **{name: value for name, value in os.environ.items() if name != "PYTHON"},
+            **{name: value for name, value in os.environ.items() if name not in own and "SLURM" not in name},
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
             "STUB_LOG": str(self.log),
             "STUB_SELF": str(tools / "python3"),
@@ -188,3 +216,159 @@ def test_it_works_from_any_directory_and_through_a_relative_path(project, tmp_pa
     assert done.returncode == 0, done.stderr
     assert project.lines()[-1] == f"capaboost quickstart in {project.root}"
     assert not list(elsewhere.iterdir())
+
+
+# training on GPUs
+
+TRAIN = "-m capaboost_vit.cli train --data my pictures --resume"  # the log joins words by blanks
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "command"),
+    [
+        ({}, "capaboost train --data my pictures --resume"),
+        ({"STUB_GPUS": "1"}, "capaboost train --data my pictures --resume"),
+        ({"STUB_GPUS": "4"}, f"torchrun --standalone --nproc-per-node 4 {TRAIN}"),
+        ({"STUB_GPUS": "4", "GPUS": "2"}, f"torchrun --standalone --nproc-per-node 2 {TRAIN}"),
+        ({"STUB_GPUS": "4", "GPUS": "1"}, "capaboost train --data my pictures --resume"),
+        ({"STUB_GPUS": "4", "CUDA_VISIBLE_DEVICES": "5,6,7"}, f"torchrun --standalone --nproc-per-node 3 {TRAIN}"),
+        ({"STUB_GPUS": "4", "CUDA_VISIBLE_DEVICES": ""}, "capaboost train --data my pictures --resume"),
+        ({"GPUS": "2"}, f"torchrun --standalone --nproc-per-node 2 {TRAIN}"),
+    ],
+    ids=str,
+)
+def test_one_machine_gets_a_process_per_gpu(project, tmp_path, surroundings, command):
+    code, output = project.run("scripts/train_gpu.sh", "--data", "my pictures", cwd=tmp_path, **surroundings)
+    assert code == 0, output
+    assert project.lines()[-1] == f"{command} in {tmp_path}"  # paths in options are those of the caller
+    assert project.lines("pip starts") == [f"pip starts: {project.root}"]
+
+
+@pytest.mark.parametrize("gpus", ["1", "2"])
+def test_the_exit_code_of_a_run_is_that_of_the_script(project, gpus):
+    assert project.run("scripts/train_gpu.sh", GPUS=gpus, STUB_CODE="143")[0] == 143
+
+
+NODES = {"NNODES": "2", "MASTER_ADDR": "first.host"}
+MEETING = "--rdzv-backend c10d --rdzv-endpoint first.host"
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "how"),
+    [
+        ({}, f"--nproc-per-node gpu {MEETING}:29500 --rdzv-id capaboost"),
+        (
+            {"RDZV_ID": "mine", "MASTER_PORT": "1234", "GPUS": "8"},
+            f"--nproc-per-node 8 {MEETING}:1234 --rdzv-id mine",
+        ),
+        ({"NODE_RANK": "0"}, "--nproc-per-node gpu --node-rank 0 --master-addr first.host --master-port 29500"),
+    ],
+    ids=str,
+)
+def test_several_machines_meet(project, tmp_path, surroundings, how):
+    code, output = project.run(
+        "scripts/train_multinode.sh", "--data", "my pictures", cwd=tmp_path, **NODES, **surroundings
+    )
+    assert code == 0, output
+    assert project.lines()[-1] == f"torchrun --nnodes 2 {how} {TRAIN} in {tmp_path}"
+
+
+@pytest.mark.parametrize("missing", list(NODES))
+def test_several_machines_must_know_of_each_other(project, missing):
+    code, output = project.run("scripts/train_multinode.sh", **{**NODES, missing: ""})
+    assert code == 2
+    assert output.count("\n") == 1
+    assert "set NNODES=(number of machines) and MASTER_ADDR=(one of them)" in output
+    assert not project.log.exists()
+
+
+# under SLURM
+
+OUTPUT = "my runs/first"
+
+
+@pytest.fixture
+def submit(project, tmp_path):
+    """Runs a copy of the script from a spool folder, as SLURM does, in the folder where sbatch was called."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+
+    def run(*arguments, **environment):
+        shutil.copy(project.root / "scripts" / "train_slurm.sh", spool / "slurm_script")
+        surroundings = {
+            "SLURM_JOB_ID": "41000",
+            "SLURM_SUBMIT_DIR": str(project.root),
+            "SLURM_JOB_NODELIST": "node[7-9]",
+            "SLURM_NNODES": "3",
+            "SLURM_GPUS_ON_NODE": "4",
+            "SLURM_CPUS_PER_TASK": "6",
+            "OUTPUT": OUTPUT,
+            **environment,
+        }
+        return project.run(spool / "slurm_script", *arguments, cwd=project.root, **surroundings)
+
+    return run
+
+
+def test_a_job_starts_torchrun_on_every_machine(project, submit):
+    code, output = submit("--data", "my pictures")
+    assert code == 0, output
+    assert project.lines("scontrol") == ["scontrol show hostnames node[7-9]"]
+    assert project.lines("srun") == [
+        f"srun --kill-on-bad-exit=0 {project.root}/.venv/bin/torchrun --nnodes 3 --nproc-per-node 4 "
+        "--rdzv-backend c10d --rdzv-endpoint node7:21000 --rdzv-id 41000-0 -m capaboost_vit.cli train "
+        f"--output {OUTPUT} --data my pictures --resume with 6 cpus"
+    ]
+
+
+def test_a_job_that_is_queued_again_meets_anew(project, submit):
+    assert submit(SLURM_RESTART_COUNT="2", GPUS="1")[0] == 0
+    assert "--nproc-per-node 1 " in project.lines("srun")[0]
+    assert "--rdzv-id 41000-2 " in project.lines("srun")[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "again"),
+    [
+        ("preempted", 1, True),
+        ("preempted", 143, True),
+        ("failed", 1, False),
+        ("running", 1, False),  # killed: no checkpoint was asked for
+        ("finished", 0, False),
+        ("", 1, False),  # refused before there was a folder
+    ],
+)
+@pytest.mark.parametrize("before", [None, "preempted", "running"])
+def test_only_a_preempted_run_is_queued_again(project, submit, status, code, again, before):
+    if before:
+        folder = project.root / OUTPUT
+        folder.mkdir(parents=True)
+        (folder / "status.json").write_text(f'{{"status": "{before}", "pid": 1}}\n')
+    assert submit(STUB_STATUS=status, STUB_EXIT=str(code))[0] == code
+    requeued = ["scontrol requeue 41000"] if again else []
+    assert project.lines("scontrol requeue") == requeued
+
+
+@pytest.mark.parametrize("wrong", [{"OUTPUT": ""}, {"SLURM_JOB_ID": ""}, {"SLURM_SUBMIT_DIR": "/"}], ids=str)
+def test_a_job_that_was_started_wrongly_says_how(project, submit, wrong):
+    code, output = submit(**wrong)
+    assert (code, output.count("\n")) == (2, 1)
+    assert "type: OUTPUT=runs/mine sbatch scripts/train_slurm.sh" in output
+    assert not project.log.exists()
+
+
+def test_a_job_from_another_folder_is_told_where_the_project_is(project, submit):
+    assert submit(SLURM_SUBMIT_DIR="/", CAPABOOST_ROOT=str(project.root))[0] == 0
+
+
+def test_slurm_is_asked_for_a_signal_that_torchrun_hands_on_and_for_another_turn():
+    options = re.findall(r"^#SBATCH (\S+)$", (ROOT / "scripts" / "train_slurm.sh").read_text(), re.M)
+    assert {"--signal=TERM@120", "--requeue", "--ntasks-per-node=1", "--open-mode=append"} <= set(options)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("train_*.sh")), ids=lambda path: path.name)
+def test_every_variable_of_the_surroundings_is_explained_at_the_top(script):
+    text = script.read_text()
+    explained = set(re.findall(r"^#   ([A-Z_]+) ", text, re.M))
+    used = set(re.findall(r"\$\{?([A-Z][A-Z_]+)", text.partition("set -euo pipefail")[2])) - {"BASH_SOURCE"}
+    assert {name for name in used if not name.startswith("SLURM_")} == explained
