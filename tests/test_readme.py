@@ -52,9 +52,15 @@ def test_python_blocks_run(block, hub, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments", CAPABOOST, ids=" ".join)
-def test_capaboost_commands_are_understood(arguments):
+def test_capaboost_commands_are_understood(arguments, tmp_path, monkeypatch):
     from capaboost_vit.cli import _parser
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.yaml").write_text("epochs: 3\n")
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path.relative_to(ROOT)).symlink_to(path)
     assert _parser().parse_args(arguments).subcommand == arguments[0]
 
 
