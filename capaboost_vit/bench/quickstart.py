@@ -84,9 +84,10 @@ def _finished(config: TrainConfig) -> dict[str, Any] | None:
     return result if result["config"] == wanted else None
 
 
-def _rows(output: Path) -> list[dict[str, float]]:
+def _rows(output: Path) -> list[dict[str, float | None]]:
     with open(output / "summary.csv", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = csv.DictReader(file)
+        return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
 
 
 def _report(console: Console, folder: Path, picture: Path, base: Path, results: list[dict[str, Any]]) -> None:

@@ -45,7 +45,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) 
             marker = "o" if len(points) < 15 else None
             axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker, markersize=3)
     loss.set(xlabel="epoch", ylabel="training loss")
-    if all(row["train_loss"] > 0 for rows in runs.values() for row in rows):
+    if all(row["train_loss"] is None or row["train_loss"] > 0 for rows in runs.values() for row in rows):
         _make_logarithmic(loss)
     accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
     for text in accuracy.legend().get_texts():

@@ -45,13 +45,15 @@ class Progress:
         self.loss, self.right, self.seen = self.loss + loss, self.right + right, self.seen + seen
         self.norm, self.steps = self.norm + norm, self.steps + 1
 
-    def means(self) -> dict[str, float]:
-        """Loss and accuracy (%) over the images of the epoch, and the norm of the gradient over its updates."""
-        seen, steps = max(1, self.seen), max(1, self.steps)
+    def means(self) -> dict[str, float | None]:
+        """Loss and accuracy (%) over the images of the epoch, and the norm of the gradient over its updates.
+
+        None where the gradient scaler has skipped every update.
+        """
         return {
-            "train_loss": self.loss / seen,
-            "train_accuracy": 100 * self.right / seen,
-            "grad_norm": self.norm / steps,
+            "train_loss": self.loss / self.seen if self.steps else None,
+            "train_accuracy": 100 * self.right / self.seen if self.steps else None,
+            "grad_norm": self.norm / self.steps if self.steps else None,
         }
 
     def start_epoch(self) -> None:

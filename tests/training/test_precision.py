@@ -105,6 +105,12 @@ def test_thirty_overflows_in_a_row_are_borne_and_the_next_stops_the_run():
     assert len(train(survivor, batches, **HALF, epochs=1).losses) == 40
 
 
+def test_an_epoch_of_overflows_alone_has_no_means():
+    log = train(Steep(range(1, 31)), Fixed((2,) * 3, image=(4,)), **{**HALF, "epochs": 2})
+    for row in log.rows:
+        assert (row["train_loss"], row["train_accuracy"], row["grad_norm"]) == (None, None, None)
+
+
 class Cornered(nn.Module):
     """Gives class 0 no chance: a loss that is infinite, with a finite gradient."""
 
