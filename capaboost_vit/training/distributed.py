@@ -47,11 +47,6 @@ class World:
         dist.all_gather_object(found, list(values))
         return [value for part in found for value in part]
 
-    def wait(self) -> None:
-        """Returns when all processes are here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 def environment_world() -> World:
     """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; without it one process."""

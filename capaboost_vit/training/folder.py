@@ -123,14 +123,6 @@ class RunFolder:
                 "another --output"
             )
 
-    def status(self) -> dict[str, Any]:
-        """What status.json says; empty where there is none that can be read."""
-        try:
-            found = json.loads((self.path / "status.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def write_status(self, status: str, update: int, **more: Any) -> None:
         """Replaces status.json."""
         values = {"status": status, "update": update, "pid": os.getpid(), "host": socket.gethostname(), **more}

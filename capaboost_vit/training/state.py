@@ -105,14 +105,10 @@ class State:
         return whole + (rest > 0 and self.progress.update >= self.updates)
 
     @property
-    def patience_is_over(self) -> bool:
-        """Whether `patience` evaluations have passed without a better one."""
-        return self.config.patience is not None and self.progress.stale >= self.config.patience
-
-    @property
     def is_done(self) -> bool:
-        """Whether all updates are done, or early stopping has ended the run."""
-        return self.progress.update >= self.updates or self.patience_is_over
+        """Whether all updates are done, or `patience` evaluations have passed without a better one."""
+        patience = self.config.patience
+        return self.progress.update >= self.updates or (patience is not None and self.progress.stale >= patience)
 
     def averaged(self) -> AbstractContextManager[None]:
         """A block in which the model is the one to be evaluated: its averages, where there are any."""
