@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,75 +34,6 @@ def _read_base_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, 
         state_dict[f"{prefix}base.{key[len(prefix) :]}"] = state_dict.pop(key)
     if not added & state_dict.keys():
         state_dict.update({key: own[key] for key in added})
-
-
-class AdaptedLinear(Wrapper):
-    """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
-
-    Args:
-        base: the linear layer; its rows are `len(parts)` equal parts, such as q, k and v of a fused qkv.
-        branches: a branch without activation for each adapted part, by name.
-        parts: the names of all parts, in the order of the rows.
-
-    `weight` is W + dW, so code that reads it instead of calling the layer (timm's EVA, BEiT, Swin V2) is right too.
-
-    Raises:
-        TypeError: base is not a linear layer.
-        ValueError: rows that do not split evenly, a branch for an unknown part, or one of the wrong shape.
-    """
-
-    base: nn.Linear
-
-    def __init__(
-        self, base: nn.Linear, branches: Mapping[str, LowRankBranch], parts: tuple[str, ...] = ("all",)
-    ) -> None:
-        if not isinstance(getattr(base, "weight", None), Tensor) or base.weight.dim() != 2:
-            raise TypeError(f"only linear layers take a low-rank update, got {type(base).__name__}")
-        super().__init__(base)
-        rows, columns = base.weight.shape
-        if rows % len(parts):
-            raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
-        for name, branch in branches.items():
-            if name not in parts:
-                raise ValueError(f"no part {name!r} among {', '.join(parts)}")
-            if (branch.out_features, branch.in_features) != (rows // len(parts), columns):
-                raise ValueError(
-                    f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "
-                    f"the layer's part {columns} to {rows // len(parts)}"
-                )
-        self.parts = parts
-        self.branches = nn.ModuleDict(branches)
-        self.train(base.training)
-
-    @property
-    def in_features(self) -> int:
-        return self.base.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self.base.weight.shape[0]
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.base.bias
-
-    @property
-    def weight(self) -> Tensor:
-        """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow."""
-        return self.base.weight + self.delta_weight()
-
-    def delta_weight(self) -> Tensor:
-        """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
-        rows = self.out_features // len(self.parts)
-        zero = torch.zeros_like(self.base.weight[:rows])
-        deltas = {part: cast(LowRankBranch, branch).delta_weight() for part, branch in self.branches.items()}
-        return torch.cat([deltas.get(part, zero) for part in self.parts])
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
-        size = y.shape[-1] // len(self.parts)
-        deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
-        return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
 
 
 class Adapted(Wrapper):

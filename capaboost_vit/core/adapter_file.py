@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .inject import branches, namer
-from .layers import TiedMaskedWeight
 from .sealed import digest, read_sealed, write_sealed
+from .tied import TiedMaskedWeight
 
 FORMAT = "capaboost_vit.adapter"
 VERSION = 1

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .inject import branches, namer
-from .layers import LowRankBranch, TiedMaskedWeight
+from .layers import LowRankBranch
+from .tied import TiedMaskedWeight
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Flops:
 def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     """Counts with fvcore, fused attention included (fvcore itself leaves it out: 14 % of ViT-Tiny).
 
+    Low-rank updates are counted in token space, two thin products beside the layer's; where a layer is computed in
+    weight space (`functional.low_rank_linear`) the update costs `R * out * in` instead, however many tokens there are.
     Ideal FLOPs scale each low-rank branch by the density of its masks. On models that read `.weight` (EVA-02, BEiT,
     Swin V2) the update is formed as a dense matrix, whose cost is executed and is not reduced in the ideal count.
     """

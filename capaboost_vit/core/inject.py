@@ -117,7 +117,8 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     for name in chosen:
         get(model, name).requires_grad_(True)
     for branch in branches(model).values():
-        branch.requires_grad_(True)
+        for parameter in branch.trained_parameters():
+            parameter.requires_grad_(True)
     for name, module in list(slots(model)):
         frozen = not any(name == other or name.startswith(f"{other}.") for other in chosen)
         if frozen and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:

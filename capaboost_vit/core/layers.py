@@ -1,4 +1,4 @@
-"""The two ideas of the library: a tied masked weight, and the low-rank branch made of two of them."""
+"""What is added to a model: the low-rank branch, which is made of two tied masked weights, and virtual tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .masks import make_masks, random_state
+from .tied import TiedMaskedWeight
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -18,54 +18,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh,
 }
-
-
-class TiedMaskedWeight(nn.Module):
-    """K masked views of one shared weight: `W_i = W * M_i`, i = 1..K.
-
-    The weight is one Parameter, however many branches use it; the masks are one int8 buffer (K, *shape), saved with
-    the state, which `.to(dtype)` leaves alone. Without masks (density 1) there is no buffer and the views are equal.
-
-    Args:
-        shape: shape of the shared weight, (out, in).
-        num_branches, density, pattern, seed, path: see `masks.make_masks`.
-
-    Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; forward
-    and gradients are the same.
-    """
-
-    mask: Tensor | None
-
-    def __init__(
-        self, shape: tuple[int, ...], *, num_branches: int, density: float | None, pattern: str, seed: int, path: str
-    ) -> None:
-        super().__init__()
-        masks = make_masks(shape, num_branches=num_branches, density=density, pattern=pattern, seed=seed, path=path)
-        self.num_branches = num_branches
-        self.weight = nn.Parameter(torch.zeros(shape))
-        self.register_buffer("mask", None if masks is None else torch.from_numpy(masks))
-
-    def forward(self) -> Tensor:
-        """The masked views, (K, *shape)."""
-        if self.mask is None:
-            return self.weight.expand(self.num_branches, *self.weight.shape)
-        return self.weight * self.mask
-
-    @torch.no_grad()
-    def fill_uniform(self, bound: float, *, seed: int, path: str) -> None:
-        """Draws W from U(-bound, bound), keyed by (seed, path)."""
-        draw = random_state(seed, path).uniform(-bound, bound, self.weight.shape)
-        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
-
-    @torch.no_grad()
-    def fill_normal(self, std: float, *, seed: int, path: str) -> None:
-        """Draws W from N(0, std^2), keyed by (seed, path)."""
-        draw = random_state(seed, path).normal(0.0, std, self.weight.shape)
-        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
-
-    def extra_repr(self) -> str:
-        mask = "none" if self.mask is None else f"{self.mask.ne(0).float().mean().item():.3g}"
-        return f"{tuple(self.weight.shape)}, num_branches={self.num_branches}, density={mask}"
 
 
 class LowRankBranch(nn.Module):
@@ -83,6 +35,7 @@ class LowRankBranch(nn.Module):
         act: name of the activation between the two products, or None.
         bias: whether both products have a bias.
         dropout: probability of dropping an input entry, in training.
+        freeze_down: A keeps its start value, only B is trained (LoRA-FA, arXiv 2308.03303): the input need not be kept.
         num_branches, density, pattern, seed, path: of the masks, see `masks.make_masks`.
         init_seed: seed of A's start: U(-1/sqrt(in), 1/sqrt(in)), which is kaiming_uniform(a=sqrt(5)).
 
@@ -98,6 +51,7 @@ class LowRankBranch(nn.Module):
         *,
         scaling: float = 1.0,
         dropout: float = 0.0,
+        freeze_down: bool = False,
         act: str | None = None,
         bias: bool = False,
         num_branches: int = 2,
@@ -117,6 +71,7 @@ class LowRankBranch(nn.Module):
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.num_branches, self.scaling, self.dropout, self.act = num_branches, scaling, dropout, act
         self.path = path
+        self.freeze_down = freeze_down
         self.down = TiedMaskedWeight(
             (rank, in_features),
             num_branches=num_branches,
@@ -147,9 +102,11 @@ class LowRankBranch(nn.Module):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R)."""
-        down = self.down().reshape(-1, self.in_features)
-        up = self.up().permute(1, 0, 2).reshape(self.out_features, -1)
-        return down, up
+        return self.down.joined(0), self.up.joined(1)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All of them, or all but A."""
+        return [p for p in self.parameters() if not (self.freeze_down and p is self.down.weight)]
 
     def delta_weight(self) -> Tensor:
         """`dW = scaling * B_cat @ A_cat`, (out, in).
@@ -174,7 +131,8 @@ class LowRankBranch(nn.Module):
         hidden = F.linear(F.dropout(x, self.dropout, self.training), down, bias)  # (..., K*R)
         if self.act is not None:
             hidden = ACTIVATIONS[self.act](hidden)
-        return self.scaling * F.linear(hidden, up, self.up_bias)
+        bias = None if self.up_bias is None else self.scaling * self.up_bias
+        return F.linear(hidden, self.scaling * up, bias)  # scaled before: a pass over (N, out) less
 
     def extra_repr(self) -> str:
         act = f", act={self.act}" if self.act else ""
@@ -236,3 +194,7 @@ class VirtualTokens(nn.Module):
         """The vectors, (P, D)."""
         tokens = self.table().sum(0)
         return tokens if self.mlp is None else self.mlp(tokens)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All of them."""
+        return list(self.parameters())

@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .adapted import AdaptedLinear, Frozen, Wrapper
+from .adapted import Frozen, Wrapper
+from .adapted_linear import AdaptedLinear
 from .inject import forget, replace_slots, slots
 
 

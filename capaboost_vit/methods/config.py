@@ -31,6 +31,8 @@ class LoraConfig(MaskOptions):
     alpha: float = option(8.0, "the update is scaled by alpha / rank")
     dropout: float = option(0.0, "dropout on the branch's input")
     targets: tuple[str, ...] = option(("query", "value"), "roles or name patterns of linear layers")
+    freeze_down: bool = option(False, "train only B (LoRA-FA): the inputs of the layers need not be kept")
+    execution: str = option("auto", "how the layers are computed: auto, weight, token, plain (docs/speed.md)")
 
 
 @dataclass(frozen=True)

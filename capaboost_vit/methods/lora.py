@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from torch import nn
 
-from ..core.adapted import AdaptedLinear
+from ..core.adapted_linear import AdaptedLinear
 from ..core.inject import Anatomy, Place, attach, device_and_dtype, features, find, get, unwrap
 from ..core.layers import LowRankBranch
 
@@ -19,6 +19,8 @@ def lora(
     alpha: float,
     dropout: float,
     targets: tuple[str, ...],
+    freeze_down: bool,
+    execution: str,
     num_branches: int,
     density: float | None,
     pattern: str,
@@ -30,7 +32,8 @@ def lora(
     Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
 
     Raises:
-        ValueError: rank < 1, a target that matches nothing, or that is adapted already.
+        ValueError: rank < 1, a target that matches nothing, or that is adapted already, an unknown execution, or one
+            that cannot have the dropout.
         TypeError: a target that is no linear layer.
     """
     chosen: dict[str, list[Place]] = defaultdict(list)
@@ -40,6 +43,8 @@ def lora(
                 chosen[place.name].append(place)
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
+    if dropout > 0 and execution in ("weight", "token"):
+        raise ValueError(f"execution={execution!r} has no dropout, got dropout={dropout}: leave execution at 'auto'")
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for name, places in chosen.items():
         base, site = get(model, name), places[0].site
@@ -59,6 +64,7 @@ def lora(
                 rank,
                 scaling=alpha / rank,
                 dropout=dropout,
+                freeze_down=freeze_down,
                 num_branches=num_branches,
                 density=density,
                 pattern=pattern,
@@ -68,7 +74,7 @@ def lora(
             ).to(**device_and_dtype(base))
             for place in places
         }
-        wrappers[name] = AdaptedLinear(base, branches, site.parts)  # type: ignore[arg-type]
+        wrappers[name] = AdaptedLinear(base, branches, site.parts, execution)  # type: ignore[arg-type]
     for name, wrapper in wrappers.items():
         attach(model, name, wrapper)
     return list(wrappers)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..core.analysis import spectrum
 from ..core.atomic import replacing
 from ..core.inject import branches
-from ..core.layers import LowRankBranch, TiedMaskedWeight
+from ..core.layers import LowRankBranch
+from ..core.tied import TiedMaskedWeight
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

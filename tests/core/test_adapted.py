@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from capaboost_vit.core.adapted import Adapted, AdaptedLinear, Frozen, Prompted
+from capaboost_vit.core.adapted import Adapted, Frozen, Prompted
+from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.layers import LowRankBranch, VirtualTokens
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from capaboost_vit.core.adapted import AdaptedLinear, Frozen
+from capaboost_vit.core.adapted import Frozen
+from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.inject import (
     Anatomy,
     Site,

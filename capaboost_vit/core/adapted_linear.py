@@ -1,0 +1,148 @@
+"""A frozen linear layer with low-rank branches on its rows, and where it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .adapted import Wrapper
+from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
+from .layers import LowRankBranch
+
+
+class AdaptedLinear(Wrapper):
+    """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
+
+    Args:
+        base: the linear layer; its rows are `len(parts)` equal parts, such as q, k and v of a fused qkv.
+        branches: a branch without activation for each adapted part, by name.
+        parts: the names of all parts, in the order of the rows.
+        execution: how it is computed, see `_space`.
+
+    `weight` is W + dW, so code that reads it instead of calling the layer (timm's EVA, BEiT, Swin V2) is right too.
+
+    Raises:
+        TypeError: base is not a linear layer.
+        ValueError: rows that do not split evenly, a branch for an unknown part, or one of the wrong shape.
+    """
+
+    base: nn.Linear
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        branches: Mapping[str, LowRankBranch],
+        parts: tuple[str, ...] = ("all",),
+        execution: str = "auto",
+    ) -> None:
+        if not isinstance(getattr(base, "weight", None), Tensor) or base.weight.dim() != 2:
+            raise TypeError(f"only linear layers take a low-rank update, got {type(base).__name__}")
+        super().__init__(base)
+        rows, columns = base.weight.shape
+        if rows % len(parts):
+            raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
+        for name, branch in branches.items():
+            if name not in parts:
+                raise ValueError(f"no part {name!r} among {', '.join(parts)}")
+            if (branch.out_features, branch.in_features) != (rows // len(parts), columns):
+                raise ValueError(
+                    f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "
+                    f"the layer's part {columns} to {rows // len(parts)}"
+                )
+        if execution not in EXECUTIONS:
+            raise ValueError(f"unknown execution {execution!r}: choose from {', '.join(EXECUTIONS)}")
+        self.parts = parts
+        self.execution = execution
+        self.branches = nn.ModuleDict(branches)
+        self.train(base.training)
+
+    @property
+    def in_features(self) -> int:
+        return self.base.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.base.weight.shape[0]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow."""
+        return self.base.weight + self.delta_weight()
+
+    def delta_weight(self) -> Tensor:
+        """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
+        rows = self.out_features // len(self.parts)
+        zero = torch.zeros_like(self.base.weight[:rows])
+        deltas = {part: cast(LowRankBranch, branch).delta_weight() for part, branch in self.branches.items()}
+        return torch.cat([deltas.get(part, zero) for part in self.parts])
+
+    def forward(self, x: Tensor) -> Tensor:
+        space = self._space(x)
+        return self._plain(x) if space == "plain" else self._fast(x, space == "weight")
+
+    def _space(self, x: Tensor) -> str:
+        """Where this call is computed.
+
+        - plain: by PyTorch's own operations, layer by layer. Always, where the others do not apply: dropout in
+          training; a base that is trained, quantised, hooked or no plain `nn.Linear`; tracing (`torch.jit`, FLOP
+          counters); an empty input.
+        - weight: one product with W + dW, see `functional.low_rank_linear`; if `execution` is "auto", where it costs
+          less than token space.
+        - token: the two thin products beside the base's, in one function.
+        """
+        weight = self.base.weight
+        fast = (
+            self.execution != "plain"
+            and len(self.branches) > 0
+            and _is_plain_linear(self.base)
+            and not weight.requires_grad
+            and weight.is_floating_point()
+            and x.is_floating_point()
+            and x.numel() > 0
+            and not any(branch.training and branch.dropout > 0 for branch in self._own())
+            and not torch.jit.is_tracing()
+        )
+        if not fast:
+            return "plain"
+        if self.execution != "auto":
+            return self.execution
+        pays = weight_space_pays(x.numel() // x.shape[-1], *weight.shape)
+        return "weight" if pays else "token"
+
+    def _own(self) -> list[LowRankBranch]:
+        """The branches in the order of their rows."""
+        return [cast(LowRankBranch, self.branches[part]) for part in self.parts if part in self.branches]
+
+    def _fast(self, x: Tensor, in_weight_space: bool) -> Tensor:
+        size = self.out_features // len(self.parts)
+        starts = [size * index for index, part in enumerate(self.parts) if part in self.branches]
+        own = self._own()
+        downs, ups = zip(*(branch.factors() for branch in own), strict=True)
+        return low_rank_linear(
+            x,
+            self.base.weight,
+            self.base.bias,
+            [(start, start + size, branch.scaling) for start, branch in zip(starts, own, strict=True)],
+            downs[0] if len(downs) == 1 else torch.cat(downs),
+            ups,
+            in_weight_space=in_weight_space,
+        )
+
+    def _plain(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        size = y.shape[-1] // len(self.parts)
+        deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
+        return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
+
+
+def _is_plain_linear(base: nn.Module) -> bool:
+    """Whether calling it is `F.linear` and nothing else."""
+    hooks = (base._forward_hooks, base._forward_pre_hooks, base._backward_hooks, base._backward_pre_hooks)
+    return type(base).forward is nn.Linear.forward and "forward" not in vars(base) and not any(hooks)

@@ -1,0 +1,122 @@
+"""One shared weight, several masked views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .masks import make_masks, random_state
+
+_held: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
+    "held_factors", default=None
+)
+
+
+@contextmanager
+def factors_formed_once() -> Iterator[None]:
+    """Within the block each masked factor is formed once, however often it is used: accumulation, evaluation.
+
+    A change of a weight in place is noticed (not one through `.data`, which PyTorch does not count). Each thread has
+    its own; recomputation in another thread forms the factors anew, to the same values.
+    """
+    token = _held.set({}) if _held.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _held.reset(token)
+
+
+class TiedMaskedWeight(nn.Module):
+    """K masked views of one shared weight: `W_i = W * M_i`, i = 1..K.
+
+    The weight is one Parameter, however many branches use it; the masks are one int8 buffer (K, *shape), saved with
+    the state, which `.to(dtype)` leaves alone. Without masks (density 1) there is no buffer and the views are equal.
+
+    Args:
+        shape: shape of the shared weight, (out, in).
+        num_branches, density, pattern, seed, path: see `masks.make_masks`.
+
+    Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; forward
+    and gradients are the same.
+    """
+
+    mask: Tensor | None
+
+    def __init__(
+        self, shape: tuple[int, ...], *, num_branches: int, density: float | None, pattern: str, seed: int, path: str
+    ) -> None:
+        super().__init__()
+        masks = make_masks(shape, num_branches=num_branches, density=density, pattern=pattern, seed=seed, path=path)
+        self.num_branches = num_branches
+        self.weight = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("mask", None if masks is None else torch.from_numpy(masks))
+
+    def forward(self) -> Tensor:
+        """The masked views, (K, *shape)."""
+        if self.mask is None:
+            return self.weight.expand(self.num_branches, *self.weight.shape)
+        return self.weight * self.mask
+
+    def joined(self, dim: int) -> Tensor:
+        """The views side by side: (K*out, in) for dim 0, (out, K*in) for dim 1."""
+        weight, mask = self.weight, self.mask
+        if mask is None:
+            return weight if self.num_branches == 1 else torch.cat([weight] * self.num_branches, dim)
+        held = _held.get()
+        if held is None or torch.compiler.is_compiling() or weight.is_inference():
+            return _JoinedViews.apply(weight, mask, dim, _form(weight, mask, dim))
+        version = (weight._version, mask._version)
+        known, formed_at, views = held.get((id(weight), dim), (None, None, None))
+        if known is not weight or formed_at != version:
+            views = _form(weight, mask, dim)
+            held[id(weight), dim] = (weight, version, views)
+        return _JoinedViews.apply(weight, mask, dim, views)
+
+    @torch.no_grad()
+    def fill_uniform(self, bound: float, *, seed: int, path: str) -> None:
+        """Draws W from U(-bound, bound), keyed by (seed, path)."""
+        draw = random_state(seed, path).uniform(-bound, bound, self.weight.shape)
+        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
+
+    @torch.no_grad()
+    def fill_normal(self, std: float, *, seed: int, path: str) -> None:
+        """Draws W from N(0, std^2), keyed by (seed, path)."""
+        draw = random_state(seed, path).normal(0.0, std, self.weight.shape)
+        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
+
+    def extra_repr(self) -> str:
+        mask = "none" if self.mask is None else f"{self.mask.ne(0).float().mean().item():.3g}"
+        return f"{tuple(self.weight.shape)}, num_branches={self.num_branches}, density={mask}"
+
+
+def _form(weight: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """The masked views side by side, without a gradient."""
+    weight = weight.detach()
+    if dim == 0:
+        return (weight * mask).flatten(0, 1)
+    return (weight.unsqueeze(1) * mask.transpose(0, 1)).flatten(1)
+
+
+class _JoinedViews(torch.autograd.Function):
+    """Gives out views that are formed already; the gradient of the weight is `sum_i M_i * dV_i`."""
+
+    @staticmethod
+    def forward(weight: Tensor, mask: Tensor, dim: int, views: Tensor) -> Tensor:
+        return views.view_as(views)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, mask, ctx.dim, _ = inputs
+        ctx.save_for_backward(mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (mask,) = ctx.saved_tensors
+        views = grad.unflatten(ctx.dim, (len(mask), -1)).movedim(ctx.dim, 0)  # (K, out, in)
+        return (views * mask).sum(0), None, None, None
