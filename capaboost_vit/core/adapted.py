@@ -64,7 +64,7 @@ class Adapted(Wrapper):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = self.base(x, *args, **kwargs)
-        return y + self.branch(x if self.source == "input" else y)
+        return self.branch.added_to(y, x if self.source == "input" else y)
 
 
 class Prompted(Wrapper):

@@ -65,7 +65,7 @@ def low_rank_linear(
     dense dW is never formed. Kept for the backward pass are X and the factors; if `down` needs no gradient, X A^T,
     whose width is the rank, instead of X. Under autocast the products run in its dtype.
 
-    `weight` gets no gradient, and there is no second derivative.
+    `weight` gets no gradient.
 
     Args:
         parts, down, ups: as in `updated_weight`.
@@ -105,6 +105,8 @@ def _forward(
 class _LowRankLinear(torch.autograd.Function):
     """See `low_rank_linear`; X is (N, in) here."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor,
@@ -129,7 +131,6 @@ class _LowRankLinear(torch.autograd.Function):
         ctx.save_for_backward(kept, weight, down, *ups)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         kept, weight, down, *ups = ctx.saved_tensors
         needs_x, _, needs_bias, _, _, needs_down, *needs_ups = ctx.needs_input_grad
@@ -140,7 +141,7 @@ class _LowRankLinear(torch.autograd.Function):
             d_hidden = dy.new_empty(0)
             if needs_down or (needs_x and not ctx.in_weight_space):
                 d_hiddens = [
-                    linear(dy[:, start:stop], up.t().to(dy.dtype)).mul_(scaling)
+                    linear(dy[:, start:stop], up.t().to(dy.dtype)) * scaling
                     for (start, stop, scaling), up in zip(ctx.parts, ups, strict=True)
                 ]
                 d_hidden = d_hiddens[0] if len(ups) == 1 else torch.cat(d_hiddens, dim=1)  # (N, sum of R_p)
@@ -154,7 +155,7 @@ class _LowRankLinear(torch.autograd.Function):
                 hidden = linear(kept, factor) if ctx.keeps_input else kept
                 for i, ((start, stop, scaling), own, up) in enumerate(_by_part(ctx.parts, hidden, ups)):
                     if needs_ups[i]:
-                        d_up = linear(own.t().contiguous(), dy[:, start:stop].t()).mul_(scaling)
+                        d_up = linear(own.t().contiguous(), dy[:, start:stop].t()) * scaling
                         d_ups[i] = d_up.t().to(up.dtype)
             if needs_bias:
                 d_bias = dy.sum(0)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bottleneck import ACTIVATIONS, add_bottleneck
 from .tied import TiedMaskedWeight
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
 
 
 class LowRankBranch(nn.Module):
@@ -127,12 +120,25 @@ class LowRankBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out)."""
         down, up = self.factors()
-        bias = None if self.down_bias is None else self.down_bias.repeat(self.num_branches)
-        hidden = F.linear(F.dropout(x, self.dropout, self.training), down, bias)  # (..., K*R)
+        down_bias, up_bias = self._biases()
+        hidden = F.linear(F.dropout(x, self.dropout, self.training), down, down_bias)  # (..., K*R)
         if self.act is not None:
-            hidden = ACTIVATIONS[self.act](hidden)
-        bias = None if self.up_bias is None else self.scaling * self.up_bias
-        return F.linear(hidden, self.scaling * up, bias)  # scaled before: a pass over (N, out) less
+            hidden = ACTIVATIONS[self.act][0](hidden)
+        return F.linear(hidden, self.scaling * up, up_bias)  # scaled before: a pass over (N, out) less
+
+    def added_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y + self(x)`, in one pass where that is possible: an adapter without dropout, outside traces."""
+        act, (down_bias, up_bias) = self.act, self._biases()
+        dropout = self.training and self.dropout > 0
+        if act is None or down_bias is None or up_bias is None or dropout or not x.numel() or torch.jit.is_tracing():
+            return y + self(x)
+        down, up = self.factors()
+        return add_bottleneck(y, x, down, down_bias, self.scaling * up, up_bias, act=act)
+
+    def _biases(self) -> tuple[Tensor | None, Tensor | None]:
+        """a, once for each view, and the scaled b."""
+        down = None if self.down_bias is None else self.down_bias.repeat(self.num_branches)
+        return down, None if self.up_bias is None else self.scaling * self.up_bias
 
     def extra_repr(self) -> str:
         act = f", act={self.act}" if self.act else ""

@@ -9,21 +9,23 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x W^T + b`, (..., in) to (..., out), outside autograd.
+    """`x W^T + b`, (..., in) to (..., out).
 
     On an AMD EPYC core oneDNN takes 0.6 times as long as the BLAS of PyTorch's wheels for thin products (16 rows or
-    columns), 0.9 times for large ones (docs/speed.md). The operator, which torch.compile uses too, has no public name;
-    without it, on other devices and in other dtypes this is `F.linear`.
+    columns), 0.9 times for large ones (docs/speed.md). The operator, which torch.compile uses too, has no public name
+    and no derivative; where that matters, on other devices and in other dtypes this is `F.linear`.
     """
     if _onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
-def linear_plus(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """`y + x W^T`, a new tensor, outside autograd; y (N, out), x (N, in)."""
-    if _onednn(x, weight):
-        return torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, None, "add")
+def linear_plus(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`y + x W^T + b`, a new tensor; y (N, out), x (N, in)."""
+    if y.dtype == x.dtype and _onednn(x, weight):
+        return torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, bias, "add")
+    if bias is not None:
+        return y + F.linear(x, weight, bias)
     return torch.addmm(y, x, weight.t())
 
 
@@ -34,6 +36,8 @@ def _onednn(x: Tensor, weight: Tensor) -> bool:
         and x.numel() > 0
         and x.is_contiguous()  # its reference kernel, which takes any strides, is ten times slower
         and (weight.is_contiguous() or weight.t().is_contiguous())
+        and not torch.is_grad_enabled()
+        and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()
         and not is_in_torch_dispatch_mode()  # counters and fake tensors know public operators only
         and torch.backends.mkldnn.is_available()

@@ -106,6 +106,8 @@ def _form(weight: Tensor, mask: Tensor, dim: int) -> Tensor:
 class _JoinedViews(torch.autograd.Function):
     """Gives out views that are formed already; the gradient of the weight is `sum_i M_i * dV_i`."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, mask: Tensor, dim: int, views: Tensor) -> Tensor:
         return views.view_as(views)

@@ -102,6 +102,7 @@ def test_gradients_are_the_numerical_ones(space, parts):
         return low_rank_linear(x, weight, bias, parts, down, ups, in_weight_space=space == "weight")
 
     torch.autograd.gradcheck(call, (x, bias, down, *ups))
+    torch.autograd.gradgradcheck(call, (x, bias, down, *ups))
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
@@ -201,13 +202,16 @@ def test_the_whole_layer_compiles_to_one_graph(execution):
 
 
 @pytest.mark.parametrize("execution", SPACES)
-def test_second_derivatives_are_refused_by_the_fast_paths_and_made_by_the_plain_one(execution):
-    x = torch.randn(60, 20, requires_grad=True)
-    (gradient,) = torch.autograd.grad(layer(execution)(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-    (gradient,) = torch.autograd.grad(layer("plain")(x).square().sum(), x, create_graph=True)
-    gradient.sum().backward()
+def test_second_derivatives_are_those_of_the_plain_path(execution):
+    def second(execution):
+        of = layer(execution)
+        x = torch.randn(60, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        (gradient,) = torch.autograd.grad(of(x).pow(3).sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+        return [x.grad, *(p.grad for p in of.parameters() if p.requires_grad)]
+
+    for value, expected in zip(second(execution), second("plain"), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-2)
 
 
 def test_a_trained_weight_is_refused_by_the_function():
@@ -383,3 +387,20 @@ def test_no_tokens_are_no_error():
 def test_an_unknown_execution_is_refused():
     with pytest.raises(ValueError, match="unknown execution 'fast': choose from auto, weight, token, plain"):
         layer("fast")
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("execution", [*SPACES, "plain"])
+def test_gradients_per_sample_are_those_one_by_one(execution):
+    of = layer(execution, dtype=torch.float64)
+    fixed = {name: p.detach() for name, p in of.named_parameters()}
+    trained = {name: p for name, p in fixed.items() if of.get_parameter(name).requires_grad}
+    x = torch.randn(3, 60, 20, dtype=torch.float64)
+
+    def loss(trained, sample):
+        return torch.func.functional_call(of, {**fixed, **trained}, (sample,)).square().sum()
+
+    together = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(trained, x)
+    for i, sample in enumerate(x):
+        for name, gradient in torch.func.grad(loss)(trained, sample).items():
+            torch.testing.assert_close(together[name][i], gradient)

@@ -9,6 +9,11 @@ from torch.nn import functional as F
 from capaboost_vit.core.products import _onednn, linear, linear_plus
 
 
+@torch.no_grad()
+def call(function, *arguments):
+    return function(*arguments)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
@@ -27,18 +32,19 @@ def test_linear_is_that_of_torch_for_any_layout(make, bias, dtype):
     x, w = make(torch.randn(48, 32).to(dtype), torch.randn(16, 32).to(dtype))
     b = torch.randn(16).to(dtype) if bias else None
     tolerance = {"rtol": 0.02, "atol": 0.1} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-4}
-    torch.testing.assert_close(linear(x, w, b), F.linear(x, w, b), **tolerance)
+    torch.testing.assert_close(call(linear, x, w, b), F.linear(x, w, b), **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_linear_plus_adds_the_product_and_leaves_its_operand(dtype):
     y, x, w = (torch.randn(*shape, dtype=dtype) for shape in ((48, 16), (48, 32), (16, 32)))
     before = y.clone()
-    torch.testing.assert_close(linear_plus(y, x, w), y + x @ w.t(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(call(linear_plus, y, x, w), y + x @ w.t(), rtol=1e-5, atol=1e-4)
     assert torch.equal(y, before)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@torch.no_grad()
 def test_torch_still_has_the_operator_and_it_is_used_for_float32_on_the_cpu():
     x, w = torch.randn(8, 32), torch.randn(16, 32)
     assert _onednn(x, w)
@@ -46,6 +52,8 @@ def test_torch_still_has_the_operator_and_it_is_used_for_float32_on_the_cpu():
     assert not _onednn(x.double(), w.double())
     assert not _onednn(x[:, ::2], w[:, ::2])
     assert not _onednn(x[:0], w)
+    with torch.enable_grad():
+        assert not _onednn(x, w)  # it has no derivative
 
 
 def test_counters_see_every_product():

@@ -1,0 +1,80 @@
+"""An adapter's bottleneck added to a layer's output, as one autograd function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .products import linear, linear_plus
+
+# each activation, and the gradient of its argument h from that of its value
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "relu": (F.relu, lambda grad, h: grad * (h > 0)),
+    "gelu": (F.gelu, torch.ops.aten.gelu_backward),
+    "silu": (F.silu, lambda grad, h: grad * (s := torch.sigmoid(h)) * (1 + h * (1 - s))),
+    "tanh": (torch.tanh, lambda grad, h: grad * (1 - torch.tanh(h).square())),
+}
+
+
+def add_bottleneck(
+    y: Tensor, x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, *, act: str
+) -> Tensor:
+    """`y + act(x A^T + a) B^T + b`, in one pass over the output; x (..., in), y (..., out).
+
+    Kept for the backward pass are x, `x A^T + a`, whose width is that of the bottleneck, and A, a and B. Under autocast
+    the products run in its dtype; the sum has the wider dtype of the two, as `+` has.
+
+    Args:
+        down, down_bias: A (R, in), a (R,).
+        up, up_bias: B (out, R), b (out,).
+        act: a name in `ACTIVATIONS`.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        tokens, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        total, _ = _AddBottleneck.apply(rows, tokens, down, down_bias, up, up_bias, act)
+    return total.view(y.shape)
+
+
+class _AddBottleneck(torch.autograd.Function):
+    """See `add_bottleneck`; x is (N, in) and y (N, out) here, and the second output is h = x A^T + a."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        y: Tensor, x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, act: str
+    ) -> tuple[Tensor, Tensor]:
+        h = linear(x, down.to(x.dtype), down_bias.to(x.dtype))
+        return linear_plus(y, ACTIVATIONS[act][0](h), up.to(x.dtype), up_bias.to(x.dtype)), h
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        y, x, down, down_bias, up, _, ctx.act = inputs
+        h = output[1]
+        ctx.dtype = y.dtype
+        ctx.mark_non_differentiable(h)
+        ctx.save_for_backward(x, h, down, down_bias, up)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Any, ...]:
+        x, h, down, down_bias, up = ctx.saved_tensors
+        needs_x = ctx.needs_input_grad[1]
+        act, gradient = ACTIVATIONS[ctx.act]
+        with torch.autocast(dy.device.type, enabled=False):
+            down_there, up_there = down.to(x.dtype), up.to(x.dtype)
+            if torch.is_grad_enabled():  # for a second derivative h has to be a function of x
+                h = linear(x, down_there, down_bias.to(x.dtype))
+            d = dy.to(x.dtype)
+            dh = gradient(linear(d, up_there.t()), h)
+            dx = linear(dh, down_there.t()) if needs_x else None
+            d_down = linear(dh.t().contiguous(), x.t()).to(down.dtype)
+            d_up = linear(act(h).t().contiguous(), d.t()).t().to(up.dtype)
+            d_biases = [bias.to(down.dtype) for bias in (dh.sum(0), d.sum(0))]
+        return dy.to(ctx.dtype), dx, d_down, d_biases[0], d_up, d_biases[1], None
