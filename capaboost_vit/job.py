@@ -23,6 +23,7 @@ from .vision.mix import make_mix
 _FREE = {
     "output",
     "workers",
+    "cache",
     "resume",
     "overwrite",
     "allow_config_change",
@@ -84,9 +85,12 @@ def build_job(config: TrainConfig, world: World, device: torch.device) -> Job:
         parts[config.train_split] = split.without(reasons)
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
     still = build_transform(image_config)
     mine: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "workers": config.workers}
+    mine |= {"cache": config.cache, "device": device}
     train = ImageUpdates(
         parts[config.train_split],
         still if config.no_aug else build_transform(image_config, config),
@@ -113,7 +117,7 @@ def build_job(config: TrainConfig, world: World, device: torch.device) -> Job:
         train=train,
         val=ImageBatches(parts[val], still, **mine) if val in parts else None,
         test=ImageBatches(parts[test], still, keep=False, **mine) if test in parts else None,
-        prepare=Normalise(image_config, device),
+        prepare=Normalise(image_config, device, channels_last=config.channels_last),
         mix=make_mix(
             num_classes=model.num_classes,  # type: ignore[arg-type]
             reprob=config.reprob,
@@ -139,8 +143,11 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 
 
 def binding(config: dict[str, Any]) -> dict[str, Any]:
-    """The options that decide about weights and table: what a run that goes on must have in common."""
-    return {name: value for name, value in config.items() if name not in _FREE}
+    """The options that decide about weights and table: what a run that goes on must have in common.
+
+    Options that the configuration lacks, as it is of an older release, stand at their defaults.
+    """
+    return {name: value for name, value in {**plain(TrainConfig()), **config}.items() if name not in _FREE}
 
 
 def _split_names(config: TrainConfig, data: ImageData) -> list[str]:

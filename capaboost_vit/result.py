@@ -15,10 +15,10 @@ from . import _version
 from .core.inject import branches
 from .job import Job, plain
 from .training.distributed import World
+from .training.evaluation import evaluate
 from .training.figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .training.folder import RunFolder
 from .training.log import Log
-from .training.loop import evaluate
 from .training.stop import Stop
 from .vision.adapters import save_adapter
 

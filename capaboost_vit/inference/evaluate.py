@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..build import build_transform, pick_device
 from ..training.config import TrainConfig
-from ..training.loop import evaluate
+from ..training.evaluation import evaluate
 from ..vision.batches import ImageBatches, Normalise
 from ..vision.data import open_data
 from .saved import find_saved, open_saved, run_config
@@ -48,7 +48,7 @@ def evaluate_adapter(
     target = pick_device(device)
     saved = open_saved(path, initial_checkpoint=initial_checkpoint)
     _check_classes(spec, images.classes, saved.classes, saved.model.num_classes)  # type: ignore[arg-type]
-    batches = ImageBatches(part, build_transform(saved.input), batch_size=batch_size, keep=False)
+    batches = ImageBatches(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     settings = TrainConfig(device=device, validation_batch_size=batch_size)
     confusion = evaluate(saved.model.to(target), batches, prepare=Normalise(saved.input, target), config=settings)
     return int(confusion.trace()), int(confusion.sum())

@@ -56,7 +56,7 @@ def predict_images(
     count: int = network.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
     split = Split(tuple(map(str, files)), (0,) * len(files), _read, printable)
-    batches = ImageBatches(split, build_transform(saved.input), batch_size=batch_size, keep=False)
+    batches = ImageBatches(split, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
     found = []
     with torch.inference_mode():

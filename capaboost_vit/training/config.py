@@ -59,6 +59,11 @@ class TrainConfig:
     mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none")
     cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them")
     workers: int = option(0, "data loader processes")
+    cache: Literal["auto", "memory", "device", "none"] = option(
+        "auto",
+        "where images stay once they are read: memory (the first GiB of a split; so with augmentation always), device "
+        "(all), none; auto: device on a GPU of whose free memory they take a tenth at most, else memory",
+    )
 
     # optimisation
     epochs: int = option(100, "passes over the training split")
@@ -91,6 +96,10 @@ class TrainConfig:
     amp: bool = option(False, "automatic mixed precision")
     amp_dtype: str = option("bfloat16", "bfloat16 or float16")
     compile: bool = option(False, "torch.compile")
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = option(
+        "default", "its mode: default; reduce-overhead (CUDA graphs, for small models and batches); max-autotune"
+    )
+    channels_last: bool = option(False, "torch's channels_last memory format, for models with convolutions")
     device: str | None = option(None, "cpu, cuda, ...; none: cuda where there is one")
     seed: int = option(0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)")
     log_interval: int = option(50, "updates between TensorBoard points")
@@ -117,7 +126,8 @@ class TrainConfig:
                 raise ValueError(f"{_flag(name)} must lie in [0, 1], got {getattr(self, name)}")
         for name, words in _CHOICES.items():
             if getattr(self, name) not in words:
-                raise ValueError(f"{_flag(name)} must be {words[0]} or {words[1]}, got {getattr(self, name)!r}")
+                listed = f"{', '.join(words[:-1])} or {words[-1]}"
+                raise ValueError(f"{_flag(name)} must be {listed}, got {getattr(self, name)!r}")
         if self.grad_accum_steps > self.batch_size:
             raise ValueError(
                 f"--grad-accum-steps {self.grad_accum_steps} is more than the {self.batch_size} images of --batch-size"
@@ -128,6 +138,13 @@ class TrainConfig:
                 value = getattr(self, name)
                 if (tuple(value) if isinstance(value, list) else value) != fields[name].default:
                     raise ValueError(f"{_flag(name)} has no effect without augmentation: add --no-aug false")
+        if self.compile_mode != "default" and not self.compile:
+            raise ValueError("--compile-mode has no effect without compilation: add --compile true")
+        if self.compile_mode in ("reduce-overhead", "max-autotune") and self.grad_accum_steps > 1:
+            raise ValueError(
+                f"--compile-mode {self.compile_mode} cannot add up gradients, as its CUDA graphs overwrite them: take "
+                "default or max-autotune-no-cudagraphs with --grad-accum-steps"
+            )
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run, --overwrite replaces it: choose one")
         if self.val_split is None and (self.patience is not None or self.select == "best"):
@@ -149,6 +166,8 @@ _AUGMENTATION = ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")
 _AT_LEAST_ZERO = ("workers", "seed", "mixup", "cutmix", "drop_path")
 _CHOICES = {
     "amp_dtype": ("bfloat16", "float16"),
+    "cache": ("auto", "memory", "device", "none"),
+    "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "select": ("last", "best"),
     "bad_images": ("error", "skip"),
 }

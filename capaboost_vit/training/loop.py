@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.seeds import seeded
-from .config import TrainConfig
+from ..core.tied import factors_formed_once
+from .ahead import Ahead
+from .compiled import answer, compiled
 from .distributed import World, align, parallel
+from .evaluation import evaluate
 from .log import Log
+from .optim import draws_numbers
 from .state import State
 from .stop import Interrupted, Stop
 
@@ -83,7 +87,7 @@ def fit(
     """
     config, progress = state.config, state.progress
     world, stop = world or World(), stop or Stop()
-    model: Any = torch.compile(state.model) if config.compile else state.model
+    model = compiled(state.model, config)
     state.model.train()
     runner = parallel(model, world, state.device)
     while True:
@@ -96,10 +100,13 @@ def fit(
             break
         state.model.train()
         log.start(progress.update)
-        for update in train.epoch(*divmod(progress.update, state.updates_per_epoch)):
+        updates = Ahead(train.epoch(*divmod(progress.update, state.updates_per_epoch)))
+        for update in updates:
             if progress.update == 0:
                 log.inputs(update.batches[0][0])
-            values, asked = _step(state, runner, update, prepare=prepare, mix=mix, stop=stop, world=world)
+            values, asked = _step(
+                state, runner, update, prepare=prepare, mix=mix, stop=stop, world=world, meanwhile=updates.fetch
+            )
             progress.seconds += log.step(progress.update, update.size, values)
             progress.images += update.size
             if asked:
@@ -121,32 +128,40 @@ def _step(
     mix: Callable[[Batch], Batch],
     stop: Stop,
     world: World,
+    meanwhile: Callable[[], None],
 ) -> tuple[dict[str, float], bool]:
-    """One step of the optimizer: what is logged of it, and whether any process was asked to stop."""
+    """One step of the optimizer: what is logged of it, and whether any process was asked to stop.
+
+    `meanwhile` is called when the device has all its work, before it is waited for.
+    """
     config, progress, scaler = state.config, state.progress, state.scaler
     loss_sum, right = (torch.zeros((), device=state.device) for _ in range(2))
+    gpu = state.device.type != "cpu"
     state.optimizer.zero_grad(set_to_none=True)
-    with seeded("update", config.seed, progress.update, world.rank, devices=True):
+    with seeded("update", config.seed, progress.update, world.rank, devices=gpu), factors_formed_once():
         for i, batch in enumerate(update.batches):
             inputs, targets = mix(prepare(batch))
             last = i == len(update.batches) - 1
             with nullcontext() if last or world.size == 1 else runner.no_sync():
-                with autocast(config, state.device):
-                    logits = runner(inputs)
-                    loss = F.cross_entropy(
-                        logits.float(),
-                        targets,
-                        ignore_index=-1 if targets.ndim == 1 else -100,
-                        reduction="sum",
-                        label_smoothing=config.smoothing,
-                    )
+                logits = answer(runner, inputs, config)
+                loss = F.cross_entropy(
+                    logits.float(),
+                    targets,
+                    ignore_index=-1 if targets.ndim == 1 else -100,
+                    reduction="sum",
+                    label_smoothing=config.smoothing,
+                )
                 # averaged over the processes by DistributedDataParallel
                 scaler.scale(loss * (world.size / update.size)).backward()
             loss_sum += loss.detach()
             right += (logits.argmax(-1) == (targets if targets.ndim == 1 else targets.argmax(-1))).sum()
     scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(state.trained(), math.inf if config.clip_grad is None else config.clip_grad)
-    sums = world.sum(torch.stack([loss_sum, right, torch.tensor(float(stop.number > 0), device=state.device)]))
+    trained = state.trained()
+    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    if config.clip_grad is not None:
+        nn.utils.clip_grads_with_norm_(trained, config.clip_grad, norm)
+    sums = world.sum(torch.stack([loss_sum, right, torch.full_like(right, stop.number > 0)]))
+    meanwhile()
     total, correct, asked, length = torch.cat([sums, norm.detach().float().view(1)]).tolist()  # the one wait
     finite = math.isfinite(total) and math.isfinite(length)
     progress.overflows = 0 if finite else progress.overflows + 1
@@ -159,8 +174,8 @@ def _step(
         )
     values = {"loss": total / update.size, "grad_norm": length, "lr": state.optimizer.param_groups[0]["lr"]}
     if finite:
-        # for optimizers that draw random numbers: the same in all processes
-        with seeded("optimizer", config.seed, progress.update, devices=True):
+        drawing = draws_numbers(state.optimizer)  # and then the same ones in all processes
+        with seeded("optimizer", config.seed, progress.update, devices=gpu) if drawing else nullcontext():
             scaler.step(state.optimizer)
     scaler.update()
     progress.update += 1
@@ -196,43 +211,3 @@ def _close_epoch(
     progress.start_epoch()
     progress.rows.append(row)
     log.epoch(progress.rows, images_per_second=progress.images / progress.seconds)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    prepare: Callable[[Batch], Batch],
-    config: TrainConfig,
-    world: World | None = None,
-    stop: Stop | None = None,
-) -> Tensor:
-    """Confusion matrix (C, C), int64: how often label i was answered with class j, each image once.
-
-    Its trace is the number of right answers, its sum that of all, over all processes. Leaves the model in evaluation
-    mode.
-
-    Raises:
-        Interrupted: `stop` has noted a signal (looked at only where there is one process).
-    """
-    model.eval()
-    world = world or World()
-    device = next(model.parameters()).device
-    confusion = torch.zeros(0, 0, dtype=torch.int64)
-    for batch in batches:
-        inputs, targets = prepare(batch)
-        with autocast(config, device):
-            logits = model(inputs)
-        classes = logits.shape[-1]
-        pairs = (targets * classes + logits.argmax(-1))[targets >= 0].cpu()
-        counts = torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
-        confusion = confusion + counts if len(confusion) else counts
-        if stop and stop.number and world.size == 1:
-            raise Interrupted(stop.number, "stopped while evaluating")
-    return world.sum(confusion.to(device)).cpu()
-
-
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """The mixed-precision context of a run, inactive without `amp`."""
-    return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype), enabled=config.amp)

@@ -5,24 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_class
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from .checkpoint import pack
 from .config import TrainConfig
 
+# torch's optimizers that can update all parameters in one kernel, on these devices
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+_FUSED_ON = ("cpu", "cuda")
+
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """timm's optimizer over the trained parameters; biases and norms without weight decay, as timm does.
+
+    torch's own Adam, AdamW and SGD are fused: a step of AdamW over fifty small tensors takes a fifth of the time on a
+    CPU, and one kernel instead of hundreds on a GPU.
 
     Raises:
         ValueError: nothing is trained; timm has no such optimizer, or it does not work here (those for CUDA alone,
             second derivatives, settings that a checkpoint cannot hold).
     """
-    if not any(p.requires_grad for p in model.parameters()):
+    devices = {p.device.type for p in model.parameters() if p.requires_grad}
+    if not devices:
         raise ValueError("no parameter of the model is trained: choose a method, or give the model classes")
     try:
+        kind = get_optimizer_class(config.opt.lower().rpartition("_")[2], bind_defaults=False)
+        more: dict[str, Any] = {"fused": True} if kind in _FUSED and devices <= {*_FUSED_ON} else {}
         optimizer = create_optimizer_v2(
             model,
             opt=config.opt,
@@ -30,6 +40,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             layer_decay=config.layer_decay,
+            **more,
         )
     except (ValueError, AssertionError) as error:  # by assertions timm asks for CUDA, APEX or bitsandbytes
         raise ValueError(f"--opt {config.opt}: {error}") from error
@@ -40,6 +51,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     except TypeError as error:
         raise ValueError(f"--opt {config.opt}: {error}; choose adamw, sgd, lion, ...") from error
     return optimizer
+
+
+def draws_numbers(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step may draw random numbers: some of timm's optimizers do, none of torch's."""
+    return not type(optimizer).__module__.startswith("torch.optim.")
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates_per_epoch: int) -> Any:

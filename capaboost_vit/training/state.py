@@ -15,7 +15,7 @@ from .checkpoint import CheckpointError, changing
 from .config import TrainConfig
 from .optim import make_optimizer, make_schedule
 
-_GIVEN = ("lr", "initial_lr", "weight_decay", "momentum")  # options of a group that no optimizer changes
+_GIVEN = ("lr", "initial_lr", "weight_decay", "momentum", "fused")  # options of a group that no optimizer changes
 
 
 @dataclass
@@ -59,6 +59,13 @@ class Progress:
     def start_epoch(self) -> None:
         """Sets the sums of the epoch to zero."""
         self.loss, self.right, self.seen, self.norm, self.steps = 0.0, 0.0, 0, 0.0, 0
+
+
+def _laid_out_as(weight: Tensor, value: Any) -> Any:
+    """The value with the strides of a weight of its shape: files have none, and fused kernels go by them."""
+    if not isinstance(value, Tensor) or value.shape != weight.shape or value.stride() == weight.stride():
+        return value
+    return torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 class State:
@@ -152,9 +159,16 @@ class State:
             raise CheckpointError(f"the checkpoint is of another model: {differing[0][0]} differs")
         put(own, tree["model"])
         given = [{name: group[name] for name in _GIVEN if name in group} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(tree["optimizer"])
-        for group, options in zip(self.optimizer.param_groups, given, strict=True):
-            group.update(options)  # those of the configuration, which may have been changed
+        stored = tree["optimizer"]["param_groups"]
+        if len(stored) != len(given):
+            raise CheckpointError("the checkpoint is of another optimizer: it groups the weights otherwise")
+        # options are those of the configuration, which may have been changed; known while loading, as a fused
+        # optimizer counts its steps on the device of the weights
+        groups = [{**group, **options} for group, options in zip(stored, given, strict=True)]
+        self.optimizer.load_state_dict({**tree["optimizer"], "param_groups": groups})
+        for weight in self.trained():
+            for name, value in self.optimizer.state.get(weight, {}).items():
+                self.optimizer.state[weight][name] = _laid_out_as(weight, value)
         self.scaler.load_state_dict(tree["scaler"])
         if self.averages and tree["averages"] is not None:
             put(self.averages.values, tree["averages"])

@@ -44,6 +44,8 @@ class Loader:
 
     def batches(self, keys: Sequence[list[Any]]) -> Iterator[Any]:
         """One pass: a batch for each list of keys. Raises the ValueError that stands for a batch."""
+        if not keys:
+            return iter(())  # without starting a process
         self.keys.batches = keys
         self.running = self._begin()
         return map(_checked, self.running)

@@ -36,7 +36,8 @@ def make_mix(
         images, labels = batch
         if erase is not None:
             images = erase(images)
-        if blend is None or bool(labels[0] < 0):
+        # one image alone may be such a stand-in; looking at its label waits for the device
+        if blend is None or (len(labels) == 1 and bool(labels[0] < 0)):
             return images, labels
         images, labels = blend(images, labels)
         return images, labels

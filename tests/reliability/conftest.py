@@ -223,7 +223,8 @@ def assert_same(folder, reference):
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     results = [json.loads((path / "result.json").read_text()) for path in (folder, reference)]
     for result in results:
-        result["config"] = {n: v for n, v in result["config"].items() if n not in ("output", "workers", "data_dir")}
+        free = ("output", "workers", "cache", "data_dir")
+        result["config"] = {n: v for n, v in result["config"].items() if n not in free}
         for name in TIMED:
             del result[name]
     assert results[0] == results[1]

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from capaboost_vit import job
 from capaboost_vit import run as run_module
+from capaboost_vit.job import binding
 from capaboost_vit.run import train
 from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.distributed import World
@@ -98,6 +100,20 @@ def test_another_option_is_named_and_refused(place, material, options, texts):
         resume(place, material, **options)
     assert all(text in str(error.value) for text in texts), str(error.value)
     assert contents(place) == before
+
+
+def test_a_run_of_a_release_with_fewer_options_goes_on(material, tmp_path, monkeypatch):
+    def older(config):
+        return {name: value for name, value in binding(config).items() if name not in ("compile_mode", "channels_last")}
+
+    options = {"output": str(tmp_path / "run")}
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "binding", older)
+        train(configure(material, **options))
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(ValueError, match="channels_last: false -> true"):
+        train(configure(material, **options, resume=True, channels_last=True))
+    train(configure(material, **options, resume=True))
 
 
 def test_other_data_at_the_same_path_are_named_and_refused(place, material):

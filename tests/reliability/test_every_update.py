@@ -63,7 +63,7 @@ class StopAt:
         return signal.SIGTERM if self.looks < 0 else 0
 
 
-def in_pieces(monkeypatch, workers, **options):
+def in_pieces(monkeypatch, workers, caches, **options):
     """Runs to the end, stopped at each look at the signals in turn; how often it was stopped in what."""
     stops = {"update": 0, "evaluating": 0}
     looks = more = 0
@@ -71,7 +71,9 @@ def in_pieces(monkeypatch, workers, **options):
         with monkeypatch.context() as patch:
             patch.setattr(run, "Stop", lambda looks=looks + more: StopAt(looks))
             try:
-                train(TrainConfig(**options, workers=workers[sum(stops.values()) % len(workers)], resume=True))
+                times = sum(stops.values())
+                loading = {"workers": workers[times % len(workers)], "cache": caches[times % len(caches)]}
+                train(TrainConfig(**options, **loading, resume=True))
                 return stops
             except Interrupted as stopped:
                 kind = "evaluating" if "evaluating" in str(stopped) else "update"
@@ -80,17 +82,18 @@ def in_pieces(monkeypatch, workers, **options):
 
 
 @pytest.mark.parametrize(
-    ("variant", "workers"),
+    ("variant", "workers", "caches"),
     [
-        pytest.param(TOGETHER, [0], id="together"),
-        *(pytest.param(variant, [0], id=name, marks=pytest.mark.slow) for name, variant in VARIANTS.items()),
-        pytest.param({}, [0, 2, 0, 1], id="other workers each time", marks=pytest.mark.slow),
+        pytest.param(TOGETHER, [0], ["auto"], id="together"),
+        pytest.param({"no_aug": True, "aa": None}, [0], ["device", "memory", "none"], id="another cache each time"),
+        *(pytest.param(variant, [0], ["auto"], id=name, marks=pytest.mark.slow) for name, variant in VARIANTS.items()),
+        pytest.param({}, [0, 2, 0, 1], ["auto"], id="other workers each time", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_stopped_at_every_update_ends_with_the_same_bits(lab, tmp_path, monkeypatch, variant, workers):
+def test_a_run_stopped_at_every_update_ends_with_the_same_bits(lab, tmp_path, monkeypatch, variant, workers, caches):
     options = {**OPTIONS, **variant}
     whole = train(TrainConfig(**options, output=str(tmp_path / "whole")))
-    stops = in_pieces(monkeypatch, workers, **options, output=str(tmp_path / "pieces"))
+    stops = in_pieces(monkeypatch, workers, caches, **options, output=str(tmp_path / "pieces"))
     assert stops["update"] == whole["updates"]
     assert stops["evaluating"] >= 2
     lab.same(tmp_path / "pieces", tmp_path / "whole")

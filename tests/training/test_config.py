@@ -47,6 +47,16 @@ from capaboost_vit.training.config import TrainConfig
         ({"scale": (0.5, 1.0)}, "--scale has no effect without augmentation"),
         ({"hflip": 0.0}, "--hflip has no effect without augmentation"),
         ({"select": "first"}, "--select must be last or best, got 'first'"),
+        ({"cache": "disk"}, "--cache must be auto, memory, device or none, got 'disk'"),
+        (
+            {"compile": True, "compile_mode": "fast"},
+            "--compile-mode must be default, reduce-overhead, max-autotune or max-autotune-no-cudagraphs, got 'fast'",
+        ),
+        ({"compile_mode": "max-autotune"}, "--compile-mode has no effect without compilation: add --compile true"),
+        (
+            {"compile": True, "compile_mode": "reduce-overhead", "grad_accum_steps": 2},
+            "--compile-mode reduce-overhead cannot add up gradients, as its CUDA graphs overwrite them: take",
+        ),
         ({"bad_images": "ignore"}, "--bad-images must be error or skip, got 'ignore'"),
         (
             {"grad_accum_steps": 9, "batch_size": 8},
@@ -76,6 +86,9 @@ def test_a_value_out_of_range_is_named_by_its_flag(options, error):
         {"hflip": 0.0, "vflip": 1.0, "reprob": 1.0, "no_aug": False},
         {"select": "best", "bad_images": "skip", "resume": True},
         {"val_split": None, "overwrite": True},
+        {"cache": "none", "channels_last": True},
+        {"compile": True, "compile_mode": "reduce-overhead", "grad_accum_steps": 1},
+        {"compile": True, "compile_mode": "max-autotune-no-cudagraphs", "grad_accum_steps": 2},
     ],
 )
 def test_a_value_at_the_edge_is_taken(options):
@@ -107,9 +120,16 @@ def test_what_was_said_of_an_earlier_run_is_not_stored():
 
 def test_options_that_change_nothing_of_the_result_do_not_bind():
     free = {"output": "x", "workers": 3, "checkpoint_interval": 7, "data_dir": "y", "data_download": True}
+    free["cache"] = "none"
     assert binding(plain(TrainConfig(**free))) == binding(plain(TrainConfig()))
     for name, value in {"lr": 1.0, "log_interval": 3, "epochs": 7, "select": "best", "data": "x", "seed": 1}.items():
         assert binding(plain(TrainConfig(**{name: value}))) != binding(plain(TrainConfig())), name
+
+
+def test_options_that_a_stored_configuration_lacks_stand_at_their_defaults():
+    stored = plain(TrainConfig(lr=0.5))
+    older = {name: value for name, value in stored.items() if name not in ("compile_mode", "channels_last")}
+    assert binding(older) == binding(stored) != binding(plain(TrainConfig(lr=0.5, channels_last=True)))
 
 
 @pytest.mark.parametrize("cls", [TrainConfig, *CONFIGS.values()], ids=lambda cls: cls.__name__)

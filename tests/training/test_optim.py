@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import timm
 import torch
+from timm.optim import list_optimizers
 from torch import nn
 
 import capaboost_vit
-from capaboost_vit.core.layers import TiedMaskedWeight
+from capaboost_vit.core.tied import TiedMaskedWeight
 from capaboost_vit.training.config import TrainConfig
-from capaboost_vit.training.optim import make_optimizer, make_schedule
+from capaboost_vit.training.optim import draws_numbers, make_optimizer, make_schedule
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 
@@ -83,6 +86,67 @@ def test_options_reach_the_optimizer(opt, kind, values):
     (group,) = optimizer.param_groups
     assert group["lr"] == 0.3
     assert {name: group[name] for name in values} == values
+
+
+FUSED = ["adam", "adamw", "sgd", "momentum"]
+
+
+@pytest.mark.parametrize("opt", [*FUSED, "lookahead_adamw", "lion", "rmsprop", "adagrad", "muon"])
+def test_torchs_optimizers_are_fused_and_the_others_left_as_they_are(opt):
+    optimizer = make_optimizer(nn.Linear(2, 2), TrainConfig(opt=opt))
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    assert fused == [True, True] if opt.rpartition("_")[2] in FUSED else not any(fused)
+
+
+@pytest.mark.parametrize("opt", FUSED)
+def test_a_fused_optimizer_comes_to_the_weights_of_the_plain_one(opt):
+    models = [nn.Linear(5, 3), nn.Linear(5, 3)]
+    models[1].load_state_dict(models[0].state_dict())
+    fused, plain = (make_optimizer(model, TrainConfig(opt=opt, weight_decay=0.1)) for model in models)
+    for group in plain.param_groups:
+        group["fused"] = None
+    for _ in range(20):
+        inputs = torch.randn(4, 5)
+        for model, optimizer in zip(models, (fused, plain), strict=True):
+            optimizer.zero_grad()
+            model(inputs).square().sum().backward()
+            optimizer.step()
+    assert torch.allclose(models[0].weight, models[1].weight, atol=1e-6)
+    assert torch.allclose(models[0].bias, models[1].bias, atol=1e-6)
+
+
+def test_an_optimizer_for_another_device_is_not_fused():
+    optimizer = make_optimizer(nn.Linear(2, 2, device="meta"), TrainConfig())
+    assert all(group["fused"] is None for group in optimizer.param_groups)
+
+
+def random_states():
+    """Those of python, numpy and torch."""
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("opt", list_optimizers())
+def test_an_optimizer_that_draws_random_numbers_is_known_for_it(opt):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    try:
+        optimizer = make_optimizer(model, TrainConfig(opt=opt))
+    except ValueError:
+        return  # it cannot be chosen
+    if draws_numbers(optimizer):
+        return
+    before = random_states()
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+    assert random_states() == before
+
+
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+def test_kron_draws_random_numbers_and_adamw_does_not():
+    found = {opt: draws_numbers(make_optimizer(nn.Linear(2, 2), TrainConfig(opt=opt))) for opt in ("kron", "adamw")}
+    assert found == {"kron": True, "adamw": False}
 
 
 @pytest.mark.parametrize("opt", ["adamv", "", "adam w"])

@@ -102,6 +102,43 @@ def test_an_optimizer_that_cannot_be_used_is_refused_at_the_start(opt, error):
         begin(small(), opt=opt)
 
 
+def test_the_checkpoint_of_an_optimizer_that_was_not_fused_goes_on_fused(stored):
+    first = begin(small())
+    go_on(first)
+    tree = stored(first)
+    for group in tree["optimizer"]["param_groups"]:
+        group["fused"] = None
+    tree["scaler"] = begin(small(), amp=True, amp_dtype="float16").scaler.state_dict()
+    second = begin(small(), epochs=8, amp=True, amp_dtype="float16")  # a scaler asks more of a fused optimizer
+    second.unpack(tree)
+    assert all(group["fused"] for group in second.optimizer.param_groups)
+    assert go_on(second).updates == list(range(13, 25))
+    assert {int(entry["step"]) for entry in second.optimizer.state.values()} == {24}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"amp": True, "amp_dtype": "float16", "clip_grad": 0.05}], ids=str)
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_a_fused_optimizer_goes_on_from_a_checkpoint_on_a_gpu(stored, opt, options):
+    hooks = {"prepare": lambda batch: (batch[0].cuda(), batch[1].cuda())}
+    first = begin(small().cuda(), opt=opt, **options)
+    go_on(first, **hooks)
+    tree = stored(first)
+    for fused in (True, None):
+        for group in tree["optimizer"]["param_groups"]:
+            group["fused"] = fused
+        second = begin(small().cuda(), opt=opt, epochs=8, **options)
+        second.unpack(tree)
+        assert all(entry["step"].is_cuda for entry in second.optimizer.state.values() if "step" in entry)
+        assert go_on(second, **hooks).updates == list(range(13, 25))
+
+
+def test_a_checkpoint_of_an_optimizer_with_other_groups_is_refused(stored):
+    tree = stored(begin(small()))
+    with pytest.raises(CheckpointError, match="another optimizer: it groups the weights otherwise"):
+        begin(small(), layer_decay=0.7).unpack(tree)
+
+
 def test_a_checkpoint_of_another_model_is_refused(stored):
     tree = stored(begin(small()))
     with pytest.raises(CheckpointError, match=r"the checkpoint is of another model: .* differs"):

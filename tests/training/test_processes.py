@@ -114,7 +114,8 @@ import torch.distributed as dist
 import capaboost_vit
 from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.distributed import environment_world, joined
-from capaboost_vit.training.loop import evaluate, fit
+from capaboost_vit.training.evaluation import evaluate
+from capaboost_vit.training.loop import fit
 from capaboost_vit.training.state import State
 from toys import Records, Step
 

@@ -11,6 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch._dynamo.utils import counters
 
 from capaboost_vit.inference import evaluate_adapter
 from capaboost_vit.run import train
@@ -135,8 +136,88 @@ def test_a_compiled_run_comes_near_the_eager_one_and_its_file_can_be_used(run, m
     options |= {"drop_path": 0.0, "opt": "sgd", "model_ema": True}
     eager, expected, _ = run("eager", **options)
     torch._dynamo.reset()
+    counters.clear()
     compiled, found, _ = run("compiled", compile=True, **options)
     assert found.keys() == expected.keys()
     assert max((found[name].float() - value.float()).abs().max().item() for name, value in expected.items()) < 1e-4
     assert compiled["test_right"] == eager["test_right"]
+    # updates of 8, 8, 8 and 6 images, evaluations of 9: one graph to train with, one to evaluate with
+    assert counters["stats"]["unique_graphs"] == 2
     assert evaluate_adapter(tmp_path / "compiled") == (compiled["test_right"], 9)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_compiled_model_is_compiled_a_few_times_whatever_the_sizes_of_batches(run):
+    torch._dynamo.reset()
+    counters.clear()
+    # updates of 7, 7, 7, 7 and 2 images in two parts each: 4, 3 and 1; evaluations of 2, 2, 2, 2 and 1
+    result, _, _ = run(compile=True, epochs=3, batch_size=7, grad_accum_steps=2, validation_batch_size=2)
+    assert result["epochs"] == 3
+    assert counters["stats"]["unique_graphs"] == 4  # for training and evaluation: any size, and one image
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_mode_of_the_compiler_reaches_it_and_trains(run, monkeypatch):
+    modes, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, mode: modes.append(mode) or compile(model, mode=mode))
+    torch._dynamo.reset()
+    _, _, rows = run(compile=True, compile_mode="reduce-overhead", drop_path=0.0, epochs=4)
+    assert modes == ["reduce-overhead"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_a_compiled_run_on_a_gpu_comes_near_the_eager_one(run, mode):
+    options = {"device": "cuda", "drop_path": 0.0, "opt": "sgd"}
+    eager, expected, _ = run("eager", **options)
+    torch._dynamo.reset()
+    compiled, found, _ = run("compiled", compile=True, compile_mode=mode, **options)
+    assert max((found[name].float() - value.float()).abs().max().item() for name, value in expected.items()) < 1e-3
+    assert compiled["test_total"] == eager["test_total"]
+
+
+CONVOLUTIONS = {"model": "test_resnet", "model_kwargs": {}, "method": {"name": "full"}, "img_size": 64, "lr": 1e-4}
+
+
+def test_channels_last_reaches_weights_and_images_and_hardly_changes_the_result(run, monkeypatch):
+    _, expected, rows = run("plain", **CONVOLUTIONS)
+    formats, forward = set(), torch.nn.Conv2d.forward
+
+    def watched(self, images):
+        assert self.weight.is_contiguous(memory_format=torch.channels_last)
+        formats.add(images.is_contiguous(memory_format=torch.channels_last))
+        return forward(self, images)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    _, found, others = run("last", **CONVOLUTIONS, channels_last=True)
+    assert formats == {True}
+    assert found.keys() == expected.keys()
+    for row, other in zip(rows, others, strict=True):
+        assert float(row["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-2)
+
+
+def test_a_run_with_channels_last_goes_on_to_the_same_bits(run, tmp_path):
+    options = {**CONVOLUTIONS, "channels_last": True, "checkpoint_interval": 1, "max_steps": 6}
+    _, whole, rows = run("whole", **options)
+    (tmp_path / "whole" / "checkpoints" / "update-00000006.safetensors").unlink()
+    for name in ("result.json", "adapter.safetensors"):
+        (tmp_path / "whole" / name).unlink()
+    _, again, others = run("whole", **options, resume=True)
+    assert same(whole, again)
+    assert rows == others
+
+
+@pytest.mark.parametrize("options", [{}, {"no_aug": False}], ids=["plain", "augmented"])
+def test_where_images_are_kept_does_not_change_a_run(run, options):
+    _, first, rows = run("none", cache="none", drop_path=0.3, **options)
+    for cache in ("auto", "memory", "device"):
+        _, second, others = run(cache, cache=cache, drop_path=0.3, **options)
+        assert same(first, second)
+        assert rows == others

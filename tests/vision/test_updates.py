@@ -167,7 +167,8 @@ def test_an_image_is_decoded_once_with_augmentation_too(updates_of, monkeypatch,
 
 @pytest.mark.parametrize(("augmented", "size"), [(False, 24 * 24 * 3), (True, 40 * 30 * 3)])
 def test_only_as_many_images_are_kept_as_fit(updates_of, monkeypatch, augmented, size):
-    monkeypatch.setattr("capaboost_vit.vision.batches._KEPT_BYTES", 7 * size + 1)
+    for place in ("batches", "cache"):
+        monkeypatch.setattr(f"capaboost_vit.vision.{place}.MEMORY", 7 * size + 1)
     opener = Drawn()
     updates = updates_of(split_of(10, opener), augmented=augmented)
     first = by_label(everything(updates))
@@ -177,8 +178,13 @@ def test_only_as_many_images_are_kept_as_fit(updates_of, monkeypatch, augmented,
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_loader_processes_share_the_room(updates_of, monkeypatch, workers):
-    monkeypatch.setattr("capaboost_vit.vision.batches._KEPT_BYTES", 1000)
-    assert updates_of(split_of(3), workers=workers).loader.loader.dataset.room == 1000 // max(1, workers)
+    monkeypatch.setattr("capaboost_vit.vision.batches.MEMORY", 1000)
+
+    def room(**options):
+        return updates_of(split_of(3), workers=workers, **options).cache.loader.loader.dataset.room
+
+    assert room(augmented=True) == 1000 // max(1, workers)
+    assert room(augmented=True, cache="none") == room() == 0  # pixels are kept in the process that trains
 
 
 # the loader processes
