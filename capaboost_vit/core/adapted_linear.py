@@ -91,8 +91,8 @@ class AdaptedLinear(Wrapper):
         """Where this call is computed.
 
         - plain: by PyTorch's own operations, layer by layer. Always, where the others do not apply: dropout in
-          training; a base that is trained, quantised, hooked or no plain `nn.Linear`; tracing (`torch.jit`, FLOP
-          counters); an empty input.
+          training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input; tracing by
+          `torch.jit` (FLOP counters) and `torch.export`, whose graphs are for all batch sizes.
         - weight: one product with W + dW, see `functional.low_rank_linear`; if `execution` is "auto", where it costs
           less than token space.
         - token: the two thin products beside the base's, in one function.
@@ -108,6 +108,7 @@ class AdaptedLinear(Wrapper):
             and x.numel() > 0
             and not any(branch.training and branch.dropout > 0 for branch in self._own())
             and not torch.jit.is_tracing()
+            and not _is_exporting()
         )
         if not fast:
             return "plain"
@@ -140,6 +141,11 @@ class AdaptedLinear(Wrapper):
         size = y.shape[-1] // len(self.parts)
         deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
         return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export looks on (older releases cannot tell it from torch.compile)."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def _is_plain_linear(base: nn.Module) -> bool:

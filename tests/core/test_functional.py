@@ -404,3 +404,14 @@ def test_gradients_per_sample_are_those_one_by_one(execution):
     for i, sample in enumerate(x):
         for name, gradient in torch.func.grad(loss)(trained, sample).items():
             torch.testing.assert_close(together[name][i], gradient)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_layer_takes_any_number_of_tokens():
+    of = layer("auto").eval()
+    tokens = torch.export.Dim("tokens", min=2, max=1000)
+    exported = torch.export.export(of, (torch.randn(60, 20),), dynamic_shapes=({0: tokens},)).module()
+    for count in (3, 60, 400):
+        x = torch.randn(count, 20)
+        torch.testing.assert_close(exported(x), of(x))
