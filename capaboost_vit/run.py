@@ -143,7 +143,8 @@ def _resumed(
             raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")
         note(f"no checkpoint in {folder.path}: starting fresh")
         return None
-    _changed(folder, tree["record"], job.record, job.config)
+    before = {**tree["record"], "config": binding(tree["record"]["config"])}
+    _changed(folder, before, job.record, job.config)
     changed = differences(tree["machine"], machine(job.state.device, job.world))
     if changed:
         note(f"warning: not as at the checkpoint, so the last bits may differ: {'; '.join(changed)}")

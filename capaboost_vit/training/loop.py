@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -17,7 +17,6 @@ from .ahead import Ahead
 from .compiled import answer, compiled
 from .distributed import World, align, parallel
 from .evaluation import evaluate
-from .log import Log
 from .optim import draws_numbers
 from .state import State
 from .stop import Interrupted, Stop
@@ -48,6 +47,18 @@ class Updates(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]: ...
 
 
+class Listener(Protocol):
+    """What is told how far training is: a run's Log, whose libraries a measurement does without."""
+
+    def start(self, update: int) -> None: ...
+
+    def inputs(self, inputs: Tensor) -> None: ...
+
+    def step(self, update: int, images: int, values: Mapping[str, float]) -> float: ...  # the seconds that it took
+
+    def epoch(self, rows: Sequence[Mapping[str, Any]], *, images_per_second: float) -> None: ...
+
+
 class NotFinite(FloatingPointError):
     """A loss or gradient that is not finite; `indices` are the places in the data set of the update's images."""
 
@@ -62,7 +73,7 @@ def fit(
     val: Iterable[Batch] | None,
     *,
     prepare: Callable[[Batch], Batch],
-    log: Log,
+    log: Listener,
     mix: Callable[[Batch], Batch] = lambda batch: batch,
     save: Callable[[State], None] = lambda state: None,
     stop: Stop | None = None,
@@ -193,7 +204,7 @@ def _close_epoch(
     val: Iterable[Batch] | None,
     *,
     prepare: Callable[[Batch], Batch],
-    log: Log,
+    log: Listener,
     stop: Stop,
     world: World,
 ) -> None:
