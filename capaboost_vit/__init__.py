@@ -4,15 +4,14 @@
 >>> model = timm.create_model("vit_base_capaboost_lora", pretrained=True, num_classes=100)
 
 The timm names are registered as soon as both this package and timm are imported, in either order. Importing this
-package imports neither torch nor timm: the public names below are loaded when they are first used.
+package imports neither torch nor timm: the public names below are loaded when they are first used. (Without wrapt, as
+on a machine that has torch and timm alone, timm is imported at once.)
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-import wrapt
 
 from ._version import __version__
 
@@ -62,6 +61,13 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-@wrapt.when_imported("timm")
-def _register_timm_models(_: Any) -> None:
+def _register_timm_models(_: Any = None) -> None:
     import_module(".vision.registry", __name__)
+
+
+try:
+    import wrapt
+except ImportError:
+    _register_timm_models()
+else:
+    wrapt.when_imported("timm")(_register_timm_models)

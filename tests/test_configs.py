@@ -12,6 +12,7 @@ import pytest
 import timm
 import yaml
 
+from capaboost_vit.bench.config import ScaleConfig, SpeedConfig
 from capaboost_vit.cli import main
 from capaboost_vit.methods.config import make_config
 from capaboost_vit.training.config import TrainConfig
@@ -19,7 +20,18 @@ from capaboost_vit.vision.registry import parse_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+TRAINED = [path for path in CONFIGS if path.parent.name != "bench"]
+
+
+def name_of(path):
+    """The name of a case: not the bare stem, as pytest takes `gpu` for the marker."""
+    return f"{path.parent.name}/{path.name}"
+
+
+every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+
+# by command: the class of its configuration
+CLASSES = {"train": TrainConfig, "bench speed": SpeedConfig, "bench scale": ScaleConfig}
 
 
 def header(path):
@@ -32,53 +44,80 @@ def header(path):
     return "\n".join(lines)
 
 
+def command(path):
+    """The words of the command that a file's header gives, without `capaboost`."""
+    text = header(path).replace("\\\n", " ")
+    lines = [line.partition("capaboost ")[2] for line in text.splitlines() if " --config " in line]
+    assert lines, f"the header of {path} holds no command"
+    return shlex.split(lines[0])
+
+
+def kind(path):
+    """`train`, `bench speed` or `bench scale`: the words in front of the options."""
+    words = command(path)
+    return " ".join(words[: words.index("--config")])
+
+
+def as_lists(values):
+    """Tuples as the lists that they are in YAML."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 # what each header must say, and how it is recognised
 HEADER = {
-    "command": r"capaboost train --config configs/",
+    "command": r"capaboost (train|bench \w+) --config configs/",
     "hardware": r"CPU|GPU|H200|A100",
     "time": r"\d+(\.\d+)? ?(s|seconds?|min|minutes?|h|hours?)\b|not yet measured",
-    "result": r"\d+(\.\d+)? ?%|not yet measured",
+    "result": r"\d+(\.\d+)? ?%|\d\.\d\d|not yet measured",
 }
 
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """The configuration that a `capaboost train` command line would run."""
+    """The configuration that a command line would run."""
 
     def parse(arguments):
         seen = []
         monkeypatch.setattr("capaboost_vit.run.train", seen.append)
-        assert main(["train", *arguments]) == 0
+        for suite in ("speed", "scale"):
+            monkeypatch.setattr(f"capaboost_vit.bench.{suite}.measure_{suite}", lambda config, **_: seen.append(config))
+        monkeypatch.setattr("capaboost_vit.bench.report.table_of", lambda result: "")
+        monkeypatch.setattr("capaboost_vit.bench.report.write_result", lambda result, path: [])
+        assert main(arguments) == 0
         return seen[0]
 
     return parse
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 4
+    assert len(TRAINED) >= 4
+    assert {kind(path) for path in CONFIGS} == CLASSES.keys()
 
 
 @every_config
 def test_a_config_is_taken_by_the_command_line(path, parsed):
-    config = parsed(["--config", str(path)])
+    config = parsed([*kind(path).split(), "--config", str(path)])
+    assert type(config) is CLASSES[kind(path)]
+    values = as_lists(dataclasses.asdict(config))
     for name, value in yaml.safe_load(path.read_text()).items():
-        assert getattr(config, name) == value
+        assert values[name] == value
 
 
 @every_config
 def test_a_config_holds_only_what_differs_from_the_defaults(path):
-    defaults = dataclasses.asdict(TrainConfig())
+    defaults = as_lists(dataclasses.asdict(CLASSES[kind(path)]()))
     for name, value in yaml.safe_load(path.read_text()).items():
         assert value != defaults[name], name
 
 
 @every_config
 def test_model_and_method_of_a_config_exist(path, parsed):
-    config = parsed(["--config", str(path)])
+    config = parsed([*kind(path).split(), "--config", str(path)])
     assert timm.is_model(config.model)
-    implied = parse_name(config.model)
-    options = dict(config.method)
-    make_config(options.pop("name", implied and implied[1]), **options)
+    if path in TRAINED:
+        implied = parse_name(config.model)
+        options = dict(config.method)
+        make_config(options.pop("name", implied and implied[1]), **options)
 
 
 @every_config
@@ -90,14 +129,16 @@ def test_a_config_opens_with(path, what):
 @every_config
 def test_the_command_of_a_config_runs_this_config(path, parsed, monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = header(path).replace("\\\n", " ")
-    command = next((line for line in text.splitlines() if "capaboost train" in line), None)
-    assert command, f"the header of {path} holds no command"
-    words = shlex.split(command[command.index("capaboost train") :])
+    words = command(path)
     assert words[words.index("--config") + 1] == str(path.relative_to(ROOT))
-    config = parsed(words[2:])
+    config = as_lists(dataclasses.asdict(parsed(words)))
     for name, value in yaml.safe_load(path.read_text()).items():
-        assert getattr(config, name) == value
+        assert config[name] == value
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in TRAINED], ids=name_of)
+def test_a_measurement_writes_to_a_file_of_its_own_name(path, parsed):
+    assert parsed([*kind(path).split(), "--config", str(path)]).output == f"runs/bench/{path.stem}.json"
 
 
 @pytest.mark.slow

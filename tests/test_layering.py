@@ -23,7 +23,7 @@ OWN = {
     "methods": {"methods", "core", "options"},
     "training": {"training", "core", "options"},
     "vision": {"vision", "methods", "core", "_version"},
-    "bench": {"bench", "run", "inference", "training"},
+    "bench": {"bench", "run", "inference", "build", "vision", "methods", "training", "core", "options", "_version"},
     "build": {"vision", "methods", "training"},
     "job": {"build", "vision", "training", "core"},
     "result": {"job", "vision", "training", "core", "_version"},
@@ -39,7 +39,7 @@ OTHERS = {
     "methods": {"torch"},
     "training": {"torch", "timm", "rich", "matplotlib", "tensorboard"},
     "vision": {"torch", "torchvision", "timm", "numpy", "PIL"},
-    "bench": {"rich"},
+    "bench": {"rich", "torch", "timm", "yaml", "numpy", "PIL"},
     "build": {"torch", "timm"},
     "job": {"torch"},
     "result": {"torch", "timm"},
@@ -51,6 +51,8 @@ OTHERS = {
     "__init__": {"wrapt"},
 }
 LAZY = {  # imported inside a function only
+    "bench/baselines.py": {"peft"},
+    "bench/picture.py": {"matplotlib"},
     "core/analysis.py": {"fvcore"},
     "vision/data/columns.py": {"datasets"},
     "vision/data/digits.py": {"sklearn"},
@@ -102,7 +104,7 @@ def test_the_rules_hold_no_cycle_and_nobody_imports_the_command_line():
             assert name not in OWN[other], f"{name} and {other} import each other"
 
 
-QUICK = ["options.py", "training/config.py", "training/stop.py", "methods/config.py"]
+QUICK = ["options.py", "training/config.py", "training/stop.py", "methods/config.py", "bench/config.py"]
 QUICK += [path.relative_to(PACKAGE).as_posix() for path in FILES if part(path) == "cli"]
 
 
@@ -111,6 +113,16 @@ def test_what_help_is_made_from_imports_nothing_heavy_at_the_top(path):
     own, others = imports(PACKAGE / path, top_only=True)
     assert others <= {"jsonargparse"}
     assert own <= {"cli", "options", "methods", "training", "_version"}
+
+
+LEAN = [path for path in FILES if part(path) == "bench" and path.stem != "quickstart"]
+
+
+@pytest.mark.parametrize("path", LEAN, ids=lambda path: path.stem)
+def test_what_measures_needs_neither_the_training_loop_nor_what_a_bare_machine_has_not(path):
+    own, others = imports(path)
+    assert own <= {"bench", "build", "core", "methods", "vision", "training", "options", "_version"}
+    assert others <= {"torch", "timm", "yaml", "numpy", "PIL"} | LAZY.get(path.relative_to(PACKAGE).as_posix(), set())
 
 
 @every_file

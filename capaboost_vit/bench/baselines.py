@@ -1,0 +1,140 @@
+"""What the library is measured against: the floor, Hugging Face PEFT, one pass per branch, two plain products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.adapted_linear import AdaptedLinear
+from ..core.inject import features, get, replace_slots
+from ..vision.anatomy import head_names
+
+
+def floor(model: nn.Module) -> None:
+    """Freezes a plain ViT, and lets the tokens that enter its first block require a gradient.
+
+    What trains something in every block computes about this at least: the forward pass, and the gradient of the tokens
+    through the blocks. (In the first block it may stop earlier than the floor does: an adapter beside the MLP needs no
+    gradient of the first attention, a thirtieth of a ViT-S step.)
+    """
+    model.requires_grad_(False)
+    first = model.get_submodule("blocks.0")
+    first.register_forward_pre_hook(_Enter())
+
+
+class _Enter:
+    """Makes the tokens require a gradient.
+
+    A compiled graph cannot give out a tensor that began to require a gradient within it; there, zeros that require one
+    are added instead, which the compiler fuses into the addition of the positions. An eager call must come first.
+    """
+
+    def __init__(self) -> None:
+        self.zeros: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        tokens: Tensor = args[0]
+        if not torch.is_grad_enabled():
+            return None
+        if torch.compiler.is_compiling() and self.zeros is not None:
+            return (tokens + self.zeros, *args[1:])
+        tokens.requires_grad_(True)
+        if self.zeros is None:
+            self.zeros = torch.zeros_like(tokens, requires_grad=True)
+        return None
+
+
+class LoopOverBranches(nn.Module):
+    """The branches of an adapted layer one after the other, `y = base(x) + sum_i s (B * MB_i)(A * MA_i) x`.
+
+    The way of the official CapaBoost code, in its cheapest form: d masked passes are added up, but the d copies of
+    the weights are one parameter, so that nothing has to be synchronised.
+
+    Args:
+        adapted: the layer; its base and its branches are used as they are.
+    """
+
+    def __init__(self, adapted: AdaptedLinear) -> None:
+        super().__init__()
+        self.base = adapted.base
+        self.parts = adapted.parts
+        self.branches = adapted.branches
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        size = y.shape[-1] // len(self.parts)
+        for i, part in enumerate(self.parts):
+            if part not in self.branches:
+                continue
+            branch: Any = self.branches[part]
+            for k in range(branch.num_branches):
+                down, up = (_masked(factor, k) for factor in (branch.down, branch.up))
+                update = branch.scaling * F.linear(F.linear(x, down), up)
+                if len(self.parts) == 1:
+                    y = y + update
+                else:
+                    y[..., i * size : (i + 1) * size] += update
+        return y
+
+
+def _masked(factor: Any, k: int) -> Tensor:
+    weight: Tensor = factor.weight
+    return weight if factor.mask is None else weight * factor.mask[k]
+
+
+def loop_over_branches(model: nn.Module) -> None:
+    """Puts a `LoopOverBranches` in the place of each adapted linear layer."""
+    replace_slots(model, lambda module: LoopOverBranches(module) if isinstance(module, AdaptedLinear) else module)
+
+
+class TwoProducts(nn.Module):
+    """`y = base(x) + s up(relu(down(x)))` with two plain `nn.Linear`, as the library adapters writes it."""
+
+    def __init__(self, base: nn.Module, width: int, *, scale: float) -> None:
+        super().__init__()
+        in_features, out_features = features(base)
+        self.base = base
+        self.down = nn.Linear(in_features, width)
+        self.up = nn.Linear(width, out_features)
+        self.scale = scale
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = self.up(F.relu(self.down(x))) * self.scale
+        return self.base(x) + update
+
+
+def two_products(model: nn.Module, names: Iterable[str], width: int, *, scale: float) -> None:
+    """Freezes the model but for its head, and puts a `TwoProducts` around each named sub-layer."""
+    freeze_but_head(model)
+    for name in names:
+        parent, _, leaf = name.rpartition(".")
+        module = TwoProducts(get(model, name), width, scale=scale)
+        setattr(model.get_submodule(parent), leaf, module)
+
+
+def peft_lora(model: nn.Module, names: Iterable[str], rank: int) -> None:
+    """Hugging Face PEFT's LoRA on the named linear layers, scaled by one, beside a trained head.
+
+    Raises:
+        ModuleNotFoundError: peft is not installed.
+    """
+    import peft
+
+    freeze_but_head(model)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(names))
+    peft.inject_adapter_in_model(config, model)
+    for name in head_names(model):
+        model.get_submodule(name).requires_grad_(True)
+
+
+def freeze_but_head(model: nn.Module) -> None:
+    """Freezes a timm model but for its classifier."""
+    model.requires_grad_(False)
+    for name in head_names(model):
+        model.get_submodule(name).requires_grad_(True)

@@ -1,0 +1,281 @@
+"""Whole measurements on a tiny model: the result, its table, its picture, what is left out, and the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from capaboost_vit.bench import speed as module
+from capaboost_vit.bench.cases import lora_cases
+from capaboost_vit.bench.config import TARGETS, ScaleConfig, SpeedConfig
+from capaboost_vit.bench.machine import import_seconds
+from capaboost_vit.bench.picture import draw_result
+from capaboost_vit.bench.progress import say
+from capaboost_vit.bench.report import table_of, write_result
+from capaboost_vit.bench.scale import axes, measure_scale
+from capaboost_vit.bench.speed import chosen, measure_speed
+from capaboost_vit.bench.timing import Budget, timing
+from capaboost_vit.cli import main
+
+FEW = ("peft", "capaboost-d2", "adapter-d1")
+
+
+@pytest.fixture(scope="module")
+def said():
+    return []
+
+
+@pytest.fixture(scope="module")
+def measured(tiny, said):
+    config = SpeedConfig(**tiny, cases=FEW, measures=("step", "inference", "layer", "memory"))
+    return measure_speed(config, command="capaboost bench speed", say=said.append)
+
+
+@pytest.fixture(scope="module")
+def scaled(tiny):
+    config = ScaleConfig(
+        **{**tiny, "model_kwargs": {"depth": 1, "embed_dim": 16, "num_heads": 2}, "img_size": 32},
+        batch_sizes=(1, 2),
+        img_sizes=(32,),
+        models=("vit_tiny_patch16_224",),
+        ranks=(2,),
+        branch_counts=(1, 3),
+    )
+    return measure_scale(config, command="capaboost bench scale", say=lambda text: None)
+
+
+def test_a_result_is_json_and_holds_what_was_asked_for(measured, tiny):
+    assert measured["command"] == "capaboost bench speed"
+    assert measured["config"]["batch_size"] == tiny["batch_size"]
+    assert measured["clock"] == "CPU time of the process"
+    assert measured["left_out"] == []
+    assert {group: list(found["cases"]) for group, found in measured["groups"].items()} == {
+        "all-linears": ["floor", "peft", "capaboost-d2"],
+        "q-v": ["floor", "peft", "capaboost-d2"],
+        "methods": ["floor", "adapter-d1"],
+    }
+    assert list(measured["inference"]) == ["base", "merged", "unmerged"]
+    assert list(measured["groups"]["all-linears"]["layers"]) == [
+        f"blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    ]
+    assert len(measured["inference"]["merged"]["times"]["whole"]["times"]) == 4 * measured["config"]["repetitions"]
+    for package in ("python", "torch", "timm", "capaboost_vit"):
+        assert measured["machine"]["versions"][package]
+
+
+def test_every_number_follows_from_the_times(measured, tiny):
+    cases = measured["groups"]["q-v"]["cases"]
+    floor, peft, ours = (cases[name]["times"]["whole"] for name in ("floor", "peft", "capaboost-d2"))
+    assert len(ours["times"]) == tiny["repetitions"]
+    assert ours["ratio"] == timing(ours["times"], floor["times"]).ratio
+    assert cases["capaboost-d2"]["over_peft"] == timing(ours["times"], peft["times"]).ratio
+    assert cases["capaboost-d2"]["images_per_second"] == tiny["batch_size"] / ours["median"]
+    assert floor["ratio"] == 1
+    assert cases["capaboost-d2"]["times"]["update"]["ratio"] is None  # the floor updates nothing
+    layer = measured["groups"]["q-v"]["layers"]["blocks.0.attn.qkv"]
+    assert layer.keys() == cases.keys()
+    assert layer["peft"]["times"].keys() == {"whole", "forward", "backward"}
+
+
+def test_progress_is_said(measured, said):
+    assert "q-v: preparing capaboost-d2" in said
+    assert "q-v: round 2 of 2" in said
+
+
+def test_the_table_has_every_case_in_at_most_a_hundred_columns(measured):
+    table = table_of(measured)
+    assert max(map(len, table.splitlines())) <= 120  # words of versions and of the command do not break
+    rows = [line for line in table.splitlines() if line.startswith(("floor ", "peft ", "capaboost-d2 ", "case "))]
+    assert len(rows) == 4 * 4 + 2 + 1  # steps and layers of two groups, the adapters', and inference's title
+    assert max(map(len, rows)) <= 100
+    for text in ("## all-linears", "## Inference", "capaboost bench speed", "nothing was left out", "peak MB"):
+        assert text in table
+
+
+def test_a_written_result_has_a_table_and_a_picture_beside_it(measured, tmp_path):
+    paths = write_result(measured, tmp_path / "new" / "mine.json")
+    assert [path.name for path in paths] == ["mine.json", "mine.md", "mine.png"]
+    read = json.loads(paths[0].read_text())
+    assert table_of(read) == paths[1].read_text() == table_of(measured)
+    with Image.open(paths[2]) as image:
+        assert image.width > 800
+
+
+def test_without_matplotlib_there_is_no_picture_and_no_error(measured, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    paths = write_result(measured, tmp_path / "mine.json")
+    assert [path.name for path in paths] == ["mine.json", "mine.md"]
+
+
+def test_nothing_to_draw_is_no_picture(measured, tmp_path):
+    assert draw_result({**measured, "groups": {}}, tmp_path / "no.png") is None
+
+
+def test_a_measure_alone_fills_its_own_columns(tiny):
+    config = SpeedConfig(**tiny, groups=("q-v",), cases=("capaboost-d2",), measures=("memory",))
+    found = measure_speed(config, command="", say=lambda text: None)
+    case = found["groups"]["q-v"]["cases"]["capaboost-d2"]
+    assert case.keys() == {"what", "trained", "memory"}
+    assert "capaboost-d2" in table_of(found)
+    assert found["inference"] is None
+
+
+def test_the_import_is_timed(tiny, monkeypatch):
+    monkeypatch.setattr(module, "import_seconds", lambda: 0.25)
+    found = measure_speed(SpeedConfig(**tiny, measures=("import",)), command="", say=lambda text: None)
+    assert [(goal["measure"], goal["value"]) for goal in found["goals"]] == [
+        ("import capaboost_vit beyond timm (s)", 0.25)
+    ]
+    assert found["groups"] == {}
+
+
+def test_importing_takes_some_time():
+    assert 0 < import_seconds(repetitions=1) < 60
+
+
+@pytest.mark.slow
+def test_every_case_is_compiled_beside_the_others(tiny):
+    config = SpeedConfig(**tiny, compile=True, groups=("q-v",), cases=FEW, measures=("step", "memory"))
+    torch._dynamo.reset()
+    found = measure_speed(config, command="", say=lambda text: None)
+    assert found["left_out"] == []
+    assert list(found["groups"]["q-v"]["cases"]) == ["floor", "peft", "capaboost-d2"]
+    assert torch._dynamo.utils.counters["graph_break"] == {}
+    assert "compiled (default)" in table_of(found)
+
+
+# what is left out
+
+
+def test_no_time_leaves_everything_out_and_says_so(tiny):
+    found = measure_speed(
+        SpeedConfig(**tiny, measures=("step", "inference")), command="", say=lambda text: None, budget=Budget(0)
+    )
+    assert "q-v, capaboost-d2: no time left" in found["left_out"]
+    assert "inference, base: no time left" in found["left_out"]
+    assert all(group["cases"] == {} for group in found["groups"].values())
+    assert "- q-v, floor: no time left" in table_of(found)
+
+
+def test_a_budget_stops_before_the_rounds_would_exceed_it(tiny, monkeypatch):
+    monkeypatch.setattr(module, "_wall", lambda call, batch: 100.0)
+    config = SpeedConfig(**tiny, groups=("q-v",), measures=("step",), budget=500.0)  # 3 rounds of 100 s per case
+    found = measure_speed(config, command="", say=lambda text: None)
+    assert list(found["groups"]["q-v"]["cases"]) == ["floor", "peft"]
+    assert found["left_out"][0] == "q-v, loop-d2: no time left"
+
+
+def test_a_case_without_its_package_is_left_out_with_the_reason(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = SpeedConfig(**tiny, groups=("q-v",), cases=FEW, measures=("step",))
+    found = measure_speed(config, command="", say=lambda text: None)
+    assert list(found["groups"]["q-v"]["cases"]) == ["floor", "capaboost-d2"]
+    assert len(found["left_out"]) == 1
+    assert "q-v, peft: " in found["left_out"][0]
+    assert "over_peft" not in found["groups"]["q-v"]["cases"]["capaboost-d2"]
+
+
+def test_cases_are_chosen_by_wildcards_in_their_order_and_the_floor_always():
+    cases = lora_cases(TARGETS["q-v"], 2)
+    assert [case.name for case in chosen(cases, ("loop-d4", "peft"))] == ["floor", "loop-d4", "peft"]
+    assert [case.name for case in chosen(cases, ("*-d4",))] == ["floor", "loop-d4", "capaboost-d4"]
+    assert chosen(cases, ("*",)) == cases
+    assert [case.name for case in chosen(cases, ())] == ["floor"]
+
+
+# scale
+
+
+def test_one_thing_grows_at_a_time():
+    config = ScaleConfig(num_branches=3)
+    found = axes(config)
+    assert list(found) == ["batch size", "image size", "model", "rank", "branches"]
+    for axis, field in zip(found, ("batch_size", "img_size", "model", "rank", "num_branches"), strict=True):
+        for value, point in found[axis]:
+            assert getattr(point, field) == value
+            changed = {name for name in vars(point) if getattr(point, name) != getattr(config, name)}
+            assert changed <= {field}
+    assert "rank" not in axes(ScaleConfig(ranks=()))
+
+
+def test_scale_has_every_point_with_its_cases(scaled, tmp_path):
+    values = {axis: [point["value"] for point in points] for axis, points in scaled["axes"].items()}
+    assert values == {
+        "batch size": [1, 2],
+        "image size": [32],
+        "model": ["vit_tiny_patch16_224"],
+        "rank": [2],
+        "branches": [1, 3],
+    }
+    for points in scaled["axes"].values():
+        for point in points:
+            assert list(point["cases"]) == ["floor", "peft", "capaboost"]
+    paths = write_result(json.loads(json.dumps(scaled)), tmp_path / "scale.json")
+    assert "## image size" in paths[1].read_text()
+    with Image.open(paths[2]) as image:
+        assert image.width > 800
+
+
+# the command line
+
+
+def test_the_command_measures_writes_and_draws_again(tiny, tmp_path, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump({**tiny, "groups": ["q-v"], "measures": ["step"]}))
+    output = tmp_path / "out.json"
+    words = ["--config", str(config), "--cases", "peft", "capaboost-d2", "--output", str(output)]
+    assert main(["bench", "speed", *words]) == 0
+    captured = capsys.readouterr()
+    assert "## q-v" in captured.out
+    assert f"written: {output}, " in captured.out
+    assert "q-v: preparing peft\n" in captured.err
+    assert json.loads(output.read_text())["config"]["cases"] == ["peft", "capaboost-d2"]
+    output.with_suffix(".png").unlink()
+    assert main(["bench", "draw", str(output)]) == 0
+    assert capsys.readouterr().out == f"drawn: {output.with_suffix('.png')}\n"
+    assert output.with_suffix(".png").exists()
+
+
+def test_the_command_of_scale_measures_and_writes(tiny, tmp_path, capsys):
+    output = tmp_path / "out.json"
+    kwargs = "{depth: 1, embed_dim: 16, num_heads: 2, patch_size: 8}"
+    small = ["--model", tiny["model"], "--model-kwargs", kwargs, "--img-size", "16", "--device", "cpu"]
+    less = ["--batch-sizes", "1", "--img-sizes", "16", "--ranks", "2", "--branch-counts", "1", "--repetitions", "1"]
+    models = ["--models", tiny["model"], "--output", str(output)]
+    assert main(["bench", "scale", *small, *less, *models]) == 0
+    assert "## branches" in capsys.readouterr().out
+    assert json.loads(output.read_text())["kind"] == "scale"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["speed", "--measures", "taste"], "capaboost bench: error: --measures: unknown 'taste'; choose from step"),
+        (["speed", "--device", "nowhere"], "capaboost bench: error: --device nowhere"),
+        (["draw", "gone.json"], "No such file"),
+        (["draw", "other.json"], "other.json is no result of capaboost bench"),
+    ],
+)
+def test_mistakes_are_one_line(words, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text("{}")
+    assert main(["bench", *words]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
+
+
+def test_on_a_terminal_progress_takes_one_line(monkeypatch, capsys):
+    say("a: preparing b")
+    say("a: round 1 of 2")
+    assert capsys.readouterr().err == "a: preparing b\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say("a: round 1 of 2")
+    say("")
+    assert capsys.readouterr().err == "\r\x1b[Ka: round 1 of 2\r\x1b[K"
