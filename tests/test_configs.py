@@ -13,6 +13,7 @@ import timm
 import yaml
 
 from capaboost_vit.bench.config import ScaleConfig, SpeedConfig
+from capaboost_vit.bench.loop_config import ProcessesConfig, VtabTimeConfig
 from capaboost_vit.cli import main
 from capaboost_vit.methods.config import make_config
 from capaboost_vit.training.config import TrainConfig
@@ -32,6 +33,7 @@ every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 
 # by command: the class of its configuration
 CLASSES = {"train": TrainConfig, "bench speed": SpeedConfig, "bench scale": ScaleConfig}
+CLASSES |= {"bench vtab-time": VtabTimeConfig, "bench processes": ProcessesConfig}
 
 
 def header(path):
@@ -65,7 +67,7 @@ def as_lists(values):
 
 # what each header must say, and how it is recognised
 HEADER = {
-    "command": r"capaboost (train|bench \w+) --config configs/",
+    "command": r"capaboost (train|bench [\w-]+) --config configs/",
     "hardware": r"CPU|GPU|H200|A100",
     "time": r"\d+(\.\d+)? ?(s|seconds?|min|minutes?|h|hours?)\b|not yet measured",
     "result": r"\d+(\.\d+)? ?%|\d\.\d\d|not yet measured",
@@ -79,7 +81,7 @@ def parsed(monkeypatch):
     def parse(arguments):
         seen = []
         monkeypatch.setattr("capaboost_vit.run.train", seen.append)
-        for suite in ("speed", "scale"):
+        for suite in ("speed", "scale", "vtab_time", "processes"):
             monkeypatch.setattr(f"capaboost_vit.bench.{suite}.measure_{suite}", lambda config, **_: seen.append(config))
         monkeypatch.setattr("capaboost_vit.bench.report.table_of", lambda result: "")
         monkeypatch.setattr("capaboost_vit.bench.report.write_result", lambda result, path: [])

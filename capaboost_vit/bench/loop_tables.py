@@ -26,8 +26,9 @@ def vtab_table(result: Mapping[str, Any]) -> str:
         kind = "Run in full" if result["full"] else "Extrapolated, not run"
         lines += [f"## {kind}", "", *fenced(_parts(result)), ""]
         if time["quartiles"]:
-            low, high = (value / 60 for value in time["quartiles"])
-            lines += [f"With first and third quartiles in place of the medians: {low:.1f} to {high:.1f} min.", ""]
+            unit, length = _unit(time["total"])
+            low, high = (value / length for value in time["quartiles"])
+            lines += [f"With first and third quartiles in place of the medians: {low:,.1f} to {high:,.1f} {unit}.", ""]
     lines += [_goal(result), ""]
     return "\n".join([*lines, *_left_out(result)])
 
@@ -37,9 +38,12 @@ def processes_table(result: Mapping[str, Any]) -> str:
     each = f"threads of each process: {result['threads']}" if result["threads"] else "each process has a GPU"
     about = (
         f"The training loop with DistributedDataParallel; {each}. Efficiency is images/s over n times those of one "
-        "process: the median of the rounds' ratios, +- half the distance of their quartiles."
+        "process: the median of the rounds' ratios, +- half the distance of their quartiles. CPU ms: of the first "
+        "process for an update; reduced kB: gradients that are averaged over the processes in an update."
     )
-    rows = [["processes", "images, each", "in all", "update ms", "images/s", "efficiency", "+-", "reduced kB/update"]]
+    rows = [
+        ["processes", "images, each", "in all", "update ms", "CPU ms", "images/s", "efficiency", "+-", "reduced kB"]
+    ]
     for case in result["cases"]:
         low, high = case["efficiency_quartiles"]
         rows.append(
@@ -48,6 +52,7 @@ def processes_table(result: Mapping[str, Any]) -> str:
                 f"{case['per_process']:g}",
                 str(case["batch_size"]),
                 f"{1000 * case['update']['median']:.1f}",
+                f"{1000 * case['cpu_seconds']:.1f}",
                 f"{case['images_per_second']:.1f}",
                 f"{case['efficiency']:.3f}",
                 f"{(high - low) / 2:.3f}",
@@ -93,10 +98,15 @@ def _parts(result: Mapping[str, Any]) -> list[list[str]]:
         "building": f"{len(tasks)} models",
         "starting": "compilation, first reading, warm-up" if config["compile"] else "first reading, warm-up",
     }
-    rows = [["", "", "minutes", "share"]]
+    unit, length = _unit(time["total"])
+    rows = [["", "", unit, "share"]]
     for name, seconds in (*time["parts"].items(), ("all", time["total"])):
-        rows.append([name, counts.get(name, ""), f"{seconds / 60:,.2f}", f"{100 * seconds / time['total']:.1f} %"])
+        rows.append([name, counts.get(name, ""), f"{seconds / length:,.2f}", f"{100 * seconds / time['total']:.1f} %"])
     return rows
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    return ("hours", 3600.0) if seconds >= 36000 else ("minutes", 60.0)
 
 
 def _tasks(tasks: Mapping[str, Mapping[str, float]]) -> list[list[str]]:

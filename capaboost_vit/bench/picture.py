@@ -101,6 +101,8 @@ def _draw_memory(axes: Any, group: Mapping[str, Any]) -> None:
 
 def _scale(result: Mapping[str, Any]) -> Any:
     """A column per thing that grows: the step in units of the floor, and images per second."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     found = result["axes"]
     if not found:
         return None
@@ -118,7 +120,9 @@ def _scale(result: Mapping[str, Any]) -> Any:
             ratio.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
             speed.plot(places, [entry["images_per_second"] for _, entry in there], **look)
         speed.set_yscale("log")
+        speed.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         speed.yaxis.set_major_formatter("{x:g}")
+        speed.yaxis.set_minor_locator(NullLocator())
         speed.set_xlabel(name)
         labels = [str(point["value"]).removeprefix("vit_").partition("_patch")[0] for point in points]
         for axes in (ratio, speed):

@@ -93,7 +93,11 @@ def cases_of(counts: tuple[int, ...], batch_size: int) -> list[Case]:
 
 
 def summary(case: Case, found: Mapping[Case, list[dict[str, Any]]], config: ProcessesConfig) -> dict[str, Any]:
-    """Times, images per second and efficiency of a case, the median of each launch being one value."""
+    """Times, images per second and efficiency of a case, the median of each launch being one value.
+
+    `cpu_seconds` are those of the first process: unlike the others they leave out what else the machine has to do, but
+    also what a process waits for another.
+    """
     alone = Case(1, config.batch_size)
     speeds = {
         other: [other.batch_size / _median(launched, config.warmup) for launched in found[other]]
@@ -107,6 +111,7 @@ def summary(case: Case, found: Mapping[Case, list[dict[str, Any]]], config: Proc
         "batch_size": case.batch_size,
         "per_process": case.batch_size / case.processes,
         "update": dataclasses.asdict(timing([_median(launched, config.warmup) for launched in found[case]])),
+        "cpu_seconds": statistics.median(_median(launched, config.warmup, "cpu_seconds") for launched in found[case]),
         "images_per_second": statistics.median(speeds[case]),
         "efficiency": efficiency,
         "efficiency_quartiles": [low, high],
@@ -171,5 +176,5 @@ def _counts(config: ProcessesConfig, device: torch.device) -> tuple[tuple[int, .
     return tuple(count for count in counts if count <= gpus) or (1,), left_out
 
 
-def _median(launched: Mapping[str, Any], warmup: int) -> float:
-    return statistics.median(launched["seconds"][warmup:])
+def _median(launched: Mapping[str, Any], warmup: int, of: str = "seconds") -> float:
+    return statistics.median(launched[of][warmup:])

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ def work(options: dict[str, Any], result: Path) -> None:
         images = config.batch_size * min(_UPDATES, config.max_steps)
         run = build_run(config, device, classes=options["classes"], images=images, world=world)
         read_all(run.train)
-        laps = Laps(HostClock("wall time", time.perf_counter))
+        busy = [time.process_time()]
+        laps = Laps(HostClock("wall time", time.perf_counter), lambda done: busy.append(time.process_time()))
         fit(run.state, run.train, None, prepare=run.prepare, log=laps, world=world)
     if world.is_main:
         found = {
             "device": device.type,
             "seconds": [seconds for _, seconds in laps.updates],
+            "cpu_seconds": [end - begin for begin, end in pairwise(busy)],
             "trained_bytes": sum(p.nbytes for p in run.state.trained()),
         }
         write_text(result, json.dumps(found))

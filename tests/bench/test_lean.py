@@ -82,7 +82,7 @@ def test_a_suite_holds_for_the_files_behind_it(tmp_path):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["configs/bench/cpu.yaml"], "say speed or scale before configs/bench/cpu.yaml"),
+        (["configs/bench/cpu.yaml"], "say speed or scale or vtab-time or processes before configs/bench/cpu.yaml"),
         (["speed"], "name a configuration, such as configs/bench/gpu.yaml"),
         (["speed", "gone.yaml"], "No such file"),
         (["speed", "mine.yaml"], "mine.yaml: no option 'rang' (did you mean 'rank'?)"),

@@ -41,7 +41,9 @@ class Launches:
         self.asked.append(options)
         self.seen.append(case)
         middle = self.seconds[case][self.seen.count(case) - 1]
-        return {"device": "cpu", "seconds": [100.0, 100.0, middle, middle / 2, 2 * middle], "trained_bytes": 4000}
+        seconds = [100.0, 100.0, middle, middle / 2, 2 * middle]
+        busy = [second / 4 for second in seconds]
+        return {"device": "cpu", "seconds": seconds, "cpu_seconds": busy, "trained_bytes": 4000}
 
 
 def measure(launch, budget=None, **options):
@@ -67,8 +69,8 @@ def test_efficiency_by_hand():
     assert (whole["efficiency"], whole["efficiency_quartiles"]) == (0.5, [0.375, 0.75])
     assert (one["reduced_bytes"], each["reduced_bytes"]) == (0, 4000)
     assert (each["per_process"], whole["per_process"]) == (6, 3)
-    assert each["update"]["median"] == 4.0
-    assert re.search(r"^2 +6 +12 +4000\.0 +3\.0 +0\.750 +0\.125 +4\.0$", table_of(result), re.MULTILINE)
+    assert (each["update"]["median"], each["cpu_seconds"]) == (4.0, 1.0)
+    assert re.search(r"^2 +6 +12 +4000\.0 +1000\.0 +3\.0 +0\.750 +0\.125 +4\.0$", table_of(result), re.MULTILINE)
 
 
 def test_all_launches_have_the_same_options_and_threads():
@@ -133,8 +135,8 @@ def options_of(**more):
 def test_the_worker_alone_writes_every_update(tmp_path):
     work(options_of(), tmp_path / "result.json")
     found = json.loads((tmp_path / "result.json").read_text())
-    assert len(found["seconds"]) == 4
-    assert min(found["seconds"]) > 0
+    assert len(found["seconds"]) == len(found["cpu_seconds"]) == 4
+    assert min(found["seconds"] + found["cpu_seconds"]) > 0
 
 
 @pytest.mark.slow
