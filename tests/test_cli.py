@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from capaboost_vit.cli import main
 from capaboost_vit.training.config import TrainConfig
 
-COMMANDS = ("quickstart", "train", "eval", "predict", "merge", "data", "models", "summary")
+COMMANDS = ("quickstart", "train", "eval", "predict", "merge", "data", "bench", "models", "summary")
 CAPABOOST = [sys.executable, "-m", "capaboost_vit.cli"]
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 KWARGS = "{patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}"
@@ -116,7 +116,7 @@ def test_both_commands_are_the_same_program():
 # help
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, "data check"])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "data check", "bench speed", "bench vtab-time"])
 def test_help_takes_less_than_a_second(command):
     done, seconds = process(*command.split(), "--help")
     assert done.returncode == 0

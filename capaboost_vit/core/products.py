@@ -31,14 +31,14 @@ def linear_plus(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
 
 def _onednn(x: Tensor, weight: Tensor) -> bool:
     return bool(
-        x.dtype == weight.dtype == torch.float32
+        not torch.compiler.is_compiling()  # first: torch.compile must not see the questions about modes below
+        and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.numel() > 0
         and x.is_contiguous()  # its reference kernel, which takes any strides, is ten times slower
         and (weight.is_contiguous() or weight.t().is_contiguous())
         and not torch.is_grad_enabled()
         and not torch._C._are_functorch_transforms_active()
-        and not torch.compiler.is_compiling()
         and not is_in_torch_dispatch_mode()  # counters and fake tensors know public operators only
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled

@@ -415,3 +415,21 @@ def test_an_exported_layer_takes_any_number_of_tokens():
     for count in (3, 60, 400):
         x = torch.randn(count, 20)
         torch.testing.assert_close(exported(x), of(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("execution", ["auto", "token"])
+def test_two_layers_compile_under_autocast(execution):
+    model = nn.Sequential(layer(execution), nn.Linear(24, 20).requires_grad_(False), layer(execution))
+    x = torch.randn(60, 20)
+
+    def run(call):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = call(x)
+        y.float().sum().backward()
+        return [y, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+    for value, expected in zip(run(torch.compile(model)), run(model), strict=True):
+        torch.testing.assert_close(value, expected, rtol=0.05, atol=0.5)
