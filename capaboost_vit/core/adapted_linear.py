@@ -12,6 +12,8 @@ from .adapted import Wrapper
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
 from .layers import LowRankBranch
 
+_SMALL = 4e7  # multiply-adds of the base's product: ViT-Tiny at 224 px with one or two images
+
 
 class AdaptedLinear(Wrapper):
     """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
@@ -90,11 +92,12 @@ class AdaptedLinear(Wrapper):
     def _space(self, x: Tensor) -> str:
         """Where this call is computed.
 
-        - plain: by PyTorch's own operations, layer by layer. Always, where the others do not apply: dropout in
+        - plain: by PyTorch's own operations, one after the other. Always, where the others do not apply: dropout in
           training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input; tracing by
-          `torch.jit` (FLOP counters) and `torch.export`, whose graphs are for all batch sizes.
-        - weight: one product with W + dW, see `functional.low_rank_linear`; if `execution` is "auto", where it costs
-          less than token space.
+          `torch.jit` (FLOP counters) and `torch.export`, whose graphs are for all batch sizes. With "auto" also where
+          a function written in Python costs more than it saves: little work, differentiated in eager mode.
+        - weight: one product with W + dW, see `functional.low_rank_linear`; with "auto", where it costs less than
+          token space.
         - token: the two thin products beside the base's, in one function.
         """
         weight = self.base.weight
@@ -114,8 +117,11 @@ class AdaptedLinear(Wrapper):
             return "plain"
         if self.execution != "auto":
             return self.execution
-        pays = weight_space_pays(x.numel() // x.shape[-1], *weight.shape)
-        return "weight" if pays else "token"
+        tokens = x.numel() // x.shape[-1]
+        eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if eager and tokens * weight.numel() < _SMALL:
+            return "plain"
+        return "weight" if weight_space_pays(tokens, *weight.shape) else "token"
 
     def _own(self) -> list[LowRankBranch]:
         """The branches in the order of their rows."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from capaboost_vit.core import tied
+from capaboost_vit.core import adapted_linear, tied
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.functional import EXECUTIONS, low_rank_linear, weight_space_pays
 from capaboost_vit.core.layers import LowRankBranch
@@ -19,6 +19,11 @@ from capaboost_vit.core.tied import factors_formed_once
 
 SPACES = ("weight", "token")
 PARTS = {"whole": (("all",), ("all",)), "q": (("q",), ("q", "k", "v")), "qv": (("q", "v"), ("q", "k", "v"))}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_too_small(monkeypatch):
+    monkeypatch.setattr(adapted_linear, "_SMALL", 0)
 
 
 def layer(execution, parts="whole", *, dtype=torch.float32, bias=True, **options) -> AdaptedLinear:
@@ -370,6 +375,16 @@ def test_a_base_that_is_not_a_frozen_plain_linear_layer_is_called(change, execut
     change(of)
     assert of._space(x) == "plain"
     torch.testing.assert_close(of(x), of.base(x) + of.branches["all"](x))
+
+
+def test_little_work_is_left_to_pytorch_where_it_is_differentiated(monkeypatch):
+    of = layer("auto")
+    x = torch.randn(60, 20)
+    monkeypatch.setattr(adapted_linear, "_SMALL", 60 * 20 * 24)
+    assert (of._space(x), of._space(x[:-1])) == ("weight", "plain")
+    assert layer("weight")._space(x[:-1]) == "weight"
+    with torch.no_grad():
+        assert of._space(x[:-1]) == "weight"
 
 
 def test_dropout_is_computed_plainly_in_training_only():
