@@ -83,7 +83,8 @@ for name in sys.argv[3:]:
     torch.manual_seed(seed)
     path = f"{folder}/{name}.safetensors"
     model = capaboost_vit.create_from_adapter(path, initial_checkpoint=f"{folder}/base.pth")
-    torch.save(model(torch.load(f"{folder}/images.pt")).detach(), f"{folder}/{name}.logits.pt")
+    with torch.no_grad():  # as below: with gradients, little work takes another path with other last bits
+        torch.save(model(torch.load(f"{folder}/images.pt")), f"{folder}/{name}.logits.pt")
 """
 
 
