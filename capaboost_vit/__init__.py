@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .core.merge import merge
     from .methods.apply import apply_method
     from .methods.config import make_config
+    from .methods.fold import fold
     from .vision.adapt import adapt
     from .vision.adapters import create_from_adapter, load_adapter, save_adapter
     from .vision.anatomy import anatomy_of
@@ -39,6 +40,7 @@ _PUBLIC = {
     "create_from_adapter": "vision.adapters",
     "detach": "core.inject",
     "find": "core.inject",
+    "fold": "methods.fold",
     "freeze_base": "core.inject",
     "load_adapter": "vision.adapters",
     "make_config": "methods.config",

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..methods.config import CONFIGS
+from ..methods.config import CONFIGS, LISTS
 
 
 class Parser(ArgumentParser):
@@ -89,8 +89,8 @@ def add_method_options(parser: Parser) -> None:
         config = CONFIGS[methods[0]]
         field = next(f for f in dataclasses.fields(config) if f.name == option)
         text = f"{', '.join(methods)}: {field.metadata['help']}"
-        if option == "targets":
-            parser.add_argument("--method.targets", type=str, nargs="+", default=None, help=text)
+        if option in LISTS:
+            parser.add_argument(f"--method.{option}", type=str, nargs="+", default=None, help=text)
         else:
             hint = typing.get_type_hints(config)[option]
             parser.add_argument(f"--method.{option}", type=hint | None, default=None, help=text)

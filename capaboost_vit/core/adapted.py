@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import LowRankBranch, VirtualTokens
+from .layers import LowRankBranch
+from .virtual_tokens import VirtualTokens
 
 
 class Wrapper(nn.Module):
@@ -39,6 +40,9 @@ def _read_base_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, 
 class Adapted(Wrapper):
     """`y = base(x) + branch(x)` (source "input", parallel) or `z = base(x); y = z + branch(z)` ("output", sequential).
 
+    With "residual" the base is the end of a sub-layer, `base(h, x)` that adds its input x to what it makes of h, as
+    `output` in BERT's layers: `y = base(h, x + branch(x))` is then parallel to the whole sub-layer, before its norm.
+
     The branch acts on the last dimension, so the base may take (B, N, D) tokens or (B, H, W, D) maps.
 
     Args:
@@ -49,8 +53,8 @@ class Adapted(Wrapper):
 
     def __init__(self, base: nn.Module, branch: LowRankBranch, source: str = "input") -> None:
         super().__init__(base)
-        if source not in ("input", "output"):
-            raise ValueError(f"source must be 'input' or 'output', got {source!r}")
+        if source not in ("input", "output", "residual"):
+            raise ValueError(f"source must be 'input', 'output' or 'residual', got {source!r}")
         self.branch = branch
         self.source = source
         self.train(base.training)
@@ -63,6 +67,9 @@ class Adapted(Wrapper):
         raise TypeError("this layer carries an adapter, which its weight cannot express: call the layer")
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.source == "residual":
+            residual, *others = args
+            return self.base(x, self.branch.added_to(residual, residual), *others, **kwargs)
         y = self.base(x, *args, **kwargs)
         return self.branch.added_to(y, x if self.source == "input" else y)
 

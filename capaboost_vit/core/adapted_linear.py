@@ -92,24 +92,23 @@ class AdaptedLinear(Wrapper):
     def _space(self, x: Tensor) -> str:
         """Where this call is computed.
 
-        - plain: by PyTorch's own operations, one after the other. Always, where the others do not apply: dropout in
-          training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input; tracing by
-          `torch.jit` (FLOP counters) and `torch.export`, whose graphs are for all batch sizes. With "auto" also where
-          a function written in Python costs more than it saves: little work, differentiated in eager mode.
+        - plain: by PyTorch's own operations, one after the other. Always, where the others do not apply: a gate;
+          dropout in training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input;
+          tracing by `torch.jit` (FLOP counters) and `torch.export`, whose graphs are for all batch sizes. With "auto"
+          also where a function written in Python costs more than it saves: little work, differentiated in eager mode.
         - weight: one product with W + dW, see `functional.low_rank_linear`; with "auto", where it costs less than
           token space.
         - token: the two thin products beside the base's, in one function.
         """
-        weight = self.base.weight
         fast = (
             self.execution != "plain"
             and len(self.branches) > 0
             and _is_plain_linear(self.base)
-            and not weight.requires_grad
-            and weight.is_floating_point()
+            and not self.base.weight.requires_grad
+            and self.base.weight.is_floating_point()
             and x.is_floating_point()
             and x.numel() > 0
-            and not any(branch.training and branch.dropout > 0 for branch in self._own())
+            and not any(branch.gate is not None or (branch.training and branch.dropout > 0) for branch in self._own())
             and not torch.jit.is_tracing()
             and not _is_exporting()
         )
@@ -117,7 +116,7 @@ class AdaptedLinear(Wrapper):
             return "plain"
         if self.execution != "auto":
             return self.execution
-        tokens = x.numel() // x.shape[-1]
+        weight, tokens = self.base.weight, x.numel() // x.shape[-1]
         eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if eager and tokens * weight.numel() < _SMALL:
             return "plain"

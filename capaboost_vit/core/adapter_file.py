@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .inject import branches, namer
+from .inject import branches, distinct, namer
 from .sealed import digest, read_sealed, write_sealed
 from .tied import TiedMaskedWeight
 
@@ -146,7 +146,7 @@ def _split(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
     """(what belongs into the file, the rest, names of masks), by canonical names, as the live tensors."""
     canonical = namer(model)
-    state = {canonical(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
+    state = {canonical(name): tensor for name, tensor in distinct(model).items()}
     trained = {canonical(name) for name, p in model.named_parameters() if p.requires_grad}
     moving = [
         canonical(name)

@@ -10,20 +10,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from .adapted import Frozen, Wrapper
-from .layers import LowRankBranch, VirtualTokens
+from .adapted import Frozen, Prompted, Wrapper
+from .layers import LowRankBranch
+from .scaled import Scale
+from .virtual_tokens import VirtualTokens
+
+Addition = LowRankBranch | VirtualTokens | Scale
 
 
 @dataclass(frozen=True)
 class Site:
     """Where a role lives: a pattern of module names, and which of the equal parts of a fused layer it is.
 
-    A pattern's dotted segments match a module's name from its tail; `*` is any one segment.
+    A pattern's dotted segments match a module's name from its tail; `*` is any one segment. `only` names the one use
+    that this site is for, where a role has different places for different uses: "prefix", "sequential" or "parallel".
     """
 
     pattern: str
     part: str = "all"
     parts: tuple[str, ...] = ("all",)
+    only: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,15 @@ class Anatomy:
     Args:
         roles: sites by role; a role may have several, such as the fused and the separate projections.
         prefix_attention: builds the wrapper that adds a prefix to an attention module, or None where none is known.
+        prompted: the class of the wrapper that gives a `block` a prompt.
+        watching: builds the wrapper of a `block` that tells gates where padding is, or None where there is none.
         head: names of the modules that are trained from the first step (the classifier).
     """
 
     roles: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
     prefix_attention: Callable[..., Wrapper] | None = None
+    prompted: type[Any] = Prompted
+    watching: Callable[..., Wrapper] | None = None
     head: tuple[str, ...] = ()
 
 
@@ -71,15 +81,15 @@ def get(model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def find(model: nn.Module, target: str, anatomy: Anatomy | None = None) -> list[Place]:
-    """The places that a role of the anatomy, or a pattern, names.
+def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
+    """The places that a role of the anatomy, or a pattern, names; of a role, those for this use where it has several.
 
     Raises:
         ValueError: nothing matches; the message lists the roles and the kinds of layers that there are.
     """
     anatomy = anatomy or Anatomy()
     names = [name for name, _ in slots(model)]
-    sites = anatomy.roles.get(target, (Site(target),))
+    sites = [s for s in anatomy.roles.get(target, (Site(target),)) if use is None or s.only in (None, use)]
     places = [Place(name, site) for site in sites for name in names if _matches(name, site.pattern)]
     if not places:
         raise ValueError(_nothing_matches(model, target, anatomy))
@@ -125,33 +135,52 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
             attach(model, name, Frozen(module))
 
 
-def branches(model: nn.Module) -> dict[str, LowRankBranch | VirtualTokens]:
-    """What was added, by canonical name: low-rank branches and virtual tokens."""
+def branches(model: nn.Module) -> dict[str, Addition]:
+    """What was added, by canonical name: low-rank branches, virtual tokens and scales."""
     canonical = namer(model)
-    found: dict[str, LowRankBranch | VirtualTokens] = {}
+    found: dict[str, Addition] = {}
     for name, module in model.named_modules():
         inside = any(
             name.startswith(f"{other}.") and isinstance(owner, VirtualTokens) for other, owner in found.items()
         )
-        if isinstance(module, (LowRankBranch, VirtualTokens)) and not inside:
+        if isinstance(module, Addition) and not inside:
             found[name] = module
     return {canonical(name): module for name, module in found.items()}
 
 
 def namer(model: nn.Module) -> Callable[[str], str]:
-    """A function from names of modules, parameters and buffers to canonical ones, without the wrappers' `.base`."""
-    wrappers = {name for name, module in model.named_modules() if isinstance(module, Wrapper)}
+    """A function from names of modules, parameters and buffers to canonical ones, without the wrappers' `.base`.
+
+    Where wrappers of one class stand in one slot, what the second from the inside adds has `_2` in its name, and so on.
+    """
+    levels = {name: _level(module) for name, module in model.named_modules() if isinstance(module, Wrapper)}
 
     def canonical(name: str) -> str:
         kept: list[str] = []
         path = ""
         for segment in name.split("."):
-            if not (segment == "base" and path in wrappers):
-                kept.append(segment)
+            level = levels.get(path)
+            if level is None or segment != "base":
+                kept.append(f"{segment}_{level + 1}" if level else segment)
             path = f"{path}.{segment}" if path else segment
         return ".".join(kept)
 
     return canonical
+
+
+def _level(wrapper: Wrapper) -> int:
+    """How many wrappers of its class it contains in its slot."""
+    count, module = 0, wrapper.base
+    while isinstance(module, Wrapper):
+        count, module = count + (type(module) is type(wrapper)), module.base
+    return count
+
+
+def distinct(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The live tensors of a model's state by name, each once: tied ones under their first name."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
 def features(module: nn.Module, name: str = "") -> tuple[int, int]:

@@ -1,15 +1,15 @@
-"""What is added to a model: the low-rank branch, which is made of two tied masked weights, and virtual tokens."""
+"""What is added to a layer: the low-rank branch, which is made of two tied masked weights."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bottleneck import ACTIVATIONS, add_bottleneck
+from .gate import Gate
 from .tied import TiedMaskedWeight
 
 
@@ -21,6 +21,8 @@ class LowRankBranch(nn.Module):
 
     B and the biases start at zero, so every branch, not only the first, is the zero map at step 0 (the official code
     fills the later ones with noise). Biases are tied and counted once (the official code adds b once per branch).
+
+    A `gate`, if one is put in, multiplies y by a number for each example (UniPELT).
 
     Args:
         rank: R, the rank of one branch (the bottleneck width of an adapter).
@@ -83,6 +85,7 @@ class LowRankBranch(nn.Module):
         )
         self.down_bias = nn.Parameter(torch.zeros(rank)) if bias else None
         self.up_bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.gate: Gate | None = None
         self.reset_parameters(init_seed)
 
     @torch.no_grad()
@@ -105,11 +108,13 @@ class LowRankBranch(nn.Module):
         """`dW = scaling * B_cat @ A_cat`, (out, in).
 
         Raises:
-            TypeError: the branch has an activation or a bias, so no single matrix equals it.
+            TypeError: the branch has an activation, a bias or a gate, so no single matrix equals it.
             ValueError: it is in training with dropout, which acts on inputs and cannot be had from a weight.
         """
         if self.act is not None or self.up_bias is not None:
             raise TypeError(f"branch {self.path!r} has an activation or a bias: it is not a change of a weight")
+        if self.gate is not None:
+            raise TypeError(f"branch {self.path!r} has a gate, which depends on the input: no weight can express it")
         if self.training and self.dropout > 0:
             raise ValueError(
                 f"branch {self.path!r} has dropout {self.dropout}: use dropout=0 on models that read .weight"
@@ -124,13 +129,15 @@ class LowRankBranch(nn.Module):
         hidden = F.linear(F.dropout(x, self.dropout, self.training), down, down_bias)  # (..., K*R)
         if self.act is not None:
             hidden = ACTIVATIONS[self.act][0](hidden)
-        return F.linear(hidden, self.scaling * up, up_bias)  # scaled before: a pass over (N, out) less
+        y = F.linear(hidden, self.scaling * up, up_bias)  # scaled before: a pass over (N, out) less
+        return y if self.gate is None else self.gate(x) * y
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y + self(x)`, in one pass where that is possible: an adapter without dropout, outside traces."""
+        """`y + self(x)`, in one pass where that is possible: an adapter without dropout and gate, outside traces."""
         act, (down_bias, up_bias) = self.act, self._biases()
-        dropout = self.training and self.dropout > 0
-        if act is None or down_bias is None or up_bias is None or dropout or not x.numel() or torch.jit.is_tracing():
+        one_pass = self.gate is None and not (self.training and self.dropout > 0)
+        one_pass = one_pass and x.numel() > 0 and not torch.jit.is_tracing()
+        if act is None or down_bias is None or up_bias is None or not one_pass:
             return y + self(x)
         down, up = self.factors()
         return add_bottleneck(y, x, down, down_bias, self.scaling * up, up_bias, act=act)
@@ -143,64 +150,3 @@ class LowRankBranch(nn.Module):
     def extra_repr(self) -> str:
         act = f", act={self.act}" if self.act else ""
         return f"{self.in_features} -> {self.rank} -> {self.out_features}, scaling={self.scaling:g}{act}"
-
-
-class VirtualTokens(nn.Module):
-    """P learned vectors of width D, `sum_i T * M_i`, or a masked MLP of them, `sum_i (B * MB_i) act((A * MA_i) T)`.
-
-    Prefixes and prompts are made of these. With `bottleneck=None` the table T (P, D) itself is shared and masked: on
-    a table the sum is an entry-wise gain, T * (M_1 + ... + M_d), and raises no rank. With a bottleneck R the vectors
-    are a masked low-rank map of an unmasked table (the reparameterisation MLP of prefix tuning), where it does.
-
-    T starts from N(0, 0.02^2), as timm's tokens do. The MLP's B does not start at zero: it has a fan-in uniform start,
-    since a zero map of tokens has no sense here (virtual tokens change the softmax even when they are zero).
-
-    Args:
-        length: P; 0 is allowed and leaves the model as it was.
-        width: D.
-        bottleneck: rank of the MLP, or None for the plain table.
-        act: activation of the MLP.
-        num_branches, density, pattern, seed, init_seed, path: as in `LowRankBranch`.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        width: int,
-        *,
-        bottleneck: int | None = None,
-        act: str = "tanh",
-        num_branches: int = 2,
-        density: float | None = None,
-        pattern: str = "random",
-        seed: int = 0,
-        init_seed: int = 0,
-        path: str = "",
-    ) -> None:
-        super().__init__()
-        if length < 0:
-            raise ValueError(f"the number of virtual tokens must be at least 0, got {length}")
-        self.length, self.width = length, width
-        masks: dict[str, Any] = dict(num_branches=num_branches, density=density, pattern=pattern, seed=seed)
-        plain = bottleneck is not None or length == 0  # nothing to mask in the table
-        self.table = TiedMaskedWeight(
-            (length, width),
-            **(dict(num_branches=1, density=1, pattern="random", seed=seed) if plain else masks),
-            path=f"{path}.table",
-        )
-        self.table.fill_normal(0.02, seed=init_seed, path=f"{path}.table.init")
-        self.mlp = None
-        if bottleneck is not None:
-            self.mlp = LowRankBranch(
-                width, width, bottleneck, act=act, bias=True, init_seed=init_seed, path=f"{path}.mlp", **masks
-            )
-            self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck), seed=init_seed, path=f"{path}.mlp.up.init")
-
-    def forward(self) -> Tensor:
-        """The vectors, (P, D)."""
-        tokens = self.table().sum(0)
-        return tokens if self.mlp is None else self.mlp(tokens)
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """All of them."""
-        return list(self.parameters())

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .adapted import Frozen, Wrapper
 from .adapted_linear import AdaptedLinear
-from .inject import forget, replace_slots, slots
+from .inject import branches, forget, replace_slots, slots
+from .layers import LowRankBranch
+from .scaled import Scale, Scaled
 
 
 @torch.no_grad()
 def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """A model without wrappers whose linear weights are W + dW, formed in at least float32 and rounded once.
+    """A model without wrappers whose weights are W + dW, or scaled, formed in at least float32 and rounded once.
 
     Args:
         model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
 
     Raises:
-        ValueError: it carries something that no weight can express (adapter, prefix, prompt); lists where.
+        ValueError: it carries something that no weight can express (adapter, prefix, prompt, gate); lists where.
     """
+    gated = [n for n, b in branches(model).items() if isinstance(b, LowRankBranch | Scale) and b.gate is not None]
+    if gated:
+        raise ValueError(f"{len(gated)} branches have gates, which depend on the input: no merging ({gated[0]})")
     stuck = [name for name, module in slots(model) if not _mergeable(module)]
     if stuck:
         raise ValueError(
@@ -36,21 +42,26 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
 def _mergeable(module: nn.Module) -> bool:
     while isinstance(module, Wrapper):
-        if not isinstance(module, (AdaptedLinear, Frozen)):
+        if not isinstance(module, (AdaptedLinear, Scaled, Frozen)):
             return False
+        scaled = isinstance(module, Scaled)
         module = module.base
+        if scaled and not hasattr(module, "weight"):
+            return False
     return True
 
 
 def _merged(module: nn.Module) -> nn.Module:
     if isinstance(module, Frozen):
         return _merged(module.base)
-    if not isinstance(module, AdaptedLinear):
+    if not isinstance(module, (AdaptedLinear, Scaled)):
         return module
     merged = copy.deepcopy(_merged(module.base))
-    weight: Tensor = merged.weight  # type: ignore[assignment]
-    exact = torch.promote_types(weight.dtype, torch.float32)
-    was_training = module.training
-    delta = copy.deepcopy(module).to(exact).eval().delta_weight()
-    weight.copy_(weight.to(exact) + delta)
-    return merged.train(was_training)
+    exact = torch.promote_types(cast(Tensor, merged.weight).dtype, torch.float32)
+    alone = copy.copy(module)  # around the base that is merged already, in the exact dtype
+    alone._modules = {**module._modules, "base": merged}
+    alone = copy.deepcopy(alone).to(exact).eval()
+    for name in ("weight", "bias"):
+        if getattr(merged, name) is not None:
+            getattr(merged, name).copy_(getattr(alone, name))
+    return merged.train(module.training)

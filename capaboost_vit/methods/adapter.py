@@ -27,11 +27,15 @@ def adapter(
     pattern: str,
     mask_seed: int,
     init_seed: int,
+    stacked: bool = False,
 ) -> list[str]:
     """Adds `s * [ sum_i (Wup * Mup_i) act((Wdn * Mdn_i) x + b_dn) + b_up ]` to the output of each target.
 
     Parallel: x is the sub-layer's input (for an MLP, behind the block's norm; AdaptFormer in its own code feeds the
     residual stream through a norm of its own instead). Sequential: x is the sub-layer's output, before the residual.
+
+    Args:
+        stacked: take targets that carry an adapter already; the new one comes outside.
 
     Raises:
         ValueError: a target that matches nothing or carries an adapter already, an unknown placement or activation.
@@ -40,15 +44,16 @@ def adapter(
     if placement not in _PLACEMENTS:
         raise ValueError(f"unknown placement {placement!r}: choose from {', '.join(_PLACEMENTS)}")
     source, default_scale = _PLACEMENTS[placement]
-    names = list(dict.fromkeys(place.name for target in targets for place in find(model, target, anatomy)))
+    places = {place.name: place.site for target in targets for place in find(model, target, anatomy, use=placement)}
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
-    for name in names:
+    for name, site in places.items():
         base = get(model, name)
-        if isinstance(base, Adapted):
+        if isinstance(base, Adapted) and not stacked:
             raise ValueError(f"{name!r} carries an adapter already: detach it first, or leave it out of targets")
         in_features, out_features = features(base, name)
+        fed_with = "residual" if site.only == "parallel" else source
         branch = LowRankBranch(
-            in_features if source == "input" else out_features,
+            in_features if fed_with == "input" else out_features,
             out_features,
             bottleneck,
             scaling=default_scale if scale is None else scale,
@@ -62,7 +67,7 @@ def adapter(
             init_seed=init_seed,
             path=name,
         )
-        wrappers[name] = Adapted(base, branch.to(**device_and_dtype(base)), source)
+        wrappers[name] = Adapted(base, branch.to(**device_and_dtype(base)), fed_with)
     for name, wrapper in wrappers.items():
         attach(model, name, wrapper)
-    return names
+    return list(places)

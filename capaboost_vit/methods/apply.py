@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from ..core.inject import Anatomy, freeze_base
+from ..core.inject import Anatomy, find, freeze_base
 from .adapter import adapter
-from .config import CONFIGS, Config
+from .config import CONFIGS, Config, make_config
+from .ia3 import ia3
 from .lora import lora
 from .prefix import prefix
 from .prompt import prompt
+from .unipelt import unipelt
 
 
 def _nothing(model: nn.Module, anatomy: Anatomy) -> list[str]:
@@ -26,6 +28,9 @@ METHODS: dict[str, Callable[..., list[str]]] = {
     "adapter": adapter,
     "prefix": prefix,
     "prompt": prompt,
+    "ia3": ia3,
+    "unipelt": unipelt,
+    "bitfit": _nothing,
     "head": _nothing,
     "full": _nothing,
 }
@@ -35,7 +40,8 @@ def apply_method(model: nn.Module, anatomy: Anatomy, config: Config) -> list[str
     """Adds a method's branches to a model in place and freezes the rest: the only place where a config meets a model.
 
     Trained afterwards: every branch, those of earlier methods too, and the modules that `anatomy.head` names; with
-    method "full" everything. What was applied is remembered in `model.capaboost`, for adapter files.
+    method "full" everything, with "bitfit" every bias. What was applied is remembered in `model.capaboost`, for
+    adapter files.
 
     Returns:
         The canonical names of the adapted modules.
@@ -46,10 +52,41 @@ def apply_method(model: nn.Module, anatomy: Anatomy, config: Config) -> list[str
         model.requires_grad_(True)
     else:
         freeze_base(model, anatomy.head)
+        if name == "bitfit":
+            for parameter_name, parameter in model.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad or parameter_name.rpartition(".")[2] == "bias")
     record: dict[str, Any] = {"method": name, **dataclasses.asdict(config)}
     known = getattr(model, "capaboost", {})
     model.capaboost = {**known, "methods": [*known.get("methods", []), record]}  # type: ignore[assignment]
     return names
+
+
+def adapt_model(
+    model: nn.Module,
+    anatomy: Anatomy,
+    base: Mapping[str, Any],
+    method: str,
+    *,
+    head: Sequence[str] | None = None,
+    **options: Any,
+) -> None:
+    """`apply_method` with a method by name, and the base noted in `model.capaboost`.
+
+    Args:
+        base: what adapter files say of the base, unless an earlier method has noted it.
+        head: names or patterns of further modules to train; None takes the anatomy's.
+
+    Raises:
+        ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
+    """
+    config = make_config(method, **options)
+    if head is not None:
+        for name in head:
+            find(model, name)  # refuses before anything is changed
+        anatomy = dataclasses.replace(anatomy, head=tuple(head))
+    known = getattr(model, "capaboost", {}).get("base")
+    apply_method(model, anatomy, config)
+    model.capaboost = {**model.capaboost, "base": known or dict(base)}  # type: ignore[assignment, dict-item]
 
 
 def method_name(config: Config) -> str:

@@ -53,6 +53,7 @@ class PrefixConfig(MaskOptions):
 
     prefix_length: int = option(10, "number of prefix tokens of each layer")
     bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table")
+    shared: bool = option(False, "one table and first layer of the MLP for all layers, as in prefix tuning")
     targets: tuple[str, ...] = option(("attn",), "roles or name patterns of attention layers")
 
 
@@ -67,6 +68,39 @@ class PromptConfig(MaskOptions):
 
 
 @dataclass(frozen=True)
+class Ia3Config:
+    """IA3: learned vectors that scale the outputs of some layers and the inputs of others; not masked."""
+
+    targets: tuple[str, ...] = option(("key", "value"), "roles or name patterns of layers whose outputs are scaled")
+    inputs: tuple[str, ...] = option(("mlp_out",), "roles or name patterns of linear layers whose inputs are scaled")
+
+
+@dataclass(frozen=True)
+class UnipeltConfig(MaskOptions):
+    """UniPELT: LoRA, prefix and adapter behind gates, and compositions with IA3 and a prompt (for text).
+
+    As published there are no masks: the default is num_branches=1 with density=1. With num_branches=2, density=0.5
+    LoRA, adapter and the MLP of the prefix are CapaBoost's.
+    """
+
+    num_branches: int = option(1, "d: how many masked views of the shared weights are summed")
+    density: float | None = option(1.0, _DENSITY)
+    parts: tuple[str, ...] = option(("lora", "prefix", "adapter"), "lora, prefix, adapter, ia3, prompt")
+    copies: int = option(1, "how many of the whole stand around each other")
+    rank: int = option(8, "rank of LoRA, whose gate stands for alpha / rank")
+    bottleneck: int = option(48, "width of the adapters (768 / 16)")
+    activation: str = option("relu", "of the adapters: relu, gelu, silu, tanh")
+    prefix_length: int = option(10, "number of prefix tokens of each layer")
+    prefix_bottleneck: int | None = option(512, "width of the prefixes' one MLP (tanh); none: plain tables")
+    prompt_length: int = option(10, "number of prompt tokens, with the part prompt")
+
+
+@dataclass(frozen=True)
+class BitfitConfig:
+    """BitFit: only the biases are trained, and the classifier."""
+
+
+@dataclass(frozen=True)
 class HeadConfig:
     """Only the classifier is trained: the linear probe."""
 
@@ -76,16 +110,32 @@ class FullConfig:
     """Everything is trained: full fine-tuning."""
 
 
-Config = LoraConfig | AdapterConfig | PrefixConfig | PromptConfig | HeadConfig | FullConfig
+Config = (
+    LoraConfig
+    | AdapterConfig
+    | PrefixConfig
+    | PromptConfig
+    | Ia3Config
+    | UnipeltConfig
+    | BitfitConfig
+    | HeadConfig
+    | FullConfig
+)
 
 CONFIGS: dict[str, type[Config]] = {
     "lora": LoraConfig,
     "adapter": AdapterConfig,
     "prefix": PrefixConfig,
     "prompt": PromptConfig,
+    "ia3": Ia3Config,
+    "unipelt": UnipeltConfig,
+    "bitfit": BitfitConfig,
     "head": HeadConfig,
     "full": FullConfig,
 }
+
+
+LISTS = {"targets", "inputs", "parts"}  # options that take several words
 
 
 def option_names(method: str) -> list[str]:
@@ -102,10 +152,8 @@ def make_config(method: str, **options: Any) -> Config:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise TypeError(f"method {method!r} has no option {name!r}{hint}; it has: {', '.join(names) or 'none'}")
-    if isinstance(options.get("targets"), str):
-        options["targets"] = (options["targets"],)
-    elif "targets" in options:
-        options["targets"] = tuple(options["targets"])
+    for name in LISTS & options.keys():
+        options[name] = (options[name],) if isinstance(options[name], str) else tuple(options[name])
     return cls(**options)
 
 

@@ -26,10 +26,14 @@ def lora(
     pattern: str,
     mask_seed: int,
     init_seed: int,
+    stacked: bool = False,
 ) -> list[str]:
     """Adds `(alpha / rank) * sum_i (B * MB_i)(A * MA_i) dropout(x)` to each target; returns the adapted modules' names.
 
     Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
+
+    Args:
+        stacked: take targets that carry a low-rank branch already; the new one comes outside.
 
     Raises:
         ValueError: rank < 1, a target that matches nothing, or that is adapted already, an unknown execution, or one
@@ -52,7 +56,7 @@ def lora(
             raise ValueError(
                 f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
             )
-        if isinstance(base, AdaptedLinear):
+        if isinstance(base, AdaptedLinear) and not stacked:
             raise ValueError(f"{name!r} carries a low-rank branch already: detach it first, or leave it out of targets")
         if not isinstance(unwrap(base), nn.Linear):
             raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(base).__name__}")

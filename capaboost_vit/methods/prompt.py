@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..core.adapted import Prompted
 from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
-from ..core.layers import VirtualTokens
+from ..core.virtual_tokens import VirtualTokens
 
 
 def prompt(
@@ -22,11 +21,15 @@ def prompt(
     pattern: str,
     mask_seed: int,
     init_seed: int,
+    stacked: bool = False,
 ) -> list[str]:
     """Gives the blocks P learned tokens: new ones in each block (deep), or once, carried through all blocks (shallow).
 
     Prompts change the softmax, so the model is not exactly the base at step 0; with prompt_length=0 it is. With shallow
     prompts the outputs of inner blocks contain the prompt (timm's features_only and forward_intermediates need deep).
+
+    Args:
+        stacked: take blocks that carry a prompt already; the new one comes outside.
 
     Raises:
         ValueError: a target that matches nothing (models whose blocks know positions have no role `block`), or blocks
@@ -36,7 +39,7 @@ def prompt(
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for index, name in enumerate(names):
         base = get(model, name)
-        if isinstance(base, Prompted):
+        if isinstance(base, anatomy.prompted) and not stacked:
             raise ValueError(f"{name!r} carries a prompt already: detach it first")
         tokens = None
         if deep or index == 0:
@@ -52,7 +55,7 @@ def prompt(
                 path=name,
             ).to(**device_and_dtype(base))
         dropped = prompt_length if deep or index == len(names) - 1 else 0
-        wrappers[name] = Prompted(base, tokens, dropped)
+        wrappers[name] = anatomy.prompted(base, tokens, dropped)
     for name, wrapper in wrappers.items():
         attach(model, name, wrapper)
     return names

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.inject import distinct
 from ..core.sealed import read_sealed, write_sealed
 
 FORMAT = "capaboost_vit.checkpoint"
@@ -131,4 +132,4 @@ def _refuse(value: Any, name: str) -> Any:
 def changing(model: torch.nn.Module) -> dict[str, Tensor]:
     """The live tensors of a model by name, less its frozen weights: what training may change, and the masks."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in frozen}
+    return {name: tensor for name, tensor in distinct(model).items() if name not in frozen}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from torch import nn
 
-from ..core.inject import find
-from ..methods.apply import apply_method
-from ..methods.config import make_config
+from ..methods.apply import adapt_model
 from .anatomy import anatomy_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -21,7 +18,7 @@ def adapt(model: M, method: str = "lora", *, head: Sequence[str] | None = None, 
 
     Args:
         model: a timm model, or any torch model when `targets` are name patterns such as `encoder.*.linear1`.
-        method: lora, adapter, prefix, prompt; head (linear probe) or full (fine-tuning) for comparison.
+        method: lora, adapter, prefix, prompt, ia3; bitfit, head (linear probe) or full (fine-tuning) for comparison.
         head: names or patterns of further modules to train; None takes a timm model's classifier.
         options: of the method, see `capaboost_vit.methods.config`, such as `rank=8, num_branches=2, density=0.5,
             targets=("query", "value")`.
@@ -35,19 +32,7 @@ def adapt(model: M, method: str = "lora", *, head: Sequence[str] | None = None, 
     Example:
         >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224"), "lora", rank=4)
     """
-    config = make_config(method, **options)
-    anatomy = anatomy_of(model)
-    if head is not None:
-        for name in head:
-            find(model, name)  # refuses before anything is changed
-        anatomy = dataclasses.replace(anatomy, head=tuple(head))
-    base = getattr(model, "capaboost", {}).get("base")
-    if base is None:
-        pretrained_cfg = getattr(model, "pretrained_cfg", {})
-        base = {
-            "architecture": pretrained_cfg.get("architecture", type(model).__name__),
-            "tag": pretrained_cfg.get("tag"),
-        }
-    apply_method(model, anatomy, config)
-    model.capaboost = {**model.capaboost, "base": base}  # type: ignore[assignment, dict-item]
+    pretrained_cfg = getattr(model, "pretrained_cfg", {})
+    base = {"architecture": pretrained_cfg.get("architecture", type(model).__name__), "tag": pretrained_cfg.get("tag")}
+    adapt_model(model, anatomy_of(model), base, method, head=head, **options)
     return model

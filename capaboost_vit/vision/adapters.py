@@ -14,9 +14,9 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
-from ..core.adapter_file import AdapterFileError, load_adapter_file, read_adapter_file, read_header, write_adapter_file
-from ..core.inject import detach
+from ..core.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
 from ..methods.config import CONFIGS, option_names
+from ..methods.load import load_into
 from .adapt import adapt
 from .anatomy import head_names
 from .weights import create_base, load_base_weights
@@ -73,24 +73,8 @@ def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> 
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
     inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
-    if hasattr(inner, "capaboost"):
-        load_adapter_file(inner, path, head=head_names(inner), force=force)
-        return model
-    header = read_header(path)
-    base = header["base"]["architecture"]
     own = getattr(inner, "pretrained_cfg", {}).get("architecture", type(inner).__name__)
-    if own != base:
-        raise AdapterFileError(f"{path} was made for {base}, this model is {own}")
-    trained = [p for p in inner.parameters() if p.requires_grad]
-    try:
-        for record in header["methods"]:
-            adapt(inner, **record)
-        load_adapter_file(inner, path, head=head_names(inner), force=force)
-    except Exception:
-        detach(inner)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        raise
+    load_into(inner, path, architecture=own, adapt=adapt, head_names=head_names, force=force)
     return model
 
 

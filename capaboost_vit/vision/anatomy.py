@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..core.adapted import Wrapper
 from ..core.inject import Anatomy, Site, slots, unwrap
-from ..core.layers import VirtualTokens
+from ..core.virtual_tokens import VirtualTokens
 
 _QKV = ("q", "k", "v")
 
@@ -47,7 +47,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         roles["attn"] = (Site("blocks.*.attn"),)
         if isinstance(model, VisionTransformer):
             roles["block"] = (Site("blocks.*"),)
-    return Anatomy(roles, PrefixAttention if plain else None, head_names(model))
+    return Anatomy(roles, PrefixAttention if plain else None, head=head_names(model))
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:

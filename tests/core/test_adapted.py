@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from capaboost_vit.core.adapted import Adapted, Frozen, Prompted
 from capaboost_vit.core.adapted_linear import AdaptedLinear
-from capaboost_vit.core.layers import LowRankBranch, VirtualTokens
+from capaboost_vit.core.layers import LowRankBranch
+from capaboost_vit.core.virtual_tokens import VirtualTokens
 
 
 def filled(in_features=12, out_features=12, *, seed=3, **options) -> LowRankBranch:
@@ -67,7 +68,7 @@ def test_gradient_through_the_weight_equals_that_through_the_call():
         ),
         (lambda: AdaptedLinear(nn.Linear(12, 36), {"z": filled()}, ("q", "k", "v")), ValueError, "no part 'z'"),
         (lambda: AdaptedLinear(nn.Linear(12, 12), {"all": filled(12, 6)}), ValueError, "maps 12 to 6"),
-        (lambda: Adapted(nn.Linear(12, 12), filled(), "beside"), ValueError, "'input' or 'output'"),
+        (lambda: Adapted(nn.Linear(12, 12), filled(), "beside"), ValueError, "'input', 'output' or 'residual'"),
     ],
 )
 def test_wrong_parts_are_refused(make, error, message):

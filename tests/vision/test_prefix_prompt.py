@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import capaboost_vit
 from capaboost_vit.core.adapted import Prompted
-from capaboost_vit.core.layers import VirtualTokens
+from capaboost_vit.core.virtual_tokens import VirtualTokens
 from capaboost_vit.vision.anatomy import PrefixAttention
 
 

@@ -1,0 +1,56 @@
+"""A number between 0 and 1 for each example, by which a branch is multiplied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .masks import random_state
+
+
+class Padding:
+    """Which positions of the sequences at hand are real, (B, N) bool, or None for all; shared by the gates of a model.
+
+    Whoever sees the model's mask sets it. It belongs to the batch, so copies and pickles begin without it.
+    """
+
+    real: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Gate(nn.Module):
+    """`g = mean over the real positions of sigmoid(x w + b)`, (B, 1, 1) from x (B, N, D).
+
+    w starts from N(0, 0.02^2), b from zero, so g is about a half at first.
+
+    Args:
+        features: D.
+        padding: shared by all gates of a model; without it every position counts.
+        init_seed, path: key of the start values.
+
+    Source: UniPELT, arXiv 2110.07577. Deviation: padding has no part in the mean, so that the answer for an example
+    does not depend on what stands beside it in the batch.
+    """
+
+    def __init__(self, features: int, *, padding: Padding | None = None, init_seed: int = 0, path: str = "") -> None:
+        super().__init__()
+        self.padding = padding or Padding()
+        start = random_state(init_seed, f"{path}.gate.init").normal(0.0, 0.02, features)
+        self.weight = nn.Parameter(torch.from_numpy(start).float())
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, N, D) or (B, H, W, D) maps; positions that the mask does not know stand in front and are real."""
+        g = F.linear(x, self.weight.unsqueeze(0), self.bias).sigmoid().flatten(1, -2)  # (B, N, 1)
+        real = self.padding.real
+        if real is not None:
+            real = F.pad(real, (g.shape[1] - real.shape[1], 0), value=True).unsqueeze(-1).to(g.dtype)
+            mean = (g * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+        else:
+            mean = g.mean(1, keepdim=True)
+        return mean.view(-1, *[1] * (x.dim() - 1))

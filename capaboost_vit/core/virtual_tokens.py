@@ -1,0 +1,98 @@
+"""Learned vectors that stand for tokens: what prefixes and prompts are made of."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .gate import Gate
+from .layers import LowRankBranch
+from .tied import TiedMaskedWeight
+
+
+class VirtualTokens(nn.Module):
+    """P learned vectors of width D, `sum_i T * M_i`, or a masked MLP of them, `sum_i (B * MB_i) act((A * MA_i) T)`.
+
+    Prefixes and prompts are made of these. With `bottleneck=None` the table T (P, D) itself is shared and masked: on
+    a table the sum is an entry-wise gain, T * (M_1 + ... + M_d), and raises no rank. With a bottleneck R the vectors
+    are a masked low-rank map of an unmasked table (the reparameterisation MLP of prefix tuning), where it does.
+
+    T starts from N(0, 0.02^2), as timm's tokens do. The MLP's B does not start at zero: it has a fan-in uniform start,
+    since a zero map of tokens has no sense here (virtual tokens change the softmax even when they are zero).
+
+    A `gate`, if one is put in, is for the owner to multiply the vectors by.
+
+    Args:
+        length: P; 0 is allowed and leaves the model as it was.
+        width: D.
+        bottleneck: rank of the MLP, or None for the plain table.
+        table_width: width of the table that goes into the MLP; None takes D.
+        act: activation of the MLP.
+        num_branches, density, pattern, seed, init_seed, path: as in `LowRankBranch`.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        width: int,
+        *,
+        bottleneck: int | None = None,
+        table_width: int | None = None,
+        act: str = "tanh",
+        num_branches: int = 2,
+        density: float | None = None,
+        pattern: str = "random",
+        seed: int = 0,
+        init_seed: int = 0,
+        path: str = "",
+    ) -> None:
+        super().__init__()
+        if length < 0:
+            raise ValueError(f"the number of virtual tokens must be at least 0, got {length}")
+        self.length, self.width = length, width
+        masks: dict[str, Any] = dict(num_branches=num_branches, density=density, pattern=pattern, seed=seed)
+        plain = bottleneck is not None or length == 0  # nothing to mask in the table
+        inner = width if bottleneck is None or table_width is None else table_width
+        self.table = TiedMaskedWeight((length, inner), **(_PLAIN if plain else masks), path=f"{path}.table")
+        self.table.fill_normal(0.02, seed=init_seed, path=f"{path}.table.init")
+        self.mlp: LowRankBranch | None = None
+        self.gate: Gate | None = None
+        if bottleneck is not None:
+            self.mlp = LowRankBranch(
+                inner, width, bottleneck, act=act, bias=True, init_seed=init_seed, path=f"{path}.mlp", **masks
+            )
+            self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck), seed=init_seed, path=f"{path}.mlp.up.init")
+
+    def forward(self) -> Tensor:
+        """The vectors, (P, D)."""
+        tokens = self.table().sum(0)
+        return tokens if self.mlp is None else self.mlp(tokens)
+
+    def share(self, other: VirtualTokens) -> None:
+        """From now on the table and the MLP's first layer are the other's own: one MLP with an output for each owner.
+
+        Raises:
+            ValueError: one of them has no MLP, or their shapes differ.
+        """
+        if self.mlp is None or other.mlp is None or self.mlp.down.weight.shape != other.mlp.down.weight.shape:
+            raise ValueError("only virtual tokens with an MLP of the same shape can share its first layer")
+        self.table = other.table
+        self.mlp.down, self.mlp.down_bias = other.mlp.down, other.mlp.down_bias
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Becomes the plain table of what it computes now."""
+        value = self()
+        table = TiedMaskedWeight(tuple(value.shape), **_PLAIN, path="").to(value.device, value.dtype)
+        table.weight.copy_(value)
+        self.table, self.mlp = table, None
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All of them."""
+        return list(self.parameters())
+
+
+_PLAIN: dict[str, Any] = dict(num_branches=1, density=1, pattern="random", seed=0)

@@ -1,0 +1,114 @@
+"""Encoders of transformers for a kind of task, from the hub or a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+# kind of task: the automatic class of transformers that builds its models
+_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "questions": "AutoModelForQuestionAnswering",
+    "masked": "AutoModelForMaskedLM",
+}
+
+
+def create_text_model(
+    name: str, kind: str, *, classes: Sequence[str] = (), pretrained: bool = True, **options: Any
+) -> nn.Module:
+    """A model of transformers with the head of a kind of task, in evaluation mode.
+
+    Modules of the encoder that the pretrained weights lack (a pooler, say) are noted in `model.fresh_modules`, which
+    the anatomy counts as part of the head.
+
+    Args:
+        name: hub id, or folder with config.json and weights; code that comes with a model is never run.
+        kind: classification, regression, questions or masked.
+        classes: of a classification.
+        pretrained: load the weights; otherwise they are random.
+        options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
+
+    Raises:
+        ValueError: no such model, a model that has no such head, or an unknown kind.
+    """
+    import transformers
+
+    if kind not in _CLASSES:
+        raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_CLASSES)}")
+    if kind == "regression":
+        options |= {"num_labels": 1, "problem_type": "regression"}
+    elif kind == "classification":
+        options |= {
+            "id2label": dict(enumerate(classes)),
+            "label2id": {label: i for i, label in enumerate(classes)},
+        }
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+        build = getattr(transformers, _CLASSES[kind])
+        if not pretrained:
+            model: Any = build.from_config(config)
+            return model.eval()
+        with _quiet():
+            model, info = build.from_pretrained(
+                name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, dtype="float32"
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(_explained(name, kind, error)) from error
+    encoder = f"{model.base_model_prefix}."
+    missing = {key.removeprefix(encoder).partition(".")[0] for key in info["missing_keys"] if key.startswith(encoder)}
+    lacking = missing - {"pooler"}
+    if lacking:
+        raise ValueError(f"{name} does not hold the weights of a {type(model).__name__}: {min(lacking)} is missing")
+    model.fresh_modules = tuple(f"{encoder}{module}" for module in sorted(missing))
+    return model.eval()
+
+
+def create_tokenizer(name: str) -> Any:
+    """The fast tokenizer of a model. Raises ValueError if there is none."""
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, use_fast=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(_explained(name, "tokenizer", error)) from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"{name} has no fast tokenizer, whose offsets are needed: take a model with tokenizer.json")
+    return tokenizer
+
+
+def model_length(model: nn.Module) -> int | None:
+    """The most tokens that a model takes, or None for no limit; RoBERTa's positions begin behind the padding's."""
+    config: Any = model.config
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    if length is None or getattr(config, "position_biased_input", True) is False:
+        return None  # DeBERTa-v3: relative positions alone
+    shifted = "roberta" in config.model_type or config.model_type in ("camembert", "xlm-roberta", "mpnet")
+    return length - config.pad_token_id - 1 if shifted else length
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bar and the report of transformers, which names every weight of a new head."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _explained(name: str, kind: str, error: Exception) -> str:
+    """What to do about a model that cannot be loaded."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    local = "it is a folder here" if Path(name).is_dir() else "give a local folder with config.json and weights"
+    return f"cannot load {name} for {kind}: {reason}; {local}, or set HF_HUB_OFFLINE=1 to use the local cache at once"
