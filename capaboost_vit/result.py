@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from . import _version
 from .core.inject import branches
 from .job import Job, plain
+from .methods.fold import fold
 from .training.distributed import World
 from .training.evaluation import evaluate
 from .training.figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .training.folder import RunFolder
 from .training.log import Log
+from .training.objective import Classification
 from .training.stop import Stop
-from .vision.adapters import save_adapter
 
 
 def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any]:
     """Writes adapter file, pictures and result.json; evaluates on the test split, for the only time.
+
+    Reparameterisation MLPs are folded first: what is saved and measured is what can be used.
 
     Returns:
         What result.json holds; nothing in all but the first process.
@@ -34,51 +37,58 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
     """
     config, world, state, model = job.config, job.world, job.state, job.model
     rows = state.progress.rows
+    trained = _count(model)
+    fold(model)
     if world.is_main:
-        adapter = save_adapter(
-            model, folder.path / "adapter.safetensors", class_names=job.data.classes, data_config=job.input
-        )
-    accuracy: dict[str, Any] = {
-        "val_accuracy": rows[-1].get("val_accuracy"),
-        "best_val_accuracy": state.progress.best_accuracy,
-        "best_epoch": state.progress.best_epoch,
-        "test_accuracy": None,
-    }
-    confusion: Tensor | None = None
-    shown: str | None = config.test_split
-    if job.test is not None:
-        confusion = evaluate(model, job.test, prepare=job.prepare, config=config, world=world, stop=stop)
-        right, total = int(confusion.trace()), int(confusion.sum())
-        accuracy |= {"test_accuracy": 100 * right / total, "test_right": right, "test_total": total}
-        log.say(f"test accuracy {100 * right / total:.2f} % ({right} of {total})")
-    else:
-        log.say(f"no split {config.test_split!r} in {config.data}: no test accuracy")
+        saved = job.save(folder.path)
+    settings: dict[str, Any] = {"prepare": job.prepare, "config": config, "objective": job.objective, "world": world}
+    main = job.objective.names[0]
+    scores: dict[str, Any] = {f"val_{name}": rows[-1].get(f"val_{name}") for name in job.objective.names}
+    scores |= {f"best_val_{main}": state.progress.best_score, "best_epoch": state.progress.best_epoch}
+    scores |= {f"test_{name}": None for name in job.objective.names}
+    if job.calibrate is not None and job.val is not None:
+        job.calibrate(evaluate(model, job.val, **settings), job.val)
+    found: Tensor | None = None
+    shown = "test"
+    tests = {"test": job.test, **job.further} if job.test is not None else {}
+    for name, batches in tests.items():
+        answers = evaluate(model, batches, stop=stop, **settings)
+        measured = job.objective.scores(answers, batches)
+        scores |= {f"{name}_{score}": value for score, value in measured.items()}
+        counted = ""
+        if isinstance(job.objective, Classification):
+            right, total = int(answers.trace()), int(answers.sum())
+            scores |= {f"{name}_right": right, f"{name}_total": total}
+            counted = f" ({right} of {total})"
+        percent = " % " if counted and list(measured) == ["accuracy"] else "  "
+        log.say(name + " " + percent.join(f"{score} {value:.2f}" for score, value in measured.items()) + counted)
+        found = answers if found is None else found
+    if job.test is None:
+        log.say(f"no split 'test' in {job.data}: no test {main}")
         if job.val is not None:
-            confusion = evaluate(model, job.val, prepare=job.prepare, config=config, world=world)
-            shown = config.val_split
+            found, shown = evaluate(model, job.val, **settings), "val"
     if not world.is_main:
         return {}
-    where = f"{config.model} on {Path(config.data).name}"
-    figures = {"learning_curve": draw_curves({config.model: rows}, title=where)}
-    if confusion is not None:
-        names = [*job.data.classes, *(str(i) for i in range(len(job.data.classes), len(confusion)))]
-        figures["confusion_matrix"] = draw_confusion(confusion, names, title=f"{where}: {shown}")
+    figures = {"learning_curve": draw_curves({config.model: rows}, title=job.title, score=main)}
+    if found is not None and isinstance(job.objective, Classification):
+        names = [*job.classes, *(str(i) for i in range(len(job.classes), len(found)))]
+        figures["confusion_matrix"] = draw_confusion(found, names, title=f"{job.title}: {shown}")
     for name, figure in figures.items():
         save_figure(figure, folder.path / f"{name}.png")
     for name, drawn in {**figures, "masks": draw_masks(model), "spectrum": draw_spectrum(model)}.items():
         if drawn is not None:
             log.figure(f"figures/{name}", drawn, state.progress.update)
     result = {
-        **accuracy,
+        **scores,
         "train_seconds": state.progress.seconds,
-        "images_per_second": state.progress.images / state.progress.seconds,
+        f"{config.unit}_per_second": state.progress.examples / state.progress.seconds,
         "updates": state.progress.update,
         "epochs": state.epochs_done,
         "model": config.model,
         "method": model.capaboost["methods"],
-        "parameters": _count(model),
-        "adapter_bytes": adapter.stat().st_size,
-        "data": {"spec": config.data, **job.record["data"], "bad_images": job.bad_images},
+        "parameters": trained,
+        "adapter_bytes": _size(saved),
+        "data": {"spec": config.data, **job.record["data"], **job.more},
         "config": plain(config),
         "machine": machine(state.device, world),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -86,6 +96,11 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
     log.close()  # all is on the disk before the run counts as finished
     folder.write_json("result.json", result)
     return result
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 def machine(device: torch.device, world: World) -> dict[str, Any]:
@@ -108,6 +123,8 @@ def _count(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: those with a gradient, those of the branches, all."""
     return {
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "branches": sum(p.numel() for branch in branches(model).values() for p in branch.parameters()),
+        "branches": sum(
+            {id(p): p.numel() for branch in branches(model).values() for p in branch.parameters()}.values()
+        ),
         "total": sum(p.numel() for p in model.parameters()),
     }

@@ -8,30 +8,33 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from .build import pick_device
 from .core.atomic import write_text
-from .job import Job, binding, build_job, plain
+from .job import Job, binding, plain
 from .result import conclude, machine
 from .training.checkpoint import CheckpointError, Checkpoints
-from .training.config import TrainConfig
-from .training.distributed import environment_world, joined, share
+from .training.config import RunConfig, TrainConfig
+from .training.distributed import World, environment_world, joined, share
 from .training.folder import RunFolder, differences
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit
 from .training.state import State
 from .training.stop import Interrupted, Stop
+from .training.text_config import TextConfig, stages
 
 _TENSORS_PER_WEIGHT = 5  # of a checkpoint: the weight, two moments, the average, the best
 _SPACE = 50_000_000  # bytes for logs and pictures
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Trains one model as configured and writes the run folder; returns what result.json holds.
+def train(config: RunConfig) -> dict[str, Any]:
+    """Trains one model on images or texts, as configured, and writes the run folder; returns what result.json holds.
 
     The folder gets `config.yaml` (resolved), `summary.csv` (a row per epoch), `tensorboard/`, `checkpoints/` (the last
-    two), `status.json`, `adapter.safetensors`, `learning_curve.png`, `confusion_matrix.png` and `result.json`. The
+    two), `status.json`, `adapter.safetensors` (after pretraining the whole model, in `model/`), `learning_curve.png`,
+    `confusion_matrix.png` and `result.json`. The
     model of the last epoch is kept, or the best on val; the test split is used once, at the end. With `resume` a run
     goes on from its newest checkpoint to the same bits; a finished one is left as it is. Under torchrun all processes
     train one model, and the first one writes.
@@ -49,11 +52,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
     fresh = not (config.resume or config.overwrite)
     if fresh:
         folder.refuse_if_taken()
+    _pretrain(config)
     device = pick_device(config.device, world.local_rank)
     with Stop() as stop, joined(world, device):
         # the folder may be seen by the first process alone
         result = share(folder.result() if config.resume and world.is_main else None, world)
-        if result is not None and not _changed(folder, binding(result["config"]), binding(plain(config)), config):
+        kind = type(config)
+        if result is not None and not _changed(
+            folder, binding(result["config"], kind), binding(plain(config), kind), config
+        ):
             return result
         job = build_job(config, world, device)
         try:
@@ -65,6 +72,29 @@ def train(config: TrainConfig) -> dict[str, Any]:
         finally:
             job.close()
             folder.unlock()
+
+
+def build_job(config: RunConfig, world: World, device: torch.device) -> Job:
+    """Builds everything but the folder, so that a mistake shows before anything is written.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
+    """
+    if isinstance(config, TextConfig):
+        from .text_job import build_text_job
+
+        return build_text_job(config, world, device)
+    assert isinstance(config, TrainConfig)
+    from .image_job import build_image_job
+
+    return build_image_job(config, world, device)
+
+
+def _pretrain(config: RunConfig) -> None:
+    """The stages of continued pretraining that a run on texts begins with, each a run of its own in a folder below."""
+    if isinstance(config, TextConfig):
+        for stage in stages(config):
+            train(stage)
 
 
 def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
@@ -86,6 +116,7 @@ def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
         folder.path,
         updates=state.updates,
         interval=config.log_interval,
+        unit=config.unit,
         kept=tree["events"] if tree else None,
         start=state.progress.update,
         active=world.is_main,
@@ -126,6 +157,7 @@ def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
             prepare=job.prepare,
             mix=job.mix,
             log=log,
+            objective=job.objective,
             save=save,
             stop=stop,
             world=world,
@@ -143,7 +175,7 @@ def _resumed(
             raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")
         note(f"no checkpoint in {folder.path}: starting fresh")
         return None
-    before = {**tree["record"], "config": binding(tree["record"]["config"])}
+    before = {**tree["record"], "config": binding(tree["record"]["config"], type(job.config))}
     _changed(folder, before, job.record, job.config)
     changed = differences(tree["machine"], machine(job.state.device, job.world))
     if changed:
@@ -152,7 +184,7 @@ def _resumed(
     return tree
 
 
-def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], config: TrainConfig) -> bool:
+def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], config: RunConfig) -> bool:
     """Whether anything differs from the run's start. Raises ValueError that lists it, unless that is allowed."""
     changed = differences(before, now)
     if changed and not config.allow_config_change:
@@ -167,17 +199,15 @@ def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], con
 def _opening(job: Job) -> Iterator[str]:
     """What is said at the start."""
     config, model = job.config, job.model
-    sizes = ", ".join(f"{name} {len(part)}" for name, part in job.parts.items())
+    sizes = ", ".join(f"{name} {size}" for name, size in job.sizes.items())
     trained = sum(p.numel() for p in job.state.trained())
+    classes = f"{len(job.classes)} classes, " if job.classes else ""
     yield (
-        f"{config.model} on {config.data}: {len(job.data.classes)} classes, {sizes}; "
+        f"{config.model} on {job.data}: {classes}{sizes}; "
         f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} parameters trained"
     )
-    if job.bad_images:
-        name, reason = next(iter(job.bad_images.items()))
-        yield f"warning: {len(job.bad_images)} training images cannot be read and are left out ({name}: {reason})"
-    if not (config.pretrained or config.initial_checkpoint or config.method.get("name") == "full"):
-        yield "warning: the base weights are random: say --pretrained, or --initial-checkpoint FILE"
+    for warning in job.warnings:
+        yield f"warning: {warning}"
 
 
 @contextmanager
@@ -193,9 +223,9 @@ def _reported(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
         raise Interrupted(stopped.number, f"{stopped}; go on with: {_command(job, folder)}") from None
     except NotFinite as error:
         more = {"error": str(error)}
-        names = [job.parts[job.config.train_split].names[index] for index in sorted(error.indices)]
+        names = [job.names(index) for index in sorted(error.indices)]
         if main:
-            folder.write_json("bad_batch.json", {**more, "update": progress.update + 1, "images": names})
+            folder.write_json("bad_batch.json", {**more, "update": progress.update + 1, job.config.unit: names})
         raise
     except Exception as error:
         more = {"error": " ".join(str(error).split())}
@@ -213,4 +243,5 @@ def _command(job: Job, folder: RunFolder) -> str:
     """What to type to go on."""
     size = job.world.size
     program = "capaboost" if size == 1 else f"torchrun --nproc-per-node {size} -m capaboost_vit.cli"
-    return f"{program} train --config {shlex.quote(str(folder.path / 'config.yaml'))} --resume"
+    command = "train-text" if isinstance(job.config, TextConfig) else "train"
+    return f"{program} {command} --config {shlex.quote(str(folder.path / 'config.yaml'))} --resume"

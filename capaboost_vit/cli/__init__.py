@@ -17,6 +17,7 @@ from .parser import Parser
 _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | None], str]] = {
     "quickstart": (train.quickstart_parser, train.quickstart, "the whole story on the embedded digits"),
     "train": (train.train_parser, train.train, "train a model on images"),
+    "train-text": (train.text_parser, train.train_text, "train a model of transformers on texts"),
     "eval": (adapter.eval_parser, adapter.evaluate, "accuracy of a finished run or an adapter file"),
     "predict": (adapter.predict_parser, adapter.predict, "the most probable classes of pictures"),
     "merge": (adapter.merge_parser, adapter.merge, "write a plain timm model with the updates merged in"),

@@ -1,4 +1,4 @@
-"""`capaboost train` and `capaboost quickstart`."""
+"""`capaboost train`, `capaboost train-text` and `capaboost quickstart`."""
 
 from __future__ import annotations
 
@@ -8,34 +8,58 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from ..training.config import TrainConfig
+from ..training.config import RunConfig, TrainConfig
+from ..training.text_config import TextConfig
 from .parser import Parser, add_method_options, add_option, method_options
 
 
 def train_parser() -> Parser:
     """Every field of TrainConfig as an option, and those of the methods."""
-    parser = Parser(description=(TrainConfig.__doc__ or "").strip().partition("\n")[0])
+    return _parser_of(TrainConfig)
+
+
+def text_parser() -> Parser:
+    """Every field of TextConfig as an option, and those of the methods."""
+    return _parser_of(TextConfig)
+
+
+def train(arguments: Namespace) -> None:
+    """Trains on images, and says where the result lies."""
+    _train(TrainConfig, arguments)
+
+
+def train_text(arguments: Namespace) -> None:
+    """Trains on texts, and says where the result lies."""
+    if arguments.text_columns is not None:
+        arguments.text_columns = tuple(arguments.text_columns)
+    _train(TextConfig, arguments)
+
+
+def _parser_of(config: type[RunConfig]) -> Parser:
+    parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
-    hints = typing.get_type_hints(TrainConfig)
-    for field in dataclasses.fields(TrainConfig):
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
         if field.name == "method":
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         flag = f"--{field.name.replace('_', '-')}"
+        if field.name == "text_columns":
+            parser.add_argument(flag, type=str, nargs="+", default=None, help=field.metadata["help"])
+            continue
         add_option(parser, flag, hints[field.name], default, field.metadata["help"])
     add_method_options(parser)
     return parser
 
 
-def train(arguments: Namespace) -> None:
-    """Trains, and says where the result lies."""
+def _train(config: type[RunConfig], arguments: Namespace) -> None:
     values = {**arguments.as_dict(), "method": method_options(arguments)}
     values.pop("config")
     from ..run import train
 
     path = Path(values["output"], "result.json")
     before = path.stat().st_mtime_ns if path.exists() else None
-    if train(TrainConfig(**values)):  # nothing in all but the first process
+    if train(config(**values)):  # nothing in all but the first process
         print(f"finished{' already' if before == path.stat().st_mtime_ns else ''}: {path}")
 
 

@@ -19,7 +19,8 @@ class AdaptedLinear(Wrapper):
     """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
 
     Args:
-        base: the linear layer; its rows are `len(parts)` equal parts, such as q, k and v of a fused qkv.
+        base: the linear layer, in wrappers or not; its rows are `len(parts)` equal parts, such as q, k and v of a
+            fused qkv.
         branches: a branch without activation for each adapted part, by name.
         parts: the names of all parts, in the order of the rows.
         execution: how it is computed, see `_space`.
@@ -40,10 +41,10 @@ class AdaptedLinear(Wrapper):
         parts: tuple[str, ...] = ("all",),
         execution: str = "auto",
     ) -> None:
-        if not isinstance(getattr(base, "weight", None), Tensor) or base.weight.dim() != 2:
+        if not isinstance(weight := getattr(_inside(base), "weight", None), Tensor) or weight.dim() != 2:
             raise TypeError(f"only linear layers take a low-rank update, got {type(base).__name__}")
         super().__init__(base)
-        rows, columns = base.weight.shape
+        rows, columns = weight.shape
         if rows % len(parts):
             raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
         for name, branch in branches.items():
@@ -63,11 +64,11 @@ class AdaptedLinear(Wrapper):
 
     @property
     def in_features(self) -> int:
-        return self.base.weight.shape[1]
+        return cast(Tensor, _inside(self.base).weight).shape[1]
 
     @property
     def out_features(self) -> int:
-        return self.base.weight.shape[0]
+        return cast(Tensor, _inside(self.base).weight).shape[0]
 
     @property
     def bias(self) -> Tensor | None:
@@ -81,7 +82,7 @@ class AdaptedLinear(Wrapper):
     def delta_weight(self) -> Tensor:
         """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
         rows = self.out_features // len(self.parts)
-        zero = torch.zeros_like(self.base.weight[:rows])
+        zero = torch.zeros_like(cast(Tensor, _inside(self.base).weight)[:rows])
         deltas = {part: cast(LowRankBranch, branch).delta_weight() for part, branch in self.branches.items()}
         return torch.cat([deltas.get(part, zero) for part in self.parts])
 
@@ -146,6 +147,13 @@ class AdaptedLinear(Wrapper):
         size = y.shape[-1] // len(self.parts)
         deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
         return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
+
+
+def _inside(base: nn.Module) -> nn.Module:
+    """The layer itself: its shape can be asked for even where wrappers around it have no weight."""
+    while isinstance(base, Wrapper):
+        base = base.base
+    return base
 
 
 def _is_exporting() -> bool:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .inject import branches, distinct, namer
+from .inject import branches
+from .names import distinct, namer
 from .sealed import digest, read_sealed, write_sealed
 from .tied import TiedMaskedWeight
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .inject import branches, namer
+from .inject import branches
 from .layers import LowRankBranch
+from .names import namer
 from .tied import TiedMaskedWeight
 
 

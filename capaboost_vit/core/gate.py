@@ -14,7 +14,7 @@ from .masks import random_state
 class Padding:
     """Which positions of the sequences at hand are real, (B, N) bool, or None for all; shared by the gates of a model.
 
-    Whoever sees the model's mask sets it. It belongs to the batch, so copies and pickles begin without it.
+    Whoever sees a layer's mask sets it. It belongs to the batch, so copies and pickles begin without it.
     """
 
     real: Tensor | None = None
@@ -45,12 +45,15 @@ class Gate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, N, D) or (B, H, W, D) maps; positions that the mask does not know stand in front and are real."""
+        """x (B, N, D) or (B, H, W, D) maps; positions that the mask does not know stand in front and are real.
+
+        Of an example without any real position g is zero.
+        """
         g = F.linear(x, self.weight.unsqueeze(0), self.bias).sigmoid().flatten(1, -2)  # (B, N, 1)
         real = self.padding.real
         if real is not None:
             real = F.pad(real, (g.shape[1] - real.shape[1], 0), value=True).unsqueeze(-1).to(g.dtype)
-            mean = (g * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+            mean = (g * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
         else:
             mean = g.mean(1, keepdim=True)
         return mean.view(-1, *[1] * (x.dim() - 1))

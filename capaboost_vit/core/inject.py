@@ -12,6 +12,7 @@ from torch import nn
 
 from .adapted import Frozen, Prompted, Wrapper
 from .layers import LowRankBranch
+from .names import namer, unwrap
 from .scaled import Scale
 from .virtual_tokens import VirtualTokens
 
@@ -38,14 +39,16 @@ class Anatomy:
 
     Args:
         roles: sites by role; a role may have several, such as the fused and the separate projections.
-        prefix_attention: builds the wrapper that adds a prefix to an attention module, or None where none is known.
+        prefix_attention: the class of the wrapper that adds a prefix to an attention module, or None where none is
+            known.
         prompted: the class of the wrapper that gives a `block` a prompt.
-        watching: builds the wrapper of a `block` that tells gates where padding is, or None where there is none.
+        watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is, or
+            None where there is none.
         head: names of the modules that are trained from the first step (the classifier).
     """
 
     roles: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
-    prefix_attention: Callable[..., Wrapper] | None = None
+    prefix_attention: type[Any] | None = None
     prompted: type[Any] = Prompted
     watching: Callable[..., Wrapper] | None = None
     head: tuple[str, ...] = ()
@@ -57,13 +60,6 @@ class Place:
 
     name: str
     site: Site
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The module that stood in this slot before anything was attached."""
-    while isinstance(module, Wrapper):
-        module = module.base
-    return module
 
 
 def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -146,41 +142,6 @@ def branches(model: nn.Module) -> dict[str, Addition]:
         if isinstance(module, Addition) and not inside:
             found[name] = module
     return {canonical(name): module for name, module in found.items()}
-
-
-def namer(model: nn.Module) -> Callable[[str], str]:
-    """A function from names of modules, parameters and buffers to canonical ones, without the wrappers' `.base`.
-
-    Where wrappers of one class stand in one slot, what the second from the inside adds has `_2` in its name, and so on.
-    """
-    levels = {name: _level(module) for name, module in model.named_modules() if isinstance(module, Wrapper)}
-
-    def canonical(name: str) -> str:
-        kept: list[str] = []
-        path = ""
-        for segment in name.split("."):
-            level = levels.get(path)
-            if level is None or segment != "base":
-                kept.append(f"{segment}_{level + 1}" if level else segment)
-            path = f"{path}.{segment}" if path else segment
-        return ".".join(kept)
-
-    return canonical
-
-
-def _level(wrapper: Wrapper) -> int:
-    """How many wrappers of its class it contains in its slot."""
-    count, module = 0, wrapper.base
-    while isinstance(module, Wrapper):
-        count, module = count + (type(module) is type(wrapper)), module.base
-    return count
-
-
-def distinct(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The live tensors of a model's state by name, each once: tied ones under their first name."""
-    first: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
 def features(module: nn.Module, name: str = "") -> tuple[int, int]:

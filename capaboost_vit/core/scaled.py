@@ -22,9 +22,8 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor, gated_by: Tensor) -> Tensor:
         """x (..., features); `gated_by` is what the gate, if there is one, looks at."""
-        if self.gate is None:
-            return x * self.weight
-        return x * (1 + self.gate(gated_by) * (self.weight - 1))
+        factor = self.weight if self.gate is None else 1 + self.gate(gated_by) * (self.weight - 1)
+        return (x * factor).to(x.dtype)  # under autocast x is narrower than l
 
     def vector(self) -> Tensor:
         """l, (features,). Raises TypeError if a gate makes it depend on the input."""
@@ -51,7 +50,7 @@ class Scaled(Wrapper):
     Source: IA3, arXiv 2205.05638.
 
     Raises:
-        ValueError: an unknown side.
+        ValueError: an unknown side, or a scale for an unknown part.
     """
 
     def __init__(
@@ -59,6 +58,10 @@ class Scaled(Wrapper):
     ) -> None:
         if side not in ("output", "input"):
             raise ValueError(f"side must be 'output' or 'input', got {side!r}")
+        own = parts if side == "output" else ("all",)
+        unknown = [name for name in scales if name not in own]
+        if unknown:
+            raise ValueError(f"no part {unknown[0]!r} among {', '.join(own)}")
         super().__init__(base)
         self.scales = nn.ModuleDict(scales)
         self.parts, self.side = parts, side

@@ -7,6 +7,7 @@ from torch import nn
 from ..core.adapted import Adapted
 from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
 from ..core.layers import LowRankBranch
+from ..core.names import carries
 
 # what feeds the branch, and the scale where none is given (AdaptFormer's; Pfeiffer's)
 _PLACEMENTS = {"parallel": ("input", 0.1), "sequential": ("output", 1.0)}
@@ -48,7 +49,7 @@ def adapter(
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for name, site in places.items():
         base = get(model, name)
-        if isinstance(base, Adapted) and not stacked:
+        if carries(base, Adapted) and not stacked:
             raise ValueError(f"{name!r} carries an adapter already: detach it first, or leave it out of targets")
         in_features, out_features = features(base, name)
         fed_with = "residual" if site.only == "parallel" else source

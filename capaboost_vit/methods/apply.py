@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..core.inject import Anatomy, find, freeze_base
+from ..core.adapted import Wrapper
+from ..core.inject import Anatomy, find, freeze_base, replace_slots
 from .adapter import adapter
 from .config import CONFIGS, Config, make_config
 from .ia3 import ia3
@@ -45,9 +46,17 @@ def apply_method(model: nn.Module, anatomy: Anatomy, config: Config) -> list[str
 
     Returns:
         The canonical names of the adapted modules.
+
+    Raises:
+        ValueError, TypeError: what the method refuses; the model is unchanged.
     """
     name = method_name(config)
-    names = METHODS[name](model, anatomy, **{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+    before = {id(module) for module in model.modules()}
+    try:
+        names = METHODS[name](model, anatomy, **{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+    except Exception:
+        replace_slots(model, lambda module: _older(module, before))
+        raise
     if name == "full":
         model.requires_grad_(True)
     else:
@@ -55,10 +64,18 @@ def apply_method(model: nn.Module, anatomy: Anatomy, config: Config) -> list[str
         if name == "bitfit":
             for parameter_name, parameter in model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad or parameter_name.rpartition(".")[2] == "bias")
-    record: dict[str, Any] = {"method": name, **dataclasses.asdict(config)}
-    known = getattr(model, "capaboost", {})
+    options = dataclasses.asdict(config).items()  # lists, as a file's header gives them back
+    record = {"method": name, **{key: list(value) if isinstance(value, tuple) else value for key, value in options}}
+    known: dict[str, Any] = getattr(model, "capaboost", {})
     model.capaboost = {**known, "methods": [*known.get("methods", []), record]}  # type: ignore[assignment]
     return names
+
+
+def _older(module: nn.Module, before: set[int]) -> nn.Module:
+    """What stood in the slot when the modules with these ids were all that there was."""
+    while isinstance(module, Wrapper) and id(module) not in before:
+        module = module.base
+    return module
 
 
 def adapt_model(

@@ -7,6 +7,7 @@ from collections import defaultdict
 from torch import nn
 
 from ..core.inject import Anatomy, Place, attach, device_and_dtype, features, find, get
+from ..core.names import carries
 from ..core.scaled import Scale, Scaled
 
 
@@ -22,7 +23,8 @@ def ia3(
         stacked: take targets that are scaled already; the new scale comes outside.
 
     Raises:
-        ValueError: a target that matches nothing or is scaled already, or a part of a fused layer among the inputs.
+        ValueError: a target that matches nothing or is scaled already, a layer both as a whole and by its parts, or a
+            part of a fused layer among the inputs.
         TypeError: a target without linear layers, whose width cannot be told.
     """
     outputs: dict[str, list[Place]] = defaultdict(list)
@@ -34,10 +36,12 @@ def ia3(
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for name in dict.fromkeys([*outputs, *entered]):
         base = get(model, name)
-        if isinstance(base, Scaled) and not stacked:
+        if carries(base, Scaled) and not stacked:
             raise ValueError(f"{name!r} is scaled already: detach it first, or leave it out of targets")
         if name in outputs and name in entered:
             raise ValueError(f"{name!r} is named by targets and by inputs: choose one")
+        if len({place.site.parts for place in outputs.get(name, ())}) > 1:
+            raise ValueError(f"targets name {name!r} both as a whole and by its parts: choose one")
         columns, rows = features(base, name)
         parts: tuple[str, ...] = ("all",)
         if name in entered:

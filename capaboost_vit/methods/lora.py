@@ -7,8 +7,9 @@ from collections import defaultdict
 from torch import nn
 
 from ..core.adapted_linear import AdaptedLinear
-from ..core.inject import Anatomy, Place, attach, device_and_dtype, features, find, get, unwrap
+from ..core.inject import Anatomy, Place, attach, device_and_dtype, features, find, get
 from ..core.layers import LowRankBranch
+from ..core.names import carries, unwrap
 
 
 def lora(
@@ -56,7 +57,7 @@ def lora(
             raise ValueError(
                 f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
             )
-        if isinstance(base, AdaptedLinear) and not stacked:
+        if carries(base, AdaptedLinear) and not stacked:
             raise ValueError(f"{name!r} carries a low-rank branch already: detach it first, or leave it out of targets")
         if not isinstance(unwrap(base), nn.Linear):
             raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(base).__name__}")

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from ..core.adapted import Wrapper
 from ..core.inject import Anatomy, attach, device_and_dtype, find, get
+from ..core.names import carries
 from ..core.virtual_tokens import VirtualTokens
 
 
@@ -48,7 +48,7 @@ def prefix(
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for name in names:
         base = get(model, name)
-        if isinstance(base, Wrapper) and not stacked:
+        if carries(base, anatomy.prefix_attention) and not stacked:
             raise ValueError(f"{name!r} carries a prefix already: detach it first, or leave it out of targets")
 
         def make_tokens(width: int, path: str = name) -> VirtualTokens:

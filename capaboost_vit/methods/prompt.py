@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
+from ..core.names import carries
 from ..core.virtual_tokens import VirtualTokens
 
 
@@ -39,7 +40,7 @@ def prompt(
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for index, name in enumerate(names):
         base = get(model, name)
-        if isinstance(base, anatomy.prompted) and not stacked:
+        if carries(base, anatomy.prompted) and not stacked:
             raise ValueError(f"{name!r} carries a prompt already: detach it first")
         tokens = None
         if deep or index == 0:

@@ -10,7 +10,8 @@ from torch import nn
 from ..core.adapted import Adapted, Wrapper
 from ..core.adapted_linear import AdaptedLinear
 from ..core.gate import Gate, Padding
-from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get, namer
+from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
+from ..core.names import namer
 from ..core.scaled import Scaled
 from ..core.virtual_tokens import VirtualTokens
 from .adapter import adapter
@@ -51,13 +52,15 @@ def unipelt(
     gates act on IA3 and how several copies stand together is not published: `copies` stand around each other.
 
     Raises:
-        ValueError: an unknown part, no part, copies < 1, or what the parts refuse; the model may be changed then.
+        ValueError: an unknown part, no part, copies < 1, prefixes that take no gates, or what the parts refuse.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise ValueError(f"unipelt has the parts {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
     if copies < 1:
         raise ValueError(f"copies must be at least 1, got {copies}")
+    if "prefix" in parts and anatomy.prefix_attention and not hasattr(anatomy.prefix_attention, "takes_gate"):
+        raise ValueError(f"the prefixes of a {type(model).__name__} take no gates: leave 'prefix' out of parts")
     masks: dict[str, Any] = dict(num_branches=num_branches, density=density, pattern=pattern)
     plain: dict[str, Any] = dict(num_branches=1, density=1.0, pattern="random")
     names: list[str] = []
@@ -117,8 +120,8 @@ def unipelt(
     padding = Padding()
     _add_gates(model, anatomy, before, padding, init_seed)
     if anatomy.watching is not None:
-        place = find(model, "block", anatomy)[0].name
-        attach(model, place, anatomy.watching(get(model, place), padding))
+        for place in find(model, "attn", anatomy, use="prefix"):
+            attach(model, place.name, anatomy.watching(get(model, place.name), padding))
     return list(dict.fromkeys(names))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from torch import nn
 
-from ..core.inject import Anatomy, Site, find, get, slots, unwrap
-from .attention import PrefixAttention, takes_prefix
-from .encoder import PromptedEncoder, WatchedEncoder
+from ..core.inject import Anatomy, Site, slots
+from ..core.names import unwrap
+from .attention import PrefixAttention, WatchedAttention, takes_prefix
+from .encoder import PromptedEncoder
 
 
 def _projection(name: str) -> tuple[Site, ...]:
@@ -20,6 +22,7 @@ def _sub_layer(end: str) -> tuple[Site, ...]:
     return Site(f"{end}.dense", only="sequential"), Site(end, only="parallel")
 
 
+_ATTENTION = re.compile(r"(^|\.)layer\.[^.]+\.attention\.self$")
 _ROLES = {
     "query": _projection("query"),
     "key": _projection("key"),
@@ -41,16 +44,15 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     sequential one. The role `block`, which a prompt enters, is the whole encoder. In models with other names there are
     no roles; name patterns such as `transformer.layer.*.attention.q_lin` do as targets of lora, adapter and ia3.
     """
-    names = [name for name, _ in slots(unwrap(model))]
-    if not any(name.endswith("attention.self") for name in names):
+    attentions = [unwrap(module) for name, module in slots(model) if _ATTENTION.search(name)]
+    if not attentions:
         return Anatomy(head=head_names(model))
-    attentions = [get(model, place.name) for place in find(model, "attn", Anatomy(_ROLES), use="prefix")]
-    known = all(takes_prefix(unwrap(attention)) for attention in attentions)
+    known = all(takes_prefix(attention) for attention in attentions)
     return Anatomy(
         _ROLES,
         prefix_attention=PrefixAttention if known else None,
         prompted=PromptedEncoder,
-        watching=WatchedEncoder,
+        watching=WatchedAttention,
         head=head_names(model),
     )
 
@@ -58,13 +60,14 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 def head_names(model: nn.Module) -> tuple[str, ...]:
     """Names of what stands beside the encoder and was not pretrained with it: the classifier, and poolers of its own.
 
-    What `create_text_model` found to be missing in the pretrained weights belongs to it.
+    The head of a masked language model was; its output matrix is that of the embeddings. What `create_text_model`
+    found to be missing in the pretrained weights belongs to the head.
     """
     inner = cast(Any, unwrap(model))
     base = getattr(inner, getattr(inner, "base_model_prefix", "") or "-", None)
-    if base is None:
-        return ()
-    base = unwrap(base)
-    beside = [(name, unwrap(child)) for name, child in inner.named_children()]
-    heads = [name for name, child in beside if child is not base and next(child.parameters(), None) is not None]
-    return (*heads, *getattr(inner, "fresh_modules", ()))
+    fresh = getattr(inner, "fresh_modules", ())
+    if base is None or inner.get_output_embeddings() is not None:
+        return fresh
+    beside = [(name, child) for name, child in inner.named_children() if unwrap(child) is not unwrap(base)]
+    heads = [name for name, child in beside if next(child.parameters(), None) is not None]
+    return tuple(dict.fromkeys((*heads, *fresh)))

@@ -1,4 +1,4 @@
-"""Learned keys and values in front of those of transformers' attention layers."""
+"""Wrappers of transformers' attention layers: learned keys and values in front of theirs, and a look at the padding."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.adapted import Wrapper
-from ..core.inject import unwrap
+from ..core.gate import Padding
+from ..core.names import unwrap
 from ..core.virtual_tokens import VirtualTokens
-from .masks import with_keys
+from .masks import real_positions, with_keys
 
 
 def takes_prefix(attention: nn.Module) -> bool:
@@ -37,6 +38,8 @@ class PrefixAttention(Wrapper):
         TypeError: an attention layer of another kind.
     """
 
+    takes_gate = True
+
     def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
         if not takes_prefix(base):
             raise TypeError(f"prefixes need an attention layer that takes past_key_values, got {type(base).__name__}")
@@ -47,13 +50,9 @@ class PrefixAttention(Wrapper):
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        keys, values = self._prefix(hidden_states)
-        if _is_disentangled(self.base):
-            if isinstance(self.base, Wrapper):
-                raise ValueError("DeBERTa's attention takes one prefix: make it longer instead of stacking two")
-            return _disentangled(self.base, keys, values, hidden_states, attention_mask, *args, **kwargs)
-        kwargs["past_key_values"] = _Front(keys, values, kwargs.get("past_key_values"))
-        return self.base(hidden_states, with_keys(attention_mask, self.tokens.length), *args, **kwargs)
+        kwargs["past_key_values"] = _Front(*self._prefix(hidden_states), kwargs.get("past_key_values"))
+        mask = with_keys(_unambiguous(attention_mask, self.base), self.tokens.length)
+        return _attend(self.base, hidden_states, mask, *args, **kwargs)
 
     def _prefix(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, (B, H, P, D) each."""
@@ -65,6 +64,32 @@ class PrefixAttention(Wrapper):
         return keys, values
 
 
+class WatchedAttention(Wrapper):
+    """An attention layer that tells gates where the padding is, from its mask, before it computes.
+
+    It stands in each layer, in front of all that has a gate there, so that recomputation (gradient checkpointing) sees
+    the padding of its own batch. Where DeBERTa's table of positions goes through the projections of the words, their
+    gates take the mean over the table.
+
+    Raises:
+        TypeError: an attention layer that takes no prefix, whose mask may mean anything.
+    """
+
+    def __init__(self, base: nn.Module, padding: Padding) -> None:
+        if not takes_prefix(base):
+            raise TypeError(f"gates have to know the padding, but the masks of {type(base).__name__} are not known")
+        super().__init__(base)
+        self.padding = padding
+        self.train(base.training)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        attention_mask = _unambiguous(attention_mask, self.base)
+        self.padding.real = real_positions(attention_mask)
+        if _is_disentangled(self.base):
+            kwargs["paddings"] = (self.padding, *kwargs.get("paddings", ()))
+        return _attend(self.base, hidden_states, attention_mask, *args, **kwargs)
+
+
 class _Front:
     """What an attention layer takes for a cache: it puts a prefix before the keys and values (B, H, N, D)."""
 
@@ -72,12 +97,10 @@ class _Front:
         self.keys, self.values, self.further = keys, values, further
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.further is not None:
+            keys, values = self.further.update(keys, values, *args, **kwargs)
         keys = torch.cat([self.keys.to(keys.dtype), keys], dim=2)
-        values = torch.cat([self.values.to(values.dtype), values], dim=2)
-        if self.further is None:
-            return keys, values
-        longer: tuple[Tensor, Tensor] = self.further.update(keys, values, *args, **kwargs)
-        return longer
+        return keys, torch.cat([self.values.to(values.dtype), values], dim=2)
 
 
 def _is_disentangled(attention: nn.Module) -> bool:
@@ -85,36 +108,54 @@ def _is_disentangled(attention: nn.Module) -> bool:
     return hasattr(unwrap(attention), "disentangled_attention_bias")
 
 
+def _unambiguous(mask: Tensor | None, attention: nn.Module) -> Tensor | None:
+    """DeBERTa's mask of ones and zeros, which may be floating, as bool; others as they are."""
+    return mask.bool() if mask is not None and _is_disentangled(attention) else mask
+
+
+def _attend(base: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+    """The next wrapper or the layer; DeBERTa's, which knows no prefix, is computed here."""
+    if _is_disentangled(base) and not isinstance(base, Wrapper):
+        return _disentangled(base, hidden_states, attention_mask, *args, **kwargs)
+    return base(hidden_states, attention_mask, *args, **kwargs)
+
+
 def _disentangled(
     base: Any,
-    prefix_keys: Tensor,
-    prefix_values: Tensor,
     hidden_states: Tensor,
     attention_mask: Tensor | None,
     output_attentions: bool = False,
     query_states: Tensor | None = None,
     relative_pos: Tensor | None = None,
     rel_embeddings: Tensor | None = None,
+    past_key_values: _Front | None = None,
+    paddings: tuple[Padding, ...] = (),
 ) -> tuple[Tensor, Tensor | None]:
-    """DeBERTa-v2's attention with a prefix: the scores of its keys have the content part alone, on the same scale."""
+    """DeBERTa-v2's attention with a prefix: the scores of its keys have the content part alone, on the same scale.
+
+    attention_mask: (B, 1, N, P+N) bool. paddings: of gates in the projections, which positions have none of.
+    """
     B, heads = len(hidden_states), base.num_attention_heads
     asking = hidden_states if query_states is None else query_states
     q = base.transpose_for_scores(base.query_proj(asking), heads)  # (B*H, N, D)
     k = base.transpose_for_scores(base.key_proj(hidden_states), heads)
     v = base.transpose_for_scores(base.value_proj(hidden_states), heads)
-    prefix_k, prefix_v = (part.to(k.dtype).flatten(0, 1) for part in (prefix_keys, prefix_values))  # (B*H, P, D)
+    keys, values = k.unflatten(0, (B, heads)), v.unflatten(0, (B, heads))  # (B, H, N, D)
+    if past_key_values is not None:
+        keys, values = past_key_values.update(keys, values)  # (B, H, P+N, D)
     terms = 1 + ("c2p" in base.pos_att_type) + ("p2c" in base.pos_att_type)
-    scale = (q.shape[-1] * terms) ** 0.5
-    scores = q @ k.transpose(-1, -2) / scale
-    if base.relative_attention:
+    scores = q.unflatten(0, (B, heads)) @ keys.transpose(-1, -2) / (q.shape[-1] * terms) ** 0.5  # (B, H, N, P+N)
+    if base.relative_attention and terms > 1:
+        known = [padding.real for padding in paddings]
+        for padding in paddings:
+            padding.real = None
         bias = base.disentangled_attention_bias(q, k, relative_pos, base.pos_dropout(rel_embeddings), terms)
-        scores = scores + bias.reshape_as(scores)
-    scores = torch.cat([q @ prefix_k.transpose(-1, -2) / scale, scores], dim=-1).unflatten(0, (B, heads))
-    assert attention_mask is not None  # the encoder always makes one
-    seen = F.pad(attention_mask.bool(), (prefix_k.shape[1], 0), value=True)  # (B, 1, N, P+N)
+        for padding, real in zip(paddings, known, strict=True):
+            padding.real = real
+        scores = scores + F.pad(bias.unflatten(0, (B, heads)), (keys.shape[2] - k.shape[1], 0))
     # padding asks too, and sees nothing of its own: there the scores are all alike, as in the base
-    scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+    assert attention_mask is not None  # the encoder always makes one
+    scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = base.dropout(scores.softmax(-1))
-    context = weights.flatten(0, 1) @ torch.cat([prefix_v, v], dim=1)
-    context = context.unflatten(0, (B, heads)).transpose(1, 2).flatten(2)  # (B, N, H*D)
+    context = (weights @ values).transpose(1, 2).flatten(2)  # (B, N, H*D)
     return context, weights if output_attentions else None

@@ -1,4 +1,4 @@
-"""Wrappers of a whole encoder: a prompt in front of its tokens, and a look at its padding."""
+"""The wrapper of a whole encoder: a prompt in front of its tokens."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from ..core.adapted import Wrapper
-from ..core.gate import Padding
 from ..core.virtual_tokens import VirtualTokens
-from .masks import real_positions, with_tokens
+from .masks import with_tokens
 
 
 class PromptedEncoder(Wrapper):
     """An encoder that sees P learned tokens in front of the embeddings (B, N, D): `encoder([p; x])`, mask extended.
 
     The embeddings have their positions already, so these do not shift; DeBERTa's relative ones count the prompt. The
-    prompt is taken off the output again: the first token stands first, and answers stay where they are.
+    prompt is taken off the output and the hidden states again: the first token stands first, and answers stay where
+    they are. Attention weights keep it.
 
     Args:
         base: the encoder, called with embeddings and an attention mask.
@@ -35,6 +35,8 @@ class PromptedEncoder(Wrapper):
         prompt = self.tokens().to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
         hidden_states = torch.cat([prompt, hidden_states], dim=1)
         output = self.base(hidden_states, with_tokens(attention_mask, self.tokens.length), *args, **kwargs)
+        if captured := _captured():
+            captured[:] = self._without_prompt(captured)
         return self._without_prompt(output)
 
     def _without_prompt(self, output: Any) -> Any:
@@ -50,14 +52,10 @@ class PromptedEncoder(Wrapper):
         return output
 
 
-class WatchedEncoder(Wrapper):
-    """An encoder whose padding is told to gates before it computes."""
-
-    def __init__(self, base: nn.Module, padding: Padding) -> None:
-        super().__init__(base)
-        self.padding = padding
-        self.train(base.training)
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        self.padding.real = real_positions(attention_mask)
-        return self.base(hidden_states, attention_mask, *args, **kwargs)
+def _captured() -> list[Any]:
+    """Hidden states that transformers 5 collects beside the outputs, by hooks on the layers (a private name of it)."""
+    try:
+        from transformers.utils.output_capturing import _active_collector
+    except ImportError:  # older releases return them from the encoder
+        return []
+    return (_active_collector.get() or {}).get("hidden_states", [])

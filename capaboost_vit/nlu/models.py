@@ -23,8 +23,8 @@ def create_text_model(
 ) -> nn.Module:
     """A model of transformers with the head of a kind of task, in evaluation mode.
 
-    Modules of the encoder that the pretrained weights lack (a pooler, say) are noted in `model.fresh_modules`, which
-    the anatomy counts as part of the head.
+    Modules that the pretrained weights lack (a classifier; a pooler in the encoder) are noted in `model.fresh_modules`,
+    which the anatomy counts as part of the head.
 
     Args:
         name: hub id, or folder with config.json and weights; code that comes with a model is never run.
@@ -34,19 +34,22 @@ def create_text_model(
         options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
 
     Raises:
-        ValueError: no such model, a model that has no such head, or an unknown kind.
+        ValueError: no such model, a model that has no such head, weights that lack part of the encoder or are of
+            another shape, an unknown kind, or a classification without classes.
     """
-    import transformers
-
     if kind not in _CLASSES:
         raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_CLASSES)}")
     if kind == "regression":
         options |= {"num_labels": 1, "problem_type": "regression"}
     elif kind == "classification":
+        if not classes:
+            raise ValueError('a classification needs the names of its classes, such as classes=("no", "yes")')
         options |= {
             "id2label": dict(enumerate(classes)),
             "label2id": {label: i for i, label in enumerate(classes)},
         }
+    import transformers
+
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
         build = getattr(transformers, _CLASSES[kind])
@@ -60,11 +63,15 @@ def create_text_model(
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(_explained(name, kind, error)) from error
     encoder = f"{model.base_model_prefix}."
-    missing = {key.removeprefix(encoder).partition(".")[0] for key in info["missing_keys"] if key.startswith(encoder)}
-    lacking = missing - {"pooler"}
+    for key, stored, wanted in info["mismatched_keys"]:
+        if key.startswith(encoder):
+            raise ValueError(f"{name} has {key} of shape {tuple(stored)}, these options ask for {tuple(wanted)}")
+    new = [key for key in info["missing_keys"]] + [key for key, _, _ in info["mismatched_keys"]]
+    fresh = {".".join(key.split(".")[: 2 if key.startswith(encoder) else 1]) for key in new}
+    lacking = {module for module in fresh if module.startswith(encoder)} - {f"{encoder}pooler"}
     if lacking:
         raise ValueError(f"{name} does not hold the weights of a {type(model).__name__}: {min(lacking)} is missing")
-    model.fresh_modules = tuple(f"{encoder}{module}" for module in sorted(missing))
+    model.fresh_modules = tuple(sorted(fresh))
     return model.eval()
 
 
@@ -82,8 +89,23 @@ def create_tokenizer(name: str) -> Any:
 
 
 def model_length(model: nn.Module) -> int | None:
-    """The most tokens that a model takes, or None for no limit; RoBERTa's positions begin behind the padding's."""
+    """The most tokens that a model takes, or None for no limit."""
     config: Any = model.config
+    return length_of(config)
+
+
+def known_length(name: str) -> int | None:
+    """The most tokens that the model of a hub id or folder takes, or None for no limit."""
+    import transformers
+
+    try:
+        return length_of(transformers.AutoConfig.from_pretrained(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(_explained(name, "its configuration", error)) from error
+
+
+def length_of(config: Any) -> int | None:
+    """The most tokens by a configuration of transformers; RoBERTa's positions begin behind that of the padding."""
     length: int | None = getattr(config, "max_position_embeddings", None)
     if length is None or getattr(config, "position_biased_input", True) is False:
         return None  # DeBERTa-v3: relative positions alone
@@ -110,5 +132,7 @@ def _quiet() -> Iterator[None]:
 def _explained(name: str, kind: str, error: Exception) -> str:
     """What to do about a model that cannot be loaded."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    local = "it is a folder here" if Path(name).is_dir() else "give a local folder with config.json and weights"
-    return f"cannot load {name} for {kind}: {reason}; {local}, or set HF_HUB_OFFLINE=1 to use the local cache at once"
+    files = "tokenizer.json" if kind == "tokenizer" else "config.json and model.safetensors"
+    if Path(name).is_dir():
+        return f"cannot load {name} for {kind}: {reason}; the folder needs {files}"
+    return f"cannot load {name} for {kind}: {reason}; give a hub id, or a folder with {files}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.inject import distinct
+from ..core.names import distinct
 from ..core.sealed import read_sealed, write_sealed
 
 FORMAT = "capaboost_vit.checkpoint"

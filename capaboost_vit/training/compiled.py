@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .config import TrainConfig
+from .config import RunConfig
 
 
-def compiled(model: nn.Module, config: TrainConfig) -> Any:
+def compiled(model: nn.Module, config: RunConfig) -> Any:
     """The model, compiled where the configuration says so; it shares all tensors with the one given."""
     return torch.compile(model, mode=config.compile_mode) if config.compile else model
 
 
-def answer(model: Any, inputs: Tensor, config: TrainConfig) -> Tensor:
-    """`model(inputs)`, in mixed precision with `amp`.
+def answer(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig) -> Tensor:
+    """The model's logits, in mixed precision with `amp`; start and end logits of a model for questions as (B, 2, N).
 
-    To torch.compile the size of the batch is a variable: left to itself it would compile for the first size, and again
-    for the last batch of an epoch, which is smaller. (A batch of one image is compiled for apart.)
+    To torch.compile the size of the batch is a variable, and so is the length of texts: left to itself it would compile
+    for the first size, and again for the last batch of an epoch, which is smaller. (A batch of one is compiled apart.)
+
+    Args:
+        inputs: images, or what a model of transformers is called with, by name, (B, N) each.
     """
+    named = inputs if isinstance(inputs, Mapping) else {}
+    first = next(iter(named.values())) if named else inputs
+    assert isinstance(first, Tensor)
     if config.compile:
-        torch._dynamo.maybe_mark_dynamic(inputs, 0)
+        for tensor in named.values():
+            torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
+        if not named:
+            torch._dynamo.maybe_mark_dynamic(first, 0)
     dtype = getattr(torch, config.amp_dtype)
-    with torch.autocast(inputs.device.type, dtype=dtype, enabled=config.amp):
-        return model(inputs)
+    with torch.autocast(first.device.type, dtype=dtype, enabled=config.amp):
+        output = model(**named) if named else model(inputs)
+    if not named:
+        return output
+    return output["logits"] if "logits" in output else torch.stack([output["start_logits"], output["end_logits"]], 1)

@@ -39,11 +39,11 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, values: Sequence[int]) -> list[int]:
+    def gather(self, values: Sequence[T]) -> list[T]:
         """The values of all processes, one process after the other."""
         if self.size == 1:
             return list(values)
-        found: list[Sequence[int]] = [[]] * self.size
+        found: list[Sequence[T]] = [[]] * self.size
         dist.all_gather_object(found, list(values))
         return [value for part in found for value in part]
 

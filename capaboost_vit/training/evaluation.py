@@ -1,19 +1,21 @@
-"""Answers of a model on held-out batches, counted."""
+"""Outputs of a model on held-out batches, counted or kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.tied import factors_formed_once
 from .compiled import answer
-from .config import TrainConfig
+from .config import RunConfig
 from .distributed import World
+from .objective import Classification, Objective
 from .stop import Interrupted, Stop
 
-Batch = tuple[Tensor, Tensor]  # inputs, targets (B,)
+Batch = tuple[Any, Tensor]  # inputs, targets (B, ...)
 
 
 @torch.inference_mode()
@@ -23,31 +25,28 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     prepare: Callable[[Batch], Batch],
-    config: TrainConfig,
+    config: RunConfig,
+    objective: Objective | None = None,
     world: World | None = None,
     stop: Stop | None = None,
 ) -> Tensor:
-    """Confusion matrix (C, C), int64: how often label i was answered with class j, each image once.
+    """What the objective's tally finds, over all processes: for a classification the confusion matrix (C, C), int64.
 
-    Its trace is the number of right answers, its sum that of all, over all processes. Leaves the model in evaluation
-    mode. With the tokens of a whole batch the layers are computed with W + dW, as those of a merged model are.
+    Of that the trace is the number of right answers, the sum that of all, each example once. Leaves the model in
+    evaluation mode. With the tokens of a whole batch the layers are computed with W + dW, as those of a merged model.
+
+    Args:
+        objective: None is a classification.
 
     Raises:
         Interrupted: `stop` has noted a signal (looked at only where there is one process).
     """
     model.eval()
     world = world or World()
-    device = next(model.parameters()).device
-    confusion = torch.zeros(0, 0, dtype=torch.int64, device=device)
+    tally = (objective or Classification()).tally(batches)
     for batch in batches:
         inputs, targets = prepare(batch)
-        logits = answer(model, inputs, config)
-        classes = logits.shape[-1]
-        if not len(confusion):
-            confusion = confusion.new_zeros(classes, classes)
-        # counted where it was computed, and nothing is waited for: neither a mask nor bincount could do that
-        counts = (targets >= 0).long()
-        confusion.view(-1).scatter_add_(0, (targets * classes + logits.argmax(-1)) * counts, counts)
+        tally.add(answer(model, inputs, config), targets)
         if stop and stop.number and world.size == 1:
             raise Interrupted(stop.number, "stopped while evaluating")
-    return world.sum(confusion).cpu()
+    return tally.result(world)

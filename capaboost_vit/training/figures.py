@@ -30,16 +30,17 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(partial, dpi=120, format="png")
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> Figure:
-    """Learning curves of one or more runs: training loss, and accuracy on val where it was measured.
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, score: str = "accuracy") -> Figure:
+    """Learning curves of one or more runs: training loss, and a score on val, or accuracy in training without val.
 
     Args:
-        runs: rows of summary.csv (`epoch`, `train_loss`, `train_accuracy`, `val_accuracy`) by run name.
+        runs: rows of summary.csv (`epoch`, `train_loss`, `train_accuracy`, `val_SCORE`) by run name.
+        score: its name.
     """
     figure = _figure(9, 3.6, title)
     loss, accuracy = figure.subplots(1, 2)
-    validated = any(row.get("val_accuracy") is not None for rows in runs.values() for row in rows)
-    metric = "val_accuracy" if validated else "train_accuracy"
+    validated = any(row.get(f"val_{score}") is not None for rows in runs.values() for row in rows)
+    metric = f"val_{score}" if validated else "train_accuracy"
     for name, rows in runs.items():
         for axes, column in ((loss, "train_loss"), (accuracy, metric)):
             points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]

@@ -30,7 +30,7 @@ FILES = (
     "status.json",
     "bad_batch.json",
 )
-FOLDERS = ("tensorboard", "checkpoints")
+FOLDERS = ("tensorboard", "checkpoints", "model")
 
 
 class RunFolder:

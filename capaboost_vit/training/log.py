@@ -38,6 +38,7 @@ class Log:
         folder: of the run; TensorBoard's events go to `folder/tensorboard`.
         updates: of the whole run, for the progress display.
         interval: updates between points.
+        unit: what is counted in speeds.
         kept: what `sizes` gave at the checkpoint from which the run goes on: later events are cut off.
         start: updates that are done.
         active: false for a process that shall write nothing.
@@ -49,12 +50,13 @@ class Log:
         *,
         updates: int,
         interval: int = 50,
+        unit: str = "images",
         kept: Mapping[str, int] | None = None,
         start: int = 0,
         active: bool = True,
         stream: TextIO | None = None,
     ) -> None:
-        self.folder, self.updates, self.interval = folder, updates, interval
+        self.folder, self.updates, self.interval, self.unit = folder, updates, interval, unit
         self.console = Console(
             file=stream or sys.stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=not active
         )
@@ -77,29 +79,29 @@ class Log:
         )
         self.bar = self.progress.add_task("training", total=updates, completed=start)
         self.last_line = self.last_step = self.last_point = time.monotonic()
-        self.images = 0
+        self.examples = 0
         self.progress.start()
 
     def start(self, update: int) -> None:
         """Starts the clock: training begins here, or goes on after an evaluation."""
         self.last_step = self.last_point = time.monotonic()
-        self.images = 0
+        self.examples = 0
         self.progress.update(self.bar, completed=update)
 
-    def step(self, update: int, images: int, values: Mapping[str, float]) -> float:
+    def step(self, update: int, examples: int, values: Mapping[str, float]) -> float:
         """Shows that an update is done, and writes its values every `interval`; returns the seconds that it took."""
         now = time.monotonic()
         seconds, self.last_step = now - self.last_step, now
-        self.images += images
+        self.examples += examples
         loss = values.get("loss", float("nan"))
         self.progress.update(self.bar, completed=update, description=f"loss {loss:.3f}")
         if not self.console.is_terminal and now - self.last_line > 10:
             self.say(f"update {update}/{self.updates} loss {loss:.4f}")
         if update % self.interval == 0:
             self.scalars({f"train/{name}": value for name, value in values.items()}, update)
-            speed = self.images / max(1e-9, now - self.last_point)
-            self.scalars({"speed/images_per_second": speed, "speed/memory_mb": _memory()}, update)
-            self.last_point, self.images = now, 0
+            speed = self.examples / max(1e-9, now - self.last_point)
+            self.scalars({f"speed/{self.unit}_per_second": speed, "speed/memory_mb": _memory()}, update)
+            self.last_point, self.examples = now, 0
         return seconds
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
@@ -109,9 +111,9 @@ class Log:
                 if self.writer:
                     self.writer.add_scalar(name, value, update)
 
-    def inputs(self, inputs: Tensor) -> None:
+    def inputs(self, inputs: Any) -> None:
         """The first images (B, 3, H, W) of a batch, as they enter training; anything else is not shown."""
-        if self.writer and inputs.ndim == 4 and inputs.dtype == torch.uint8:
+        if self.writer and isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.dtype == torch.uint8:
             with self._writing():
                 self.writer.add_images("images/first_batch", inputs[:32], 0)
 
@@ -128,7 +130,7 @@ class Log:
             with self._writing():
                 self.writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), 0)
 
-    def epoch(self, rows: Sequence[Mapping[str, Any]], *, images_per_second: float) -> None:
+    def epoch(self, rows: Sequence[Mapping[str, Any]], *, per_second: float) -> None:
         """The table of all epochs so far; the last row in TensorBoard and as a line for people."""
         row = rows[-1]
         points = {f"epoch/{n}": v for n, v in row.items() if v is not None and n not in ("epoch", "update")}
@@ -136,7 +138,7 @@ class Log:
         if self.writer:
             write_table(self.folder / "summary.csv", rows)
         shown = [(_SHORT.get(n, n), v) for n, v in row.items() if n not in _HIDDEN and v is not None]
-        shown.append(("images/s", images_per_second))
+        shown.append((f"{self.unit}/s", per_second))
         self.say("  ".join(f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in shown))
 
     def say(self, text: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
@@ -17,11 +16,12 @@ from .ahead import Ahead
 from .compiled import answer, compiled
 from .distributed import World, align, parallel
 from .evaluation import evaluate
+from .objective import Classification, Objective
 from .optim import draws_numbers
 from .state import State
 from .stop import Interrupted, Stop
 
-Batch = tuple[Tensor, Tensor]  # inputs, targets (B,)
+Batch = tuple[Any, Tensor]  # inputs, targets (B, ...)
 
 _MAX_OVERFLOWS = 30  # a scale of 65536 is below 1e-4 by then: it is not the scale
 
@@ -33,7 +33,7 @@ class Update(Protocol):
     def batches(self) -> Sequence[Batch]: ...  # computed one after the other
 
     @property
-    def size(self) -> int: ...  # images of all batches of all processes
+    def size(self) -> int: ...  # examples of all batches of all processes
 
     @property
     def indices(self) -> Sequence[int]: ...  # places in the data set, of this process
@@ -52,15 +52,15 @@ class Listener(Protocol):
 
     def start(self, update: int) -> None: ...
 
-    def inputs(self, inputs: Tensor) -> None: ...
+    def inputs(self, inputs: Any) -> None: ...
 
-    def step(self, update: int, images: int, values: Mapping[str, float]) -> float: ...  # the seconds that it took
+    def step(self, update: int, examples: int, values: Mapping[str, float]) -> float: ...  # the seconds that it took
 
-    def epoch(self, rows: Sequence[Mapping[str, Any]], *, images_per_second: float) -> None: ...
+    def epoch(self, rows: Sequence[Mapping[str, Any]], *, per_second: float) -> None: ...
 
 
 class NotFinite(FloatingPointError):
-    """A loss or gradient that is not finite; `indices` are the places in the data set of the update's images."""
+    """A loss or gradient that is not finite; `indices` are the places in the data set of the update's examples."""
 
     def __init__(self, message: str, indices: Sequence[int]) -> None:
         super().__init__(message)
@@ -74,6 +74,7 @@ def fit(
     *,
     prepare: Callable[[Batch], Batch],
     log: Listener,
+    objective: Objective | None = None,
     mix: Callable[[Batch], Batch] = lambda batch: batch,
     save: Callable[[State], None] = lambda state: None,
     stop: Stop | None = None,
@@ -81,10 +82,11 @@ def fit(
 ) -> None:
     """Trains from where the state stands to the end; afterwards the model is the chosen one.
 
-    `loss = sum of cross entropies / images of the update`, over batches and processes; random numbers of update u in
+    `loss = sum of the losses / examples of the update`, over batches and processes; random numbers of update u in
     process k are a function of (seed, u, k).
 
     Args:
+        objective: None is a classification with the smoothing of the configuration.
         val: validation batches of this process, or None.
         prepare: moves a batch to the device and normalises it there.
         mix: what else happens to a training batch, such as mixup; may return targets as probabilities (B, C).
@@ -98,13 +100,14 @@ def fit(
     """
     config, progress = state.config, state.progress
     world, stop = world or World(), stop or Stop()
+    objective = objective or Classification(smoothing=config.smoothing)
     model = compiled(state.model, config)
     state.model.train()
     runner = parallel(model, world, state.device)
     while True:
         if state.epochs_done > len(progress.rows):
             try:
-                _close_epoch(state, model, val, prepare=prepare, log=log, stop=stop, world=world)
+                _close_epoch(state, model, val, objective, prepare=prepare, log=log, stop=stop, world=world)
             finally:
                 save(state)  # interrupted while evaluating: the epoch is closed when the run goes on
         if state.is_done:
@@ -116,10 +119,18 @@ def fit(
             if progress.update == 0:
                 log.inputs(update.batches[0][0])
             values, asked = _step(
-                state, runner, update, prepare=prepare, mix=mix, stop=stop, world=world, meanwhile=updates.fetch
+                state,
+                runner,
+                update,
+                objective,
+                prepare=prepare,
+                mix=mix,
+                stop=stop,
+                world=world,
+                meanwhile=updates.fetch,
             )
             progress.seconds += log.step(progress.update, update.size, values)
-            progress.images += update.size
+            progress.examples += update.size
             if asked:
                 save(state)
                 raise Interrupted(stop.number, f"stopped after update {progress.update}")
@@ -134,6 +145,7 @@ def _step(
     state: State,
     runner: Any,
     update: Update,
+    objective: Objective,
     *,
     prepare: Callable[[Batch], Batch],
     mix: Callable[[Batch], Batch],
@@ -154,18 +166,12 @@ def _step(
             inputs, targets = mix(prepare(batch))
             last = i == len(update.batches) - 1
             with nullcontext() if last or world.size == 1 else runner.no_sync():
-                logits = answer(runner, inputs, config)
-                loss = F.cross_entropy(
-                    logits.float(),
-                    targets,
-                    ignore_index=-1 if targets.ndim == 1 else -100,
-                    reduction="sum",
-                    label_smoothing=config.smoothing,
-                )
+                outputs = answer(runner, inputs, config)
+                loss = objective.loss(outputs, targets)
                 # averaged over the processes by DistributedDataParallel
                 scaler.scale(loss * (world.size / update.size)).backward()
             loss_sum += loss.detach()
-            right += (logits.argmax(-1) == (targets if targets.ndim == 1 else targets.argmax(-1))).sum()
+            right += objective.right(outputs.detach(), targets)
     scaler.unscale_(state.optimizer)
     trained = state.trained()
     norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
@@ -202,6 +208,7 @@ def _close_epoch(
     state: State,
     model: nn.Module,
     val: Iterable[Batch] | None,
+    objective: Objective,
     *,
     prepare: Callable[[Batch], Batch],
     log: Listener,
@@ -212,13 +219,18 @@ def _close_epoch(
     config, progress = state.config, state.progress
     align(state.model, world)
     row: dict[str, Any] = {"epoch": state.epochs_done, "update": progress.update, **progress.means()}
+    if not objective.counts_right:
+        del row["train_accuracy"]
     if val is not None:
-        row["val_accuracy"] = None
+        row |= {f"val_{name}": None for name in objective.names}
         if state.epochs_done % config.val_interval == 0 or progress.update == state.updates:
             with state.averaged():
-                confusion = evaluate(model, val, prepare=prepare, config=config, world=world, stop=stop)
-            row["val_accuracy"] = 100 * int(confusion.trace()) / int(confusion.sum())
-            state.keep_best(row["val_accuracy"])
+                found = evaluate(
+                    model, val, prepare=prepare, config=config, objective=objective, world=world, stop=stop
+                )
+            scores = objective.scores(found, val)
+            row |= {f"val_{name}": scores[name] for name in objective.names}
+            state.keep_best(scores[objective.names[0]])
     progress.start_epoch()
     progress.rows.append(row)
-    log.epoch(progress.rows, images_per_second=progress.images / progress.seconds)
+    log.epoch(progress.rows, per_second=progress.examples / progress.seconds)

@@ -10,14 +10,14 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from .checkpoint import pack
-from .config import TrainConfig
+from .config import RunConfig
 
 # torch's optimizers that can update all parameters in one kernel, on these devices
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 _FUSED_ON = ("cpu", "cuda")
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """timm's optimizer over the trained parameters; biases and norms without weight decay, as timm does.
 
     torch's own Adam, AdamW and SGD are fused: a step of AdamW over fifty small tensors takes a fifth of the time on a
@@ -58,7 +58,7 @@ def draws_numbers(optimizer: torch.optim.Optimizer) -> bool:
     return not type(optimizer).__module__.startswith("torch.optim.")
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates_per_epoch: int) -> Any:
+def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_per_epoch: int) -> Any:
     """timm's schedule, stepped after each update: linear warm-up, then the rest of the run, ending at min_lr.
 
     Raises:
@@ -67,6 +67,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates
     total = config.max_steps or config.epochs * updates_per_epoch
     if config.warmup_epochs is not None:
         warmup = config.warmup_epochs * updates_per_epoch
+    elif config.warmup_ratio is not None:
+        warmup = int(config.warmup_ratio * total)
     else:
         warmup = total // 10 if config.max_steps else round(config.epochs / 10) * updates_per_epoch
     if warmup >= total:
@@ -83,6 +85,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, updates
             # all in updates
             num_epochs=total - warmup,
             decay_epochs=max(1, third),
+            decay_rate=config.decay_rate,
             warmup_epochs=warmup,
             warmup_lr=config.warmup_lr,
             warmup_prefix=True,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .averages import Averages, put
 from .checkpoint import CheckpointError, changing
-from .config import TrainConfig
+from .config import RunConfig
 from .optim import make_optimizer, make_schedule
 
 _GIVEN = ("lr", "initial_lr", "weight_decay", "momentum", "fused")  # options of a group that no optimizer changes
@@ -24,7 +24,7 @@ class Progress:
 
     update: int = 0  # done so far; one that a gradient scaler has skipped counts
     rows: list[dict[str, Any]] = field(default_factory=list)  # of summary.csv
-    # sums over the images, and over the updates, of the epoch at hand
+    # sums over the examples, and over the updates, of the epoch at hand
     loss: float = 0.0
     right: float = 0.0
     seen: int = 0
@@ -33,12 +33,12 @@ class Progress:
     # updates in a row that the gradient scaler has skipped; they are in no sum
     overflows: int = 0
     # validation
-    best_accuracy: float | None = None
+    best_score: float | None = None
     best_epoch: int | None = None
     stale: int = 0  # evaluations since the best one
     # speed, over the whole run
     seconds: float = 0.0
-    images: int = 0
+    examples: int = 0
 
     def add(self, *, loss: float, right: float, seen: int, norm: float) -> None:
         """Takes one update into the sums of the epoch."""
@@ -46,7 +46,7 @@ class Progress:
         self.norm, self.steps = self.norm + norm, self.steps + 1
 
     def means(self) -> dict[str, float | None]:
-        """Loss and accuracy (%) over the images of the epoch, and the norm of the gradient over its updates.
+        """Loss and accuracy (%) over the examples of the epoch, and the norm of the gradient over its updates.
 
         None where the gradient scaler has skipped every update.
         """
@@ -81,9 +81,9 @@ class State:
         ValueError: nothing to train, no training image, an unknown optimizer or schedule.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, updates_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module, config: RunConfig, updates_per_epoch: int) -> None:
         if updates_per_epoch == 0:
-            raise ValueError("the training split has no image")
+            raise ValueError(f"the training split has no {config.unit[:-1]}")
         self.model, self.config, self.updates_per_epoch = model, config, updates_per_epoch
         self.updates = config.max_steps or config.epochs * updates_per_epoch
         self.optimizer = make_optimizer(model, config)
@@ -121,13 +121,13 @@ class State:
         """A block in which the model is the one to be evaluated: its averages, where there are any."""
         return self.averages.applied() if self.averages else nullcontext()
 
-    def keep_best(self, accuracy: float) -> None:
-        """Notes an accuracy on val, and keeps a copy of what is evaluated if it is the best so far."""
+    def keep_best(self, score: float) -> None:
+        """Notes a score on val, and keeps a copy of what is evaluated if it is the best so far."""
         progress = self.progress
-        if progress.best_accuracy is not None and accuracy <= progress.best_accuracy:
+        if progress.best_score is not None and score <= progress.best_score:
             progress.stale += 1
             return
-        progress.best_accuracy, progress.best_epoch, progress.stale = accuracy, self.epochs_done, 0
+        progress.best_score, progress.best_epoch, progress.stale = score, self.epochs_done, 0
         if self.config.select == "best":
             with self.averaged():
                 self.best = {name: t.detach().clone() for name, t in changing(self.model).items()}

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.adapted import Wrapper
-from ..core.inject import Anatomy, Site, slots, unwrap
+from ..core.inject import Anatomy, Site, slots
+from ..core.names import unwrap
 from ..core.virtual_tokens import VirtualTokens
 
 _QKV = ("q", "k", "v")

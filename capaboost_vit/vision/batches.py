@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,26 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..core.order import Update, epoch_order, share_of
 from ..core.seeds import seeded
 from .cache import MEMORY, Batch, Cache, Key
 from .data import Split
 from .loader import Loader
 
 _CPU = torch.device("cpu")
-
-
-class Update(NamedTuple):
-    """What one step of the optimizer sees in this process.
-
-    batches: uint8 images and labels, computed one after the other. An image whose label is -1 counts for nothing: it
-        stands in where there are fewer images than processes.
-    size: images of the step in all processes.
-    indices: places in the split of this process's images.
-    """
-
-    batches: list[Batch]
-    size: int
-    indices: list[int]
 
 
 class ImageBatches:
@@ -138,8 +125,7 @@ class ImageUpdates:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]:
         """The updates of one epoch from the `start`-th on; images that cannot be read raise ValueError."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-        updates = [order[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)][start:]
+        updates = epoch_order(self.size, batch_size=self.batch_size, seed=self.seed, epoch=epoch)[start:]
         parts = [self._parts(epoch, update) for update in updates]
         batches = self.cache.batches([part for update in parts for part in update])
         for update, own in zip(updates, parts, strict=True):
@@ -151,12 +137,9 @@ class ImageUpdates:
         self.cache.close()
 
     def _parts(self, epoch: int, update: np.ndarray) -> list[list[Key]]:
-        """The share of this process in an update, in batches; never nothing, as processes wait for each other."""
-        share = update[self.rank :: self.world_size].tolist()
-        if not share:
-            return [[(epoch, int(update[0]), False)]]
-        parts = np.array_split(share, min(self.accumulation, len(share)))
-        return [[(epoch, int(index), True) for index in part] for part in parts]
+        """The share of this process in an update, in batches of keys."""
+        share = share_of(update, accumulation=self.accumulation, rank=self.rank, world_size=self.world_size)
+        return [[(epoch, index, counts) for index, counts in part] for part in share]
 
 
 class Normalise:

@@ -13,7 +13,8 @@ import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from ..core.inject import branches, namer
+from ..core.inject import branches
+from ..core.names import namer
 from .anatomy import head_names
 
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from capaboost_vit.core.analysis import count_parameters, ranks, spectrum
 from capaboost_vit.core.layers import LowRankBranch
-from capaboost_vit.core.virtual_tokens import VirtualTokens
 from capaboost_vit.core.tied import TiedMaskedWeight
+from capaboost_vit.core.virtual_tokens import VirtualTokens
 
 _spec = importlib.util.spec_from_file_location("oracle", Path(__file__).with_name("oracle.py"))
 oracle = importlib.util.module_from_spec(_spec)

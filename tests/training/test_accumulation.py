@@ -19,7 +19,7 @@ def test_parts_of_any_number_give_the_update_of_one_batch(method, parts):
     assert largest_difference(state(whole), state(divided)) <= 1e-6
     assert first.losses == pytest.approx(second.losses, abs=1e-6)
     assert first.norms == pytest.approx(second.norms, abs=1e-6)
-    assert first.state.progress.images == second.state.progress.images == 4 * 16
+    assert first.state.progress.examples == second.state.progress.examples == 4 * 16
     assert first.rows[-1]["train_accuracy"] == second.rows[-1]["train_accuracy"]
 
 

@@ -50,7 +50,7 @@ def points(folder):
 def test_the_table_of_epochs_is_read_back(tmp_path, make_log):
     log = make_log()
     for count in (1, 2):
-        log.epoch(ROWS[:count], images_per_second=8.0)
+        log.epoch(ROWS[:count], per_second=8.0)
         assert read_table(tmp_path) == ROWS[:count]  # after every epoch, not only at the end
     assert (
         (tmp_path / "summary.csv")
@@ -67,8 +67,8 @@ def test_a_table_keeps_every_bit_of_its_numbers(tmp_path):
 
 def test_the_points_of_an_epoch_stand_at_its_last_update_and_hold_nothing_that_a_clock_has_measured(tmp_path, make_log):
     log = make_log()
-    log.epoch(ROWS[:1], images_per_second=8.0)
-    log.epoch(ROWS, images_per_second=9.0)
+    log.epoch(ROWS[:1], per_second=8.0)
+    log.epoch(ROWS, per_second=9.0)
     log.close()
     assert points(tmp_path) == {
         "epoch/train_loss": [(3, 1.5), (6, 0.75)],
@@ -104,7 +104,7 @@ def test_a_process_that_shall_not_write_writes_nothing(tmp_path, make_log):
     log = make_log(stream, active=False, interval=1)
     log.say("hello")
     log.step(1, 8, {"loss": 1.0})
-    log.epoch(ROWS, images_per_second=1.0)
+    log.epoch(ROWS, per_second=1.0)
     log.text("config", "a: 1")
     log.inputs(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
     assert log.sizes() == {}
@@ -147,7 +147,7 @@ def test_without_a_terminal_there_are_plain_lines_one_per_epoch(make_log):
     for count in (1, 2):
         for update in range(3 * count - 2, 3 * count + 1):
             log.step(update, 8, {"loss": 0.5})
-        log.epoch(ROWS[:count], images_per_second=123.456)
+        log.epoch(ROWS[:count], per_second=123.456)
     log.close()
     assert stream.getvalue().splitlines() == [
         "[bold]start[/bold] :smile: of /data/[x]",

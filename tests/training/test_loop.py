@@ -149,7 +149,7 @@ def test_rows_hold_exact_means_over_images_not_over_batches():
     assert row["val_accuracy"] == 100 * held_out / 5
     assert list(row) == ["epoch", "update", "train_loss", "train_accuracy", "grad_norm", "val_accuracy"]
     assert row["grad_norm"] == pytest.approx(sum(log.norms) / 3)
-    assert (log.state.progress.images, log.state.progress.seconds) == (21, 0.75)
+    assert (log.state.progress.examples, log.state.progress.seconds) == (21, 0.75)
     assert log.updates == [1, 2, 3]
 
 

@@ -16,7 +16,7 @@ def test_the_best_model_is_that_of_a_run_which_stopped_there(rights, best):
     log = train(chosen, None, Scripted(chosen, rights), select="best", **STEADY)
     train(shorter, epochs=best, **STEADY)
     assert largest_difference(state(chosen), state(shorter)) == 0
-    assert (log.state.progress.best_epoch, log.state.progress.best_accuracy) == (best, 25 * max(rights))
+    assert (log.state.progress.best_epoch, log.state.progress.best_score) == (best, 25 * max(rights))
     assert len(log.rows) == 4
 
 

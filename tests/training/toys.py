@@ -75,7 +75,7 @@ class Records:
         self.rates.append(values["lr"])
         return 0.25
 
-    def epoch(self, rows, *, images_per_second):
+    def epoch(self, rows, *, per_second):
         self.rows = list(rows)
 
 

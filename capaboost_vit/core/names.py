@@ -1,0 +1,61 @@
+"""The slots of a model that wrappers stand in, and the names that things have in the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from .adapted import Wrapper
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module that stood in this slot before anything was attached."""
+    while isinstance(module, Wrapper):
+        module = module.base
+    return module
+
+
+def carries(module: nn.Module, kind: type[Any]) -> bool:
+    """Whether a wrapper of this class is among those of a slot."""
+    return any(isinstance(wrapper, kind) for wrapper in _wrappers(module))
+
+
+def _wrappers(module: nn.Module) -> Iterator[Wrapper]:
+    """The wrappers of a slot, from the outside in."""
+    while isinstance(module, Wrapper):
+        yield module
+        module = module.base
+
+
+def namer(model: nn.Module) -> Callable[[str], str]:
+    """A function from names of modules, parameters and buffers to canonical ones, without the wrappers' `.base`.
+
+    Where wrappers of one class stand in one slot, what the second from the inside adds has `_2` in its name, and so on.
+    """
+    levels = {name: _level(module) for name, module in model.named_modules() if isinstance(module, Wrapper)}
+
+    def canonical(name: str) -> str:
+        kept: list[str] = []
+        path = ""
+        for segment in name.split("."):
+            level = levels.get(path)
+            if level is None or segment != "base":
+                kept.append(f"{segment}_{level + 1}" if level else segment)
+            path = f"{path}.{segment}" if path else segment
+        return ".".join(kept)
+
+    return canonical
+
+
+def _level(wrapper: Wrapper) -> int:
+    """How many wrappers of its class it contains in its slot."""
+    return sum(type(inner) is type(wrapper) for inner in _wrappers(wrapper.base))
+
+
+def distinct(model: nn.Module) -> dict[str, Tensor]:
+    """The live tensors of a model's state by name, each once: tied ones under their first name."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}

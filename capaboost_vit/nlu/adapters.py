@@ -1,0 +1,105 @@
+"""Adapter files of encoders of transformers, and their base models."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .._version import __version__
+from ..core.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.load import load_into
+from .adapt import adapt
+from .anatomy import head_names
+from .models import create_text_model
+from .tasks import get_task
+
+
+def save_adapter(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    task: str | None = None,
+    class_names: Sequence[str] = (),
+    max_length: int | None = None,
+) -> Path:
+    """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
+
+    Args:
+        task: name of the task that it was trained for; with it `create_from_adapter` can build the model.
+        class_names: names of the classes, in the order of the labels.
+        max_length: tokens of an example in training.
+
+    Raises:
+        ValueError: the model carries nothing that `adapt` added.
+    """
+    import transformers
+
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    if not hasattr(model, "capaboost"):
+        raise ValueError(f"this {type(model).__name__} carries no adapter: call capaboost_vit.nlu.adapt(model, ...)")
+    versions = {"capaboost_vit": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    header: dict[str, Any] = {
+        "base": model.capaboost["base"],  # type: ignore[index]
+        "class_names": list(class_names),
+        "versions": versions,
+        "text": {"task": task, "max_length": max_length},
+    }
+    return write_adapter_file(path, model, header, head=head_names(model))
+
+
+def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> nn.Module:
+    """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
+
+    Args:
+        force: accept base weights whose fingerprint differs.
+
+    Raises:
+        AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
+    """
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    load_into(inner, path, architecture=type(inner).__name__, adapt=adapt, head_names=head_names, force=force)
+    return model
+
+
+def create_from_adapter(path: str | Path, *, model: str | None = None, force: bool = False) -> nn.Module:
+    """Builds the base model, loads its weights and the adapter file; in evaluation mode.
+
+    Args:
+        model: folder or hub id of the base; None takes the hub id that the file names.
+        force: accept base weights whose fingerprint differs.
+
+    Raises:
+        AdapterFileError: the file is damaged, does not fit, is of no task, or of a base that is not on the hub.
+        ValueError: no such base model.
+    """
+    header = read_adapter_file(path)[0]
+    if "text" not in header or header["text"]["task"] is None:
+        raise AdapterFileError(f"{path} is not of a task on texts: build its model, then use load_adapter")
+    base = model or header["base"].get("tag")
+    if base is None:
+        raise AdapterFileError(f"{path} was made on a local {header['base']['architecture']}: say where it is, model=")
+    built = create_text_model(base, get_task(header["text"]["task"]).kind, classes=header["class_names"])
+    return load_adapter(built, path, force=force).eval()
+
+
+def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> Path:
+    """Writes a plain model and its tokenizer as transformers reads them, whole or not at all; returns the folder.
+
+    Raises:
+        FileExistsError: the folder is there already; an empty one is taken.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} exists: choose another, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        whole = Path(beside, folder.name)
+        model.save_pretrained(whole)  # type: ignore[operator]
+        tokenizer.save_pretrained(whole)
+        os.replace(whole, folder)
+    return folder

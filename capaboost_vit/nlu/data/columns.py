@@ -1,0 +1,81 @@
+"""Which columns of a table hold the texts, and which the labels."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+
+from ..tasks import Task
+
+_TEXTS = (
+    ("text",),
+    ("sentence",),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("#1 String", "#2 String"),
+)
+_LABELS = ("label", "labels", "class", "category", "target", "score")
+
+
+def text_layouts(task: Task, asked: Sequence[str] | None) -> list[tuple[str, ...]]:
+    """Names that the columns of texts may have, those asked for or those of the task.
+
+    Raises:
+        ValueError: other than one or two columns were asked for.
+    """
+    if asked is not None:
+        if not 1 <= len(set(asked)) == len(asked) <= 2:
+            raise ValueError(f"--text-columns: expected one column or two, got {', '.join(asked) or 'none'}")
+        return [tuple(asked)]
+    return [names for names in (task.columns, task.file_columns) if names] or list(_TEXTS)
+
+
+def text_columns(where: str, columns: Collection[str], layouts: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The one layout whose columns are all there; of two, the one that holds more than the other.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    found = [names for names in layouts if set(names) <= set(columns)]
+    found = [names for names in found if not any(set(names) < set(other) for other in found)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = " or ".join(" and ".join(names) for names in found)
+        raise ValueError(f"{where} has several columns of texts: choose with --text-columns {several}")
+    wanted = min(layouts, key=lambda names: len(set(names) - set(columns)))
+    missing = next(name for name in wanted if name not in columns)
+    raise ValueError(_missing(where, columns, missing, "--text-columns", taken=wanted))
+
+
+def label_column(where: str, columns: Collection[str], task: Task, asked: str | None) -> str | None:
+    """The column asked for, or the task's, or the one of a usual name; None where there is no such column.
+
+    Raises:
+        ValueError: the column asked for is not there, or there are several of a usual name.
+    """
+    if asked is not None:
+        if asked not in columns:
+            raise ValueError(_missing(where, columns, asked, "--label-column"))
+        return asked
+    names = [name for name in (task.label, task.file_label) if name]
+    if names:
+        return next((name for name in names if name in columns), None)
+    found = [name for name in columns if name.lower() in _LABELS]
+    if len(found) > 1:
+        raise ValueError(f"{where} has several columns of labels: choose with --label-column {' or '.join(found)}")
+    return found[0] if found else None
+
+
+def no_label_column(where: str, columns: Collection[str], task: Task) -> ValueError:
+    """The error for a split that needs labels, and has no column of them."""
+    return ValueError(_missing(where, columns, task.label or "label", "--label-column"))
+
+
+def _missing(where: str, columns: Collection[str], name: str, flag: str, *, taken: Collection[str] = ()) -> str:
+    near = difflib.get_close_matches(name, [other for other in columns if other not in taken], n=1)
+    there = ", ".join(other if len(other) <= 30 else other[:30] + "..." for other in columns)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{where} has no column {name!r}{hint}; it has: {there}. Choose another one with {flag}"

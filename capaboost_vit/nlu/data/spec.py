@@ -1,0 +1,130 @@
+"""From what stands behind `--data` to a data set of texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ..tasks import Task
+from .columns import text_layouts
+from .labels import number_labels
+from .protocols import PROTOCOLS, apply_protocol
+from .rows import read_rows
+from .split import TextData, TextSplit
+from .table import SUFFIXES, Table, read_file
+from .tables import is_table_folder, read_hub, read_saved
+
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+for _name in ("validation", "dev", "test"):  # MNLI has two of them
+    _SPLITS |= {f"{_name}_matched": _SPLITS[_name], f"{_name}_mismatched": f"{_SPLITS[_name]}_mismatched"}
+_ORDER = tuple(dict.fromkeys(_SPLITS.values()))
+Found = TypeVar("Found")
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
+
+
+def open_texts(
+    spec: str,
+    task: Task,
+    *,
+    protocol: str | None = None,
+    seed: int = 0,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+) -> TextData:
+    """Reads the texts and labels of a task. A local path wins over other readings.
+
+    - a folder with train, dev (or val, valid, validation) and test as .tsv, .csv or .jsonl, such as one of GLUE's;
+    - a folder that holds such a folder under the task's name or its published one, such as GLUE's;
+    - one such file: the split that its name tells, else train;
+    - a folder that `datasets` saved, or that holds parquet files;
+    - `owner/name` or `owner/name:config`: a data set of the Hugging Face hub; `hub`: the task's own there.
+
+    For masked tokens a .txt file holds a document per line, and labels are not read.
+
+    Args:
+        task: `dataclasses.replace(task, classes=...)` reads a file with the classes of a model that was trained before.
+        protocol: of the splits (see `protocols`); None takes the task's.
+        seed: of what the protocol draws.
+        text_columns: the column of texts, or the two of pairs; None finds them by their usual names.
+        label_column: of labels or scores; None finds it.
+
+    Raises:
+        FileNotFoundError: no such path or hub set, or the hub cannot be reached.
+        ValueError: nothing usable there, or something that is wrong, by file and line.
+    """
+    if task.kind == "questions":
+        raise ValueError(f"the task {task.name} asks questions on texts: its files are not read here")
+    chosen = protocol or task.protocol
+    if chosen not in PROTOCOLS:
+        raise ValueError(f"unknown split protocol {chosen!r}: choose {', '.join(PROTOCOLS)}")
+    layouts = text_layouts(task, text_columns)
+    path = Path(spec).expanduser()
+    one_file = bool(spec.strip()) and path.is_file()
+    rows = {
+        name: read_rows(table, task, layouts=layouts, label=label_column)
+        for name, table in _tables(spec, path, task, layouts).items()
+    }
+    if "train" not in rows and not one_file:
+        raise ValueError(f"{spec} has no train split; it has: {', '.join(rows)}")
+    classes, labels, unlabelled = number_labels(task, rows)
+    splits = {name: TextSplit(tuple(rows[name].texts), labels[name], rows[name].names) for name in labels}
+    left_out = {name: part.left_out for name, part in rows.items() if part.left_out}
+    made = apply_protocol(spec, splits, protocol=chosen, seed=seed)
+    return TextData(spec, classes, made, unlabelled if chosen == "own" else (), chosen, left_out)
+
+
+def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -> dict[str, Table]:
+    """The tables by split."""
+    suffixes = (*SUFFIXES, ".txt") if task.kind == "masked" else SUFFIXES
+    if spec.strip() and path.is_dir():
+        there = {file.name: file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
+        files = _by_split(spec, there, others=False)
+        for name in (task.folder, task.name):
+            if "train" not in files and name and (path / name).is_dir():
+                return _tables(str(path / name), path / name, task, layouts)
+        if not files and is_table_folder(path):
+            return _by_split(spec, read_saved(path), others=True)
+        if not files:
+            inside = f", and no folder {task.folder}" if task.folder else ""
+            raise ValueError(f"{spec} holds no train file ({', '.join(suffixes)}){inside}")
+        return {name: _read(file, task, layouts) for name, file in files.items()}
+    if path.is_file():
+        if path.suffix.lower() not in suffixes:
+            raise ValueError(f"{spec} is none of {', '.join(suffixes)}")
+        return {_SPLITS.get(path.stem.lower(), "train"): _read(path, task, layouts)}
+    if spec == "hub":
+        if task.hub is None:
+            raise ValueError(f"no data set of the hub is known for the task {task.name}: give a folder or a file")
+        return _by_split(spec, read_hub(*task.hub), others=True)
+    if _HUB_NAME.fullmatch(spec) and path.suffix.lower() not in suffixes:
+        name, _, config = spec.partition(":")
+        return _by_split(spec, read_hub(name, config or None), others=True)
+    known = ", or hub" if task.hub else ""
+    raise FileNotFoundError(
+        f"no data at {spec!r}: give a folder, or a file ({', '.join(suffixes)}), or owner/name on the hub{known}"
+    )
+
+
+def _read(file: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
+    return read_file(file, texts=layouts, header=task.header, flawed=task.flawed)
+
+
+def _by_split(spec: str, found: Mapping[str, Found], *, others: bool) -> dict[str, Found]:
+    """What was found under the name of its split, train first; names that stand for none are kept, or left out.
+
+    Raises:
+        ValueError: there are two of one split.
+    """
+    names: dict[str, str] = {}
+    for name in found:
+        stem = name.partition(".")[0].lower()
+        split = _SPLITS.get(stem, name if others else None)
+        if split in names:
+            raise ValueError(f"{spec} holds {names[split]} and {name}, both {split}: keep one of them")
+        if split is not None:
+            names[split] = name
+    order = sorted(names, key=lambda split: _ORDER.index(split) if split in _ORDER else len(_ORDER))
+    return {split: found[names[split]] for split in order}

@@ -1,0 +1,164 @@
+"""Questions with long contexts, as overlapping windows of tokens that a model can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..tokens import Encoded
+from .split import Question, QuestionSplit
+
+CLS = 0  # the token of a window that stands for "not in here"
+_AT_ONCE = 256  # questions, so that a split's offsets do not lie in memory as Python's tuples
+
+
+@dataclass(frozen=True, eq=False)
+class Windows(Encoded):
+    """Token windows, W of them, each with a question and a part of its context.
+
+    As what a batch is made from, they are examples like others: `names` are the ids of the questions, with a number
+    from the second window of a question on, `id (2)`; `targets` (W, 2) are the first and the last token of the first
+    answer, and 0, 0 (the cls token) for a window that does not hold the whole answer; `cut` counts the questions that
+    were too long and lost their end, while no context loses anything.
+
+    Args:
+        question: of each window, the index of its question in the split.
+        spans: of each window, (N, 2) int32, the first character of each token and the one after its last, in the
+            context; -1, -1 for a token that is not of the context.
+    """
+
+    question: tuple[int, ...] = field(kw_only=True)
+    spans: tuple[np.ndarray, ...] = field(kw_only=True)
+
+
+def encode_questions(
+    split: QuestionSplit,
+    tokenizer: Any,
+    *,
+    max_length: int = 384,
+    stride: int = 128,
+    max_question: int = 64,
+    model_length: int | None = None,
+) -> Windows:
+    """`cls question sep context-part sep` for as many parts as the context needs, in the tokenizer's own arrangement.
+
+    Args:
+        tokenizer: a fast one of transformers, such as BERT's (with token types) or RoBERTa's (without).
+        max_length: tokens of a window.
+        stride: tokens by which a part overlaps the next, as transformers counts; in Google's code of BERT, the word is
+            for the distance from one part to the next.
+        max_question: a longer question is cut after so many tokens; white space around it is left out.
+        model_length: the most tokens that the model reads; None does not check.
+
+    Raises:
+        TypeError: a tokenizer without character offsets.
+        ValueError: it has no token to pad with, or none at the start of a text; a length that is not positive or above
+            the model's; a question that leaves no room for more context than the stride, by its id.
+    """
+    _check_lengths(max_length, stride, max_question, model_length)
+    _check_tokenizer(tokenizer)
+    asked, cut = _questions(split, tokenizer, max_question, max_length, stride)
+    names: list[str] = []
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    spans: list[np.ndarray] = []
+    owners: list[int] = []
+    number = 1
+    targets: list[tuple[int, int]] = []
+    for first in range(0, len(split), _AT_ONCE):
+        chunk = split.questions[first : first + _AT_ONCE]
+        encoded = tokenizer(
+            asked[first : first + _AT_ONCE],
+            [question.context for question in chunk],
+            truncation="only_second",
+            max_length=max_length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            return_attention_mask=False,
+        )
+        ids += [np.asarray(window, dtype=np.int32) for window in encoded["input_ids"]]
+        types += [np.asarray(window, dtype=np.int32) for window in encoded.get("token_type_ids", ())]
+        here = encoded["overflow_to_sample_mapping"]
+        for i, (owner, encoding) in enumerate(zip(here, encoded.encodings, strict=True)):
+            is_first, is_last = i == 0 or here[i - 1] != owner, i + 1 == len(here) or here[i + 1] != owner
+            number = 1 if is_first else number + 1
+            of_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
+            span = np.where(of_context[:, None], np.array(encoding.offsets, dtype=np.int32), np.int32(-1))
+            names.append(chunk[owner].id if is_first else f"{chunk[owner].id} ({number})")
+            spans.append(span)
+            owners.append(first + owner)
+            targets.append(_target(chunk[owner], span, is_first, is_last))
+    return Windows(
+        names=tuple(names),
+        ids=tuple(ids),
+        types=tuple(types) if types else None,
+        targets=torch.tensor(targets, dtype=torch.int64).reshape(-1, 2),
+        pad_id=tokenizer.pad_token_id,
+        cut=cut,
+        max_length=max_length,
+        question=tuple(owners),
+        spans=tuple(spans),
+    )
+
+
+def _target(question: Question, span: np.ndarray, is_first: bool, is_last: bool) -> tuple[int, int]:
+    """First and last token that share a character with the first answer; the cls token twice if it is not inside."""
+    context = np.flatnonzero(span[:, 0] >= 0)
+    if not question.answers or len(context) == 0:
+        return CLS, CLS
+    text = question.answers[0]
+    start = question.starts[0] + len(text) - len(text.lstrip())
+    end = question.starts[0] + len(text.rstrip())
+    # characters that the tokenizer drops belong to the window all the same where the context begins or ends with it
+    low = 0 if is_first else span[context[0], 0]
+    high = len(question.context) if is_last else span[context[-1], 1]
+    inside = context[(span[context, 1] > start) & (span[context, 0] < end)]
+    if start < low or end > high or len(inside) == 0:
+        return CLS, CLS
+    return int(inside[0]), int(inside[-1])
+
+
+def _questions(
+    split: QuestionSplit, tokenizer: Any, max_question: int, max_length: int, stride: int
+) -> tuple[list[str], int]:
+    """The questions as they are asked, and how many were cut."""
+    asked = [question.question.strip() for question in split.questions]
+    if not asked:
+        return [], 0
+    alone = tokenizer(asked, add_special_tokens=False, verbose=False).encodings
+    counts = [len(encoding) for encoding in alone]
+    long = [i for i, count in enumerate(counts) if count > max_question]
+    for i in long:
+        asked[i] = asked[i][: alone[i].offsets[max_question][0]].rstrip()
+        counts[i] = len(tokenizer(asked[i], add_special_tokens=False)["input_ids"])
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    for i, count in enumerate(counts):
+        left = room - count
+        if left <= stride:  # the tokenizer panics then, which is no Exception
+            raise ValueError(
+                f"question {split.questions[i].id!r} leaves {max(left, 0)} of max_length {max_length} tokens for the "
+                f"context, expected more than the stride {stride}: raise max_length, or lower stride or max_question"
+            )
+    return asked, len(long)
+
+
+def _check_lengths(max_length: int, stride: int, max_question: int, model_length: int | None) -> None:
+    for name, value, least in (("max_length", max_length, 1), ("max_question", max_question, 1), ("stride", stride, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if model_length is not None and max_length > model_length:
+        raise ValueError(f"max_length {max_length} is more than the {model_length} tokens that the model reads")
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    kind = type(tokenizer).__name__
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(f"{kind} knows no character offsets: load a fast tokenizer (AutoTokenizer, use_fast=True)")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{kind} has no token to pad with: set tokenizer.pad_token")
+    ids = tokenizer("a", "b")["input_ids"]
+    if tokenizer.cls_token_id is None or ids[CLS] != tokenizer.cls_token_id:
+        raise ValueError(f"{kind} begins no text with a cls token, which here stands for no answer: take an encoder's")

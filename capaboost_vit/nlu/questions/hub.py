@@ -1,0 +1,44 @@
+"""SQuAD's data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from .reading import read_rows
+from .split import Question
+
+_INSTEAD = "give a SQuAD .json file, or a folder with train*.json and dev*.json instead"
+
+
+def read_hub(spec: str) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """The questions of the splits train and validation of `owner/name[:config]`.
+
+    Raises:
+        FileNotFoundError: no such set, or the hub cannot be reached.
+        ValueError: it cannot be read, is not of SQuAD's form, or a question is wrong, by its id.
+    """
+    import datasets
+
+    name, _, config = spec.partition(":")
+    try:
+        tables = datasets.load_dataset(name, config or None)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"no questions at {spec!r}, neither a local path nor on the hub: {_first_line(error)}"
+        ) from error
+    except Exception as error:  # httpx's, huggingface_hub's and datasets' own
+        if isinstance(error, ConnectionError):
+            raise FileNotFoundError(
+                f"no questions at {spec!r} on this machine, and the hub cannot be reached (offline?): {_INSTEAD}"
+            ) from error
+        raise ValueError(f"cannot load {spec} from the hub: {_first_line(error)}; {_INSTEAD}") from error
+    for split in ("train", "validation"):
+        if split not in tables:
+            raise ValueError(f"{spec} has no split {split!r}, it has {', '.join(tables)}; {_INSTEAD}")
+        missing = {"id", "question", "context", "answers"} - set(tables[split].column_names)
+        if missing:
+            raise ValueError(f"{spec}: {split} has no column {', '.join(sorted(missing))}, as SQuAD has; {_INSTEAD}")
+    train, validation = (read_rows(f"{split} of {spec}", tables[split]) for split in ("train", "validation"))
+    return train, validation
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,87 @@
+"""From what stands behind `--data` to questions, split by article."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from .hub import read_hub
+from .reading import read_json
+from .split import Question, QuestionData, QuestionSplit
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
+_CHOICES = "give a SQuAD .json file, a folder with train*.json and dev*.json, or owner/name on the hub"
+
+
+def open_questions(spec: str, *, held_out: float = 0.2, val: float | None = None, seed: int = 0) -> QuestionData:
+    """Reads questions as train, val and test. A local path wins over a name of the hub.
+
+    - a folder with one train*.json and one dev*.json of SQuAD v1.1 or v2: dev is test, since SQuAD's own test set is
+      not public, and val is taken from train;
+    - `owner/name` or `owner/name:config` of the Hugging Face hub, such as rajpurkar/squad or rajpurkar/squad_v2: its
+      validation split is test, and val is taken from train;
+    - one .json file: val and test are taken from it.
+
+    Whole articles are taken, so no article is in two splits. Which ones depends on nothing but `seed` and the titles:
+    they are ordered by the SHA-256 of `seed:title`, test is taken first, then val. Questions keep their order.
+
+    Args:
+        held_out: share of the articles of a single file that is test.
+        val: share of the articles that is val; None takes 0.05 of train, and 0.1 of a single file.
+        seed: of the choice of articles.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or the hub cannot be reached.
+        ValueError: nothing usable there, a question that is wrong, by its id, or too few articles.
+    """
+    path = Path(spec).expanduser()
+    if spec.strip() and path.is_dir():
+        return _of_two(spec, read_json(_only(path, "train*.json")), read_json(_only(path, "dev*.json")), val, seed)
+    if path.is_file():
+        shares = {"test": held_out, "val": 0.1 if val is None else val}
+        return QuestionData(spec, _by_article(spec, read_json(path), shares, seed))
+    if _HUB_NAME.fullmatch(spec) and path.suffix.lower() != ".json":
+        return _of_two(spec, *read_hub(spec), val, seed)
+    raise FileNotFoundError(f"no questions at {spec!r}: {_CHOICES}")
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ValueError(f"{folder} must hold one {pattern}, found {names}: {_CHOICES}")
+    return found[0]
+
+
+def _of_two(
+    spec: str, train: tuple[Question, ...], dev: tuple[Question, ...], val: float | None, seed: int
+) -> QuestionData:
+    both = {question.id for question in train} & {question.id for question in dev}
+    if both:
+        raise ValueError(f"{spec}: {len(both)} questions are in train and in dev, such as {min(both)!r}")
+    splits = _by_article(spec, train, {"val": 0.05 if val is None else val}, seed)
+    return QuestionData(spec, {**splits, "test": QuestionSplit(dev)})
+
+
+def _by_article(
+    spec: str, questions: tuple[Question, ...], shares: dict[str, float], seed: int
+) -> dict[str, QuestionSplit]:
+    """Splits train, then val and perhaps test, of whole articles; each gets at least one."""
+    if any(share <= 0 for share in shares.values()) or sum(shares.values()) >= 1:
+        raise ValueError(f"shares of articles must be above 0 and leave some for train, got {shares}")
+    titles = sorted(
+        {question.title for question in questions},
+        key=lambda title: hashlib.sha256(f"{seed}:{title}".encode("utf-8", "surrogatepass")).digest(),
+    )
+    sizes = {name: max(1, int(len(titles) * share + 0.5)) for name, share in shares.items()}
+    left = len(titles) - sum(sizes.values())
+    if left < 1:
+        raise ValueError(f"{spec} has {len(titles)} articles, too few for train, {', '.join(sizes)}: {_CHOICES}")
+    split_of: dict[str, str] = {}
+    for name, size in {**sizes, "train": left}.items():
+        split_of |= dict.fromkeys(titles[len(split_of) : len(split_of) + size], name)
+    return {
+        name: QuestionSplit(tuple(question for question in questions if split_of[question.title] == name))
+        for name in ("train", *reversed(sizes))
+    }

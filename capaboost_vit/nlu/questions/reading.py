@@ -1,0 +1,119 @@
+"""SQuAD's json form, and rows of its form in tables, to checked questions."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .split import Question
+
+
+def read_json(path: Path) -> tuple[Question, ...]:
+    """The questions of a file of SQuAD v1.1 or v2, in its order.
+
+    A question without answers must say `"is_impossible": true`, as v2 does. An article without a title is named by its
+    place in the file.
+
+    Raises:
+        ValueError: not JSON, not of this form, or a question that is wrong, by its id.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:  # of the JSON, or of its encoding
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or "data" not in content:
+        found = f"the keys {', '.join(content) or '(none)'}" if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f'{path} is not a file of SQuAD: expected the key "data" at its top, found {found}')
+    rows = []
+    for number, article in enumerate(_list(content, "data", str(path))):
+        where = f"{path}, article {number}"
+        paragraphs = _list(article, "paragraphs", where)
+        title = str(article.get("title") or f"article {number}")
+        for paragraph in paragraphs:
+            for qa in _list(paragraph, "qas", where):
+                _list(qa, "answers", where)
+                rows.append({**qa, "context": paragraph.get("context"), "title": title})
+    return _checked(str(path), rows)
+
+
+def read_rows(where: str, rows: Iterable[Mapping[str, Any]]) -> tuple[Question, ...]:
+    """Rows with id, question, context, answers {text: [...], answer_start: [...]}, perhaps title, in their order.
+
+    This is how `datasets` holds SQuAD: there a row without answers is a question that has none. Rows without a title
+    that have the same context are one article.
+
+    Args:
+        where: for messages.
+
+    Raises:
+        ValueError: a question that is wrong, by its id.
+    """
+    return _checked(where, ({**row, "title": row.get("title") or row["context"]} for row in rows), say_impossible=False)
+
+
+def _list(entry: Any, key: str, where: str) -> list[Any]:
+    found = entry.get(key) if isinstance(entry, dict) else entry
+    if not isinstance(found, list):
+        raise ValueError(f"{where}: expected a list under {key!r}, found {type(found).__name__}")
+    return found
+
+
+def _checked(where: str, rows: Iterable[Mapping[str, Any]], *, say_impossible: bool = True) -> tuple[Question, ...]:
+    questions: dict[str, Question] = {}
+    for number, row in enumerate(rows):
+        if row.get("id") in (None, ""):
+            raise ValueError(f"{where}: question {number} has no id")
+        question = _question(where, row, say_impossible)
+        if question.id in questions:
+            raise ValueError(f"{where}: two questions have the id {question.id!r}")
+        questions[question.id] = question
+    if not questions:
+        raise ValueError(f"{where} holds no question")
+    return tuple(questions.values())
+
+
+def _question(where: str, row: Mapping[str, Any], say_impossible: bool) -> Question:
+    where = f"{where}: question {str(row['id'])!r}"
+    for key in ("question", "context"):
+        text = row.get(key)
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{where} has an empty {key} ({text!r:.40})")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a JSON escape of half a pair, which no tokenizer takes
+            raise ValueError(f"{where} has a {key} that is no Unicode: {error.reason}") from error
+    answers = _answers(where, row["answers"])
+    if row.get("is_impossible") and answers:
+        raise ValueError(f"{where} has the answer {answers[0][0]!r:.60}, but is_impossible is true")
+    if say_impossible and not row.get("is_impossible") and not answers:
+        raise ValueError(f'{where} has no answer, and no "is_impossible": true that says so')
+    for answer in answers:
+        _check_place(where, row["context"], *answer)
+    texts, starts = tuple(text for text, _ in answers), tuple(start for _, start in answers)
+    return Question(str(row["id"]), row["question"], row["context"], texts, starts, str(row["title"]))
+
+
+def _answers(where: str, found: Any) -> list[tuple[str, int]]:
+    """Texts and starts, of a list of objects as in the json, or of an object of lists as in tables."""
+    keys = ("text", "answer_start")
+    if isinstance(found, dict) and all(isinstance(found.get(key), list) for key in keys):
+        pairs = list(itertools.zip_longest(*(found[key] for key in keys)))
+    elif isinstance(found, list) and all(isinstance(answer, dict) for answer in found):
+        pairs = [(answer.get("text"), answer.get("answer_start")) for answer in found]
+    else:
+        raise ValueError(f"{where} has answers of an unknown form, expected text and answer_start: {found!r:.60}")
+    for text, start in pairs:
+        if not isinstance(text, str) or not text.strip() or type(start) is not int:
+            raise ValueError(f"{where} has the answer {text!r:.60} at {start!r}, expected a text and a whole number")
+    return pairs
+
+
+def _check_place(where: str, context: str, text: str, start: int) -> None:
+    there = context[start : start + len(text)] if start >= 0 else ""
+    if there != text:
+        first = context.find(text)
+        other = "it is not in the context at all" if first < 0 else f"its first place in the context is {first}"
+        raise ValueError(f"{where} has the answer {text!r:.60} at {start}, but {there!r:.60} is there; {other}")

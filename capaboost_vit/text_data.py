@@ -1,0 +1,102 @@
+"""The splits of a text task as token ids, whatever kind of task it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .nlu.data import TextSplit, open_texts
+from .nlu.models import known_length
+from .nlu.questions import QuestionSplit, Windows, encode_questions, open_questions
+from .nlu.tasks import Task, get_task
+from .nlu.tokens import Encoded, encode, encode_pieces
+from .training.text_config import TextConfig
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """One split: what was read, and the ids that the model reads; of questions also their windows."""
+
+    split: TextSplit | QuestionSplit
+    encoded: Encoded
+    windows: Windows | None = None
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """The splits of a task by name, their classes, and the protocol by which they were made."""
+
+    classes: tuple[str, ...]
+    parts: dict[str, TextPart]
+    protocol: str
+
+    def record(self) -> dict[str, dict[str, int | str]]:
+        """The fingerprints that are stored with a result."""
+        return {name: part.split.record() for name, part in self.parts.items()}
+
+    def part_of(self, encoded: Encoded) -> TextPart:
+        """The split that these ids are of."""
+        return next(part for part in self.parts.values() if part.encoded is encoded)
+
+
+def open_parts(
+    config: TextConfig, task: Task, tokenizer: Any, model: str, *, classes: tuple[str, ...] = ()
+) -> TextParts:
+    """Reads and encodes the splits that the configuration's data and protocol give.
+
+    Args:
+        model: folder or hub id of the model that is to read them.
+        classes: those of a model that was trained before; none: the task's or the data's own.
+
+    Raises:
+        FileNotFoundError, ValueError: what `open_texts`, `open_questions` and the encoders refuse.
+    """
+    lengths: dict[str, Any] = {"max_length": config.max_length, "model_length": known_length(model)}
+    if task.kind == "questions":
+        return _questions(config, task, tokenizer, lengths)
+    read = get_task(config.texts_of) if config.texts_of else replace(task, classes=classes or task.classes)
+    if read.kind == "questions":
+        raise ValueError(f"--texts-of {read.name}: its texts are not read for masked tokens; give them as a file")
+    spec = config.data
+    if spec == "hub" and read.hub is None:
+        raise ValueError(f"task {read.name} has no data set on the hub that we know of: give a folder, --data DIR")
+    data = open_texts(
+        spec,
+        read,
+        protocol=config.protocol,
+        seed=config.data_seed,
+        text_columns=config.text_columns,
+        label_column=config.label_column,
+    )
+    parts: dict[str, TextPart] = {}
+    for name, split in data.splits.items():
+        if task.kind == "masked":
+            parts[name] = TextPart(split, encode_pieces(split, tokenizer, **lengths))
+        else:
+            encoded = encode(split, tokenizer, regression=task.kind == "regression", **lengths)
+            parts[name] = TextPart(split, encoded)
+    return TextParts(() if task.kind in ("masked", "regression") else data.classes, parts, data.protocol)
+
+
+def _questions(config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str, Any]) -> TextParts:
+    spec = config.data
+    if spec == "hub":
+        assert task.hub is not None
+        spec = task.hub[0]
+    data = open_questions(spec, seed=config.data_seed)
+    parts = {}
+    for name, split in data.splits.items():
+        windows = encode_questions(split, tokenizer, stride=config.stride, max_question=config.max_question, **lengths)
+        encoded = Encoded(
+            tuple(np.asarray(ids, dtype=np.int32) for ids in windows.ids),
+            None if windows.types is None else tuple(np.asarray(types, dtype=np.int32) for types in windows.types),
+            windows.targets,
+            windows.names,
+            windows.pad_id,
+            windows.cut,
+            config.max_length,
+        )
+        parts[name] = TextPart(split, encoded, windows)
+    return TextParts((), parts, "articles")

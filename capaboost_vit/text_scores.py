@@ -1,0 +1,84 @@
+"""What the tasks on texts are trained for and measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .nlu.metrics import scores
+from .nlu.questions import QuestionSplit, best_answers, best_threshold, score_answers
+from .nlu.tasks import Task
+from .text_data import TextPart, TextParts
+from .training.objective import Classification, Objective
+from .training.text_config import TextConfig
+from .training.text_objectives import MaskedTokens, Regression, Spans
+
+
+def make_objective(
+    config: TextConfig, task: Task, data: TextParts
+) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
+    """The objective of a task, and what chooses the no-answer threshold on val (for SQuAD v2 alone)."""
+    if task.kind == "masked":
+        return MaskedTokens(), None
+    if task.kind == "regression":
+
+        def of_numbers(found: Tensor, batches: Any) -> dict[str, float]:
+            return scores(task.metrics, found, batches.encoded.targets, num_classes=None)
+
+        return Regression(score=of_numbers, names=task.metrics), None
+    if task.kind == "questions":
+        answers = Answers(config, data, no_answer=task.name == "squad_v2")
+        return Spans(score=answers.scores, names=task.metrics), answers.calibrate if answers.no_answer else None
+
+    def of_classes(confusion: Tensor) -> dict[str, float]:
+        return scores(task.metrics, *_expanded(confusion), num_classes=len(confusion))
+
+    return Classification(smoothing=config.smoothing, score=of_classes, names=task.metrics), None
+
+
+def _expanded(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """Predictions and targets of which this is the confusion matrix, in some order."""
+    size = len(confusion)
+    pairs = torch.arange(size * size).repeat_interleave(confusion.flatten())
+    return pairs % size, pairs // size
+
+
+class Answers:
+    """Exact match and F1 of questions, from the logits of their windows.
+
+    Args:
+        no_answer: a question may have no answer; it gets none where that is likelier by more than `threshold`.
+    """
+
+    def __init__(self, config: TextConfig, data: TextParts, *, no_answer: bool) -> None:
+        self.config, self.data, self.no_answer = config, data, no_answer
+        self.threshold = 0.0
+
+    def scores(self, found: Tensor, batches: Any) -> dict[str, float]:
+        """From logits (windows, 2, N) of one split."""
+        questions, answers = self._answered(found, batches)
+        return score_answers(questions, answers)
+
+    def calibrate(self, found: Tensor, batches: Any) -> None:
+        """Takes the threshold that is best on this split."""
+        self.threshold = 0.0
+        self.threshold = best_threshold(*self._answered(found, batches))
+
+    def _answered(self, found: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
+        part: TextPart = self.data.part_of(batches.encoded)
+        assert part.windows is not None
+        assert isinstance(part.split, QuestionSplit)
+        answers = best_answers(
+            part.split,
+            part.windows,
+            found[:, 0],
+            found[:, 1],
+            n_best=self.config.n_best,
+            max_answer_length=self.config.max_answer_length,
+            no_answer=self.no_answer,
+            threshold=self.threshold,
+        )
+        return part.split, answers
