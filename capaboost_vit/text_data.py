@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from .nlu.data import TextSplit, open_texts
 from .nlu.models import known_length
-from .nlu.questions import QuestionSplit, Windows, encode_questions, open_questions
+from .nlu.questions import QuestionSplit, encode_questions, open_questions
 from .nlu.tasks import Task, get_task
 from .nlu.tokens import Encoded, encode, encode_pieces
 from .training.text_config import TextConfig
@@ -17,20 +15,23 @@ from .training.text_config import TextConfig
 
 @dataclass(frozen=True)
 class TextPart:
-    """One split: what was read, and the ids that the model reads; of questions also their windows."""
+    """One split: what was read, and the ids that the model reads; of questions these are windows of the contexts."""
 
     split: TextSplit | QuestionSplit
     encoded: Encoded
-    windows: Windows | None = None
 
 
 @dataclass(frozen=True)
 class TextParts:
-    """The splits of a task by name, their classes, and the protocol by which they were made."""
+    """The splits of a task by name, their classes, and the protocol by which they were made.
+
+    no_answer: questions need not have one.
+    """
 
     classes: tuple[str, ...]
     parts: dict[str, TextPart]
     protocol: str
+    no_answer: bool = False
 
     def record(self) -> dict[str, dict[str, int | str]]:
         """The fingerprints that are stored with a result."""
@@ -89,14 +90,5 @@ def _questions(config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str
     parts = {}
     for name, split in data.splits.items():
         windows = encode_questions(split, tokenizer, stride=config.stride, max_question=config.max_question, **lengths)
-        encoded = Encoded(
-            tuple(np.asarray(ids, dtype=np.int32) for ids in windows.ids),
-            None if windows.types is None else tuple(np.asarray(types, dtype=np.int32) for types in windows.types),
-            windows.targets,
-            windows.names,
-            windows.pad_id,
-            windows.cut,
-            config.max_length,
-        )
-        parts[name] = TextPart(split, encoded, windows)
-    return TextParts((), parts, "articles")
+        parts[name] = TextPart(split, windows)
+    return TextParts((), parts, "articles", no_answer=data.no_answer)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .nlu.metrics import scores
-from .nlu.questions import QuestionSplit, best_answers, best_threshold, score_answers
+from .nlu.questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
 from .nlu.tasks import Task
 from .text_data import TextPart, TextParts
 from .training.objective import Classification, Objective
@@ -30,8 +30,8 @@ def make_objective(
 
         return Regression(score=of_numbers, names=task.metrics), None
     if task.kind == "questions":
-        answers = Answers(config, data, no_answer=task.name == "squad_v2")
-        return Spans(score=answers.scores, names=task.metrics), answers.calibrate if answers.no_answer else None
+        answers = Answers(config, data)
+        return Spans(score=answers.scores, names=task.metrics), answers.calibrate if data.no_answer else None
 
     def of_classes(confusion: Tensor) -> dict[str, float]:
         return scores(task.metrics, *_expanded(confusion), num_classes=len(confusion))
@@ -49,12 +49,11 @@ def _expanded(confusion: Tensor) -> tuple[Tensor, Tensor]:
 class Answers:
     """Exact match and F1 of questions, from the logits of their windows.
 
-    Args:
-        no_answer: a question may have no answer; it gets none where that is likelier by more than `threshold`.
+    Where questions need not have an answer, they get none if that is likelier by more than `threshold`.
     """
 
-    def __init__(self, config: TextConfig, data: TextParts, *, no_answer: bool) -> None:
-        self.config, self.data, self.no_answer = config, data, no_answer
+    def __init__(self, config: TextConfig, data: TextParts) -> None:
+        self.config, self.data = config, data
         self.threshold = 0.0
 
     def scores(self, found: Tensor, batches: Any) -> dict[str, float]:
@@ -69,16 +68,16 @@ class Answers:
 
     def _answered(self, found: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
         part: TextPart = self.data.part_of(batches.encoded)
-        assert part.windows is not None
         assert isinstance(part.split, QuestionSplit)
+        assert isinstance(part.encoded, Windows)
         answers = best_answers(
             part.split,
-            part.windows,
+            part.encoded,
             found[:, 0],
             found[:, 1],
             n_best=self.config.n_best,
             max_answer_length=self.config.max_answer_length,
-            no_answer=self.no_answer,
+            no_answer=self.data.no_answer,
             threshold=self.threshold,
         )
         return part.split, answers

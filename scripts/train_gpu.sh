@@ -8,18 +8,7 @@
 # its exit code 1; the checkpoint is there all the same, and status.json in the run's folder says "preempted".
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$root/scripts/launch.sh"
 prepare_environment
-
-list_gpus() {
-    if [ -n "${CUDA_VISIBLE_DEVICES+given}" ]; then
-        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES"
-    elif command -v nvidia-smi >/dev/null; then
-        nvidia-smi -L | grep '^GPU'
-    fi
-}
-GPUS="${GPUS:-$(list_gpus | grep -c . || true)}"
-
-if [ "$GPUS" -le 1 ]; then
-    exec "$root/.venv/bin/capaboost" train "$@" --resume
-fi
-exec "$root/.venv/bin/torchrun" --standalone --nproc-per-node "$GPUS" -m capaboost_vit.cli train "$@" --resume
+set_launcher train
+exec "${launcher[@]}" "$@" --resume

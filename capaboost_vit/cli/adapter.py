@@ -11,20 +11,33 @@ from .parser import Parser, add_base_weights, add_device
 
 def eval_parser() -> Parser:
     """Which adapter, on which images."""
-    parser = Parser(description="Accuracy of an adapter on one split, each image counted once.")
+    parser = Parser(
+        description="Accuracy, or the task's scores, of an adapter on one split, each example counted once."
+    )
     parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
     parser.add_argument("--data", type=str | None, default=None, help="data set; null: that of the run")
     parser.add_argument("--split", type=str, default="test", help="name of the split or list")
     add_base_weights(parser)
-    parser.add_argument("--validation-batch-size", type=int, default=256, help="images at a time")
+    parser.add_argument("--validation-batch-size", type=int, default=256, help="examples at a time")
     add_device(parser)
     return parser
 
 
 def evaluate(arguments: Namespace) -> None:
-    """Prints the accuracy."""
-    from ..inference import evaluate_adapter
+    """Prints the accuracy, or the scores of a task on texts."""
+    from ..inference import evaluate_adapter, evaluate_text, is_text
 
+    if is_text(Path(arguments.adapter)):
+        scores = evaluate_text(
+            Path(arguments.adapter),
+            data=arguments.data,
+            split=arguments.split,
+            model=arguments.initial_checkpoint,
+            batch_size=arguments.validation_batch_size,
+            device=arguments.device,
+        )
+        print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        return
     right, total = evaluate_adapter(
         Path(arguments.adapter),
         data=arguments.data,
@@ -74,7 +87,7 @@ def predict(arguments: Namespace) -> None:
 
 def merge_parser() -> Parser:
     """Which adapter, and where to."""
-    parser = Parser(description="Merges the updates into the weights: a plain timm model that needs no capaboost_vit.")
+    parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
     parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
     parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
     add_base_weights(parser)
@@ -83,9 +96,11 @@ def merge_parser() -> Parser:
 
 def merge(arguments: Namespace) -> None:
     """Writes it, and says where."""
-    from ..inference import merge_adapter
+    from ..inference import is_text, merge_adapter, merge_text
 
-    path = merge_adapter(
-        Path(arguments.adapter), Path(arguments.output), initial_checkpoint=arguments.initial_checkpoint
-    )
+    adapter, output = Path(arguments.adapter), Path(arguments.output)
+    if is_text(adapter):
+        path = merge_text(adapter, output, model=arguments.initial_checkpoint)
+    else:
+        path = merge_adapter(adapter, output, initial_checkpoint=arguments.initial_checkpoint)
     print(f"merged: {path}")

@@ -107,7 +107,8 @@ def add_base_weights(parser: Parser) -> None:
         "--initial-checkpoint",
         type=str | None,
         default=None,
-        help="local file with the base weights; null: those of the run, or timm's hub",
+        help="local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, "
+        "or the hub's",
     )
 
 

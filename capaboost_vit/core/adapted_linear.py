@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .adapted import Wrapper
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
 from .layers import LowRankBranch
+from .names import unwrap
 
 _SMALL = 4e7  # multiply-adds of the base's product: ViT-Tiny at 224 px with one or two images
 
@@ -41,7 +42,7 @@ class AdaptedLinear(Wrapper):
         parts: tuple[str, ...] = ("all",),
         execution: str = "auto",
     ) -> None:
-        if not isinstance(weight := getattr(_inside(base), "weight", None), Tensor) or weight.dim() != 2:
+        if not isinstance(weight := getattr(unwrap(base), "weight", None), Tensor) or weight.dim() != 2:
             raise TypeError(f"only linear layers take a low-rank update, got {type(base).__name__}")
         super().__init__(base)
         rows, columns = weight.shape
@@ -64,11 +65,11 @@ class AdaptedLinear(Wrapper):
 
     @property
     def in_features(self) -> int:
-        return cast(Tensor, _inside(self.base).weight).shape[1]
+        return cast(Tensor, unwrap(self.base).weight).shape[1]
 
     @property
     def out_features(self) -> int:
-        return cast(Tensor, _inside(self.base).weight).shape[0]
+        return cast(Tensor, unwrap(self.base).weight).shape[0]
 
     @property
     def bias(self) -> Tensor | None:
@@ -82,7 +83,7 @@ class AdaptedLinear(Wrapper):
     def delta_weight(self) -> Tensor:
         """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
         rows = self.out_features // len(self.parts)
-        zero = torch.zeros_like(cast(Tensor, _inside(self.base).weight)[:rows])
+        zero = torch.zeros_like(cast(Tensor, unwrap(self.base).weight)[:rows])
         deltas = {part: cast(LowRankBranch, branch).delta_weight() for part, branch in self.branches.items()}
         return torch.cat([deltas.get(part, zero) for part in self.parts])
 
@@ -147,13 +148,6 @@ class AdaptedLinear(Wrapper):
         size = y.shape[-1] // len(self.parts)
         deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
         return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
-
-
-def _inside(base: nn.Module) -> nn.Module:
-    """The layer itself: its shape can be asked for even where wrappers around it have no weight."""
-    while isinstance(base, Wrapper):
-        base = base.base
-    return base
 
 
 def _is_exporting() -> bool:

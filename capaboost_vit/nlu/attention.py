@@ -57,7 +57,8 @@ class PrefixAttention(Wrapper):
     def _prefix(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, (B, H, P, D) each."""
         tokens = self.tokens()
-        prefix = tokens.view(len(tokens), 2, self.heads, -1).permute(1, 2, 0, 3).unsqueeze(1)  # (2, 1, H, P, D)
+        size = self.tokens.width // (2 * self.heads)
+        prefix = tokens.view(-1, 2, self.heads, size).permute(1, 2, 0, 3).unsqueeze(1)  # (2, 1, H, P, D)
         if self.tokens.gate is not None:
             prefix = prefix * self.tokens.gate(hidden_states).unsqueeze(-1)
         keys, values = prefix.expand(-1, len(hidden_states), -1, -1, -1)

@@ -37,7 +37,7 @@ class RunConfig:
     sched: str = option("cosine", "schedule, any of timm.scheduler; none: constant")
     decay_rate: float = option(0.1, "its rate (step) or power (poly; 1 is linear)")
     warmup_epochs: int | None = option(None, "epochs of linear warm-up; none: a tenth of all")
-    warmup_ratio: float | None = option(None, "share of the updates that is warm-up, instead of epochs")
+    warmup_steps: float | None = option(None, "updates of warm-up, instead of epochs; below 1: their share of all")
     warmup_lr: float = option(1e-7, "learning rate at the start of the warm-up")
     min_lr: float = option(0.0, "learning rate at the end of the schedule")
     clip_grad: float | None = option(None, "clip the norm of the gradient")
@@ -65,11 +65,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         ranges = {"smoothing": (0, 1), "model_ema_decay": (0, 1), "warmup_epochs": (0, self.epochs)}
-        ranges["warmup_ratio"] = (0, 1)
+
         for name in _AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1, got {getattr(self, name)}")
-        check_at_least_zero(self, ("seed",))
+        check_at_least_zero(self, ("seed",) if self.warmup_steps is None else ("seed", "warmup_steps"))
         for name in ("lr", "clip_grad"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{flag(name)} must be positive, got {getattr(self, name)}")

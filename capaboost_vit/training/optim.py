@@ -67,12 +67,14 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
     total = config.max_steps or config.epochs * updates_per_epoch
     if config.warmup_epochs is not None:
         warmup = config.warmup_epochs * updates_per_epoch
-    elif config.warmup_ratio is not None:
-        warmup = int(config.warmup_ratio * total)
+    elif config.warmup_steps is not None:
+        warmup = int(config.warmup_steps * (total if config.warmup_steps < 1 else 1))
     else:
         warmup = total // 10 if config.max_steps else round(config.epochs / 10) * updates_per_epoch
     if warmup >= total:
-        raise ValueError(f"--warmup-epochs {config.warmup_epochs} are {warmup} updates, all of the run's {total}")
+        option = "epochs" if config.warmup_epochs is not None else "steps"
+        given = getattr(config, f"warmup_{option}")
+        raise ValueError(f"--warmup-{option} {given} are {warmup} updates, all of the run's {total}")
     third = total // 3 if config.max_steps else config.epochs // 3 * updates_per_epoch
     if config.sched == "plateau":
         raise ValueError(

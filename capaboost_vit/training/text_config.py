@@ -57,7 +57,7 @@ class TextConfig(RunConfig):
     batch_size: int = option(128, "examples of one update, over all processes and accumulation steps")
     lr: float = option(5e-4, "learning rate")
     weight_decay: float = option(0.1, "weight decay; not for biases and norms")
-    warmup_ratio: float | None = option(0.1, "share of the updates that is warm-up, unless --warmup-epochs is given")
+    warmup_steps: float | None = option(0.1, "updates of warm-up; below 1: their share of all")
     select: Literal["last", "best"] = option("best", "the model that is kept: last, or best on val")
 
     def __post_init__(self) -> None:
