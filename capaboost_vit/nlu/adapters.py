@@ -16,7 +16,7 @@ from ..core.adapter_file import AdapterFileError, read_adapter_file, write_adapt
 from ..methods.load import load_into
 from .adapt import adapt
 from .anatomy import head_names
-from .models import create_text_model
+from .models import create_text_model, quiet
 from .tasks import get_task
 
 
@@ -99,7 +99,8 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
         whole = Path(beside, folder.name)
-        model.save_pretrained(whole)  # type: ignore[operator]
+        with quiet():
+            model.save_pretrained(whole)  # type: ignore[operator]
         tokenizer.save_pretrained(whole)
         os.replace(whole, folder)
     return folder

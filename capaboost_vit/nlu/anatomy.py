@@ -41,15 +41,17 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """The anatomy of an encoder of transformers: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DeBERTa-v2 and v3, ...
 
     Adapters are, as `targets=("mlp",)`, Pfeiffer's, and as `("attn", "mlp")`, Houlsby's; dropout comes behind a
-    sequential one. The role `block`, which a prompt enters, is the whole encoder. In models with other names there are
-    no roles; name patterns such as `transformer.layer.*.attention.q_lin` do as targets of lora, adapter and ia3.
+    sequential one. The role `block`, which a prompt enters, is the whole encoder; a decoder, whose tokens may not see
+    what follows, has none, and takes no prefix. In models with other names there are no roles; name patterns such as
+    `transformer.layer.*.attention.q_lin` do as targets of lora, adapter and ia3.
     """
     attentions = [unwrap(module) for name, module in slots(model) if _ATTENTION.search(name)]
     if not attentions:
         return Anatomy(head=head_names(model))
     known = all(takes_prefix(attention) for attention in attentions)
+    causal = any(getattr(attention, "is_decoder", False) for attention in attentions)
     return Anatomy(
-        _ROLES,
+        {role: sites for role, sites in _ROLES.items() if not (causal and role == "block")},
         prefix_attention=PrefixAttention if known else None,
         prompted=PromptedEncoder,
         watching=WatchedAttention,

@@ -18,8 +18,10 @@ from .masks import real_positions, with_keys
 
 
 def takes_prefix(attention: nn.Module) -> bool:
-    """Whether an attention layer takes keys and values from outside, or is DeBERTa's."""
-    return "past_key_values" in inspect.signature(unwrap(attention).forward).parameters or _is_disentangled(attention)
+    """Whether an attention layer is an encoder's and takes keys and values from outside, or is DeBERTa's."""
+    inner = unwrap(attention)
+    outside = "past_key_values" in inspect.signature(inner.forward).parameters
+    return (outside and not getattr(inner, "is_decoder", False)) or _is_disentangled(inner)
 
 
 class PrefixAttention(Wrapper):
@@ -42,7 +44,8 @@ class PrefixAttention(Wrapper):
 
     def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
         if not takes_prefix(base):
-            raise TypeError(f"prefixes need an attention layer that takes past_key_values, got {type(base).__name__}")
+            kind = type(base).__name__
+            raise TypeError(f"prefixes need an encoder's attention layer that takes past_key_values, got {kind}")
         super().__init__(base)
         inner: Any = unwrap(base)
         self.heads: int = inner.num_attention_heads

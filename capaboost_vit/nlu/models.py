@@ -56,7 +56,7 @@ def create_text_model(
         if not pretrained:
             model: Any = build.from_config(config)
             return model.eval()
-        with _quiet():
+        with quiet():
             model, info = build.from_pretrained(
                 name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, dtype="float32"
             )
@@ -114,8 +114,8 @@ def length_of(config: Any) -> int | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bar and the report of transformers, which names every weight of a new head."""
+def quiet() -> Iterator[None]:
+    """Without transformers' bars, and its report that names every weight of a new head."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
