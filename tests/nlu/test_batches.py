@@ -1,0 +1,363 @@
+"""Batches of tokens: every example once, filled up as far as needed, masked as BERT's, in one order."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import random
+from collections import Counter
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from capaboost_vit.nlu.batches import TextBatches, TextUpdates
+from capaboost_vit.nlu.masking import Masking
+from capaboost_vit.nlu.tokens import Encoded
+
+PAD, MASK, SPECIAL, VOCABULARY = 1, 4, (0, 1, 2, 3, 4), 60
+MASKING = Masking(MASK, VOCABULARY, SPECIAL, seed=7)
+with_and_without_masking = pytest.mark.parametrize("masking", [None, MASKING], ids=["labels", "masked"])
+
+
+def encoded(count=53, *, types=True, kind="classes", longest=40, **options):
+    """Examples that are told apart by their first word; target i is that of example i."""
+    draw = np.random.default_rng(0)
+    ids = []
+    for _ in range(count):
+        words = draw.integers(5, VOCABULARY, draw.integers(1, longest - 1))
+        ids.append(np.array([0, *words, 2], dtype=np.int32))
+    targets = {
+        "classes": torch.arange(count),
+        "scores": torch.arange(count) / 2 - 1,
+        "spans": torch.arange(2 * count).reshape(count, 2),
+        "none": None,
+    }[kind]
+    segments = tuple((np.arange(len(row)) > len(row) // 2).astype(np.int32) for row in ids)
+    names = tuple(f"train.tsv:{i}" for i in range(count))
+    return Encoded(tuple(ids), segments if types else None, targets, names, PAD, **options)
+
+
+def updates_of(examples, *, batch_size=8, seed=0, **options):
+    return TextUpdates(examples, batch_size=batch_size, seed=seed, **options)
+
+
+def same(first, second):
+    (inputs, targets), (others, expected) = first, second
+    assert inputs.keys() == others.keys()
+    assert all(torch.equal(inputs[name], others[name]) for name in inputs)
+    assert torch.equal(targets, expected)
+
+
+def counted(targets):
+    """Which examples do not merely stand in: -1 for classes and spans, -100 for masked tokens, NaN for scores."""
+    if targets.is_floating_point():
+        return ~targets.isnan()
+    return torch.tensor(
+        [not set(row.flatten().tolist()) <= {-1} and set(row.flatten().tolist()) != {-100} for row in targets]
+    )
+
+
+def naive(examples, indices, width):
+    """The batch by a loop over examples and positions."""
+    ids, mask, types = ([[fill] * width for _ in indices] for fill in (PAD, 0, 0))
+    for row, index in enumerate(indices):
+        for place, token in enumerate(examples.ids[index].tolist()):
+            ids[row][place], mask[row][place] = token, 1
+            types[row][place] = int(examples.types[index][place])
+    return {
+        name: torch.tensor(rows)
+        for name, rows in (("input_ids", ids), ("attention_mask", mask), ("token_type_ids", types))
+    }
+
+
+# filling up
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_a_batch_is_that_of_a_naive_loop(group):
+    examples = encoded()
+    for update in updates_of(examples, group_by_length=group).epoch(1):
+        ((inputs, targets),) = update.batches
+        longest = max(len(examples.ids[index]) for index in update.indices)
+        width = math.ceil(longest / 8) * 8
+        same((inputs, targets), (naive(examples, update.indices, width), torch.tensor(update.indices)))
+        assert all(value.dtype == torch.int64 for value in inputs.values())
+
+
+def test_without_types_the_batch_has_none():
+    ((inputs, _),) = next(updates_of(encoded(types=False)).epoch(0)).batches
+    assert inputs.keys() == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize(
+    ("longest", "limit", "width"), [(13, 13, 13), (13, 14, 14), (13, 16, 16), (13, 512, 16), (16, 16, 16)]
+)
+def test_no_batch_is_filled_up_beyond_what_the_model_takes(longest, limit, width):
+    ids = (np.arange(longest, dtype=np.int32), np.arange(3, dtype=np.int32))
+    examples = Encoded(ids, None, torch.tensor([0, 1]), ("a", "b"), PAD, max_length=limit)
+    ((inputs, _),) = TextBatches(examples, batch_size=2)
+    assert inputs["input_ids"].shape == (2, width)
+
+
+def test_grouping_by_length_fills_up_less():
+    examples = encoded(2000, longest=120)
+
+    def tokens(group):
+        parts = [batch for update in updates_of(examples, group_by_length=group).epoch(0) for batch in update.batches]
+        return sum(inputs["input_ids"].numel() for inputs, _ in parts)
+
+    assert tokens(True) < 0.75 * tokens(False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "dtype"),
+    [("classes", (8,), torch.int64), ("scores", (8,), torch.float32), ("spans", (8, 2), torch.int64)],
+)
+def test_targets_are_those_of_the_examples(kind, shape, dtype):
+    examples = encoded(kind=kind)
+    for update in updates_of(examples).epoch(0):
+        ((_, targets),) = update.batches
+        assert torch.equal(targets, examples.targets[update.indices])
+        assert targets.dtype == dtype
+    first = next(updates_of(examples).epoch(0)).batches[0][1]
+    assert first.shape == shape
+
+
+def test_a_batch_shares_no_memory_with_the_examples():
+    examples = encoded()
+    before = copy.deepcopy(examples)
+    for update in updates_of(examples).epoch(0):
+        for inputs, targets in update.batches:
+            targets.fill_(99)
+            for value in inputs.values():
+                value.fill_(99)
+    assert torch.equal(examples.targets, before.targets)
+    assert all(np.array_equal(a, b) for a, b in zip(examples.ids, before.ids, strict=True))
+
+
+# the order of training
+
+
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 53])
+def test_every_epoch_has_every_example_once_and_only_the_last_update_is_smaller(group, count):
+    updates = updates_of(encoded(count), group_by_length=group)
+    orders = []
+    for epoch in range(3):
+        found = list(updates.epoch(epoch))
+        assert len(found) == len(updates) == math.ceil(count / 8)
+        assert [update.size for update in found] == [8] * (count // 8) + [count % 8] * (count % 8 > 0)
+        orders.append([index for update in found for index in update.indices])
+        assert sorted(orders[-1]) == list(range(count))
+    if count > 7:
+        assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("count", [1, 9, 53])
+def test_processes_share_the_examples_of_an_update(world_size, accumulation, count):
+    examples = encoded(count)
+    whole = list(updates_of(examples).epoch(2))
+    shares = [
+        list(updates_of(examples, accumulation=accumulation, rank=rank, world_size=world_size).epoch(2))
+        for rank in range(world_size)
+    ]
+    for step, update in enumerate(whole):
+        own = [share[step] for share in shares]
+        assert {part.size for part in own} == {update.size}
+        assert sorted(index for part in own for index in part.indices) == sorted(update.indices)
+        for part in own:
+            assert 1 <= len(part.batches) <= accumulation
+            targets = torch.cat([targets for _, targets in part.batches])
+            assert targets[counted(targets)].tolist() == part.indices
+            assert part.indices or targets.tolist() == [-1]
+
+
+@with_and_without_masking
+def test_an_epoch_that_is_begun_later_is_the_rest_of_it(masking):
+    examples = encoded()
+    whole = list(updates_of(examples, accumulation=2, masking=masking).epoch(3))
+    updates = updates_of(examples, accumulation=2, masking=masking)
+    for start in (4, 0, 6, 7):
+        rest = list(updates.epoch(3, start))
+        assert [update.indices for update in rest] == [update.indices for update in whole[start:]]
+        for found, expected in zip(rest, whole[start:], strict=True):
+            for batch, other in zip(found.batches, expected.batches, strict=True):
+                same(batch, other)
+
+
+@with_and_without_masking
+def test_batches_neither_read_nor_move_the_global_random_states(masking):
+    def load(seed):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+        batches = [batch for update in updates_of(encoded(), masking=masking).epoch(1) for batch in update.batches]
+        batches += list(TextBatches(encoded(), batch_size=4, masking=masking))
+        after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+        assert before == after
+        return batches
+
+    for batch, other in zip(load(5), load(6), strict=True):
+        same(batch, other)
+
+
+# evaluation
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 53])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_every_example_comes_once_in_one_of_the_processes(count, world_size):
+    examples, found = encoded(count), []
+    for rank in range(world_size):
+        batches = TextBatches(examples, batch_size=4, rank=rank, world_size=world_size)
+        targets = torch.cat([targets for _, targets in batches])
+        assert len(batches) == math.ceil(len(targets) / 4) >= 1  # never none: the others would wait for its answer
+        assert targets[counted(targets)].tolist() == batches.indices
+        assert batches.indices or targets.tolist() == [-1]
+        found += batches.indices
+    assert sorted(found) == list(range(count))
+
+
+def test_evaluation_gives_the_longest_first_and_tells_their_places():
+    examples = encoded()
+    batches = TextBatches(examples, batch_size=8)
+    assert batches.indices == sorted(range(53), key=lambda index: -len(examples.ids[index]))
+    for _ in range(2):
+        answers = torch.empty(53, dtype=torch.int64)
+        places = iter(batches.indices)
+        for inputs, targets in batches:
+            rows = [next(places) for _ in targets]
+            answers[rows] = inputs["input_ids"][:, 1]
+            same((inputs, targets), (naive(examples, rows, inputs["input_ids"].shape[1]), torch.tensor(rows)))
+        assert answers.tolist() == [int(ids[1]) for ids in examples.ids]
+    batches.close()
+
+
+def test_a_split_without_examples_has_no_batches():
+    assert list(TextBatches(encoded(0), batch_size=4)) == []
+    assert list(updates_of(encoded(0)).epoch(0)) == []
+
+
+@pytest.mark.parametrize(("kind", "masking"), [("classes", None), ("scores", None), ("spans", None), ("none", MASKING)])
+def test_what_stands_in_does_not_count_whatever_is_asked(kind, masking):
+    """A score of -1 is a score: example 0 has it, and counts."""
+    examples = encoded(1, kind=kind)
+    ((_, own),) = TextBatches(examples, batch_size=4, masking=masking)
+    ((inputs, other),) = TextBatches(examples, batch_size=4, rank=1, world_size=2, masking=masking)
+    assert counted(own).tolist() == [True]
+    assert counted(other).tolist() == [False]
+    assert own.shape == other.shape
+    assert inputs["input_ids"].shape == (1, math.ceil(len(examples.ids[0]) / 8) * 8)
+
+
+@pytest.mark.parametrize("make", [lambda e: TextBatches(e, batch_size=4), lambda e: updates_of(e)])
+def test_without_labels_a_masking_is_needed(make):
+    with pytest.raises(ValueError, match="no labels: give a masking"):
+        make(encoded(kind="none"))
+
+
+# masking
+
+
+def test_masked_batches_ask_for_the_tokens_that_were_there():
+    examples = encoded(kind="none")
+    for update in updates_of(examples, masking=MASKING).epoch(4):
+        ((inputs, targets),) = update.batches
+        plain = naive(examples, update.indices, targets.shape[1])
+        asked = targets != -100
+        assert torch.equal(targets[asked], plain["input_ids"][asked])
+        assert torch.equal(inputs["input_ids"][~asked], plain["input_ids"][~asked])
+        assert not torch.isin(targets, torch.tensor(SPECIAL)).any()
+        assert asked.any(1).all()
+        assert torch.equal(inputs["attention_mask"], plain["attention_mask"])
+        assert torch.equal(inputs["token_type_ids"], plain["token_type_ids"])
+
+
+@pytest.mark.parametrize("probability", [0.15, 0.4])
+def test_of_the_tokens_asked_for_most_are_hidden(probability):
+    """80 % the mask, 10 % another token of the vocabulary, 10 % as they were: within 4 standard deviations."""
+    masking = Masking(MASK, VOCABULARY, SPECIAL, probability)
+    ids = np.random.default_rng(1).integers(5, VOCABULARY, 100_000).astype(np.int32)
+    inputs, targets = masking(ids, epoch=0, index=0)
+    asked = targets != -100
+
+    def near(count, of, expected):
+        assert abs(count / of - expected) < 4 * math.sqrt(expected * (1 - expected) / of)
+
+    near(asked.sum(), len(ids), probability)
+    hidden, kept = inputs == MASK, asked & (inputs == ids)
+    near(hidden.sum(), asked.sum(), 0.8)
+    chance = 1 / (VOCABULARY - len(SPECIAL))  # of a drawn token to be the same
+    near(kept.sum(), asked.sum(), 0.1 + 0.1 * chance)
+    other = inputs[asked & ~hidden & ~kept]
+    assert set(other) == set(range(5, VOCABULARY))
+    assert max(Counter(other.tolist()).values()) < 4 * len(other) / (VOCABULARY - len(SPECIAL))
+
+
+def test_what_is_masked_is_a_function_of_seed_epoch_and_index():
+    ids = np.arange(5, 55, dtype=np.int32)
+    first = MASKING(ids, epoch=1, index=2)
+    again = pickle.loads(pickle.dumps(MASKING))(ids, epoch=1, index=2)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    other_seed = Masking(MASK, VOCABULARY, SPECIAL, seed=8)
+    others = [MASKING(ids, epoch=2, index=2), MASKING(ids, epoch=1, index=3), other_seed(ids, epoch=1, index=2)]
+    assert all(not np.array_equal(first[1], other[1]) for other in others)
+    assert ids.tolist() == list(range(5, 55))
+
+
+def test_the_masking_of_an_example_does_not_depend_on_its_batch():
+    def by_index(**options):
+        found = {}
+        for update in updates_of(encoded(kind="none"), masking=MASKING, **options).epoch(2):
+            batches = [zip(inputs["input_ids"], targets, strict=True) for inputs, targets in update.batches]
+            for index, (ids, asked) in zip(update.indices, chain(*batches), strict=True):
+                length = len(encoded().ids[index])
+                found[index] = (ids[:length].tolist(), asked[:length].tolist())
+        return found
+
+    expected = by_index()
+    assert by_index(batch_size=5, group_by_length=False, accumulation=2) == expected
+    assert by_index(seed=9) == expected  # of the order; the masking has its own
+
+
+def test_masking_is_drawn_anew_in_each_epoch_but_not_in_evaluation():
+    examples = encoded(kind="none")
+    updates = updates_of(examples, masking=MASKING)
+    totals = [
+        sum(int((t != -100).sum() * t.shape[1]) for u in updates.epoch(e) for _, t in u.batches) for e in range(3)
+    ]
+    assert len(set(totals)) > 1
+    batches = TextBatches(examples, batch_size=8, masking=MASKING)
+    for batch, other in zip(batches, batches, strict=True):
+        same(batch, other)
+    (first, asked), index = next(iter(batches)), batches.indices[0]
+    inputs, targets = MASKING(examples.ids[index], epoch=0, index=index)
+    assert first["input_ids"][0, : len(inputs)].tolist() == inputs.tolist()
+    assert asked[0, : len(inputs)].tolist() == targets.tolist()
+
+
+def test_the_shortest_example_is_asked_for_its_only_token_and_none_without_one():
+    masking = Masking(MASK, VOCABULARY, SPECIAL, 1e-9)
+    for index in range(20):
+        assert masking(np.array([0, 9, 2], dtype=np.int32), epoch=0, index=index)[1].tolist() == [-100, 9, -100]
+        inputs, targets = masking(np.array([0, 2], dtype=np.int32), epoch=0, index=index)
+        assert (inputs.tolist(), targets.tolist()) == ([0, 2], [-100, -100])
+    places = {int(np.flatnonzero(masking(np.arange(5, 25), epoch=0, index=i)[1] != -100)[0]) for i in range(300)}
+    assert places == set(range(20))
+
+
+@pytest.mark.parametrize("probability", [0, -0.1, 1.1, float("nan")])
+def test_a_probability_outside_its_range_is_an_error(probability):
+    with pytest.raises(ValueError, match="probability of masking must lie in"):
+        Masking(MASK, VOCABULARY, SPECIAL, probability)
+
+
+def test_everything_may_be_asked_for():
+    ids = np.array([0, 9, 10, 2], dtype=np.int32)
+    assert Masking(MASK, VOCABULARY, SPECIAL, 1.0)(ids, epoch=0, index=0)[1].tolist() == [-100, 9, 10, -100]
