@@ -12,6 +12,7 @@ from .adapted import Frozen, Wrapper
 from .adapted_linear import AdaptedLinear
 from .inject import branches, forget, replace_slots, slots
 from .layers import LowRankBranch
+from .names import carries
 from .scaled import Scale, Scaled
 
 
@@ -23,7 +24,7 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
 
     Raises:
-        ValueError: it carries something that no weight can express (adapter, prefix, prompt, gate); lists where.
+        ValueError: it carries something that no weight can express (adapter, prefix, prompt, gate); says where.
     """
     gated = [n for n, b in branches(model).items() if isinstance(b, LowRankBranch | Scale) and b.gate is not None]
     if gated:
@@ -31,8 +32,8 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     stuck = [name for name, module in slots(model) if not _mergeable(module)]
     if stuck:
         raise ValueError(
-            f"only low-rank updates of linear weights can be merged; {len(stuck)} places carry an adapter, a prefix or "
-            f"a prompt: {stuck[0]}" + (", ..." if len(stuck) > 1 else "")
+            f"only low-rank updates of linear weights can be merged; {len(stuck)} places carry an adapter, a prefix, a "
+            f"prompt, or scales of no linear layer: {stuck[0]}" + (", ..." if len(stuck) > 1 else "")
         )
     model = model if inplace else copy.deepcopy(model)
     replace_slots(model, _merged)
@@ -41,14 +42,12 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
 
 def _mergeable(module: nn.Module) -> bool:
+    scaled = carries(module, Scaled)
     while isinstance(module, Wrapper):
         if not isinstance(module, (AdaptedLinear, Scaled, Frozen)):
             return False
-        scaled = isinstance(module, Scaled)
         module = module.base
-        if scaled and not hasattr(module, "weight"):
-            return False
-    return True
+    return not scaled or hasattr(module, "weight")
 
 
 def _merged(module: nn.Module) -> nn.Module:

@@ -50,18 +50,15 @@ def create_text_model(
         }
     import transformers
 
-    try:
+    with _explained(name, f"a model for {kind}", "config.json and model.safetensors"):
         config = transformers.AutoConfig.from_pretrained(name, **options)
         build = getattr(transformers, _CLASSES[kind])
         if not pretrained:
             model: Any = build.from_config(config)
             return model.eval()
-        with quiet():
-            model, info = build.from_pretrained(
-                name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, dtype="float32"
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(_explained(name, kind, error)) from error
+        model, info = build.from_pretrained(
+            name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, dtype="float32"
+        )
     encoder = f"{model.base_model_prefix}."
     for key, stored, wanted in info["mismatched_keys"]:
         if key.startswith(encoder):
@@ -76,15 +73,15 @@ def create_text_model(
 
 
 def create_tokenizer(name: str) -> Any:
-    """The fast tokenizer of a model. Raises ValueError if there is none."""
+    """The fast tokenizer of a model. Raises ValueError if there is none, or one that knows no word."""
     import transformers
 
-    try:
+    with _explained(name, "the tokenizer", "tokenizer.json"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, use_fast=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(_explained(name, "tokenizer", error)) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{name} has no fast tokenizer, whose offsets are needed: take a model with tokenizer.json")
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of no file at all
+        raise ValueError(f"the tokenizer of {name} knows no word: the folder needs tokenizer.json")
     return tokenizer
 
 
@@ -94,14 +91,17 @@ def model_length(model: nn.Module) -> int | None:
     return length_of(config)
 
 
-def known_length(name: str) -> int | None:
-    """The most tokens that the model of a hub id or folder takes, or None for no limit."""
+def known_limits(name: str) -> tuple[int | None, int]:
+    """The most tokens that the model of a hub id or folder takes (None for no limit), and the size of its vocabulary.
+
+    Raises:
+        ValueError: no such model.
+    """
     import transformers
 
-    try:
-        return length_of(transformers.AutoConfig.from_pretrained(name))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(_explained(name, "its configuration", error)) from error
+    with _explained(name, "the configuration", "config.json and model.safetensors"):
+        config = transformers.AutoConfig.from_pretrained(name)
+        return length_of(config), config.vocab_size
 
 
 def length_of(config: Any) -> int | None:
@@ -129,10 +129,13 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _explained(name: str, kind: str, error: Exception) -> str:
-    """What to do about a model that cannot be loaded."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    files = "tokenizer.json" if kind == "tokenizer" else "config.json and model.safetensors"
-    if Path(name).is_dir():
-        return f"cannot load {name} for {kind}: {reason}; the folder needs {files}"
-    return f"cannot load {name} for {kind}: {reason}; give a hub id, or a folder with {files}"
+@contextmanager
+def _explained(name: str, what: str, files: str) -> Iterator[None]:
+    """Says what to do about something that transformers cannot load, and nothing else."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # transformers', safetensors' and tokenizers' own, of many classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        needed = f"the folder needs {files}" if Path(name).is_dir() else f"give a hub id, or a folder with {files}"
+        raise ValueError(f"cannot load {what} of {name}: {reason}; {needed}") from error

@@ -319,7 +319,7 @@ def tables(**splits):
 def test_a_hub_set_is_split_as_train_and_dev_files_are(monkeypatch, spec, arguments):
     asked = []
     loaded = tables(train=rows(80), validation=rows(3, start=80) + rows(2, start=83, answers=()))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: asked.append(args) or loaded)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **_: asked.append(args) or loaded)
     data = open_questions(spec)
     assert asked == [arguments]
     assert [len(data.split(name)) for name in ("train", "val", "test")] == [76, 4, 5]
@@ -337,7 +337,7 @@ def test_rows_without_a_title_are_one_article_where_the_context_is_the_same():
 
 def test_a_row_that_is_wrong_is_named_with_its_split(monkeypatch):
     loaded = tables(train=rows(8), validation=rows(2, start=8, answers=("dog",)))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: loaded)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **_: loaded)
     with pytest.raises(ValueError, match=r"^validation of a/b: question '8' has the answer 'dog' at 5, but 'cat' is"):
         open_questions("a/b")
 
@@ -361,7 +361,7 @@ def test_texts_and_starts_of_another_number_are_refused():
     ],
 )
 def test_a_hub_set_that_is_not_like_squad_is_refused(monkeypatch, loaded, error):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: loaded())
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **_: loaded())
     with pytest.raises(ValueError, match=re.escape(error)):
         open_questions("a/b")
 
@@ -385,7 +385,7 @@ def test_a_hub_set_that_is_not_like_squad_is_refused(monkeypatch, loaded, error)
     ],
 )
 def test_what_the_hub_answers_is_one_line(monkeypatch, raised, kind, error):
-    def load_dataset(*args):
+    def load_dataset(*args, **_):
         raise raised
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datasets
 import pytest
 
+from capaboost_vit.hub import cache_folder
 from capaboost_vit.nlu.data import open_texts
-from capaboost_vit.nlu.data import tables as tables_module
 from capaboost_vit.nlu.tasks import GLUE, TASKS
 
 
@@ -142,6 +142,6 @@ def test_a_damaged_folder_is_an_error_of_one_line(tmp_path):
 def test_a_cache_that_cannot_be_written_to_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
-    assert tables_module._cache() != str(tmp_path / "file" / "cache")
+    assert cache_folder() != str(tmp_path / "file" / "cache")
     rte()["train"].to_parquet(tmp_path / "train.parquet")
     assert len(open_texts(str(tmp_path), TASKS["rte"], protocol="own").split("train")) == 4

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from capaboost_vit import hub
 from capaboost_vit.vision.data import open_data
-from capaboost_vit.vision.data import tables as tables_module
 from capaboost_vit.vision.data.labels import number_labels
 
 NAN = float("nan")
@@ -369,10 +369,10 @@ def test_nothing_is_written_to_stderr_without_a_terminal_and_the_bars_stay_as_th
 def test_without_a_cache_that_can_be_written_to_there_is_one_for_the_process(tmp_path, monkeypatch):
     table([0, 1]).to_parquet(tmp_path / "a.parquet")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path("/proc/nowhere"))
-    monkeypatch.setattr(tables_module, "_FOLDERS", [])
+    monkeypatch.setattr(hub, "_FOLDERS", [])
     for _ in range(2):
         assert open_data(str(tmp_path / "a.parquet")).split("train").image(1).size == (4, 5)
-    (folder,) = tables_module._FOLDERS
+    (folder,) = hub._FOLDERS
     assert any(Path(folder.name).rglob("*.arrow"))
     folder.cleanup()
 

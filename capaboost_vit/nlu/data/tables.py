@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...hub import cache_folder, load_from_hub, quietly, root_cause
 from .table import Table
 
 _INSTEAD = "give a local folder or file (.tsv, .csv, .jsonl) instead"
@@ -29,20 +26,8 @@ def read_hub(name: str, config: str | None) -> dict[str, Table]:
     Raises:
         OSError: the hub cannot be reached, or has no such set. ValueError: it cannot be read.
     """
-    import datasets
-
     spec = name + (f":{config}" if config else "")
-    try:
-        with _quiet():
-            found = dict(datasets.load_dataset(name, config, cache_dir=_cache()))
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise FileNotFoundError(f"no data at {spec!r}, neither a local path nor on the hub: {_root(error)}") from error
-    except Exception as error:  # httpx's, huggingface_hub's and datasets' own
-        if isinstance(error, ConnectionError):
-            raise FileNotFoundError(
-                f"no data at {spec!r} on this machine, and the hub cannot be reached (offline?): {_INSTEAD}"
-            ) from error
-        raise ValueError(f"cannot load {spec} from the hub: {_root(error)}; {_INSTEAD}") from error
+    found = load_from_hub(name, config, what="data", instead=_INSTEAD)
     return {split: _table(spec, split, rows) for split, rows in found.items()}
 
 
@@ -55,14 +40,14 @@ def read_saved(path: Path) -> dict[str, Table]:
     import datasets
 
     try:
-        with _quiet():
+        with quietly():
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
                 saved = datasets.load_from_disk(str(path))
                 found = {str(saved.split or "train"): saved} if isinstance(saved, datasets.Dataset) else dict(saved)
             else:
-                found = dict(datasets.load_dataset(str(path.absolute()), cache_dir=_cache()))
+                found = dict(datasets.load_dataset(str(path.absolute()), cache_dir=cache_folder()))
     except Exception as error:  # pyarrow's, fsspec's and datasets' own, of many classes
-        raise ValueError(f"cannot read {path}: {_root(error)}") from error
+        raise ValueError(f"cannot read {path}: {root_cause(error)}") from error
     return {split: _table(str(path), split, rows) for split, rows in found.items()}
 
 
@@ -86,42 +71,3 @@ def _cells(rows: Any, names: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[in
                 row[column] = None if label is None or label < 0 else classes[label]
             yield number, row
             number += 1
-
-
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
-
-
-def _cache() -> str | None:
-    """None for `datasets`' own cache; a folder of this process where that cannot be written to."""
-    import datasets
-
-    usual = Path(datasets.config.HF_DATASETS_CACHE)
-    with contextlib.suppress(OSError):
-        usual.mkdir(parents=True, exist_ok=True)
-        if os.access(usual, os.W_OK):
-            return None
-    if not _FOLDERS:
-        _FOLDERS.append(tempfile.TemporaryDirectory(prefix="capaboost_nlu_", ignore_cleanup_errors=True))
-    return _FOLDERS[0].name
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of `datasets` where nobody watches them."""
-    import datasets
-
-    if sys.stderr.isatty() or datasets.utils.are_progress_bars_disabled():
-        yield
-        return
-    datasets.utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.utils.enable_progress_bars()
-
-
-def _root(error: BaseException) -> str:
-    """The first line of the error that began it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...hub import load_from_hub
 from .reading import read_rows
 from .split import Question
 
@@ -15,21 +16,8 @@ def read_hub(spec: str) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
         FileNotFoundError: no such set, or the hub cannot be reached.
         ValueError: it cannot be read, is not of SQuAD's form, or a question is wrong, by its id.
     """
-    import datasets
-
     name, _, config = spec.partition(":")
-    try:
-        tables = datasets.load_dataset(name, config or None)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"no questions at {spec!r}, neither a local path nor on the hub: {_first_line(error)}"
-        ) from error
-    except Exception as error:  # httpx's, huggingface_hub's and datasets' own
-        if isinstance(error, ConnectionError):
-            raise FileNotFoundError(
-                f"no questions at {spec!r} on this machine, and the hub cannot be reached (offline?): {_INSTEAD}"
-            ) from error
-        raise ValueError(f"cannot load {spec} from the hub: {_first_line(error)}; {_INSTEAD}") from error
+    tables = load_from_hub(name, config or None, what="questions", instead=_INSTEAD)
     for split in ("train", "validation"):
         if split not in tables:
             raise ValueError(f"{spec} has no split {split!r}, it has {', '.join(tables)}; {_INSTEAD}")
@@ -38,7 +26,3 @@ def read_hub(spec: str) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
             raise ValueError(f"{spec}: {split} has no column {', '.join(sorted(missing))}, as SQuAD has; {_INSTEAD}")
     train, validation = (read_rows(f"{split} of {spec}", tables[split]) for split in ("train", "validation"))
     return train, validation
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ...hub import cache_folder, load_from_hub, quietly, root_cause
 from .columns import image_column as find_image_column
 from .columns import label_column as find_label_column
 from .labels import number_labels
@@ -44,15 +40,19 @@ def read_table(
     Raises:
         OSError: the hub cannot be reached, or has no such set. ValueError: it cannot be read or has wrong columns.
     """
-    with _quiet():
-        tables = _of_hub(spec) if path is None else _of_path(spec, path)
+    name, _, config = spec.partition(":")
+    with quietly():
+        if path is None:
+            tables = load_from_hub(name, config or None, what="data", instead=_INSTEAD)
+        else:
+            tables = _of_path(spec, path)
     return _with_columns(spec, tables, image_column, label_column)
 
 
 def _of_path(spec: str, path: Path) -> dict[str, Any]:
     import datasets
 
-    cache = _cache()
+    cache = cache_folder()
     try:
         if path.is_file():
             named = _SPLIT_OF_FILE.search(path.stem)
@@ -67,28 +67,7 @@ def _of_path(spec: str, path: Path) -> dict[str, Any]:
             return dict(datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=cache))
         return dict(datasets.load_dataset(str(path.absolute()), cache_dir=cache))
     except Exception as error:  # pyarrow's, fsspec's and datasets' own, of many classes
-        raise ValueError(f"cannot read {spec}: {_root(error)}") from error
-
-
-def _of_hub(spec: str) -> dict[str, Any]:
-    import datasets
-
-    name, _, config = spec.partition(":")
-    try:
-        return dict(datasets.load_dataset(name, config or None, cache_dir=_cache()))
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise FileNotFoundError(f"no data at {spec!r}, neither a local path nor on the hub: {_root(error)}") from error
-    except Exception as error:  # httpx's, huggingface_hub's and datasets' own
-        if "scripts are no longer supported" in str(error):
-            raise ValueError(
-                f"{spec} is made by a loading script, and scripts are not run here: convert it to parquet (on the hub, "
-                "its branch refs/convert/parquet may hold that already), download it and give the folder"
-            ) from error
-        if isinstance(error, ConnectionError):
-            raise FileNotFoundError(
-                f"no data at {spec!r} on this machine, and the hub cannot be reached (offline?): {_INSTEAD}"
-            ) from error
-        raise ValueError(f"cannot load {spec} from the hub: {_root(error)}; {_INSTEAD}") from error
+        raise ValueError(f"cannot read {spec}: {root_cause(error)}") from error
 
 
 def _with_columns(spec: str, tables: dict[str, Any], image: str | None, label: str | None) -> ImageData:
@@ -108,7 +87,7 @@ def _with_columns(spec: str, tables: dict[str, Any], image: str | None, label: s
         try:
             table = tables[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
         except Exception as error:  # pyarrow's too
-            raise ValueError(f"{spec}: the column {image!r} holds no images: {_root(error)}") from error
+            raise ValueError(f"{spec}: the column {image!r} holds no images: {root_cause(error)}") from error
         rows = _Rows(table, image, f"{name} in {spec}")
         splits[name] = Split(tuple(f"row {i}" for i in range(len(labels_))), labels_, rows.read, rows.locate)
     return ImageData(spec, classes, splits, unlabelled)
@@ -134,42 +113,3 @@ class _Rows:
 
     def _cell(self, name: str) -> Any:
         return self.table[int(name.split()[1])][self.column]
-
-
-_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
-
-
-def _cache() -> str | None:
-    """None for `datasets`' own cache; a folder of this process where that cannot be written to."""
-    import datasets
-
-    usual = Path(datasets.config.HF_DATASETS_CACHE)
-    with contextlib.suppress(OSError):
-        usual.mkdir(parents=True, exist_ok=True)
-        if os.access(usual, os.W_OK):
-            return None
-    if not _FOLDERS:
-        _FOLDERS.append(tempfile.TemporaryDirectory(prefix="capaboost_vit_", ignore_cleanup_errors=True))
-    return _FOLDERS[0].name
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of `datasets` where nobody watches them."""
-    import datasets
-
-    if sys.stderr.isatty() or datasets.utils.are_progress_bars_disabled():
-        yield
-        return
-    datasets.utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.utils.enable_progress_bars()
-
-
-def _root(error: BaseException) -> str:
-    """The first line of the error that began it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
