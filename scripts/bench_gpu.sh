@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures training on one GPU, in one call of at most ten minutes, with synthetic images; nothing is installed.
-# It needs a python with torch, timm, numpy, safetensors and, for the comparison, peft. Options go to
-# `python -m capaboost_vit.bench`: bash scripts/bench_gpu.sh --set batch_size=32
+# It needs a python with torch, timm, numpy, safetensors and, for the comparison, peft; the text encoder is measured where
+# transformers is. Options go to `python -m capaboost_vit.bench`: bash scripts/bench_gpu.sh --set batch_size=32
 #   PYTHON  the interpreter (default python3)
 #   OUTPUT  folder of the results, below the one where it is called (default runs/bench)
 #   BUDGET  seconds after which no new case is started; what is left out is said (default 540)
@@ -18,6 +18,11 @@ if [ "$DEVICE" = cuda ] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch
 fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 configs="$root/configs/bench"
+files=("$configs/gpu.yaml" "$configs/text_gpu.yaml" "$configs/gpu_eager.yaml")
+if ! "$PYTHON" -c 'import transformers' 2>/dev/null; then
+    echo "bench_gpu.sh: $PYTHON has no transformers, so no text encoder is measured" >&2
+    files=("$configs/gpu.yaml" "$configs/gpu_eager.yaml")
+fi
 exec "$PYTHON" -m capaboost_vit.bench \
-    speed "$configs/gpu.yaml" "$configs/gpu_eager.yaml" scale "$configs/scale_gpu.yaml" \
+    speed "${files[@]}" scale "$configs/scale_gpu.yaml" \
     --budget "${BUDGET:-540}" --output "${OUTPUT:-runs/bench}" --set device="$DEVICE" "$@"

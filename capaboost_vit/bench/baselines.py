@@ -11,19 +11,17 @@ from torch.nn import functional as F
 
 from ..core.adapted_linear import AdaptedLinear
 from ..core.inject import features, get, replace_slots
-from ..vision.anatomy import head_names
 
 
-def floor(model: nn.Module) -> None:
-    """Freezes a plain ViT, and lets the tokens that enter its first block require a gradient.
+def floor(model: nn.Module, first: str) -> None:
+    """Freezes a plain model, and lets the tokens that enter its first block, of this name, require a gradient.
 
     What trains something in every block computes about this at least: the forward pass, and the gradient of the tokens
     through the blocks. (In the first block it may stop earlier than the floor does: an adapter beside the MLP needs no
     gradient of the first attention, a thirtieth of a ViT-S step.)
     """
     model.requires_grad_(False)
-    first = model.get_submodule("blocks.0")
-    first.register_forward_pre_hook(_Enter())
+    model.get_submodule(first).register_forward_pre_hook(_Enter())
 
 
 class _Enter:
@@ -92,33 +90,40 @@ def loop_over_branches(model: nn.Module) -> None:
 
 
 class TwoProducts(nn.Module):
-    """`y = base(x) + s up(relu(down(x)))` with two plain `nn.Linear`, as the library adapters writes it."""
+    """`y = base(x) + s up(relu(down(x)))` with two plain `nn.Linear`, as the library adapters writes it.
 
-    def __init__(self, base: nn.Module, width: int, *, scale: float) -> None:
+    Args:
+        behind: the two are fed with `base(x)` instead of x.
+    """
+
+    def __init__(self, base: nn.Module, width: int, *, scale: float, behind: bool = False) -> None:
         super().__init__()
         in_features, out_features = features(base)
         self.base = base
-        self.down = nn.Linear(in_features, width)
+        self.down = nn.Linear(out_features if behind else in_features, width)
         self.up = nn.Linear(width, out_features)
         self.scale = scale
+        self.behind = behind
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        update = self.up(F.relu(self.down(x))) * self.scale
-        return self.base(x) + update
+        y: Tensor = self.base(x)
+        return y + self.up(F.relu(self.down(y if self.behind else x))) * self.scale
 
 
-def two_products(model: nn.Module, names: Iterable[str], width: int, *, scale: float) -> None:
+def two_products(
+    model: nn.Module, names: Iterable[str], width: int, *, scale: float, behind: bool, head: Iterable[str]
+) -> None:
     """Freezes the model but for its head, and puts a `TwoProducts` around each named sub-layer."""
-    freeze_but_head(model)
+    freeze_but(model, head)
     for name in names:
         parent, _, leaf = name.rpartition(".")
-        module = TwoProducts(get(model, name), width, scale=scale)
+        module = TwoProducts(get(model, name), width, scale=scale, behind=behind)
         setattr(model.get_submodule(parent), leaf, module)
 
 
-def peft_lora(model: nn.Module, names: Iterable[str], rank: int) -> None:
+def peft_lora(model: nn.Module, names: Iterable[str], rank: int, *, head: Iterable[str]) -> None:
     """Hugging Face PEFT's LoRA on the named linear layers, scaled by one, beside a trained head.
 
     Raises:
@@ -126,15 +131,14 @@ def peft_lora(model: nn.Module, names: Iterable[str], rank: int) -> None:
     """
     import peft
 
-    freeze_but_head(model)
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(names))
-    peft.inject_adapter_in_model(config, model)
-    for name in head_names(model):
+    peft.inject_adapter_in_model(config, model)  # freezes all but what it adds
+    for name in head:
         model.get_submodule(name).requires_grad_(True)
 
 
-def freeze_but_head(model: nn.Module) -> None:
-    """Freezes a timm model but for its classifier."""
+def freeze_but(model: nn.Module, head: Iterable[str]) -> None:
+    """Freezes a model but for the modules of its head."""
     model.requires_grad_(False)
-    for name in head_names(model):
+    for name in head:
         model.get_submodule(name).requires_grad_(True)

@@ -1,27 +1,22 @@
-"""The cases that are compared: how each is made of a plain ViT, and one training step or answer of it."""
+"""The cases that are compared: how each is made of a plain model, and one training step or answer of it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..build import pick_device
 from ..core.functional import EXECUTIONS
-from ..core.inject import find
 from ..core.merge import merge
-from ..vision.adapt import adapt
-from ..vision.anatomy import anatomy_of
 from .baselines import floor, loop_over_branches, peft_lora, two_products
-from .config import TARGETS, Workload
+from .config import Workload
+from .models import Batch, Family, seeded
 from .timing import Lap
 
 FLOOR = "floor"
@@ -41,27 +36,27 @@ class Case:
     build: Callable[[nn.Module], object]
 
 
-def group_of_cases(group: str, rank: int) -> list[Case]:
+def group_of_cases(family: Family, group: str, rank: int) -> list[Case]:
     """The cases of one of `config.GROUPS`, the floor first."""
-    return method_cases(rank) if group == "methods" else lora_cases(TARGETS[group], rank)
+    return method_cases(family, rank) if group == "methods" else lora_cases(family, group, rank)
 
 
-def lora_cases(targets: tuple[str, ...], rank: int) -> list[Case]:
+def lora_cases(family: Family, group: str, rank: int) -> list[Case]:
     """LoRA on the same layers with the same rank: PEFT's, the loop over branches, and ours by every execution."""
+    targets = family.targets[group]
 
-    def ours(num_branches: int, **options: Any) -> Callable[[nn.Module], object]:
-        density = 1.0 if num_branches == 1 else 0.5
-        fixed: dict[str, Any] = dict(rank=rank, alpha=float(rank), targets=targets)
-        return partial(adapt, method="lora", num_branches=num_branches, density=density, **fixed, **options)
+    def peft(model: nn.Module) -> None:
+        peft_lora(model, family.places(model, targets), rank, head=family.head(model))
 
     def loop(num_branches: int, model: nn.Module) -> None:
-        ours(num_branches)(model)
+        our_lora(family, targets, rank, num_branches)(model)
         loop_over_branches(model)
 
-    whole = " on the whole qkv, as it knows no parts" if "query" in targets else ""
+    ours = partial(our_lora, family, targets, rank)
+    whole = " on the whole qkv, as it knows no parts" if family.fused and "query" in targets else ""
     cases = [
-        Case(FLOOR, "all frozen, the first block's tokens require a gradient", floor),
-        Case("peft", f"LoRA of Hugging Face PEFT{whole}", lambda model: peft_lora(model, places(model, targets), rank)),
+        _floor(family),
+        Case("peft", f"LoRA of Hugging Face PEFT{whole}", peft),
         Case("loop-d2", "CapaBoost d = 2, one pass per branch", partial(loop, 2)),
         Case("loop-d4", "CapaBoost d = 4, one pass per branch", partial(loop, 4)),
         Case("lora", "our plain LoRA", ours(1)),
@@ -74,34 +69,41 @@ def lora_cases(targets: tuple[str, ...], rank: int) -> list[Case]:
     return cases
 
 
-def method_cases(rank: int) -> list[Case]:
-    """Head, everything, adapters, prefix and prompt."""
+def method_cases(family: Family, rank: int) -> list[Case]:
+    """Head, everything, adapters, prefix, prompt and, for text, UniPELT."""
+    place, scale = family.adapter["placement"], family.adapter["scale"]
+
+    def ours(method: str, **options: Any) -> Callable[[nn.Module], object]:
+        return partial(family.adapt, method=method, **options)
 
     def adapter(num_branches: int) -> Callable[[nn.Module], object]:
         density = 1.0 if num_branches == 1 else 0.5
-        return partial(adapt, method="adapter", bottleneck=rank, num_branches=num_branches, density=density)
+        return ours("adapter", bottleneck=rank, num_branches=num_branches, density=density, **family.adapter)
 
     def plain(model: nn.Module) -> None:
-        two_products(model, places(model, ("mlp",)), rank, scale=0.1)
+        names = family.places(model, ("mlp",), use=place)
+        two_products(model, names, rank, scale=scale, behind=place == "sequential", head=family.head(model))
 
-    return [
-        Case(FLOOR, "all frozen, the first block's tokens require a gradient", floor),
-        Case("head", "only the classifier is trained", partial(adapt, method="head")),
-        Case("full", "everything is trained", partial(adapt, method="full")),
-        Case("adapter-nn", "parallel adapter of two nn.Linear at the MLPs, as in adapters", plain),
-        Case("adapter-d1", "our plain parallel adapter at the MLPs", adapter(1)),
-        Case("adapter-d2", "CapaBoost-Adapter d = 2 at the MLPs", adapter(2)),
-        Case("prefix-d2", "CapaBoost-Prefix d = 2, 10 tokens", partial(adapt, method="prefix", num_branches=2)),
-        Case("prompt-d2", "CapaBoost-Prompt d = 2, 10 tokens, deep", partial(adapt, method="prompt", num_branches=2)),
+    cases = [
+        _floor(family),
+        Case("head", "only the classifier is trained", ours("head")),
+        Case("full", "everything is trained", ours("full")),
+        Case("adapter-nn", f"{place} adapter of two nn.Linear at the MLPs, as in adapters", plain),
+        Case("adapter-d1", f"our plain {place} adapter at the MLPs", adapter(1)),
+        Case("adapter-d2", f"CapaBoost-Adapter d = 2, {place}, at the MLPs", adapter(2)),
+        Case("prefix-d2", "CapaBoost-Prefix d = 2, 10 tokens", ours("prefix", num_branches=2)),
+        Case("prompt-d2", f"CapaBoost-Prompt d = 2, 10 tokens {family.prompt}", ours("prompt", num_branches=2)),
     ]
+    if family.unipelt:
+        masked = ours("unipelt", rank=rank, num_branches=2, density=0.5)
+        cases.append(Case("unipelt-d1", "our UniPELT as published: LoRA, prefix, adapter", ours("unipelt", rank=rank)))
+        cases.append(Case("unipelt-d2", "the same of masked branches, d = 2", masked))
+    return cases
 
 
-def inference_cases(targets: tuple[str, ...], rank: int) -> list[Case]:
+def inference_cases(family: Family, group: str, rank: int) -> list[Case]:
     """The plain model, the same with CapaBoost's updates merged, and unmerged."""
-
-    def unmerged(model: nn.Module) -> nn.Module:
-        return adapt(model, "lora", rank=rank, alpha=float(rank), targets=targets, num_branches=2, density=0.5)
-
+    unmerged = our_lora(family, family.targets[group], rank, 2)
     return [
         Case("base", "the plain model", lambda model: model.requires_grad_(False)),
         Case("merged", "CapaBoost-LoRA d = 2, merged", lambda model: merge(unmerged(model), inplace=True)),
@@ -109,48 +111,26 @@ def inference_cases(targets: tuple[str, ...], rank: int) -> list[Case]:
     ]
 
 
-def places(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
-    """The names of the modules that the targets name, each once."""
-    anatomy = anatomy_of(model)
-    return list(dict.fromkeys(place.name for target in targets for place in find(model, target, anatomy)))
+def our_lora(
+    family: Family, targets: tuple[str, ...], rank: int, num_branches: int, **options: Any
+) -> Callable[[nn.Module], nn.Module]:
+    """What makes a CapaBoost-LoRA of a plain model, scaled by one; with one branch it is plain LoRA."""
+    density = 1.0 if num_branches == 1 else 0.5
+    fixed: dict[str, Any] = dict(rank=rank, alpha=float(rank), targets=targets)
+    return partial(family.adapt, method="lora", num_branches=num_branches, density=density, **fixed, **options)
 
 
-@dataclass
-class Batch:
-    """Synthetic images (B, 3, S, S) and labels (B), the same for all cases, and the plain model behind them all."""
-
-    base: nn.Module
-    images: Tensor
-    labels: Tensor
-
-
-def make_batch(workload: Workload) -> Batch:
-    """Builds the plain model and draws the images, from the workload's seed; the global generator stays as it is."""
-    device = pick_device(workload.device)
-    arguments: dict[str, Any] = {"num_classes": workload.num_classes, **workload.model_kwargs}
-    if workload.img_size is not None:
-        arguments["img_size"] = workload.img_size
-    with _seeded(workload.seed, device), device:
-        base: Any = timm.create_model(workload.model, **arguments)
-        images = torch.randn(workload.batch_size, 3, *base.patch_embed.img_size)
-        labels = torch.randint(workload.num_classes, (workload.batch_size,))
-    return Batch(base, images, labels)
+def _floor(family: Family) -> Case:
+    what = "all frozen, the first block's tokens require a gradient"
+    return Case(FLOOR, what, lambda model: floor(model, family.first_block(model)))
 
 
 def build_case(case: Case, batch: Batch, seed: int = 0) -> nn.Module:
     """The model of a case, on the device of the batch."""
     model = copy.deepcopy(batch.base)
-    with _seeded(seed, batch.images.device):
+    with seeded(seed, batch.device):
         case.build(model)
-    return model.to(batch.images.device)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from this seed within the block, and as before behind it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    return model.to(batch.device)
 
 
 class TrainingStep:
@@ -171,7 +151,7 @@ class TrainingStep:
     def loss(self, model: Any) -> Tensor:
         """The forward pass; `model` is the one that is stepped (`called`), or the same uncompiled (`model`)."""
         with autocast(self.workload, self.batch):
-            return F.cross_entropy(model(self.batch.images), self.batch.labels)
+            return F.cross_entropy(logits_of(model, self.batch), self.batch.labels)
 
     def __call__(self, lap: Lap = lambda phase: None) -> None:
         if self.workload.compile:
@@ -197,7 +177,14 @@ class Answer:
     @torch.inference_mode()
     def __call__(self, lap: Lap = lambda phase: None) -> None:
         with autocast(self.workload, self.batch):
-            self.called(self.batch.images)
+            logits_of(self.called, self.batch)
+
+
+def logits_of(model: Any, batch: Batch) -> Tensor:
+    """What the model answers to the batch, (B, classes)."""
+    output = model(**batch.inputs)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
 
 
 def compiled(model: nn.Module, workload: Workload) -> Any:
@@ -216,4 +203,4 @@ def compiled(model: nn.Module, workload: Workload) -> Any:
 def autocast(workload: Workload, batch: Batch) -> torch.autocast:
     """Mixed precision as the workload says."""
     dtype = getattr(torch, workload.amp_dtype)
-    return torch.autocast(batch.images.device.type, dtype=dtype, enabled=workload.amp)
+    return torch.autocast(batch.device.type, dtype=dtype, enabled=workload.amp)

@@ -24,12 +24,37 @@ class Goal:
     met: bool
 
 
-# the workloads of the goals: a result answers them only with these settings
-_CPU = {"model": "vit_small_patch16_224", "batch_size": 8, "rank": 8, "amp": False, "compile": False}
-_GPU = {"model": "vit_base_patch16_224", "batch_size": 64, "rank": 8, "amp": True, "compile": True}
-_GPU |= {"amp_dtype": "bfloat16"}
+# the workloads of the goals, with the device and the size of an input: a result answers them only with these settings
+_PLAIN = {"batch_size": 8, "rank": 8, "amp": False, "compile": False, "model_kwargs": {}, "padding": 0}
+_FAST = {"batch_size": 64, "rank": 8, "amp": True, "compile": True, "amp_dtype": "bfloat16", "model_kwargs": {}}
+_WORKLOADS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "CPU": ("cpu", "224 px", {"model": "vit_small_patch16_224", **_PLAIN}),
+    "GPU": ("cuda", "224 px", {"model": "vit_base_patch16_224", **_FAST}),
+    "text on a CPU": ("cpu", "128 tokens", {"model": "roberta-base", **_PLAIN}),
+}
 
 _OURS, _PEFT, _FLOOR = "capaboost-d2", "peft", "floor"
+# by workload: what is measured, the most that it may be, in which group, and which case over which other
+_STEPS = {
+    "CPU": (
+        ("all linears, d 2: step / floor", 1.06, "all-linears", _OURS, _FLOOR),
+        ("all linears, d 2: step / peft", 0.85, "all-linears", _OURS, _PEFT),
+        ("q and v, d 2: step / floor", 1.02, "q-v", _OURS, _FLOOR),
+        ("q and v, d 2: step / peft on qkv", 0.97, "q-v", _OURS, _PEFT),
+        ("all linears: d 4 / d 2", 1.06, "all-linears", "capaboost-d4", _OURS),
+    ),
+    "GPU": (
+        ("all linears, d 2: step / floor", 1.05, "all-linears", _OURS, _FLOOR),
+        ("all linears, d 2: step / peft", 0.9, "all-linears", _OURS, _PEFT),
+    ),
+    "text on a CPU": (
+        ("all linears, d 2: step / floor", 1.06, "all-linears", _OURS, _FLOOR),
+        ("all linears, d 2: step / peft", 0.85, "all-linears", _OURS, _PEFT),
+        ("q and v, d 2: step / floor", 1.02, "q-v", _OURS, _FLOOR),
+        ("all linears: d 4 / d 2", 1.06, "all-linears", "capaboost-d4", _OURS),
+    ),
+}
+_MEMORY = ("CPU", "GPU")  # the workloads that have goals of memory
 
 
 def goals(result: dict[str, Any]) -> list[Goal]:
@@ -47,18 +72,10 @@ def goals(result: dict[str, Any]) -> list[Goal]:
 def _rows(result: dict[str, Any]) -> Iterator[tuple[str, float, float | None]]:
     """What is measured, the most that it may be, and what it is."""
     workload = _workload(result)
-    cases = {group: found["cases"] for group, found in result["groups"].items()}
-    all_linears, q_v = cases.get("all-linears", {}), cases.get("q-v", {})
-    if workload == "CPU":
-        yield "CPU, all linears, d 2: step / floor", 1.06, _ratio(all_linears, _OURS, _FLOOR)
-        yield "CPU, all linears, d 2: step / peft", 0.85, _ratio(all_linears, _OURS, _PEFT)
-        yield "CPU, q and v, d 2: step / floor", 1.02, _ratio(q_v, _OURS, _FLOOR)
-        yield "CPU, q and v, d 2: step / peft on qkv", 0.97, _ratio(q_v, _OURS, _PEFT)
-        yield "CPU, all linears: d 4 / d 2", 1.06, _ratio(all_linears, "capaboost-d4", _OURS)
-    if workload == "GPU":
-        yield "GPU, all linears, d 2: step / floor", 1.05, _ratio(all_linears, _OURS, _FLOOR)
-        yield "GPU, all linears, d 2: step / peft", 0.9, _ratio(all_linears, _OURS, _PEFT)
-    for group, found in result["groups"].items() if workload else ():
+    groups = result["groups"]
+    for measure, bound, group, case, other in _STEPS[workload] if workload else ():
+        yield f"{workload}, {measure}", bound, _ratio(groups.get(group, {"cases": {}})["cases"], case, other)
+    for group, found in groups.items() if workload in _MEMORY else ():
         peaks = {name: case["memory"]["peak"] for name, case in found["cases"].items() if "memory" in case}
         if _OURS in peaks and "stored_inputs" in found:
             least = peaks[_FLOOR] + found["stored_inputs"]["all"]
@@ -70,10 +87,9 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, float, float | None]]:
 
 def _workload(result: dict[str, Any]) -> str | None:
     """Which of the goals' workloads the result is of."""
-    config = result["config"]
-    for name, device, wanted in (("CPU", "cpu", _CPU), ("GPU", "cuda", _GPU)):
-        same = all(config[option] == value for option, value in wanted.items()) and not config["model_kwargs"]
-        if same and result["device"] == device and result["image_size"] == 224:
+    for name, (device, size, wanted) in _WORKLOADS.items():
+        same = all(result["config"][option] == value for option, value in wanted.items())
+        if same and result["device"] == device and result["size"] == size:
             return name
     return None
 

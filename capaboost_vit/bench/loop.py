@@ -145,7 +145,7 @@ class Laps:
         self.progress(len(self.updates))
         return self.updates[-1][1]
 
-    def epoch(self, rows: Sequence[Mapping[str, Any]], *, images_per_second: float) -> None:
+    def epoch(self, rows: Sequence[Mapping[str, Any]], *, per_second: float) -> None:
         """An epoch is done, and so is its evaluation, if there is one."""
         self.evaluations.append(self._lap())
 

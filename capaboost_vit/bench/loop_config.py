@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..options import option
+from .config import Common, at_least_one
 
 
 @dataclass(frozen=True)
-class LoopWorkload:
+class LoopWorkload(Common):
     """What is trained, and how; options and defaults are those of `capaboost train` where it has them."""
 
     model: str = option("vit_base_capaboost_lora", "timm model name; *_capaboost_* names bring their method with them")
     method: dict[str, Any] = option({}, "method options; `name` is needed where the model's name has no method")
-    model_kwargs: dict[str, Any] = option({}, "further arguments of the timm model")
-    img_size: int | None = option(None, "image size; none: the model's own")
     batch_size: int = option(64, "images of one update")
     grad_accum_steps: int = option(1, "parts in which the images of an update are computed, to save memory")
-    amp: bool = option(False, "automatic mixed precision")
-    amp_dtype: Literal["bfloat16", "float16"] = option("bfloat16", "bfloat16 or float16")
-    compile: bool = option(False, "torch.compile")
-    compile_mode: str = option("default", "its mode")
-    device: str | None = option(None, "cpu, cuda, ...; none: cuda where there is one")
-    seed: int = option(0, "seed of head, branches, images and their order")
-    budget: float | None = option(None, "seconds after which nothing new is started; what is left out is said")
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class VtabTimeConfig(LoopWorkload):
 
     def __post_init__(self) -> None:
         names = ("epochs", "train_images", "threads", "updates", "test_batches", "warmup", "repetitions", "starts")
-        _at_least_one(self, *names, "batch_size", "validation_batch_size")
+        at_least_one(self, *names, "batch_size", "validation_batch_size")
 
 
 @dataclass(frozen=True)
@@ -68,13 +60,7 @@ class ProcessesConfig(LoopWorkload):
     output: str = option("runs/bench/processes.json", "result file; a table (.md) beside it")
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "updates", "warmup", "repetitions", "batch_size")
+        at_least_one(self, "updates", "warmup", "repetitions", "batch_size")
         for count in (*self.processes, *(() if self.threads is None else (self.threads,))):
             if count < 1:
                 raise ValueError(f"--processes and --threads must be at least 1, got {count}")
-
-
-def _at_least_one(config: Any, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")

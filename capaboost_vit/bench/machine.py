@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
             "cuda": torch.version.cuda,
         }
     versions: dict[str, str | None] = {"python": platform.python_version(), "capaboost_vit": __version__}
-    for package in ("torch", "timm", "peft", "triton", "numpy"):
+    for package in ("torch", "timm", "transformers", "peft", "triton", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

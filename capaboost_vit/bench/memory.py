@@ -32,8 +32,8 @@ class Memory:
 
 def memory_of(step: TrainingStep) -> Memory:
     """Measures a case that has made a step before, so that its optimizer has its state."""
-    resident = nbytes([*_tensors_of(step), step.batch.images, step.batch.labels])
-    peak = peak_of(step, step.batch.images.device)
+    resident = nbytes([*_tensors_of(step), *step.batch.inputs.values(), step.batch.labels])
+    peak = peak_of(step, step.batch.device)
     saved = nbytes(saved_tensors(lambda: step.loss(step.model)), without=_tensors_of(step))
     return Memory(resident, resident + peak, saved)
 

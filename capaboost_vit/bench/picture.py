@@ -100,7 +100,7 @@ def _draw_memory(axes: Any, group: Mapping[str, Any]) -> None:
 
 
 def _scale(result: Mapping[str, Any]) -> Any:
-    """A column per thing that grows: the step in units of the floor, and images per second."""
+    """A column per thing that grows: the step in units of the floor, and images or tokens per second."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     found = result["axes"]
@@ -118,7 +118,7 @@ def _scale(result: Mapping[str, Any]) -> Any:
             ratio.plot(places, [timing["ratio"] for timing in whole], **look)
             low, high = ([timing["ratio_quartiles"][end] for timing in whole] for end in (0, 1))
             ratio.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
-            speed.plot(places, [entry["images_per_second"] for _, entry in there], **look)
+            speed.plot(places, [entry[f"{result['items']}_per_second"] for _, entry in there], **look)
         speed.set_yscale("log")
         speed.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         speed.yaxis.set_major_formatter("{x:g}")
@@ -129,7 +129,7 @@ def _scale(result: Mapping[str, Any]) -> Any:
             axes.set_xticks(range(len(points)), labels, fontsize=8)
             axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("training step / floor")
-    panels[1, 0].set_ylabel("images / s")
+    panels[1, 0].set_ylabel(f"{result['items']} / s")
     panels[0, 0].legend(fontsize=8)
     return figure
 
@@ -140,7 +140,7 @@ def _title(result: Mapping[str, Any]) -> str:
     where = (
         machine["gpu"]["name"] if result["device"] == "cuda" else f"{machine['cpu']}, {machine['threads']} thread(s)"
     )
-    shape = f"{config['model']}, {result['image_size']} px, batch {config['batch_size']}, rank {config['rank']}"
+    shape = f"{config['model']}, {result['size']}, batch {config['batch_size']}, rank {config['rank']}"
     return f"{shape}, {precision}{', compiled' if config['compile'] else ''}; {where}"
 
 

@@ -16,6 +16,7 @@ from .picture import draw_result
 from .timing import WHOLE
 
 _WIDTH = 98
+_LAYERS = 4  # side by side
 
 
 def write_result(result: dict[str, Any], path: str | Path) -> list[Path]:
@@ -40,7 +41,7 @@ def speed_table(result: dict[str, Any]) -> str:
     """Steps, layers, inference and goals."""
     lines = ["# Speed", "", *_origin(result), ""]
     for name, group in result["groups"].items():
-        lines += [f"## {name}", "", *fenced(_steps(group["cases"])), ""]
+        lines += [f"## {name}", "", *fenced(_steps(group["cases"], result["items"])), ""]
         lines += [f"- {case}: {entry['what']}; {entry['trained']:,} trained" for case, entry in group["cases"].items()]
         if "stored_inputs" in group:
             stored = group["stored_inputs"]
@@ -51,21 +52,24 @@ def speed_table(result: dict[str, Any]) -> str:
         lines.append("")
         if group["layers"]:
             lines += ["A layer alone, its forward and its backward over those of the frozen layer:", ""]
-            lines += [*fenced(_layers(group["layers"])), ""]
+            layers = list(group["layers"].items())
+            for i in range(0, len(layers), _LAYERS):
+                lines += [*fenced(_layers(dict(layers[i : i + _LAYERS]))), ""]
     if result["inference"]:
-        lines += ["## Inference", "", *fenced(_inference(result["inference"])), ""]
+        lines += ["## Inference", "", *fenced(_inference(result["inference"], result["items"])), ""]
     lines += ["## Goals", "", *fenced(_goals(result["goals"])), ""]
     return "\n".join([*lines, *_left_out(result)])
 
 
 def scale_table(result: dict[str, Any]) -> str:
     """One table per thing that grows."""
+    items = result["items"]
     lines = ["# Scale", "", *_origin(result), ""]
     for name, points in result["axes"].items():
-        rows = [[name, "case", "step ms", "/ floor", "+-", "/ peft", "images/s"]]
+        rows = [[name, "case", "step ms", "/ floor", "+-", "/ peft", f"{items}/s"]]
         for point in points:
             for case, entry in point["cases"].items():
-                rows.append([str(point["value"]), case, *_timed(entry), _number(entry.get("images_per_second"), 1)])
+                rows.append([str(point["value"]), case, *_timed(entry), _number(entry.get(f"{items}_per_second"), 1)])
         lines += [f"## {name}", "", *fenced(rows), ""]
     return "\n".join([*lines, *_left_out(result)])
 
@@ -75,7 +79,7 @@ def _origin(result: dict[str, Any]) -> list[str]:
     precision = config["amp_dtype"] if config["amp"] else "float32"
     compiled = f", compiled ({config['compile_mode']})" if config["compile"] else ""
     about = (
-        f"{config['model']}, {result['image_size']} px, batch {config['batch_size']}, rank {config['rank']}, "
+        f"{config['model']}, {result['size']}, batch {config['batch_size']}, rank {config['rank']}, "
         f"{precision}{compiled} on {result['device']}. Clock: {result['clock']}. Times are medians of interleaved "
         "rounds; `/ floor` and `/ peft` are medians of the ratios of each round, `+-` is half the distance of their "
         "quartiles."
@@ -84,14 +88,14 @@ def _origin(result: dict[str, Any]) -> list[str]:
     return [f"    {result['command']}", "", *textwrap.wrap(about, _WIDTH), "", *machine]
 
 
-def _steps(cases: dict[str, Any]) -> list[list[str]]:
-    titles = ["case", "step ms", "/ floor", "+-", "/ peft", "fwd ms", "bwd ms", "images/s", "peak MB", "saved MB"]
+def _steps(cases: dict[str, Any], items: str) -> list[list[str]]:
+    titles = ["case", "step ms", "/ floor", "+-", "/ peft", "fwd ms", "bwd ms", f"{items}/s", "peak MB", "saved MB"]
     rows = [titles]
     for name, entry in cases.items():
         times, memory = entry.get("times", {}), entry.get("memory", {})
         phases = [_ms(times[phase]["median"]) if phase in times else "" for phase in ("forward", "backward")]
         sizes = [_mb(memory[size]) if memory else "" for size in ("peak", "saved")]
-        rows.append([name, *_timed(entry), *phases, _number(entry.get("images_per_second"), 1), *sizes])
+        rows.append([name, *_timed(entry), *phases, _number(entry.get(f"{items}_per_second"), 1), *sizes])
     return rows
 
 
@@ -110,8 +114,7 @@ def _timed(entry: dict[str, Any]) -> list[str]:
 
 
 def _layers(layers: dict[str, Any]) -> list[list[str]]:
-    titles = [name.removeprefix("blocks.0.") for name in layers]
-    rows = [["case", *(title for name in titles for title in (name, ""))]]
+    rows = [["case", *(title for name in layers for title in (name, ""))]]
     for case in next(iter(layers.values())):
         row = [case]
         for cases in layers.values():
@@ -121,17 +124,17 @@ def _layers(layers: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _inference(cases: dict[str, Any]) -> list[list[str]]:
-    rows = [["case", "ms", "/ base", "+-", "images/s"]]
+def _inference(cases: dict[str, Any], items: str) -> list[list[str]]:
+    rows = [["case", "ms", "/ base", "+-", f"{items}/s"]]
     for name, entry in cases.items():
-        rows.append([name, *_timed(entry)[:3], _number(entry.get("images_per_second"), 1)])
+        rows.append([name, *_timed(entry)[:3], _number(entry.get(f"{items}_per_second"), 1)])
     return rows
 
 
 def _goals(goals: Iterable[dict[str, Any]]) -> list[list[str]]:
     rows = [["goal", "bound", "value", ""]]
     rows += [[g["measure"], g["bound"], f"{g['value']:.3f}", "met" if g["met"] else "missed"] for g in goals]
-    return rows if len(rows) > 1 else [["none: this run is not at the settings of a goal"]]
+    return rows if len(rows) > 1 else [["none: the goals are about other settings or cases"]]
 
 
 def _left_out(result: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`capaboost bench scale`: what a training step costs as batch, image, model, rank or number of branches grows."""
+"""`capaboost bench scale`: what a training step costs as batch, image, text, model, rank or branches grow."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import dataclasses
 import gc
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 
-from ..vision.adapt import adapt
-from .cases import FLOOR, Case, TrainingStep, lora_cases
-from .config import TARGETS, ScaleConfig
-from .machine import machine
-from .speed import Say, measure, prepare, summary_of, warm_up
-from .timing import Budget, clock_for
+from .cases import FLOOR, Case, TrainingStep, lora_cases, our_lora
+from .config import ScaleConfig
+from .models import Family, family_of
+from .speed import Say, head_of, measure, prepare, summary_of, warm_up
+from .timing import Budget
 
 OURS = "capaboost"
 
@@ -28,27 +26,20 @@ def measure_scale(config: ScaleConfig, *, command: str, say: Say, budget: Budget
     """
     start = time.monotonic()
     budget = Budget(config.budget, within=budget)
+    for points in axes(config).values():
+        for _, point in points:
+            family_of(point)  # before the first hour is spent
     batch = prepare(config)
-    result: dict[str, Any] = {
-        "kind": "scale",
-        "command": command,
-        "config": dataclasses.asdict(config),
-        "device": batch.images.device.type,
-        "image_size": batch.images.shape[-1],
-        "clock": clock_for(batch.images.device, config.threads).name,
-        "machine": machine(),
-        "axes": {},
-        "left_out": [],
-    }
+    result: dict[str, Any] = {**head_of("scale", config, batch, command), "axes": {}, "left_out": []}
     for axis, points in axes(config).items():
         for value, point in points:
             title = f"{axis} {value}"
             batch = prepare(point)
-            cases = scale_cases(point)
+            cases = scale_cases(batch.family, point)
             steps, _ = warm_up(cases, TrainingStep, batch, point, budget, say, result["left_out"], title)
             if FLOOR in steps:
                 times = measure(steps, point, batch, budget, say, title)
-                found = {"value": value, "cases": summary_of(times, FLOOR, point.batch_size)}
+                found = {"value": value, "cases": summary_of(times, FLOOR, batch)}
                 result["axes"].setdefault(axis, []).append(found)
             del steps, batch
             gc.collect()
@@ -68,6 +59,7 @@ def axes(config: ScaleConfig) -> dict[str, list[tuple[Any, ScaleConfig]]]:
     found = {
         "batch size": along("batch_size", config.batch_sizes),
         "image size": along("img_size", config.img_sizes),
+        "tokens": along("seq_len", config.seq_lens),
         "model": along("model", config.models),
         "rank": along("rank", config.ranks),
         "branches": along("num_branches", config.branch_counts),
@@ -75,17 +67,9 @@ def axes(config: ScaleConfig) -> dict[str, list[tuple[Any, ScaleConfig]]]:
     return {axis: points for axis, values in found.items() if (points := list(values))}
 
 
-def scale_cases(config: ScaleConfig) -> list[Case]:
+def scale_cases(family: Family, config: ScaleConfig) -> list[Case]:
     """The floor, PEFT's LoRA, and ours with d branches (plain LoRA for one)."""
-    targets, d = TARGETS[config.targets], config.num_branches
-    others = [case for case in lora_cases(targets, config.rank) if case.name in (FLOOR, "peft")]
-    build = partial(
-        adapt,
-        method="lora",
-        rank=config.rank,
-        alpha=float(config.rank),
-        targets=targets,
-        num_branches=d,
-        density=1.0 if d == 1 else 0.5,
-    )
-    return [*others, Case(OURS, f"CapaBoost-LoRA d = {d}", build)]
+    d = config.num_branches
+    others = [case for case in lora_cases(family, config.targets, config.rank) if case.name in (FLOOR, "peft")]
+    ours = our_lora(family, family.targets[config.targets], config.rank, d)
+    return [*others, Case(OURS, f"CapaBoost-LoRA d = {d}", ours)]

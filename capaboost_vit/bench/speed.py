@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from .cases import FLOOR, Answer, Batch, Case, TrainingStep, group_of_cases, inference_cases, make_batch, places
-from .config import TARGETS, SpeedConfig, Workload
+from .cases import FLOOR, Answer, Case, TrainingStep, group_of_cases, inference_cases
+from .config import SETS, SpeedConfig, Workload
 from .goals import goals
 from .layer import layer_passes
 from .machine import import_seconds, machine
 from .memory import memory_of, stored_inputs
+from .models import Batch, make_batch
 from .timing import WHOLE, Budget, Timed, Times, clock_for, interleave, timing
 
 Say = Callable[[str], None]
@@ -35,19 +36,13 @@ def measure_speed(config: SpeedConfig, *, command: str, say: Say, budget: Budget
         budget: of several measurements together, beside the configuration's own.
 
     Raises:
-        ValueError: the device is not there.
+        ValueError: what `make_batch` refuses.
     """
     start = time.monotonic()
     budget = Budget(config.budget, within=budget)
     batch = prepare(config)
-    result: dict[str, Any] = {
-        "kind": "speed",
-        "command": command,
-        "config": dataclasses.asdict(config),
-        "device": batch.images.device.type,
-        "image_size": batch.images.shape[-1],
-        "clock": clock_for(batch.images.device, config.threads).name,
-        "machine": machine(),
+    result = {
+        **head_of("speed", config, batch, command),
         "groups": {},
         "inference": None,
         "import_seconds": import_seconds() if "import" in config.measures else None,
@@ -56,12 +51,12 @@ def measure_speed(config: SpeedConfig, *, command: str, say: Say, budget: Budget
     for group in config.groups if {"step", "memory", "layer"} & {*config.measures} else ():
         result["groups"][group] = _measure_group(config, group, batch, budget, say, result["left_out"])
     if "inference" in config.measures:
-        cases = inference_cases(TARGETS["all-linears"], config.rank)
+        cases = inference_cases(batch.family, "all-linears", config.rank)
         answers, _ = warm_up(cases, Answer, batch, config, budget, say, result["left_out"], "inference")
         if "base" in answers:
             more = dataclasses.replace(config, repetitions=_MORE_ROUNDS * config.repetitions)
             times = measure(answers, more, batch, budget, say, "inference")
-            result["inference"] = summary_of(times, "base", config.batch_size)
+            result["inference"] = summary_of(times, "base", batch)
     result["goals"] = [dataclasses.asdict(goal) for goal in goals(result)]
     result["seconds"] = time.monotonic() - start
     return result
@@ -73,33 +68,50 @@ def prepare(workload: Workload) -> Batch:
     return make_batch(workload)
 
 
+def head_of(kind: str, config: Workload, batch: Batch, command: str) -> dict[str, Any]:
+    """What a result says of how it was measured."""
+    return {
+        "kind": kind,
+        "command": command,
+        "config": dataclasses.asdict(config),
+        "device": batch.device.type,
+        "items": batch.family.items,
+        "size": batch.size,
+        "clock": clock_for(batch.device, config.threads).name,
+        "machine": machine(),
+    }
+
+
 def _measure_group(
     config: SpeedConfig, group: str, batch: Batch, budget: Budget, say: Say, left_out: list[str]
 ) -> dict[str, Any]:
-    cases = chosen(group_of_cases(group, config.rank), config.cases)
-    found: dict[str, Any] = {"targets": list(TARGETS.get(group, ())), "cases": {}, "layers": {}}
+    family = batch.family
+    cases = chosen(group_of_cases(family, group, config.rank), config.cases)
+    targets = family.targets.get(group, ())
+    found: dict[str, Any] = {"targets": list(targets), "cases": {}, "layers": {}}
     steps, memory = warm_up(cases, TrainingStep, batch, config, budget, say, left_out, group)
     if FLOOR not in steps:
         return found
-    if "memory" in config.measures and group in TARGETS:
-        total, beyond = stored_inputs(steps[FLOOR], places(batch.base, TARGETS[group]))
+    if "memory" in config.measures and group in SETS:
+        total, beyond = stored_inputs(steps[FLOOR], family.places(batch.base, targets))
         found["stored_inputs"] = {"all": total, "not_kept_by_floor": beyond}
     timed = {}
     if "step" in config.measures:
-        timed = summary_of(measure(steps, config, batch, budget, say, group), FLOOR, config.batch_size)
+        timed = summary_of(measure(steps, config, batch, budget, say, group), FLOOR, batch)
     for case in cases:
         if case.name in steps:
             trained = sum(p.numel() for p in steps[case.name].trained)
             found["cases"][case.name] = {"what": case.what, "trained": trained, **timed.get(case.name, {})}
             if case.name in memory:
                 found["cases"][case.name]["memory"] = memory[case.name]
-    if "layer" in config.measures and group in TARGETS:
-        for name in (name for name in places(batch.base, TARGETS[group]) if name.startswith("blocks.0.")):
+    if "layer" in config.measures:
+        for layer, name in family.first_layers(batch.base, targets).items():
+            title = f"{group}, layer {layer}"
             if budget.left() <= 0:
-                left_out.append(f"{group}, layer {name}: no time left")
+                left_out.append(f"{title}: no time left")
                 continue
-            times = measure(layer_passes(steps, name), config, batch, budget, say, f"{group}, layer {name}", layer=True)
-            found["layers"][name] = summary_of(times, FLOOR)
+            times = measure(layer_passes(steps, name), config, batch, budget, say, title, layer=True)
+            found["layers"][layer] = summary_of(times, FLOOR)
     return found
 
 
@@ -156,7 +168,7 @@ def measure(
     timed: dict[str, Timed] = calls
     times = interleave(
         timed,
-        clock=clock_for(batch.images.device, workload.threads),
+        clock=clock_for(batch.device, workload.threads),
         rounds=workload.repetitions,
         warmup=workload.warmup,
         least=_LEAST_OF_LAYER if layer else least(batch),
@@ -168,8 +180,11 @@ def measure(
     return times
 
 
-def summary_of(times: Times, reference: str, batch_size: int | None = None) -> dict[str, dict[str, Any]]:
-    """By case: the timing of each phase over the reference's, over PEFT's where there is one, and images per second."""
+def summary_of(times: Times, reference: str, batch: Batch | None = None) -> dict[str, dict[str, Any]]:
+    """By case: the timing of each phase over the reference's, and over PEFT's where there is one.
+
+    With a batch, what goes through a case in each call, also images or tokens per second.
+    """
     summary: dict[str, dict[str, Any]] = {}
     for name, phases in times.items():
         entry: dict[str, Any] = {"times": {}}
@@ -180,20 +195,20 @@ def summary_of(times: Times, reference: str, batch_size: int | None = None) -> d
         whole = phases[WHOLE]
         if "peft" in times and min(times["peft"][WHOLE]) > 0:
             entry["over_peft"] = timing(whole, times["peft"][WHOLE]).ratio
-        if batch_size is not None and min(whole) > 0:
-            entry["images_per_second"] = batch_size / entry["times"][WHOLE]["median"]
+        if batch is not None and min(whole) > 0:
+            entry[f"{batch.family.items}_per_second"] = batch.items / entry["times"][WHOLE]["median"]
         summary[name] = entry
     return summary
 
 
 def least(batch: Batch) -> float:
     """Seconds that one timing of a step lasts at least on this device."""
-    return _LEAST if batch.images.device.type == "cuda" else 0.0
+    return _LEAST if batch.device.type == "cuda" else 0.0
 
 
 def _wall(call: Callable[[], object], batch: Batch) -> float:
     """Wall time of one call, for the budget."""
-    clock = clock_for(batch.images.device, threads=0)
+    clock = clock_for(batch.device, threads=0)
     clock.settle()
     start = clock.mark()
     call()

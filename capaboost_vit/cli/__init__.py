@@ -18,9 +18,9 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
     "quickstart": (train.quickstart_parser, train.quickstart, "the whole story on the embedded digits"),
     "train": (train.train_parser, train.train, "train a model on images"),
     "train-text": (train.text_parser, train.train_text, "train a model of transformers on texts"),
-    "eval": (adapter.eval_parser, adapter.evaluate, "accuracy of a finished run or an adapter file"),
+    "eval": (adapter.eval_parser, adapter.evaluate, "scores of a finished run or an adapter file"),
     "predict": (adapter.predict_parser, adapter.predict, "the most probable classes of pictures"),
-    "merge": (adapter.merge_parser, adapter.merge, "write a plain timm model with the updates merged in"),
+    "merge": (adapter.merge_parser, adapter.merge, "write a plain model with the updates merged in"),
     "report": (report.report_parser, report.report, "a table of finished runs: methods by tasks, over seeds"),
     "data": (data.data_parser, data.data, "look at a data set before training: data check"),
     "bench": (bench.bench_parser, bench.bench, "measure what training costs: bench speed, scale"),
@@ -71,7 +71,7 @@ def _hint(error: Exception) -> str | None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="capaboost", description="CapaBoost: masked low-rank fine-tuning of timm models.")
+    parser = Parser(prog="capaboost", description="CapaBoost: masked low-rank fine-tuning of timm models and text encoders.")
     parser.add_argument("--version", action="version", version=f"capaboost {__version__}")
     commands = {name: (make_parser, text) for name, (make_parser, _, text) in _COMMANDS.items()}
     parser.add_commands(commands, required=False)

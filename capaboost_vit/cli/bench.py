@@ -103,7 +103,7 @@ def _draw(arguments: Namespace) -> None:
 
 
 def _parser_of(config: type[Any]) -> Parser:
-    """Every field of a configuration as an option; lists take several words."""
+    """Every field of a configuration as an option; lists take several words, or none."""
     parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
     hints = typing.get_type_hints(config)
@@ -112,7 +112,7 @@ def _parser_of(config: type[Any]) -> Parser:
         flag, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
         if typing.get_origin(hints[field.name]) is tuple:
             kind = typing.get_args(hints[field.name])[0]
-            parser.add_argument(flag, type=kind, nargs="+", default=list(default), help=text)
+            parser.add_argument(flag, type=kind, nargs="*", default=list(default), help=text)
         else:
             add_option(parser, flag, hints[field.name], default, text)
     return parser

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from capaboost_vit.bench.cases import make_batch
 from capaboost_vit.bench.config import Workload
+from capaboost_vit.bench.models import make_batch
 
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 40}
+SMALL["initializer_range"] = 0.5  # with the usual 0.02 so small a model answers nearly the same to everything
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +27,28 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def workload(tiny):
-    return Workload(**tiny)
+def tiny_text(tiny):
+    """The same of a text encoder: RoBERTa with two layers of width 16, 6 tokens, two of them padding, batch 4."""
+    options = {name: value for name, value in tiny.items() if name != "img_size"}
+    return {**options, "model": "roberta-base", "model_kwargs": SMALL, "seq_len": 6, "padding": 0.3}
 
 
 @pytest.fixture(scope="session")
-def batch(workload):
-    return make_batch(workload)
+def workloads(tiny, tiny_text):
+    """By what goes through the model."""
+    return {"images": Workload(**tiny), "tokens": Workload(**tiny_text)}
+
+
+@pytest.fixture(scope="session")
+def batches(workloads):
+    return {items: make_batch(workload) for items, workload in workloads.items()}
+
+
+@pytest.fixture(scope="session")
+def workload(workloads):
+    return workloads["images"]
+
+
+@pytest.fixture(scope="session")
+def batch(batches):
+    return batches["images"]

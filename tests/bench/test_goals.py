@@ -10,6 +10,7 @@ from capaboost_vit.bench.config import SpeedConfig
 from capaboost_vit.bench.goals import goals
 
 GPU = {"model": "vit_base_patch16_224", "batch_size": 64, "amp": True, "compile": True}
+TEXT = {"model": "roberta-base", "size": "128 tokens"}
 
 
 def case(seconds, peak):
@@ -17,7 +18,7 @@ def case(seconds, peak):
     return {"times": {"whole": {"times": times}}, "memory": {"peak": peak, "saved": 0, "resident": 0}}
 
 
-def result(device="cpu", *, d2=1.0, d4=1.0, peft=1.25, peak=100, merged=1.0, imported=0.1, size=224, **options):
+def result(device="cpu", *, d2=1.0, d4=1.0, peft=1.25, peak=100, merged=1.0, imported=0.1, size="224 px", **options):
     cases = {
         "floor": case(1, 80),
         "peft": case(peft, 101),
@@ -28,7 +29,7 @@ def result(device="cpu", *, d2=1.0, d4=1.0, peft=1.25, peak=100, merged=1.0, imp
     return {
         "config": dataclasses.asdict(SpeedConfig(device=device, **options)),
         "device": device,
-        "image_size": size,
+        "size": size,
         "groups": {"all-linears": group, "q-v": group, "methods": {"cases": {}}},
         "inference": {"base": case(1, 0), "merged": case(merged, 0)},
         "import_seconds": imported,
@@ -55,6 +56,17 @@ def test_a_cpu_result_answers_the_goals_of_the_cpu():
     ]
 
 
+def test_a_result_of_texts_answers_the_goals_of_texts():
+    assert [(goal.measure, goal.bound, goal.met) for goal in goals(result(**TEXT))] == [
+        ("text on a CPU, all linears, d 2: step / floor", "<= 1.06", True),
+        ("text on a CPU, all linears, d 2: step / peft", "<= 0.85", True),
+        ("text on a CPU, q and v, d 2: step / floor", "<= 1.02", True),
+        ("text on a CPU, all linears: d 4 / d 2", "<= 1.06", True),
+        ("import capaboost_vit beyond timm (s)", "<= 0.30", True),
+        ("merged inference / base inference", "1.00 +- 0.01", True),
+    ]
+
+
 def test_a_gpu_result_answers_those_of_the_gpu():
     found = by_measure(goals(result("cuda", **GPU)))
     assert found["GPU, all linears, d 2: step / floor"].bound == "<= 1.05"
@@ -70,6 +82,8 @@ def test_a_gpu_result_answers_those_of_the_gpu():
         ({"d2": 1.0601}, "CPU, all linears, d 2: step / floor", 1.0601, False),
         ({"d2": 1.0, "peft": 1.0}, "CPU, all linears, d 2: step / peft", 1.0, False),
         ({"d2": 0.5, "d4": 0.6}, "CPU, all linears: d 4 / d 2", 1.2, False),
+        ({**TEXT, "d2": 1.0601}, "text on a CPU, all linears, d 2: step / floor", 1.0601, False),
+        ({**TEXT, "d2": 1.0201}, "text on a CPU, q and v, d 2: step / floor", 1.0201, False),
         ({"peak": 101}, "CPU, q-v, d 2: peak memory / (floor + stored inputs)", 1.01, False),
         ({"peak": 101}, "CPU, q-v, d 2: peak memory / peft", 1.0, True),
         ({"merged": 0.985}, "merged inference / base inference", 0.985, False),
@@ -90,8 +104,14 @@ def test_a_goal_is_met_up_to_its_bound(change, measure, value, met):
         {"rank": 4},
         {"model": "vit_tiny_patch16_224"},
         {"amp": True},
-        {"size": 192},
+        {"size": "192 px"},
         {"model_kwargs": {"depth": 2}},
+        {**TEXT, "size": "64 tokens"},
+        {**TEXT, "batch_size": 16},
+        {**TEXT, "padding": 0.25},
+        {**TEXT, "model": "bert-base-uncased"},
+        {**TEXT, "model_kwargs": {"hidden_dropout_prob": 0.0}},
+        {**TEXT, "device": "cuda"},
         {"device": "cuda"},
         {"device": "cuda", **GPU, "compile": False},
         {"device": "cuda", **GPU, "amp_dtype": "float16"},

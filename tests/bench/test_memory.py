@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from capaboost_vit.bench.cases import Case, TrainingStep, lora_cases, places
-from capaboost_vit.bench.config import TARGETS
+from capaboost_vit.bench.cases import Case, TrainingStep, lora_cases
 from capaboost_vit.bench.memory import memory_of, nbytes, peak_of, saved_tensors, stored_inputs
+from capaboost_vit.bench.models import VISION
 
 CPU = torch.device("cpu")
 
@@ -88,7 +88,7 @@ def test_looking_at_saved_tensors_keeps_none_of_them():
 @pytest.fixture
 def step(batch, workload):
     def make(name, **options):
-        case = next(case for case in lora_cases(TARGETS["all-linears"], 2) if case.name == name)
+        case = next(case for case in lora_cases(VISION, "all-linears", 2) if case.name == name)
         made = TrainingStep(case, batch, dataclasses.replace(workload, **options))
         made()
         return made
@@ -99,7 +99,7 @@ def step(batch, workload):
 def test_memory_of_a_step_counts_weights_state_and_batch(step, batch):
     floor, ours = memory_of(step("floor")), step("capaboost-d2")
     found = memory_of(ours)
-    of_batch = nbytes([batch.images, batch.labels])
+    of_batch = nbytes([batch.inputs["x"], batch.labels])
     assert floor.resident == sum(p.numel() * 4 for p in batch.base.parameters()) + of_batch
     trained = sum(p.numel() for p in ours.trained)
     masks = sum(buffer.numel() for buffer in ours.model.buffers())  # int8
@@ -114,7 +114,7 @@ def _added(step):
 
 
 def test_stored_inputs_are_those_of_the_named_layers_each_once(step, batch):
-    names = places(batch.base, TARGETS["all-linears"])
+    names = VISION.places(batch.base, VISION.targets["all-linears"])
     total, beyond = stored_inputs(step("floor"), names)
     tokens = 4 * 5  # images, tokens
     assert total == 2 * 4 * tokens * (16 + 16 + 16 + 64)  # two blocks: qkv, proj, fc1, fc2

@@ -13,8 +13,9 @@ from PIL import Image
 
 from capaboost_vit.bench import speed as module
 from capaboost_vit.bench.cases import lora_cases
-from capaboost_vit.bench.config import TARGETS, ScaleConfig, SpeedConfig
+from capaboost_vit.bench.config import ScaleConfig, SpeedConfig
 from capaboost_vit.bench.machine import import_seconds
+from capaboost_vit.bench.models import VISION
 from capaboost_vit.bench.picture import draw_result
 from capaboost_vit.bench.progress import say
 from capaboost_vit.bench.report import table_of, write_result
@@ -38,6 +39,12 @@ def measured(tiny, said):
 
 
 @pytest.fixture(scope="module")
+def measured_text(tiny_text):
+    config = SpeedConfig(**tiny_text, cases=(*FEW, "unipelt-d2"), measures=("step", "inference", "layer", "memory"))
+    return measure_speed(config, command="capaboost bench speed --model roberta-base", say=lambda text: None)
+
+
+@pytest.fixture(scope="module")
 def scaled(tiny):
     config = ScaleConfig(
         **{**tiny, "model_kwargs": {"depth": 1, "embed_dim": 16, "num_heads": 2}, "img_size": 32},
@@ -54,6 +61,7 @@ def test_a_result_is_json_and_holds_what_was_asked_for(measured, tiny):
     assert measured["command"] == "capaboost bench speed"
     assert measured["config"]["batch_size"] == tiny["batch_size"]
     assert measured["clock"] == "CPU time of the process"
+    assert (measured["items"], measured["size"]) == ("images", "16 px")
     assert measured["left_out"] == []
     assert {group: list(found["cases"]) for group, found in measured["groups"].items()} == {
         "all-linears": ["floor", "peft", "capaboost-d2"],
@@ -61,9 +69,7 @@ def test_a_result_is_json_and_holds_what_was_asked_for(measured, tiny):
         "methods": ["floor", "adapter-d1"],
     }
     assert list(measured["inference"]) == ["base", "merged", "unmerged"]
-    assert list(measured["groups"]["all-linears"]["layers"]) == [
-        f"blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    ]
+    assert list(measured["groups"]["all-linears"]["layers"]) == ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
     assert len(measured["inference"]["merged"]["times"]["whole"]["times"]) == 4 * measured["config"]["repetitions"]
     for package in ("python", "torch", "timm", "capaboost_vit"):
         assert measured["machine"]["versions"][package]
@@ -78,9 +84,29 @@ def test_every_number_follows_from_the_times(measured, tiny):
     assert cases["capaboost-d2"]["images_per_second"] == tiny["batch_size"] / ours["median"]
     assert floor["ratio"] == 1
     assert cases["capaboost-d2"]["times"]["update"]["ratio"] is None  # the floor updates nothing
-    layer = measured["groups"]["q-v"]["layers"]["blocks.0.attn.qkv"]
+    layer = measured["groups"]["q-v"]["layers"]["query, value"]
     assert layer.keys() == cases.keys()
     assert layer["peft"]["times"].keys() == {"whole", "forward", "backward"}
+
+
+def test_a_result_of_texts_has_the_same_keys_but_tokens_in_the_place_of_images(measured, measured_text, tiny_text):
+    assert measured_text.keys() == measured.keys()
+    assert measured_text["config"].keys() == measured["config"].keys()
+    assert (measured_text["items"], measured_text["size"]) == ("tokens", "6 tokens")
+    assert measured_text["left_out"] == []
+    assert list(measured_text["groups"]["methods"]["cases"]) == ["floor", "adapter-d1", "unipelt-d2"]
+    roles = ["query", "key", "value", "attn_out", "mlp_in", "mlp_out"]
+    assert measured_text["groups"]["all-linears"]["targets"] == roles
+    assert list(measured_text["groups"]["all-linears"]["layers"]) == roles
+    ours = measured_text["groups"]["q-v"]["cases"]["capaboost-d2"]
+    images = measured["groups"]["q-v"]["cases"]["capaboost-d2"]
+    assert ours.keys() - images.keys() == {"tokens_per_second"}
+    assert images.keys() - ours.keys() == {"images_per_second"}
+    real = tiny_text["batch_size"] * 4  # two tokens of each text are padding
+    assert ours["tokens_per_second"] == real / ours["times"]["whole"]["median"]
+    answers = measured_text["inference"]
+    assert answers["merged"]["tokens_per_second"] == real / answers["merged"]["times"]["whole"]["median"]
+    assert measured_text["machine"]["versions"]["transformers"]
 
 
 def test_progress_is_said(measured, said):
@@ -96,6 +122,18 @@ def test_the_table_has_every_case_in_at_most_a_hundred_columns(measured):
     assert max(map(len, rows)) <= 100
     for text in ("## all-linears", "## Inference", "capaboost bench speed", "nothing was left out", "peak MB"):
         assert text in table
+
+
+def test_the_table_of_texts_says_tokens_where_that_of_images_says_images(measured, measured_text):
+    table = table_of(measured_text)
+    titles = [line for line in table.splitlines() if line.startswith("case ")]
+    assert [line.count("tokens/s") for line in titles] == [1, 0, 0, 1, 0, 1, 1]  # four layers side by side, then two
+    assert max(len(line) for line in table.splitlines() if line.startswith(("case ", "capaboost-d2 "))) <= 100
+    assert "roberta-base, 6 tokens, batch 4, rank 2, float32" in table
+    assert "sequential adapter at the MLPs" in table
+    assert "images" not in table
+    assert "vit_tiny_patch16_224, 16 px, batch 4, rank 2, float32" in table_of(measured)
+    assert "tokens/s" not in table_of(measured)
 
 
 def test_a_written_result_has_a_table_and_a_picture_beside_it(measured, tmp_path):
@@ -140,8 +178,11 @@ def test_importing_takes_some_time():
 
 
 @pytest.mark.slow
-def test_every_case_is_compiled_beside_the_others(tiny):
-    config = SpeedConfig(**tiny, compile=True, groups=("q-v",), cases=FEW, measures=("step", "memory"))
+@pytest.mark.parametrize("items", ["images", "tokens"])
+def test_every_case_is_compiled_beside_the_others(items, tiny, tiny_text):
+    one = {**tiny_text["model_kwargs"], "num_hidden_layers": 1}
+    options = {"images": tiny, "tokens": {**tiny_text, "model_kwargs": one}}[items]
+    config = SpeedConfig(**options, compile=True, groups=("q-v",), cases=FEW, measures=("step", "memory"))
     torch._dynamo.reset()
     found = measure_speed(config, command="", say=lambda text: None)
     assert found["left_out"] == []
@@ -182,7 +223,7 @@ def test_a_case_without_its_package_is_left_out_with_the_reason(tiny, monkeypatc
 
 
 def test_cases_are_chosen_by_wildcards_in_their_order_and_the_floor_always():
-    cases = lora_cases(TARGETS["q-v"], 2)
+    cases = lora_cases(VISION, "q-v", 2)
     assert [case.name for case in chosen(cases, ("loop-d4", "peft"))] == ["floor", "loop-d4", "peft"]
     assert [case.name for case in chosen(cases, ("*-d4",))] == ["floor", "loop-d4", "capaboost-d4"]
     assert chosen(cases, ("*",)) == cases
@@ -193,10 +234,11 @@ def test_cases_are_chosen_by_wildcards_in_their_order_and_the_floor_always():
 
 
 def test_one_thing_grows_at_a_time():
-    config = ScaleConfig(num_branches=3)
+    config = ScaleConfig(num_branches=3, seq_lens=(32, 64))
     found = axes(config)
-    assert list(found) == ["batch size", "image size", "model", "rank", "branches"]
-    for axis, field in zip(found, ("batch_size", "img_size", "model", "rank", "num_branches"), strict=True):
+    assert list(found) == ["batch size", "image size", "tokens", "model", "rank", "branches"]
+    fields = ("batch_size", "img_size", "seq_len", "model", "rank", "num_branches")
+    for axis, field in zip(found, fields, strict=True):
         for value, point in found[axis]:
             assert getattr(point, field) == value
             changed = {name for name in vars(point) if getattr(point, name) != getattr(config, name)}
@@ -220,6 +262,26 @@ def test_scale_has_every_point_with_its_cases(scaled, tmp_path):
     assert "## image size" in paths[1].read_text()
     with Image.open(paths[2]) as image:
         assert image.width > 800
+
+
+def test_texts_grow_too(tiny_text, tmp_path):
+    none = {name: () for name in ("batch_sizes", "img_sizes", "models", "ranks", "branch_counts")}
+    config = ScaleConfig(**{**tiny_text, **none, "seq_lens": (4, 8), "padding": 0.0})
+    found = measure_scale(config, command="", say=lambda text: None)
+    assert [point["value"] for point in found["axes"]["tokens"]] == [4, 8]
+    for point in found["axes"]["tokens"]:
+        ours = point["cases"]["capaboost"]
+        assert ours["tokens_per_second"] == 4 * point["value"] / ours["times"]["whole"]["median"]
+    paths = write_result(found, tmp_path / "scale.json")
+    assert "tokens/s" in paths[1].read_text()
+    assert paths[2].exists()
+
+
+def test_what_cannot_grow_is_refused_before_anything_is_measured(tiny_text):
+    said = []
+    with pytest.raises(ValueError, match="--img-size 96: roberta-base is no model for it"):
+        measure_scale(ScaleConfig(**tiny_text), command="", say=said.append)
+    assert said == []
 
 
 # the command line
@@ -253,11 +315,26 @@ def test_the_command_of_scale_measures_and_writes(tiny, tmp_path, capsys):
     assert json.loads(output.read_text())["kind"] == "scale"
 
 
+def test_the_command_of_scale_takes_lists_without_words(tiny_text, tmp_path, capsys):
+    words = ["--model", "roberta-base", "--model-kwargs", json.dumps(tiny_text["model_kwargs"]), "--device", "cpu"]
+    words += ["--img-sizes", "--models", "--batch-sizes", "--ranks", "--branch-counts", "--seq-lens", "4", "8"]
+    output = tmp_path / "out.json"
+    assert main(["bench", "scale", *words, "--repetitions", "1", "--output", str(output)]) == 0
+    assert "## tokens" in capsys.readouterr().out
+    assert list(json.loads(output.read_text())["axes"]) == ["tokens"]
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
         (["speed", "--measures", "taste"], "capaboost bench: error: --measures: unknown 'taste'; choose from step"),
         (["speed", "--device", "nowhere"], "capaboost bench: error: --device nowhere"),
+        (
+            ["speed", "--model", "roberta-bose"],
+            "error: --model: timm has no 'roberta-bose' (did you mean 'roberta-base'",
+        ),
+        (["speed", "--seq-len", "64"], "error: --seq-len 64: vit_small_patch16_224 is no model for it"),
+        (["speed", "--model", "all-MiniLM-L6-v2", "--seq-len", "513"], "all-MiniLM-L6-v2 takes at most 512 tokens"),
         (["draw", "gone.json"], "No such file"),
         (["draw", "other.json"], "other.json is no result of capaboost bench"),
     ],
