@@ -71,7 +71,9 @@ def _hint(error: Exception) -> str | None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="capaboost", description="CapaBoost: masked low-rank fine-tuning of timm models and text encoders.")
+    parser = Parser(
+        prog="capaboost", description="CapaBoost: masked low-rank fine-tuning of timm models and text encoders."
+    )
     parser.add_argument("--version", action="version", version=f"capaboost {__version__}")
     commands = {name: (make_parser, text) for name, (make_parser, _, text) in _COMMANDS.items()}
     parser.add_commands(commands, required=False)

@@ -17,7 +17,8 @@ def ia3(
     """Multiplies the outputs of the targets, and what enters the `inputs`, by vectors that start from one.
 
     One vector for each layer, of its width; what enters the MLP's second layer are the hidden units. There are no masks
-    in it: a vector has no rank to raise. Source: arXiv 2205.05638.
+    in it: a vector has no rank to raise. Where a model reads a layer's weight and keeps its bias elsewhere (timm's BEiT
+    and EVA), the vector multiplies `W x` alone. Source: arXiv 2205.05638.
 
     Args:
         stacked: take targets that are scaled already; the new scale comes outside.

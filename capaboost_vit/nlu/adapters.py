@@ -84,7 +84,9 @@ def create_from_adapter(path: str | Path, *, model: str | None = None, force: bo
     base = model or header["base"].get("tag")
     if base is None:
         raise AdapterFileError(f"{path} was made on a local {header['base']['architecture']}: say where it is, model=")
-    built = create_text_model(base, get_task(header["text"]["task"]).kind, classes=header["class_names"])
+    whole = any(method["method"] == "full" for method in header["methods"])  # the file holds every weight
+    kind = get_task(header["text"]["task"]).kind
+    built = create_text_model(base, kind, classes=header["class_names"], pretrained=not whole)
     return load_adapter(built, path, force=force).eval()
 
 
@@ -102,5 +104,12 @@ def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> Path:
         with quiet():
             model.save_pretrained(whole)  # type: ignore[operator]
         tokenizer.save_pretrained(whole)
+        readers = (whole / "config.json").stat().st_mode
+        for path in (*whole.iterdir(), whole):
+            if path.suffix == ".safetensors":
+                path.chmod(readers)  # safetensors writes files that only their owner can read
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
         os.replace(whole, folder)
     return folder

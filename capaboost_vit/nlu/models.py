@@ -50,7 +50,7 @@ def create_text_model(
         }
     import transformers
 
-    with _explained(name, f"a model for {kind}", "config.json and model.safetensors"):
+    with _explained(name, "the model"):
         config = transformers.AutoConfig.from_pretrained(name, **options)
         build = getattr(transformers, _CLASSES[kind])
         if not pretrained:
@@ -76,7 +76,7 @@ def create_tokenizer(name: str) -> Any:
     """The fast tokenizer of a model. Raises ValueError if there is none, or one that knows no word."""
     import transformers
 
-    with _explained(name, "the tokenizer", "tokenizer.json"):
+    with _explained(name, "the tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, use_fast=True)
     if not tokenizer.is_fast:
         raise ValueError(f"{name} has no fast tokenizer, whose offsets are needed: take a model with tokenizer.json")
@@ -99,7 +99,7 @@ def known_limits(name: str) -> tuple[int | None, int]:
     """
     import transformers
 
-    with _explained(name, "the configuration", "config.json and model.safetensors"):
+    with _explained(name, "the configuration"):
         config = transformers.AutoConfig.from_pretrained(name)
         return length_of(config), config.vocab_size
 
@@ -130,12 +130,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(name: str, what: str, files: str) -> Iterator[None]:
+def _explained(name: str, what: str) -> Iterator[None]:
     """Says what to do about something that transformers cannot load, and nothing else."""
     try:
         with quiet():
             yield
     except Exception as error:  # transformers', safetensors' and tokenizers' own, of many classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        needed = f"the folder needs {files}" if Path(name).is_dir() else f"give a hub id, or a folder with {files}"
-        raise ValueError(f"cannot load {what} of {name}: {reason}; {needed}") from error
+        needed = "the folder needs" if Path(name).is_dir() else "give a hub id, or a folder with"
+        raise ValueError(
+            f"cannot load {what} of {name}: {reason}; {needed} config.json, model.safetensors and tokenizer.json"
+        ) from error

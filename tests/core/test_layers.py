@@ -14,7 +14,6 @@ from torch import nn
 from capaboost_vit.core.analysis import count_parameters, ranks, spectrum
 from capaboost_vit.core.layers import LowRankBranch
 from capaboost_vit.core.tied import TiedMaskedWeight
-from capaboost_vit.core.virtual_tokens import VirtualTokens
 
 _spec = importlib.util.spec_from_file_location("oracle", Path(__file__).with_name("oracle.py"))
 oracle = importlib.util.module_from_spec(_spec)
@@ -242,26 +241,6 @@ def test_tied_weight_shows_itself():
     assert "num_branches=2, density=0.5" in repr(
         TiedMaskedWeight((4, 8), num_branches=2, density=None, pattern="random", seed=0, path="x")
     )
-
-
-def test_virtual_tokens_are_the_masked_sum():
-    tokens = VirtualTokens(5, 12, num_branches=3, path="block")
-    expected = (tokens.table.weight * tokens.table.mask.sum(0)).detach()
-    torch.testing.assert_close(tokens().detach(), expected)
-
-
-def test_reparameterised_tokens_are_a_masked_map_of_the_table():
-    tokens = VirtualTokens(5, 12, bottleneck=4, num_branches=2, path="block").double()
-    assert tokens.table.mask is None
-    naive = oracle.Copies(tokens.mlp, lr=0.1, weight_decay=0)
-    torch.testing.assert_close(tokens(), naive(tokens.table.weight))
-    assert tokens().detach().abs().max() > 0
-
-
-def test_no_virtual_tokens_are_allowed_and_fewer_are_not():
-    assert VirtualTokens(0, 12).forward().shape == (0, 12)
-    with pytest.raises(ValueError, match="at least 0"):
-        VirtualTokens(-1, 12)
 
 
 def test_branch_compiles_in_one_graph():

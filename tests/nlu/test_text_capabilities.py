@@ -7,14 +7,14 @@ import pickle
 
 import pytest
 import torch
-from small import ADDED, ONE_EACH, adapted, build, examples, padded, wake
+from small import ADDED, EVERY_FAMILY, adapted, build, examples, padded, slow, wake
 
 from capaboost_vit.core.inject import branches
 from capaboost_vit.nlu import adapt
 
-every_family = pytest.mark.parametrize("family", ONE_EACH)
+every_family = pytest.mark.parametrize("family", EVERY_FAMILY)
 every_method = pytest.mark.parametrize("name", [name for name in ADDED if name not in ("lora-d3", "lora-plain")])
-SOME = ["lora", "parallel", "prefix-shared", "prompt-mlp", "ia3", "unipelt-all", "lora+prompt+prefix"]
+SOME = ["parallel", "prefix-shared", "unipelt-all", *slow("lora", "prompt-mlp", "ia3", "lora+prompt+prefix")]
 some_methods = pytest.mark.parametrize("name", SOME)
 LABELS = torch.tensor([0, 1, 1])
 
@@ -65,13 +65,14 @@ def test_training_moves_what_is_trained_alone_and_lowers_the_loss(family, name):
 
 
 @every_family
-@pytest.mark.parametrize("name", ["lora", "houlsby", "prefix-shared", "prompt", "unipelt-all"])
+@pytest.mark.parametrize("name", ["houlsby", "unipelt-all", *slow("lora", "prefix-shared", "prompt")])
 @pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_gradient_checkpointing_gives_the_same_gradients(family, name, reentrant):
     """Two batches with different padding before the first backward pass: recomputation must see its own."""
 
     def computed(checkpointing):
-        model = classifier(family, name).train()
+        model = classifier(family, name).double().train()
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
             model.enable_input_require_grads()
@@ -82,12 +83,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, name, reentrant
     expected, found = computed(False), computed(True)
     assert found.keys() == expected.keys()
     for parameter_name, gradient in expected.items():
-        torch.testing.assert_close(found[parameter_name], gradient, rtol=1e-4, atol=1e-6, msg=parameter_name)
+        torch.testing.assert_close(found[parameter_name], gradient, rtol=1e-6, atol=1e-8, msg=parameter_name)
 
 
 @every_family
 @some_methods
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+)
 @torch.no_grad()
 def test_copies_compute_the_same_and_share_nothing(family, name, duplicate):
     model = classifier(family, name)
@@ -156,19 +159,21 @@ def test_adapting_draws_nothing_from_the_global_generator(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "deberta-v3"])
-@pytest.mark.parametrize("name", ["unipelt-masked", "unipelt-all", "prefix", "prompt"])
+@pytest.mark.parametrize(
+    ("family", "name"), [("bert", "unipelt-masked"), ("deberta-v3", "unipelt"), ("bert", "prompt")]
+)
 def test_a_compiled_model_computes_the_same_with_the_same_gradients(family, name):
-    eager, compiled = classifier(family, name, attention="eager"), classifier(family, name, attention="eager")
+    eager, compiled = classifier(family, name), classifier(family, name)
     torch._dynamo.reset()
     run = torch.compile(compiled, backend="aot_eager")
-    for ids in (examples(), examples((5, 2, 6))):
-        batch = padded(eager, ids)
-        torch.testing.assert_close(run(**batch).logits, eager(**batch).logits, rtol=1e-4, atol=1e-5)
-        eager(**batch, labels=LABELS).loss.backward()
-        run(**batch, labels=LABELS).loss.backward()
+    for ids in (examples(), examples((5, 2, 6))):  # another padding
+        batch = padded(eager, ids, 9)
+        expected, found = eager(**batch).logits, run(**batch).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        expected.square().sum().backward()
+        found.square().sum().backward()
     for parameter_name, gradient in gradients(eager).items():
-        torch.testing.assert_close(gradients(compiled)[parameter_name], gradient, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradients(compiled)[parameter_name], gradient, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
