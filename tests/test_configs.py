@@ -14,9 +14,12 @@ import yaml
 
 from capaboost_vit.bench.config import ScaleConfig, SpeedConfig
 from capaboost_vit.bench.loop_config import ProcessesConfig, VtabTimeConfig
+from capaboost_vit.bench.shapes import SHAPES
 from capaboost_vit.cli import main
 from capaboost_vit.methods.config import make_config
+from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training.text_config import TextConfig
 from capaboost_vit.vision.registry import parse_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +35,7 @@ def name_of(path):
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 
 # by command: the class of its configuration
-CLASSES = {"train": TrainConfig, "bench speed": SpeedConfig, "bench scale": ScaleConfig}
+CLASSES = {"train": TrainConfig, "train-text": TextConfig, "bench speed": SpeedConfig, "bench scale": ScaleConfig}
 CLASSES |= {"bench vtab-time": VtabTimeConfig, "bench processes": ProcessesConfig}
 
 
@@ -67,7 +70,7 @@ def as_lists(values):
 
 # what each header must say, and how it is recognised
 HEADER = {
-    "command": r"capaboost (train|bench [\w-]+) --config configs/",
+    "command": r"capaboost (train|train-text|bench [\w-]+) --config configs/",
     "hardware": r"CPU|GPU|H200|A100",
     "time": r"\d+(\.\d+)? ?(s|seconds?|min|minutes?|h|hours?)\b|not yet measured",
     "result": r"\d+(\.\d+)? ?%|\d\.\d\d|not yet measured",
@@ -115,7 +118,12 @@ def test_a_config_holds_only_what_differs_from_the_defaults(path):
 @every_config
 def test_model_and_method_of_a_config_exist(path, parsed):
     config = parsed([*kind(path).split(), "--config", str(path)])
-    assert timm.is_model(config.model)
+    if isinstance(config, TextConfig):
+        options = dict(config.method)
+        assert get_task(config.task).name == config.task
+        make_config(options.pop("name"), **options)
+        return
+    assert timm.is_model(config.model) or config.model in SHAPES
     if path in TRAINED:
         implied = parse_name(config.model)
         options = dict(config.method)
