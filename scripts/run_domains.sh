@@ -9,7 +9,8 @@
 #   SEEDS   default "42 43 44"
 #   DATA    folder with the data sets' folders (chemprot, rct-20k, citation_intent, ...)
 #   OUTPUT  folder of the runs (default runs/domains)
-#   GPUS    how many, one process each (default: all; none: the CPU)
+#   GPUS    how many, one process each (default: all that CUDA_VISIBLE_DEVICES or nvidia-smi names; none: the CPU)
+#   CUDA_VISIBLE_DEVICES  which
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source "$root/scripts/launch.sh"

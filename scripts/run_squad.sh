@@ -8,7 +8,8 @@
 #   SEEDS   default "42 43 44"
 #   DATA    for one of the tasks alone: SQuAD's .json file, or a folder with train*.json and dev*.json (default hub)
 #   OUTPUT  folder of the runs (default runs/squad)
-#   GPUS    how many, one process each (default: all; none: the CPU)
+#   GPUS    how many, one process each (default: all that CUDA_VISIBLE_DEVICES or nvidia-smi names; none: the CPU)
+#   CUDA_VISIBLE_DEVICES  which
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 source "$root/scripts/launch.sh"

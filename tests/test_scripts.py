@@ -62,6 +62,7 @@ class Copy:
         self.root, self.log = folder, tools / "log"
         shutil.copytree(ROOT / "scripts", folder / "scripts")
         shutil.copytree(ROOT / ".ci", folder / ".ci")
+        shutil.copytree(ROOT / "configs" / "nlu", folder / "configs" / "nlu")
         for name in ("setup.cfg", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)
         tools.mkdir()
@@ -72,6 +73,7 @@ class Copy:
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         own = ("PYTHON", "GPUS", "CUDA_VISIBLE_DEVICES", "NNODES", "NODE_RANK", "MASTER_ADDR", "OUTPUT")
+        own += ("MODEL", "METHOD", "TASKS", "SEEDS", "DATA")
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in own and "SLURM" not in name},
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
@@ -249,6 +251,61 @@ def test_the_exit_code_of_a_run_is_that_of_the_script(project, gpus):
     assert project.run("scripts/train_gpu.sh", GPUS=gpus, STUB_CODE="143")[0] == 143
 
 
+# texts
+
+TEXTS = {
+    "run_glue.sh": ("cola sst2 mrpc qqp stsb mnli qnli rte", "FacebookAI/roberta-base", "glue_lora/{task}.yaml"),
+    "run_squad.sh": ("squad squad_v2", "microsoft/deberta-v3-base", "squad_adapter.yaml"),
+    "run_domains.sh": (
+        "chemprot rct acl-arc scierc hyperpartisan agnews helpfulness imdb",
+        "FacebookAI/roberta-base",
+        "domains_unipelt_prompt.yaml",
+    ),
+}
+
+
+@pytest.mark.parametrize("script", TEXTS)
+def test_a_suite_trains_every_task_with_every_seed_and_ends_with_the_table(project, tmp_path, script):
+    tasks, model, config = TEXTS[script]
+    kind = script.removeprefix("run_").removesuffix(".sh")
+    method = {"glue": "lora", "squad": "adapter", "domains": "unipelt_prompt"}[kind]
+    code, output = project.run(f"scripts/{script}", "--amp", "true", cwd=tmp_path, DATA="my texts")
+    assert code == 0, output
+    expected = [
+        f"capaboost train-text --config {project.root}/configs/nlu/{config.format(task=task)} --model {model} "
+        f"--task {task} --data my texts --seed {seed} --output runs/{kind}/{method}/{task}/seed{seed} --amp true "
+        f"--resume in {tmp_path}"
+        for task in tasks.split()
+        for seed in (42, 43, 44)
+    ]
+    assert project.lines("capaboost train-text") == expected
+    assert project.lines()[-1] == f"capaboost report runs/{kind} --output runs/{kind}/report.md in {tmp_path}"
+    assert project.lines("pip starts") == [f"pip starts: {project.root}[nlu]"]
+
+
+def test_a_suite_takes_what_it_is_told(project, tmp_path):
+    told = {"MODEL": "a model", "METHOD": "unipelt", "TASKS": "rte", "SEEDS": "7", "OUTPUT": "my runs", "GPUS": "2"}
+    code, output = project.run("scripts/run_glue.sh", cwd=tmp_path, **told)
+    assert code == 0, output
+    (line,) = project.lines("torchrun")
+    assert line == (
+        f"torchrun --standalone --nproc-per-node 2 -m capaboost_vit.cli train-text --config {project.root}/configs/nlu/"
+        "glue_unipelt.yaml --model a model --task rte --data hub --seed 7 --output my runs/unipelt/rte/seed7 --resume "
+        f"in {tmp_path}"
+    )
+
+
+def test_a_suite_stops_where_a_run_fails(project):
+    assert project.run("scripts/run_glue.sh", STUB_CODE="143")[0] == 143
+    assert len(project.lines("capaboost")) == 1
+
+
+def test_the_domain_tasks_must_be_somewhere(project):
+    code, output = project.run("scripts/run_domains.sh")
+    assert code != 0
+    assert "name the folder that holds the data sets" in output
+
+
 NODES = {"NNODES": "2", "MASTER_ADDR": "first.host"}
 MEETING = "--rdzv-backend c10d --rdzv-endpoint first.host"
 
@@ -366,9 +423,12 @@ def test_slurm_is_asked_for_a_signal_that_torchrun_hands_on_and_for_another_turn
     assert {"--signal=TERM@120", "--requeue", "--ntasks-per-node=1", "--open-mode=append"} <= set(options)
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("train_*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("[rt]*_*.sh")), ids=lambda path: path.name)
 def test_every_variable_of_the_surroundings_is_explained_at_the_top(script):
     text = script.read_text()
     explained = set(re.findall(r"^#   ([A-Z_]+) ", text, re.M))
-    used = set(re.findall(r"\$\{?([A-Z][A-Z_]+)", text.partition("set -euo pipefail")[2])) - {"BASH_SOURCE"}
+    code = text.partition("set -euo pipefail")[2]
+    if "launch.sh" in code:
+        code += (ROOT / "scripts" / "launch.sh").read_text()
+    used = set(re.findall(r"\$\{?([A-Z][A-Z_]+)", code)) - {"BASH_SOURCE"}
     assert {name for name in used if not name.startswith("SLURM_")} == explained
