@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,19 @@ class Job:
                 batches.close()
 
 
+def opening(job: Job) -> Iterator[str]:
+    """What is said at the start of a run."""
+    sizes = ", ".join(f"{name} {size}" for name, size in job.sizes.items())
+    trained = sum(p.numel() for p in job.state.trained())
+    classes = f"{len(job.classes)} classes, " if job.classes else ""
+    yield (
+        f"{job.config.model} on {job.data}: {classes}{sizes}; "
+        f"{trained:,} of {sum(p.numel() for p in job.model.parameters()):,} parameters trained"
+    )
+    for warning in job.warnings:
+        yield f"warning: {warning}"
+
+
 def plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as YAML and JSON hold it, less what was said of an earlier run in the folder."""
     alone = dataclasses.replace(config, resume=False, overwrite=False, allow_config_change=False)
@@ -79,4 +92,7 @@ def binding(config: dict[str, Any], kind: type[RunConfig] = TrainConfig) -> dict
 
     Options that the configuration lacks, as it is of an older release, stand at their defaults.
     """
-    return {name: value for name, value in {**plain(kind()), **config}.items() if name not in _FREE}
+    values = {**plain(kind()), **config}
+    if values["model"] == str(Path(values["output"]).parent / "dapt" / "model"):  # moves with the run
+        values["model"] = "dapt/model"
+    return {name: value for name, value in values.items() if name not in _FREE}

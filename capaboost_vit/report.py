@@ -18,6 +18,7 @@ from .nlu.tasks import GLUE, TASKS
 
 # options in which the runs of one row of a table may differ
 _FREE = {"seed", "output", "task", "data", "resume", "overwrite", "device", "workers", "cache", "log_interval"}
+_OWN = ("classification", "regression")  # tasks on data of one's own, by whose name the column goes
 _MISSING = "-"
 
 
@@ -135,17 +136,18 @@ def _run(path: Path) -> Run | None:
             for name, value in found.items()
             if name.startswith("test_") and value is not None and name not in ("test_right", "test_total")
         }
-        task = config.get("task") or Path(config["data"]).name
+        task = config.get("task")
         if task in TASKS:
             scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
         settings = {name: value for name, value in config.items() if name not in _FREE}
+        settings["data"] = found["data"]["splits"]  # by what is in them, wherever they lie
         return (
             None
             if not scores
             else Run(
                 model=Path(config["model"]).name,
                 method=method_name(found["method"]),
-                task=task,
+                task=Path(config["data"]).name if task is None or task in _OWN else task,
                 seed=config["seed"],
                 scores=scores,
                 trained=found["parameters"]["trained"],

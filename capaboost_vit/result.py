@@ -37,7 +37,7 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
     """
     config, world, state, model = job.config, job.world, job.state, job.model
     rows = state.progress.rows
-    trained = _count(model)
+    trained, methods = _count(model), model.capaboost["methods"]
     fold(model)
     if world.is_main:
         saved = job.save(folder.path)
@@ -85,7 +85,7 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
         "updates": state.progress.update,
         "epochs": state.epochs_done,
         "model": config.model,
-        "method": model.capaboost["methods"],
+        "method": methods,
         "parameters": trained,
         "adapter_bytes": _size(saved),
         "data": {"spec": config.data, **job.record["data"], **job.more},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -13,7 +14,7 @@ import yaml
 
 from .build import pick_device
 from .core.atomic import write_text
-from .job import Job, binding, plain
+from .job import Job, binding, opening, plain
 from .result import conclude, machine
 from .training.checkpoint import CheckpointError, Checkpoints
 from .training.config import RunConfig, TrainConfig
@@ -23,7 +24,7 @@ from .training.log import Log, write_table
 from .training.loop import NotFinite, fit
 from .training.state import State
 from .training.stop import Interrupted, Stop
-from .training.text_config import TextConfig, stages
+from .training.text_config import TextConfig, base_model, stages
 
 _TENSORS_PER_WEIGHT = 5  # of a checkpoint: the weight, two moments, the average, the best
 _SPACE = 50_000_000  # bytes for logs and pictures
@@ -33,11 +34,10 @@ def train(config: RunConfig) -> dict[str, Any]:
     """Trains one model on images or texts, as configured, and writes the run folder; returns what result.json holds.
 
     The folder gets `config.yaml` (resolved), `summary.csv` (a row per epoch), `tensorboard/`, `checkpoints/` (the last
-    two), `status.json`, `adapter.safetensors` (after pretraining the whole model, in `model/`), `learning_curve.png`,
-    `confusion_matrix.png` and `result.json`. The
-    model of the last epoch is kept, or the best on val; the test split is used once, at the end. With `resume` a run
-    goes on from its newest checkpoint to the same bits; a finished one is left as it is. Under torchrun all processes
-    train one model, and the first one writes.
+    two), `status.json`, `adapter.safetensors` (after masked tokens the whole model, in `model/`), `learning_curve.png`,
+    `confusion_matrix.png` (of classes) and `result.json`. The model of the last epoch is kept, or the best on val; the
+    test split is used once, at the end. With `resume` a run goes on from its newest checkpoint to the same bits; a
+    finished one is left as it is. Under torchrun all processes train one model, and the first one writes.
 
     Raises:
         FileExistsError: the folder holds files of a run, and neither `resume` nor `overwrite` is set.
@@ -48,30 +48,36 @@ def train(config: RunConfig) -> dict[str, Any]:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came, and a checkpoint was written.
     """
     world = environment_world()
+    device = pick_device(config.device, world.local_rank)
+    with Stop() as stop, joined(world, device):  # processes cannot meet a second time
+        return _train(config, world, device, stop)
+
+
+def _train(config: RunConfig, world: World, device: torch.device, stop: Stop) -> dict[str, Any]:
+    """One run, behind the stages that come before it."""
     folder = RunFolder(Path(config.output))
     fresh = not (config.resume or config.overwrite)
     if fresh:
         folder.refuse_if_taken()
-    _pretrain(config)
-    device = pick_device(config.device, world.local_rank)
-    with Stop() as stop, joined(world, device):
-        # the folder may be seen by the first process alone
-        result = share(folder.result() if config.resume and world.is_main else None, world)
-        kind = type(config)
-        if result is not None and not _changed(
-            folder, binding(result["config"], kind), binding(plain(config), kind), config
-        ):
-            return result
-        job = build_job(config, world, device)
-        try:
-            if world.is_main:
-                folder.lock()
-                if fresh:  # another run may have come and gone while the job was built
-                    folder.refuse_if_taken()
-            return _run(job, folder, stop)
-        finally:
-            job.close()
-            folder.unlock()
+    if isinstance(config, TextConfig):
+        _pretrain(config, world, device, stop)
+    # the folder may be seen by the first process alone
+    result = share(folder.result() if config.resume and world.is_main else None, world)
+    kind = type(config)
+    if result is not None and not _changed(
+        folder, binding(result["config"], kind), binding(plain(config), kind), config
+    ):
+        return result
+    job = build_job(config, world, device)
+    try:
+        if world.is_main:
+            folder.lock()
+            if fresh:  # another run may have come and gone while the job was built
+                folder.refuse_if_taken()
+        return _run(job, folder, stop)
+    finally:
+        job.close()
+        folder.unlock()
 
 
 def build_job(config: RunConfig, world: World, device: torch.device) -> Job:
@@ -90,11 +96,22 @@ def build_job(config: RunConfig, world: World, device: torch.device) -> Job:
     return build_image_job(config, world, device)
 
 
-def _pretrain(config: RunConfig) -> None:
+def _pretrain(config: TextConfig, world: World, device: torch.device, stop: Stop) -> None:
     """The stages of continued pretraining that a run on texts begins with, each a run of its own in a folder below."""
-    if isinstance(config, TextConfig):
-        for stage in stages(config):
-            train(stage)
+    before = stages(config)
+    if before and not (config.resume and Path(base_model(config)).is_dir()):
+        # a mistake in what comes later shows before the first one begins
+        for part in (dataclasses.replace(config, dapt_data=None, tapt_epochs=0), *before):
+            alone = dataclasses.replace(part, model=config.model, pretrained=config.pretrained)
+            build_job(alone, world, device).close()
+    for stage in before:
+        try:
+            _train(stage, world, device, stop)
+        except Interrupted as stopped:
+            what = str(stopped).partition(";")[0]
+            raise Interrupted(
+                stopped.number, f"{what} in {stage.output}; go on with the same command and --resume"
+            ) from None
 
 
 def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
@@ -137,7 +154,7 @@ def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
             folder.write_status("running", state.progress.update)
 
     with _reported(job, folder, log):
-        for line in (*_opening(job), *notes):
+        for line in (*opening(job), *notes):
             log.say(line)
         if tree is None:
             log.text("config", yaml.safe_dump(plain(config), sort_keys=False))
@@ -194,20 +211,6 @@ def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], con
             "not come to the same result"
         )
     return bool(changed)
-
-
-def _opening(job: Job) -> Iterator[str]:
-    """What is said at the start."""
-    config, model = job.config, job.model
-    sizes = ", ".join(f"{name} {size}" for name, size in job.sizes.items())
-    trained = sum(p.numel() for p in job.state.trained())
-    classes = f"{len(job.classes)} classes, " if job.classes else ""
-    yield (
-        f"{config.model} on {job.data}: {classes}{sizes}; "
-        f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} parameters trained"
-    )
-    for warning in job.warnings:
-        yield f"warning: {warning}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .nlu.data import TextSplit, open_texts
-from .nlu.models import known_length
+from .nlu.models import known_limits
 from .nlu.questions import QuestionSplit, encode_questions, open_questions
 from .nlu.tasks import Task, get_task
 from .nlu.tokens import Encoded, encode, encode_pieces
@@ -52,11 +52,34 @@ def open_parts(
         classes: those of a model that was trained before; none: the task's or the data's own.
 
     Raises:
-        FileNotFoundError, ValueError: what `open_texts`, `open_questions` and the encoders refuse.
+        FileNotFoundError, ValueError: what `open_texts`, `open_questions` and the encoders refuse; a tokenizer that has
+            more tokens than the model.
     """
-    lengths: dict[str, Any] = {"max_length": config.max_length, "model_length": known_length(model)}
+    length, vocabulary = known_limits(model)
+    lengths: dict[str, Any] = {"max_length": config.max_length, "model_length": length}
     if task.kind == "questions":
-        return _questions(config, task, tokenizer, lengths)
+        found = _questions(config, task, tokenizer, lengths)
+    else:
+        found = _texts(config, task, tokenizer, lengths, classes)
+    highest = _highest_token(task, tokenizer, found)
+    if highest >= vocabulary:
+        raise ValueError(
+            f"the tokenizer has tokens up to number {highest}, and {model} knows {vocabulary} of them: "
+            "name the model's own with --tokenizer"
+        )
+    return found
+
+
+def _highest_token(task: Task, tokenizer: Any, data: TextParts) -> int:
+    """The largest token number that the model may be given: of masked tokens any, else one of those in the texts."""
+    if task.kind == "masked":
+        return max(tokenizer.get_vocab().values())
+    return max(int(ids.max()) for part in data.parts.values() for ids in part.encoded.ids)
+
+
+def _texts(
+    config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str, Any], classes: tuple[str, ...]
+) -> TextParts:
     read = get_task(config.texts_of) if config.texts_of else replace(task, classes=classes or task.classes)
     if read.kind == "questions":
         raise ValueError(f"--texts-of {read.name}: its texts are not read for masked tokens; give them as a file")

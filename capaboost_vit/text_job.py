@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .core.merge import merge
 from .core.sealed import digest
 from .job import Job, binding, plain
 from .methods.config import option_names
@@ -24,7 +25,7 @@ from .text_data import TextPart, open_parts
 from .text_scores import make_objective
 from .training.distributed import World
 from .training.state import State
-from .training.text_config import TextConfig, base_model
+from .training.text_config import TextConfig, base_model, has_weights
 
 
 def build_text_job(config: TextConfig, world: World, device: torch.device) -> Job:
@@ -103,14 +104,28 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
         raise ValueError("say --method.name lora (adapter, prefix, prompt, ia3, unipelt, bitfit, head, full)")
     if "init_seed" in option_names(name):
         options.setdefault("init_seed", config.seed)
+    if task.kind == "masked" and name not in _WHOLE:
+        raise ValueError(
+            f"--task {task.name} leaves a plain model, which --method.name {name} does not: take {', '.join(_WHOLE)}"
+        )
     more = {} if config.dropout is None else dict.fromkeys(_DROPOUTS, config.dropout)
-    model = create_text_model(base_model(config), task.kind, classes=classes, pretrained=config.pretrained, **more)
+    model = create_text_model(base_model(config), task.kind, classes=classes, pretrained=has_weights(config), **more)
     adapt(model, name, **options)
     if config.grad_checkpointing:
-        model.gradient_checkpointing_enable()  # type: ignore[operator]
+        _checkpoint_layers(model)
     return model
 
 
+def _checkpoint_layers(model: Any) -> None:
+    """Lets the layers be recomputed in the backward pass, also where their inputs need no gradient."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options)
+    else:  # its older name
+        model.gradient_checkpointing_enable(options)
+
+
+_WHOLE = ("full", "lora", "ia3", "bitfit")  # methods after which a plain model holds all that was trained
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -123,10 +138,11 @@ def _moved(device: torch.device, batch: tuple[dict[str, Tensor], Tensor]) -> tup
 def _save(
     model: nn.Module, tokenizer: Any, config: TextConfig, task: Task, classes: tuple[str, ...], folder: Path
 ) -> Path:
-    """An adapter file; after continued pretraining the whole model."""
+    """An adapter file; after continued pretraining the whole model, with all updates merged in."""
     if task.kind == "masked":
-        shutil.rmtree(folder / "model", ignore_errors=True)  # of a run that was killed while it concluded
-        return save_model(model, tokenizer, folder / "model")
+        for left in (folder / "model", *folder.glob(".model.*")):  # by a run that was killed while it concluded
+            shutil.rmtree(left, ignore_errors=True)
+        return save_model(merge(model), tokenizer, folder / "model")
     return save_adapter(
         model, folder / "adapter.safetensors", task=task.name, class_names=classes, max_length=config.max_length
     )
@@ -139,6 +155,6 @@ def _warnings(config: TextConfig, parts: Mapping[str, TextPart]) -> list[str]:
             found.append(
                 f"{part.encoded.cut} of {len(part.encoded)} texts of {name} are cut to --max-length {config.max_length}"
             )
-    if not config.pretrained and config.method.get("name") != "full":
+    if not has_weights(config) and config.method.get("name") != "full":
         found.append("the base weights are random: leave out --pretrained false")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from capaboost_vit.run import train
 from capaboost_vit.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # for `texts`
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
@@ -118,6 +120,34 @@ def finished(base, pictures, tmp_path_factory):
         log_interval=2,
     )
     return output, train(config)
+
+
+@pytest.fixture(scope="session")
+def text_material(tmp_path_factory):
+    """A folder with two tiny encoders and the texts of all kinds of tasks, see `texts`."""
+    import texts
+
+    return texts.write_all(tmp_path_factory.mktemp("my texts"))
+
+
+@pytest.fixture(scope="session")
+def finished_text(text_material, tmp_path_factory):
+    """By kind, (folder, what train returned) of one run on texts; without pictures, which take most of the time."""
+    import texts
+
+    folder, found = tmp_path_factory.mktemp("text runs"), {}
+
+    def get(kind, **options):
+        key = (kind, str(options))
+        if key not in found:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
+                patch.setattr("capaboost_vit.result.save_figure", lambda *_: None)
+                output = folder / f"{kind} {len(found)}"
+                found[key] = output, train(texts.configure(text_material, kind, output, **options))
+        return found[key]
+
+    return get
 
 
 def pytest_collection_modifyitems(items):

@@ -21,7 +21,7 @@ from ..nlu.tasks import Task, get_task
 from ..text_data import open_parts
 from ..text_scores import make_objective
 from ..training.evaluation import evaluate
-from ..training.text_config import TextConfig, base_model
+from ..training.text_config import TextConfig, base_model, has_weights
 from .saved import find_saved
 
 
@@ -59,6 +59,8 @@ def open_saved_text(path: Path, *, model: str | None = None) -> SavedText:
         if header["text"]["max_length"] is not None:
             known["max_length"] = header["text"]["max_length"]
         config = TextConfig(**known)
+    if not (model or has_weights(config) or config.method.get("name") == "full"):
+        raise ValueError(f"the base weights of {path} were random, and nobody kept them: leave out --pretrained false")
     base = model or base_model(config)
     built = create_from_adapter(path, model=base or None)
     task = get_task(config.task)

@@ -17,7 +17,10 @@ def compiled(model: nn.Module, config: RunConfig) -> Any:
 
 
 def answer(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig) -> Tensor:
-    """The model's logits, in mixed precision with `amp`; start and end logits of a model for questions as (B, 2, N).
+    """The model's logits, in mixed precision with `amp`.
+
+    Start and end logits of a model for questions come as (B, 2, N), -inf where a text is filled up: else the loss of an
+    example would depend on the longest one beside it.
 
     To torch.compile the size of the batch is a variable, and so is the length of texts: left to itself it would compile
     for the first size, and again for the last batch of an epoch, which is smaller. (A batch of one is compiled apart.)
@@ -38,4 +41,7 @@ def answer(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig)
         output = model(**named) if named else model(inputs)
     if not named:
         return output
-    return output["logits"] if "logits" in output else torch.stack([output["start_logits"], output["end_logits"]], 1)
+    if "logits" in output:
+        return output["logits"]
+    spans = torch.stack([output["start_logits"], output["end_logits"]], 1)
+    return spans.masked_fill(named["attention_mask"].unsqueeze(1) == 0, -torch.inf)

@@ -66,7 +66,8 @@ class TextConfig(RunConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1, got {getattr(self, name)}")
         check_at_least_zero(self, ("data_seed", "stride", "tapt_epochs"))
-        check_choices(self, {"protocol": (None, "own", "dev", "halves", "thousand")})  # type: ignore[dict-item]
+        if self.protocol is not None:
+            check_choices(self, {"protocol": ("own", "dev", "halves", "thousand")})
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout must lie in [0, 1), got {self.dropout}")
         if not self.mlm_lr > 0:
@@ -91,7 +92,8 @@ def stages(config: TextConfig) -> list[TextConfig]:
     whole |= {"task": "mlm", "method": {"name": "full"}, "lr": config.mlm_lr, "select": "last"}
     found = []
     if config.dapt_data is not None:
-        data: dict[str, Any] = {"data": config.dapt_data, "epochs": config.dapt_epochs, "text_columns": None}
+        data: dict[str, Any] = {"data": config.dapt_data, "epochs": config.dapt_epochs}
+        data |= dict.fromkeys(("protocol", "text_columns", "label_column"))  # those of the task's data
         found.append(dataclasses.replace(config, **whole, **data, output=str(Path(config.output, "dapt"))))
     if config.tapt_epochs:
         data = {"data": config.data, "epochs": config.tapt_epochs, "texts_of": config.task}
@@ -111,12 +113,16 @@ def base_model(config: TextConfig) -> str:
     return str(model_folder(before[-1])) if before else config.model
 
 
+def has_weights(config: TextConfig) -> bool:
+    """Whether that model brings weights with it; a stage's model does."""
+    return config.pretrained or bool(stages(config))
+
+
 # options of the run that its stages have at their defaults
 _NOT_IN_STAGES = {
     "dapt_data",
     "dapt_epochs",
     "tapt_epochs",
-    "label_column",
     "max_steps",
     "warmup_epochs",
     "layer_decay",

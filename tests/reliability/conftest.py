@@ -15,8 +15,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from capaboost_vit import run as run_module
 from capaboost_vit.core.sealed import read_sealed
 from capaboost_vit.training import checkpoint
+from capaboost_vit.training.stop import Interrupted
 
 NURSERY = Path(__file__).with_name("nursery.py")
 OPTIONS = {
@@ -32,7 +34,7 @@ OPTIONS = {
     "checkpoint-interval": 3,
     "log-interval": 1,
 }
-TIMED = {"train_seconds", "images_per_second", "finished"}
+TIMED = {"train_seconds", "images_per_second", "examples_per_second", "finished"}
 
 
 class Run:
@@ -102,7 +104,10 @@ class Lab:
         return json.loads(self.process.stdout.readline())
 
     def start(self, output, *flags, pause=None, file_size=None, **options):
-        """Starts a run in a folder; options are those of `capaboost train`, with _ for - and __ for a dot."""
+        """Starts a run in a folder; options are those of `capaboost train`, with _ for - and __ for a dot.
+
+        With a `task` among them it is `capaboost train-text`.
+        """
         argv = [*self.arguments(output, **options), *flags]
         return self.start_argv(argv, output, pause=pause, file_size=file_size)
 
@@ -120,7 +125,9 @@ class Lab:
 
     def arguments(self, output, **options):
         """What follows `capaboost`."""
-        return ["train", *arguments(output, **options)]
+        if "task" in options:
+            return ["train-text", *words(options), "--output", str(output)]
+        return ["train", *words({**OPTIONS, **options}), "--output", str(output)]
 
     def start_argv(self, argv, output, *, pause=None, file_size=None):
         """Starts `capaboost ARGV`, which works in the folder `output`."""
@@ -145,6 +152,46 @@ class Lab:
             self.run(self.references[key], **options)
         return self.references[key]
 
+    def strike(self, run, kind, rng, seconds):
+        """Kills a run at an instant of that kind; False if it ended before."""
+        before = set(run.updates)
+        if kind == "any":
+            run.until(lambda: False, rng.uniform(0, seconds))
+        elif kind == "training":
+            run.until(lambda: "parameters trained" in run.said)
+            run.until(lambda: False, rng.uniform(0, seconds / 2))
+        elif kind == "saving":
+            run.until(lambda: bool(list(run.output.rglob(".*.partial"))))
+            run.until(lambda: False, rng.uniform(0, 0.1))
+        else:
+            run.until(lambda: bool(set(run.updates) - before))
+        if run.poll() is not None:
+            return False
+        run.kill()
+        return True
+
+    def kill_and_resume(self, folder, rng, kills, **options):
+        """Kills runs so many times, each chain of them in a folder of its own; what was done, for the reader."""
+        start = time.monotonic()
+        reference = self.reference(**{**options, **({"workers": 0} if "workers" in options else {})})
+        seconds = min(max(1.0, time.monotonic() - start), 4.0)
+        history, chain = [], 0
+        while kills > 0:
+            output, chain = folder / f"chain {chain}", chain + 1
+            while True:
+                kind = rng.choice(["any", "training", "saving", "renamed"]) if kills > 0 else "none"
+                pause = rng.choice([0.02, 0.1]) if kind in ("saving", "renamed") else None
+                run = self.start(output, "--resume", pause=pause, **options)
+                if kind != "none" and self.strike(run, kind, rng, seconds):
+                    kills -= 1
+                    history.append(f"{chain}: {kind} with {run.updates}, pause {pause}")
+                    print(history[-1])
+                    continue
+                assert run.wait() == 0, run.said
+                break
+            self.same(output, reference)
+        return history
+
     def same(self, folder, reference):
         """Asserts that a finished run has the bits of another one, whatever came in between."""
         assert_same(Path(folder), Path(reference))
@@ -165,9 +212,57 @@ def lab(tmp_path_factory):
     lab.close()
 
 
-def arguments(output, **options):
-    values = {**OPTIONS, **{name.replace("__", ".").replace("_", "-"): value for name, value in options.items()}}
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))] + ["--output", str(output)]
+def words(options):
+    """Options as they are typed; of those that are given twice the last one."""
+    flags = [name.replace("__", ".") if "__" in name else name.replace("_", "-") for name in options]
+    values = dict(zip(flags, options.values(), strict=True))
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+class StopAt:
+    """Stands in for Stop: a signal comes when it has been looked at so often."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def number(self):
+        self.looks -= 1
+        return signal.SIGTERM if self.looks < 0 else 0
+
+
+@pytest.fixture
+def stop_at():
+    """What stands in for Stop."""
+    return StopAt
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Runs to the end, stopped at each look at the signals in turn; how often it was stopped in what."""
+
+    def run_in_pieces(configure):
+        """The configuration may depend on how often the run was stopped."""
+        stops = {"update": 0, "evaluating": 0}
+        looks = more = 0
+        while True:
+            with monkeypatch.context() as patch:
+                patch.setattr(run_module, "Stop", lambda looks=looks + more: StopAt(looks))
+                try:
+                    run_module.train(configure(sum(stops.values())))
+                    return stops
+                except Interrupted as stopped:
+                    kind = "evaluating" if "evaluating" in str(stopped) else "update"
+                    stops[kind] += 1
+                    more = more + 1 if kind == "evaluating" else 0  # each batch of it, and then past it
+
+    return run_in_pieces
 
 
 def updates(folder):
@@ -211,22 +306,24 @@ def points(folder):
 
 
 def assert_same(folder, reference):
-    for name in ("adapter.safetensors", "summary.csv"):
+    pictures = [path.name for path in reference.glob("*.png")]
+    assert "learning_curve.png" in pictures
+    for name in ("adapter.safetensors", "summary.csv", *pictures):
         assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
     assert equal(newest_state(folder), newest_state(reference))
     found, expected = points(folder), points(reference)
     for tag, values in expected[0].items():
         assert found[0].get(tag) == values, tag
     assert found == expected
-    assert {"figures/learning_curve", "figures/confusion_matrix", "images/first_batch"} <= found[1].keys()
-    for name in ("learning_curve.png", "confusion_matrix.png"):
-        assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
+    drawn = {f"figures/{Path(name).stem}" for name in pictures}
     results = [json.loads((path / "result.json").read_text()) for path in (folder, reference)]
     for result in results:
         free = ("output", "workers", "cache", "data_dir")
         result["config"] = {n: v for n, v in result["config"].items() if n not in free}
+        texts = "task" in result["config"]
+        assert drawn | (set() if texts else {"figures/confusion_matrix", "images/first_batch"}) <= found[1].keys()
         for name in TIMED:
-            del result[name]
+            result.pop(name, None)
     assert results[0] == results[1]
     assert status(folder)["status"] == "finished"
     assert_whole(folder)

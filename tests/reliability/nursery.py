@@ -1,4 +1,4 @@
-"""A process that has imported torch and timm and forks off training runs: each starts in no time, and is a real one.
+"""A process that has imported torch and all models and forks off training runs: each starts in no time, and is real.
 
 Reads requests as lines of JSON on stdin. {"argv", "env", "stderr", "file_size"} starts `capaboost ARGV` in a process
 group of its own, with a limit on the size of files if one is given, and is answered by its process id; {"poll": pid} by
@@ -17,8 +17,12 @@ from pathlib import Path
 def serve() -> int | None:
     """Answers requests until stdin ends; in a child, returns what `capaboost` returned."""
     import matplotlib.backends.backend_agg  # noqa: F401  (imported late by a run)
-    import sklearn.datasets  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import sklearn.datasets
+    import sklearn.metrics  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
+    import transformers.models.bert.modeling_bert
+    import transformers.models.roberta.modeling_roberta  # noqa: F401
 
     import capaboost_vit.run  # noqa: F401
     from capaboost_vit.cli import main

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
 from capaboost_vit import run
@@ -45,42 +43,6 @@ VARIANTS = {
 TOGETHER = {"model_ema": True, "select": "best", "grad_accum_steps": 2, "max_steps": 5, "checkpoint_interval": 2}
 
 
-class StopAt:
-    """Stands in for Stop: a signal comes when it has been looked at so often."""
-
-    def __init__(self, looks):
-        self.looks = looks
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    @property
-    def number(self):
-        self.looks -= 1
-        return signal.SIGTERM if self.looks < 0 else 0
-
-
-def in_pieces(monkeypatch, workers, caches, **options):
-    """Runs to the end, stopped at each look at the signals in turn; how often it was stopped in what."""
-    stops = {"update": 0, "evaluating": 0}
-    looks = more = 0
-    while True:
-        with monkeypatch.context() as patch:
-            patch.setattr(run, "Stop", lambda looks=looks + more: StopAt(looks))
-            try:
-                times = sum(stops.values())
-                loading = {"workers": workers[times % len(workers)], "cache": caches[times % len(caches)]}
-                train(TrainConfig(**options, **loading, resume=True))
-                return stops
-            except Interrupted as stopped:
-                kind = "evaluating" if "evaluating" in str(stopped) else "update"
-                stops[kind] += 1
-                more = more + 1 if kind == "evaluating" else 0  # each batch of it, and then past it
-
-
 @pytest.mark.parametrize(
     ("variant", "workers", "caches"),
     [
@@ -90,23 +52,28 @@ def in_pieces(monkeypatch, workers, caches, **options):
         pytest.param({}, [0, 2, 0, 1], ["auto"], id="other workers each time", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_stopped_at_every_update_ends_with_the_same_bits(lab, tmp_path, monkeypatch, variant, workers, caches):
+def test_a_run_stopped_at_every_update_ends_with_the_same_bits(lab, tmp_path, in_pieces, variant, workers, caches):
     options = {**OPTIONS, **variant}
     whole = train(TrainConfig(**options, output=str(tmp_path / "whole")))
-    stops = in_pieces(monkeypatch, workers, caches, **options, output=str(tmp_path / "pieces"))
+
+    def configure(times):
+        loading = {"workers": workers[times % len(workers)], "cache": caches[times % len(caches)]}
+        return TrainConfig(**options, **loading, output=str(tmp_path / "pieces"), resume=True)
+
+    stops = in_pieces(configure)
     assert stops["update"] == whole["updates"]
     assert stops["evaluating"] >= 2
     lab.same(tmp_path / "pieces", tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_a_run_stopped_once_after_any_update_ends_with_the_same_bits(lab, tmp_path, monkeypatch):
+def test_a_run_stopped_once_after_any_update_ends_with_the_same_bits(lab, tmp_path, monkeypatch, stop_at):
     whole = train(TrainConfig(**OPTIONS, output=str(tmp_path / "whole")))
     for update in range(1, whole["updates"] + 1):
         output = tmp_path / str(update)
         with monkeypatch.context() as patch:
             evaluations = 3 * (update > whole["updates"] // 2)  # looked at once per batch, three in the first epoch
-            patch.setattr(run, "Stop", lambda looks=update - 1 + evaluations: StopAt(looks))
+            patch.setattr(run, "Stop", lambda looks=update - 1 + evaluations: stop_at(looks))
             with pytest.raises(Interrupted, match=f"after update {update};"):
                 train(TrainConfig(**OPTIONS, output=str(output)))
         train(TrainConfig(**OPTIONS, output=str(output), resume=True))
