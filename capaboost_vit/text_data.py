@@ -10,6 +10,7 @@ from .nlu.models import known_limits
 from .nlu.questions import QuestionSplit, encode_questions, open_questions
 from .nlu.tasks import Task, get_task
 from .nlu.tokens import Encoded, encode, encode_pieces
+from .training.config import flag
 from .training.text_config import TextConfig
 
 
@@ -105,6 +106,9 @@ def _texts(
 
 
 def _questions(config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str, Any]) -> TextParts:
+    for name in ("protocol", "text_columns", "label_column"):
+        if getattr(config, name) is not None:
+            raise ValueError(f"{flag(name)} is not for questions, whose files have one form and are split by article")
     spec = config.data
     if spec == "hub":
         assert task.hub is not None

@@ -41,7 +41,9 @@ def build_text_job(config: TextConfig, world: World, device: torch.device) -> Jo
     if "train" not in data.parts:
         raise ValueError(f"{config.data} has no split 'train'")
     if "val" not in data.parts and (config.patience is not None or config.select == "best"):
-        raise ValueError(f"{config.data} has no split 'val', which --patience and --select best need")
+        raise ValueError(
+            f"{config.data} has no split 'val', which --patience and --select best need: say --select last"
+        )
     torch.manual_seed(config.seed)
     model = build_text_model(config, task, data.classes).to(device)
     masking = None

@@ -20,7 +20,13 @@ from .training.text_objectives import MaskedTokens, Regression, Spans
 def make_objective(
     config: TextConfig, task: Task, data: TextParts
 ) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
-    """The objective of a task, and what chooses the no-answer threshold on val (for SQuAD v2 alone)."""
+    """The objective of a task, and what chooses the no-answer threshold on val (for SQuAD v2 alone).
+
+    Raises:
+        ValueError: smoothing of a task without classes.
+    """
+    if config.smoothing and task.kind != "classification":
+        raise ValueError(f"--smoothing is for classes, and {task.name} has none")
     if task.kind == "masked":
         return MaskedTokens(), None
     if task.kind == "regression":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
 import socket
@@ -122,6 +124,17 @@ def finished(base, pictures, tmp_path_factory):
     return output, train(config)
 
 
+def _leave_out_pictures(patch):
+    patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
+    patch.setattr("capaboost_vit.result.save_figure", lambda *_: None)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Runs draw nothing, which takes most of the time of a small one."""
+    _leave_out_pictures(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def text_material(tmp_path_factory):
     """A folder with two tiny encoders and the texts of all kinds of tasks, see `texts`."""
@@ -132,7 +145,7 @@ def text_material(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_text(text_material, tmp_path_factory):
-    """By kind, (folder, what train returned) of one run on texts; without pictures, which take most of the time."""
+    """By kind and options, (folder, what train returned) of one run on texts, without pictures."""
     import texts
 
     folder, found = tmp_path_factory.mktemp("text runs"), {}
@@ -140,9 +153,8 @@ def finished_text(text_material, tmp_path_factory):
     def get(kind, **options):
         key = (kind, str(options))
         if key not in found:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
-                patch.setattr("capaboost_vit.result.save_figure", lambda *_: None)
+            with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()):
+                _leave_out_pictures(patch)
                 output = folder / f"{kind} {len(found)}"
                 found[key] = output, train(texts.configure(text_material, kind, output, **options))
         return found[key]

@@ -8,11 +8,13 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import texts
 import timm
 import torch
 import yaml
@@ -21,8 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from capaboost_vit.cli import main
 from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training.text_config import TextConfig
 
-COMMANDS = ("quickstart", "train", "eval", "predict", "merge", "data", "bench", "models", "summary")
+COMMANDS = ("quickstart", "train", "train-text", "eval", "predict", "merge", "report", "data", "bench", "models")
+COMMANDS += ("summary",)
 CAPABOOST = [sys.executable, "-m", "capaboost_vit.cli"]
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 KWARGS = "{patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}"
@@ -128,7 +132,7 @@ def test_help_takes_less_than_a_second(command):
 def test_neither_the_package_nor_the_parsers_import_torch_or_timm():
     code = (
         "import sys, capaboost_vit, capaboost_vit.cli as cli; cli._parser(); "
-        "heavy = ('torch', 'timm', 'datasets', 'numpy', 'PIL', 'matplotlib'); "
+        "heavy = ('torch', 'timm', 'transformers', 'datasets', 'numpy', 'PIL', 'matplotlib'); "
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -144,11 +148,12 @@ def test_the_names_are_registered_in_either_order_of_import(order):
     assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
-def test_help_shows_every_option_with_its_text(call):
-    code, out, _ = call("train", "--help")
+@pytest.mark.parametrize(("command", "config"), [("train", TrainConfig), ("train-text", TextConfig)])
+def test_help_shows_every_option_with_its_text(call, command, config):
+    code, out, _ = call(command, "--help")
     text = " ".join(out.split())
     assert code == 0
-    for field in dataclasses.fields(TrainConfig):
+    for field in dataclasses.fields(config):
         if field.name != "method":
             assert f"--{field.name.replace('_', '-')} " in text
             assert field.metadata["help"].split(";")[0].split()[0] in text
@@ -502,6 +507,245 @@ def test_data_check_counts_on_a_terminal(call, monkeypatch, pictures):
     assert code == 0
     assert err.startswith("\r1 of 24 images")
     assert err.endswith("\r24 of 24 images\r\x1b[K")
+
+
+# texts
+
+
+def text_arguments(material, output, *more, kind="opinions"):
+    """What follows `capaboost` for one of the kinds of runs in `texts`."""
+    given = {"model": "bert", "max_length": 40, "stride": 4, "epochs": 1, "batch_size": 16, "dropout": 0.0, "lr": 1e-2}
+    given |= {name: value for name, value in texts.KINDS[kind].items() if name != "method"}
+    given |= {name: material / given[name] for name in ("model", "data")}
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    method = [] if "--method.name" in more else ["--method.name", "lora"]
+    return ["train-text", *flags, *method, "--output", output, *more]
+
+
+def test_train_text_writes_a_run_and_says_where(call, text_material, tmp_path):
+    output = tmp_path / "my runs" / "first one"
+    arguments = text_arguments(text_material, output)
+    code, out, err = call(*arguments)
+    assert (code, out) == (0, f"finished: {output}/result.json\n")
+    lines = err.splitlines()
+    assert lines[0].startswith(
+        f"{text_material}/bert on classification ({text_material}/opinions): 2 classes, train 40"
+    )
+    assert [line.split()[0] for line in lines[1:]] == ["epoch", "test"]
+    assert call(*arguments, "--resume") == (0, f"finished already: {output}/result.json\n", "")
+    found = json.loads((output / "result.json").read_text())
+    code, out, err = call("eval", output)
+    assert (code, err) == (0, "")
+    assert out == f"accuracy {found['test_accuracy']:.2f}  macro_f1 {found['test_macro_f1']:.2f}\n"
+    merged = tmp_path / "merged"
+    assert call("merge", output, "--output", merged) == (0, f"merged: {merged}\n", "")
+    code, out, err = call("report", tmp_path / "my runs", "--output", tmp_path / "table.md")
+    scores = f"{found['test_accuracy']:.2f}/{found['test_macro_f1']:.2f}"
+    assert (code, err) == (0, "")
+    *table, written = out.splitlines()
+    assert table[-1] == f"| capaboost-lora r8 d2 | 818 | {scores} |"
+    assert written == f"written: {tmp_path}/table.md"
+    assert (tmp_path / "table.md").read_text().splitlines() == table
+
+
+def test_the_stored_configuration_of_texts_can_be_run_again(call, text_material, tmp_path):
+    columns = ["--text-columns", "sentence2", "sentence1", "--label-column", "label"]
+    assert call(*text_arguments(text_material, tmp_path / "a", *columns, kind="pairs"))[0] == 0
+    assert call("train-text", "--config", tmp_path / "a" / "config.yaml", "--output", tmp_path / "b")[0] == 0
+    first, second = (tmp_path / name / "adapter.safetensors" for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    assert call("eval", tmp_path / "b")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "text"),
+    [
+        ("pairs", ["--task", "rtee"], "there is no task 'rtee'; did you mean rte? The tasks: cola, sst2"),
+        ("pairs", ["--task", "chemprot", "--data", "hub"], "task chemprot has no data set on the hub that we know of"),
+        ("pairs", ["--data", "not there"], "no data at 'not there': give a folder, or a file (.tsv, .csv, .jsonl)"),
+        ("pairs", ["--task", "qnli", "--protocol", "own"], "has no column 'question'; it has: index, sentence1"),
+        ("opinions", ["--text-columns", "txt"], "has no column 'txt' (did you mean 'text'?); it has: text, label"),
+        ("opinions", ["--text-columns", "a", "b", "c"], "--text-columns takes one column or two, got 3"),
+        ("opinions", ["--label-column", "lable"], "has no column 'lable' (did you mean 'label'?)"),
+        ("pairs", ["--max-length", "100"], "--max-length 100: the model takes 48 tokens at most"),
+        ("questions", ["--max-length", "100"], "100 is more than the 48 tokens that the model reads"),
+        ("questions", ["--stride", "39"], "leaves"),
+        ("pairs", ["--method.name", "lroa"], "unknown method 'lroa' (did you mean 'lora'?)"),
+        ("pairs", ["--method.rnak", "4"], "--method.rnak 4 (did you mean --method.rank?)"),
+        ("pairs", ["--method.bottleneck", "4"], "method 'lora' has no option 'bottleneck'"),
+        ("pairs", ["--model", "no such/place/at all"], "cannot load the tokenizer of no such/place/at all: "),
+        ("pairs", ["--model", "nobody/nothing"], "give a hub id, or a folder with config.json, model.safetensors"),
+        ("pairs", ["--tokenizer", "{}/roberta"], "knows 114 of them: name the model's own with --tokenizer"),
+        (
+            "pairs",
+            ["--protocol", "own", "--data", "{}/alone", "--patience", "2"],
+            "no split 'val', which --patience and",
+        ),
+        ("scores", ["--smoothing", "0.1"], "--smoothing is for classes, and stsb has none"),
+        ("questions", ["--protocol", "dev"], "--protocol is not for questions, whose files have one form"),
+        ("questions", ["--text-columns", "context"], "--text-columns is not for questions"),
+        ("pairs", ["--protocol", "thousand"], "takes 1,000 examples of a set, and one has only 40"),
+        ("pairs", ["--task", "squad"], "must hold one train*.json, found none: give a SQuAD .json file"),
+        ("pairs", ["--task", "squad", "--data", "{}/RTE/train.tsv"], "train.tsv is not JSON: "),
+        ("pairs", ["--task", "regression", "--data", "{}/opinions"], "expected a number in 'label', got 'bad'"),
+        (
+            "masked",
+            ["--method.name", "adapter"],
+            "--task mlm leaves a plain model, which --method.name adapter does not",
+        ),
+        ("masked", ["--method.name", "full", "--dapt-data", "x"], "are stages before another task than mlm"),
+        ("pairs", ["--dapt-data", "not there"], "no data at 'not there'"),
+        ("pairs", ["--epoch", "3"], "--epoch 3 (did you mean --epochs?); see capaboost train-text --help"),
+        ("pairs", ["--img-size", "32"], "unrecognized arguments: --img-size"),
+        ("pairs", ["--device", "gpu"], "--device gpu: "),
+        ("pairs", ["--config", "gone.yaml"], "File does not exist: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_about_texts_is_one_line_and_nothing_is_written(
+    refused, text_material, tmp_path, monkeypatch, kind, arguments, text
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it tries the hub again and again
+    alone = text_material / "alone"
+    if not alone.exists():
+        alone.mkdir()
+        (alone / "train.tsv").write_bytes((text_material / "RTE" / "train.tsv").read_bytes())
+    given = [argument.format(text_material) for argument in arguments]
+    line = refused(*text_arguments(text_material, tmp_path / "run", *given, kind=kind))
+    assert line.startswith("capaboost train-text: error: ")
+    assert text in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_method_is_a_mistake_about_texts_too(refused, text_material, tmp_path):
+    arguments = text_arguments(text_material, tmp_path / "run")
+    place = arguments.index("--method.name")
+    assert "say --method.name lora (adapter, prefix, " in refused(*arguments[:place], *arguments[place + 2 :])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("sentence1\tsentence2\tlabel\na\t \tentailment\n", "train.tsv, line 2: the text in 'sentence2' is empty"),
+        ("sentence1\tsentence2\tlabel\na\tb\tentails\n", "line 2 has the label 'entails' in 'label'"),
+        ("sentence1\tsentence2\tlabel\na\tb\t2\n", "has the label 2 in 'label'; the classes are: entailment"),
+        ("sentence1\tsentence2\tlabel\na\tb\n", "line 2 has 2 columns, expected 3: sentence1, sentence2, label"),
+        ("sentence1\tsentence2\na\tb\n", "has no column 'label'; it has: sentence1, sentence2"),
+        ("sentence1\tsentence2\tlabel\n", "train.tsv has no rows"),
+        ("", "train.tsv is empty"),
+    ],
+)
+def test_a_mistake_in_a_file_of_texts_is_one_line_with_its_place(refused, text_material, tmp_path, content, text):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text(content)
+    (tmp_path / "data" / "dev.tsv").write_bytes((text_material / "RTE" / "dev.tsv").read_bytes())
+    line = refused(*text_arguments(text_material, tmp_path / "run", "--data", tmp_path / "data", kind="pairs"))
+    assert text in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_model_folder_that_lacks_something_is_named_in_one_line(refused, text_material, tmp_path, damage, how):
+    folder = tmp_path / "model"
+    shutil.copytree(text_material / "bert", folder)
+    content = (folder / damage).read_bytes()
+    (folder / damage).unlink()
+    if how == "cut":
+        (folder / damage).write_bytes(content[: len(content) // 2])
+    line = refused(*text_arguments(text_material, tmp_path / "run", "--model", folder))
+    assert str(folder) in line
+    assert "the folder needs" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_done_with_a_run_on_texts_is_one_line(refused, finished_text, text_material, tmp_path):
+    gated, _ = finished_text("opinions", method=texts.UNIPELT, epochs=1)
+    assert "branches have gates, which depend on the input: no merging" in refused(
+        "merge", gated, "--output", tmp_path / "m"
+    )
+    folder, _ = finished_text("opinions")
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((folder / "adapter.safetensors").read_bytes())
+    assert "is not in a run folder: say --data" in refused(
+        "eval", alone, "--initial-checkpoint", text_material / "bert"
+    )
+    line = refused("eval", alone, "--data", text_material / "opinions")
+    assert "was made on a local BertForSequenceClassification" in line
+    (tmp_path / "x.png").touch()
+    assert "which timm cannot build" in refused("predict", folder, tmp_path / "x.png")
+    (tmp_path / "x.png").unlink()
+    other = texts.write_encoder(tmp_path / "other", initializer_range=0.2)
+    line = refused("eval", alone, "--data", text_material / "opinions", "--initial-checkpoint", other)
+    assert "fingerprints differ" in line
+    assert "a model on texts becomes a folder" in refused("merge", folder, "--output", tmp_path / "m.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "other"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["report"], "required: folders; see capaboost report --help"),
+        (["report", "gone"], "no folder at gone"),
+        (["report", "empty"], "no finished run (result.json) in empty"),
+        (["report", "untested"], "no run in untested has a test score"),
+        (["report", "empty", "--outptu", "x.md"], "(did you mean --output?); see capaboost report --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_report_of_nothing_is_one_line(refused, finished_text, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "untested").mkdir()
+    (tmp_path / "untested" / "result.json").write_bytes((finished_text("masked")[0] / "result.json").read_bytes())
+    assert text in refused(*arguments)
+
+
+@pytest.fixture
+def parsed_texts(monkeypatch):
+    """The configuration that `capaboost train-text` would run."""
+
+    def parse(*arguments):
+        seen = []
+        monkeypatch.setattr("capaboost_vit.run.train", seen.append)
+        assert main(["train-text", *map(str, arguments)]) == 0
+        return seen[0]
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ([], {}),
+        (["--text-columns", "a"], {"text_columns": ("a",)}),
+        (["--text-columns", "a", "b"], {"text_columns": ("a", "b")}),
+        (["--protocol", "halves"], {"protocol": "halves"}),
+        (["--protocol", "null"], {"protocol": None}),
+        (["--warmup-steps", "100"], {"warmup_steps": 100.0}),
+        (["--warmup-steps", "null"], {"warmup_steps": None}),
+        (["--group-by-length", "false"], {"group_by_length": False}),
+        (["--pretrained", "false"], {"pretrained": False}),
+        (["--dropout", "0"], {"dropout": 0.0}),
+        (
+            ["--method.name", "unipelt", "--method.parts", "ia3", "prefix"],
+            {"method": {"name": "unipelt", "parts": ["ia3", "prefix"]}},
+        ),
+        (["--method.shared", "true", "--method.copies", "2"], {"method": {"shared": True, "copies": 2}}),
+        (["--dapt-data", "d", "--tapt-epochs", "3"], {"dapt_data": "d", "tapt_epochs": 3}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_reach_the_configuration_of_texts(parsed_texts, arguments, values):
+    assert parsed_texts(*arguments) == TextConfig(**values)
+
+
+def test_a_file_of_texts_may_name_one_column_or_a_list(parsed_texts, tmp_path):
+    for content, columns in (("[a, b]", ("a", "b")), ("[a]", ("a",)), ("null", None)):
+        (tmp_path / "c.yaml").write_text(f"text_columns: {content}\nmethod: {{name: unipelt, parts: [lora, prompt]}}\n")
+        config = parsed_texts("--config", tmp_path / "c.yaml")
+        assert (config.text_columns, config.method) == (columns, {"name": "unipelt", "parts": ["lora", "prompt"]})
 
 
 def test_merging_an_adapter_is_refused_in_one_line(call, refused, base, tmp_path):

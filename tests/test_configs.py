@@ -18,6 +18,7 @@ from capaboost_vit.bench.shapes import SHAPES
 from capaboost_vit.cli import main
 from capaboost_vit.methods.config import make_config
 from capaboost_vit.nlu.tasks import get_task
+from capaboost_vit.text_job import build_text_model
 from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.text_config import TextConfig
 from capaboost_vit.vision.registry import parse_name
@@ -128,6 +129,17 @@ def test_model_and_method_of_a_config_exist(path, parsed):
         implied = parse_name(config.model)
         options = dict(config.method)
         make_config(options.pop("name", implied and implied[1]), **options)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TRAINED if path.is_relative_to(ROOT / "configs" / "nlu")], ids=name_of
+)
+def test_the_method_of_a_config_of_texts_finds_its_places_in_a_small_model(path, parsed, text_material):
+    config = parsed(["train-text", "--config", str(path), "--model", str(text_material / "roberta")])
+    model = build_text_model(config, get_task(config.task), ("no", "yes"))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(name.startswith(("classifier", "qa_outputs")) for name in trained)
+    assert config.method["name"] == "head" or any(".layer.0." in name for name in trained)
 
 
 @every_config

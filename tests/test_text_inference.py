@@ -28,6 +28,8 @@ KINDS = {
     "unanswered": ["exact_match", "f1", "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match"],
 }
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 @pytest.fixture
 def alone(finished_text, tmp_path):
@@ -63,6 +65,12 @@ def test_other_splits_and_batches_give_their_scores(finished_text):
             )
     with pytest.raises(ValueError, match="has no split 'tset'; it has: train, val, test, val_mismatched, test_mism"):
         evaluate_text(folder, split="tset")
+
+
+def test_a_base_that_was_moved_can_be_named(finished_text, text_material, tmp_path):
+    folder, found = finished_text("opinions")
+    moved = shutil.copytree(text_material / "bert", tmp_path / "moved")
+    assert evaluate_text(folder, model=str(moved))["accuracy"] == pytest.approx(found["test_accuracy"])
 
 
 def test_a_folder_of_images_is_none_of_texts(finished):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tokenizers import pre_tokenizers
 
+from capaboost_vit.nlu.models import quiet
 from capaboost_vit.training.text_config import TextConfig
 
 THINGS = ["cat", "dog", "bird", "fish", "horse", "mouse"]
@@ -68,7 +69,8 @@ def write_encoder(folder: Path, kind: str = "bert", **options) -> Path:
     values = {"vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS, **TINY, **more, **options}
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**values, pad_token_id=tokenizer.pad_token_id)
-    getattr(transformers, f"{name}ForMaskedLM")(config).save_pretrained(folder)
+    with quiet():
+        getattr(transformers, f"{name}ForMaskedLM")(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import texts
@@ -168,16 +169,13 @@ def test_a_signal_ends_a_run_on_texts_and_what_it_says_goes_on(lab, text_materia
 # told otherwise
 
 
-@pytest.fixture(scope="module")
-def stopped(text_material, tmp_path_factory):
+@pytest.fixture
+def stopped(finished_text, text_material, tmp_path, without_pictures):
     """The configuration of a run that lost its end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
-        patch.setattr("capaboost_vit.result.save_figure", lambda *_: None)
-        config = texts.configure(text_material, "pairs", tmp_path_factory.mktemp("stopped") / "run", **SHORT)
-        train(config)
-    (texts.Path(config.output) / "result.json").unlink()
-    return config
+    folder, _ = finished_text("pairs", **SHORT)
+    shutil.copytree(folder, tmp_path / "stopped")
+    (tmp_path / "stopped" / "result.json").unlink()
+    return texts.configure(text_material, "pairs", tmp_path / "stopped", **SHORT)
 
 
 def again(config, folder, **options):
@@ -204,7 +202,7 @@ def test_another_option_is_named_and_refused(stopped, tmp_path, options, found):
     with pytest.raises(ValueError, match=r"was started otherwise .*: take that back, or add --allow-config") as error:
         again(stopped, tmp_path / "run", **options)
     assert all(text in str(error.value) for text in found), str(error.value)
-    for path in texts.Path(stopped.output).rglob("*"):
+    for path in Path(stopped.output).rglob("*"):
         if path.is_file() and path.name != ".lock":
             assert (tmp_path / "run" / path.relative_to(stopped.output)).read_bytes() == path.read_bytes()
 
