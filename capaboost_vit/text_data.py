@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .nlu.data import TextSplit, open_texts
@@ -26,13 +26,14 @@ class TextPart:
 class TextParts:
     """The splits of a task by name, their classes, and the protocol by which they were made.
 
-    no_answer: questions need not have one.
+    no_answer: questions need not have one. left_out: by split, broken rows of a published file that were passed over.
     """
 
     classes: tuple[str, ...]
     parts: dict[str, TextPart]
     protocol: str
     no_answer: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def record(self) -> dict[str, dict[str, int | str]]:
         """The fingerprints that are stored with a result."""
@@ -102,7 +103,8 @@ def _texts(
         else:
             encoded = encode(split, tokenizer, regression=task.kind == "regression", **lengths)
             parts[name] = TextPart(split, encoded)
-    return TextParts(() if task.kind in ("masked", "regression") else data.classes, parts, data.protocol)
+    classes = () if task.kind in ("masked", "regression") else data.classes
+    return TextParts(classes, parts, data.protocol, left_out=data.left_out)
 
 
 def _questions(config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str, Any]) -> TextParts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from .nlu.batches import TextBatches, TextUpdates
 from .nlu.masking import Masking
 from .nlu.models import create_text_model, create_tokenizer
 from .nlu.tasks import Task, get_task
-from .text_data import TextPart, open_parts
+from .text_data import TextParts, open_parts
 from .text_scores import make_objective
 from .training.distributed import World
 from .training.state import State
@@ -89,8 +88,12 @@ def build_text_job(config: TextConfig, world: World, device: torch.device) -> Jo
             "base": digest(frozen),
         },
         calibrate=calibrate,
-        more={"protocol": data.protocol, "cut": {name: part.encoded.cut for name, part in data.parts.items()}},
-        warnings=_warnings(config, data.parts),
+        more={
+            "protocol": data.protocol,
+            "left_out": data.left_out,
+            "cut": {name: part.encoded.cut for name, part in data.parts.items()},
+        },
+        warnings=_warnings(config, data),
     )
 
 
@@ -150,9 +153,9 @@ def _save(
     )
 
 
-def _warnings(config: TextConfig, parts: Mapping[str, TextPart]) -> list[str]:
-    found = []
-    for name, part in parts.items():
+def _warnings(config: TextConfig, data: TextParts) -> list[str]:
+    found = [f"{count} broken rows of {name} are left out" for name, count in data.left_out.items()]
+    for name, part in data.parts.items():
         if part.encoded.cut:
             found.append(
                 f"{part.encoded.cut} of {len(part.encoded)} texts of {name} are cut to --max-length {config.max_length}"

@@ -173,7 +173,7 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["trian"], "invalid choice: 'trian' (choose from 'quickstart', 'train', 'eval'"),
+        (["trian"], "invalid choice: 'trian' (choose from 'quickstart', 'train', 'train-text', 'eval'"),
         (["--verson"], "unrecognized arguments: --verson (did you mean --version?)"),
         (["train", "--epoch", "3"], "--epoch 3 (did you mean --epochs?); see capaboost train --help"),
         (["train", "--batch_size", "3"], "(did you mean --batch-size?)"),

@@ -56,8 +56,9 @@ def test_capaboost_commands_are_understood(arguments, tmp_path, monkeypatch):
     from capaboost_vit.cli import _parser
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
-    (tmp_path / "runs" / "mine" / "config.yaml").write_text("epochs: 3\n")
+    for run in ("mine", "rte"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "config.yaml").write_text("epochs: 3\n")
     for path in (ROOT / "configs").rglob("*.yaml"):
         (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path.relative_to(ROOT)).symlink_to(path)

@@ -137,8 +137,9 @@ def test_random_base_weights_are_told_and_full_training_keeps_its_own(text_mater
 
 def test_a_folder_without_an_adapter_is_named(finished_text, tmp_path):
     for folder in (tmp_path, finished_text("masked")[0]):
+        assert not is_text(folder)
         with pytest.raises(FileNotFoundError, match=r"no adapter file at .*adapter\.safetensors"):
-            is_text(folder)
+            evaluate_text(folder)
 
 
 @pytest.mark.parametrize("content", ["- a list\n", "pretrained: true\n", "model: x\ntask: y\n", ""])

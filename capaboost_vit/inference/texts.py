@@ -37,8 +37,11 @@ class SavedText:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a run folder or an adapter file is of a task on texts."""
-    path = find_saved(path)
+    """Whether a run folder or an adapter file is of a task on texts; what is not there is not."""
+    try:
+        path = find_saved(path)
+    except FileNotFoundError:
+        return False
     return path.is_file() and "text" in read_header(path)
 
 

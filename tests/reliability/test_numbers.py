@@ -12,7 +12,7 @@ from PIL import Image
 from capaboost_vit import run as run_module
 from capaboost_vit.core.adapter_file import fingerprint
 from capaboost_vit.run import train
-from capaboost_vit.training import loop
+from capaboost_vit.training import loop, objective
 from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.loop import NotFinite
 from capaboost_vit.vision.data import open_data
@@ -102,15 +102,17 @@ def test_a_loss_that_is_no_number_stops_the_run_names_the_images_and_can_be_resu
         **options,
     }
     folder, seen = tmp_path / "run", []
-    step, real = loop._step, loop.F.cross_entropy
+    step, real = loop._step, objective.F.cross_entropy
 
-    def watched(state, runner, update, **arguments):
+    def watched(state, runner, update, *more, **arguments):
         seen.append((state.progress.update + 1, update.indices))
-        return step(state, runner, update, **arguments)
+        return step(state, runner, update, *more, **arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_step", watched)
-        patch.setattr(loop.F, "cross_entropy", lambda *a, **k: real(*a, **k) * (math.nan if len(seen) == at else 1))
+        patch.setattr(
+            objective.F, "cross_entropy", lambda *a, **k: real(*a, **k) * (math.nan if len(seen) == at else 1)
+        )
         with pytest.raises(NotFinite, match="loss is nan in epoch"):
             train(TrainConfig(**options, output=str(folder)))
     bad = json.loads((folder / "bad_batch.json").read_text())

@@ -210,7 +210,7 @@ def test_checkpoint_path_refuses_a_checkpoint_of_another_model(tiny, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_folder_gives_the_same_logits_and_options(tiny, wake, tmp_path, images, method, safe):
     options = {
-        "lora": dict(rank=4, num_branches=3, density=0.4, targets=("key",)),
+        "lora": dict(rank=4, num_branches=3, density=0.4, targets=["key"]),
         "adapter": dict(bottleneck=4, placement="sequential", pattern="sign"),
         "prefix": dict(prefix_length=3, pattern="complementary"),
         "prompt": dict(prompt_length=3, bottleneck=2),
