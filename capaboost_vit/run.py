@@ -61,13 +61,13 @@ def _train(config: RunConfig, world: World, device: torch.device, stop: Stop) ->
         folder.refuse_if_taken()
     if isinstance(config, TextConfig):
         _pretrain(config, world, device, stop)
-    # the folder may be seen by the first process alone
-    result = share(folder.result() if config.resume and world.is_main else None, world)
-    kind = type(config)
-    if result is not None and not _changed(
-        folder, binding(result["config"], kind), binding(plain(config), kind), config
-    ):
-        return result
+    result = share(folder.result() if config.resume and world.is_main else None, world)  # others may not see the folder
+    if result is not None:
+        before, now = (binding(values, type(config)) for values in (result["config"], plain(config)))
+        if not _changed(folder, before, now, config):
+            if world.is_main and folder.status() != "finished":  # killed between its last two files
+                folder.write_status("finished", result["updates"])
+            return result
     job = build_job(config, world, device)
     try:
         if world.is_main:

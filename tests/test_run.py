@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -305,3 +306,13 @@ def test_an_adapter_of_any_run_evaluates_to_its_result(configure, tmp_path, opti
     assert math.isfinite(json.loads((tmp_path / "a run" / "result.json").read_text())["test_accuracy"])
     if not options.get("amp"):  # evaluate_adapter computes in full precision
         assert evaluate_adapter(tmp_path / "a run") == (found["test_right"], found["test_total"])
+
+
+def test_a_run_killed_between_its_result_and_its_status_is_finished_all_the_same(configure, tmp_path):
+    config = configure(epochs=1)
+    found = train(config)
+    status = tmp_path / "a run" / "status.json"
+    whole = json.loads(status.read_text())
+    status.write_text(json.dumps({**whole, "status": "running"}))
+    assert train(dataclasses.replace(config, resume=True)) == found
+    assert json.loads(status.read_text())["status"] == "finished"

@@ -62,6 +62,14 @@ class RunFolder:
             raise ValueError(f"{path} is not the result of a run: remove it, or choose another --output")
         return found
 
+    def status(self) -> str | None:
+        """What status.json says; None if there is none, or it is damaged."""
+        try:
+            found = json.loads((self.path / "status.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found.get("status") if isinstance(found, dict) else None
+
     def refuse_if_taken(self) -> None:
         """Raises FileExistsError if the folder holds files of a run."""
         present = self.present()
