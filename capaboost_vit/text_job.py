@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .core.merge import merge
 from .core.sealed import digest
@@ -16,7 +16,7 @@ from .job import Job, binding, plain
 from .methods.config import option_names
 from .nlu.adapt import adapt
 from .nlu.adapters import save_adapter, save_model
-from .nlu.batches import TextBatches, TextUpdates
+from .nlu.batches import TextBatches, TextUpdates, moved
 from .nlu.masking import Masking
 from .nlu.models import create_text_model, create_tokenizer
 from .nlu.tasks import Task, get_task
@@ -78,7 +78,7 @@ def build_text_job(config: TextConfig, world: World, device: torch.device) -> Jo
         val=held_out.get("val"),
         test=held_out.get("test"),
         further={name: batches for name, batches in held_out.items() if name not in ("val", "test")},
-        prepare=partial(_moved, device),
+        prepare=partial(moved, device=device),
         save=partial(_save, model, tokenizer, config, task, data.classes),
         record={
             "config": binding(plain(config), TextConfig),
@@ -132,12 +132,6 @@ def _checkpoint_layers(model: Any) -> None:
 
 _WHOLE = ("full", "lora", "ia3", "bitfit")  # methods after which a plain model holds all that was trained
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-
-
-def _moved(device: torch.device, batch: tuple[dict[str, Tensor], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    inputs, targets = batch
-    there = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-    return there, targets.to(device, non_blocking=True)
 
 
 def _save(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..build import pick_device
 from ..core.adapter_file import read_header
 from ..core.merge import merge
 from ..nlu.adapters import create_from_adapter, save_model
-from ..nlu.batches import TextBatches
+from ..nlu.batches import TextBatches, moved
 from ..nlu.models import create_tokenizer
 from ..nlu.tasks import Task, get_task
 from ..text_data import open_parts
@@ -105,8 +106,7 @@ def evaluate_text(
     network = saved.model.to(target)
     objective, calibrate = make_objective(config, saved.task, parts)
 
-    def prepare(batch: tuple[dict[str, Tensor], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        return {name: tensor.to(target) for name, tensor in batch[0].items()}, batch[1].to(target)
+    prepare = partial(moved, device=target)
 
     def answers(name: str) -> tuple[Tensor, TextBatches]:
         batches = TextBatches(parts.parts[name].encoded, batch_size=batch_size)

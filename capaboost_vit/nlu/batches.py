@@ -115,6 +115,13 @@ class TextUpdates:
         """Nothing is held: no processes, no files."""
 
 
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    inputs, targets = batch
+    there = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+    return there, targets.to(device, non_blocking=True)
+
+
 def _check_targets(encoded: Encoded, masking: Masking | None) -> None:
     if encoded.targets is None and masking is None:
         raise ValueError("these examples have no labels: give a masking, which asks for masked tokens")
