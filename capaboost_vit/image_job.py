@@ -16,7 +16,7 @@ from .training.objective import Classification
 from .training.state import State
 from .vision.adapters import save_adapter
 from .vision.batches import ImageBatches, ImageUpdates, Normalise
-from .vision.data import ImageData, open_data, unreadable
+from .vision.data import ImageData, few_shot, open_data, unreadable
 from .vision.mix import make_mix
 
 
@@ -40,6 +40,9 @@ def build_image_job(config: TrainConfig, world: World, device: torch.device) -> 
         reasons = unreadable(split, workers=config.workers)
         bad_images = {split.names[index]: reason for index, reason in reasons.items()}
         parts[config.train_split] = split.without(reasons)
+    if config.shots is not None:
+        drawn = few_shot(parts[config.train_split], config.shots, seed=config.seed, classes=data.classes)
+        parts[config.train_split] = drawn
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
     if config.channels_last:

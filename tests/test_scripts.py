@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from capaboost_vit.vision.suites import vtab1k
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
 
@@ -19,7 +21,7 @@ STUB = """#!/usr/bin/env bash
 case "$1 $2" in
 "-m venv")
     mkdir -p "$3/bin"
-    for name in python pip capaboost torchrun ruff mypy; do cp "$STUB_SELF" "$3/bin/$name"; done
+    for name in python pip capaboost torchrun ruff mypy hf; do cp "$STUB_SELF" "$3/bin/$name"; done
     echo "venv by $(basename "$0")" >>"$STUB_LOG" ;;
 "-m pip")
     echo "pip starts: ${*: -1}" >>"$STUB_LOG"
@@ -73,7 +75,7 @@ class Copy:
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         own = ("PYTHON", "GPUS", "CUDA_VISIBLE_DEVICES", "NNODES", "NODE_RANK", "MASTER_ADDR", "OUTPUT")
-        own += ("MODEL", "METHOD", "TASKS", "SEEDS", "DATA")
+        own += ("MODEL", "METHOD", "TASKS", "SEEDS", "DATA", "SETS")
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in own and "SLURM" not in name},
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
@@ -306,6 +308,37 @@ def test_the_domain_tasks_must_be_somewhere(project):
     assert "name the folder that holds the data sets" in output
 
 
+# data
+
+
+def test_all_that_the_hub_has_of_vtab_is_fetched_to_where_it_is_looked_for_and_checked(project, tmp_path):
+    code, output = project.run("scripts/get_vtab1k.sh", "--tasks", "clevr_*", cwd=tmp_path, DATA="my data")
+    assert code == 0, output
+    tasks = {row: vtab1k.task_on_hub(row) for row in vtab1k.TASKS}
+    hub = {task.data for task in tasks.values() if task}
+    assert {line.split()[2]: line.partition(" --local-dir ")[2] for line in project.lines("hf download")} == {
+        name: f"my data/{name.partition('/')[2]} in {tmp_path}" for name in hub
+    }
+    assert all("--repo-type dataset" in line for line in project.lines("hf download"))
+    assert len(project.lines("hf")) == len(hub) == 15
+    for row, task in tasks.items():
+        assert task is None or task.data.partition("/")[2] in vtab1k.folders(row)
+    check = f"capaboost bench check --suite vtab1k --data my data --tasks clevr_* in {tmp_path}"
+    assert project.lines()[-1] == check
+    assert "To be asked for by hand: Diabetic Retinopathy Detection" in output
+
+
+def test_some_sets_alone_can_be_fetched(project, tmp_path):
+    assert project.run("scripts/get_vtab1k.sh", cwd=tmp_path, SETS="a/b c/d")[0] == 0
+    assert [line.split()[-3] for line in project.lines("hf")] == ["data/vtab1k/b", "data/vtab1k/d"]
+
+
+def test_a_set_that_cannot_be_fetched_ends_the_script(project):
+    assert project.run("scripts/get_vtab1k.sh", STUB_CODE="1")[0] == 1
+    assert len(project.lines("hf")) == 1
+    assert not project.lines("capaboost")
+
+
 NODES = {"NNODES": "2", "MASTER_ADDR": "first.host"}
 MEETING = "--rdzv-backend c10d --rdzv-endpoint first.host"
 
@@ -423,7 +456,7 @@ def test_slurm_is_asked_for_a_signal_that_torchrun_hands_on_and_for_another_turn
     assert {"--signal=TERM@120", "--requeue", "--ntasks-per-node=1", "--open-mode=append"} <= set(options)
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("[rt]*_*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("[grt]*_*.sh")), ids=lambda path: path.name)
 def test_every_variable_of_the_surroundings_is_explained_at_the_top(script):
     text = script.read_text()
     explained = set(re.findall(r"^#   ([A-Z_]+) ", text, re.M))

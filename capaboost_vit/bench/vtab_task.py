@@ -18,12 +18,12 @@ from ..training.compiled import compiled
 from ..training.evaluation import evaluate
 from ..training.loop import fit
 from ..training.state import State
+from ..vision.suites.vtab1k import Vtab
 from .loop import Laps, Repeated, Run, build_run, settings
 from .loop_config import VtabTimeConfig
 from .machine import machine
 from .speed import Say
 from .timing import Budget, Clock
-from .vtab import Task
 
 PARTS = ("training", "test", "checkpoints", "building")
 
@@ -33,7 +33,7 @@ _FREE = ("output", "budget", "tasks", "updates", "warmup", "repetitions", "start
 
 def train_task(
     config: VtabTimeConfig,
-    task: Task,
+    task: Vtab,
     device: torch.device,
     clock: Clock,
     *,
@@ -79,7 +79,7 @@ def train_task(
 
 
 def run_tasks(
-    config: VtabTimeConfig, tasks: Sequence[Task], device: torch.device, clock: Clock, say: Say, budget: Budget
+    config: VtabTimeConfig, tasks: Sequence[Vtab], device: torch.device, clock: Clock, say: Say, budget: Budget
 ) -> dict[str, Any]:
     """Every task with all its updates and its whole test; those that the folder beside the result holds are taken.
 
@@ -112,7 +112,7 @@ def tasks_folder(config: VtabTimeConfig) -> Path:
 
 
 def _run_task(
-    config: VtabTimeConfig, task: Task, device: torch.device, clock: Clock, say: Say, title: str
+    config: VtabTimeConfig, task: Vtab, device: torch.device, clock: Clock, say: Say, title: str
 ) -> dict[str, Any]:
     say(title)
     begin = clock.mark()

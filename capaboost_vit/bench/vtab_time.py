@@ -12,13 +12,14 @@ import torch
 
 from ..build import pick_device
 from ..vision.registry import parse_name
+from ..vision.suites.task import choose
+from ..vision.suites.vtab1k import TASKS, Vtab
 from .goals import Goal
 from .loop import Laps, loop_clock
 from .loop_config import VtabTimeConfig
 from .machine import machine
 from .speed import Say
 from .timing import Budget, Clock, timing
-from .vtab import TASKS, Task, chosen_tasks
 from .vtab_task import PARTS, run_tasks, train_task
 
 GOAL = 600.0  # seconds on a GPU
@@ -39,7 +40,7 @@ def measure_vtab_time(
     """
     start = time.monotonic()
     budget = Budget(config.budget, within=budget)
-    tasks, device = chosen_tasks(config.tasks), pick_device(config.device)
+    tasks, device = choose(TASKS, config.tasks), pick_device(config.device)
     torch.set_num_threads(config.threads)
     clock = loop_clock(device, config.threads)
     result: dict[str, Any] = {
@@ -49,7 +50,7 @@ def measure_vtab_time(
         "device": device.type,
         "clock": clock.name,
         "machine": machine(),
-        "tasks": [task._asdict() for task in tasks],
+        "tasks": [{"name": task.name, "classes": task.classes, "test_images": task.test_images} for task in tasks],
         "measured": None,
         "full": None,
         "time": None,
@@ -75,7 +76,7 @@ def update_sizes(config: VtabTimeConfig) -> list[int]:
     return [config.batch_size] * whole + [rest] * (rest > 0)
 
 
-def extrapolate(measured: Mapping[str, Any], tasks: Sequence[Task], config: VtabTimeConfig) -> dict[str, Any]:
+def extrapolate(measured: Mapping[str, Any], tasks: Sequence[Vtab], config: VtabTimeConfig) -> dict[str, Any]:
     """Seconds of all tasks, by part and together.
 
         training    = tasks * epochs * sum over the updates of an epoch of the median for their size
@@ -153,7 +154,7 @@ def goals_of(result: Mapping[str, Any]) -> list[Goal]:
 
 def _measure(
     config: VtabTimeConfig,
-    tasks: Sequence[Task],
+    tasks: Sequence[Vtab],
     device: torch.device,
     clock: Clock,
     say: Say,

@@ -121,9 +121,12 @@ class TrainConfig(RunConfig):
     num_classes: int | None = option(None, "number of classes; none: those of the data")
 
     # data
-    train_split: str = option("train", "name of the training split or list")
-    val_split: str | None = option("val", "name of the validation split or list; none: no validation")
-    test_split: str = option("test", "name of the test split or list, used once, at the end")
+    train_split: str = option(
+        "train", "training split or list: its name, or an expression such as train[:800], train+val, mixed(train)[200:]"
+    )
+    val_split: str | None = option("val", "validation split, likewise; none: no validation")
+    test_split: str | None = option("test", "test split, likewise, used once, at the end; none: no test")
+    shots: int | None = option(None, "few-shot: images of each class that are drawn from the training split by --seed")
     image_column: str | None = option(None, "column of the images (hub, parquet); none: found by its type")
     label_column: str | None = option(None, "column of the labels (hub, parquet); none: found by type or name")
     data_dir: str | None = option(None, "folder of torchvision's data sets")
@@ -158,6 +161,8 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shots is not None and self.shots < 1:
+            raise ValueError(f"--shots must be at least 1, got {self.shots}")
         check_at_least_zero(self, ("workers", "mixup", "cutmix", "drop_path"))
         for name in ("hflip", "vflip", "reprob"):
             if not 0 <= getattr(self, name) <= 1:

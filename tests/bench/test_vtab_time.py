@@ -14,15 +14,15 @@ import pytest
 import torch
 import yaml
 
-from capaboost_vit.bench import vtab, vtab_task, vtab_time
+from capaboost_vit.bench import vtab_task, vtab_time
 from capaboost_vit.bench.loop import Laps, Repeated, build_run, loop_clock, settings
 from capaboost_vit.bench.loop_config import LoopWorkload, VtabTimeConfig
 from capaboost_vit.bench.report import table_of, write_result
 from capaboost_vit.bench.timing import Budget
-from capaboost_vit.bench.vtab import TASKS, Task, chosen_tasks
 from capaboost_vit.bench.vtab_time import extrapolate, goals_of, measure_vtab_time, summarise, update_sizes
 from capaboost_vit.cli import main
 from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.suites.vtab1k import TASKS, Vtab
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -71,29 +71,13 @@ def configure(tmp_path):
 
 @pytest.fixture
 def two_tasks(monkeypatch):
-    tasks = (Task("first", 3, 9), Task("second", 5, 14))
-    monkeypatch.setattr(vtab, "TASKS", tasks)
+    tasks = (Vtab("first", 3, 9), Vtab("second", 5, 14))
+    monkeypatch.setattr(vtab_time, "TASKS", tasks)
     return tasks
 
 
 def measure(config, **options):
     return measure_vtab_time(config, command="capaboost bench vtab-time", say=lambda text: None, **options)
-
-
-# the tasks
-
-
-def test_there_are_19_tasks_with_387904_test_images():
-    assert len(TASKS) == len({task.name for task in TASKS}) == 19
-    assert sum(task.test_images for task in TASKS) == 387_904
-    assert max(task.classes for task in TASKS) == 397
-
-
-def test_tasks_are_chosen_by_names_and_wildcards_in_their_order():
-    assert chosen_tasks(("*",)) == list(TASKS)
-    assert [task.name for task in chosen_tasks(("smallnorb_*", "dtd"))] == ["dtd", "smallnorb_azi", "smallnorb_ele"]
-    with pytest.raises(ValueError, match="--tasks: nothing is called 'cifar10'; there are cifar100, caltech101"):
-        chosen_tasks(("dtd", "cifar10"))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +102,7 @@ def test_extrapolation_by_hand():
         "starts": [{"building": 7.0, "starting": 9.0}, {"building": 1.0, "starting": 2.0}],
     }
     config = VtabTimeConfig(epochs=3, train_images=168, validation_batch_size=10)  # 64, 64 and 40
-    tasks = [Task("a", 2, 30), Task("b", 2, 20), Task("c", 2, 10)]
+    tasks = [Vtab("a", 2, 30), Vtab("b", 2, 20), Vtab("c", 2, 10)]
     found = extrapolate(measured, tasks, config)
     assert found["parts"] == {
         "training": 3 * 3 * (2 + 2 + 1),

@@ -1,6 +1,8 @@
 """Where images come from, and what is wrong with them."""
 
 from .check import DataReport, check_data
+from .expressions import parse_split
+from .few_shot import few_shot
 from .image import EXTENSIONS, decode, to_rgb
 from .scan import unreadable
 from .sheet import draw_contact_sheet
@@ -15,7 +17,9 @@ __all__ = [
     "check_data",
     "decode",
     "draw_contact_sheet",
+    "few_shot",
     "open_data",
+    "parse_split",
     "to_rgb",
     "unreadable",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -30,7 +30,12 @@ class _Seen:
     reason: str = ""
 
 
-def check_data(data: ImageData, *, progress: Callable[[int], None] | None = None) -> DataReport:
+def check_data(
+    data: ImageData,
+    *,
+    apart: Sequence[tuple[str, str]] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> DataReport:
     """Decodes and hashes every image of every split.
 
     Duplicates are images with the same bytes (the same pixels, where the set holds no encoded images): one that was
@@ -38,6 +43,7 @@ def check_data(data: ImageData, *, progress: Callable[[int], None] | None = None
     be so and no duplicate, unless one of the two is a test split.
 
     Args:
+        apart: the pairs of splits that must not share images; None: all, but for those that are meant to.
         progress: is told how many images, over all splits, have been looked at, after each.
     """
     reports = {}
@@ -54,7 +60,7 @@ def check_data(data: ImageData, *, progress: Callable[[int], None] | None = None
                 progress(done)
         reports[name] = _summary(split, seen, len(data.classes))
     within = {name: _copies(data, name, places) for name in data.splits}
-    pairs = [pair for pair in combinations(data.splits, 2) if not _nested(data, *pair)]
+    pairs = [pair for pair in combinations(data.splits, 2) if not _nested(data, *pair)] if apart is None else apart
     between = {pair: _shared(data, pair, places) for pair in pairs}
     return DataReport(
         spec=data.spec,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from .image import EXTENSIONS
+from .names import name_digest
 from .split import ImageData, Split
 from .tree import Tree, printable
 
@@ -98,7 +97,7 @@ def _class_folders(spec: str, tree: Tree) -> ImageData:
     by_class = _class_images(tree)
     parts: dict[str, list[tuple[str, int]]] = {"train": [], "val": [], "test": []}
     for label, (folder, paths) in enumerate(by_class.items()):
-        mixed = sorted(paths, key=lambda path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest())
+        mixed = sorted(paths, key=name_digest)
         tenth = len(mixed) // 10
         if tenth == 0:
             raise ValueError(

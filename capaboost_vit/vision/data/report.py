@@ -51,10 +51,20 @@ class DataReport:
     @property
     def problems(self) -> list[str]:
         """What should be put right, or known, before training: one line each, the gravest first."""
+        return [*self.grave, *self.slight]
+
+    @property
+    def grave(self) -> list[str]:
+        """The images that cannot be read, and those in two splits: no result is worth anything with them."""
         lines = [f"{name}: {reason}" for name, part in self.splits.items() for reason in part.unreadable.values()]
         for (first, second), found in self.shared.items():
             lines.append(f"{first} and {second} share {_images(found.count)}{_example(found)}")
-        lines += [f"one image under several labels: {line}" for line in self.contradictions]
+        return lines
+
+    @property
+    def slight(self) -> list[str]:
+        """What official sets have too: contradictions, copies, classes without images, splits without labels."""
+        lines = [f"one image under several labels: {line}" for line in self.contradictions]
         for name, found in self.copies.items():
             lines.append(f"{name} holds {_images(found.count)} more than once{_example(found)}")
         for name, part in self.splits.items():

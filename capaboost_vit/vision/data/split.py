@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
+from .expressions import Resolver, is_name, parse_split
 from .image import decode, refuse_bomb, to_rgb
 
 _ALIASES = {
@@ -88,14 +89,18 @@ class Split:
             hashed, read = hashed + 1, read + len(content)
         return {"images": len(self), "sha256": digest.hexdigest(), "hashed_images": hashed}
 
+    def only(self, indices: Iterable[int]) -> Split:
+        """Some images of the split, in the order of the indices."""
+        kept = tuple(indices)
+        return replace(self, names=tuple(self.names[i] for i in kept), labels=tuple(self.labels[i] for i in kept))
+
     def without(self, indices: Iterable[int]) -> Split:
         """The split without some of its images, in the same order. Raises IndexError for an index that is not there."""
         left_out = set(indices)
         for index in left_out:
             if not 0 <= index < len(self):
                 raise IndexError(f"no image {index} in a split of {len(self)}")
-        kept = [i for i in range(len(self)) if i not in left_out]
-        return replace(self, names=tuple(self.names[i] for i in kept), labels=tuple(self.labels[i] for i in kept))
+        return self.only(i for i in range(len(self)) if i not in left_out)
 
 
 @dataclass(frozen=True)
@@ -111,22 +116,38 @@ class ImageData:
     unlabelled: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
-        """A split by its name, or by a usual alias (train: train800, trainval; val: valid, validation, dev, val200).
+        """A split by its name, by a usual alias (train: train800, trainval; val: valid, validation, dev, val200), or by
+        an expression of names such as `train[:800]`, `train+val`, `mixed(train)[90%:]` (see `expressions`).
 
         Raises:
-            ValueError: there is none, or it has no labels.
+            ValueError: there is none, or it has no labels; a malformed expression, a slice that is empty or goes beyond
+                the last image, an image in two parts of a sum.
         """
-        for candidate in (name, *_ALIASES.get(name, ())):
-            if candidate in self.splits:
-                return self.splits[candidate]
-            if candidate in self.unlabelled:
-                raise ValueError(f"{self.spec}: the split {candidate!r} has no labels")
-        raise ValueError(f"{self.spec} has no split {name!r}; it has: {', '.join(self.splits)}")
+        if is_name(name) or self._candidate(name) is not None:
+            return self._named(name)[1]
+        return Resolver(self.spec, self._named).resolve(parse_split(name))
 
     def has(self, name: str) -> bool:
         """Whether `split(name)` would succeed."""
-        found = (n for n in (name, *_ALIASES.get(name, ())) if n in self.splits or n in self.unlabelled)
-        return next(found, None) in self.splits
+        try:
+            self.split(name)
+        except ValueError:
+            return False
+        return True
+
+    def _candidate(self, name: str) -> str | None:
+        """What a name or an alias stands for."""
+        names = (name, *_ALIASES.get(name, ()))
+        return next((known for known in names if known in self.splits or known in self.unlabelled), None)
+
+    def _named(self, name: str) -> tuple[str, Split]:
+        """A split by its name or alias, with its name. Raises ValueError if there is none, or without labels."""
+        known = self._candidate(name)
+        if known is None:
+            raise ValueError(f"{self.spec} has no split {name!r}; it has: {', '.join(self.splits)}")
+        if known not in self.splits:
+            raise ValueError(f"{self.spec}: the split {known!r} has no labels")
+        return known, self.splits[known]
 
 
 def _pixels(image: Image.Image) -> bytes:

@@ -1,0 +1,111 @@
+"""From the name of a suite, or the file of a user's own, to its tasks with their data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import fgvc, vtab1k
+from .own import read_suite
+from .places import Place, look_at
+from .task import Suite, Task, choose
+
+HUB = "hub"
+
+
+class _Known(Protocol):
+    """What the module of a suite has."""
+
+    TASKS: tuple[Any, ...]
+
+    def folders(self, row: Any) -> tuple[str, ...]: ...
+
+    def task_at(self, row: Any, place: Place) -> Task | None: ...
+
+    def task_on_hub(self, row: Any) -> Task | None: ...
+
+    def hint(self, row: Any) -> str: ...
+
+
+SUITES: dict[str, _Known] = {"vtab1k": vtab1k, "fgvc": fgvc}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tasks whose data is there, and why it is not for the others, by name."""
+
+    suite: Suite
+    missing: Mapping[str, str]
+
+
+def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Suite:
+    """The tasks of a suite, all of them with their data.
+
+    Args:
+        spec: vtab1k, fgvc, or a YAML file with `tasks:` (see `own`).
+        data: the folder that holds a folder or a .zip per task, or `hub`. Where a task is found in several ways, lists
+            of VTAB-1k win over sets of the hub that were downloaded, and those with VTAB-1k's own splits over others.
+        tasks: names or wildcards.
+
+    Raises:
+        FileNotFoundError: no data for a task: the places that were looked at, and what to do.
+        ValueError: no such suite or task, or no data named.
+    """
+    found = find_tasks(spec, data=data, tasks=tasks)
+    if found.missing:
+        name, reason = next(iter(found.missing.items()))
+        others = list(found.missing)[1:]
+        more = f" (nor for {', '.join(others)})" if others else ""
+        raise FileNotFoundError(f"no data for {name}{more}: {reason}")
+    return found.suite
+
+
+def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Found:
+    """The tasks of a suite whose data is there, and what is missing; arguments and errors as `open_suite` has them.
+
+    The hub is not asked whether it has its sets, and the data of a user's own suite counts as there.
+    """
+    if spec not in SUITES:
+        return Found(_own(spec, data, tasks), {})
+    say = "say --data FOLDER with a folder or .zip per task, or --data hub"
+    if data is None:
+        raise ValueError(f"the suite {spec} needs data: {say}")
+    if data != HUB and not Path(data).expanduser().is_dir():
+        raise FileNotFoundError(f"no folder {data}: {say}")
+    suite, present, missing = SUITES[spec], [], {}
+    for row in choose(suite.TASKS, tasks):
+        found = _on_hub(suite, row) if data == HUB else _below(suite, row, Path(data).expanduser())
+        if isinstance(found, Task):
+            present.append(found)
+        else:
+            missing[row.name] = found
+    return Found(Suite(spec, tuple(present)), missing)
+
+
+def _on_hub(suite: _Known, row: Any) -> Task | str:
+    return suite.task_on_hub(row) or f"the hub has no set of it: {suite.hint(row)}"
+
+
+def _below(suite: _Known, row: Any, root: Path) -> Task | str:
+    """The task, or where its data was looked for in vain."""
+    reasons = []
+    for name in suite.folders(row):
+        try:
+            task = suite.task_at(row, look_at(root / name))
+        except (OSError, ValueError) as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        if task is not None:
+            return task
+        reasons.append(f"{name}: other splits than this task needs")
+    return f"looked in {root} for {'; '.join(reasons)}: {suite.hint(row)}"
+
+
+def _own(spec: str, data: str | None, tasks: Sequence[str]) -> Suite:
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, or a YAML file with `tasks:`")
+    suite = read_suite(path, root=None if data is None else Path(data).expanduser())
+    return Suite(suite.name, tuple(choose(suite.tasks, tasks)))

@@ -1,0 +1,133 @@
+"""The 19 tasks of VTAB-1k, and where their images are looked for.
+
+Zhai et al. 2019, "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark": 800 images
+to train candidates on and 200 to choose by, all 1,000 for the final run, one test at the end. Which images these are is
+defined by slices of TensorFlow Datasets (TFDS). They are had from
+
+- the folders or zips that most repositories use, with lists train800.txt, val200.txt, train800val200.txt and test.txt;
+- sets of the hub with splits train800, val200 and test: `bramtoula/vtab_*`;
+- parquet made from TFDS, `dpdl-benchmark/*`, sliced as TFDS slices its own. Nobody has verified that its images stand
+  in TFDS's order, so these tasks carry a note; `capaboost bench check` can tell for some of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .task import Task
+
+if TYPE_CHECKING:
+    from .places import Place
+
+
+class Vtab(NamedTuple):
+    """One task of VTAB-1k.
+
+    Args:
+        folder: its name in the usual zips.
+        tfds: the name of its set in TFDS, and on the hub.
+        val, test: TFDS's slices; train is the first 800 images everywhere.
+        label: the column of the labels in a set that has several.
+    """
+
+    name: str
+    classes: int
+    test_images: int
+    group: str = ""
+    folder: str = ""
+    tfds: str = ""
+    val: str = "validation[:200]"
+    test: str = "test"
+    label: str | None = None
+
+
+_N, _SP, _ST = "natural", "specialised", "structured"
+_AT_80, _AT_90, _VALIDATION = "train[80%:][:200]", "train[90%:][:200]", "validation[:200]"
+_X, _ORIENTATION = "label_x_position_16", "label_orientation_16"
+_AZIMUTH, _ELEVATION = "label_azimuth", "label_elevation"
+
+TASKS = (
+    Vtab("cifar100", 100, 10_000, _N, "cifar", "cifar100", "train[45000:45200]"),
+    Vtab("caltech101", 102, 6_084, _N, "caltech101", "caltech101", _AT_90),
+    Vtab("dtd", 47, 1_880, _N, "dtd", "dtd"),
+    Vtab("oxford_flowers102", 102, 6_149, _N, "oxford_flowers102", "oxford_flowers102"),
+    Vtab("oxford_iiit_pet", 37, 3_669, _N, "oxford_iiit_pet", "oxford_iiit_pet", "train[2944:3144]"),
+    Vtab("svhn", 10, 26_032, _N, "svhn", "svhn_cropped", _AT_90),
+    Vtab("sun397", 397, 21_750, _N, "sun397", "sun397"),
+    Vtab("patch_camelyon", 2, 32_768, _SP, "patch_camelyon", "patch_camelyon"),
+    Vtab("eurosat", 10, 5_400, _SP, "eurosat", "eurosat", "train[16200:16400]", "train[21600:]"),
+    Vtab("resisc45", 45, 6_300, _SP, "resisc45", "resisc45", "train[18900:19100]", "train[25200:]"),
+    Vtab("diabetic_retinopathy", 5, 42_670, _SP, "diabetic_retinopathy", "diabetic_retinopathy_detection"),
+    Vtab("clevr_count", 8, 15_000, _ST, "clevr_count", "clevr", _AT_90, "validation", "label_count"),
+    Vtab("clevr_dist", 6, 15_000, _ST, "clevr_dist", "clevr", _AT_90, "validation", "label_distance"),
+    Vtab("dmlab", 6, 22_735, _ST, "dmlab", "dmlab"),
+    Vtab("kitti", 4, 711, _ST, "kitti", "kitti", _VALIDATION, "test", "label_distance"),
+    Vtab("dsprites_loc", 16, 73_728, _ST, "dsprites_loc", "dsprites", _AT_80, "train[90%:]", _X),
+    Vtab("dsprites_ori", 16, 73_728, _ST, "dsprites_ori", "dsprites", _AT_80, "train[90%:]", _ORIENTATION),
+    Vtab("smallnorb_azi", 18, 12_150, _ST, "smallnorb_azi", "smallnorb", "test[:200]", "test[50%:]", _AZIMUTH),
+    Vtab("smallnorb_ele", 9, 12_150, _ST, "smallnorb_ele", "smallnorb", "test[:200]", "test[50%:]", _ELEVATION),
+)
+# the hub has a set with VTAB-1k's own splits of these
+EXACT = frozenset({"cifar100", "caltech101", "patch_camelyon"})
+# the original images of these are lossless, so that JPEG means copies; those of the others are JPEG, as far as is known
+LOSSLESS = frozenset({"cifar100", "svhn", "patch_camelyon", "clevr_count", "clevr_dist", "kitti"}) | frozenset(
+    {"dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele"}
+)
+
+_LISTS = ("train800", "val200", "test")
+_NOT_EXACT = "not VTAB-exact: the order of the images is not verified"
+_CLEVR = "tested on the split test of the hub's set, which is taken for TFDS's validation"
+_JPEG = "JPEG copies of images that are lossless in the original"
+_CIFAR = "with JPEG copies CIFAR-100 is 10 to 15 points lower"
+
+
+def folders(row: Vtab) -> tuple[str, ...]:
+    """Where below the data root a task may lie, best first."""
+    exact = (f"vtab_{row.name}",) if row.name in EXACT else ()
+    return tuple(dict.fromkeys((row.folder, f"{row.folder}.zip", *exact, row.tfds, f"{row.tfds}.zip")))
+
+
+def task_at(row: Vtab, place: Place) -> Task | None:
+    """The task with the data of a place; None if the place cannot hold it."""
+    if place.splits >= set(_LISTS):
+        jpeg = place.jpeg and row.name in LOSSLESS
+        return _exact(row, str(place.path), full="train800val200" in place.splits, jpeg=jpeg)
+    return _sliced(row, str(place.path), place.splits) if place.table else None
+
+
+def task_on_hub(row: Vtab) -> Task | None:
+    """The task with the data of the hub; None if the hub has none."""
+    if row.name in EXACT:
+        return _exact(row, f"bramtoula/vtab_{row.name}", full=False, jpeg=False)
+    return None if row.name == "diabetic_retinopathy" else _sliced(row, f"dpdl-benchmark/{row.tfds}", frozenset())
+
+
+def hint(row: Vtab) -> str:
+    """How to come by the data."""
+    where = f"below the folder of --data, as {row.folder} with VTAB-1k's lists"
+    if row.name == "diabetic_retinopathy":
+        return f"ask Kaggle for Diabetic Retinopathy Detection by hand, and put it {where}"
+    return f"bash scripts/get_vtab1k.sh fetches it from the hub; or put it {where}"
+
+
+def _exact(row: Vtab, data: str, *, full: bool, jpeg: bool) -> Task:
+    notes = (_JPEG, *((_CIFAR,) if row.name == "cifar100" else ())) if jpeg else ()
+    return _task(row, data, *_LISTS, "train800val200" if full else "train800+val200", notes, {})
+
+
+def _sliced(row: Vtab, data: str, splits: frozenset[str]) -> Task:
+    options = {} if row.label is None else {"label_column": row.label}
+    notes: tuple[str, ...] = (_NOT_EXACT,)
+    test = row.test
+    if test == "validation" and test not in splits:  # CLEVR on the hub has train and test alone
+        notes, test = (*notes, _CLEVR), "test"
+    return _task(row, data, "train[:800]", row.val, test, f"train[:800]+{row.val}", notes, options)
+
+
+def _task(
+    row: Vtab, data: str, train: str, val: str, test: str, full: str, notes: tuple[str, ...], options: dict[str, str]
+) -> Task:
+    # the usual zip has an image of Caltech101 more than TFDS
+    tests = (6_084, 6_085) if row.name == "caltech101" else row.test_images
+    sizes = {"train": 800, "val": 200, "full": 1_000, "test": tests}
+    return Task(row.name, data, row.group, row.classes, sizes, train, val, full, test, options, notes)
