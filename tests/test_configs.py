@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import shlex
@@ -18,13 +19,16 @@ from capaboost_vit.bench.shapes import SHAPES
 from capaboost_vit.cli import main
 from capaboost_vit.methods.config import make_config
 from capaboost_vit.nlu.tasks import get_task
+from capaboost_vit.study.methods import read_method
 from capaboost_vit.text_job import build_text_model
 from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.text_config import TextConfig
 from capaboost_vit.vision.registry import parse_name
+from capaboost_vit.vision.suites.own import read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SUITES = sorted((ROOT / "configs" / "suites").glob("*.yaml"))
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(SUITES))
 TRAINED = [path for path in CONFIGS if path.parent.name != "bench"]
 
 
@@ -93,6 +97,19 @@ def parsed(monkeypatch):
         return seen[0]
 
     return parse
+
+
+@pytest.mark.parametrize("path", SUITES, ids=name_of)
+def test_a_suite_is_one_and_its_command_checks_it(path):
+    assert read_suite(path).tasks
+    assert f"capaboost bench check --suite configs/suites/{path.name} --data DATA" in header(path)
+
+
+@pytest.mark.parametrize("folder", ["vtab1k", "study"])
+def test_the_methods_of_a_study_are_distinct_and_each_file_is_one(folder):
+    methods = [read_method(path) for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
+    assert len(methods) > 10
+    assert all(method != other for method, other in itertools.combinations(methods, 2))
 
 
 def test_there_are_configs():

@@ -1,0 +1,34 @@
+"""From the dataclass of a configuration to a parser, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from jsonargparse import Namespace
+
+from .parser import Parser, add_option
+
+
+def parser_of(config: type[Any]) -> Parser:
+    """Every field of a configuration as an option; lists take several words, or none."""
+    parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        default: Any = field.default_factory() if callable(field.default_factory) else field.default
+        flag, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
+        if typing.get_origin(hints[field.name]) is tuple:
+            kind = typing.get_args(hints[field.name])[0]
+            parser.add_argument(flag, type=kind, nargs="*", default=list(default), help=text)
+        else:
+            add_option(parser, flag, hints[field.name], default, text)
+    return parser
+
+
+def values_of(arguments: Namespace) -> dict[str, Any]:
+    """The fields of a configuration; lists are tuples in it."""
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in arguments.as_dict().items()}
+    values.pop("config")
+    return values

@@ -1,0 +1,103 @@
+"""What the candidates of a study say on val, and which of them is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.atomic import write_text
+from .manifest import Study
+from .trial import Trial
+
+Candidates = Mapping[str, Sequence[tuple[dict[str, Any], Sequence[Trial]]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for one cell.
+
+    Args:
+        options: over those of the method.
+        score: mean accuracy on val over seeds (and tasks, if they share the choice), in per cent.
+        tried: every candidate's options and score, in the order of the grid.
+        at_the_edge: options of which the smallest or largest value that was tried is the best.
+    """
+
+    options: dict[str, Any]
+    score: float
+    tried: tuple[tuple[dict[str, Any], float], ...]
+    at_the_edge: tuple[str, ...]
+
+
+def choose(study: Study, candidates: Candidates, *, across_tasks: bool = False) -> tuple[dict[str, Choice], list[str]]:
+    """The best candidate of each cell by its mean accuracy on val at the end of training; the first of equals.
+
+    Args:
+        candidates: by `choice_key`.
+        across_tasks: the mean runs over tasks too, and all tasks of a method get the same candidate.
+
+    Returns:
+        The choices, and what is missing of the cells that have none.
+    """
+    scores: dict[str, list[float]] = {}
+    missing = []
+    for key, tried in candidates.items():
+        values = [[_score(study, trial) for trial in trials] for _, trials in tried]
+        lacking = sum(value is None for row in values for value in row)
+        if lacking:
+            missing.append(f"{key}: {lacking} of {sum(map(len, values))} candidates are not finished")
+        else:
+            scores[key] = [statistics.fmean(v for v in row if v is not None) for row in values]
+    groups: dict[str, list[str]] = {}
+    for key in candidates:
+        groups.setdefault(key.partition(" | ")[2] if across_tasks else key, []).append(key)
+    choices: dict[str, Choice] = {}
+    for keys in groups.values():
+        if all(key in scores for key in keys):
+            means = [statistics.fmean(column) for column in zip(*(scores[key] for key in keys), strict=True)]
+            points = [point for point, _ in candidates[keys[0]]]
+            if any([point for point, _ in candidates[key]] != points for key in keys):
+                raise ValueError(f"the candidates of {' and '.join(keys)} are not the same: they cannot share a choice")
+            best = means.index(max(means))
+            choice = Choice(points[best], means[best], tuple(zip(points, means, strict=True)), _edges(points, best))
+            choices |= dict.fromkeys(keys, choice)
+    return choices, missing
+
+
+def write_choices(study: Study, choices: Mapping[str, Choice]) -> None:
+    """Adds the choices to `choices.json`; those of other cells stay."""
+    known = read_choices(study) if study.choices.exists() else {}
+    values = {**known, **{key: dataclasses.asdict(choice) for key, choice in choices.items()}}
+    write_text(study.choices, json.dumps(values, indent=1) + "\n")
+
+
+def read_choices(study: Study) -> dict[str, dict[str, Any]]:
+    """What was chosen, by `choice_key`. Raises FileNotFoundError if nothing was, ValueError if the file is damaged."""
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(study.choices.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"nothing was chosen in {study.path}: run capaboost bench tune with the same options first"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{study.choices} is damaged: {error}") from error
+    return found
+
+
+def _score(study: Study, trial: Trial) -> float | None:
+    result = study.result(trial)
+    return None if result is None else float(result["val_accuracy"])
+
+
+def _edges(points: Sequence[Mapping[str, Any]], best: int) -> tuple[str, ...]:
+    """Options with several numbers to choose from, the best of which is the smallest or the largest."""
+    found = []
+    for name, value in points[best].items():
+        values = {point[name] for point in points if isinstance(point[name], (int, float))}
+        if len(values) > 1 and value in (min(values), max(values)):
+            found.append(name)
+    return tuple(found)

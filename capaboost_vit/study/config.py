@@ -1,0 +1,94 @@
+"""The configuration of a study: plain dataclasses without torch, from which the command line's help is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..options import option
+
+
+@dataclass(frozen=True)
+class WorkConfig:
+    """How the trials of a study are computed: none of this changes a result."""
+
+    output: str = option("runs/study", "folder of the study")
+    workers: int = option(1, "processes that compute trials; 0: none, the study is only written down")
+    gpus: tuple[str, ...] = option((), "GPUs that the workers share in turn (numbers or UUIDs); none: all there are")
+    on: Literal["machine", "ray"] = option("machine", "where the workers are: this machine, or a Ray cluster")
+    ray_address: str | None = option(None, "address of the cluster, such as auto; none: Ray on this machine")
+    worker_cpus: float = option(1.0, "cores that Ray gives to each worker")
+    worker_gpus: float = option(0.0, "GPUs, or the share of one, that Ray gives to each worker")
+    lease: float = option(120.0, "seconds without a sign of life after which the trial of a worker is taken over")
+    attempts: int = option(3, "times that a trial is begun, if its workers die, before it is given up")
+    retry: bool = option(False, "begin again what was given up")
+    keep_models: bool = option(True, "keep the adapter files of finished trials; their checkpoints always go")
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"--workers must be at least 0, got {self.workers}")
+        if not self.lease > 0:
+            raise ValueError(f"--lease must be positive, got {self.lease}")
+        if self.on not in ("machine", "ray"):
+            raise ValueError(f"--on must be machine or ray, got {self.on!r}")
+        if self.on == "machine" and (self.ray_address or self.worker_gpus):
+            raise ValueError("--ray-address and --worker-gpus are for Ray: add --on ray")
+        if self.worker_cpus < 0 or self.worker_gpus < 0:
+            raise ValueError("--worker-cpus and --worker-gpus must be at least 0")
+        if self.attempts < 1:
+            raise ValueError(f"--attempts must be at least 1, got {self.attempts}")
+
+
+@dataclass(frozen=True)
+class StudyConfig(WorkConfig):
+    """What every study has: which methods, on which tasks, with which backbone."""
+
+    suite: str = option("vtab1k", "vtab1k, fgvc, or a YAML file with `tasks:`")
+    data: str | None = option(None, "folder of the tasks' data; hub: the data sets of the hub")
+    tasks: tuple[str, ...] = option(("*",), "names or wildcards of tasks")
+    methods: tuple[str, ...] = option((), "files of `capaboost train --config`, one per method, which has its name")
+    backbone: str = option("augreg_in21k", "augreg_in21k or orig_in21k (ViT-B/16), or a timm model")
+    initial_checkpoint: str | None = option(None, "local file with the base weights; none: the hub's")
+    shots: tuple[int, ...] = option((), "few-shot: training images per class, each a study of its own; none: all")
+    set: dict[str, Any] = option({}, "options of `capaboost train` for all trials, over those of the methods")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.methods:
+            raise ValueError("--methods is missing: name files such as configs/vtab1k/lora.yaml")
+        if any(count < 1 for count in self.shots):
+            raise ValueError(f"--shots must be at least 1, got {' '.join(map(str, self.shots))}")
+
+
+@dataclass(frozen=True)
+class BenchRunConfig(StudyConfig):
+    """Trains every method on every task with every seed, and tests once; what is finished is not run again."""
+
+    seeds: tuple[int, ...] = option((0, 1, 2), "training seeds")
+    tuned: bool = option(False, "with the options that `capaboost bench tune` has chosen in the same folder")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.seeds:
+            raise ValueError("--seeds is empty: name at least one")
+
+
+@dataclass(frozen=True)
+class BenchTuneConfig(StudyConfig):
+    """Trains candidates on the training part, without the test split, and chooses by their accuracy on val."""
+
+    grid: dict[str, Any] = option(
+        {}, "values by option, such as lr: [x0.3, x1, x3] (multiples of the method's own) or method.rank: [2, 4, 8]"
+    )
+    tune_seeds: tuple[int, ...] = option((0,), "training seeds of each candidate; the mean over them counts")
+    across_tasks: bool = option(False, "one choice per method for all tasks, by the mean over them")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tune_seeds:
+            raise ValueError("--tune-seeds is empty: name at least one")
+        if not self.grid:
+            raise ValueError("--grid is missing: say for example --grid.lr '[x0.3, x1, x3]'")
+        for name, values in self.grid.items():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"--grid.{name} must be a list of values, got {values!r}")

@@ -1,0 +1,174 @@
+"""Who computes which trial: leases that are taken over when their owner shows no sign of life."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..core.atomic import write_text
+
+_LOST = 75  # exit code of a process whose lease was taken over: EX_TEMPFAIL
+
+
+class Leases:
+    """The leases of a study's trials, one file per generation: `ID.1.json`, `ID.2.json` after a takeover, ...
+
+    A lease is made by linking a whole file to a name that nobody has: of all who try, one succeeds, on any file system
+    where links are atomic, and no clock of another machine is read. Its owner counts up `beat` in it. It is stale when
+    it was given back, when its process is known to be dead (on this machine), or when its file has not changed for
+    `seconds` of the looker's own clock; then whoever makes the next generation owns the trial. A process that was
+    thought dead and finds a newer generation ends at once.
+
+    Args:
+        folder: where the files are.
+        seconds: without a sign of life after which a lease is stale.
+    """
+
+    def __init__(self, folder: Path, *, seconds: float) -> None:
+        self.folder, self.seconds = folder, seconds
+        self.worker = uuid.uuid4().hex
+        self.seen: dict[str, tuple[str, float]] = {}  # newest lease by trial, and since when it is unchanged
+
+    def claim(self, trial: str) -> Lease | None:
+        """The lease of a trial that nobody alive has, or None."""
+        number, held = self.newest(trial)
+        if held is not None and not self._stale(trial, held):
+            return None
+        lease = Lease(self.folder / f"{trial}.{number + 1}.json", generation=number + 1, owner=self.worker)
+        return lease if lease.take(self.seconds) else None
+
+    def owner(self, trial: str) -> dict[str, Any] | None:
+        """What the newest lease of a trial says, unless it was given back or its process is known to be dead."""
+        text = self.newest(trial)[1]
+        content = _content(text) if text is not None else {"released": True}
+        return None if content.get("released") or _dead_here(content) else content
+
+    def attempts(self, trial: str) -> int:
+        """How often a trial was begun and not given back in good order: its worker died, or said why it failed."""
+        begun = [_content(text) for text in self._generations(trial)]
+        return sum(not lease.get("released") or "error" in lease for lease in begun)
+
+    def newest(self, trial: str) -> tuple[int, str | None]:
+        """(generation, text of the file) of a trial's newest lease; (0, None) where there is none."""
+        number, newest = 0, None
+        for text in self._generations(trial):
+            number, newest = number + 1, text
+        return number, newest
+
+    def _generations(self, trial: str) -> Iterator[str]:
+        for number in itertools.count(1):
+            try:
+                yield (self.folder / f"{trial}.{number}.json").read_text("utf-8")
+            except FileNotFoundError:
+                return
+
+    def _stale(self, trial: str, text: str) -> bool:
+        if self.owner(trial) is None:
+            return True
+        now = time.monotonic()
+        before, since = self.seen.get(trial, (None, now))
+        self.seen[trial] = (text, since if text == before else now)
+        return now - self.seen[trial][1] >= self.seconds
+
+
+@dataclass
+class Lease:
+    """One generation, owned; as a context it beats until the block ends, and is then given back."""
+
+    path: Path
+    generation: int
+    owner: str
+    error: str | None = None  # why the trial failed, said when the lease is given back
+
+    def take(self, seconds: float) -> bool:
+        """Makes the file, unless another has made it. Returns whether it is ours."""
+        self.every = seconds / 4
+        self.beat = 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.{self.owner}.partial")
+        write_text(partial, self._text())
+        try:
+            os.link(partial, self.path)
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink(missing_ok=True)
+        return True
+
+    def __enter__(self) -> Lease:
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.done.set()
+        self.thread.join()
+        if not self.lost():
+            more = {} if self.error is None else {"error": self.error}
+            write_text(self.path, self._text(released=True, **more))
+
+    def lost(self) -> bool:
+        """Whether another has taken the trial over."""
+        trial = self.path.name.split(".")[0]
+        return (self.path.parent / f"{trial}.{self.generation + 1}.json").exists()
+
+    def _beat(self) -> None:
+        while not self.done.wait(self.every):
+            if self.lost():  # this process was stopped for so long that another goes on with its trial
+                print(f"the lease {self.path.name} was taken over: ending", flush=True)
+                os._exit(_LOST)
+            self.beat += 1
+            with suppress(OSError):  # a full disk: the next beat may get through
+                write_text(self.path, self._text())
+
+    def _text(self, **more: Any) -> str:
+        values = {
+            "owner": self.owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "born": _born(os.getpid()),
+            "beat": self.beat,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **more,
+        }
+        return json.dumps(values) + "\n"
+
+
+def _content(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _dead_here(content: dict[str, Any]) -> bool:
+    """Whether the owner was a process of this machine that is no more; False where that cannot be known."""
+    born, here = content.get("born"), _born(os.getpid())
+    if born is None or here is None or content.get("host") != socket.gethostname():
+        return False
+    return bool(born.split()[:2] == here.split()[:2] and _born(content["pid"]) != born)  # numbers mean the same there
+
+
+def _born(pid: int) -> str | None:
+    """Start of the machine, space of process numbers, and when the process began; None if it is no more, or unknown."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return None if state == "Z" else f"{boot} {os.readlink('/proc/self/ns/pid')} {fields[18]}"
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,144 @@
+"""The folder of a study: its manifest, a line per trial, and what has become of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..core.atomic import write_text
+from ..training.config import TrainConfig
+from .trial import Trial, digest
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
+
+
+class Study:
+    """A study's folder.
+
+    `manifest.jsonl` is only ever appended to; of lines with the same id the last one counts, and a line that was torn
+    by a crash counts for nothing. `trials/ID/` is the run folder of a trial, which is finished when its result.json is
+    there; `trials/ID.failed.json` says why one was given up; `leases/` says who has which; `choices.json` is what
+    was chosen on val.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = self.path / "manifest.jsonl"
+        self.leases = self.path / "leases"
+        self.choices = self.path / "choices.json"
+
+    def trials(self) -> dict[str, Trial]:
+        """All trials by id, in the order in which they are run.
+
+        Raises:
+            FileNotFoundError: there is no study.
+        """
+        try:
+            text = self.manifest.read_text("utf-8")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no study in {self.path}: it has no manifest.jsonl") from None
+        found: dict[str, Trial] = {}
+        for line in text.split("\n"):
+            trial = _parsed(line)
+            if trial is not None:
+                found[trial.id] = trial
+        return found
+
+    def add(self, trials: Iterable[Trial]) -> tuple[list[Trial], int]:
+        """Writes down what the manifest lacks; returns the trials with the ids that they have, and how many are new.
+
+        A trial that is there already, if perhaps by an older release that lacked some options, keeps its id.
+        """
+        known = self.trials() if self.manifest.exists() else {}
+        ids = {digest(trial.identity()): trial.id for trial in known.values()}
+        kept, lines, new = [], [], 0
+        for trial in trials:
+            same = ids.get(digest(trial.identity()))
+            trial = trial if same is None else dataclasses.replace(trial, id=same)
+            new += same is None
+            kept.append(trial)
+            if known.get(trial.id) != trial:  # new, or said with other places and names
+                lines.append(json.dumps(dataclasses.asdict(trial)) + "\n")
+        if lines:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.manifest, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            with os.fdopen(descriptor, "ab") as file:
+                # a newline first ends a line that was torn
+                file.write(("\n" if known or self.manifest.stat().st_size else "").encode() + "".join(lines).encode())
+                file.flush()
+                os.fsync(file.fileno())
+        return kept, new
+
+    def run_folder(self, trial: Trial) -> Path:
+        """Where a trial is run."""
+        return self.path / "trials" / trial.id
+
+    def finished(self, trial: Trial) -> bool:
+        """Whether it has its result."""
+        return (self.run_folder(trial) / "result.json").exists()
+
+    def result(self, trial: Trial) -> dict[str, Any] | None:
+        """What a finished trial has left, or None. Raises ValueError if it is damaged."""
+        path = self.run_folder(trial) / "result.json"
+        if not path.exists():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): remove {path.parent}, and it is run again") from error
+        return found
+
+    def failure(self, trial: Trial) -> dict[str, Any] | None:
+        """Why a trial was given up, or None."""
+        try:
+            found: dict[str, Any] = json.loads(self._failure_file(trial).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {"error": "unknown: the file that said it is damaged", "attempts": 0}
+        return found
+
+    def give_up(self, trial: Trial, error: str, attempts: int) -> None:
+        """Notes that nobody should begin this trial again."""
+        write_text(self._failure_file(trial), json.dumps({"error": error, "attempts": attempts}) + "\n")
+
+    def forgive(self, trial: Trial) -> None:
+        """Lets workers begin a trial again that was given up."""
+        with suppress(FileNotFoundError):
+            self._failure_file(trial).rename(self._forgiven_file(trial))
+
+    def forgiven(self, trial: Trial) -> int:
+        """How many attempts of a trial no longer count, as it was given up once and begun again."""
+        try:
+            return int(json.loads(self._forgiven_file(trial).read_text("utf-8"))["attempts"])
+        except FileNotFoundError:
+            return 0
+
+    def open_trials(self) -> list[Trial]:
+        """Those that are neither finished nor given up."""
+        return [t for t in self.trials().values() if not self.finished(t) and not self._failure_file(t).exists()]
+
+    def _failure_file(self, trial: Trial) -> Path:
+        return self.path / "trials" / f"{trial.id}.failed.json"
+
+    def _forgiven_file(self, trial: Trial) -> Path:
+        return self.path / "trials" / f"{trial.id}.forgiven.json"
+
+
+def run_config(study: Study, trial: Trial) -> TrainConfig:
+    """The configuration with which a worker runs a trial, from the start or from where another one has left it."""
+    return TrainConfig(**{**trial.config, "output": str(study.run_folder(trial)), "resume": True})
+
+
+def _parsed(line: str) -> Trial | None:
+    """The trial of a line; None for one that is empty or torn."""
+    try:
+        values = json.loads(line)
+        return Trial(**{name: values[name] for name in _FIELDS} | {"notes": tuple(values["notes"])})
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,110 @@
+"""What a method of a study is: the file that it has, options put over it, and the grid around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..methods.config import make_config
+from ..training.config import TrainConfig
+from ..vision.registry import parse_name
+
+# what the study decides, and no file of a method
+_DECIDED = ("data", "output", "seed", "shots", "train_split", "val_split", "test_split", "resume", "overwrite")
+
+
+def read_method(path: Path) -> dict[str, Any]:
+    """The options in a method's file, its method resolved: every option of it stands there, and `name`.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: no such file, one that is no configuration of `capaboost train`, that
+            names no method, or that decides what the study decides.
+    """
+    try:
+        options = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no method file at {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} holds no options of capaboost train")
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"{path}: capaboost train has no option {name!r}{hint}")
+        if name in _DECIDED:
+            raise ValueError(f"{path}: {name} is decided by the study: take it out")
+    implied = parse_name(options.get("model", ""))
+    method = dict(options.get("method") or {})
+    name = method.pop("name", implied[1] if implied else None)
+    if name is None:
+        raise ValueError(f"{path} names no method: add `method: {{name: lora}}` or the like")
+    return {**options, "method": resolved(name, **method)}
+
+
+def resolved(name: str, **options: Any) -> dict[str, Any]:
+    """A method with all its options."""
+    values = dataclasses.asdict(make_config(name, **options))
+    if "init_seed" not in options:  # follows the training seed
+        values.pop("init_seed", None)
+    return {"name": name, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
+
+
+def over(options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with others over them, given by name; `method.rank` or a dict `method` reach into the method.
+
+    Raises:
+        ValueError: one that the study decides.
+    """
+    values = {**options, "method": dict(options["method"])}
+    for name, value in more.items():
+        if name in _DECIDED:
+            raise ValueError(f"{name} is decided by the study: it cannot be set")
+        if name == "method":
+            values["method"] |= value
+        elif name.startswith("method."):
+            values["method"][name.removeprefix("method.")] = value
+        elif name in TrainConfig.__dataclass_fields__:
+            values[name] = value
+        else:
+            near = difflib.get_close_matches(name, TrainConfig.__dataclass_fields__, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"capaboost train has no option {name!r}{hint}")
+    return values
+
+
+def points(grid: Mapping[str, list[Any]], method: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of the grid's values; options that the method does not have are left out.
+
+    A value `x0.3` is 0.3 times the method's own, in three digits.
+    """
+    axes = {}
+    for name, values in grid.items():
+        place, key = (
+            (options["method"], name.removeprefix("method.")) if name.startswith("method.") else (options, name)
+        )
+        if place is options and key not in TrainConfig.__dataclass_fields__:
+            raise ValueError(f"--grid.{name}: capaboost train has no such option")
+        if place is not options and key not in place:
+            continue
+        own = place.get(key, getattr(TrainConfig(), key, None))
+        axes[name] = [_value(value, own, f"--grid.{name}") for value in values]
+    for combination in itertools.product(*axes.values()):
+        yield dict(zip(axes, combination, strict=True))
+
+
+def _value(value: Any, own: Any, flag: str) -> Any:
+    if not isinstance(value, str) or not value.startswith("x"):
+        return value
+    try:
+        return float(f"{float(value[1:]) * float(own):.3g}")
+    except (TypeError, ValueError):
+        raise ValueError(f"{flag}: {value!r} is no multiple of the method's own {own!r}") from None

@@ -1,0 +1,164 @@
+"""From what a study compares to its trials."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from ..job import plain
+from ..training.config import TrainConfig
+from ..vision.registry import parse_name
+from ..vision.suites.opening import open_suite
+from ..vision.suites.task import Suite, Task
+from .config import BenchRunConfig, BenchTuneConfig, StudyConfig
+from .methods import over, points, read_method, resolved
+from .trial import Trial, make_trial
+
+# ViT-B/16, pretrained on ImageNet-21k: two checkpoints whose numbers must never stand in one column
+BACKBONES = {
+    "augreg_in21k": "vit_base_patch16_224.augreg_in21k",
+    "orig_in21k": "vit_base_patch16_224.orig_in21k",
+}
+Choices = Mapping[str, Mapping[str, Any]]
+
+
+def final_trials(config: BenchRunConfig, choices: Choices | None = None) -> list[Trial]:
+    """A trial for each seed, task, number of shots and method, in this order: each seed alone is a whole table.
+
+    Args:
+        choices: options by `choice_key`, over those of the method.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: a file, task, option or method that does not exist or fit; a cell
+            without a choice.
+    """
+    suite, methods, weights = _opened(config)
+    trials = []
+    for seed, task, shots, (name, options) in itertools.product(
+        config.seeds, suite.tasks, config.shots or (None,), methods.items()
+    ):
+        key = choice_key(task.name, name, config.backbone, shots)
+        if choices is not None and key not in choices:
+            raise ValueError(f"nothing was chosen for {key}: run capaboost bench tune with the same options first")
+        chosen = {} if choices is None else choices[key]["options"]
+        trials.append(_trial(config, suite, task, name, over(options, chosen), seed, shots, "final", weights))
+    return _distinct(trials)
+
+
+def candidate_trials(config: BenchTuneConfig) -> dict[str, list[tuple[dict[str, Any], list[Trial]]]]:
+    """By `choice_key`, the candidates' options, each with its trials, one for each seed.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: as for `final_trials`; a task without a val split; an empty grid.
+    """
+    suite, methods, weights = _opened(config)
+    found: dict[str, list[tuple[dict[str, Any], list[Trial]]]] = {}
+    for task, shots, (name, options) in itertools.product(suite.tasks, config.shots or (None,), methods.items()):
+        if task.val is None:
+            raise ValueError(f"{task.name} has no val split to choose by: leave it out of --tasks")
+        found[choice_key(task.name, name, config.backbone, shots)] = [
+            (
+                point,
+                [
+                    _trial(config, suite, task, name, over(options, point), seed, shots, "candidate", weights)
+                    for seed in config.tune_seeds
+                ],
+            )
+            for point in points(config.grid, name, options)
+        ]
+    return found
+
+
+def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
+    """The name of a cell for which options are chosen."""
+    return " | ".join([task, method, backbone, *([] if shots is None else [f"{shots} shots"])])
+
+
+def _opened(config: StudyConfig) -> tuple[Suite, dict[str, dict[str, Any]], str | None]:
+    _check_backbone(config.backbone)
+    suite = open_suite(config.suite, data=config.data, tasks=config.tasks)
+    methods: dict[str, dict[str, Any]] = {}
+    for path in map(Path, config.methods):
+        if path.stem in methods:
+            raise ValueError(f"two methods are called {path.stem!r}: rename a file")
+        methods[path.stem] = over(read_method(path), config.set)
+    weights = None
+    if config.initial_checkpoint is not None:
+        path = Path(config.initial_checkpoint)
+        if not path.is_file():
+            raise FileNotFoundError(f"no base weights at {path}")
+        weights = hashlib.sha256(path.read_bytes()).hexdigest()
+    return suite, methods, weights
+
+
+def _trial(
+    config: StudyConfig,
+    suite: Suite,
+    task: Task,
+    method: str,
+    options: Mapping[str, Any],
+    seed: int,
+    shots: int | None,
+    stage: str,
+    weights: str | None,
+) -> Trial:
+    final = stage == "final"
+    values = {
+        "pretrained": config.initial_checkpoint is None,
+        **options,
+        **task.options,
+        "model": BACKBONES.get(config.backbone, config.backbone),
+        "initial_checkpoint": None if config.initial_checkpoint is None else _anywhere(config.initial_checkpoint),
+        "data": _anywhere(task.data),
+        "train_split": task.full if final else task.train,
+        "val_split": None if final else task.val,
+        "test_split": task.test if final else None,
+        "seed": seed,
+        "shots": shots,
+        "method": resolved(**options["method"]),
+    }
+    run = TrainConfig(**values)
+    return make_trial(
+        run,
+        {key: value for key, value in plain(run).items() if key != "output"},
+        suite=suite.name,
+        task=task.name,
+        group=task.group,
+        classes=task.classes,
+        notes=task.notes,
+        method=method,
+        backbone=config.backbone,
+        stage=stage,
+        weights=weights,
+    )
+
+
+def _anywhere(place: str) -> str:
+    """A path that is there as workers in other folders find it; hub ids and the like as they are."""
+    path = Path(place).expanduser()
+    return str(path.resolve()) if path.exists() else place
+
+
+def _distinct(trials: list[Trial]) -> list[Trial]:
+    """The same trials. Raises ValueError if two methods of a study are the same by all their options."""
+    labels: dict[str, str] = {}
+    for trial in trials:
+        other = labels.setdefault(trial.id, trial.method)
+        if other != trial.method:
+            raise ValueError(f"the methods {other!r} and {trial.method!r} have the same options: leave one out")
+    return trials
+
+
+def _check_backbone(name: str) -> None:
+    """Raises ValueError for a backbone that is neither a preset nor a timm model."""
+    model = BACKBONES.get(name, name)
+    if not timm.is_model(model) or parse_name(model):
+        near = [*difflib.get_close_matches(name, BACKBONES, n=1), *timm.list_models(f"*{name.partition('.')[0]}*")[:2]]
+        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        raise ValueError(f"--backbone {name!r} is neither {' nor '.join(BACKBONES)} nor a plain timm model{hint}")

@@ -1,0 +1,78 @@
+"""How far a study is."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+
+from .lease import Leases
+from .manifest import Study
+from .trial import Trial
+
+STATES = ("finished", "running", "waiting", "failed")
+
+
+def states(study: Study) -> list[tuple[Trial, str]]:
+    """Each trial, and whether it is finished, running (a worker has it), waiting, or failed (given up)."""
+    leases = Leases(study.leases, seconds=float("inf"))
+    found = []
+    for trial in study.trials().values():
+        if study.finished(trial):
+            state = "finished"
+        elif study.failure(trial) is not None:
+            state = "failed"
+        else:
+            state = "waiting" if leases.owner(trial.id) is None else "running"
+        found.append((trial, state))
+    return found
+
+
+def progress_line(study: Study) -> str:
+    """The numbers of trials in each state."""
+    counts = Counter(state for _, state in states(study))
+    parts = [f"{counts[state]} {state}" for state in STATES if counts[state] or state == "finished"]
+    return f"{sum(counts.values())} trials: {', '.join(parts)}"
+
+
+def describe(study: Study) -> Iterator[str]:
+    """Lines: numbers of trials, by method too; who runs what; what failed, and why; the time that is left.
+
+    Raises:
+        FileNotFoundError: there is no study. ValueError: a result that is damaged.
+    """
+    found = states(study)
+    yield f"{study.path}: {progress_line(study)}"
+    for stage in ("candidate", "final"):
+        by_method: dict[str, Counter[str]] = {}
+        for trial, state in found:
+            if trial.stage == stage:
+                by_method.setdefault(trial.method, Counter())[state] += 1
+        width = max(map(len, by_method), default=0)
+        for method, counts in by_method.items():
+            others = "".join(f", {counts[state]} {state}" for state in STATES[1:] if counts[state])
+            yield f"  {stage:9}  {method:{width}}  {counts['finished']} of {sum(counts.values())} finished{others}"
+    leases = Leases(study.leases, seconds=float("inf"))
+    for trial, state in found:
+        owner = leases.owner(trial.id) if state == "running" else None
+        if owner is not None:
+            where = f"process {owner.get('pid')} on {owner.get('host')}"
+            yield f"running: {trial.title()}: {where}, last sign of life {owner.get('time')}"
+    for trial, state in found:
+        if state == "failed":
+            failure = study.failure(trial) or {}
+            yield f"failed: {trial.title()} ({study.run_folder(trial)}): {failure.get('error')}"
+    yield from _time(study, found)
+
+
+def _time(study: Study, found: list[tuple[Trial, str]]) -> Iterator[str]:
+    seconds = [
+        float(result["train_seconds"])
+        for trial, state in found
+        if state == "finished" and (result := study.result(trial)) is not None
+    ]
+    left = sum(state in ("running", "waiting") for _, state in found)
+    if seconds and left:
+        mean = statistics.fmean(seconds)
+        hours = left * mean / 3600
+        yield f"time: a trial trains for {mean:.0f} s on average; {left} are left: {hours:.1f} h of one worker"

@@ -1,0 +1,86 @@
+"""A trial: one method on one task with one seed, and what it is known by."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..job import binding
+from ..training.config import TrainConfig
+
+_ID_DIGITS = 12
+# options that say where something lies, not what it is
+_PLACES = {"data", "initial_checkpoint"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of a study's manifest.
+
+    Args:
+        id: hash of all the rest, less where things lie and what they are called.
+        method: the label of its row: the name of the method's file.
+        backbone: a preset, or the name of a timm model.
+        stage: "candidate" trains on a part and never sees the test split; "final" is tested once.
+        shots: training images per class; None: all of them.
+        weights: SHA-256 of the local file of base weights; None: those that the model's name says.
+        config: the options of the run, as `capaboost_vit.job.plain` gives them.
+    """
+
+    id: str
+    suite: str
+    task: str
+    group: str
+    classes: int | None
+    notes: tuple[str, ...]
+    method: str
+    backbone: str
+    stage: Literal["candidate", "final"]
+    seed: int
+    shots: int | None
+    weights: str | None
+    config: dict[str, Any]
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it another trial: options, each with its default where an older manifest lacks it."""
+        options = {name: value for name, value in binding(self.config).items() if name not in _PLACES}
+        return {
+            "suite": self.suite,
+            "task": self.task,
+            "backbone": self.backbone,
+            "stage": self.stage,
+            "weights": self.weights,
+            "options": options,
+        }
+
+    def title(self) -> str:
+        """How people are told of it."""
+        shots = "" if self.shots is None else f", {self.shots} shots"
+        stage = "" if self.stage == "final" else ", candidate"
+        return f"{self.method} on {self.task}, seed {self.seed}{shots}{stage}"
+
+
+def make_trial(config: TrainConfig, options: Mapping[str, Any], **fields: Any) -> Trial:
+    """A trial with the id that follows from the rest.
+
+    Args:
+        config: only checked here: what the run will be configured with.
+        options: the same as plain values.
+    """
+    trial = Trial(id="", seed=config.seed, shots=config.shots, config=dict(options), **fields)
+    return dataclasses.replace(trial, id=digest(trial.identity())[:_ID_DIGITS])
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value as canonical JSON, in which 8 and 8.0 are the same."""
+    same = json.loads(json.dumps(value), parse_float=_number)
+    return hashlib.sha256(json.dumps(same, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number

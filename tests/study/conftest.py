@@ -1,0 +1,68 @@
+"""Studies of tiny trials."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+from capaboost_vit.job import plain
+from capaboost_vit.study.manifest import Study
+from capaboost_vit.study.trial import make_trial
+from capaboost_vit.training.config import TrainConfig
+
+TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path / "a study")
+
+
+@pytest.fixture
+def trial_of():
+    """A trial of nothing that could be run, with other fields or options of the run."""
+
+    def make(seed=0, *, fields=None, **options):
+        config = TrainConfig(seed=seed, method={"name": "lora"}, model="vit_tiny_patch16_224", **options)
+        values = {"suite": "mine", "task": "cats", "group": "", "classes": 2, "notes": ("a note",), "method": "lora"}
+        values |= {"backbone": "vit_tiny_patch16_224", "stage": "final", "weights": None, **(fields or {})}
+        return make_trial(config, {k: v for k, v in plain(config).items() if k != "output"}, **values)
+
+    return make
+
+
+@pytest.fixture
+def aged():
+    """The same trial as an older release would have written it: without some options."""
+
+    def make(trial, *names):
+        return dataclasses.replace(trial, config={k: v for k, v in trial.config.items() if k not in names})
+
+    return make
+
+
+@pytest.fixture
+def written(tmp_path, pictures, base):
+    """Writes a suite of two tasks and files of methods; gives what a study of them is configured with."""
+
+    def write(files=None, **options):
+        suite = {"name": "mine", "tasks": {name: {"data": str(pictures), "classes": 3} for name in ("one", "two")}}
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+        paths = []
+        for name, values in (files or {"lora": {"method": {"name": "lora"}}}).items():
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(yaml.safe_dump(values))
+            paths.append(str(path))
+        values = {
+            "suite": str(tmp_path / "suite.yaml"),
+            "methods": tuple(paths),
+            "backbone": "vit_tiny_patch16_224",
+            "initial_checkpoint": str(base),
+            "output": str(tmp_path / "a study"),
+            "set": {"model_kwargs": TINY_VIT, "img_size": 16, "epochs": 2, "batch_size": 16},
+        }
+        return {**values, **options}
+
+    return write

@@ -1,0 +1,222 @@
+"""`capaboost bench run | tune | status | work` on real, tiny runs, with workers that die and that are told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from capaboost_vit.cli import main
+from capaboost_vit.study.choose import read_choices
+from capaboost_vit.study.lease import Leases
+from capaboost_vit.study.manifest import Study
+
+TWO = {"lora": {"method": {"name": "lora"}, "lr": 1e-2}, "head": {"method": {"name": "head"}, "lr": 1e-2}}
+
+
+@pytest.fixture
+def configured(written, tmp_path):
+    """The options of a study in a YAML file, as --config takes them; and the study."""
+
+    def make(files=TWO, **options):
+        values = written(files, **options)
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}))
+        return ["--config", str(path)], Study(values["output"])
+
+    return make
+
+
+def run_alone(arguments, **options):
+    command = [sys.executable, "-m", "capaboost_vit.cli", "bench", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_study_is_written_down_without_workers_and_one_is_told_how_to_start_them(configured, capsys):
+    config, study = configured()
+    assert main(["bench", "run", *config, "--workers", "0", "--seeds", "0", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "8 trials, 8 of them new, 0 finished" in said
+    assert f"started with: capaboost bench work --output '{study.path}' --lease 120.0" in said
+    assert main(["bench", "run", *config, "--workers", "0", "--seeds", "0", "1", "2"]) == 0
+    assert "12 trials, 4 of them new, 0 finished" in capsys.readouterr().out
+    assert len(study.trials()) == 12
+
+
+def test_options_of_methods_can_be_given_on_the_command_line(configured):
+    config, study = configured()
+    words = ["--workers", "0", "--seeds", "0", "--tasks", "one", "--set.lr", "0.5", "--set.epochs", "3"]
+    assert main(["bench", "run", *config, *words]) == 0
+    assert {(t.config["lr"], t.config["epochs"], t.config["img_size"]) for t in study.trials().values()} == {
+        (0.5, 3, 16)
+    }
+
+
+def test_status_tells_of_every_state(configured, capsys):
+    config, study = configured()
+    main(["bench", "run", *config, "--workers", "0", "--seeds", "0"])
+    done, failed, running, _ = study.trials().values()
+    study.run_folder(done).mkdir(parents=True)
+    (study.run_folder(done) / "result.json").write_text(json.dumps({"train_seconds": 1800.0}))
+    study.give_up(failed, "ValueError: no", 1)
+    capsys.readouterr()
+    with Leases(study.leases, seconds=60).claim(running.id):
+        assert main(["bench", "status", str(study.path)]) == 0
+    said = capsys.readouterr().out
+    assert "4 trials: 1 finished, 1 running, 1 waiting, 1 failed" in said
+    assert "final      lora  1 of 2 finished, 1 running" in said
+    assert "final      head  0 of 2 finished, 1 waiting, 1 failed" in said
+    assert f"running: lora on two, seed 0: process {os.getpid()} on " in said
+    assert "failed: head on one, seed 0 (" in said
+    assert "): ValueError: no" in said
+    assert "a trial trains for 1800 s on average; 2 are left: 1.0 h of one worker" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["status", "nowhere"], "no study in nowhere: it has no manifest.jsonl"),
+        (["work", "--output", "nowhere"], "no study in nowhere: it has no manifest.jsonl"),
+        (["run", "--seeds", "0"], "--methods is missing: name files such as configs/vtab1k/lora.yaml"),
+        (["run", "--methods", "nowhere.yaml"], "needs data: say --data FOLDER"),
+        (["tune", "--methods", "a.yaml"], "--grid is missing: say for example"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys):
+    assert main(["bench", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_tuned_runs_need_choices(configured, capsys):
+    config, _ = configured()
+    assert main(["bench", "run", *config, "--tuned", "--workers", "0"]) == 2
+    assert "nothing was chosen in" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_workers_tune_and_run_and_a_third_seed_runs_only_what_is_missing(configured, capsys):
+    config, study = configured(workers=2)
+    grid = ["--grid.lr", "[x0.001, x1]"]
+    assert main(["bench", "tune", *config, *grid, "--tasks", "one"]) == 0
+    choices = read_choices(study)
+    assert choices.keys() == {"one | lora | vit_tiny_patch16_224", "one | head | vit_tiny_patch16_224"}
+    for choice in choices.values():
+        tried = dict((point["lr"], score) for point, score in choice["tried"])
+        assert tried.keys() == {1e-5, 1e-2}
+        assert choice["score"] == max(tried.values())
+    for trial in study.trials().values():
+        result = study.result(trial)
+        assert trial.stage == "candidate"
+        assert result["test_accuracy"] is None
+        assert set(result["data"]["splits"]) == {"train", "val"}
+    assert main(["bench", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1"]) == 0
+    finals = [t for t in study.trials().values() if t.stage == "final"]
+    assert len(finals) == 4
+    before = {t.id: (study.run_folder(t) / "result.json").stat().st_mtime_ns for t in finals}
+    for trial in finals:
+        result = study.result(trial)
+        assert result["data"]["splits"]["train+val"]["images"] == 54
+        assert result["test_total"] == 6
+        assert result["config"]["lr"] == choices[f"one | {trial.method} | vit_tiny_patch16_224"]["options"]["lr"]
+    capsys.readouterr()
+    assert main(["bench", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "6 trials, 2 of them new, 4 finished" in said
+    assert "6 of 6 trials are finished" in said
+    assert before == {t.id: (study.run_folder(t) / "result.json").stat().st_mtime_ns for t in finals}
+
+
+@pytest.mark.slow
+def test_a_failing_method_is_told_and_retried_only_when_asked(configured, capsys):
+    files = {"lora": TWO["lora"], "prefix": {"method": {"name": "prefix", "targets": ["nothing"]}}}
+    config, study = configured(files)
+    assert main(["bench", "run", *config, "--tasks", "one", "--seeds", "0"]) == 1
+    said = capsys.readouterr()
+    assert "failed: prefix on one, seed 0: ValueError: target 'nothing' matches nothing" in said.err
+    assert "1 of 2 trials are finished" in said.out
+    logs = (study.path / "workers" / "0.log").read_text()
+    assert main(["bench", "run", *config, "--tasks", "one", "--seeds", "0"]) == 1
+    assert (study.path / "workers" / "0.log").read_text() == logs  # nothing was begun
+    assert main(["bench", "run", *config, "--tasks", "one", "--seeds", "0", "--retry"]) == 1
+    assert (study.path / "workers" / "0.log").read_text().count("begins: prefix") == 2
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_are_replaced_and_every_trial_has_one_result(configured):
+    config, study = configured(workers=2)
+    process = run_alone(["run", *config, "--seeds", "0", "1", "--set.epochs", "40"])
+    killed = []
+    while len(killed) < 3 and process.poll() is None:
+        owners = [Leases(study.leases, seconds=60).owner(t.id) for t in _trials(study)]
+        for pid in {owner["pid"] for owner in owners if owner} - set(killed):
+            time.sleep(1)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            killed.append(pid)
+        time.sleep(0.05)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert len(killed) >= 3
+    assert "8 of 8 trials are finished" in out
+    assert "died (exit code -9): another one is started" in out
+    logs = "".join(path.read_text() for path in (study.path / "workers").glob("*.log"))
+    finished = [line for line in logs.splitlines() if line.startswith("finished: ")]
+    assert len(finished) == len({line.partition(" (")[0] for line in finished})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_study_that_is_stopped_keeps_what_it_has_and_goes_on(configured, number, code):
+    config, study = configured(workers=2)
+    words = ["run", *config, "--seeds", "0", "--set.epochs", "60"]
+    process = run_alone(words)
+    wait_for(lambda: len(list((study.path / "trials").glob("*/checkpoints/*"))) > 2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert "go on with the same command" in err
+    interrupted = [
+        t for t in _trials(study) if (study.run_folder(t) / "status.json").exists() and not study.finished(t)
+    ]
+    for trial in interrupted:
+        assert json.loads((study.run_folder(trial) / "status.json").read_text())["status"] == "preempted"
+        assert Leases(study.leases, seconds=60).owner(trial.id) is None
+    out, err = run_alone(words).communicate(timeout=300)
+    assert "4 of 4 trials are finished" in out, err
+
+
+def _trials(study):
+    return list(study.trials().values()) if study.manifest.exists() else []
+
+
+@pytest.mark.slow
+def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(configured):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install capaboost_vit[ray]")
+    config, study = configured()
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    words = ["run", *config, "--seeds", "0", "--set.epochs", "40", "--on", "ray", "--workers", "2"]
+    process = run_alone([*words, "--worker-cpus", "0.5"], env=environment)
+    wait_for(lambda: any(Leases(study.leases, seconds=60).owner(t.id) for t in _trials(study)))
+    owner = next(o for t in _trials(study) if (o := Leases(study.leases, seconds=60).owner(t.id)))
+    os.kill(owner["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert "4 of 4 trials are finished" in out

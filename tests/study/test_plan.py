@@ -1,0 +1,191 @@
+"""From suite, methods and seeds to trials."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from capaboost_vit.study.config import BenchRunConfig, BenchTuneConfig
+from capaboost_vit.study.methods import read_method
+from capaboost_vit.study.plan import BACKBONES, candidate_trials, choice_key, final_trials
+from capaboost_vit.training.config import TrainConfig
+
+TWO = {"lora": {"method": {"name": "lora", "rank": 4}, "lr": 1e-2}, "head": {"method": {"name": "head"}}}
+
+
+def final(written, files=None, **options):
+    return final_trials(BenchRunConfig(**written(files, **options)))
+
+
+def tuned(written, files=None, **options):
+    return candidate_trials(BenchTuneConfig(**written(files, **options)))
+
+
+def test_there_is_a_trial_for_each_seed_task_and_method_and_each_seed_is_a_whole_table(written):
+    trials = final(written, TWO, seeds=(0, 1))
+    assert [(t.seed, t.task, t.method) for t in trials] == [
+        (seed, task, method) for seed in (0, 1) for task in ("one", "two") for method in ("lora", "head")
+    ]
+    assert len({t.id for t in trials}) == 8
+
+
+def test_a_final_trial_trains_on_all_and_is_tested_and_a_candidate_never_sees_the_test(written):
+    config = final(written)[0].config
+    assert (config["train_split"], config["val_split"], config["test_split"]) == ("train+val", None, "test")
+    ((_, (trial,)),) = tuned(written, grid={"lr": [1e-3]})["one | lora | vit_tiny_patch16_224"]
+    config = trial.config
+    assert (config["train_split"], config["val_split"], config["test_split"]) == ("train", "val", None)
+
+
+def test_a_trial_holds_every_option_and_the_whole_method(written):
+    trial = final(written, TWO)[0]
+    assert trial.config.keys() == TrainConfig.__dataclass_fields__.keys() - {"output"}
+    assert trial.config["method"]["rank"] == 4
+    assert trial.config["method"]["num_branches"] == 2  # a default
+    assert "init_seed" not in trial.config["method"]  # follows the training seed
+    assert trial.config["lr"] == 1e-2
+    assert trial.config["img_size"] == 16
+    assert (trial.suite, trial.classes, trial.backbone) == ("mine", 3, "vit_tiny_patch16_224")
+
+
+def test_saying_a_default_makes_no_other_trial(written):
+    said = {"lora": {"method": {"name": "lora", "rank": 8, "alpha": 8}, "weight_decay": 1e-4}}
+    assert [t.id for t in final(written, said)] == [t.id for t in final(written)]
+
+
+def test_the_weights_are_known_by_what_is_in_them(written, base, tmp_path):
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(base.read_bytes())
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(base.read_bytes() + b" ")
+    first, second, third = (final(written, initial_checkpoint=str(p))[0].id for p in (base, moved, other))
+    assert first == second != third
+
+
+def test_a_preset_is_a_timm_model_of_that_checkpoint(written):
+    for name, model in BACKBONES.items():
+        trial = final(written, backbone=name, initial_checkpoint=None, set={})[0]
+        assert (trial.backbone, trial.config["model"], trial.config["pretrained"]) == (name, model, True)
+
+
+def test_the_method_of_a_registered_name_is_taken_and_its_backbone_is_not(written):
+    trial = final(written, {"mine": {"model": "vit_base_capaboost_adapter", "method": {"bottleneck": 4}}})[0]
+    assert trial.config["model"] == "vit_tiny_patch16_224"
+    assert (trial.config["method"]["name"], trial.config["method"]["bottleneck"]) == ("adapter", 4)
+
+
+def test_few_shots_are_trials_of_their_own(written):
+    trials = final(written, seeds=(0,), tasks=("one",), shots=(1, 4))
+    assert [(t.shots, t.config["shots"]) for t in trials] == [(1, 1), (4, 4)]
+
+
+def test_what_is_set_stands_over_the_method_and_what_was_chosen_over_both(written):
+    config = BenchRunConfig(**written(TWO, seeds=(0,), tasks=("one",)))
+    config.set["lr"] = 2e-2
+    assert [t.config["lr"] for t in final_trials(config)] == [2e-2, 2e-2]
+    choices = {
+        "one | lora | vit_tiny_patch16_224": {"options": {"lr": 5e-2, "method.rank": 2}},
+        "one | head | vit_tiny_patch16_224": {"options": {}},
+    }
+    lora, head = final_trials(config, choices)
+    assert (lora.config["lr"], lora.config["method"]["rank"], head.config["lr"]) == (5e-2, 2, 2e-2)
+    del choices["one | head | vit_tiny_patch16_224"]
+    with pytest.raises(ValueError, match=r"nothing was chosen for one \| head \| .*: run capaboost bench tune"):
+        final_trials(config, choices)
+
+
+# the grid
+
+
+def test_candidates_are_all_combinations_and_a_method_has_only_its_own_options(written):
+    cells = tuned(written, TWO, grid={"lr": ["x0.5", "x1"], "method.rank": [2, 8]}, tune_seeds=(5, 6))
+    assert len(cells) == 4
+    lora = cells[choice_key("two", "lora", "vit_tiny_patch16_224", None)]
+    points = [{"lr": lr, "method.rank": rank} for lr in (5e-3, 1e-2) for rank in (2, 8)]
+    assert [point for point, _ in lora] == points
+    for point, trials in lora:
+        assert [t.seed for t in trials] == [5, 6]
+        assert {t.config["lr"] for t in trials} == {point["lr"]}
+        assert {t.config["method"]["rank"] for t in trials} == {point["method.rank"]}
+    head = cells[choice_key("two", "head", "vit_tiny_patch16_224", None)]
+    assert [point for point, _ in head] == [{"lr": 5e-4}, {"lr": 1e-3}]  # of the default, 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": {}}, "--grid is missing: say for example --grid.lr"),
+        ({"grid": {"lr": 1e-3}}, "--grid.lr must be a list of values, got 0.001"),
+        ({"grid": {"lr": []}}, "--grid.lr must be a list of values"),
+        ({"grid": {"lr": ["xs"]}}, "--grid.lr: 'xs' is no multiple of the method's own 0.01"),
+        ({"grid": {"learning_rate": [1]}}, "--grid.learning_rate: capaboost train has no such option"),
+        ({"grid": {"lr": [1e-3]}, "tune_seeds": ()}, "--tune-seeds is empty"),
+        ({"grid": {"test_split": ["val"]}}, "test_split is decided by the study"),
+    ],
+    ids=str,
+)
+def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
+    with pytest.raises(ValueError, match=message):
+        tuned(written, TWO, **options)
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"methods": ()}, ValueError, "--methods is missing: name files such as"),
+        ({"methods": ("nowhere.yaml",)}, FileNotFoundError, "no method file at nowhere.yaml"),
+        ({"seeds": ()}, ValueError, "--seeds is empty"),
+        ({"tasks": ("three",)}, ValueError, "nothing is called 'three'; there are one, two"),
+        ({"suite": "vtab"}, ValueError, "no suite 'vtab': say vtab1k, fgvc, or a YAML file"),
+        ({"backbone": "augreg_in12k"}, ValueError, "neither augreg_in21k nor orig_in21k .* mean augreg_in21k"),
+        ({"backbone": "vit_tiny_capaboost_lora"}, ValueError, "nor a plain timm model"),
+        ({"initial_checkpoint": "nowhere.pth"}, FileNotFoundError, "no base weights at nowhere.pth"),
+        ({"set": {"learning_rate": 1}}, ValueError, "capaboost train has no option 'learning_rate'"),
+        ({"set": {"seed": 1}}, ValueError, "seed is decided by the study: it cannot be set"),
+        ({"set": {"lr": -1}}, ValueError, "--lr must"),
+        ({"set": {"method.width": 1}}, TypeError, "method 'lora' has no option 'width'"),
+        ({"shots": (0,)}, ValueError, "--shots must be at least 1"),
+        ({"workers": -1}, ValueError, "--workers must be at least 0"),
+        ({"lease": 0.0}, ValueError, "--lease must be positive"),
+        ({"attempts": 0}, ValueError, "--attempts must be at least 1"),
+        ({"on": "slurm"}, ValueError, "--on must be machine or ray, got 'slurm'"),
+        ({"worker_gpus": 1.0}, ValueError, "are for Ray: add --on ray"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(written, options, error, message):
+    with pytest.raises(error, match=message) as caught:
+        final(written, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a\n- b\n", "holds no options of capaboost train"),
+        ("a: [", "is no YAML"),
+        ("lr: 1.0e-3\n", "names no method: add `method: {name: lora}`"),
+        ("method: {name: lora}\nlearning_rat: 1\n", "capaboost train has no option 'learning_rat'"),
+        ("method: {name: lora}\ndata: digits\n", "data is decided by the study: take it out"),
+        ("method: {name: lorra}\n", "unknown method 'lorra' .did you mean 'lora'"),
+    ],
+)
+def test_a_file_of_a_method_that_is_none_is_refused_by_its_path(tmp_path, content, message):
+    path = tmp_path / "m.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_method(path)
+
+
+def test_two_methods_of_one_name_or_of_one_content_are_refused(written, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "lora.yaml").write_text(yaml.safe_dump({"method": {"name": "lora"}}))
+    values = written()
+    with pytest.raises(ValueError, match="two methods are called 'lora': rename a file"):
+        final_trials(BenchRunConfig(**{**values, "methods": (*values["methods"], str(tmp_path / "other/lora.yaml"))}))
+    same = {"a": {"method": {"name": "lora"}}, "b": {"method": {"name": "lora", "rank": 8}}}
+    with pytest.raises(ValueError, match="the methods 'a' and 'b' have the same options: leave one out"):
+        final(written, same)
