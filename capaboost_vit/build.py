@@ -46,7 +46,7 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
     name = options.pop("name", implied[1] if implied else None)
     if name is None:
         raise ValueError(
-            f"{config.model} is a plain timm model: say --method.name lora (adapter, prefix, prompt, head, full)"
+            f"{config.model} is a plain timm model: say --method.name lora (adapter, prefix, prompt, ssf, head, full)"
         )
     if implied and name != implied[1]:
         raise ValueError(

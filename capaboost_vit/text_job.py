@@ -106,7 +106,7 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
     options = dict(config.method)
     name = options.pop("name", None)
     if name is None:
-        raise ValueError("say --method.name lora (adapter, prefix, prompt, ia3, unipelt, bitfit, head, full)")
+        raise ValueError("say --method.name lora (adapter, prefix, prompt, ia3, ssf, unipelt, bitfit, norm, head, full)")
     if "init_seed" in option_names(name):
         options.setdefault("init_seed", config.seed)
     if task.kind == "masked" and name not in _WHOLE:
@@ -130,7 +130,7 @@ def _checkpoint_layers(model: Any) -> None:
         model.gradient_checkpointing_enable(options)
 
 
-_WHOLE = ("full", "lora", "ia3", "bitfit")  # methods after which a plain model holds all that was trained
+_WHOLE = ("full", "lora", "ia3", "ssf", "bitfit", "norm")  # methods after which a plain model holds all that was trained
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 

@@ -110,7 +110,7 @@ class AdaptedLinear(Wrapper):
             and self.base.weight.is_floating_point()
             and x.is_floating_point()
             and x.numel() > 0
-            and not any(branch.gate is not None or (branch.training and branch.dropout > 0) for branch in self._own())
+            and not any(branch.gate is not None or branch.draws() for branch in self._own())
             and not torch.jit.is_tracing()
             and not _is_exporting()
         )

@@ -20,7 +20,7 @@ from .tied import TiedMaskedWeight
 FORMAT = "capaboost_vit.adapter"
 VERSION = 1
 # options that the stored tensors tell (names, shapes, masks), or that matter in training only
-_SHOWN = ("targets", "density", "pattern", "mask_seed", "init_seed", "dropout")
+_SHOWN = ("targets", "density", "pattern", "mask_seed", "init_seed", "init", "dropout", "drop_path")
 
 
 class AdapterFileError(ValueError):
@@ -138,8 +138,11 @@ def _methods(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _effect(method: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that decide what a model computes and that no tensor of the file shows, such as alpha."""
-    return {name: value for name, value in method.items() if name not in _SHOWN}
+    """The options that decide what a model computes and that no tensor of the file shows, such as alpha.
+
+    An option that is None is as good as one that a release before it did not have.
+    """
+    return {name: value for name, value in method.items() if name not in _SHOWN and value is not None}
 
 
 def _split(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,9 @@ Addition = LowRankBranch | VirtualTokens | Scale
 class Site:
     """Where a role lives: a pattern of module names, and which of the equal parts of a fused layer it is.
 
-    A pattern's dotted segments match a module's name from its tail; `*` is any one segment. `only` names the one use
-    that this site is for, where a role has different places for different uses: "prefix", "sequential" or "parallel".
+    A pattern's dotted segments match a module's name from its tail; `*` is any one segment. A full name is that module
+    alone, even where it would match others as a pattern. `only` names the one use that this site is for, where a role
+    has different places for different uses: "prefix", "sequential" or "parallel".
     """
 
     pattern: str
@@ -35,7 +36,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Maps roles (query, key, value, attn_out, mlp_in, mlp_out, attn, mlp, block) to sites of an architecture.
+    """Maps roles (query, key, value, attn_out, mlp_in, mlp_out, attn, mlp, block, norm) to sites of an architecture.
 
     Args:
         roles: sites by role; a role may have several, such as the fused and the separate projections.
@@ -86,10 +87,30 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     anatomy = anatomy or Anatomy()
     names = [name for name, _ in slots(model)]
     sites = [s for s in anatomy.roles.get(target, (Site(target),)) if use is None or s.only in (None, use)]
-    places = [Place(name, site) for site in sites for name in names if _matches(name, site.pattern)]
+    places = [Place(name, site) for site in sites for name in _matching(names, site.pattern)]
     if not places:
         raise ValueError(_nothing_matches(model, target, anatomy))
     return places
+
+
+def find_parts(model: nn.Module, targets: Iterable[str], anatomy: Anatomy) -> dict[str, list[Place]]:
+    """The places of several targets by module: the parts of a fused layer that are meant, or the one whole.
+
+    Raises:
+        ValueError: a target that matches nothing, or a module named both as a whole and by its parts.
+    """
+    found: dict[str, list[Place]] = {}
+    for target in targets:
+        for place in find(model, target, anatomy):
+            places = found.setdefault(place.name, [])
+            if place not in places:
+                places.append(place)
+    for name, places in found.items():
+        if len({place.site.parts for place in places}) > 1:
+            raise ValueError(
+                f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
+            )
+    return found
 
 
 def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
@@ -115,10 +136,7 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     Raises:
         ValueError: a name in `trainable` matches nothing.
     """
-    names = {name for name, _ in slots(model)}
-    chosen: set[str] = set()
-    for pattern in trainable:  # a full name is that module alone, even where it would match others as a pattern
-        chosen |= {pattern} if pattern in names else {place.name for place in find(model, pattern)}
+    chosen = {place.name for pattern in trainable for place in find(model, pattern)}
     model.requires_grad_(False)
     for name in chosen:
         get(model, name).requires_grad_(True)
@@ -156,6 +174,10 @@ def device_and_dtype(module: nn.Module) -> dict[str, Any]:
     """Device and floating dtype of a module, for what is attached to it."""
     tensor = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     return {"device": tensor.device, "dtype": tensor.dtype}
+
+
+def _matching(names: Sequence[str], pattern: str) -> list[str]:
+    return [pattern] if pattern in names else [name for name in names if _matches(name, pattern)]
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -12,6 +12,10 @@ from .bottleneck import ACTIVATIONS, add_bottleneck
 from .gate import Gate
 from .tied import TiedMaskedWeight
 
+STARTS = ("zero", "houlsby")
+GAINS = ("scalar", "channel")
+_HOULSBY_STD = 0.01
+
 
 class LowRankBranch(nn.Module):
     """`y = scaling * [ sum_i (B * MB_i) act((A * MA_i) dropout(x) + a) + b ]`; without act and bias a LoRA branch.
@@ -22,7 +26,9 @@ class LowRankBranch(nn.Module):
     B and the biases start at zero, so every branch, not only the first, is the zero map at step 0 (the official code
     fills the later ones with noise). Biases are tied and counted once (the official code adds b once per branch).
 
-    A `gate`, if one is put in, multiplies y by a number for each example (UniPELT).
+    A `gain`, if it is learned, multiplies y by a number (AdaptFormer, arXiv 2205.13535) or each channel by its own
+    (Adapter+, arXiv 2406.06820); it starts from one. A `gate`, if one is put in, multiplies y by a number for each
+    example (UniPELT).
 
     Args:
         rank: R, the rank of one branch (the bottleneck width of an adapter).
@@ -30,12 +36,17 @@ class LowRankBranch(nn.Module):
         act: name of the activation between the two products, or None.
         bias: whether both products have a bias.
         dropout: probability of dropping an input entry, in training.
+        drop_path: probability of leaving out y for a whole example, in training.
+        learned_scale: "scalar" or "channel" for a gain; None for none.
+        init: "zero", or "houlsby", where A and B start from N(0, 0.01^2) within two deviations: near the zero map
+            (arXiv 1902.00751).
         freeze_down: A keeps its start value, only B is trained (LoRA-FA, arXiv 2308.03303): the input need not be kept.
         num_branches, density, pattern, seed, path: of the masks, see `masks.make_masks`.
-        init_seed: seed of A's start: U(-1/sqrt(in), 1/sqrt(in)), which is kaiming_uniform(a=sqrt(5)).
+        init_seed: seed of A's start, for "zero" U(-1/sqrt(in), 1/sqrt(in)), which is kaiming_uniform(a=sqrt(5)).
 
     Raises:
-        ValueError: rank < 1, an unknown activation, a dropout outside [0, 1), or what `make_masks` refuses.
+        ValueError: rank < 1, an unknown activation, start or kind of gain, a dropout or drop_path outside [0, 1), or
+            what `make_masks` refuses.
     """
 
     def __init__(
@@ -46,6 +57,9 @@ class LowRankBranch(nn.Module):
         *,
         scaling: float = 1.0,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
+        learned_scale: str | None = None,
+        init: str = "zero",
         freeze_down: bool = False,
         act: str | None = None,
         bias: bool = False,
@@ -61,11 +75,18 @@ class LowRankBranch(nn.Module):
             raise ValueError(f"rank must be at least 1, got {rank} at {path!r}")
         if act is not None and act not in ACTIVATIONS:
             raise ValueError(f"unknown activation {act!r}: choose from {', '.join(ACTIVATIONS)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        for name, probability in (("dropout", dropout), ("drop_path", drop_path)):
+            if not 0 <= probability < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {probability}")
+        if init not in STARTS:
+            raise ValueError(f"unknown init {init!r}: choose from {', '.join(STARTS)}")
+        if learned_scale not in (None, *GAINS):
+            raise ValueError(
+                f"unknown learned_scale {learned_scale!r}: choose from {', '.join(GAINS)}, or leave it out"
+            )
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.num_branches, self.scaling, self.dropout, self.act = num_branches, scaling, dropout, act
-        self.path = path
+        self.path, self.init, self.drop_path = path, init, drop_path
         self.freeze_down = freeze_down
         self.down = TiedMaskedWeight(
             (rank, in_features),
@@ -85,20 +106,35 @@ class LowRankBranch(nn.Module):
         )
         self.down_bias = nn.Parameter(torch.zeros(rank)) if bias else None
         self.up_bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        channels = {None: 0, "scalar": 1, "channel": out_features}[learned_scale]
+        self.gain = nn.Parameter(torch.ones(channels)) if channels else None
         self.gate: Gate | None = None
         self.reset_parameters(init_seed)
 
     @torch.no_grad()
     def reset_parameters(self, init_seed: int = 0) -> None:
-        """Fills A from the stream of (init_seed, path); B and the biases become zero: the zero map."""
-        self.down.fill_uniform(1 / math.sqrt(self.in_features), seed=init_seed, path=f"{self.path}.down.init")
-        for parameter in (self.up.weight, self.down_bias, self.up_bias):
+        """Fills A, and for "houlsby" B, from streams of (init_seed, path); the rest becomes zero, and a gain one."""
+        down, up = (f"{self.path}.{name}.init" for name in ("down", "up"))
+        if self.init == "houlsby":
+            self.down.fill_truncated_normal(_HOULSBY_STD, seed=init_seed, path=down)
+            self.up.fill_truncated_normal(_HOULSBY_STD, seed=init_seed, path=up)
+        else:
+            self.down.fill_uniform(1 / math.sqrt(self.in_features), seed=init_seed, path=down)
+            self.up.weight.zero_()
+        for parameter in (self.down_bias, self.up_bias):
             if parameter is not None:
                 parameter.zero_()
+        if self.gain is not None:
+            self.gain.fill_(1)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R)."""
-        return self.down.joined(0), self.up.joined(1)
+        """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R), the gain in B_cat."""
+        down, up = self.down.joined(0), self.up.joined(1)
+        return down, up if self.gain is None else self.gain.unsqueeze(1) * up
+
+    def draws(self) -> bool:
+        """Whether a call draws random numbers: in training, with dropout or drop_path."""
+        return self.training and (self.dropout > 0 or self.drop_path > 0)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """All of them, or all but A."""
@@ -109,15 +145,15 @@ class LowRankBranch(nn.Module):
 
         Raises:
             TypeError: the branch has an activation, a bias or a gate, so no single matrix equals it.
-            ValueError: it is in training with dropout, which acts on inputs and cannot be had from a weight.
+            ValueError: it is in training with dropout or drop_path, which cannot be had from a weight.
         """
         if self.act is not None or self.up_bias is not None:
             raise TypeError(f"branch {self.path!r} has an activation or a bias: it is not a change of a weight")
         if self.gate is not None:
             raise TypeError(f"branch {self.path!r} has a gate, which depends on the input: no weight can express it")
-        if self.training and self.dropout > 0:
+        if self.draws():
             raise ValueError(
-                f"branch {self.path!r} has dropout {self.dropout}: use dropout=0 on models that read .weight"
+                f"branch {self.path!r} draws random numbers in training: use dropout=0 on models that read .weight"
             )
         down, up = self.factors()
         return self.scaling * (up @ down)
@@ -130,12 +166,17 @@ class LowRankBranch(nn.Module):
         if self.act is not None:
             hidden = ACTIVATIONS[self.act][0](hidden)
         y = F.linear(hidden, self.scaling * up, up_bias)  # scaled before: a pass over (N, out) less
-        return y if self.gate is None else self.gate(x) * y
+        if self.gate is not None:
+            y = self.gate(x) * y
+        if self.training and self.drop_path > 0:
+            kept = 1 - self.drop_path
+            y = y * (y.new_empty(len(y), *[1] * (y.dim() - 1)).bernoulli_(kept) / kept)
+        return y
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y + self(x)`, in one pass where that is possible: an adapter without dropout and gate, outside traces."""
+        """`y + self(x)`, in one pass where that is possible: an adapter that draws nothing, without gate and trace."""
         act, (down_bias, up_bias) = self.act, self._biases()
-        one_pass = self.gate is None and not (self.training and self.dropout > 0)
+        one_pass = self.gate is None and not self.draws()
         one_pass = one_pass and x.numel() > 0 and not torch.jit.is_tracing()
         if act is None or down_bias is None or up_bias is None or not one_pass:
             return y + self(x)
@@ -145,7 +186,8 @@ class LowRankBranch(nn.Module):
     def _biases(self) -> tuple[Tensor | None, Tensor | None]:
         """a, once for each view, and the scaled b."""
         down = None if self.down_bias is None else self.down_bias.repeat(self.num_branches)
-        return down, None if self.up_bias is None else self.scaling * self.up_bias
+        up = self.up_bias if self.up_bias is None or self.gain is None else self.gain * self.up_bias
+        return down, None if up is None else self.scaling * up
 
     def extra_repr(self) -> str:
         act = f", act={self.act}" if self.act else ""

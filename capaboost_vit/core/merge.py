@@ -33,7 +33,8 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     if stuck:
         raise ValueError(
             f"only low-rank updates of linear weights can be merged; {len(stuck)} places carry an adapter, a prefix, a "
-            f"prompt, or scales of no linear layer: {stuck[0]}" + (", ..." if len(stuck) > 1 else "")
+            f"prompt, or scales and shifts without a weight and a bias that could hold them: {stuck[0]}"
+            + (", ..." if len(stuck) > 1 else "")
         )
     model = model if inplace else copy.deepcopy(model)
     replace_slots(model, _merged)
@@ -42,12 +43,14 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
 
 def _mergeable(module: nn.Module) -> bool:
-    scaled = carries(module, Scaled)
+    needed = {"weight"} if carries(module, Scaled) else set()
     while isinstance(module, Wrapper):
         if not isinstance(module, (AdaptedLinear, Scaled, Frozen)):
             return False
+        if isinstance(module, Scaled) and module.shifted:
+            needed.add("bias")
         module = module.base
-    return not scaled or hasattr(module, "weight")
+    return all(getattr(module, name, None) is not None for name in needed)
 
 
 def _merged(module: nn.Module) -> nn.Module:

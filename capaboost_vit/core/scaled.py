@@ -1,4 +1,4 @@
-"""A frozen layer whose outputs or inputs are multiplied by learned vectors."""
+"""A frozen layer whose outputs or inputs are multiplied by learned vectors, and shifted by others."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ from torch import Tensor, nn
 
 from .adapted import Wrapper
 from .gate import Gate
+from .names import unwrap
 
 
 class Scale(nn.Module):
-    """`y = x * l`, or with a gate `x * (1 + g (l - 1))`; l starts from one, so it is the identity at first."""
+    """`y = l * x + b`, or with a gate `x + g ((l - 1) * x + b)`; l starts from one, b from zero: the identity at first.
 
-    def __init__(self, features: int) -> None:
+    Args:
+        features: the length of l.
+        shift: whether there is a b.
+    """
+
+    def __init__(self, features: int, *, shift: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features)) if shift else None
         self.gate: Gate | None = None
 
     def forward(self, x: Tensor, gated_by: Tensor) -> Tensor:
         """x (..., features); `gated_by` is what the gate, if there is one, looks at."""
-        factor = self.weight if self.gate is None else 1 + self.gate(gated_by) * (self.weight - 1)
-        return (x * factor).to(x.dtype)  # under autocast x is narrower than l
+        if self.gate is None:
+            return _affine(x, self.weight, self.bias)
+        g = self.gate(gated_by)
+        return _affine(x, 1 + g * (self.weight - 1), None if self.bias is None else g * self.bias)
 
     def vector(self) -> Tensor:
         """l, (features,). Raises TypeError if a gate makes it depend on the input."""
@@ -37,20 +46,21 @@ class Scale(nn.Module):
 
 
 class Scaled(Wrapper):
-    """`y = l * base(x)` on the rows of some parts ("output"), or `y = base(l * x)` ("input"): IA3.
+    """`y = l * base(x) + b` on the rows of some parts ("output"), or `y = base(l * x)` ("input"): IA3, SSF.
 
     Args:
         base: a layer, usually linear; its outputs are `len(parts)` equal parts, such as q, k and v of a fused qkv.
-        scales: a scale for each part, by name; for "input" the one part "all".
+            Convolutions, group norms and the norms of maps (LayerNorm2d) are scaled along their channels.
+        scales: a scale for each part, by name; for "input" the one part "all", without a shift.
         parts: the names of all parts, in the order of the rows.
         side: "output" or "input".
 
-    `weight` and `bias` are those of the linear layer that computes the same, where the base is linear.
+    `weight` and `bias` are those of the layer that computes the same, where the base has them.
 
-    Source: IA3, arXiv 2205.05638.
+    Source: IA3, arXiv 2205.05638; SSF, arXiv 2210.08823.
 
     Raises:
-        ValueError: an unknown side, or a scale for an unknown part.
+        ValueError: an unknown side, a scale for an unknown part, or a shift of an input.
     """
 
     def __init__(
@@ -62,32 +72,52 @@ class Scaled(Wrapper):
         unknown = [name for name in scales if name not in own]
         if unknown:
             raise ValueError(f"no part {unknown[0]!r} among {', '.join(own)}")
+        shifted = any(scale.bias is not None for scale in scales.values())
+        if shifted and side == "input":
+            raise ValueError("only outputs are shifted, got a shift of the input")
         super().__init__(base)
         self.scales = nn.ModuleDict(scales)
-        self.parts, self.side = parts, side
+        self.parts, self.side, self.shifted = parts, side, shifted
+        self.channel = _channel_of(unwrap(base))
         self.train(base.training)
 
     @property
     def weight(self) -> Tensor:
-        """`diag(l) W` or `W diag(l)`, (out, in). Errors in here are never AttributeErrors (nn.Module swallows them)."""
+        """`diag(l) W` or `W diag(l)`, (out, in, ...). Errors here are never AttributeErrors (nn.Module swallows them).
+
+        Raises:
+            TypeError: a gate, a base without weight, or a shift where there is no bias to hold it: who reads the weight
+                alone would lose the shift.
+        """
         weight = self._of_base("weight")
         assert weight is not None
         if self.side == "input":
             return weight * cast(Scale, self.scales["all"]).vector()
-        return weight * self._rows(weight).unsqueeze(1)
+        if self.shifted and self._of_base("bias") is None:
+            raise TypeError(
+                f"a {type(unwrap(self.base)).__name__} without bias is shifted, which its weight alone does not tell: "
+                "call the layer, or leave it out of targets"
+            )
+        return weight * self._vectors(weight, len(weight))[0].view(-1, *[1] * (weight.dim() - 1))
 
     @property
     def bias(self) -> Tensor | None:
-        """`l * b`, or b where the input is scaled."""
+        """`l * c + b` for the bias c of the base, or c where the input is scaled."""
         bias = self._of_base("bias")
-        return bias if bias is None or self.side == "input" else bias * self._rows(bias)
+        if bias is None or self.side == "input":
+            return bias
+        factor, shift = self._vectors(bias, len(bias))
+        return _affine(bias, factor, shift)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.side == "input":
             return self.base(self.scales["all"](x, x))
         y = self.base(x)
         if self.parts == ("all",):
-            return self.scales["all"](y, x)
+            scale = self.scales["all"]
+            return scale(y, x) if self.channel == -1 else scale(y.movedim(1, -1), x).movedim(-1, 1)
+        if all(cast(Scale, scale).gate is None for scale in self.scales.values()):
+            return _affine(y, *self._vectors(y, y.shape[-1]))
         pieces = zip(self.parts, y.chunk(len(self.parts), dim=-1), strict=True)
         return torch.cat([self.scales[p](piece, x) if p in self.scales else piece for p, piece in pieces], dim=-1)
 
@@ -96,8 +126,24 @@ class Scaled(Wrapper):
             raise TypeError(f"a {type(self.base).__name__} has no weight of its own that could be scaled")
         return cast("Tensor | None", getattr(self.base, name))
 
-    def _rows(self, like: Tensor) -> Tensor:
-        """l of all rows, one where nothing is scaled."""
-        one = torch.ones_like(like.flatten(1)[:, 0] if like.dim() > 1 else like)
-        pieces = zip(self.parts, one.chunk(len(self.parts)), strict=True)
-        return torch.cat([cast(Scale, self.scales[p]).vector() if p in self.scales else piece for p, piece in pieces])
+    def _vectors(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
+        """l and b of all rows, one and zero where nothing is scaled; no b where nothing is shifted."""
+        one = like.new_ones(rows // len(self.parts))
+        own = [cast(Scale, self.scales[part]) if part in self.scales else None for part in self.parts]
+        factor = torch.cat([one if scale is None else scale.vector() for scale in own])
+        if not self.shifted:
+            return factor, None
+        zero = torch.zeros_like(one)
+        return factor, torch.cat([zero if scale is None or scale.bias is None else scale.bias for scale in own])
+
+
+def _affine(x: Tensor, factor: Tensor, shift: Tensor | None) -> Tensor:
+    """`factor * x + shift` in the dtype of x: under autocast it is narrower than the vectors."""
+    y = x * factor if shift is None else torch.addcmul(shift, x, factor)
+    return y.to(x.dtype)
+
+
+def _channel_of(layer: nn.Module) -> int:
+    """The dimension of a layer's output along which its channels lie: 1 for maps (B, C, H, W), else the last."""
+    maps = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm)) or "2d" in type(layer).__name__
+    return 1 if maps else -1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .masks import make_masks, random_state
 
+_WITHIN_TWO = (0.022750131948179195, 0.9772498680518208)  # the normal distribution function at -2 and 2
 _held: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
     "held_factors", default=None
 )
@@ -89,6 +90,12 @@ class TiedMaskedWeight(nn.Module):
         """Draws W from N(0, std^2), keyed by (seed, path)."""
         draw = random_state(seed, path).normal(0.0, std, self.weight.shape)
         self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
+
+    @torch.no_grad()
+    def fill_truncated_normal(self, std: float, *, seed: int, path: str) -> None:
+        """Draws W from N(0, std^2) within two deviations, keyed by (seed, path)."""
+        shares = random_state(seed, path).uniform(*_WITHIN_TWO, self.weight.shape)
+        self.weight.copy_(std * torch.special.ndtri(torch.from_numpy(shares)).to(self.weight.dtype))
 
     def extra_repr(self) -> str:
         mask = "none" if self.mask is None else f"{self.mask.ne(0).float().mean().item():.3g}"

@@ -9,13 +9,16 @@ from typing import Any
 from torch import nn
 
 from ..core.adapted import Wrapper
-from ..core.inject import Anatomy, find, freeze_base, replace_slots
+from ..core.inject import Anatomy, find, freeze_base, get, replace_slots
+from ..core.names import unwrap
 from .adapter import adapter
 from .config import CONFIGS, Config, make_config
 from .ia3 import ia3
 from .lora import lora
+from .norm import norm
 from .prefix import prefix
 from .prompt import prompt
+from .ssf import ssf
 from .unipelt import unipelt
 
 
@@ -30,7 +33,9 @@ METHODS: dict[str, Callable[..., list[str]]] = {
     "prefix": prefix,
     "prompt": prompt,
     "ia3": ia3,
+    "ssf": ssf,
     "unipelt": unipelt,
+    "norm": norm,
     "bitfit": _nothing,
     "head": _nothing,
     "full": _nothing,
@@ -41,8 +46,8 @@ def apply_method(model: nn.Module, anatomy: Anatomy, config: Config) -> list[str
     """Adds a method's branches to a model in place and freezes the rest: the only place where a config meets a model.
 
     Trained afterwards: every branch, those of earlier methods too, and the modules that `anatomy.head` names; with
-    method "full" everything, with "bitfit" every bias. What was applied is remembered in `model.capaboost`, for
-    adapter files.
+    method "full" everything, with "bitfit" every bias, with "norm" every normalisation layer. What was applied is
+    remembered in `model.capaboost`, for adapter files.
 
     Returns:
         The canonical names of the adapted modules.
@@ -64,6 +69,10 @@ def apply_method(model: nn.Module, anatomy: Anatomy, config: Config) -> list[str
         if name == "bitfit":
             for parameter_name, parameter in model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad or parameter_name.rpartition(".")[2] == "bias")
+        elif name == "norm":
+            for norm_name in names:
+                for parameter in unwrap(get(model, norm_name)).parameters(recurse=False):
+                    parameter.requires_grad_(True)
     options = dataclasses.asdict(config).items()  # lists, as a file's header gives them back
     record = {"method": name, **{key: list(value) if isinstance(value, tuple) else value for key, value in options}}
     known: dict[str, Any] = getattr(model, "capaboost", {})

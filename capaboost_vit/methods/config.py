@@ -9,6 +9,7 @@ from typing import Any
 
 from ..options import option
 
+_RESCALE = "rescale the update to the plain method's: mean (by 1 / (d s^2)) or norm (to its Frobenius norm); none: not"
 _DENSITY = "fraction kept by each mask; none: the pattern's own (random 0.5, n:m n/m, complementary 1/d, sign 1)"
 
 
@@ -33,6 +34,7 @@ class LoraConfig(MaskOptions):
     targets: tuple[str, ...] = option(("query", "value"), "roles or name patterns of linear layers")
     freeze_down: bool = option(False, "train only B (LoRA-FA): the inputs of the layers need not be kept")
     execution: str = option("auto", "how the layers are computed: auto, weight, token, plain (docs/speed.md)")
+    rescale: str | None = option(None, _RESCALE)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class AdapterConfig(MaskOptions):
 
     bottleneck: int = option(8, "width of the adapter")
     placement: str = option("parallel", "parallel (fed with the sub-layer's input) or sequential (with its output)")
-    scale: float | None = option(None, "s; none: 0.1 for parallel, 1 for sequential")
+    scale: float | None = option(None, "s; none: 0.1 for parallel, 1 for sequential and with a learned one")
+    learned_scale: str | None = option(None, "a learned factor of the output beside s, from one: scalar, channel")
     activation: str = option("relu", "relu, gelu, silu, tanh")
+    init: str = option("zero", "start: zero (the base model), or houlsby (weights from N(0, 0.01^2), near it)")
     dropout: float = option(0.0, "dropout on the adapter's input")
-    targets: tuple[str, ...] = option(("mlp",), "roles or name patterns of sub-layers")
+    drop_path: float = option(0.0, "stochastic depth of the adapter: leave it out for some examples in training")
+    rescale: str | None = option(None, _RESCALE)
+    targets: tuple[str, ...] = option(("mlp",), "roles or name patterns of sub-layers, or of whole blocks")
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,16 @@ class Ia3Config:
 
 
 @dataclass(frozen=True)
+class SsfConfig:
+    """SSF: y = l * z + b behind the layers; not masked."""
+
+    targets: tuple[str, ...] = option(
+        ("patch_embed", "query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm"),
+        "roles or name patterns of linear layers, convolutions and norms",
+    )
+
+
+@dataclass(frozen=True)
 class UnipeltConfig(MaskOptions):
     """UniPELT: LoRA, prefix and adapter behind gates, and compositions with IA3 and a prompt (for text).
 
@@ -93,6 +109,11 @@ class UnipeltConfig(MaskOptions):
     prefix_length: int = option(10, "number of prefix tokens of each layer")
     prefix_bottleneck: int | None = option(512, "width of the prefixes' one MLP (tanh); none: plain tables")
     prompt_length: int = option(10, "number of prompt tokens, with the part prompt")
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """LayerNorm-tuning: only the normalisation layers are trained, and the classifier."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,9 @@ Config = (
     | PrefixConfig
     | PromptConfig
     | Ia3Config
+    | SsfConfig
     | UnipeltConfig
+    | NormConfig
     | BitfitConfig
     | HeadConfig
     | FullConfig
@@ -128,7 +151,9 @@ CONFIGS: dict[str, type[Config]] = {
     "prefix": PrefixConfig,
     "prompt": PromptConfig,
     "ia3": Ia3Config,
+    "ssf": SsfConfig,
     "unipelt": UnipeltConfig,
+    "norm": NormConfig,
     "bitfit": BitfitConfig,
     "head": HeadConfig,
     "full": FullConfig,

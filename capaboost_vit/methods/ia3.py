@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from torch import nn
 
-from ..core.inject import Anatomy, Place, attach, device_and_dtype, features, find, get
+from ..core.inject import Anatomy, attach, device_and_dtype, features, find, find_parts, get
 from ..core.names import carries
 from ..core.scaled import Scale, Scaled
 
@@ -28,11 +26,7 @@ def ia3(
             part of a fused layer among the inputs.
         TypeError: a target without linear layers, whose width cannot be told.
     """
-    outputs: dict[str, list[Place]] = defaultdict(list)
-    for target in targets:
-        for place in find(model, target, anatomy):
-            if place not in outputs[place.name]:
-                outputs[place.name].append(place)
+    outputs = find_parts(model, targets, anatomy)
     entered = {place.name: place for target in inputs for place in find(model, target, anatomy)}
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for name in dict.fromkeys([*outputs, *entered]):
@@ -41,8 +35,6 @@ def ia3(
             raise ValueError(f"{name!r} is scaled already: detach it first, or leave it out of targets")
         if name in outputs and name in entered:
             raise ValueError(f"{name!r} is named by targets and by inputs: choose one")
-        if len({place.site.parts for place in outputs.get(name, ())}) > 1:
-            raise ValueError(f"targets name {name!r} both as a whole and by its parts: choose one")
         columns, rows = features(base, name)
         parts: tuple[str, ...] = ("all",)
         if name in entered:

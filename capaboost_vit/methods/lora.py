@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from torch import nn
 
 from ..core.adapted_linear import AdaptedLinear
-from ..core.inject import Anatomy, Place, attach, device_and_dtype, features, find, get
+from ..core.inject import Anatomy, attach, device_and_dtype, features, find_parts, get
 from ..core.layers import LowRankBranch
 from ..core.names import carries, unwrap
+from ..core.rescaling import rescaling
 
 
 def lora(
@@ -22,6 +21,7 @@ def lora(
     targets: tuple[str, ...],
     freeze_down: bool,
     execution: str,
+    rescale: str | None,
     num_branches: int,
     density: float | None,
     pattern: str,
@@ -34,29 +34,23 @@ def lora(
     Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
 
     Args:
+        rescale: multiply by what makes the mean or the norm of the update that of plain LoRA, see `rescaling`.
         stacked: take targets that carry a low-rank branch already; the new one comes outside.
 
     Raises:
         ValueError: rank < 1, a target that matches nothing, or that is adapted already, an unknown execution, or one
-            that cannot have the dropout.
+            that cannot have the dropout, and what `rescaling` refuses.
         TypeError: a target that is no linear layer.
     """
-    chosen: dict[str, list[Place]] = defaultdict(list)
-    for target in targets:
-        for place in find(model, target, anatomy):
-            if place not in chosen[place.name]:
-                chosen[place.name].append(place)
+    chosen = find_parts(model, targets, anatomy)
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
     if dropout > 0 and execution in ("weight", "token"):
         raise ValueError(f"execution={execution!r} has no dropout, got dropout={dropout}: leave execution at 'auto'")
+    scaling = alpha / rank * rescaling(rescale, num_branches=num_branches, density=density, pattern=pattern)
     wrappers = {}  # built first, attached last: a refusal leaves the model as it was
     for name, places in chosen.items():
         base, site = get(model, name), places[0].site
-        if any(place.site.parts != site.parts for place in places):
-            raise ValueError(
-                f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
-            )
         if carries(base, AdaptedLinear) and not stacked:
             raise ValueError(f"{name!r} carries a low-rank branch already: detach it first, or leave it out of targets")
         if not isinstance(unwrap(base), nn.Linear):
@@ -67,7 +61,7 @@ def lora(
                 columns,
                 rows // len(site.parts),
                 rank,
-                scaling=alpha / rank,
+                scaling=scaling,
                 dropout=dropout,
                 freeze_down=freeze_down,
                 num_branches=num_branches,

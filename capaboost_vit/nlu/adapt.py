@@ -20,7 +20,7 @@ def adapt(model: M, method: str = "lora", *, head: Sequence[str] | None = None, 
     Args:
         model: BERT, RoBERTa, ELECTRA, DeBERTa-v2 or v3, with or without a head; or any model when `targets` are name
             patterns.
-        method: lora, adapter, prefix, prompt, ia3, unipelt; bitfit, head or full for comparison.
+        method: lora, adapter, prefix, prompt, ia3, ssf, unipelt; bitfit, norm, head or full for comparison.
         head: names or patterns of further modules to train; None takes what stands beside the encoder.
         options: of the method, see `capaboost_vit.methods.config`, such as `rank=8, targets=("query", "value")`.
 

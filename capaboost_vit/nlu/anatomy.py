@@ -9,6 +9,7 @@ from torch import nn
 
 from ..core.inject import Anatomy, Site, slots
 from ..core.names import unwrap
+from ..core.norms import norm_names
 from .attention import PrefixAttention, WatchedAttention, takes_prefix
 from .encoder import PromptedEncoder
 
@@ -50,8 +51,9 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         return Anatomy(head=head_names(model))
     known = all(takes_prefix(attention) for attention in attentions)
     causal = any(getattr(attention, "is_decoder", False) for attention in attentions)
+    roles = {**_ROLES, "norm": tuple(map(Site, norm_names(model)))}
     return Anatomy(
-        {role: sites for role, sites in _ROLES.items() if not (causal and role == "block")},
+        {role: sites for role, sites in roles.items() if not (causal and role == "block")},
         prefix_attention=PrefixAttention if known else None,
         prompted=PromptedEncoder,
         watching=WatchedAttention,

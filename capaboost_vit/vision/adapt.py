@@ -18,7 +18,7 @@ def adapt(model: M, method: str = "lora", *, head: Sequence[str] | None = None, 
 
     Args:
         model: a timm model, or any torch model when `targets` are name patterns such as `encoder.*.linear1`.
-        method: lora, adapter, prefix, prompt, ia3; bitfit, head (linear probe) or full (fine-tuning) for comparison.
+        method: lora, adapter, prefix, prompt, ia3, ssf; bitfit, norm, head (linear probe) or full (fine-tuning).
         head: names or patterns of further modules to train; None takes a timm model's classifier.
         options: of the method, see `capaboost_vit.methods.config`, such as `rank=8, num_branches=2, density=0.5,
             targets=("query", "value")`.

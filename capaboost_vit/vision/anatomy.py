@@ -10,10 +10,12 @@ from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.adapted import Wrapper
-from ..core.inject import Anatomy, Site, slots
+from ..core.inject import Anatomy, Site, get, slots
 from ..core.names import unwrap
+from ..core.norms import norm_names
 from ..core.virtual_tokens import VirtualTokens
 
 _QKV = ("q", "k", "v")
@@ -31,6 +33,7 @@ _ROLES = {
     "mlp_in": (Site("blocks.*.mlp.fc1"), Site("blocks.*.mlp.fc1_g"), Site("blocks.*.mlp.fc1_x")),
     "mlp_out": (Site("blocks.*.mlp.fc2"),),
     "mlp": (Site("blocks.*.mlp"),),
+    "patch_embed": (Site("patch_embed.proj"),),
 }
 
 
@@ -38,10 +41,12 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """The anatomy of a timm model: its roles, its classifier, and a prefix attention where it is a plain ViT.
 
     Prefixes and prompts need attention without positions of its own: the roles `attn` and `block` exist only where
-    every attention layer is timm's plain `Attention` and, for `block`, the model is a `VisionTransformer`.
+    every attention layer is timm's plain `Attention` and, for `block`, the model is a `VisionTransformer`. The role
+    `norm` has every normalisation layer with parameters but batch norms.
     """
     model = unwrap(model)
-    roles = dict(_ROLES)
+    norms = (name for name in norm_names(model) if not isinstance(unwrap(get(model, name)), _BatchNorm))
+    roles = {**_ROLES, "norm": tuple(map(Site, norms))}
     attention = [unwrap(m) for name, m in slots(model) if name.rpartition(".")[2] == "attn"]
     plain = bool(attention) and all(type(m) is Attention for m in attention)
     if plain:

@@ -106,7 +106,7 @@ def _roles_of_branches(model: nn.Module) -> dict[str, str]:
     for name in branches(model):
         for place, role in sorted(places, key=lambda item: len(item[0].name)):
             if name.startswith(f"{place.name}.") and name.endswith(
-                (f".branches.{place.site.part}", ".branch", ".tokens")
+                (f".branches.{place.site.part}", f".scales.{place.site.part}", ".scales.all", ".branch", ".tokens")
             ):
                 roles[name] = role
     return roles

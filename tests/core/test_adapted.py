@@ -46,6 +46,22 @@ def test_weight_is_the_weight_that_the_layer_acts_with():
     assert (layer.in_features, layer.out_features) == (12, 36)
 
 
+@pytest.mark.parametrize("execution", ["plain", "weight", "token"])
+def test_a_gain_is_in_the_weight_and_in_every_execution(execution):
+    made = filled(learned_scale="channel")
+    nn.init.normal_(made.gain)
+    base = nn.Linear(12, 12).requires_grad_(False)
+    layer, x = AdaptedLinear(base, {"all": made}, execution=execution), torch.randn(6, 5, 12)
+    expected = base(x) + made(x)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(F.linear(x, layer.weight, layer.bias), expected, rtol=1e-4, atol=1e-5)
+    layer(x).square().sum().backward()
+    found = made.gain.grad.clone()
+    made.gain.grad = None
+    (base(x) + made(x)).square().sum().backward()
+    torch.testing.assert_close(found, made.gain.grad, rtol=1e-3, atol=1e-3)
+
+
 def test_gradient_through_the_weight_equals_that_through_the_call():
     called, read = fused(), fused()
     read.load_state_dict(called.state_dict())

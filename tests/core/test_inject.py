@@ -54,6 +54,13 @@ class Model(nn.Module):
         return self.head(self.blocks(x).mean(1))
 
 
+def test_a_full_name_is_that_module_alone_and_a_pattern_matches_from_the_tail():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))))
+    assert [place.name for place in find(model, "0")] == ["0"]
+    assert [place.name for place in find(model, "1.0")] == ["1.0"]
+    assert [place.name for place in find(model, "*.0")] == ["1.0", "1.1.0"]
+
+
 ANATOMY = Anatomy(
     roles={
         "query": (Site("blocks.*.qkv", "q", ("q", "k", "v")),),

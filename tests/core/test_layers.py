@@ -229,12 +229,79 @@ def test_ranks_of_known_matrices():
         ({"rank": 0}, "rank must be at least 1"),
         ({"act": "swish"}, "unknown activation 'swish'"),
         ({"dropout": 1.0}, "dropout must lie"),
+        ({"drop_path": -0.1}, r"drop_path must lie in \[0, 1\), got -0.1"),
+        ({"init": "houlsbi"}, "unknown init 'houlsbi': choose from zero, houlsby"),
+        ({"learned_scale": "row"}, "unknown learned_scale 'row': choose from scalar, channel, or leave it out"),
         ({"pattern": "2:4", "rank": 6}, "divisible by 4"),
     ],
 )
 def test_bad_options_of_a_branch_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         branch(**options)
+
+
+# a learned factor, another start, stochastic depth
+
+
+@pytest.mark.parametrize("num_branches", [1, 2])
+@pytest.mark.parametrize(("kind", "size"), [("scalar", 1), ("channel", 16)])
+@pytest.mark.parametrize(("act", "bias"), [(None, False), ("gelu", True)])
+def test_a_gain_multiplies_everything_that_the_branch_gives(kind, size, act, bias, num_branches):
+    options = dict(act=act, bias=bias, num_branches=num_branches, scaling=0.7)
+    made, without = branch(learned_scale=kind, **options), branch(**options)
+    without.load_state_dict({name: value for name, value in made.state_dict().items() if name != "gain"})
+    assert made.gain.shape == (size,)
+    x, y = torch.randn(3, 7, 24, dtype=torch.float64), torch.randn(3, 7, 16, dtype=torch.float64)
+    expected = made.gain * without(x)
+    torch.testing.assert_close(made(x), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(made.added_to(y, x), y + expected, rtol=0, atol=1e-12)
+    weights = torch.randn(3, 7, 16, dtype=torch.float64)
+    (made.added_to(y, x) * weights).sum().backward()
+    gradient = (weights * without(x)).sum((0, 1))
+    torch.testing.assert_close(made.gain.grad, gradient if size > 1 else gradient.sum(0, keepdim=True))
+    (made.gain.detach() * without(x) * weights).sum().backward()
+    torch.testing.assert_close(made.up.weight.grad, without.up.weight.grad)
+    if act is None:
+        torch.testing.assert_close(x @ made.delta_weight().T, expected)
+
+
+def test_a_gain_starts_from_one_and_is_trained():
+    made, plain = branch(filled=False, learned_scale="channel"), branch(filled=False)
+    assert torch.equal(made.gain, torch.ones(16, dtype=torch.float64))
+    assert torch.equal(made.down.weight, plain.down.weight)
+    assert any(p is made.gain for p in made.trained_parameters())
+    assert count_parameters(made).trained == count_parameters(plain).trained + 16
+
+
+def test_the_start_of_houlsby_is_a_normal_distribution_cut_at_two_deviations():
+    made = branch(768, 768, 8, filled=False, init="houlsby", act="relu", bias=True)
+    for factor in (made.down.weight, made.up.weight):
+        assert 0.019 < factor.abs().max() <= 0.02
+        assert abs(factor.mean()) < 5e-4
+        assert factor.std().item() == pytest.approx(0.01 * 0.8796, rel=0.02)  # sqrt(1 - 4 phi(2) / (2 Phi(2) - 1))
+    assert not torch.equal(made.down.weight.T[:768], made.up.weight)
+    assert not made.down_bias.any()
+    assert not made.up_bias.any()
+    x = torch.randn(50, 768, dtype=torch.float64)
+    assert 0 < made(x).abs().max() < 0.05  # near the zero map, beside inputs of size one
+    other = branch(768, 768, 8, filled=False, init="houlsby", init_seed=1)
+    assert not torch.equal(made.up.weight, other.up.weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"act": "relu", "bias": True, "learned_scale": "channel"}], ids=str)
+def test_drop_path_leaves_out_whole_examples_in_training_only(options):
+    made, x = branch(drop_path=0.25, **options), torch.randn(400, 3, 24, dtype=torch.float64)
+    whole, y = made.eval()(x), torch.randn(400, 3, 16, dtype=torch.float64)
+    assert torch.equal(whole, made(x))
+    torch.manual_seed(0)
+    found = made.train()(x)
+    left_out = (found == 0).flatten(1).all(1)
+    assert 0.2 < left_out.double().mean() < 0.3
+    torch.testing.assert_close(found[~left_out], whole[~left_out] / 0.75)
+    torch.manual_seed(0)
+    torch.testing.assert_close(made.added_to(y, x), y + found)
+    with pytest.raises((ValueError, TypeError)):
+        made.delta_weight()
 
 
 def test_tied_weight_shows_itself():

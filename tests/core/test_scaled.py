@@ -1,4 +1,4 @@
-"""IA3's vectors: on rows or on what enters, alone or gated; the weight is that of the layer that computes the same."""
+"""Vectors that scale and shift: on rows or on what enters, alone or gated, as a layer of its own weight and bias."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -20,16 +21,18 @@ from capaboost_vit.core.scaled import Scale, Scaled
 PARTS = ("q", "k", "v")
 
 
-def scale(features, seed=0):
-    made = Scale(features).double()
+def scale(features, seed=0, *, shift=False):
+    made = Scale(features, shift=shift).double()
     with torch.no_grad():
-        made.weight.normal_(generator=torch.Generator().manual_seed(seed))
+        for parameter in made.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(seed))
+            seed += 100
     return made
 
 
-def layer(scaled=("k", "v"), *, bias=True) -> Scaled:
+def layer(scaled=("k", "v"), *, bias=True, shift=()) -> Scaled:
     base = nn.Linear(5, 12, bias=bias).double()
-    return Scaled(base, {part: scale(4, seed) for seed, part in enumerate(scaled)}, PARTS)
+    return Scaled(base, {part: scale(4, seed, shift=part in shift) for seed, part in enumerate(scaled)}, PARTS)
 
 
 X = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
@@ -93,7 +96,7 @@ def test_a_module_that_is_no_linear_layer_is_scaled_too_and_has_no_weight():
         _ = made.weight
     model = nn.Sequential(Scaled(made, {"all": scale(8)}))
     with pytest.raises(
-        ValueError, match="1 places carry an adapter, a prefix, a prompt, or scales of no linear layer: 0"
+        ValueError, match=r"1 places carry an adapter, .* or scales and shifts without a weight and .*: 0"
     ):
         merge(model)
 
@@ -108,6 +111,7 @@ def test_a_module_that_is_no_linear_layer_is_scaled_too_and_has_no_weight():
         (lambda: Scaled(nn.Linear(5, 12), {"z": Scale(4)}, PARTS), "no part 'z' among q, k, v"),
         (lambda: Scaled(nn.Linear(5, 12), {"all": Scale(12)}, PARTS), "no part 'all' among q, k, v"),
         (lambda: Scaled(nn.Linear(5, 12), {"k": Scale(5)}, PARTS, "input"), "no part 'k' among all"),
+        (lambda: Scaled(nn.Linear(5, 12), {"all": Scale(5, shift=True)}, side="input"), "only outputs are shifted"),
     ],
 )
 def test_wrong_parts_are_refused(make, text):
@@ -196,3 +200,111 @@ def test_under_autocast_the_output_keeps_its_dtype_and_the_vector_its_precision(
     else:
         moved = (y.float() / plain.float())[plain.float().abs() > 0.1].mean()
         assert 1.001 < moved < 1.003
+
+
+# shifts
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shift", [("v",), ("k", "v")])
+def test_the_rows_of_a_part_are_shifted_by_its_own_vector(shift, bias):
+    made = layer(shift=shift, bias=bias)
+    y, plain = made(X), made.base(X)
+    for index, part in enumerate(PARTS):
+        rows = slice(4 * index, 4 * index + 4)
+        expected = plain[..., rows] * made.scales[part].weight if part in made.scales else plain[..., rows]
+        torch.testing.assert_close(y[..., rows], expected + made.scales[part].bias if part in shift else expected)
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(5, 8), (3, 4, 5)),
+    "conv": (lambda: nn.Conv2d(5, 8, 2, stride=2), (3, 5, 6, 4)),
+    "conv of sequences": (lambda: nn.Conv1d(5, 8, 3), (3, 5, 6)),
+    "layer norm": (lambda: nn.LayerNorm(8), (3, 4, 8)),
+    "layer norm of maps": (lambda: timm.layers.LayerNorm2d(8), (3, 8, 8, 4)),
+    "group norm": (lambda: nn.GroupNorm(2, 8), (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_every_kind_of_layer_is_scaled_along_its_channels_and_merges_exactly(name):
+    make, shape = LAYERS[name]
+    torch.manual_seed(1)
+    base = make().double()
+    for parameter in base.parameters():
+        parameter.normal_()
+    made, x = Scaled(base, {"all": scale(8, shift=True)}), torch.randn(shape, dtype=torch.float64)
+    y, own = base(x), made.scales["all"]
+    channel = -1 if name in ("linear", "layer norm") else 1
+    rows = zip(own.weight, own.bias, y.unbind(channel), strict=True)
+    expected = torch.stack([factor * values + shift for factor, shift, values in rows], channel)
+    torch.testing.assert_close(made(x), expected, rtol=1e-12, atol=1e-12)
+    merged = merge(nn.Sequential(made))
+    assert type(merged[0]) is type(base)
+    torch.testing.assert_close(merged(x), expected, rtol=1e-12, atol=1e-12)
+    assert made(x).stride() == y.stride()
+    assert (made.weight.shape, made.bias.shape) == (base.weight.shape, base.bias.shape)
+
+
+@torch.no_grad()
+def test_a_shift_without_a_bias_to_hold_it_is_computed_but_neither_merged_nor_lost():
+    made = layer(PARTS, shift=("q",), bias=False)
+    torch.testing.assert_close(
+        made(X)[..., :4], made.base(X)[..., :4] * made.scales["q"].weight + made.scales["q"].bias
+    )
+    with pytest.raises(TypeError, match="a Linear without bias is shifted, which its weight alone does not tell"):
+        _ = made.weight
+    with pytest.raises(ValueError, match="scales and shifts without a weight and a bias that could hold them: 0"):
+        merge(nn.Sequential(made))
+    with pytest.raises(ValueError, match=r"scales and shifts without .*: 0"):
+        merge(nn.Sequential(Scaled(nn.LayerNorm(8, elementwise_affine=False), {"all": Scale(8)})))
+
+
+@pytest.mark.parametrize("order", ["shifted outside", "lora outside", "twice shifted"])
+@torch.no_grad()
+def test_merging_of_shifts_is_exact_whatever_stands_around_what(order):
+    base = nn.Linear(5, 5).double()
+    low = LowRankBranch(5, 5, 2, path="layer").double()
+    low.up.weight.normal_(generator=torch.Generator().manual_seed(3))
+    inside = scale(5, shift=True)
+    if order == "shifted outside":
+        made = Scaled(AdaptedLinear(base, {"all": low}), {"all": inside})
+    elif order == "lora outside":
+        made = AdaptedLinear(Scaled(base, {"all": inside}), {"all": low})
+    else:
+        made = Scaled(Scaled(base, {"all": inside}), {"all": scale(5, 4, shift=True)})
+    torch.testing.assert_close(F.linear(X, made.weight, made.bias), made(X), rtol=1e-12, atol=1e-12)
+    merged = merge(nn.Sequential(made))
+    torch.testing.assert_close(merged(X), made(X), rtol=1e-12, atol=1e-12)
+
+
+def test_a_gate_moves_between_nothing_and_scale_and_shift():
+    made = scale(5, shift=True)
+    made.gate = Gate(5, path="here").double()
+    nn.init.normal_(made.gate.weight)
+    g = torch.sigmoid(X @ made.gate.weight + made.gate.bias).mean(1)[:, None, None]
+    torch.testing.assert_close(made(X, X), X * (1 - g) + g * (X * made.weight + made.bias), rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_both_vectors_are_those_of_the_formula():
+    made = Scaled(nn.Linear(5, 8).double().requires_grad_(False), {"all": scale(8, shift=True)})
+    weight = torch.randn(3, 4, 8, dtype=torch.float64)
+    (made(X) * weight).sum().backward()
+    torch.testing.assert_close(made.scales["all"].weight.grad, (weight * made.base(X)).sum((0, 1)))
+    torch.testing.assert_close(made.scales["all"].bias.grad, weight.sum((0, 1)))
+
+
+@pytest.mark.parametrize("parts", [("all",), PARTS])
+def test_shifts_under_autocast_keep_the_dtype_of_the_output_and_their_own_precision(parts):
+    torch.manual_seed(0)
+    base = nn.Linear(63, 63)
+    made = Scaled(base, {part: Scale(63 // len(parts), shift=True) for part in parts}, parts)
+    with torch.no_grad():
+        for part in made.scales.values():
+            part.weight.fill_(1.002)
+            part.bias.fill_(0.001)
+    x = torch.randn(16, 63)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, plain = made(x), base(x)
+    assert torch.equal(y, torch.addcmul(torch.tensor(0.001), plain.float(), torch.tensor(1.002)).bfloat16())

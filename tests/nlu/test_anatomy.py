@@ -45,7 +45,10 @@ def test_every_role_names_the_expected_modules(family, within):
     for (role, use), name in BY_USE.items():
         assert names(model, role, use) == [f"{above}encoder.layer.{i}.{name}" for i in (0, 1)]
     assert names(model, "block") == [f"{above}encoder"]
-    assert set(anatomy_of(model).roles) == {*WITHIN, "attn", "mlp", "block"}
+    norms = [f"{above}encoder.layer.{i}.{part}output.LayerNorm" for i in (0, 1) for part in ("attention.", "")]
+    assert [name for name in names(model, "norm") if ".layer." in name] == norms
+    assert names(model, "norm")[0] == f"{above}embeddings.LayerNorm"
+    assert set(anatomy_of(model).roles) == {*WITHIN, "attn", "mlp", "block", "norm"}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_an_unknown_target_is_refused_with_what_there_is(family):
     model = build(family)
     layers = list(model.state_dict())
     text = (
-        r"target 'querry' matches nothing in \w+ \(did you mean 'query'\?\); roles there: query, key, value, .*block; "
+        r"target 'querry' matches nothing in \w+ \(did you mean 'query'\?\); roles there: query, key, .*block, norm; "
     )
     with pytest.raises(ValueError, match=text + r"linear layers there: .*encoder\.layer\.\*\.attention\.self\."):
         adapt(model, "lora", targets=["querry"])

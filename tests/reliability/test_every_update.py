@@ -39,6 +39,9 @@ VARIANTS = {
     "adapter": {"model": "vit_tiny_capaboost_adapter", "smoothing": 0.1},
     "prefix": {"model": "vit_tiny_capaboost_prefix", "method": {}, "val_interval": 2},
     "everything trained": {"model": "vit_tiny_patch16_224", "method": {"name": "full"}},
+    "norms": {"model": "vit_tiny_patch16_224", "method": {"name": "norm"}},
+    "scales and shifts": {"model": "vit_tiny_patch16_224", "method": {"name": "ssf"}},
+    "adapter+": {"model": "vit_tiny_capaboost_adapter", "method": {"learned_scale": "channel", "drop_path": 0.3}},
 }
 TOGETHER = {"model_ema": True, "select": "best", "grad_accum_steps": 2, "max_steps": 5, "checkpoint_interval": 2}
 

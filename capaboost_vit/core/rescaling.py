@@ -1,0 +1,59 @@
+"""By what a masked update is multiplied to be as large as the plain one of the same factors."""
+
+from __future__ import annotations
+
+import math
+
+from .masks import resolve_density
+
+RESCALES = ("mean", "norm")
+
+
+def rescaling(rescale: str | None, *, num_branches: int, density: float | None, pattern: str) -> float:
+    """`1 / E[C]` for "mean", `1 / sqrt(E[C^2])` for "norm", 1 for None, with `C = sum_i MB_i MA_i`.
+
+    C is what the masks make of a product `b a` of one entry of B and one of A: `dW = sum_r C b a` over the rank. The
+    masks of B are independent of those of A, so with m the mean entry of a mask and `q_l` the mean product of the
+    entries of masks i and i + l
+
+    - mean: `E[C] = d m^2`. Over the masks `E[dW] = d m^2 BA`, whatever the factors are; rescaled, BA.
+    - norm: `E[C^2] = d sum_l q_l^2`, l = 0 .. d - 1. `E ||dW||_F^2 = E[C^2] E ||BA||_F^2` where the entries of the
+      factors are independent with mean zero, as terms of different r have no correlation then; at rank 1 for any.
+
+    | pattern | m | q_0 | q_l | E[C] | E[C^2] |
+    |---|---|---|---|---|---|
+    | random, n:m | s | s | s^2 | d s^2 | d s^2 + d (d - 1) s^4 |
+    | complementary | s | s | (s - l/d)^+ + (s - 1 + l/d)^+ | d s^2 | 1/d at s = 1/d |
+    | sign | 0 | 1 | 0 | 0 | d |
+    | density 1 | 1 | 1 | 1 | d | d^2 |
+
+    Masks of weights with few entries differ from that by their rounding. Source: our own derivation.
+
+    Args:
+        rescale: mean, norm or None.
+        num_branches, density, pattern: of the masks, see `masks.make_masks`.
+
+    Raises:
+        ValueError: another word, "mean" with sign masks, whose mean is zero, or what `resolve_density` refuses.
+    """
+    d, s = num_branches, resolve_density(pattern, density, num_branches)
+    if rescale is None:
+        return 1.0
+    if rescale not in RESCALES:
+        raise ValueError(f"unknown rescale {rescale!r}: choose from {', '.join(RESCALES)}, or leave it out")
+    if rescale == "norm":
+        return 1 / math.sqrt(d * sum(_overlap(lag, d, s, pattern) ** 2 for lag in range(d)))
+    if pattern == "sign":
+        raise ValueError(
+            "rescale='mean' has nothing to divide by with sign masks, whose mean is zero: say rescale='norm'"
+        )
+    return 1 / (d * s**2)
+
+
+def _overlap(lag: int, d: int, s: float, pattern: str) -> float:
+    """q_lag, the mean product of the entries of two masks."""
+    if pattern == "sign":
+        return 1.0 if lag == 0 else 0.0
+    if pattern == "complementary":  # windows of length s on a circle of length 1
+        return max(0.0, s - lag / d) + (max(0.0, s - 1 + lag / d) if lag else 0.0)
+    return s if lag == 0 else s**2
