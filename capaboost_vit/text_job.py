@@ -106,7 +106,8 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
     options = dict(config.method)
     name = options.pop("name", None)
     if name is None:
-        raise ValueError("say --method.name lora (adapter, prefix, prompt, ia3, ssf, unipelt, bitfit, norm, head, full)")
+        others = "adapter, prefix, prompt, ia3, ssf, unipelt, bitfit, norm, head, full"
+        raise ValueError(f"say --method.name lora ({others})")
     if "init_seed" in option_names(name):
         options.setdefault("init_seed", config.seed)
     if task.kind == "masked" and name not in _WHOLE:
@@ -130,7 +131,8 @@ def _checkpoint_layers(model: Any) -> None:
         model.gradient_checkpointing_enable(options)
 
 
-_WHOLE = ("full", "lora", "ia3", "ssf", "bitfit", "norm")  # methods after which a plain model holds all that was trained
+# methods after which a plain model holds all that was trained
+_WHOLE = ("full", "lora", "ia3", "ssf", "bitfit", "norm")
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
