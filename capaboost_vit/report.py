@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.atomic import write_text
+from .core.masks import resolve_density
 from .nlu.metrics import glue_average
 from .nlu.tasks import GLUE, TASKS
 
@@ -56,7 +57,10 @@ def collect(folders: Iterable[str | Path]) -> list[Run]:
 
 
 def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
-    """What people call a method with its options: `capaboost-lora r8 d2`, `lora r8`, `head`."""
+    """What people call a method with its options: `capaboost-lora r8 d2`, `lora r8`, `head`.
+
+    A density that is not the pattern's own stands behind: `capaboost-lora r8 d2 s1` is tied, but not masked.
+    """
     names = []
     for method in methods:
         name, words = str(method["method"]), []
@@ -67,12 +71,22 @@ def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
         for option, letter in (("rank", "r"), ("bottleneck", "w"), ("prefix_length", "p"), ("prompt_length", "p")):
             if method.get(option) is not None and method["method"] != "unipelt":
                 words.append(f"{letter}{method[option]}")
-        masked = method.get("num_branches", 1) > 1
-        if masked:
+        branches, pattern = method.get("num_branches", 1), str(method.get("pattern", "random"))
+        own = resolve_density(pattern, None, branches)
+        density = resolve_density(pattern, method.get("density", own if branches > 1 else 1.0), branches)
+        if branches > 1 or density < 1 or pattern == "sign":
             name = f"capaboost-{name}"
-            words.append(f"d{method['num_branches']}")
-            if method["pattern"] != "random":
-                words.append(str(method["pattern"]))
+            words.append(f"d{branches}")
+            if pattern != "random":
+                words.append(pattern)
+            if density != own:
+                words.append(f"s{density:g}")
+        if method.get("rescale") is not None:
+            words.append(f"rescaled by {method['rescale']}")
+        if name.endswith("lora") and method.get("dropout"):
+            words.append(f"dropout {method['dropout']:g}")
+        if method.get("learned_scale"):
+            words.append(f"learned scale {method['learned_scale']}")
         names.append(" ".join([name, *words]))
     return " + ".join(names) or "none"
 

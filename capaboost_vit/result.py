@@ -1,9 +1,11 @@
-"""What a trained model leaves in the run folder: adapter file, test accuracy, pictures, result.json."""
+"""What a trained model leaves in the run folder: adapter file, test accuracy, mistakes, pictures, result.json."""
 
 from __future__ import annotations
 
+import json
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _version
+from .core.atomic import write_text
 from .core.inject import branches
 from .job import Job, plain
 from .methods.fold import fold
@@ -19,7 +22,8 @@ from .training.distributed import World
 from .training.evaluation import evaluate
 from .training.figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .training.folder import RunFolder
-from .training.log import Log
+from .training.log import Log, peak_memory
+from .training.mistakes import Mistakes
 from .training.objective import Classification
 from .training.stop import Stop
 
@@ -51,8 +55,11 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
     found: Tensor | None = None
     shown = "test"
     tests = {"test": job.test, **job.further} if job.test is not None else {}
+    classifies = job.test is not None and isinstance(job.objective, Classification)
+    mistakes = Mistakes(job.test.indices, world) if classifies else None  # type: ignore[union-attr]
     for name, batches in tests.items():
-        answers = evaluate(model, batches, stop=stop, **settings)
+        also = mistakes.add if mistakes is not None and name == "test" else None
+        answers = evaluate(model, batches, stop=stop, also=also, **settings)
         measured = job.objective.scores(answers, batches)
         scores |= {f"{name}_{score}": value for score, value in measured.items()}
         counted = ""
@@ -64,15 +71,18 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
         log.say(name + " " + percent.join(f"{score} {value:.2f}" for score, value in measured.items()) + counted)
         found = answers if found is None else found
     if job.test is None:
-        log.say(f"no split 'test' in {job.data}: no test {main}")
+        log.say(f"no test split: no test {main}")
         if job.val is not None:
             found, shown = evaluate(model, job.val, **settings), "val"
+    worst = [] if mistakes is None else mistakes.result()
     if not world.is_main:
         return {}
     figures = {"learning_curve": draw_curves({config.model: rows}, title=job.title, score=main)}
     if found is not None and isinstance(job.objective, Classification):
         names = [*job.classes, *(str(i) for i in range(len(job.classes), len(found)))]
         figures["confusion_matrix"] = draw_confusion(found, names, title=f"{job.title}: {shown}")
+        if job.test is not None:
+            _write_predictions(folder, found, names, worst, getattr(job.test, "names", None))
     for name, figure in figures.items():
         save_figure(figure, folder.path / f"{name}.png")
     for name, drawn in {**figures, "masks": draw_masks(model), "spectrum": draw_spectrum(model)}.items():
@@ -82,6 +92,7 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
         **scores,
         "train_seconds": state.progress.seconds,
         f"{config.unit}_per_second": state.progress.examples / state.progress.seconds,
+        "memory_mb": peak_memory(),
         "updates": state.progress.update,
         "epochs": state.epochs_done,
         "model": config.model,
@@ -96,6 +107,25 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
     log.close()  # all is on the disk before the run counts as finished
     folder.write_json("result.json", result)
     return result
+
+
+def _write_predictions(
+    folder: RunFolder,
+    confusion: Tensor,
+    classes: list[str],
+    worst: list[dict[str, Any]],
+    examples: Sequence[str] | None,
+) -> None:
+    """predictions.json: the counts of the test split as [label, answer, count], and its worst mistakes.
+
+    Args:
+        examples: the names of the test split's images, by place; None where they have none.
+    """
+    counts = [[i, j, int(confusion[i, j])] for i, j in confusion.nonzero().tolist()]
+    named = [{"name": None if examples is None else examples[row["place"]], **row} for row in worst]
+    lists = {"classes": classes, "counts": counts, "worst": named}
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in lists.items())
+    write_text(folder.path / "predictions.json", f"{{\n{text}\n}}\n")
 
 
 def _size(path: Path) -> int:

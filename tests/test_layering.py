@@ -38,7 +38,10 @@ OWN = {
     "run": {"result", "image_job", "text_job", "job", "build", "training", "core"},
     "inference": {"inference", "build", "text_data", "text_scores", "vision", "nlu", "training", "core"},
     "report": {"nlu", "core"},
-    "cli": {"cli", "run", "report", "inference", "build", "bench", "vision", "methods", "training", "_version"},
+    "study": {"study", "run", "job", "vision", "methods", "training", "core", "options"},
+    "page": {"page", "study", "report", "build", "vision", "training", "core"},
+    "cli": {"cli", "page", "run", "report", "study", "inference", "build", "bench", "vision", "methods", "training"}
+    | {"_version"},
     "options": set(),
     "_version": set(),
     "__init__": {"core", "methods", "vision", "_version"},
@@ -47,7 +50,7 @@ OTHERS = {
     "core": {"torch", "numpy", "safetensors"},
     "methods": {"torch"},
     "training": {"torch", "timm", "rich", "matplotlib", "tensorboard"},
-    "vision": {"torch", "torchvision", "timm", "numpy", "PIL"},
+    "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml"},
     "hub": set(),
     "nlu": {"torch", "numpy"},
     "bench": {"rich", "torch", "timm", "yaml", "numpy", "PIL"},
@@ -61,6 +64,8 @@ OTHERS = {
     "run": {"torch", "yaml"},
     "inference": {"torch", "timm", "yaml", "safetensors"},
     "report": set(),
+    "study": {"torch", "timm", "yaml"},
+    "page": {"torch", "numpy", "PIL"},
     "cli": {"jsonargparse", "timm"},
     "options": set(),
     "_version": set(),
@@ -72,11 +77,16 @@ LAZY = {  # imported inside a function only
     "bench/picture.py": {"matplotlib"},
     "core/analysis.py": {"fvcore"},
     "hub.py": {"datasets"},
+    "study/ray_pool.py": {"ray"},
     "nlu/adapters.py": {"transformers"},
     "nlu/encoder.py": {"transformers"},
     "nlu/models.py": {"transformers"},
     "nlu/data/tables.py": {"datasets"},
     "nlu/metrics.py": {"scipy", "sklearn"},
+    "page/figures.py": {"matplotlib"},
+    "page/page.py": {"jinja2"},
+    "page/paired.py": {"scipy"},
+    "page/svg.py": {"matplotlib"},
     "vision/data/columns.py": {"datasets"},
     "vision/data/digits.py": {"sklearn"},
     "vision/data/tables.py": {"datasets"},
@@ -128,7 +138,7 @@ def test_the_rules_hold_no_cycle_and_nobody_imports_the_command_line():
 
 
 QUICK = ["options.py", "training/config.py", "training/stop.py", "methods/config.py", "bench/config.py"]
-QUICK += ["bench/loop_config.py", "bench/shapes.py"]
+QUICK += ["bench/loop_config.py", "bench/shapes.py", "study/config.py"]
 QUICK += [path.relative_to(PACKAGE).as_posix() for path in FILES if part(path) == "cli"]
 
 

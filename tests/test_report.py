@@ -188,6 +188,12 @@ def test_a_table_that_lacks_a_task_has_no_average(write, tmp_path):
         (LORA, "capaboost-lora r8 d2"),
         ([{**LORA[0], "num_branches": 4, "pattern": "sign"}], "capaboost-lora r8 d4 sign"),
         ([{**LORA[0], "num_branches": 1, "density": 1.0}], "lora r8"),
+        ([{**LORA[0], "num_branches": 1, "density": 1.0, "dropout": 0.1}], "lora r8 dropout 0.1"),
+        ([{**LORA[0], "rescale": "norm"}], "capaboost-lora r8 d2 rescaled by norm"),
+        ([{**LORA[0], "num_branches": 1}], "capaboost-lora r8 d1"),  # masked, but not tied
+        ([{**LORA[0], "num_branches": 1, "density": 0.25}], "capaboost-lora r8 d1 s0.25"),
+        ([{**LORA[0], "density": 1.0}], "capaboost-lora r8 d2 s1"),  # tied, but not masked
+        ([{**LORA[0], "density": 0.5}], "capaboost-lora r8 d2"),
         ([{"method": "adapter", "bottleneck": 64, "num_branches": 2, "pattern": "random"}], "capaboost-adapter w64 d2"),
         (
             [{"method": "prefix", "prefix_length": 64, "bottleneck": 512, "num_branches": 2, "pattern": "2:4"}],

@@ -26,7 +26,7 @@ from capaboost_vit.vision.data import Split, open_data
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 FILES = {"adapter.safetensors", "config.yaml", "result.json", "status.json", "summary.csv", ".lock"}
-FILES |= {"learning_curve.png", "confusion_matrix.png", "tensorboard", "checkpoints"}
+FILES |= {"learning_curve.png", "confusion_matrix.png", "predictions.json", "tensorboard", "checkpoints"}
 
 
 def tensors(folder):
@@ -184,7 +184,7 @@ def test_without_a_test_split_its_accuracy_is_null_and_it_is_said(configure, pic
     assert found["test_accuracy"] is None
     assert json.loads((tmp_path / "a run" / "result.json").read_text())["test_accuracy"] is None
     assert "test_right" not in found
-    assert "no split 'test'" in capsys.readouterr().err
+    assert "no test split" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("val_split", [None, "val"])

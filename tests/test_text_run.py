@@ -79,6 +79,7 @@ def difference(first, second):
 def test_a_run_leaves_its_files_and_learns(finished_text, kind):
     folder, found = finished_text(kind)
     own = {"model"} if kind == "masked" else {"adapter.safetensors"}
+    own |= {"predictions.json"} if kind in ("opinions", "pairs", "three") else set()
     assert {path.name for path in folder.iterdir()} == WITHOUT_PICTURES | own
     assert len(list((folder / "checkpoints").iterdir())) == 2
     status = json.loads((folder / "status.json").read_text())
@@ -92,14 +93,15 @@ def test_a_run_leaves_its_files_and_learns(finished_text, kind):
 
 def test_the_pictures_of_a_run_are_those_of_its_task(text_material, tmp_path, monkeypatch):
     monkeypatch.undo()  # the pictures are drawn
-    for kind, own in (("opinions", {"confusion_matrix.png", "adapter.safetensors"}), ("masked", {"model"})):
+    opinions = {"confusion_matrix.png", "predictions.json", "adapter.safetensors"}
+    for kind, own in (("opinions", opinions), ("masked", {"model"})):
         train(texts.configure(text_material, kind, tmp_path / kind, epochs=1))
         assert {path.name for path in (tmp_path / kind).iterdir()} == EVERYWHERE | own
 
 
 def test_the_result_has_these_keys(finished_text):
     common = {"best_epoch", "train_seconds", "examples_per_second", "updates", "epochs", "model", "method"}
-    common |= {"parameters", "adapter_bytes", "data", "config", "machine", "finished"}
+    common |= {"parameters", "adapter_bytes", "data", "config", "machine", "finished", "memory_mb"}
     scores = {"val_accuracy", "val_macro_f1", "best_val_accuracy", "test_accuracy", "test_macro_f1"}
     assert finished_text("opinions")[1].keys() == common | scores | {"test_right", "test_total"}
     scores = {"val_pearson", "val_spearman", "best_val_pearson", "test_pearson", "test_spearman"}
@@ -243,7 +245,7 @@ def test_mnli_is_tested_on_both_of_its_sets(finished_text):
 def test_without_test_or_val_its_scores_are_null(run, text_material, tmp_path, capsys):
     found, _, rows = run("pairs", protocol="dev", epochs=1)
     assert (found["test_accuracy"], found["val_accuracy"]) == (None, float(rows[0]["val_accuracy"]))
-    assert "no split 'test'" in capsys.readouterr().err
+    assert "no test split" in capsys.readouterr().err
     data = tmp_path / "data"
     data.mkdir()
     shutil.copy(text_material / "RTE" / "train.tsv", data)

@@ -1,22 +1,38 @@
-"""`capaboost bench`: what training costs on this machine."""
+"""`capaboost bench`: what methods achieve on suites of tasks, and what training costs on this machine."""
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
-import typing
+from collections.abc import Callable
 from typing import Any
 
 from jsonargparse import Namespace
 
-from .parser import Parser, add_option
+from . import page, study, suites
+from .options import parser_of, values_of
+from .parser import Parser
+
+_STUDY: dict[str, Callable[[Namespace], int | None]] = {
+    "check": suites.check,
+    "tune": study.tune,
+    "run": study.run,
+    "work": study.work,
+    "status": study.status,
+    "report": page.page,
+}
 
 
 def bench_parser() -> Parser:
-    """The suites, and the drawing of a result."""
-    parser = Parser(description="Measures what training costs: time, memory, and how both grow.")
+    """Studies, measurements, and the drawing of a result."""
+    parser = Parser(description="Compares methods on suites of tasks; measures what training costs.")
     parser.below = {
+        "check": (suites.check_parser, "whether the data of a suite of tasks is what it should be"),
+        "tune": (study.tune_parser, "choose learning rates and the like on val, for bench run --tuned"),
+        "run": (study.run_parser, "train and test every method on every task of a suite, with several seeds"),
+        "work": (study.work_parser, "one more worker for a study, on this machine or another"),
+        "status": (study.status_parser, "how far a study is"),
+        "report": (page.page_parser, "the page of a study, and its tables"),
         "speed": (_speed_parser, "a training step beside the floor, PEFT and others"),
         "scale": (_scale_parser, "the same as batch, image, model, rank or branches grow"),
         "vtab-time": (_vtab_time_parser, "the whole VTAB-1k with one seed: extrapolated, or in full"),
@@ -26,8 +42,15 @@ def bench_parser() -> Parser:
     return parser
 
 
-def bench(arguments: Namespace) -> None:
-    """Runs one suite, shows its table and says where the result lies."""
+def bench(arguments: Namespace) -> int | None:
+    """Runs the one command; what was measured is shown as a table."""
+    if arguments.subcommand in _STUDY:
+        return _STUDY[arguments.subcommand](arguments[arguments.subcommand])
+    _measure(arguments)
+    return None
+
+
+def _measure(arguments: Namespace) -> None:
     if arguments.subcommand == "draw":
         _draw(arguments.draw)
         return
@@ -41,7 +64,7 @@ def bench(arguments: Namespace) -> None:
     from ..bench.vtab_time import measure_vtab_time
 
     command = f"capaboost {shlex.join(sys.argv[1:])}"
-    values = _values(arguments[arguments.subcommand])
+    values = values_of(arguments[arguments.subcommand])
     result: dict[str, Any]
     if arguments.subcommand == "speed":
         result = measure_speed(SpeedConfig(**values), command=command, say=say)
@@ -59,25 +82,25 @@ def bench(arguments: Namespace) -> None:
 def _speed_parser() -> Parser:
     from ..bench.config import SpeedConfig
 
-    return _parser_of(SpeedConfig)
+    return parser_of(SpeedConfig)
 
 
 def _scale_parser() -> Parser:
     from ..bench.config import ScaleConfig
 
-    return _parser_of(ScaleConfig)
+    return parser_of(ScaleConfig)
 
 
 def _vtab_time_parser() -> Parser:
     from ..bench.loop_config import VtabTimeConfig
 
-    return _parser_of(VtabTimeConfig)
+    return parser_of(VtabTimeConfig)
 
 
 def _processes_parser() -> Parser:
     from ..bench.loop_config import ProcessesConfig
 
-    return _parser_of(ProcessesConfig)
+    return parser_of(ProcessesConfig)
 
 
 def _draw_parser() -> Parser:
@@ -100,26 +123,3 @@ def _draw(arguments: Namespace) -> None:
     if drawn is None:
         raise ValueError("there is nothing to draw" if "matplotlib" in sys.modules else "matplotlib is not installed")
     print(f"drawn: {drawn}")
-
-
-def _parser_of(config: type[Any]) -> Parser:
-    """Every field of a configuration as an option; lists take several words, or none."""
-    parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        default: Any = field.default_factory() if callable(field.default_factory) else field.default
-        flag, text = f"--{field.name.replace('_', '-')}", field.metadata["help"]
-        if typing.get_origin(hints[field.name]) is tuple:
-            kind = typing.get_args(hints[field.name])[0]
-            parser.add_argument(flag, type=kind, nargs="*", default=list(default), help=text)
-        else:
-            add_option(parser, flag, hints[field.name], default, text)
-    return parser
-
-
-def _values(arguments: Namespace) -> dict[str, Any]:
-    """The fields of a configuration; lists are tuples in it."""
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in arguments.as_dict().items()}
-    values.pop("config")
-    return values

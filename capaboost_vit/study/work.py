@@ -119,8 +119,9 @@ class _Worker:
 
 
 def _tidy_up() -> None:
-    """Gives the memory of the last model back."""
+    """Gives the memory of the last model back, and lets the next one's be measured by itself."""
     gc.collect()
     torch.compiler.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

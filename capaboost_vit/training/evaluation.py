@@ -29,6 +29,7 @@ def evaluate(
     objective: Objective | None = None,
     world: World | None = None,
     stop: Stop | None = None,
+    also: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """What the objective's tally finds, over all processes: for a classification the confusion matrix (C, C), int64.
 
@@ -37,6 +38,7 @@ def evaluate(
 
     Args:
         objective: None is a classification.
+        also: called with the outputs and targets of each batch.
 
     Raises:
         Interrupted: `stop` has noted a signal (looked at only where there is one process).
@@ -46,7 +48,10 @@ def evaluate(
     tally = (objective or Classification()).tally(batches)
     for batch in batches:
         inputs, targets = prepare(batch)
-        tally.add(answer(model, inputs, config), targets)
+        outputs = answer(model, inputs, config)
+        tally.add(outputs, targets)
+        if also is not None:
+            also(outputs, targets)
         if stop and stop.number and world.size == 1:
             raise Interrupted(stop.number, "stopped while evaluating")
     return tally.result(world)

@@ -88,21 +88,24 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> 
 
 
 def draw_masks(model: nn.Module) -> Figure | None:
-    """The masks of the first masked weight, one picture per branch, and how many branches use each entry.
+    """The masks of the first masked weight of a model, as `draw_mask` does; None without masks."""
+    for name, module in model.named_modules():
+        if isinstance(module, TiedMaskedWeight) and module.mask is not None and module.mask.ndim == 3:
+            return draw_mask(name, module.mask)
+    return None
 
-    Of large weights a corner is shown. None without masks.
+
+def draw_mask(name: str, mask: Tensor, *, width: float = 9) -> Figure:
+    """The masks (K, out, in) of a weight, one picture per branch, and how many branches use each entry.
+
+    Of a large weight a corner is shown.
+
+    Args:
+        width: of the figure, in inches.
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    found = {
-        name: module.mask
-        for name, module in model.named_modules()
-        if isinstance(module, TiedMaskedWeight) and module.mask is not None and module.mask.ndim == 3
-    }
-    if not found:
-        return None
-    name, mask = next(iter(found.items()))
     masks = mask.cpu().float()
     shape = " x ".join(str(size) for size in masks.shape[1:])
     if masks.shape[1] > masks.shape[2]:
@@ -110,7 +113,7 @@ def draw_masks(model: nn.Module) -> Figure | None:
     part = "" if masks.shape[1] <= _ROWS and masks.shape[2] <= _COLUMNS else ", a corner"
     masks = masks[:, :_ROWS, :_COLUMNS]
     count = len(masks)
-    figure = _figure(9, 0.7 + 1.1 * (count + 1), f"masks of {name} ({shape}{part})")
+    figure = _figure(width, 0.7 + 1.1 * (count + 1), f"masks of {name} ({shape}{part})")
     panels = figure.subplots(count + 1, 1, squeeze=False)[:, 0]
     marks = ListedColormap(["#c9403d", "#f5f5f5", "#3a85bd"])
     values = [value for value in (-1, 0, 1) if bool((masks == value).any())]
@@ -148,9 +151,7 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
     axes = figure.subplots()
     shown = list(found.items())[:: -(-len(found) // _SHOWN_LAYERS)]
     for i, (name, branch) in enumerate(shown):
-        down, up = (factor.double().cpu() for factor in branch.factors())
-        small = torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T  # has the singular values of up @ down
-        values = branch.scaling * spectrum(small)
+        values = spectrum(small_update(*branch.factors(), scaling=branch.scaling))
         axes.plot(range(1, len(values) + 1), values.clamp(min=1e-12), color=_colour(i, len(shown)), label=name)
     for rank in sorted({branch.rank for _, branch in shown if branch.num_branches > 1}):
         axes.axvline(rank + 0.5, color="black", linestyle=":", linewidth=1)
@@ -168,6 +169,16 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
     axes.set(xlabel="index", ylabel="singular value")
     axes.grid(alpha=0.3)
     return figure
+
+
+def small_update(down: Tensor, up: Tensor, *, scaling: float) -> Tensor:
+    """A small float64 matrix with the nonzero singular values of `scaling * up @ down`, from its QR factors.
+
+    Args:
+        down: (R, in). up: (out, R).
+    """
+    down, up = (factor.detach().double().cpu() for factor in (down, up))
+    return scaling * (torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T)
 
 
 def _make_logarithmic(axes: Any) -> None:

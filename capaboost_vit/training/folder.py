@@ -26,6 +26,7 @@ FILES = (
     "adapter.safetensors",
     "learning_curve.png",
     "confusion_matrix.png",
+    "predictions.json",
     "config.yaml",
     "status.json",
     "bad_batch.json",

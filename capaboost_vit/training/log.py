@@ -100,7 +100,7 @@ class Log:
         if update % self.interval == 0:
             self.scalars({f"train/{name}": value for name, value in values.items()}, update)
             speed = self.examples / max(1e-9, now - self.last_point)
-            self.scalars({f"speed/{self.unit}_per_second": speed, "speed/memory_mb": _memory()}, update)
+            self.scalars({f"speed/{self.unit}_per_second": speed, "speed/memory_mb": peak_memory()}, update)
             self.last_point, self.examples = now, 0
         return seconds
 
@@ -200,7 +200,7 @@ def _cut(folder: Path, kept: Mapping[str, int]) -> None:
                 file.truncate(size)
 
 
-def _memory() -> float:
+def peak_memory() -> float:
     """Megabytes at most in use so far: of the GPU where there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6

@@ -34,6 +34,10 @@ class ImageBatches:
         cache: where images are kept, a `kind` of Cache.
         device: where the batches are wanted.
         rank, world_size: this process takes every world_size-th image, from rank on.
+
+    Attributes:
+        names: of the images, by their places in the split.
+        indices: places in the split of this process's images, in the order in which they are given out.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class ImageBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        own = [(0, index, True) for index in range(rank, len(split), world_size)]
+        self.names = split.names
+        self.indices = range(rank, len(split), world_size)
+        own = [(0, index, True) for index in self.indices]
         own = own or [(0, 0, False)] if len(split) else []
         self.keys = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
         self.cache = Cache(

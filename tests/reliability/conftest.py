@@ -34,7 +34,7 @@ OPTIONS = {
     "checkpoint-interval": 3,
     "log-interval": 1,
 }
-TIMED = {"train_seconds", "images_per_second", "examples_per_second", "finished"}
+TIMED = {"train_seconds", "memory_mb", "images_per_second", "examples_per_second", "finished"}
 
 
 class Run:
