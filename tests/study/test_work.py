@@ -213,11 +213,13 @@ def test_a_killed_workers_trial_goes_on_in_another_one_to_the_same_bits(written,
         study = Study(config.output)
         (trial,), _ = study.add(final_trials(config))
         if name == "killed":
-            first = subprocess.Popen(command_of(study), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             checkpoints = study.run_folder(trial) / "checkpoints"
-            wait_for(lambda folder=checkpoints: len(list(folder.glob("[0-9]*"))) > 1)
-            first.send_signal(signal.SIGKILL)
-            assert first.wait() == -signal.SIGKILL
+            with subprocess.Popen(command_of(study), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+                try:
+                    wait_for(lambda folder=checkpoints: len(list(folder.glob("[!.]*"))) > 1)
+                finally:
+                    first.kill()
+            assert first.returncode == -signal.SIGKILL
             assert not study.finished(trial)
         subprocess.run(command_of(study), check=True, stdout=subprocess.DEVNULL, timeout=300)
         assert study.finished(trial)
