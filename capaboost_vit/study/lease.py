@@ -51,8 +51,7 @@ class Leases:
     def owner(self, trial: str) -> dict[str, Any] | None:
         """What the newest lease of a trial says, unless it was given back or its process is known to be dead."""
         text = self.newest(trial)[1]
-        content = _content(text) if text is not None else {"released": True}
-        return None if content.get("released") or _dead_here(content) else content
+        return None if text is None or _free(content := _content(text)) else content
 
     def attempts(self, trial: str) -> int:
         """How often a trial was begun and not given back in good order: its worker died, or said why it failed."""
@@ -74,7 +73,7 @@ class Leases:
                 return
 
     def _stale(self, trial: str, text: str) -> bool:
-        if self.owner(trial) is None:
+        if _free(_content(text)):
             return True
         now = time.monotonic()
         before, since = self.seen.get(trial, (None, now))
@@ -154,6 +153,11 @@ def _content(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _free(content: dict[str, Any]) -> bool:
+    """Whether a lease was given back, or its process is known to be dead."""
+    return bool(content.get("released")) or _dead_here(content)
 
 
 def _dead_here(content: dict[str, Any]) -> bool:

@@ -34,12 +34,9 @@ def read_method(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} holds no options of capaboost train")
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
     for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{path}: capaboost train has no option {name!r}{hint}")
+        if name not in TrainConfig.__dataclass_fields__:
+            raise ValueError(f"{path}: {_no_option(name)}")
         if name in _DECIDED:
             raise ValueError(f"{path}: {name} is decided by the study: take it out")
     implied = parse_name(options.get("model", ""))
@@ -75,13 +72,17 @@ def over(options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
         elif name in TrainConfig.__dataclass_fields__:
             values[name] = value
         else:
-            near = difflib.get_close_matches(name, TrainConfig.__dataclass_fields__, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"capaboost train has no option {name!r}{hint}")
+            raise ValueError(_no_option(name))
     return values
 
 
-def points(grid: Mapping[str, list[Any]], method: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _no_option(name: Any) -> str:
+    near = difflib.get_close_matches(str(name), TrainConfig.__dataclass_fields__, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"capaboost train has no option {name!r}{hint}"
+
+
+def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every combination of the grid's values; options that the method does not have are left out.
 
     A value `x0.3` is 0.3 times the method's own, in three digits.

@@ -70,7 +70,7 @@ def candidate_trials(config: BenchTuneConfig) -> dict[str, list[tuple[dict[str, 
                     for seed in config.tune_seeds
                 ],
             )
-            for point in points(config.grid, name, options)
+            for point in points(config.grid, options)
         ]
     return found
 
