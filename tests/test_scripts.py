@@ -64,7 +64,8 @@ class Copy:
         self.root, self.log = folder, tools / "log"
         shutil.copytree(ROOT / "scripts", folder / "scripts")
         shutil.copytree(ROOT / ".ci", folder / ".ci")
-        shutil.copytree(ROOT / "configs" / "nlu", folder / "configs" / "nlu")
+        for name in ("nlu", "study", "suites"):
+            shutil.copytree(ROOT / "configs" / name, folder / "configs" / name)
         for name in ("setup.cfg", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)
         tools.mkdir()
@@ -75,7 +76,7 @@ class Copy:
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
         own = ("PYTHON", "GPUS", "CUDA_VISIBLE_DEVICES", "NNODES", "NODE_RANK", "MASTER_ADDR", "OUTPUT")
-        own += ("MODEL", "METHOD", "TASKS", "SEEDS", "DATA", "SETS")
+        own += ("MODEL", "METHOD", "TASKS", "SEEDS", "DATA", "SETS", "WEIGHTS", "WORKERS", "RUN_WITH")
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in own and "SLURM" not in name},
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
@@ -306,6 +307,77 @@ def test_the_domain_tasks_must_be_somewhere(project):
     code, output = project.run("scripts/run_domains.sh")
     assert code != 0
     assert "name the folder that holds the data sets" in output
+
+
+# a study
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """Weights and the three data sets of the study, in which nothing is."""
+    data = tmp_path / "my data"
+    for name in ("eurosat_vtab1k", "cifar100_1k", "caltech101_small"):
+        (data / name).mkdir(parents=True)
+        (data / name / "images.zip").write_bytes(b"image")
+    (data / "tiny.safetensors").write_bytes(b"weights")
+    return {"DATA": str(data), "WEIGHTS": str(data / "tiny.safetensors")}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_study_is_tuned_run_and_reported(project, sets, tmp_path, own):
+    surroundings = {"TASKS": "eurosat cifar100", "SEEDS": "3 4", "WORKERS": "2", **sets}
+    surroundings |= {"RUN_WITH": project.environment["STUB_SELF"]} if own else {}
+    code, output = project.run("scripts/study_gpu.sh", "--set.epochs", "2", cwd=tmp_path, **surroundings)
+    assert code == 0, output
+    program = "python3 -m capaboost_vit.cli" if own else "capaboost"
+    methods = sorted(map(str, (project.root / "configs" / "study").glob("*.yaml")))
+    study = (
+        f"--suite {project.root}/configs/suites/small.yaml --data {sets['DATA']} --tasks eurosat cifar100 "
+        f"--backbone vit_tiny_patch16_224 --initial-checkpoint {sets['WEIGHTS']} --methods {' '.join(methods)} "
+        "--set.img_size 224 --set.amp true --output runs/study_224 --workers 2"
+    )
+    assert project.lines(program) == [
+        f"{program} bench tune {study} --grid.lr [x0.3, x1, x3] --set.epochs 2 in {tmp_path}",
+        f"{program} bench run {study} --tuned --seeds 3 4 --set.epochs 2 in {tmp_path}",
+        f"{program} bench report runs/study_224 in {tmp_path}",
+    ]
+    assert bool(project.lines("pip")) is not own
+
+
+def test_a_study_stops_where_tuning_fails(project, sets):
+    assert project.run("scripts/study_gpu.sh", STUB_CODE="143", **sets)[0] == 143
+    assert len(project.lines("capaboost")) == 1
+
+
+def test_a_study_is_packed_for_a_machine_that_reaches_nothing(project, sets, tmp_path):
+    code, output = project.run("scripts/study_gpu.sh", "pack", tmp_path / "a pack", TASKS="cifar100", **sets)
+    assert (code, output) == (0, f"{tmp_path / 'a pack'}: cifar100 and the weights, 0 MB\n")
+    files = [str(path.relative_to(tmp_path / "a pack")) for path in (tmp_path / "a pack").rglob("*") if path.is_file()]
+    assert sorted(files) == ["cifar100_1k/images.zip", "model.safetensors"]
+    assert not project.log.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "task", "folder", "said"),
+    [
+        (60_000_000, "eurosat", "pack", "over 60 MB: pack one task at a time"),
+        (0, "eurosa", "pack", "configs/suites/small.yaml has no task eurosa"),
+        (0, "eurosat", "", "name the folder: study_gpu.sh pack FOLDER"),
+    ],
+)
+def test_a_pack_that_is_too_large_or_of_nothing_is_refused(project, sets, tmp_path, size, task, folder, said):
+    with open(sets["WEIGHTS"], "ab") as file:
+        file.truncate(size)
+    code, output = project.run("scripts/study_gpu.sh", "pack", folder, cwd=tmp_path, TASKS=task, **sets)
+    assert code != 0
+    assert said in output
+
+
+@pytest.mark.parametrize("missing", ["DATA", "WEIGHTS"])
+def test_a_study_without_data_or_weights_is_refused_in_one_line(project, sets, missing):
+    code, output = project.run("scripts/study_gpu.sh", **{**sets, missing: "/nowhere"})
+    assert (code, output.count("\n")) == (2, 1)
+    assert "DATA is the folder of the data sets, WEIGHTS the file of weights" in output
 
 
 # data
