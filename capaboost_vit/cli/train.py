@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from ..training.config import RunConfig, TrainConfig
 from ..training.text_config import TextConfig
-from .parser import Parser, add_method_options, add_option, method_options
+from .options import parser_of, values_of
+from .parser import Parser, add_method_options, method_options
 
 
 def train_parser() -> Parser:
@@ -30,31 +29,17 @@ def train(arguments: Namespace) -> None:
 
 def train_text(arguments: Namespace) -> None:
     """Trains on texts, and says where the result lies."""
-    if arguments.text_columns is not None:
-        arguments.text_columns = tuple(arguments.text_columns)
     _train(TextConfig, arguments)
 
 
 def _parser_of(config: type[RunConfig]) -> Parser:
-    parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        if field.name == "method":
-            continue
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        flag = f"--{field.name.replace('_', '-')}"
-        if field.name == "text_columns":
-            parser.add_argument(flag, type=str, nargs="+", default=None, help=field.metadata["help"])
-            continue
-        add_option(parser, flag, hints[field.name], default, field.metadata["help"])
+    parser = parser_of(config, but=("method",))
     add_method_options(parser)
     return parser
 
 
 def _train(config: type[RunConfig], arguments: Namespace) -> None:
-    values = {**arguments.as_dict(), "method": method_options(arguments)}
-    values.pop("config")
+    values = {**values_of(arguments), "method": method_options(arguments)}
     from ..run import train
 
     path = Path(values["output"], "result.json")

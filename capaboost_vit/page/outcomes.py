@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..report import method_name
+from ..study.choose import read_choices
 from ..study.manifest import Study
 from ..study.status import states
 from ..study.trial import Trial
@@ -97,7 +97,7 @@ def read_outcomes(folder: str | Path) -> Outcomes:
     damaged = sum(outcome.state == "damaged" for part in parts for outcome in part.outcomes)
     if damaged:
         counts["final"].update({"finished": -damaged, "damaged": damaged})
-    return Outcomes(study.path, tuple(parts), dict(counts), _choices(study))
+    return Outcomes(study.path, tuple(parts), dict(counts), read_choices(study) if study.choices.exists() else {})
 
 
 def described(outcomes: Sequence[Outcome]) -> str:
@@ -153,15 +153,3 @@ def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
             changed = "; ".join(differences(known[0], options))
             notes[f"{rows[trial.id]} differs from {trial.method} on {trial.task}: {changed}"] = None
     return rows, list(notes)
-
-
-def _choices(study: Study) -> dict[str, dict[str, Any]]:
-    if not study.choices.exists():
-        return {}
-    try:
-        found = json.loads(study.choices.read_text("utf-8"))
-        return {
-            key: {"options": value["options"], "score": float(value["score"]), **value} for key, value in found.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{study.choices} is damaged ({error}): run capaboost bench tune again") from error

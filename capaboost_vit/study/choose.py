@@ -79,13 +79,16 @@ def read_choices(study: Study) -> dict[str, dict[str, Any]]:
     """What was chosen, by `choice_key`. Raises FileNotFoundError if nothing was, ValueError if the file is damaged."""
     try:
         found: dict[str, dict[str, Any]] = json.loads(study.choices.read_text("utf-8"))
+        return {
+            key: {**value, "options": dict(value["options"]), "score": float(value["score"])}
+            for key, value in found.items()
+        }
     except FileNotFoundError:
         raise FileNotFoundError(
             f"nothing was chosen in {study.path}: run capaboost bench tune with the same options first"
         ) from None
-    except ValueError as error:
-        raise ValueError(f"{study.choices} is damaged: {error}") from error
-    return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{study.choices} is damaged ({error!r}): run capaboost bench tune again") from error
 
 
 def _score(study: Study, trial: Trial) -> float | None:

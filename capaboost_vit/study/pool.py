@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..training.stop import Interrupted, Stop
+from ..training.stop import Stop
 from .config import WorkConfig
 from .manifest import Study
-from .status import progress_line
+from .status import Progress, interrupted
 
 _GRACE = 120.0  # seconds that workers have for a last checkpoint
 _LOOK = 0.5  # seconds between two looks at the workers
@@ -39,7 +39,7 @@ def run_pool(study: Study, config: WorkConfig, *, say: Callable[[str], None]) ->
             for number in range(config.workers):
                 running[number] = _start(study, config, number, gpus)
                 begun[number] = time.monotonic()
-            shown, told = "", -_TELL
+            progress, told = Progress(study, say), -_TELL
             while running and not stop.number:
                 time.sleep(_LOOK)
                 for number, process in list(running.items()):
@@ -57,14 +57,12 @@ def run_pool(study: Study, config: WorkConfig, *, say: Callable[[str], None]) ->
                     begun[number] = time.monotonic()
                 if running and time.monotonic() - told < _TELL:
                     continue
-                line, told = progress_line(study), time.monotonic()
-                if line != shown:
-                    say(line)
-                    shown = line
+                progress.tell()
+                told = time.monotonic()
         finally:
             _end(running)
     if stop.number:
-        raise Interrupted(stop.number, f"stopped; go on with the same command: what is finished in {study.path} stays")
+        raise interrupted(study, stop.number)
 
 
 def visible_gpus() -> tuple[str, ...]:

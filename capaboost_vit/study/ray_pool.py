@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..training.stop import Interrupted, Stop
+from ..training.stop import Stop
 from .config import WorkConfig
 from .manifest import Study
-from .status import progress_line
+from .status import Progress, interrupted
 from .work import work
 
 _LOOK = 2.0  # seconds between two looks at the tasks
@@ -40,14 +40,11 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
     with Stop() as stop:
         try:
             waiting = [task.remote(str(study.path.resolve()), os.getcwd(), options) for _ in range(config.workers)]
-            tasks, shown = waiting, ""
+            tasks, progress = waiting, Progress(study, say)
             while waiting and not stop.number:
                 done, waiting = ray.wait(waiting, timeout=_LOOK)
                 ray.get(done)  # raises what a worker has raised
-                line = progress_line(study)
-                if line != shown:
-                    say(line)
-                    shown = line
+                progress.tell()
             if stop.number:
                 for each in tasks:
                     ray.cancel(each)
@@ -58,7 +55,7 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
             if mine:
                 ray.shutdown()
     if stop.number:
-        raise Interrupted(stop.number, f"stopped; go on with the same command: what is finished in {study.path} stays")
+        raise interrupted(study, stop.number)
 
 
 def _task(folder: str, home: str, options: dict[str, Any]) -> int:

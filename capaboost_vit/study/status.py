@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from ..training.stop import Interrupted
 from .lease import Leases
 from .manifest import Study
 from .trial import Trial
@@ -33,6 +34,24 @@ def progress_line(study: Study) -> str:
     counts = Counter(state for _, state in states(study))
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state] or state == "finished"]
     return f"{sum(counts.values())} trials: {', '.join(parts)}"
+
+
+class Progress:
+    """Says how far a study is whenever that has changed."""
+
+    def __init__(self, study: Study, say: Callable[[str], None]) -> None:
+        self.study, self.say, self._said = study, say, ""
+
+    def tell(self) -> None:
+        line = progress_line(self.study)
+        if line != self._said:
+            self.say(line)
+            self._said = line
+
+
+def interrupted(study: Study, signal: int) -> Interrupted:
+    """What is raised after a signal, once all workers have ended."""
+    return Interrupted(signal, f"stopped; go on with the same command: what is finished in {study.path} stays")
 
 
 def describe(study: Study) -> Iterator[str]:
