@@ -48,10 +48,10 @@ def read_method(path: Path) -> dict[str, Any]:
 
 
 def resolved(name: str, **options: Any) -> dict[str, Any]:
-    """A method with all its options."""
+    """A method with all its options, but for seeds of its own that nobody chose: they follow the training seed."""
     values = dataclasses.asdict(make_config(name, **options))
-    if "init_seed" not in options:  # follows the training seed
-        values.pop("init_seed", None)
+    for seed in {"init_seed", "mask_seed"} - options.keys():
+        values.pop(seed, None)
     return {"name": name, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import timm
 
 from ..job import plain
+from ..methods.config import CONFIGS
 from ..training.config import TrainConfig
 from ..vision.registry import parse_name
 from ..vision.suites.opening import open_suite
@@ -109,6 +110,9 @@ def _trial(
     weights: str | None,
 ) -> Trial:
     final = stage == "final"
+    chosen = resolved(**options["method"])
+    if "mask_seed" in CONFIGS[chosen["name"]].__dataclass_fields__:
+        chosen.setdefault("mask_seed", seed)  # the spread over seeds is to hold that of the masks
     values = {
         "pretrained": config.initial_checkpoint is None,
         **options,
@@ -121,7 +125,7 @@ def _trial(
         "test_split": task.test if final else None,
         "seed": seed,
         "shots": shots,
-        "method": resolved(**options["method"]),
+        "method": chosen,
     }
     run = TrainConfig(**values)
     return make_trial(

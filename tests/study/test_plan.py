@@ -48,6 +48,13 @@ def test_a_trial_holds_every_option_and_the_whole_method(written):
     assert (trial.suite, trial.classes, trial.backbone) == ("mine", 3, "vit_tiny_patch16_224")
 
 
+def test_masks_differ_between_seeds_unless_the_method_names_theirs(written):
+    files = {"free": {"method": {"name": "lora"}}, "fixed": {"method": {"name": "lora", "mask_seed": 7}}}
+    trials = final(written, files | {"head": {"method": {"name": "head"}}}, seeds=(0, 3), tasks=("one",))
+    seeds = {(t.method, t.seed): t.config["method"].get("mask_seed") for t in trials}
+    assert seeds == dict(zip(seeds, (0, 7, None, 3, 7, None), strict=True))
+
+
 def test_saying_a_default_makes_no_other_trial(written):
     said = {"lora": {"method": {"name": "lora", "rank": 8, "alpha": 8}, "weight_decay": 1e-4}}
     assert [t.id for t in final(written, said)] == [t.id for t in final(written)]
