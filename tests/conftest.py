@@ -41,10 +41,16 @@ def _no_network():
     socket.socket = real
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_one_seed():
-    """A test without a seed of its own must not fail once in a hundred runs (drop path may drop every image)."""
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Before the first fixture: what fixtures train is then what a run of one thread trains, to the bit."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _as_if_alone():
+    """A test without a seed of its own must not fail once in a hundred runs (drop path may drop every image)."""
+    torch.set_num_threads(1)  # some tests set it
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)

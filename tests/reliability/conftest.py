@@ -237,7 +237,7 @@ class StopAt:
         return signal.SIGTERM if self.looks < 0 else 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stop_at():
     """What stands in for Stop."""
     return StopAt

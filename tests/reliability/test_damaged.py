@@ -101,7 +101,7 @@ DAMAGES = {
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
+def stopped(tmp_path_factory, stop_at):
     """(folder of a run that was stopped with two checkpoints, its options, the folder of the whole run)."""
     folder = tmp_path_factory.mktemp("stopped")
     options = {
@@ -117,25 +117,10 @@ def stopped(tmp_path_factory):
     }
     train(TrainConfig(**options, output=str(folder / "whole")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("capaboost_vit.run.Stop", _After5)
+        patch.setattr("capaboost_vit.run.Stop", lambda: stop_at(5))  # one look is in the first evaluation
         with pytest.raises(Interrupted):
             train(TrainConfig(**options, output=str(folder / "stopped")))
     return folder / "stopped", options, folder / "whole"
-
-
-class _After5:
-    looks = 6  # one of them in the first evaluation
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    @property
-    def number(self):
-        self.looks -= 1
-        return 15 if self.looks <= 0 else 0
 
 
 @pytest.fixture
