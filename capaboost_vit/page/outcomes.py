@@ -142,8 +142,13 @@ def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
     variants: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     rows: dict[str, str] = {}
     notes: dict[str, None] = {}
+    follow: dict[tuple[str, str], bool] = defaultdict(lambda: True)  # whether all masks are those of the seed
+    for trial in trials:
+        follow[trial.method, trial.task] &= trial.config["method"].get("mask_seed") == trial.seed
     for trial in trials:
         options = {name: value for name, value in trial.identity()["options"].items() if name != "seed"}
+        if follow[trial.method, trial.task]:
+            options["method"] = {k: v for k, v in options["method"].items() if k != "mask_seed"}
         known = variants[trial.method, trial.task]
         if options not in known:
             known.append(options)

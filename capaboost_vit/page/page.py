@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic import write_text
+from ..study.manifest import Study
 from .costs import count_model, measure_costs
 from .curves import learning_curves
 from .grid import Grid
@@ -18,11 +19,12 @@ from .paired import plain_lora
 from .pictures import Illustrator, Picture
 from .predictions import Predictions, Thumbnails, read_predictions
 from .published import why_not_beside
+from .raw import as_json
 from .tables import Table, accuracy_table, choices_table, paired_table, problems_table, published_table
 from .updates import inspect
 from .writers import as_csv, as_latex, as_markdown, cell_rows, run_rows
 
-FORMATS = ("html", "md", "csv", "tex")
+FORMATS = ("html", "md", "csv", "tex", "json")
 _STATES = ("finished", "running", "waiting", "failed", "damaged")
 _PICTURES = 6_000_000  # bytes that thumbnails may take in all
 _THUMBNAIL = 3_600  # bytes of one
@@ -51,7 +53,7 @@ def write_report(
     formats: Sequence[str] = FORMATS,
     thumbnails: bool = True,
 ) -> list[Path]:
-    """Writes `report.html`, `.md`, `.tex` and `.csv` (with `report_runs.csv`, a line per trial); returns their paths.
+    """Writes `report.html`, `.md`, `.tex`, `.json`, `.csv` and `report_runs.csv` (a line per trial); returns their paths.
 
     Args:
         folder: of the study.
@@ -85,6 +87,8 @@ def write_report(
         texts["report_runs.csv"] = as_csv(run_rows(outcomes))
     if "tex" in formats:
         texts["report.tex"] = as_latex(_tables(outcomes, compared))
+    if "json" in formats:
+        texts["report.json"] = as_json(Study(folder))
     for name, text in texts.items():
         write_text(target / name, text)
     return [target / name for name in texts]

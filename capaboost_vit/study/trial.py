@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..job import binding
+from ..job import binding, plain
 from ..training.config import TrainConfig
 
 _ID_DIGITS = 12
@@ -56,6 +56,11 @@ class Trial:
             "weights": self.weights,
             "options": options,
         }
+
+    def own_options(self) -> dict[str, Any]:
+        """The options of its identity that are not at their defaults."""
+        defaults = plain(TrainConfig())
+        return {name: value for name, value in self.identity()["options"].items() if defaults.get(name) != value}
 
     def title(self) -> str:
         """How people are told of it."""

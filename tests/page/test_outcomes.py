@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from studies import result, trial, write
+from studies import METHODS, result, trial, write
 
 from capaboost_vit.page.outcomes import described, read_outcomes
 from capaboost_vit.study.manifest import Study
@@ -41,6 +41,13 @@ def test_candidates_enter_no_part(tmp_path):
     found = read_outcomes(study.path)
     assert [o.trial.seed for o in found.finals] == [0]
     assert found.states["candidate"]["finished"] == 1
+
+
+@pytest.mark.parametrize(("masks", "rows"), [((0, 1, 2), ["sign"] * 3), ((0, 0, 5), ["sign", "sign", "sign (2)"])])
+def test_masks_that_follow_the_seed_make_no_other_row(tmp_path, masks, rows):
+    found = [trial("sign", "0-4", s, method={**METHODS["sign"], "mask_seed": m}) for s, m in enumerate(masks)]
+    (part,) = read_outcomes(write(tmp_path, [(one, 50.0) for one in found]).path).parts
+    assert [o.row for o in part.outcomes] == rows
 
 
 def test_trials_of_a_cell_that_differ_in_more_than_the_seed_are_numbered_and_said(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 import subprocess
 
@@ -62,6 +63,25 @@ def test_csv_of_the_runs_has_a_line_for_each_trial(study, tmp_path):
     assert sum(line["test_accuracy"] != "" for line in found) == 10
 
 
+def test_json_has_every_trial_with_its_options_and_no_places(study, tmp_path):
+    study.add([trial("lora", "0-4", 0, stage="candidate", lr=1e-4, data=str(tmp_path))])
+    study.choices.write_text('{"0-4 | lora | tiny": {"options": {"lr": 0.005}, "score": 60.0}}')
+    (path,) = write_report(study.path, tmp_path, formats=["json"])
+    text = path.read_text()
+    assert str(tmp_path) not in text
+    found = json.loads(text)
+    assert [one["id"] for one in found["trials"]] == list(study.trials())
+    first = next(one for one in found["trials"] if (one["method"], one["task"], one["seed"]) == ("sign", "0-4", 1))
+    assert (first["state"], first["test_accuracy"], first["parameters"]["trained"]) == ("finished", 53.0, 1000)
+    assert first["options"]["method"] == METHODS["sign"]
+    assert first["options"]["lr"] == 5e-3
+    assert "weight_decay" not in first["options"]  # a default
+    last = found["trials"][-1]
+    assert (last["stage"], last["state"], last["options"]["lr"]) == ("candidate", "waiting", 1e-4)
+    assert "test_accuracy" not in last
+    assert found["choices"]["0-4 | lora | tiny"]["score"] == 60.0
+
+
 def test_markdown_has_both_tables_and_names_what_is_missing(study, tmp_path):
     (path,) = write_report(study.path, tmp_path, formats=["md"])
     text = path.read_text()
@@ -117,8 +137,8 @@ def test_latex_compiles(study, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"formats": ["pdf"]}, r"--formats: choose from html, md, csv, tex, got pdf"),
-        ({"formats": []}, r"--formats: choose from html, md, csv, tex, got none"),
+        ({"formats": ["pdf"]}, r"--formats: choose from html, md, csv, tex, json, got pdf"),
+        ({"formats": []}, r"--formats: choose from html, md, csv, tex, json, got none"),
         ({"reference": "loro"}, r"--reference loro: the study has no such method; it has lora, sign"),
     ],
     ids=str,
