@@ -53,7 +53,7 @@ def write_report(
     formats: Sequence[str] = FORMATS,
     thumbnails: bool = True,
 ) -> list[Path]:
-    """Writes `report.html`, `.md`, `.tex`, `.json`, `.csv` and `report_runs.csv` (a line per trial); returns their paths.
+    """Writes `report.html`, `.md`, `.tex`, `.json`, `.csv` and `report_runs.csv` (a line a trial); returns the paths.
 
     Args:
         folder: of the study.
