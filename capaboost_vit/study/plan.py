@@ -11,7 +11,6 @@ from typing import Any
 
 import timm
 
-from ..job import plain
 from ..methods.config import CONFIGS
 from ..training.config import TrainConfig
 from ..vision.registry import parse_name
@@ -127,10 +126,8 @@ def _trial(
         "shots": shots,
         "method": chosen,
     }
-    run = TrainConfig(**values)
     return make_trial(
-        run,
-        {key: value for key, value in plain(run).items() if key != "output"},
+        TrainConfig(**values),
         suite=suite.name,
         task=task.name,
         group=task.group,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,14 +68,10 @@ class Trial:
         return f"{self.method} on {self.task}, seed {self.seed}{shots}{stage}"
 
 
-def make_trial(config: TrainConfig, options: Mapping[str, Any], **fields: Any) -> Trial:
-    """A trial with the id that follows from the rest.
-
-    Args:
-        config: only checked here: what the run will be configured with.
-        options: the same as plain values.
-    """
-    trial = Trial(id="", seed=config.seed, shots=config.shots, config=dict(options), **fields)
+def make_trial(config: TrainConfig, **fields: Any) -> Trial:
+    """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial."""
+    options = {name: value for name, value in plain(config).items() if name != "output"}
+    trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
     return dataclasses.replace(trial, id=digest(trial.identity())[:_ID_DIGITS])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from capaboost_vit.job import plain
 from capaboost_vit.run import train
 from capaboost_vit.study.manifest import Study, run_config
 from capaboost_vit.study.trial import make_trial
@@ -35,9 +34,8 @@ def trial(label, task, seed, *, group="", notes=(), suite="digits", backbone="ti
     weights = more.pop("weights", None)
     options = {**COMMON, "data": f"digits:{task}", "method": METHODS.get(label, LORA), "seed": seed, "shots": shots}
     config = TrainConfig(**{**options, **more})
-    values = {name: value for name, value in plain(config).items() if name != "output"}
     fields = {"suite": suite, "task": task, "group": group, "classes": None, "notes": tuple(notes), "method": label}
-    return make_trial(config, values, **fields, backbone=backbone, stage=stage, weights=weights)
+    return make_trial(config, **fields, backbone=backbone, stage=stage, weights=weights)
 
 
 def result(trial, accuracy, **more):

@@ -49,13 +49,13 @@ class Run:
             self.code = self.lab.ask(poll=self.pid)
         return self.code
 
-    def wait(self, seconds=60):
+    def wait(self, seconds=200):
         """The exit code at the end."""
         self.until(lambda: False, seconds)
         assert self.code is not None, f"still running after {seconds} s: {self.said}"
         return self.code
 
-    def until(self, condition, seconds=60):
+    def until(self, condition, seconds=200):
         """Waits for a condition or the end of the process; whether the condition came true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import yaml
 
-from capaboost_vit.job import plain
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.trial import make_trial
 from capaboost_vit.training.config import TrainConfig
@@ -28,7 +27,7 @@ def trial_of():
         config = TrainConfig(seed=seed, method={"name": "lora"}, model="vit_tiny_patch16_224", **options)
         values = {"suite": "mine", "task": "cats", "group": "", "classes": 2, "notes": ("a note",), "method": "lora"}
         values |= {"backbone": "vit_tiny_patch16_224", "stage": "final", "weights": None, **(fields or {})}
-        return make_trial(config, {k: v for k, v in plain(config).items() if k != "output"}, **values)
+        return make_trial(config, **values)
 
     return make
 
