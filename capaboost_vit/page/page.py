@@ -88,7 +88,7 @@ def write_report(
     if "tex" in formats:
         texts["report.tex"] = as_latex(_tables(outcomes, compared))
     if "json" in formats:
-        texts["report.json"] = as_json(Study(folder))
+        texts["report.json"] = as_json(Study(folder), outcomes)
     for name, text in texts.items():
         write_text(target / name, text)
     return [target / name for name in texts]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..study.choose import read_choices
 from ..study.manifest import Study
 from ..study.status import states
 from ..study.trial import Trial
+from .outcomes import Outcomes
 
 _RESULTS = (
     *("val_accuracy", "test_accuracy", "test_right", "test_total", "epochs", "updates"),
@@ -16,26 +16,32 @@ _RESULTS = (
 )
 
 
-def as_json(study: Study) -> str:
+def as_json(study: Study, outcomes: Outcomes) -> str:
     """All trials, candidates too, a line each, and what was chosen of them; nothing in it says where files lay.
 
     `options` are those of `capaboost train` that are not at their defaults; `weights` is the SHA-256 of the base
-    weights' file; accuracies are in per cent, and null where nobody asked for them.
-
-    Raises:
-        FileNotFoundError: there is no study. ValueError: a damaged result, or damaged choices.
+    weights' file; accuracies are in per cent, and null where nobody asked for them. A damaged result stops nothing.
     """
-    lines = ",\n".join(json.dumps(_line(study, trial, state)) for trial, state in states(study))
-    choices = json.dumps(read_choices(study) if study.choices.exists() else {})
-    return f'{{"trials": [\n{lines}\n],\n"choices": {choices}}}\n'
+    finals = {outcome.trial.id: (outcome.state, outcome.result) for outcome in outcomes.finals}
+    lines = [
+        _line(trial, *finals.get(trial.id) or _of_candidate(study, trial, state)) for trial, state in states(study)
+    ]
+    text = ",\n".join(lines)
+    return f'{{"trials": [\n{text}\n],\n"choices": {json.dumps(outcomes.choices)}}}\n'
 
 
-def _line(study: Study, trial: Trial, state: str) -> dict[str, Any]:
+def _of_candidate(study: Study, trial: Trial, state: str) -> tuple[str, dict[str, Any] | None]:
+    try:
+        return state, study.result(trial)
+    except ValueError:
+        return "damaged", None
+
+
+def _line(trial: Trial, state: str, result: dict[str, Any] | None) -> str:
     options = {name: value for name, value in trial.own_options().items() if name not in ("seed", "shots")}
     known = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
     known |= {"seed": trial.seed, "shots": trial.shots, "weights": trial.weights, "state": state, "options": options}
-    if state != "finished":
-        return known
-    result = study.result(trial) or {}
-    device = result.get("machine", {}).get("device")
-    return {**known, **{name: result[name] for name in _RESULTS if name in result}, "device": device}
+    if result is not None:
+        known |= {name: result[name] for name in _RESULTS if name in result}
+        known["device"] = result.get("machine", {}).get("device")
+    return json.dumps(known)

@@ -82,6 +82,17 @@ def test_json_has_every_trial_with_its_options_and_no_places(study, tmp_path):
     assert found["choices"]["0-4 | lora | tiny"]["score"] == 60.0
 
 
+def test_a_damaged_result_is_named_in_json_and_stops_no_report(study, tmp_path):
+    study.add([trial("lora", "0-4", 0, stage="candidate")])
+    for one in (next(iter(study.trials().values())), list(study.trials().values())[-1]):
+        study.run_folder(one).mkdir(exist_ok=True)
+        (study.run_folder(one) / "result.json").write_text('{"test_accuracy": 5')
+    (path,) = write_report(study.path, tmp_path, formats=["json"])
+    found = [one for one in json.loads(path.read_text())["trials"] if one["state"] == "damaged"]
+    assert [one["stage"] for one in found] == ["final", "candidate"]
+    assert not any("test_accuracy" in one for one in found)
+
+
 def test_markdown_has_both_tables_and_names_what_is_missing(study, tmp_path):
     (path,) = write_report(study.path, tmp_path, formats=["md"])
     text = path.read_text()
