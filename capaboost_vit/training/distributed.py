@@ -56,7 +56,10 @@ def environment_world() -> World:
 
 @contextmanager
 def joined(world: World, device: torch.device) -> Iterator[None]:
-    """Connects the processes for the block: nccl between GPUs, gloo elsewhere."""
+    """Connects the processes for the block: nccl between GPUs, gloo elsewhere.
+
+    They leave it together, unless one fails: a process whose neighbour hangs up while it still listens may abort.
+    """
     if world.size == 1:
         yield
         return
@@ -65,6 +68,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
     finally:
         dist.destroy_process_group()
 
