@@ -120,7 +120,7 @@ def test_both_commands_are_the_same_program():
 # help
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, "data check", "bench speed", "bench vtab-time"])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "data check", "bench speed", "bench vtab-time", "bench capacity"])
 def test_help_takes_less_than_a_second(command):
     done, seconds = process(*command.split(), "--help")
     assert done.returncode == 0

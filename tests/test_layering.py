@@ -138,7 +138,7 @@ def test_the_rules_hold_no_cycle_and_nobody_imports_the_command_line():
 
 
 QUICK = ["options.py", "training/config.py", "training/stop.py", "methods/config.py", "bench/config.py"]
-QUICK += ["bench/loop_config.py", "bench/shapes.py", "study/config.py"]
+QUICK += ["bench/loop_config.py", "bench/capacity_config.py", "bench/shapes.py", "study/config.py"]
 QUICK += [path.relative_to(PACKAGE).as_posix() for path in FILES if part(path) == "cli"]
 
 

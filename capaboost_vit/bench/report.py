@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic import write_text
+from .capacity import capacity_table
 from .columns import fenced
 from .loop_tables import processes_table, vtab_table
 from .machine import describe
@@ -34,6 +35,7 @@ def write_result(result: dict[str, Any], path: str | Path) -> list[Path]:
 def table_of(result: dict[str, Any]) -> str:
     """The table of a result of any kind."""
     tables = {"speed": speed_table, "scale": scale_table, "vtab-time": vtab_table, "processes": processes_table}
+    tables["capacity"] = capacity_table
     return tables[result["kind"]](result)
 
 

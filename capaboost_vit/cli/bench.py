@@ -25,7 +25,7 @@ _STUDY: dict[str, Callable[[Namespace], int | None]] = {
 
 def bench_parser() -> Parser:
     """Studies, measurements, and the drawing of a result."""
-    parser = Parser(description="Compares methods on suites of tasks; measures what training costs.")
+    parser = Parser(description="Compares methods on suites of tasks; measures what training costs and updates hold.")
     parser.below = {
         "check": (suites.check_parser, "whether the data of a suite of tasks is what it should be"),
         "tune": (study.tune_parser, "choose learning rates and the like on val, for bench run --tuned"),
@@ -37,6 +37,7 @@ def bench_parser() -> Parser:
         "scale": (_scale_parser, "the same as batch, image, model, rank or branches grow"),
         "vtab-time": (_vtab_time_parser, "the whole VTAB-1k with one seed: extrapolated, or in full"),
         "processes": (_processes_parser, "the training loop on one process and on several"),
+        "capacity": (_capacity_parser, "how much of a full fine-tuning's update low-rank updates can hold"),
         "draw": (_draw_parser, "the picture of a result that was measured without matplotlib"),
     }
     return parser
@@ -54,6 +55,8 @@ def _measure(arguments: Namespace) -> None:
     if arguments.subcommand == "draw":
         _draw(arguments.draw)
         return
+    from ..bench.capacity import measure_capacity
+    from ..bench.capacity_config import CapacityConfig
     from ..bench.config import ScaleConfig, SpeedConfig
     from ..bench.loop_config import ProcessesConfig, VtabTimeConfig
     from ..bench.processes import measure_processes
@@ -72,6 +75,8 @@ def _measure(arguments: Namespace) -> None:
         result = measure_scale(ScaleConfig(**values), command=command, say=say)
     elif arguments.subcommand == "vtab-time":
         result = measure_vtab_time(VtabTimeConfig(**values), command=command, say=say)
+    elif arguments.subcommand == "capacity":
+        result = measure_capacity(CapacityConfig(**values), command=command, say=say)
     else:
         result = measure_processes(ProcessesConfig(**values), command=command, say=say)
     say("")
@@ -101,6 +106,12 @@ def _processes_parser() -> Parser:
     from ..bench.loop_config import ProcessesConfig
 
     return parser_of(ProcessesConfig)
+
+
+def _capacity_parser() -> Parser:
+    from ..bench.capacity_config import CapacityConfig
+
+    return parser_of(CapacityConfig)
 
 
 def _draw_parser() -> Parser:

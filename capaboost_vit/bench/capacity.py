@@ -1,0 +1,137 @@
+"""`capaboost bench capacity`: how much of a full fine-tuning's update each kind of low-rank update can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from ..build import build_model
+from ..core.adapted_linear import AdaptedLinear
+from ..core.adapter_file import read_adapter_file
+from ..core.analysis import ranks
+from ..core.capacity import held_share
+from ..core.layers import LowRankBranch
+from ..core.masks import random_state
+from ..core.names import namer
+from ..training.config import TrainConfig
+from .capacity_config import CapacityConfig
+from .columns import fenced
+from .machine import machine
+
+# of the run's configuration: what the base model is built from
+_BASE = ("model", "model_kwargs", "img_size", "pretrained", "initial_checkpoint", "seed", "num_classes")
+PLAIN, MASKED = "lora", "masks only"
+_TARGETS = {"full": "The update of full fine-tuning", "gaussian": "Gaussian matrices of the same shapes"}
+
+
+def measure_capacity(config: CapacityConfig, *, command: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Fits the updates of one kind after the other to `W_full - W_base`; returns what the result file holds.
+
+    The targets are the query's and value's rows (or those of `targets`) of every block; beside them stand Gaussian
+    matrices of the same shapes, none of whose directions counts more than another. Branches have the masks that
+    training would give them. The number of a cell is `held_share`, averaged over the targets.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, one of another method or of texts, or no base weights.
+    """
+    start = time.monotonic()
+    torch.set_num_threads(config.threads)
+    run, tuned, num_classes = _read(Path(config.full))
+    known = {name: run[name] for name in _BASE}
+    if config.initial_checkpoint is not None:
+        known["initial_checkpoint"] = config.initial_checkpoint
+    if not (known["initial_checkpoint"] or known["pretrained"]):
+        raise ValueError(f"the base weights of {config.full} were random: there is no update to look at")
+    base = TrainConfig(**known, data="", output="")
+    found: dict[str, Any] = {}
+    updates: dict[str, Tensor] = {}
+    for rank in config.ranks:
+        for name, method in kinds(config, rank):
+            say(f"rank {rank}: {name}")
+            options = {"name": "lora", "targets": list(config.targets), "mask_seed": config.mask_seed, **method}
+            model = build_model(dataclasses.replace(base, method=options), num_classes=num_classes)
+            sites = dict(_sites(model, tuned))
+            updates = {path: update for path, (_, update) in sites.items()}
+            shares = {}
+            for kind in _TARGETS:
+                held = []
+                for path, (branch, update) in sites.items():
+                    target = update if kind == "full" else _gaussian(update, path)
+                    held.append(held_share(branch, target, iterations=config.iterations))
+                shares[kind] = held
+            stored = sum(p.numel() for branch, _ in sites.values() for p in branch.parameters())
+            found.setdefault(str(rank), {})[name] = {"stored": stored, **shares}
+    return {
+        "kind": "capacity",
+        "command": command,
+        "config": dataclasses.asdict(config),
+        "targets": {path: dataclasses.asdict(ranks(update)) for path, update in updates.items()},
+        "ranks": found,
+        "machine": machine(),
+        "seconds": time.monotonic() - start,
+    }
+
+
+def kinds(config: CapacityConfig, rank: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The updates of one rank, by name: plain, one masked branch, d branches of each pattern, plain of rank d*r."""
+    plain = {"num_branches": 1, "density": 1.0}
+    yield PLAIN, {"rank": rank, **plain}
+    yield MASKED, {"rank": rank, "num_branches": 1, "density": 0.5}
+    for d in config.branch_counts:
+        for pattern in config.patterns:
+            yield f"{pattern}, d {d}", {"rank": rank, "num_branches": d, "pattern": pattern}
+        yield f"{PLAIN} of rank {d} r", {"rank": d * rank, **plain}
+
+
+def capacity_table(result: dict[str, Any]) -> str:
+    """The held shares in per cent: one table for the full update, one for Gaussian matrices."""
+    targets = list(result["targets"].values())
+    stable = statistics.fmean(target["stable"] for target in targets)
+    lines = ["# Capacity", "", f"    {result['command']}", ""]
+    lines += [f"{len(targets)} updates of a full fine-tuning, mean stable rank {stable:.1f}.", ""]
+    for kind, title in _TARGETS.items():
+        lines += [f"## {title}: held, per cent of the squared norm", ""]
+        rows = [["", *(f"r = {rank}" for rank in result["ranks"])]]
+        for name in next(iter(result["ranks"].values())):
+            cells = (100 * statistics.fmean(kinds[name][kind]) for kinds in result["ranks"].values())
+            rows.append([name, *(f"{cell:.1f}" for cell in cells)])
+        lines += [*fenced(rows), ""]
+    return "\n".join([*lines, f"{result['seconds']:.0f} s.", ""])
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+    """Configuration, weights and number of classes of a finished full fine-tuning."""
+    path = folder / "adapter.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"--full {folder}: no finished run there ({path.name} is missing)")
+    header, tensors = read_adapter_file(path)
+    if "text" in header:
+        raise ValueError(f"--full {folder}: a run on texts; only images are measured")
+    if [method["method"] for method in header["methods"]] != ["full"]:
+        raise ValueError(f"--full {folder}: not a full fine-tuning: train with --method.name full")
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    return config, tensors, header["num_classes"]
+
+
+def _sites(model: nn.Module, tuned: dict[str, Tensor]) -> Iterator[tuple[str, tuple[LowRankBranch, Tensor]]]:
+    """Of every adapted part of a layer: its branch, and the rows of `W_full - W_base` that are its."""
+    canonical = namer(model)
+    for name, module in model.named_modules():
+        if isinstance(module, AdaptedLinear):
+            weight = tuned[f"{canonical(name)}.weight"].double() - module.base.weight.detach().double()
+            for part, rows in zip(module.parts, weight.chunk(len(module.parts)), strict=True):
+                if part in module.branches:
+                    branch: Any = module.branches[part]
+                    yield branch.path, (branch, rows)
+
+
+def _gaussian(like: Tensor, path: str) -> Tensor:
+    return torch.from_numpy(random_state(0, path).standard_normal(tuple(like.shape)))
