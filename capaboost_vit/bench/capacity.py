@@ -29,7 +29,7 @@ from .machine import machine
 # of the run's configuration: what the base model is built from
 _BASE = ("model", "model_kwargs", "img_size", "pretrained", "initial_checkpoint", "seed", "num_classes")
 PLAIN, MASKED = "lora", "masks only"
-_TARGETS = {"full": "The update of full fine-tuning", "gaussian": "Gaussian matrices of the same shapes"}
+TARGETS = {"full": "The update of full fine-tuning", "gaussian": "Gaussian matrices of the same shapes"}
 
 
 def measure_capacity(config: CapacityConfig, *, command: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def measure_capacity(config: CapacityConfig, *, command: str, say: Callable[[str
             sites = dict(_sites(model, tuned))
             updates = {path: update for path, (_, update) in sites.items()}
             shares = {}
-            for kind in _TARGETS:
+            for kind in TARGETS:
                 held = []
                 for path, (branch, update) in sites.items():
                     target = update if kind == "full" else _gaussian(update, path)
@@ -97,7 +97,7 @@ def capacity_table(result: dict[str, Any]) -> str:
     stable = statistics.fmean(target["stable"] for target in targets)
     lines = ["# Capacity", "", f"    {result['command']}", ""]
     lines += [f"{len(targets)} updates of a full fine-tuning, mean stable rank {stable:.1f}.", ""]
-    for kind, title in _TARGETS.items():
+    for kind, title in TARGETS.items():
         lines += [f"## {title}: held, per cent of the squared norm", ""]
         rows = [["", *(f"r = {rank}" for rank in result["ranks"])]]
         for name in next(iter(result["ranks"].values())):

@@ -21,7 +21,7 @@ class CapacityConfig:
     mask_seed: int = option(0, "seed of the masks")
     iterations: int = option(150, "of L-BFGS, from each of two starts")
     threads: int = option(1, "threads of the CPU")
-    output: str = option("runs/bench/capacity.json", "result file; a table (.md) beside it")
+    output: str = option("runs/bench/capacity.json", "result file; a table (.md) and a picture (.png) beside it")
 
     def __post_init__(self) -> None:
         at_least_one(self, "iterations", "threads")

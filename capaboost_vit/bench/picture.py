@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..training.figures import save_figure
+from .capacity import PLAIN, TARGETS
 from .timing import WHOLE
 
-PICTURES = ("speed", "scale")  # kinds of results that have one; of others a table says all
+PICTURES = ("speed", "scale", "capacity")  # kinds of results that have one; of others a table says all
 
 _PHASES = {"forward": "#9ecae1", "backward": "#3182bd", "update": "#08306b"}
 _LINES = {"floor": ("#888888", "--"), "peft": ("#d95f02", "-"), "capaboost": ("#1b6ca8", "-")}
@@ -26,7 +28,7 @@ def draw_result(result: Mapping[str, Any], path: str | Path) -> Path | None:
         return None
     if result["kind"] not in PICTURES:
         return None
-    figure = _speed(result) if result["kind"] == "speed" else _scale(result)
+    figure = {"speed": _speed, "scale": _scale, "capacity": _capacity}[result["kind"]](result)
     if figure is None:
         return None
     path = Path(path)
@@ -131,6 +133,25 @@ def _scale(result: Mapping[str, Any]) -> Any:
     panels[0, 0].set_ylabel("training step / floor")
     panels[1, 0].set_ylabel(f"{result['items']} / s")
     panels[0, 0].legend(fontsize=8)
+    return figure
+
+
+def _capacity(result: Mapping[str, Any]) -> Any:
+    """Two panels, the full update and Gaussian matrices: what each kind holds, over the rank."""
+    ranks = list(result["ranks"])
+    title = f"Held by low-rank updates, mean of {len(result['targets'])} weights; all of one r store as much, but for the larger rank"
+    figure = _figure(9.5, 4.4, title)
+    for axes, (kind, name) in zip(figure.subplots(1, 2), TARGETS.items(), strict=True):
+        for i, case in enumerate(result["ranks"][ranks[0]]):
+            means = [100 * statistics.fmean(result["ranks"][rank][case][kind]) for rank in ranks]
+            look = {"color": f"C{i}", "marker": "os^vD*"[i % 6], "linestyle": "-" if case == PLAIN else "--"}
+            axes.plot(range(len(ranks)), means, label=case, **look)
+        axes.set_title(name, fontsize=10)
+        axes.set_xticks(range(len(ranks)), [f"r = {rank}" for rank in ranks])
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("squared norm held (%)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     return figure
 
 

@@ -124,11 +124,11 @@ def _draw(arguments: Namespace) -> None:
     import json
     from pathlib import Path
 
-    from ..bench.picture import draw_result
+    from ..bench.picture import PICTURES, draw_result
 
     path = Path(arguments.result)
     result = json.loads(path.read_text())
-    if not isinstance(result, dict) or result.get("kind") not in ("speed", "scale"):
+    if not isinstance(result, dict) or result.get("kind") not in PICTURES:
         raise ValueError(f"{path} is no result of capaboost bench")
     drawn = draw_result(result, path.with_suffix(".png"))
     if drawn is None:

@@ -36,6 +36,7 @@ def test_the_shares_are_those_of_the_fused_layers_rows(full, base, tmp_path, cap
     assert main(["bench", "capacity", *words, "--output", str(output)]) == 0
     said = capsys.readouterr().out
     result = json.loads(output.read_text())
+    assert output.with_suffix(".png").stat().st_size > 1000
     assert said.startswith(output.with_suffix(".md").read_text())
     assert list(result["ranks"]) == ["1", "2"]
     assert list(result["ranks"]["2"]) == NAMES
