@@ -139,8 +139,8 @@ def _scale(result: Mapping[str, Any]) -> Any:
 def _capacity(result: Mapping[str, Any]) -> Any:
     """Two panels, the full update and Gaussian matrices: what each kind holds, over the rank."""
     ranks = list(result["ranks"])
-    title = f"Held by low-rank updates, mean of {len(result['targets'])} weights; all of one r store as much, but for the larger rank"
-    figure = _figure(9.5, 4.4, title)
+    size = "all of one r store as much, but for the larger rank"
+    figure = _figure(9.5, 4.4, f"Held by low-rank updates, mean of {len(result['targets'])} weights; {size}")
     for axes, (kind, name) in zip(figure.subplots(1, 2), TARGETS.items(), strict=True):
         for i, case in enumerate(result["ranks"][ranks[0]]):
             means = [100 * statistics.fmean(result["ranks"][rank][case][kind]) for rank in ranks]
