@@ -1,0 +1,83 @@
+"""Draws test accuracy over the learning rate, and over rate x size of the update, from reports of `capaboost bench`.
+
+    python docs/study/rates.py docs/study/results.json docs/study/rates.json --task eurosat --output rates.png
+
+The size of an update is the norm that its masks give it beside plain LoRA with r = 8 and alpha = 8, expected over
+factors with independent entries: `alpha/r * sqrt(r/8) * sqrt(E[C^2])`, see capaboost_vit/core/rescaling.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from capaboost_vit.core.rescaling import rescaling
+
+
+def update_size(method: dict) -> float:
+    """The expected norm of dW beside that of plain LoRA with r = 8 and alpha = 8, for the same norms of the factors."""
+    masks = {name: method[name] for name in ("num_branches", "density", "pattern")}
+    own = rescaling(method["rescale"], **masks) / rescaling("norm", **masks)
+    return own * method["alpha"] / method["rank"] * math.sqrt(method["rank"] / 8)
+
+
+def read_points(files: list[str], task: str) -> list[tuple[str, float, float, list[float]]]:
+    """(method, rate, size, test accuracies of the seeds) of all finished LoRA trials on the task."""
+    found = defaultdict(dict)
+    for file in files:
+        for trial in json.loads(Path(file).read_text())["trials"]:
+            method = trial["options"]["method"]
+            if (trial["task"], trial["stage"], trial["state"], method["name"]) == (task, "final", "finished", "lora"):
+                name = trial["method"] + (f", rescale {method['rescale']}" if method["rescale"] else "")
+                # the same trial may stand in several files
+                found[name, trial["options"]["lr"], update_size(method)][trial["seed"]] = trial["test_accuracy"]
+    return [(*key, list(seeds.values())) for key, seeds in sorted(found.items())]
+
+
+def draw(points: list[tuple[str, float, float, list[float]]], output: str, task: str) -> None:
+    """Two panels: over the rate, and over rate x size."""
+    figure = Figure(figsize=(11.5, 4.2), layout="constrained")
+    names = list(dict.fromkeys(name for name, *_ in points))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, title in ((left, "learning rate"), (right, "learning rate x size of the update")):
+        for i, name in enumerate(names):
+            mine = [(rate * (size if axes is right else 1), seeds) for n, rate, size, seeds in points if n == name]
+            mine.sort()
+            means = [statistics.fmean(seeds) for _, seeds in mine]
+            spread = [statistics.stdev(s) / math.sqrt(len(s)) if len(s) > 1 else 0.0 for _, s in mine]
+            look = {
+                "color": f"C{i % 10}",
+                "marker": "os^vD*PX<>"[i % 10],
+                "linestyle": "none" if axes is right else "-",
+            }
+            axes.errorbar([x for x, _ in mine], means, spread, label=name, capsize=2, linewidth=1, **look)
+        axes.set_xscale("log")
+        axes.set_xlabel(title)
+        axes.grid(alpha=0.3, which="both")
+    left.set_ylabel(f"test accuracy on {task} (%)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.savefig(output, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reports", nargs="+", help="report.json of one or several studies")
+    parser.add_argument("--task", default="eurosat")
+    parser.add_argument("--output", default="rates.png")
+    arguments = parser.parse_args()
+    points = read_points(arguments.reports, arguments.task)
+    print("| method | rate | rate x size | test (%) | seeds |\n|---|---|---|---|---|")
+    for name, rate, size, seeds in sorted(points, key=lambda point: point[1] * point[2]):
+        spread = f" ± {statistics.stdev(seeds):.2f}" if len(seeds) > 1 else ""
+        print(f"| {name} | {rate:g} | {rate * size:.4f} | {statistics.fmean(seeds):.2f}{spread} | {len(seeds)} |")
+    draw(points, arguments.output, arguments.task)
+
+
+if __name__ == "__main__":
+    main()
