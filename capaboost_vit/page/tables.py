@@ -69,7 +69,7 @@ def accuracy_table(part: Part, grid: Grid, *, key: str) -> Table:
     rows = []
     for row, found in summaries.items():
         entries = [_accuracy(summary, best[i]) for i, summary in enumerate(found)]
-        rows.append((Entry(row, described(grid.rows[row])), *entries))
+        rows.append((_method(row, grid), *entries))
     counts = sorted({len(seeds) for seeds in grid.seeds.values()})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return Table(
@@ -87,6 +87,12 @@ def accuracy_table(part: Part, grid: Grid, *, key: str) -> Table:
             *part.notes,
         ),
     )
+
+
+def _method(row: str, grid: Grid) -> Entry:
+    """A row's name, and behind it what people call the method, if that says more."""
+    words = described(grid.rows[row])
+    return Entry(row, f"({words})" if words not in ("", row) else "")
 
 
 def task_notes(grid: Grid) -> tuple[dict[str, str], list[str]]:
@@ -112,7 +118,7 @@ def paired_table(part: Part, grid: Grid, reference: str, *, key: str) -> Table:
         if row != reference:
             found = [overall(grid, row, reference, average) for average in grid.averages]
             found += [on_task(grid, row, reference, task) for task in grid.tasks]
-            rows.append((Entry(row, described(grid.rows[row])), *map(_difference, found)))
+            rows.append((_method(row, grid), *map(_difference, found)))
     return Table(
         key,
         f"Difference to {reference} (points of accuracy): {part.title}",

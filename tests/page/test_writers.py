@@ -97,7 +97,7 @@ def test_markdown_has_both_tables_and_names_what_is_missing(study, tmp_path):
     (path,) = write_report(study.path, tmp_path, formats=["md"])
     text = path.read_text()
     assert text.startswith("# digits: study\n\n10 of 12 final trials are finished, 1 failed, 1 missing.\n")
-    assert "| sign capaboost-lora r2 d2 sign | **53.00** ± 1.00 | missing (5-9 (1 of 3 seeds))" in text
+    assert "| sign (capaboost-lora r2 d2 sign) | **53.00** ± 1.00 | missing (5-9 (1 of 3 seeds))" in text
     assert "52.00 (1 of 3 seeds)" in text
     assert "+2.00 [+2.00, +2.00]" in text
     assert "- a: not VTAB-exact: 50 % & more" in text
