@@ -196,4 +196,4 @@ def test_method_names_that_look_like_markup_stay_text(tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "a|<b>", METHODS["lora"])
     study = write(tmp_path, [(trial("a|<b>", "0-4", 0), 50.0)])
     (path,) = write_report(study.path, formats=["md"])
-    assert "| a\\|\\<b> lora r2 |" in path.read_text()
+    assert "| a\\|\\<b> (lora r2) |" in path.read_text()
