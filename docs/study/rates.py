@@ -41,21 +41,24 @@ def read_points(files: list[str], task: str) -> list[tuple[str, float, float, li
 
 
 def draw(points: list[tuple[str, float, float, list[float]]], output: str, task: str) -> None:
-    """Two panels: over the rate, and over rate x size."""
+    """Two panels: over the rate, and over rate x size; bars are standard errors."""
     figure = Figure(figsize=(11.5, 4.2), layout="constrained")
-    names = list(dict.fromkeys(name for name, *_ in points))
+    names = sorted({name for name, *_ in points}, key=lambda name: (not name.startswith("lora"), name))
+    methods = list(dict.fromkeys(name.partition(",")[0] for name in names))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, title in ((left, "learning rate"), (right, "learning rate x size of the update")):
-        for i, name in enumerate(names):
+        for name in names:
             mine = [(rate * (size if axes is right else 1), seeds) for n, rate, size, seeds in points if n == name]
             mine.sort()
             means = [statistics.fmean(seeds) for _, seeds in mine]
             spread = [statistics.stdev(s) / math.sqrt(len(s)) if len(s) > 1 else 0.0 for _, s in mine]
+            i = methods.index(name.partition(",")[0])  # a rescaled method has its colour, and a marker without filling
             look = {
                 "color": f"C{i % 10}",
                 "marker": "os^vD*PX<>"[i % 10],
                 "linestyle": "none" if axes is right else "-",
             }
+            look["markerfacecolor"] = "none" if "," in name else f"C{i % 10}"
             axes.errorbar([x for x, _ in mine], means, spread, label=name, capsize=2, linewidth=1, **look)
         axes.set_xscale("log")
         axes.set_xlabel(title)
