@@ -40,7 +40,7 @@ def read_points(files: list[str], task: str) -> list[tuple[str, float, float, li
     return [(*key, list(seeds.values())) for key, seeds in sorted(found.items())]
 
 
-def draw(points: list[tuple[str, float, float, list[float]]], output: str, task: str) -> None:
+def draw(points: list[tuple[str, float, float, list[float]]], output: str, task: str, bottom: float | None) -> None:
     """Two panels: over the rate, and over rate x size; bars are standard errors."""
     figure = Figure(figsize=(11.5, 4.2), layout="constrained")
     names = sorted({name for name, *_ in points}, key=lambda name: (not name.startswith("lora"), name))
@@ -64,6 +64,8 @@ def draw(points: list[tuple[str, float, float, list[float]]], output: str, task:
         axes.set_xlabel(title)
         axes.grid(alpha=0.3, which="both")
     left.set_ylabel(f"test accuracy on {task} (%)")
+    if bottom is not None:
+        left.set_ylim(bottom=bottom)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(output, dpi=110)
 
@@ -72,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", help="report.json of one or several studies")
     parser.add_argument("--task", default="eurosat")
+    parser.add_argument("--bottom", type=float, help="lowest accuracy of the picture")
     parser.add_argument("--output", default="rates.png")
     arguments = parser.parse_args()
     points = read_points(arguments.reports, arguments.task)
@@ -79,7 +82,7 @@ def main() -> None:
     for name, rate, size, seeds in sorted(points, key=lambda point: point[1] * point[2]):
         spread = f" ± {statistics.stdev(seeds):.2f}" if len(seeds) > 1 else ""
         print(f"| {name} | {rate:g} | {rate * size:.4f} | {statistics.fmean(seeds):.2f}{spread} | {len(seeds)} |")
-    draw(points, arguments.output, arguments.task)
+    draw(points, arguments.output, arguments.task, arguments.bottom)
 
 
 if __name__ == "__main__":
