@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +51,24 @@ def measure_capacity(config: CapacityConfig, *, command: str, say: Callable[[str
     if not (known["initial_checkpoint"] or known["pretrained"]):
         raise ValueError(f"the base weights of {config.full} were random: there is no update to look at")
     base = TrainConfig(**known, data="", output="")
-    found: dict[str, Any] = {}
-    updates: dict[str, Tensor] = {}
+    sites: dict[tuple[int, str], dict[str, LowRankBranch]] = {}  # a mistake shows before the first fit
     for rank in config.ranks:
         for name, method in kinds(config, rank):
-            say(f"rank {rank}: {name}")
             options = {"name": "lora", "targets": list(config.targets), "mask_seed": config.mask_seed, **method}
             model = build_model(dataclasses.replace(base, method=options), num_classes=num_classes)
-            sites = dict(_sites(model, tuned))
-            updates = {path: update for path, (_, update) in sites.items()}
-            shares = {}
-            for kind in TARGETS:
-                held = []
-                for path, (branch, update) in sites.items():
-                    target = update if kind == "full" else _gaussian(update, path)
-                    held.append(held_share(branch, target, iterations=config.iterations))
-                shares[kind] = held
-            stored = sum(p.numel() for branch, _ in sites.values() for p in branch.parameters())
-            found.setdefault(str(rank), {})[name] = {"stored": stored, **shares}
+            parts = dict(_parts(model, tuned))
+            sites[rank, name] = {path: branch for path, (branch, _) in parts.items()}
+    updates = {path: update for path, (_, update) in parts.items()}  # the same of every kind
+    targets = {"full": updates, "gaussian": {path: _gaussian(update, path) for path, update in updates.items()}}
+    found: dict[str, Any] = {}
+    for (rank, name), branches in sites.items():
+        say(f"rank {rank}: {name}")
+        stored = sum(p.numel() for branch in branches.values() for p in branch.parameters())
+        shares = {
+            kind: [held_share(branches[path], target, iterations=config.iterations) for path, target in wanted.items()]
+            for kind, wanted in targets.items()
+        }
+        found.setdefault(str(rank), {})[name] = {"stored": stored, **shares}
     return {
         "kind": "capacity",
         "command": command,
@@ -91,6 +91,12 @@ def kinds(config: CapacityConfig, rank: int) -> Iterator[tuple[str, dict[str, An
         yield f"{PLAIN} of rank {d} r", {"rank": d * rank, **plain}
 
 
+def held_means(result: Mapping[str, Any], kind: str) -> dict[str, list[float]]:
+    """By name of the updates, the mean share of the targets of a kind, in per cent, for each rank."""
+    by_rank = list(result["ranks"].values())
+    return {name: [100 * statistics.fmean(found[name][kind]) for found in by_rank] for name in by_rank[0]}
+
+
 def capacity_table(result: dict[str, Any]) -> str:
     """The held shares in per cent: one table for the full update, one for Gaussian matrices."""
     targets = list(result["targets"].values())
@@ -100,9 +106,7 @@ def capacity_table(result: dict[str, Any]) -> str:
     for kind, title in TARGETS.items():
         lines += [f"## {title}: held, per cent of the squared norm", ""]
         rows = [["", *(f"r = {rank}" for rank in result["ranks"])]]
-        for name in next(iter(result["ranks"].values())):
-            cells = (100 * statistics.fmean(kinds[name][kind]) for kinds in result["ranks"].values())
-            rows.append([name, *(f"{cell:.1f}" for cell in cells)])
+        rows += [[name, *(f"{mean:.1f}" for mean in means)] for name, means in held_means(result, kind).items()]
         lines += [*fenced(rows), ""]
     return "\n".join([*lines, f"{result['seconds']:.0f} s.", ""])
 
@@ -121,7 +125,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
     return config, tensors, header["num_classes"]
 
 
-def _sites(model: nn.Module, tuned: dict[str, Tensor]) -> Iterator[tuple[str, tuple[LowRankBranch, Tensor]]]:
+def _parts(model: nn.Module, tuned: dict[str, Tensor]) -> Iterator[tuple[str, tuple[LowRankBranch, Tensor]]]:
     """Of every adapted part of a layer: its branch, and the rows of `W_full - W_base` that are its."""
     canonical = namer(model)
     for name, module in model.named_modules():

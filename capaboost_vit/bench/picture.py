@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..training.figures import save_figure
-from .capacity import PLAIN, TARGETS
+from .capacity import PLAIN, TARGETS, held_means
 from .timing import WHOLE
 
 PICTURES = ("speed", "scale", "capacity")  # kinds of results that have one; of others a table says all
@@ -142,8 +141,7 @@ def _capacity(result: Mapping[str, Any]) -> Any:
     size = "all of one r store as much, but for the larger rank"
     figure = _figure(9.5, 4.4, f"Held by low-rank updates, mean of {len(result['targets'])} weights; {size}")
     for axes, (kind, name) in zip(figure.subplots(1, 2), TARGETS.items(), strict=True):
-        for i, case in enumerate(result["ranks"][ranks[0]]):
-            means = [100 * statistics.fmean(result["ranks"][rank][case][kind]) for rank in ranks]
+        for i, (case, means) in enumerate(held_means(result, kind).items()):
             look = {"color": f"C{i}", "marker": "os^vD*"[i % 6], "linestyle": "-" if case == PLAIN else "--"}
             axes.plot(range(len(ranks)), means, label=case, **look)
         axes.set_title(name, fontsize=10)

@@ -34,8 +34,13 @@ def write_result(result: dict[str, Any], path: str | Path) -> list[Path]:
 
 def table_of(result: dict[str, Any]) -> str:
     """The table of a result of any kind."""
-    tables = {"speed": speed_table, "scale": scale_table, "vtab-time": vtab_table, "processes": processes_table}
-    tables["capacity"] = capacity_table
+    tables = {
+        "speed": speed_table,
+        "scale": scale_table,
+        "vtab-time": vtab_table,
+        "processes": processes_table,
+        "capacity": capacity_table,
+    }
     return tables[result["kind"]](result)
 
 

@@ -68,17 +68,15 @@ def _measure(arguments: Namespace) -> None:
 
     command = f"capaboost {shlex.join(sys.argv[1:])}"
     values = values_of(arguments[arguments.subcommand])
-    result: dict[str, Any]
-    if arguments.subcommand == "speed":
-        result = measure_speed(SpeedConfig(**values), command=command, say=say)
-    elif arguments.subcommand == "scale":
-        result = measure_scale(ScaleConfig(**values), command=command, say=say)
-    elif arguments.subcommand == "vtab-time":
-        result = measure_vtab_time(VtabTimeConfig(**values), command=command, say=say)
-    elif arguments.subcommand == "capacity":
-        result = measure_capacity(CapacityConfig(**values), command=command, say=say)
-    else:
-        result = measure_processes(ProcessesConfig(**values), command=command, say=say)
+    measures: dict[str, tuple[type[Any], Callable[..., dict[str, Any]]]] = {
+        "speed": (SpeedConfig, measure_speed),
+        "scale": (ScaleConfig, measure_scale),
+        "vtab-time": (VtabTimeConfig, measure_vtab_time),
+        "processes": (ProcessesConfig, measure_processes),
+        "capacity": (CapacityConfig, measure_capacity),
+    }
+    config, measure = measures[arguments.subcommand]
+    result = measure(config(**values), command=command, say=say)
     say("")
     print(table_of(result))
     print("written: " + ", ".join(map(str, write_result(result, values["output"]))))
