@@ -125,7 +125,11 @@ def status(arguments: Namespace) -> None:
 
 def _written(study: Study, trials: list[Trial], config: StudyConfig) -> list[Trial]:
     """Adds the trials to the manifest; returns them with the ids that they have there."""
+    from ..study.known import take_known
+
     kept, new = study.add(trials)
+    for report, count in take_known(study, kept, config.known).items():
+        print(f"{count} results taken from {report}")
     finished = sum(map(study.finished, kept))
     print(f"{study.path}: {len(kept)} trials, {new} of them new, {finished} finished")
     if config.retry:
@@ -138,10 +142,12 @@ def _computed(study: Study, config: StudyConfig) -> None:
     from ..study.pool import run_pool, work_options
     from ..study.ray_pool import run_on_ray
 
+    if not study.open_trials():
+        return
     if config.workers == 0:
         print(
             "no workers on this machine; each one is started with: "
             + shlex.join(["capaboost", "bench", "work", *work_options(study, config)])
         )
-    elif study.open_trials():
+    else:
         (run_on_ray if config.on == "ray" else run_pool)(study, config, say=print)

@@ -34,6 +34,11 @@ class Outcome:
     state: str
     problem: str | None = None
 
+    @property
+    def taken_from(self) -> str | None:
+        """The report that the result was taken from (`--known`); None if it was computed in this study."""
+        return None if self.result is None else self.result.get("taken_from")
+
 
 @dataclass(frozen=True)
 class Part:

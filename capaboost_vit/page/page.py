@@ -145,6 +145,8 @@ def progress(outcomes: Outcomes) -> str:
     said += [f"{open_} missing"] if open_ else []
     tried = outcomes.states.get("candidate")
     text = ", ".join(said) + "."
+    for report, count in Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from).items():
+        text += f" {count} were taken from {report}: they have no curves, pictures or updates here."
     return text + (f" {tried['finished']} of {tried.total()} candidates were tried on val." if tried else "")
 
 
@@ -201,11 +203,11 @@ def _section(
 
 
 def _first_runs(grid: Grid) -> list[Outcome]:
-    """The first finished seed of each method and task, by task."""
+    """The first finished seed of each method and task that was computed in this study, by task."""
     found: dict[tuple[str, str], Outcome] = {}
     for row, outcomes in grid.rows.items():
         for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
-            if outcome.result is not None:
+            if outcome.result is not None and outcome.taken_from is None:
                 found.setdefault((outcome.trial.task, row), outcome)
     order = list(grid.tasks)
     return sorted(found.values(), key=lambda o: order.index(o.trial.task))

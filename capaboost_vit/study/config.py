@@ -50,6 +50,7 @@ class StudyConfig(WorkConfig):
     backbone: str = option("augreg_in21k", "augreg_in21k or orig_in21k (ViT-B/16), or a timm model")
     initial_checkpoint: str | None = option(None, "local file with the base weights; none: the hub's")
     shots: tuple[int, ...] = option((), "few-shot: training images per class, each a study of its own; none: all")
+    known: tuple[str, ...] = option((), "report.json of other studies: trials that they hold are not run again")
     set: dict[str, Any] = option({}, "options of `capaboost train` for all trials, over those of the methods")
 
     def __post_init__(self) -> None:

@@ -45,16 +45,9 @@ class Trial:
     config: dict[str, Any]
 
     def identity(self) -> dict[str, Any]:
-        """What makes it another trial: options, each with its default where an older manifest lacks it."""
-        options = {name: value for name, value in binding(self.config).items() if name not in _PLACES}
-        return {
-            "suite": self.suite,
-            "task": self.task,
-            "backbone": self.backbone,
-            "stage": self.stage,
-            "weights": self.weights,
-            "options": options,
-        }
+        """What makes it another trial."""
+        fields = {name: getattr(self, name) for name in ("suite", "task", "backbone", "stage", "weights")}
+        return identity_of(self.config, **fields)
 
     def own_options(self) -> dict[str, Any]:
         """The options of its identity that are not at their defaults."""
@@ -73,6 +66,11 @@ def make_trial(config: TrainConfig, **fields: Any) -> Trial:
     options = {name: value for name, value in plain(config).items() if name != "output"}
     trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
     return dataclasses.replace(trial, id=digest(trial.identity())[:_ID_DIGITS])
+
+
+def identity_of(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """What makes a trial another one: options of its run, each with its default where it is lacking, and `fields`."""
+    return {**fields, "options": {name: value for name, value in binding(config).items() if name not in _PLACES}}
 
 
 def digest(value: Any) -> str:

@@ -1,0 +1,71 @@
+"""Results that another study has published: what they hold need not be run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.atomic import write_text
+from .manifest import Study
+from .trial import Trial, digest, identity_of
+
+_OF_A_TRIAL = ("suite", "task", "backbone", "stage", "weights")
+_NUMBERS = ("train_seconds", "images_per_second", "memory_mb", "parameters", "epochs", "updates")
+_NUMBERS += ("val_accuracy", "test_accuracy", "test_right", "test_total")
+
+
+def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Path]) -> dict[str, int]:
+    """Gives trials that nobody has begun the results that reports hold of them; returns how many came from each.
+
+    A report is the `report.json` of `capaboost bench report`. A result is that of a trial if suite, task, backbone,
+    stage, weights and all options that decide about a run are the same; **the data cannot be compared**, only the name
+    of the task. What was taken says so (`taken_from` in its result.json), and has no curves, pictures or adapter file.
+    The first report that knows a trial counts.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is not there, or that is no such report.
+    """
+    known = {str(report): _finished(Path(report)) for report in reports}
+    taken = dict.fromkeys(known, 0)
+    for trial in trials:
+        if study.run_folder(trial).exists() or study.failure(trial) is not None:
+            continue
+        key = digest(trial.identity())
+        report = next((report for report, lines in known.items() if key in lines), None)
+        if report is not None:
+            folder = study.run_folder(trial)
+            folder.mkdir(parents=True)
+            result = _result(trial, known[report][key], Path(report).name)
+            write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
+            taken[report] += 1
+    return taken
+
+
+def _finished(report: Path) -> dict[str, dict[str, Any]]:
+    """The lines of a report's finished trials, by what makes a trial another one."""
+    try:
+        lines = json.loads(report.read_text("utf-8"))["trials"]
+        return {_key(line): line for line in lines if line["state"] == "finished"}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--known {report}: there is no such file") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--known {report}: this is no report.json of capaboost bench report ({error!r})") from error
+
+
+def _key(line: Mapping[str, Any]) -> str:
+    options = {**line["options"], "seed": line["seed"], "shots": line["shots"]}
+    return digest(identity_of(options, **{name: line[name] for name in _OF_A_TRIAL}))
+
+
+def _result(trial: Trial, line: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What result.json holds, as far as a report knows it."""
+    method = dict(trial.config["method"])
+    return {
+        **{name: line[name] for name in _NUMBERS if name in line},
+        "method": [{"method": method.pop("name"), **method}],
+        "config": trial.config,
+        "machine": {"device": line.get("device")},
+        "taken_from": source,
+    }
