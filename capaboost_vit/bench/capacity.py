@@ -44,8 +44,7 @@ def measure_capacity(config: CapacityConfig, *, command: str, say: Callable[[str
     """
     start = time.monotonic()
     torch.set_num_threads(config.threads)
-    run, tuned, num_classes = _read(Path(config.full))
-    known = {name: run[name] for name in _BASE}
+    known, tuned, num_classes = _read(Path(config.full))
     if config.initial_checkpoint is not None:
         known["initial_checkpoint"] = config.initial_checkpoint
     if not (known["initial_checkpoint"] or known["pretrained"]):
@@ -112,7 +111,7 @@ def capacity_table(result: dict[str, Any]) -> str:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
-    """Configuration, weights and number of classes of a finished full fine-tuning."""
+    """What the base of a finished full fine-tuning is built from, its weights and its number of classes."""
     path = folder / "adapter.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"--full {folder}: no finished run there ({path.name} is missing)")
@@ -121,8 +120,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
         raise ValueError(f"--full {folder}: a run on texts; only images are measured")
     if [method["method"] for method in header["methods"]] != ["full"]:
         raise ValueError(f"--full {folder}: not a full fine-tuning: train with --method.name full")
-    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    return config, tensors, header["num_classes"]
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+        known = {name: config[name] for name in _BASE}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--full {folder}: config.yaml is missing or damaged ({reason})") from error
+    return known, tensors, header["num_classes"]
 
 
 def _parts(model: nn.Module, tuned: dict[str, Tensor]) -> Iterator[tuple[str, tuple[LowRankBranch, Tensor]]]:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..study.known import NUMBERS
 from ..study.manifest import Study
 from ..study.status import states
 from ..study.trial import Trial
 from .outcomes import Outcomes
-
-_RESULTS = (
-    *("val_accuracy", "test_accuracy", "test_right", "test_total", "epochs", "updates"),
-    *("train_seconds", "images_per_second", "memory_mb", "parameters"),
-)
 
 
 def as_json(study: Study, outcomes: Outcomes) -> str:
@@ -42,6 +38,6 @@ def _line(trial: Trial, state: str, result: dict[str, Any] | None) -> str:
     known = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
     known |= {"seed": trial.seed, "shots": trial.shots, "weights": trial.weights, "state": state, "options": options}
     if result is not None:
-        known |= {name: result[name] for name in _RESULTS if name in result}
+        known |= {name: result[name] for name in NUMBERS if name in result}
         known["device"] = result.get("machine", {}).get("device")
     return json.dumps(known)

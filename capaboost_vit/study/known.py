@@ -12,8 +12,11 @@ from .manifest import Study
 from .trial import Trial, digest, identity_of
 
 _OF_A_TRIAL = ("suite", "task", "backbone", "stage", "weights")
-_NUMBERS = ("train_seconds", "images_per_second", "memory_mb", "parameters", "epochs", "updates")
-_NUMBERS += ("val_accuracy", "test_accuracy", "test_right", "test_total")
+# what a report says of a finished trial, as result.json has it
+NUMBERS = (
+    *("val_accuracy", "test_accuracy", "test_right", "test_total", "epochs", "updates"),
+    *("train_seconds", "images_per_second", "memory_mb", "parameters"),
+)
 
 
 def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Path]) -> dict[str, int]:
@@ -63,7 +66,7 @@ def _result(trial: Trial, line: Mapping[str, Any], source: str) -> dict[str, Any
     """What result.json holds, as far as a report knows it."""
     method = dict(trial.config["method"])
     return {
-        **{name: line[name] for name in _NUMBERS if name in line},
+        **{name: line[name] for name in NUMBERS if name in line},
         "method": [{"method": method.pop("name"), **method}],
         "config": trial.config,
         "machine": {"device": line.get("device")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 import timm
@@ -14,8 +15,10 @@ import capaboost_vit
 from capaboost_vit.bench.capacity import measure_capacity
 from capaboost_vit.bench.capacity_config import CapacityConfig
 from capaboost_vit.cli import main
+from capaboost_vit.core.adapter_file import FORMAT, VERSION
 from capaboost_vit.core.capacity import held_share
 from capaboost_vit.core.inject import branches
+from capaboost_vit.core.sealed import write_sealed
 from capaboost_vit.run import train
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -88,3 +91,22 @@ def test_random_base_weights_are_refused(configure, tmp_path):
     train(config)
     with pytest.raises(ValueError, match="were random: there is no update"):
         measure_capacity(CapacityConfig(full=config.output), command="", say=lambda _: None)
+
+
+@pytest.mark.parametrize("text", [None, "", "model: [", "model: vit_tiny_patch16_224", b"\xff\xfe"])
+def test_a_damaged_configuration_beside_the_weights_is_one_line(full, capsys, text):
+    path = Path(full, "config.yaml")
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["bench", "capacity", "--full", full]) == 2
+    said = capsys.readouterr().err
+    assert f"--full {full}: config.yaml is missing or damaged" in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_on_texts_is_refused(tmp_path):
+    header = {"text": {"task": "rte"}, "methods": [{"method": "full"}], "masks": {}}
+    write_sealed(tmp_path / "adapter.safetensors", FORMAT, VERSION, header, {"bias": torch.zeros(1)})
+    with pytest.raises(ValueError, match="a run on texts; only images are measured"):
+        measure_capacity(CapacityConfig(full=str(tmp_path)), command="", say=lambda _: None)
