@@ -25,10 +25,12 @@ def draw_pareto(points: Mapping[int, tuple[str, float, float]], *, label: str, l
     axes.plot([x for x, _ in steps], [y for _, y in steps], color=FAINT, linewidth=1, zorder=1)
     for index, (_, cost, score) in points.items():
         axes.plot([cost], [score], zorder=3, **{**Series(index).look, "markersize": 6, "linestyle": "none"})
-    if log:
-        costs = [cost for _, cost, _ in points.values() if cost > 0]
-        axes.set_xscale("symlog", linthresh=min(costs) if costs else 1, linscale=0.4)
+    costs = sorted({cost for _, cost, _ in points.values()})
+    if log and costs[-1] > 10 * costs[0]:
+        axes.set_xscale("symlog", linthresh=next(cost for cost in costs if cost > 0), linscale=0.4)
         axes.xaxis.minorticks_off()
+    elif len(costs) == 1:
+        axes.set_xticks(costs)
     else:
         axes.locator_params(axis="x", nbins=6)
     axes.xaxis.set_major_formatter(_short)
@@ -118,8 +120,8 @@ def draw_lines(
 
 
 def _short(value: float, _: Any = None) -> str:
-    """A number with k, M or G, where that makes it shorter."""
+    """A number of at least five digits with k, M or G, where that makes it shorter."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size and value % (size / 100) == 0:
+        if abs(value) >= max(size, 1e4) and value % (size / 100) == 0:
             return f"{value / size:g}{unit}"
     return f"{value:g}"

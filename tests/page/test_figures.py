@@ -33,6 +33,16 @@ def test_costs_of_zero_are_drawn_too(log):
     assert [text.get_text() for text in axes.texts] == ["head", "lora"]
 
 
+def test_costs_that_are_alike_have_numbers_on_their_axis():
+    with styled():
+        same = draw_pareto({0: ("a", 73728.0, 50.0), 1: ("b", 73728.0, 60.0)}, label="parameters", log=True).axes[0]
+        near = draw_pareto({0: ("a", 9216.0, 50.0), 1: ("b", 18432.0, 60.0)}, label="parameters", log=True).axes[0]
+        same.figure.canvas.draw()
+    assert [label.get_text() for label in same.get_xticklabels()] == ["73728"]
+    assert near.get_xscale() == "linear"
+    assert [near.xaxis.get_major_formatter()(value) for value in (1030.0, 1045.0, 12000.0)] == ["1030", "1045", "12k"]
+
+
 def test_lines_and_intervals_are_where_they_say():
     with styled():
         axes = draw_differences([("a", 1.0, 0.5, 2.0), ("b", -1.0, None, None)], reference="lora").axes[0]
