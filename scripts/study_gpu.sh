@@ -52,6 +52,6 @@ study=(
     --methods "$root"/configs/study/*.yaml --set.img_size 224 --set.amp true
     --output "$OUTPUT" --workers "${WORKERS:-8}"
 )
-"${capaboost[@]}" bench tune "${study[@]}" --grid.lr '[x0.5, x1, x2, x4]' --tune-seeds 0 1 2 "$@"
+"${capaboost[@]}" bench tune "${study[@]}" --grid.lr '[x0.5, x1, x2, x4, x8]' --tune-seeds 0 1 2 "$@"
 "${capaboost[@]}" bench run "${study[@]}" --tuned --seeds ${SEEDS:-0 1 2 3 4} "$@"
 "${capaboost[@]}" bench report "$OUTPUT"
