@@ -336,8 +336,9 @@ def test_a_study_is_tuned_run_and_reported(project, sets, tmp_path, own):
         f"--backbone vit_tiny_patch16_224 --initial-checkpoint {sets['WEIGHTS']} --methods {' '.join(methods)} "
         "--set.img_size 224 --set.amp true --output runs/study_224 --workers 2"
     )
+    rates = "[x0.5, x1, x2, x4, x8]"
     assert project.lines(program) == [
-        f"{program} bench tune {study} --grid.lr [x0.5, x1, x2, x4, x8] --tune-seeds 0 1 2 --set.epochs 2 in {tmp_path}",
+        f"{program} bench tune {study} --grid.lr {rates} --tune-seeds 0 1 2 --set.epochs 2 in {tmp_path}",
         f"{program} bench run {study} --tuned --seeds 3 4 --set.epochs 2 in {tmp_path}",
         f"{program} bench report runs/study_224 in {tmp_path}",
     ]
