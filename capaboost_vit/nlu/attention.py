@@ -20,20 +20,27 @@ from .masks import real_positions, with_keys
 def takes_prefix(attention: nn.Module) -> bool:
     """Whether an attention layer is an encoder's and takes keys and values from outside, or is DeBERTa's."""
     inner = unwrap(attention)
-    outside = "past_key_values" in inspect.signature(inner.forward).parameters
-    return (outside and not getattr(inner, "is_decoder", False)) or _is_disentangled(inner)
+    return _cache_keyword(inner) is not None and not getattr(inner, "is_decoder", False)
+
+
+def _cache_keyword(attention: nn.Module) -> str | None:
+    """The argument by which a layer takes keys and values from outside: `cache`, or `past_key_values` before 5.24."""
+    if _is_disentangled(attention):
+        return "cache"
+    known = inspect.signature(unwrap(attention).forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in known), None)
 
 
 class PrefixAttention(Wrapper):
     """`softmax(scale * q [K_p; K]^T) [V_p; V]`: P learned keys and values in front of an attention layer's own.
 
-    They go in where a cache of earlier keys and values would (`past_key_values.update`), which encoders have no other
+    They go in where a cache of earlier keys and values would (`cache.update`), which encoders have no other
     use for, so the layer's own projections, attention function (eager, sdpa, flash) and dropout stay. The vectors are
     (P, 2 * H * D): keys, then values. With P = 0 this is the base. A gate of the tokens, if there is one, scales both.
 
     Args:
-        base: a self-attention layer of BERT, RoBERTa or another encoder with `past_key_values`; or DeBERTa-v2's, whose
-            prefix has no position: its scores have no relative part.
+        base: a self-attention layer of BERT, RoBERTa or another encoder whose layers take a cache; or DeBERTa-v2's,
+            whose prefix has no position: its scores have no relative part.
         make_tokens: builds the virtual tokens of a given width.
 
     Raises:
@@ -45,15 +52,16 @@ class PrefixAttention(Wrapper):
     def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
         if not takes_prefix(base):
             kind = type(base).__name__
-            raise TypeError(f"prefixes need an encoder's attention layer that takes past_key_values, got {kind}")
+            raise TypeError(f"prefixes need an encoder's attention layer that takes a cache, got {kind}")
         super().__init__(base)
         inner: Any = unwrap(base)
         self.heads: int = inner.num_attention_heads
         self.tokens = make_tokens(2 * inner.all_head_size)
+        self.cache_keyword = str(_cache_keyword(inner))
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        kwargs["past_key_values"] = _Front(*self._prefix(hidden_states), kwargs.get("past_key_values"))
+        kwargs[self.cache_keyword] = _Front(*self._prefix(hidden_states), kwargs.get(self.cache_keyword))
         mask = with_keys(_unambiguous(attention_mask, self.base), self.tokens.length)
         return _attend(self.base, hidden_states, mask, *args, **kwargs)
 
@@ -132,7 +140,7 @@ def _disentangled(
     query_states: Tensor | None = None,
     relative_pos: Tensor | None = None,
     rel_embeddings: Tensor | None = None,
-    past_key_values: _Front | None = None,
+    cache: _Front | None = None,
     paddings: tuple[Padding, ...] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """DeBERTa-v2's attention with a prefix: the scores of its keys have the content part alone, on the same scale.
@@ -145,8 +153,8 @@ def _disentangled(
     k = base.transpose_for_scores(base.key_proj(hidden_states), heads)
     v = base.transpose_for_scores(base.value_proj(hidden_states), heads)
     keys, values = k.unflatten(0, (B, heads)), v.unflatten(0, (B, heads))  # (B, H, N, D)
-    if past_key_values is not None:
-        keys, values = past_key_values.update(keys, values)  # (B, H, P+N, D)
+    if cache is not None:
+        keys, values = cache.update(keys, values)  # (B, H, P+N, D)
     terms = 1 + ("c2p" in base.pos_att_type) + ("p2c" in base.pos_att_type)
     scores = q.unflatten(0, (B, heads)) @ keys.transpose(-1, -2) / (q.shape[-1] * terms) ** 0.5  # (B, H, N, P+N)
     if base.relative_attention and terms > 1:

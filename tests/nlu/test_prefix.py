@@ -125,7 +125,7 @@ def test_a_cache_of_its_own_is_kept_behind_the_prefix():
     cache = transformers.DynamicCache()
     heads = [part(earlier).unflatten(-1, (2, 8)).transpose(1, 2) for part in (base.key, base.value)]
     cache.update(*heads, 0)
-    found = attention(x, None, past_key_values=cache)[0]
+    found = attention(x, None, **{attention.cache_keyword: cache})[0]
     assert cache.get_seq_length() == 8
     keys, values = (
         tokens().unflatten(-1, (2, 2, 8)).movedim(1, 0).transpose(1, 2).unsqueeze(1).expand(-1, 2, -1, -1, -1)
@@ -175,7 +175,7 @@ def test_a_second_prefix_in_the_same_place_is_refused_whatever_stands_around_the
     [
         (dict(shared=True), ValueError, "a shared prefix is that of one reparameterisation MLP: say its width"),
         (dict(prefix_length=-1), ValueError, "must be at least 0, got -1"),
-        (dict(targets=["mlp_in"]), TypeError, "an encoder's attention layer that takes past_key_values, got Linear"),
+        (dict(targets=["mlp_in"]), TypeError, "an encoder's attention layer that takes a cache, got Linear"),
     ],
 )
 def test_wrong_options_are_refused_and_the_model_stays_as_it_was(options, error, text):
@@ -187,9 +187,7 @@ def test_wrong_options_are_refused_and_the_model_stays_as_it_was(options, error,
 
 
 def test_prefix_attention_refuses_what_it_does_not_know():
-    with pytest.raises(
-        TypeError, match="prefixes need an encoder's attention layer that takes past_key_values, got Linear"
-    ):
+    with pytest.raises(TypeError, match="prefixes need an encoder's attention layer that takes a cache, got Linear"):
         PrefixAttention(nn.Linear(4, 4), lambda width: VirtualTokens(2, width))
 
 
