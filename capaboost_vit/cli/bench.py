@@ -5,14 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from jsonargparse import Namespace
 
-from ..bench.capacity_config import CapacityConfig
-from ..bench.config import ScaleConfig, SpeedConfig
-from ..bench.loop_config import ProcessesConfig, VtabTimeConfig
 from . import page, study, suites
 from .options import parser_of, values_of
 from .parser import Parser
@@ -37,14 +33,11 @@ def bench_parser() -> Parser:
         "work": (study.work_parser, "one more worker for a study, on this machine or another"),
         "status": (study.status_parser, "how far a study is"),
         "report": (page.page_parser, "the page of a study, and its tables"),
-        "speed": (partial(parser_of, SpeedConfig), "a training step beside the floor, PEFT and others"),
-        "scale": (partial(parser_of, ScaleConfig), "the same as batch, image, model, rank or branches grow"),
-        "vtab-time": (partial(parser_of, VtabTimeConfig), "the whole VTAB-1k with one seed: extrapolated, or in full"),
-        "processes": (partial(parser_of, ProcessesConfig), "the training loop on one process and on several"),
-        "capacity": (
-            partial(parser_of, CapacityConfig),
-            "how much of a full fine-tuning's update low-rank ones hold",
-        ),
+        "speed": (_speed_parser, "a training step beside the floor, PEFT and others"),
+        "scale": (_scale_parser, "the same as batch, image, model, rank or branches grow"),
+        "vtab-time": (_vtab_time_parser, "the whole VTAB-1k with one seed: extrapolated, or in full"),
+        "processes": (_processes_parser, "the training loop on one process and on several"),
+        "capacity": (_capacity_parser, "how much of a full fine-tuning's update low-rank updates can hold"),
         "draw": (_draw_parser, "the picture of a result that was measured without matplotlib"),
     }
     return parser
@@ -63,6 +56,9 @@ def _measure(arguments: Namespace) -> None:
         _draw(arguments.draw)
         return
     from ..bench.capacity import measure_capacity
+    from ..bench.capacity_config import CapacityConfig
+    from ..bench.config import ScaleConfig, SpeedConfig
+    from ..bench.loop_config import ProcessesConfig, VtabTimeConfig
     from ..bench.processes import measure_processes
     from ..bench.progress import say
     from ..bench.report import table_of, write_result
@@ -84,6 +80,36 @@ def _measure(arguments: Namespace) -> None:
     say("")
     print(table_of(result))
     print("written: " + ", ".join(map(str, write_result(result, values["output"]))))
+
+
+def _speed_parser() -> Parser:
+    from ..bench.config import SpeedConfig
+
+    return parser_of(SpeedConfig)
+
+
+def _scale_parser() -> Parser:
+    from ..bench.config import ScaleConfig
+
+    return parser_of(ScaleConfig)
+
+
+def _vtab_time_parser() -> Parser:
+    from ..bench.loop_config import VtabTimeConfig
+
+    return parser_of(VtabTimeConfig)
+
+
+def _processes_parser() -> Parser:
+    from ..bench.loop_config import ProcessesConfig
+
+    return parser_of(ProcessesConfig)
+
+
+def _capacity_parser() -> Parser:
+    from ..bench.capacity_config import CapacityConfig
+
+    return parser_of(CapacityConfig)
 
 
 def _draw_parser() -> Parser:
