@@ -13,8 +13,6 @@ from capaboost_vit.page.paired import bootstrap
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "study"
 TEXT = (FOLDER.parent / "study.md").read_text()
-
-
 TRIALS = [t for n in ("results.json", "rates.json") for t in json.loads((FOLDER / n).read_text())["trials"]]
 CHOICES = json.loads((FOLDER / "results.json").read_text())["choices"]
 TASKS = ("eurosat", "cifar100", "caltech101")
@@ -33,10 +31,10 @@ def cells():
 
 def chosen():
     """Of them those of the protocol, by (task, method): the rate is the one chosen on val."""
-    found = {}
+    tested, found = cells(), {}
     for key, choice in CHOICES.items():
         task, method, _ = key.split(" | ")
-        found[task, method] = cells()[task, method, None, choice["options"]["lr"]]
+        found[task, method] = tested[task, method, None, choice["options"]["lr"]]
     return found
 
 

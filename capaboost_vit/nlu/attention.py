@@ -19,8 +19,7 @@ from .masks import real_positions, with_keys
 
 def takes_prefix(attention: nn.Module) -> bool:
     """Whether an attention layer is an encoder's and takes keys and values from outside, or is DeBERTa's."""
-    inner = unwrap(attention)
-    return _cache_keyword(inner) is not None and not getattr(inner, "is_decoder", False)
+    return _cache_keyword(attention) is not None and not getattr(unwrap(attention), "is_decoder", False)
 
 
 def _cache_keyword(attention: nn.Module) -> str | None:
