@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from .parser import Parser, add_option
+from .parser import Parser, add_option, entries
 
 
 def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
@@ -34,6 +34,12 @@ def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
 
 def values_of(arguments: Namespace) -> dict[str, Any]:
     """The fields of a configuration; lists are tuples in it."""
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in arguments.as_dict().items()}
+    values = {name: _plain(value) for name, value in arguments.as_dict().items()}
     values.pop("config")
     return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return entries(value)
+    return tuple(value) if isinstance(value, list) else value

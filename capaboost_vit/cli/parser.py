@@ -13,6 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..methods.config import CONFIGS, LISTS
 
+# what stands for the dot of `method.rank` in `--set.method.rank` between the command line and `entries`
+_DOT = "\N{ONE DOT LEADER}"
+
 
 class Parser(ArgumentParser):
     """Says what is wrong in one line, with the nearest option, and exits with 2.
@@ -32,6 +35,16 @@ class Parser(ArgumentParser):
             added.add_subcommand(name, parser, help=text)
             if parser.below:
                 parser.add_commands(parser.below, required=True)
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        """`--set.method.rank 4` is the entry `method.rank` of `set`, and `--grid` likewise.
+
+        jsonargparse would take it for a dict `method`, keep the 4 as text, and forget what was in that dict before.
+        """
+        entry = re.match(r"(--(?:set|grid)\.)([\w.]+)(.*)", arg_string, re.DOTALL)
+        if entry:
+            arg_string = entry[1] + entry[2].replace(".", _DOT) + entry[3]
+        return super()._parse_optional(arg_string)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
@@ -70,6 +83,11 @@ class Parser(ArgumentParser):
         if not near:
             return ""
         return f" (did you mean {names[near[0]] if '--' in wrong[1] else repr(near[0])}?)"
+
+
+def entries(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given as `--set.NAME VALUE`, by NAME."""
+    return {name.replace(_DOT, "."): value for name, value in given.items()}
 
 
 def add_option(parser: Parser, flag: str, hint: Any, default: Any, text: str) -> None:

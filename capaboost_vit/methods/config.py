@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import typing
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from ..options import option
@@ -179,7 +181,23 @@ def make_config(method: str, **options: Any) -> Config:
             raise TypeError(f"method {method!r} has no option {name!r}{hint}; it has: {', '.join(names) or 'none'}")
     for name in LISTS & options.keys():
         options[name] = (options[name],) if isinstance(options[name], str) else tuple(options[name])
+    hints = typing.get_type_hints(cls)
+    for name, value in options.items():
+        if not _fits(value, hints[name]):
+            kind = "words" if name in LISTS else getattr(hints[name], "__name__", str(hints[name]))
+            raise TypeError(f"{name} of method {method!r} must be {kind}, got {value!r}")
     return cls(**options)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of one of a field's types; an integer, numpy's too, is also a float."""
+    if typing.get_origin(hint) is tuple:
+        return all(isinstance(word, str) for word in value)
+    kinds = typing.get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        return bool in kinds
+    numbers = {int: Integral, float: Real}
+    return any(isinstance(value, numbers.get(kind, kind)) for kind in kinds)
 
 
 def _config_class(method: str) -> type[Config]:

@@ -38,6 +38,7 @@ def read_points(files: list[str], task: str) -> list[tuple[str, float, float, li
             method = trial["options"]["method"]
             if (trial["task"], trial["stage"], trial["state"], method["name"]) == (task, "final", "finished", "lora"):
                 name = trial["method"] + (f", rescale {method['rescale']}" if method["rescale"] else "")
+                name += f", alpha {method['alpha']:g}" if method["alpha"] != method["rank"] else ""
                 # the same trial may stand in several files
                 found[name, trial["options"]["lr"], update_size(method)][trial["seed"]] = trial["test_accuracy"]
     return [(*key, list(seeds.values())) for key, seeds in sorted(found.items())]
@@ -64,7 +65,7 @@ def draw(points: dict[str, list[tuple[str, float, float, list[float]]]], output:
                 spread = [statistics.stdev(s) / math.sqrt(len(s)) if len(s) > 1 else 0.0 for _, s in mine]
                 i = methods.index(
                     name.partition(",")[0]
-                )  # a rescaled method has its colour, and a marker without filling
+                )  # what differs from the method's file has its colour, and a marker without filling
                 look = {
                     "color": f"C{i % 10}",
                     "marker": "os^vD*PX<>"[i % 10],

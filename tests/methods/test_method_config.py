@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -38,6 +39,28 @@ def test_every_method_has_a_function_and_every_option_a_help_text(method):
 def test_wrong_words_name_the_nearest_right_one(method, options, error, message):
     with pytest.raises(error, match=message):
         make_config(method, **options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("lora", {"alpha": "32"}, "alpha of method 'lora' must be float, got '32'"),
+        ("lora", {"rank": 4.0}, "rank of method 'lora' must be int, got 4.0"),
+        ("lora", {"rank": None}, "rank of method 'lora' must be int, got None"),
+        ("lora", {"freeze_down": 1}, "freeze_down of method 'lora' must be bool, got 1"),
+        ("lora", {"dropout": True}, "dropout of method 'lora' must be float, got True"),
+        ("lora", {"density": "half"}, r"density of method 'lora' must be float \| None, got 'half'"),
+        ("adapter", {"targets": [1]}, "targets of method 'adapter' must be words"),
+    ],
+)
+def test_values_of_another_type_are_refused(method, options, message):
+    with pytest.raises(TypeError, match=message):
+        make_config(method, **options)
+
+
+def test_integers_are_numbers_numpys_too():
+    config = make_config("lora", rank=np.int64(4), alpha=8, density=1, dropout=np.float32(0))
+    assert (config.rank, config.alpha) == (4, 8.0)
 
 
 @pytest.mark.parametrize("targets", ["0", ["0"], ("0",)])

@@ -65,6 +65,24 @@ def test_options_of_methods_can_be_given_on_the_command_line(configured):
     }
 
 
+def test_several_options_within_a_method_can_be_given_on_the_command_line(configured):
+    config, study = configured({"lora": TWO["lora"]})
+    words = ["--workers", "0", "--seeds", "0", "--tasks", "one", "--set.method.alpha", "32", "--set.method.rank=4"]
+    assert main(["bench", "run", *config, *words, "--set.lr", "0.5", "--set.method.targets", "[query, key]"]) == 0
+    (trial,) = study.trials().values()
+    method = trial.config["method"]
+    assert (method["alpha"], method["rank"], method["targets"]) == (32, 4, ["query", "key"])
+
+
+def test_a_grid_within_a_method_can_be_given_on_the_command_line(configured):
+    config, study = configured()
+    words = ["--workers", "0", "--tune-seeds", "0", "--tasks", "one", "--grid.method.rank", "[2, 4]"]
+    assert main(["bench", "tune", *config, *words, "--grid.method.alpha", "[1, x2]", "--grid.lr", "[x1, x2]"]) == 0
+    methods = [t.config["method"] for t in study.trials().values() if t.config["method"]["name"] == "lora"]
+    assert {method["rank"] for method in methods} == {2, 4}
+    assert len({method["alpha"] for method in methods}) == 2
+
+
 def test_status_tells_of_every_state(configured, capsys):
     config, study = configured()
     main(["bench", "run", *config, "--workers", "0", "--seeds", "0"])
