@@ -184,7 +184,8 @@ def make_config(method: str, **options: Any) -> Config:
     hints = typing.get_type_hints(cls)
     for name, value in options.items():
         if not _fits(value, hints[name]):
-            kind = "words" if name in LISTS else getattr(hints[name], "__name__", str(hints[name]))
+            hint = hints[name]
+            kind = "words" if name in LISTS else hint.__name__ if isinstance(hint, type) else hint
             raise TypeError(f"{name} of method {method!r} must be {kind}, got {value!r}")
     return cls(**options)
 
