@@ -87,7 +87,7 @@ def mask_table(adapters: Sequence[Adapters], *, key: str) -> Table:
 
 
 def update_rows(adapters: Iterable[Adapters]) -> Iterator[Sequence[object]]:
-    """A line for each update, for csv; singular values over the largest one, the first 64."""
+    """A line for each update, for csv; singular values over the largest one, as many as the rank, at most 64."""
     yield ("method", "task", "site", "block", "algebraic", "stable", "effective", "norm", "shares")
     for found in adapters:
         for u in found.updates:

@@ -20,7 +20,7 @@ from .outcomes import Outcome
 
 @dataclass(frozen=True)
 class Update:
-    """dW of one site in one run: its place, ranks, norm, and singular values over the largest one."""
+    """dW of one site in one run: its place, ranks, norm, and as many singular values as its rank, over the largest."""
 
     task: str
     site: str
@@ -106,9 +106,10 @@ def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, 
         values = spectrum(small)
         if values[0] > 0:
             block = re.search(r"\d+", site)
-            shares = tuple((values / values[0]).tolist())
+            found = ranks(small)
+            shares = tuple((values[: found.algebraic] / values[0]).tolist())
             norm = float(values.square().sum().sqrt())
-            yield Update(task, site, int(block[0]) if block else None, ranks(small), norm, shares)
+            yield Update(task, site, int(block[0]) if block else None, found, norm, shares)
 
 
 def shared_entries(tensors: Mapping[str, Tensor], names: Iterable[str]) -> Masks | None:
