@@ -112,6 +112,17 @@ def test_the_methods_of_a_study_are_distinct_and_each_file_is_one(folder):
     assert all(method != other for method, other in itertools.combinations(methods, 2))
 
 
+def test_every_masked_method_of_vtab1k_has_its_plain_twin_beside_it():
+    folder = ROOT / "configs" / "vtab1k"
+    masked = sorted(folder.glob("capaboost_*.yaml"))
+    assert len(masked) >= 7
+    for path in masked:
+        twin = folder / path.name.removeprefix("capaboost_")
+        method, plain = (read_method(file)["method"] for file in (path, twin))
+        differ = {name: (method[name], plain[name]) for name in method if method[name] != plain[name]}
+        assert differ == {"num_branches": (2, 1), "density": (0.5, 1.0)}, path.name
+
+
 def test_there_are_configs():
     assert len(TRAINED) >= 4
     assert {kind(path) for path in CONFIGS} == CLASSES.keys()
