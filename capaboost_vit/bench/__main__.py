@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..yaml_text import parse_yaml
 from .config import ScaleConfig, SpeedConfig
 from .loop_config import ProcessesConfig, VtabTimeConfig
 from .picture import PICTURES
@@ -89,7 +88,7 @@ def _runs(words: Sequence[str], overrides: dict[str, Any], folder: Path | None) 
         if suite is None:
             raise ValueError(f"say {' or '.join(SUITES)} before {word}")
         cls, measure = SUITES[suite]
-        values = {**(yaml.safe_load(Path(word).read_text()) or {}), **overrides}
+        values = {**(parse_yaml(Path(word).read_text()) or {}), **overrides}
         if folder is not None:
             values["output"] = str(folder / f"{Path(word).stem}.json")
         runs.append((_configure(cls, values, word), measure))
@@ -112,7 +111,7 @@ def _pair(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
-    return name, yaml.safe_load(value)
+    return name, parse_yaml(value)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
-from ..options import option
+from ..options import check_type, option
 
 _RESCALE = "rescale the update to the plain method's: mean (by 1 / (d s^2)) or norm (to its Frobenius norm); none: not"
 _DENSITY = "fraction kept by each mask; none: the pattern's own (random 0.5, n:m n/m, complementary 1/d, sign 1)"
@@ -180,25 +180,12 @@ def make_config(method: str, **options: Any) -> Config:
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise TypeError(f"method {method!r} has no option {name!r}{hint}; it has: {', '.join(names) or 'none'}")
     for name in LISTS & options.keys():
-        options[name] = (options[name],) if isinstance(options[name], str) else tuple(options[name])
+        words = options[name]
+        options[name] = (words,) if isinstance(words, str) else tuple(words) if isinstance(words, Iterable) else words
     hints = typing.get_type_hints(cls)
     for name, value in options.items():
-        if not _fits(value, hints[name]):
-            hint = hints[name]
-            kind = "words" if name in LISTS else hint.__name__ if isinstance(hint, type) else hint
-            raise TypeError(f"{name} of method {method!r} must be {kind}, got {value!r}")
+        check_type(f"{name} of method {method!r}", value, hints[name])
     return cls(**options)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of one of a field's types; an integer, numpy's too, is also a float."""
-    if typing.get_origin(hint) is tuple:
-        return all(isinstance(word, str) for word in value)
-    kinds = typing.get_args(hint) or (hint,)
-    if isinstance(value, bool):
-        return bool in kinds
-    numbers = {int: Integral, float: Real}
-    return any(isinstance(value, numbers.get(kind, kind)) for kind in kinds)
 
 
 def _config_class(method: str) -> type[Config]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import yaml
 
 from ..methods.config import make_config
+from ..options import check_type
 from ..training.config import TrainConfig
 from ..vision.registry import parse_name
+from ..yaml_text import parse_yaml
 
+_HINTS = typing.get_type_hints(TrainConfig)
 # what the study decides, and no file of a method
 _DECIDED = ("data", "output", "seed", "shots", "train_split", "val_split", "test_split", "resume", "overwrite")
 
@@ -27,18 +31,19 @@ def read_method(path: Path) -> dict[str, Any]:
             names no method, or that decides what the study decides.
     """
     try:
-        options = yaml.safe_load(path.read_text("utf-8"))
+        options = parse_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no method file at {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} holds no options of capaboost train")
-    for name in options:
-        if name not in TrainConfig.__dataclass_fields__:
+    for name, value in options.items():
+        if name not in _HINTS:
             raise ValueError(f"{path}: {_no_option(name)}")
         if name in _DECIDED:
             raise ValueError(f"{path}: {name} is decided by the study: take it out")
+        check_type(f"{path}: {name}", value, _HINTS[name])
     implied = parse_name(options.get("model", ""))
     method = dict(options.get("method") or {})
     name = method.pop("name", implied[1] if implied else None)
@@ -59,25 +64,27 @@ def over(options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """Options with others over them, given by name; `method.rank` or a dict `method` reach into the method.
 
     Raises:
-        ValueError: one that the study decides.
+        TypeError, ValueError: one of the wrong type, or that the study decides.
     """
     values = {**options, "method": dict(options["method"])}
     for name, value in more.items():
         if name in _DECIDED:
             raise ValueError(f"{name} is decided by the study: it cannot be set")
+        if name.startswith("method."):
+            values["method"][name.removeprefix("method.")] = value
+            continue
+        if name not in _HINTS:
+            raise ValueError(_no_option(name))
+        check_type(name, value, _HINTS[name])
         if name == "method":
             values["method"] |= value
-        elif name.startswith("method."):
-            values["method"][name.removeprefix("method.")] = value
-        elif name in TrainConfig.__dataclass_fields__:
-            values[name] = value
         else:
-            raise ValueError(_no_option(name))
+            values[name] = value
     return values
 
 
 def _no_option(name: Any) -> str:
-    near = difflib.get_close_matches(str(name), TrainConfig.__dataclass_fields__, n=1)
+    near = difflib.get_close_matches(str(name), _HINTS, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"capaboost train has no option {name!r}{hint}"
 
@@ -85,14 +92,14 @@ def _no_option(name: Any) -> str:
 def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every combination of the grid's values; options that the method does not have are left out.
 
-    A value `x0.3` is 0.3 times the method's own, in three digits.
+    A value `x0.3` is 0.3 times the method's own, in three digits; a whole number stays one where it can.
     """
     axes = {}
     for name, values in grid.items():
         place, key = (
             (options["method"], name.removeprefix("method.")) if name.startswith("method.") else (options, name)
         )
-        if place is options and key not in TrainConfig.__dataclass_fields__:
+        if place is options and key not in _HINTS:
             raise ValueError(f"--grid.{name}: capaboost train has no such option")
         if place is not options and key not in place:
             continue
@@ -106,6 +113,7 @@ def _value(value: Any, own: Any, flag: str) -> Any:
     if not isinstance(value, str) or not value.startswith("x"):
         return value
     try:
-        return float(f"{float(value[1:]) * float(own):.3g}")
+        number = float(f"{float(value[1:]) * float(own):.3g}")
     except (TypeError, ValueError):
         raise ValueError(f"{flag}: {value!r} is no multiple of the method's own {own!r}") from None
+    return int(number) if isinstance(own, int) and number.is_integer() else number

@@ -118,6 +118,14 @@ def test_candidates_are_all_combinations_and_a_method_has_only_its_own_options(w
     assert [point for point, _ in head] == [{"lr": 5e-4}, {"lr": 1e-3}]  # of the default, 1e-3
 
 
+def test_a_multiple_of_a_whole_number_is_one_where_it_can(written):
+    cells = tuned(written, {"lora": TWO["lora"]}, grid={"method.rank": ["x0.5", "x2"]}, tasks=("one",))
+    ranks = [trials[0].config["method"]["rank"] for _, trials in next(iter(cells.values()))]
+    assert ranks == [2, 8]
+    with pytest.raises(TypeError, match=r"rank of method 'lora' must be int, got 1\.2"):
+        tuned(written, {"lora": TWO["lora"]}, grid={"method.rank": ["x0.3"]}, tasks=("one",))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -153,6 +161,13 @@ def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
         ({"set": {"learning_rate": 1}}, ValueError, "capaboost train has no option 'learning_rate'"),
         ({"set": {"seed": 1}}, ValueError, "seed is decided by the study: it cannot be set"),
         ({"set": {"lr": -1}}, ValueError, "--lr must"),
+        ({"set": {"lr": "abc"}}, TypeError, "lr must be float, got 'abc'"),
+        ({"set": {"amp": "maybe"}}, TypeError, "amp must be bool, got 'maybe'"),
+        ({"set": {"epochs": 2.5}}, TypeError, "epochs must be int, got 2.5"),
+        ({"set": {"max_steps": "many"}}, TypeError, r"max_steps must be int \| None, got 'many'"),
+        ({"set": {"select": "first"}}, TypeError, "select must be one of last, best, got 'first'"),
+        ({"set": {"scale": [0.5]}}, TypeError, r"scale must be 2 numbers, got \[0.5\]"),
+        ({"set": {"method": "lora"}}, TypeError, "method must be values by name, got 'lora'"),
         ({"set": {"method.width": 1}}, TypeError, "method 'lora' has no option 'width'"),
         ({"shots": (0,)}, ValueError, "--shots must be at least 1"),
         ({"workers": -1}, ValueError, "--workers must be at least 0"),
@@ -185,6 +200,21 @@ def test_a_file_of_a_method_that_is_none_is_refused_by_its_path(tmp_path, conten
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         read_method(path)
+
+
+def test_a_value_of_the_wrong_type_in_a_file_is_named_with_its_path(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("method: {name: lora}\nlr: fast\n")
+    with pytest.raises(TypeError, match=r"m\.yaml: lr must be float, got 'fast'"):
+        read_method(path)
+
+
+def test_numbers_with_an_exponent_are_numbers_as_for_capaboost_train(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("method: {name: lora, alpha: 1e1}\nlr: 1e-3\nmin_lr: 5E-6\nmodel: 1e-3x\n")
+    options = read_method(path)
+    assert (options["lr"], options["min_lr"], options["method"]["alpha"]) == (1e-3, 5e-6, 10.0)
+    assert options["model"] == "1e-3x"
 
 
 def test_two_methods_of_one_name_or_of_one_content_are_refused(written, tmp_path):

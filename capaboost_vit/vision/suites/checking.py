@@ -60,8 +60,7 @@ class SuiteReport:
             yield from (f"  note: {line}" for line in report.remarks)
             yield from (f"  problem: {line}" for line in report.problems)
         yield from (f"{name}; no data\n  problem: {reason}" for name, reason in self.missing.items())
-        total = len(self.problems)
-        yield f"{self.name}: {len(self.tasks)} tasks looked at, {total or 'no'} problem{'' if total == 1 else 's'}"
+        yield f"{self.name}: {_several(len(self.tasks), 'task')} looked at, {_several(len(self.problems), 'problem')}"
 
 
 def check_suite(
@@ -138,6 +137,10 @@ def _wrong_numbers(task: Task, classes: int, splits: Mapping[str, Split]) -> Ite
         accepted = expected if isinstance(expected, tuple) else (expected,)
         if name in splits and len(splits[name]) not in accepted:
             yield f"{name} has {len(splits[name]):,} images, expected {' or '.join(f'{n:,}' for n in accepted)}"
+
+
+def _several(count: int, word: str) -> str:
+    return f"{count or 'no'} {word}{'' if count == 1 else 's'}"
 
 
 def _first(lines: list[str]) -> list[str]:

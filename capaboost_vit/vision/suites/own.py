@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from ...yaml_text import parse_yaml
 from ..data.expressions import parse_split
 from .task import Suite, Task
 
@@ -39,7 +40,7 @@ def read_suite(path: Path, *, root: Path | None = None) -> Suite:
         FileNotFoundError: no such file. ValueError: it is no suite, by task and key.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = parse_yaml(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     tasks = content.get("tasks") if isinstance(content, dict) else None

@@ -39,7 +39,7 @@ def test_clean_data_has_no_problems_and_one_line(clean):
     assert told == [("birds", i, 22) for i in range(1, 23)]  # full is train and val, and not read again
     first, last = report.text().splitlines()
     assert first.startswith("birds; 2 classes; train 12, val 4, full 16, test 6; disjoint; sha256 of train ")
-    assert last == "mine: 1 tasks looked at, no problems"
+    assert last == "mine: 1 task looked at, no problems"
 
 
 def copy(source, target):
@@ -95,7 +95,7 @@ def test_a_problem_is_named(clean, tmp_path, damage, change, problems):
     assert len(report.problems) == len(problems), report.problems
     for line, expected in zip(report.problems, problems, strict=True):
         assert re.fullmatch(f"birds: {expected}", line), line
-    assert f"mine: 1 tasks looked at, {len(problems)} problem" in report.text()
+    assert f"mine: 1 task looked at, {len(problems)} problem" in report.text()
 
 
 def test_what_official_sets_have_too_is_no_problem(clean, tmp_path):
@@ -226,7 +226,7 @@ def test_the_command_prints_the_report_and_ends_with_1_on_problems(clean, tmp_pa
     path = tmp_path / "mine.yaml"
     path.write_text(f"tasks: {{birds: {{data: {clean.data}}}, more: {{data: {clean.data}, classes: 5}}}}")
     assert check(check_parser().parse_args(["--suite", str(path), "--tasks", "birds"])) == 0
-    assert capsys.readouterr().out.endswith("mine: 1 tasks looked at, no problems\n")
+    assert capsys.readouterr().out.endswith("mine: 1 task looked at, no problems\n")
     assert check(check_parser().parse_args(["--suite", str(path)])) == 1
     said = capsys.readouterr()
     assert "  problem: 2 classes, expected 5\n" in said.out
