@@ -12,10 +12,10 @@ prepare_environment
 DATA="${DATA:-data/vtab1k}"
 exact="bramtoula/vtab_cifar100 bramtoula/vtab_caltech101 bramtoula/vtab_patch_camelyon"
 ordered=(clevr dmlab dsprites dtd eurosat kitti oxford_flowers102 oxford_iiit_pet resisc45 smallnorb sun397 svhn_cropped)
+echo "To be asked for by hand: Diabetic Retinopathy Detection, a competition of Kaggle whose rules have to be accepted."
+echo "Put VTAB-1k's lists (train800.txt, val200.txt, train800val200.txt, test.txt) and its images into $DATA/diabetic_retinopathy."
 for set in ${SETS:-$exact "${ordered[@]/#/dpdl-benchmark/}"}; do
     echo "Fetching $set into $DATA/${set#*/}"
     "$root/.venv/bin/hf" download "$set" --repo-type dataset --local-dir "$DATA/${set#*/}"
 done
-echo "To be asked for by hand: Diabetic Retinopathy Detection, a competition of Kaggle whose rules have to be accepted."
-echo "Put VTAB-1k's lists (train800.txt, val200.txt, train800val200.txt, test.txt) and its images into $DATA/diabetic_retinopathy."
 "$root/.venv/bin/capaboost" bench check --suite vtab1k --data "$DATA" "$@"
