@@ -140,6 +140,11 @@ def test_the_differences_of_adapters_at_one_rate_are_those_of_the_raw_results():
                 assert told == f"{difference(ones[-1:], others[-1:], [1.0])}, {told.rpartition(', ')[2]}"
         if len(ones) == len(TASKS):
             assert mean == f"**{difference(ones, others, [1 / 3] * 3)}**"
+    for (task, method, changed, rate), one in tested.items():
+        other = tested.get((task, "adapter", changed, rate), {})
+        if reference_of(method) == "adapter" != method and one.keys() <= other.keys():  # none of them is left out
+            told = difference([one], [{seed: other[seed] for seed in one}], [1.0])
+            assert any(f"{told}, {rate * 1000:g}e-3" in line for line in lines if f"`{method}`" in line), (task, method)
 
 
 def test_the_mean_of_the_tasks_is_that_of_each_seed():

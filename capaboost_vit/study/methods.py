@@ -45,7 +45,7 @@ def read_method(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {name} is decided by the study: take it out")
         check_type(f"{path}: {name}", value, _HINTS[name])
     implied = parse_name(options.get("model", ""))
-    method = dict(options.get("method") or {})
+    method = dict(options.get("method", {}))
     name = method.pop("name", implied[1] if implied else None)
     if name is None:
         raise ValueError(f"{path} names no method: add `method: {{name: lora}}` or the like")
