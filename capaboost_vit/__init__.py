@@ -13,13 +13,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._lazy import lazy_names
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .core.adapter_file import AdapterFileError, read_header
     from .core.analysis import count_flops, ranks
     from .core.inject import Anatomy, Site, branches, detach, find, freeze_base
     from .core.merge import merge
+    from .methods.adapter_file import AdapterFileError, read_header
     from .methods.apply import apply_method
     from .methods.config import make_config
     from .methods.fold import fold
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .vision.summary import summary
 
 _PUBLIC = {
-    "AdapterFileError": "core.adapter_file",
+    "AdapterFileError": "methods.adapter_file",
     "Anatomy": "core.inject",
     "Site": "core.inject",
     "adapt": "vision.adapt",
@@ -46,17 +47,14 @@ _PUBLIC = {
     "make_config": "methods.config",
     "merge": "core.merge",
     "ranks": "core.analysis",
-    "read_header": "core.adapter_file",
+    "read_header": "methods.adapter_file",
     "save_adapter": "vision.adapters",
     "summary": "vision.summary",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+__getattr__, _names = lazy_names(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 import yaml
 
-from .build import pick_device
-from .core.atomic import write_text
-from .job import Job, binding, opening, plain
-from .result import conclude, machine
+from .io.atomic import write_text
+from .nlu.config import TextConfig, base_model, stages
 from .training.checkpoint import CheckpointError, Checkpoints
-from .training.config import RunConfig, TrainConfig
-from .training.distributed import World, environment_world, joined, share
+from .training.config import RunConfig
+from .training.distributed import World, environment_world, joined, pick_device, share
 from .training.folder import RunFolder, differences
+from .training.job import Job, binding, opening, plain
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit
+from .training.result import conclude, machine
 from .training.state import State
 from .training.stop import Interrupted, Stop
-from .training.text_config import TextConfig, base_model, stages
+from .vision.config import TrainConfig
 
 _TENSORS_PER_WEIGHT = 5  # of a checkpoint: the weight, two moments, the average, the best
 _SPACE = 50_000_000  # bytes for logs and pictures
@@ -87,11 +87,11 @@ def build_job(config: RunConfig, world: World, device: torch.device) -> Job:
         ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
     """
     if isinstance(config, TextConfig):
-        from .text_job import build_text_job
+        from .nlu.job import build_text_job
 
         return build_text_job(config, world, device)
     assert isinstance(config, TrainConfig)
-    from .image_job import build_image_job
+    from .vision.job import build_image_job
 
     return build_image_job(config, world, device)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # for `texts`
@@ -132,7 +132,7 @@ def finished(base, pictures, tmp_path_factory):
 
 def _leave_out_pictures(patch):
     patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
-    patch.setattr("capaboost_vit.result.save_figure", lambda *_: None)
+    patch.setattr("capaboost_vit.training.result.save_figure", lambda *_: None)
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from capaboost_vit.cli import main
-from capaboost_vit.training.config import TrainConfig
-from capaboost_vit.training.text_config import TextConfig
+from capaboost_vit.nlu.config import TextConfig
+from capaboost_vit.vision.config import TrainConfig
 
 COMMANDS = ("quickstart", "train", "train-text", "eval", "predict", "merge", "report", "data", "bench", "models")
 COMMANDS += ("summary",)

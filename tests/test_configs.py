@@ -18,13 +18,13 @@ from capaboost_vit.bench.loop_config import ProcessesConfig, VtabTimeConfig
 from capaboost_vit.bench.shapes import SHAPES
 from capaboost_vit.cli import main
 from capaboost_vit.methods.config import make_config
+from capaboost_vit.nlu.config import TextConfig
+from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.study.methods import read_method
-from capaboost_vit.text_job import build_text_model
-from capaboost_vit.training.config import TrainConfig
-from capaboost_vit.training.text_config import TextConfig
+from capaboost_vit.study.suites.own import read_suite
+from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.registry import parse_name
-from capaboost_vit.vision.suites.own import read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = sorted((ROOT / "configs" / "suites").glob("*.yaml"))

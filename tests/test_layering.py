@@ -7,6 +7,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,99 +16,58 @@ import capaboost_vit
 
 PACKAGE = Path(capaboost_vit.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
-every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
-# what measurements may import of the package: it needs nothing that a bare machine has not
-BARE = {"bench", "build", "core", "methods", "vision", "nlu", "training", "options", "yaml_text", "_version"}
-# what the files of each part may import of the package, and of others
-OWN = {
-    "core": {"core"},
-    "methods": {"methods", "core", "options"},
-    "training": {"training", "core", "options"},
-    "hub": set(),
-    "vision": {"vision", "methods", "core", "hub", "yaml_text", "_version"},
-    "nlu": {"nlu", "methods", "core", "hub", "_version"},
-    "bench": {"run", "inference"} | BARE,
-    "build": {"vision", "methods", "training"},
-    "job": {"training"},
-    "image_job": {"job", "build", "vision", "training", "core"},
-    "text_data": {"nlu", "training"},
-    "text_scores": {"text_data", "nlu", "training"},
-    "text_job": {"text_scores", "text_data", "job", "nlu", "methods", "training", "core"},
-    "result": {"job", "methods", "training", "core", "_version"},
-    "run": {"result", "image_job", "text_job", "job", "build", "training", "core"},
-    "inference": {"inference", "build", "text_data", "text_scores", "vision", "nlu", "training", "core"},
-    "report": {"nlu", "core"},
-    "study": {"study", "run", "job", "vision", "methods", "training", "core", "options", "yaml_text"},
-    "page": {"page", "study", "report", "build", "vision", "training", "core"},
-    "cli": {"cli", "page", "run", "report", "study", "inference", "build", "bench", "vision", "methods", "training"}
-    | {"_version"},
-    "options": set(),
-    "yaml_text": set(),
+# what the files of each room may import of the package: no arrow goes up
+BELOW = {
+    "core": set(),
+    "io": set(),
+    "methods": {"core", "io"},
+    "training": {"methods", "core", "io", "_version"},
+    "vision": {"training", "methods", "core", "io", "_version"},
+    "nlu": {"training", "methods", "core", "io", "_lazy", "_version"},
+    "run": {"vision", "nlu", "training", "methods", "core", "io"},
+    "study": {"run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
+    "bench": {"study", "run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
+    "cli": {"bench", "study", "run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
+    "_lazy": set(),
     "_version": set(),
-    "__init__": {"core", "methods", "vision", "_version"},
+    "__init__": {"vision", "methods", "core", "_lazy", "_version"},
 }
+# other packages, at the top of a file or inside a function
 OTHERS = {
-    "core": {"torch", "numpy", "safetensors"},
-    "methods": {"torch"},
-    "training": {"torch", "timm", "rich", "matplotlib", "tensorboard"},
-    "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml"},
-    "hub": set(),
-    "nlu": {"torch", "numpy"},
-    "bench": {"rich", "torch", "timm", "yaml", "numpy", "PIL"},
-    "build": {"torch", "timm"},
-    "job": {"torch"},
-    "image_job": {"torch"},
-    "text_data": set(),
-    "text_scores": {"torch"},
-    "text_job": {"torch"},
-    "result": {"torch", "timm"},
+    "core": {"torch", "numpy", "safetensors", "fvcore"},
+    "io": {"torch", "safetensors", "yaml", "datasets"},
+    "methods": {"torch", "numpy", "safetensors"},
+    "training": {"torch", "timm", "numpy", "rich", "matplotlib", "tensorboard"},
+    "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
+    "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "run": {"torch", "yaml"},
-    "inference": {"torch", "timm", "yaml", "safetensors"},
-    "report": set(),
-    "study": {"torch", "timm", "yaml"},
-    "page": {"torch", "numpy", "PIL"},
+    "study": {"torch", "timm", "numpy", "yaml", "PIL", "jinja2", "matplotlib", "scipy", "ray"},
+    "bench": {"torch", "timm", "numpy", "PIL", "yaml", "rich", "matplotlib", "transformers", "peft"},
     "cli": {"jsonargparse", "timm"},
-    "options": set(),
-    "yaml_text": {"yaml"},
+    "_lazy": set(),
     "_version": set(),
     "__init__": {"wrapt"},
 }
-LAZY = {  # imported inside a function only
-    "bench/baselines.py": {"peft"},
-    "bench/models.py": {"transformers"},
-    "bench/picture.py": {"matplotlib"},
-    "core/analysis.py": {"fvcore"},
-    "hub.py": {"datasets"},
-    "study/ray_pool.py": {"ray"},
-    "nlu/adapters.py": {"transformers"},
-    "nlu/encoder.py": {"transformers"},
-    "nlu/models.py": {"transformers"},
-    "nlu/data/tables.py": {"datasets"},
-    "nlu/metrics.py": {"scipy", "sklearn"},
-    "page/figures.py": {"matplotlib"},
-    "page/page.py": {"jinja2"},
-    "page/paired.py": {"scipy"},
-    "page/svg.py": {"matplotlib"},
-    "vision/data/columns.py": {"datasets"},
-    "vision/data/digits.py": {"sklearn"},
-    "vision/data/tables.py": {"datasets"},
-    "vision/data/torchvision_sets.py": {"torchvision"},
-}
+# imported inside a function only, wherever they are used: they are slow, or extras
+LAZY = {"datasets", "fvcore", "jinja2", "peft", "ray", "scipy", "sklearn", "transformers"}
+# what `--help` is made from imports nothing heavy at the top
+QUICK = {"cli", "io/options.py", "training/config.py", "training/stop.py", "methods/config.py", "vision/config.py"}
+QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py"}
 
 
-def part(path):
-    """The name of the part that a file belongs to: its folder, or itself at the top."""
+def room(path):
+    """The name of the room that a file belongs to: its folder, or itself at the top."""
     relative = path.relative_to(PACKAGE)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
 def imports(path, *, top_only=False):
-    """(own parts, other packages) that a file imports, wherever in it."""
+    """(own rooms, other packages) that a file imports, wherever in it but for type checking."""
     own, others = set(), set()
     tree = ast.parse(path.read_text())
     package = path.relative_to(PACKAGE).parts[:-1]
-    for node in tree.body if top_only else ast.walk(tree):
+    for node in _nodes(tree, top_only):
         if isinstance(node, ast.Import):
             others |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -119,53 +79,71 @@ def imports(path, *, top_only=False):
     return own, others - set(sys.stdlib_module_names) - {"__future__"}
 
 
-def test_every_part_has_its_rule():
-    assert {part(path) for path in FILES} == OWN.keys() == OTHERS.keys()
+def _nodes(tree, top_only):
+    """All nodes, or those that run when the module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        yield node
+        if not (top_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))):
+            yield from _nodes(node, top_only)
 
 
-@every_file
-def test_a_part_imports_only_what_lies_below_it(path):
-    own, others = imports(path)
-    lazy = LAZY.get(path.relative_to(PACKAGE).as_posix(), set())
-    assert own <= OWN[part(path)]
-    assert others <= OTHERS[part(path)] | lazy
-    assert not imports(path, top_only=True)[1] & lazy
+def test_no_arrow_goes_up_and_each_room_keeps_to_its_libraries():
+    assert {room(path) for path in FILES} == BELOW.keys() == OTHERS.keys()
+    order = list(BELOW)
+    assert all(
+        below - {name} <= set(order[: order.index(name)]) | {"_lazy", "_version"} for name, below in BELOW.items()
+    )
+    wrong = []
+    for path in FILES:
+        own, others = imports(path)
+        wrong += [f"{path}: {name}" for name in own - BELOW[room(path)] - {room(path)}]
+        wrong += [f"{path}: {name}" for name in others - OTHERS[room(path)]]
+        wrong += [f"{path}: {name} at the top" for name in imports(path, top_only=True)[1] & LAZY]
+    assert wrong == []
 
 
-def test_the_rules_hold_no_cycle_and_nobody_imports_the_command_line():
-    for name, below in OWN.items():
-        assert "cli" not in below - {name}
-        for other in below - {name}:
-            assert name not in OWN[other], f"{name} and {other} import each other"
+def test_no_two_files_import_each_other():
+    graph = {}
+    for path in FILES:
+        module = path.relative_to(PACKAGE).with_suffix("").parts
+        package = path.relative_to(PACKAGE).parts[:-1]
+        targets = set()
+        for node in _nodes(ast.parse(path.read_text()), top_only=True):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                above = [*package[: len(package) - (node.level - 1)], *(node.module.split(".") if node.module else ())]
+                targets |= {tuple(above)} | {(*above, alias.name) for alias in node.names}
+        graph[tuple(part for part in module if part != "__init__")] = targets
+    # a package's index imports what lies in the package, which may import the package's name
+    inside = {name: {t for t in targets if t in graph and t != name[: len(t)]} for name, targets in graph.items()}
+    try:
+        tuple(TopologicalSorter(inside).static_order())
+    except CycleError as error:
+        pytest.fail(f"files import each other: {error.args[1]}")
 
 
-QUICK = ["options.py", "training/config.py", "training/stop.py", "methods/config.py", "bench/config.py"]
-QUICK += ["bench/loop_config.py", "bench/capacity_config.py", "bench/shapes.py", "study/config.py"]
-QUICK += [path.relative_to(PACKAGE).as_posix() for path in FILES if part(path) == "cli"]
+def test_what_help_is_made_from_imports_nothing_heavy():
+    for path in FILES:
+        name = path.relative_to(PACKAGE).as_posix()
+        if name in QUICK or room(path) in QUICK:
+            own, others = imports(path, top_only=True)
+            assert others <= {"jsonargparse"}, name
+            assert own <= {"cli", "io", "methods", "training", "vision", "nlu", "study", "bench", "_version"}, name
+    code = "import sys, capaboost_vit.cli as c; c._parser(); print({'torch', 'timm', 'datasets'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "set()", done.stderr
 
 
-@pytest.mark.parametrize("path", QUICK)
-def test_what_help_is_made_from_imports_nothing_heavy_at_the_top(path):
-    own, others = imports(PACKAGE / path, top_only=True)
-    if path.startswith("bench/"):
-        own -= {"bench"}  # each other, and shapes
-    assert others <= {"jsonargparse"}
-    assert own <= {"cli", "options", "methods", "training", "_version"}
-
-
-LEAN = [path for path in FILES if part(path) == "bench" and path.stem != "quickstart"]
-
-
-@pytest.mark.parametrize("path", LEAN, ids=lambda path: path.stem)
-def test_what_measures_needs_nothing_that_a_bare_machine_has_not(path):
-    own, others = imports(path)
-    assert own <= BARE
-    assert others <= {"torch", "timm", "yaml", "numpy", "PIL"} | LAZY.get(path.relative_to(PACKAGE).as_posix(), set())
-
-
-@every_file
-def test_no_file_is_longer_than_250_lines(path):
-    assert len(path.read_text().splitlines()) <= 250
+def test_every_file_is_short_and_every_public_definition_explained():
+    for path in FILES:
+        text = path.read_text()
+        tree = ast.parse(text)
+        assert len(text.splitlines()) <= 250, path
+        assert ast.get_docstring(tree) or not tree.body, path
+        assert [node.name for node in public_definitions(tree) if not ast.get_docstring(node)] == [], path
+        relative = path.relative_to(PACKAGE).with_suffix("")
+        assert importlib.import_module(".".join(["capaboost_vit", *(p for p in relative.parts if p != "__init__")]))
 
 
 # the index
@@ -204,20 +182,6 @@ def public_definitions(tree):
     """Public functions and classes at the top of a module."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
-
-
-@every_file
-def test_every_module_and_every_public_definition_has_a_docstring(path):
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree) or not tree.body
-    assert [node.name for node in public_definitions(tree) if not ast.get_docstring(node)] == []
-
-
-@every_file
-def test_every_module_can_be_imported(path):
-    relative = path.relative_to(PACKAGE).with_suffix("")
-    parts = [part for part in relative.parts if part != "__init__"]
-    assert importlib.import_module(".".join(["capaboost_vit", *parts]))
 
 
 @pytest.mark.parametrize("name", ["adapt", "anatomy_of", "apply_method", "load_adapter"])

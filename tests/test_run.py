@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import capaboost_vit
-from capaboost_vit import result
-from capaboost_vit.inference import evaluate_adapter
-from capaboost_vit.job import plain
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training import result
+from capaboost_vit.training.job import plain
+from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
+from capaboost_vit.vision.evaluate import evaluate_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 FILES = {"adapter.safetensors", "config.yaml", "result.json", "status.json", "summary.csv", ".lock"}

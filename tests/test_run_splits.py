@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from capaboost_vit.job import binding, plain
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training.job import binding, plain
+from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -130,5 +130,5 @@ def test_a_run_does_not_go_on_with_other_images(configure, tmp_path, change, tex
 def test_a_run_of_a_release_without_shots_goes_on():
     now = plain(TrainConfig())
     before = {name: value for name, value in now.items() if name != "shots"}
-    assert binding(before) == binding(now)
-    assert binding(before) != binding(plain(TrainConfig(shots=1)))
+    assert binding(before, TrainConfig) == binding(now, TrainConfig)
+    assert binding(before, TrainConfig) != binding(plain(TrainConfig(shots=1)), TrainConfig)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from capaboost_vit.vision.suites import vtab1k
+from capaboost_vit.study.suites import vtab1k
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]

@@ -14,15 +14,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from capaboost_vit.job import plain
 from capaboost_vit.nlu.batches import TextBatches
+from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.models import create_tokenizer
+from capaboost_vit.nlu.parts import open_parts
+from capaboost_vit.nlu.scores import make_objective
 from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.run import train
-from capaboost_vit.text_data import open_parts
-from capaboost_vit.text_job import build_text_model
-from capaboost_vit.text_scores import make_objective
 from capaboost_vit.training.evaluation import evaluate
+from capaboost_vit.training.job import plain
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

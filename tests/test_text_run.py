@@ -19,15 +19,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import capaboost_vit
-from capaboost_vit import result
 from capaboost_vit.core.inject import branches
-from capaboost_vit.job import plain
 from capaboost_vit.nlu import create_from_adapter
 from capaboost_vit.nlu.batches import TextBatches, TextUpdates
+from capaboost_vit.nlu.config import TextConfig, base_model
 from capaboost_vit.nlu.questions import best_answers, best_threshold, encode_questions, open_questions, score_answers
 from capaboost_vit.run import build_job, train
+from capaboost_vit.training import result
 from capaboost_vit.training.distributed import World
-from capaboost_vit.training.text_config import TextConfig, base_model
+from capaboost_vit.training.job import plain
 
 EVERYWHERE = {"config.yaml", "result.json", "status.json", "summary.csv", ".lock", "learning_curve.png"}
 EVERYWHERE |= {"tensorboard", "checkpoints"}

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from tokenizers import pre_tokenizers
 
+from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.models import quiet
-from capaboost_vit.training.text_config import TextConfig
 
 THINGS = ["cat", "dog", "bird", "fish", "horse", "mouse"]
 PLACES = ["park", "lake", "house", "garden", "forest", "city"]

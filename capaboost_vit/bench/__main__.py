@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..yaml_text import parse_yaml
+from ..io.yaml import parse_yaml
 from .config import ScaleConfig, SpeedConfig
 from .loop_config import ProcessesConfig, VtabTimeConfig
 from .picture import PICTURES

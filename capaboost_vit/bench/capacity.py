@@ -13,15 +13,15 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ..build import build_model
 from ..core.adapted_linear import AdaptedLinear
-from ..core.adapter_file import read_adapter_file
 from ..core.analysis import ranks
 from ..core.capacity import held_share
 from ..core.layers import LowRankBranch
 from ..core.masks import random_state
 from ..core.names import namer
-from ..training.config import TrainConfig
+from ..methods.adapter_file import read_adapter_file
+from ..vision.build import build_model
+from ..vision.config import TrainConfig
 from .capacity_config import CapacityConfig
 from .columns import fenced
 from .machine import machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..options import option
+from ..io.options import option
 from .shapes import SHAPES
 
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are

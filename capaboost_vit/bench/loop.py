@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..build import build_data_config, build_model, build_transform
-from ..training.config import TrainConfig
 from ..training.distributed import World
 from ..training.state import State
 from ..vision.batches import ImageBatches, ImageUpdates, Normalise
+from ..vision.build import build_data_config, build_model, build_transform
+from ..vision.config import TrainConfig
 from ..vision.data import Split
 from .loop_config import LoopWorkload
 from .timing import Clock, HostClock, clock_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..options import option
+from ..io.options import option
 from .config import Common, at_least_one
 
 

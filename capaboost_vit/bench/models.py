@@ -12,11 +12,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..build import pick_device
 from ..core.inject import Anatomy, find
-from ..nlu.adapt import adapt as adapt_text
 from ..nlu.anatomy import anatomy_of as anatomy_of_text
+from ..nlu.models import adapt as adapt_text
 from ..nlu.models import model_length
+from ..training.distributed import pick_device
 from ..vision.adapt import adapt as adapt_vit
 from ..vision.anatomy import anatomy_of as anatomy_of_vit
 from .config import Workload

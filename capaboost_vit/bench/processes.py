@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..build import pick_device
+from ..training.distributed import pick_device
 from .loop import settings
 from .loop_config import ProcessesConfig
 from .machine import machine

@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..inference import merge_adapter
 from ..run import train
-from ..training.config import TrainConfig
 from ..training.figures import draw_curves, save_figure
+from ..vision.config import TrainConfig
+from ..vision.export import merge_adapter
 
 # a small timm ViT: vit_tiny_patch16_224 with these arguments, 0.3 million parameters
 _SMALL_VIT = {"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic import write_text
+from ..io.atomic import write_text
 from .capacity import capacity_table
 from .columns import fenced
 from .loop_tables import processes_table, vtab_table

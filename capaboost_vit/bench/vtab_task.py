@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from ..core.atomic import write_text
+from ..io.atomic import write_text
+from ..study.suites.vtab1k import Vtab
 from ..training.checkpoint import Checkpoints
 from ..training.compiled import compiled
 from ..training.evaluation import evaluate
 from ..training.loop import fit
 from ..training.state import State
-from ..vision.suites.vtab1k import Vtab
 from .loop import Laps, Repeated, Run, build_run, settings
 from .loop_config import VtabTimeConfig
 from .machine import machine

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from ..build import pick_device
+from ..study.suites.task import choose
+from ..study.suites.vtab1k import TASKS, Vtab
+from ..training.distributed import pick_device
 from ..vision.registry import parse_name
-from ..vision.suites.task import choose
-from ..vision.suites.vtab1k import TASKS, Vtab
 from .goals import Goal
 from .loop import Laps, loop_clock
 from .loop_config import VtabTimeConfig

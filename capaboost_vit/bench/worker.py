@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from ..build import pick_device
-from ..core.atomic import write_text
-from ..training.config import TrainConfig
-from ..training.distributed import environment_world, joined
+from ..io.atomic import write_text
+from ..training.distributed import environment_world, joined, pick_device
 from ..training.loop import fit
+from ..vision.config import TrainConfig
 from .loop import Laps, build_run, read_all
 from .timing import HostClock
 

@@ -25,7 +25,8 @@ def eval_parser() -> Parser:
 
 def evaluate(arguments: Namespace) -> None:
     """Prints the accuracy, or the scores of a task on texts."""
-    from ..inference import evaluate_adapter, evaluate_text, is_text
+    from ..nlu.saved import evaluate_text, is_text
+    from ..vision.evaluate import evaluate_adapter
 
     if is_text(Path(arguments.adapter)):
         scores = evaluate_text(
@@ -66,8 +67,8 @@ def predict(arguments: Namespace) -> None:
     """Prints a few lines per picture, and writes the table."""
     if arguments.csv is not None and Path(arguments.csv).is_dir():
         raise IsADirectoryError(f"--csv {arguments.csv} is a folder: name a file in it")
-    from ..inference import predict_images, write_predictions
     from ..vision.data.tree import printable
+    from ..vision.predict import predict_images, write_predictions
 
     predictions = predict_images(
         arguments.model,
@@ -96,7 +97,8 @@ def merge_parser() -> Parser:
 
 def merge(arguments: Namespace) -> None:
     """Writes it, and says where."""
-    from ..inference import is_text, merge_adapter, merge_text
+    from ..nlu.saved import is_text, merge_text
+    from ..vision.export import merge_adapter
 
     adapter, output = Path(arguments.adapter), Path(arguments.output)
     if is_text(adapter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
-from ..training.config import TrainConfig
+from ..vision.config import TrainConfig
 from .parser import Parser, add_method_options, add_option, method_options
 
 
@@ -41,7 +41,7 @@ def summary_parser() -> Parser:
 
 def summary(arguments: Namespace) -> None:
     """Builds the model without weights and prints its table."""
-    from ..build import build_model
+    from ..vision.build import build_model
     from ..vision.summary import summary
 
     options = method_options(arguments)

@@ -30,7 +30,7 @@ def page_parser() -> Parser:
 
 def page(arguments: Namespace) -> None:
     """Writes it, and says where."""
-    from ..page.page import write_report
+    from ..study.page.page import write_report
 
     paths = write_report(
         arguments.folder,

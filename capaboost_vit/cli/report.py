@@ -21,7 +21,7 @@ def report_parser() -> Parser:
 
 def report(arguments: Namespace) -> None:
     """Prints the table, and writes it."""
-    from ..report import collect, markdown, table, write_report
+    from ..study.runs import collect, markdown, table, write_report
 
     runs = collect(arguments.folders)
     if not runs:

@@ -28,8 +28,8 @@ def check_parser() -> Parser:
 
 def check(arguments: Namespace) -> int:
     """Prints what was found; 1 if there are problems."""
-    from ..vision.suites.checking import check_suite
-    from ..vision.suites.opening import find_tasks
+    from ..study.suites.checking import check_suite
+    from ..study.suites.opening import find_tasks
 
     found = find_tasks(arguments.suite, data=arguments.data, tasks=arguments.tasks)
     shown = sys.stderr.isatty()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from ..training.config import RunConfig, TrainConfig
-from ..training.text_config import TextConfig
+from ..nlu.config import TextConfig
+from ..training.config import RunConfig
+from ..vision.config import TrainConfig
 from .options import parser_of, values_of
 from .parser import Parser, add_method_options, method_options
 

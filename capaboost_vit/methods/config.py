@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..options import check_type, option
+from ..io.options import check_type, option
 
 _RESCALE = "rescale the update to the plain method's: mean (by 1 / (d s^2)) or norm (to its Frobenius norm); none: not"
 _DENSITY = "fraction kept by each mask; none: the pattern's own (random 0.5, n:m n/m, complementary 1/d, sign 1)"

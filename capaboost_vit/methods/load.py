@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..core.adapter_file import AdapterFileError, load_adapter_file, read_header
 from ..core.inject import detach
+from .adapter_file import AdapterFileError, load_adapter_file, read_header
 
 
 def load_into(

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from .._version import __version__
-from ..core.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
 from ..methods.load import load_into
-from .adapt import adapt
 from .anatomy import head_names
-from .models import create_text_model, quiet
+from .models import adapt, create_text_model, quiet
 from .tasks import get_task
 
 

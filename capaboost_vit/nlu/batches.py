@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.order import Update, epoch_order, share_of
+from ..training.order import Update, epoch_order, share_of
 from .masking import NOT_ASKED, Masking
 from .tokens import Encoded
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.atomic import write_text
+from ..io.atomic import write_text
 from .manifest import Study
 from .trial import Trial
 

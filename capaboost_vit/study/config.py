@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..options import option
+from ..io.options import option
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic import write_text
+from ..io.atomic import write_text
 from .manifest import Study
 from .trial import Trial, digest, identity_of
 

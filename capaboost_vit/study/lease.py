@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..core.atomic import write_text
+from ..io.atomic import write_text
 
 _LOST = 75  # exit code of a process whose lease was taken over: EX_TEMPFAIL
 

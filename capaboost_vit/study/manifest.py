@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic import write_text
-from ..training.config import TrainConfig
+from ..io.atomic import write_text
+from ..vision.config import TrainConfig
 from .trial import Trial, digest
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Trial))

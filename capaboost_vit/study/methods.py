@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
+from ..io.options import check_type
+from ..io.yaml import parse_yaml
 from ..methods.config import make_config
-from ..options import check_type
-from ..training.config import TrainConfig
+from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
-from ..yaml_text import parse_yaml
 
 _HINTS = typing.get_type_hints(TrainConfig)
 # what the study decides, and no file of a method

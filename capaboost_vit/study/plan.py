@@ -12,12 +12,12 @@ from typing import Any
 import timm
 
 from ..methods.config import CONFIGS
-from ..training.config import TrainConfig
+from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
-from ..vision.suites.opening import open_suite
-from ..vision.suites.task import Suite, Task
 from .config import BenchRunConfig, BenchTuneConfig, StudyConfig
 from .methods import over, points, read_method, resolved
+from .suites.opening import open_suite
+from .suites.task import Suite, Task
 from .trial import Trial, make_trial
 
 # ViT-B/16, pretrained on ImageNet-21k: two checkpoints whose numbers must never stand in one column

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..job import binding, plain
-from ..training.config import TrainConfig
+from ..training.job import binding, plain
+from ..vision.config import TrainConfig
 
 _ID_DIGITS = 12
 # options that say where something lies, not what it is
@@ -27,7 +27,7 @@ class Trial:
         stage: "candidate" trains on a part and never sees the test split; "final" is tested once.
         shots: training images per class; None: all of them.
         weights: SHA-256 of the local file of base weights; None: those that the model's name says.
-        config: the options of the run, as `capaboost_vit.job.plain` gives them.
+        config: the options of the run, as `capaboost_vit.training.job.plain` gives them.
     """
 
     id: str
@@ -70,7 +70,10 @@ def make_trial(config: TrainConfig, **fields: Any) -> Trial:
 
 def identity_of(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """What makes a trial another one: options of its run, each with its default where it is lacking, and `fields`."""
-    return {**fields, "options": {name: value for name, value in binding(config).items() if name not in _PLACES}}
+    return {
+        **fields,
+        "options": {name: value for name, value in binding(config, TrainConfig).items() if name not in _PLACES},
+    }
 
 
 def digest(value: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.names import distinct
-from ..core.sealed import read_sealed, write_sealed
+from ..io.sealed import read_sealed, write_sealed
 
 FORMAT = "capaboost_vit.checkpoint"
 VERSION = 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..options import option
+from ..io.options import option
 
 
 @dataclass(frozen=True)
@@ -100,89 +100,6 @@ class RunConfig:
         return "examples"
 
 
-@dataclass(frozen=True)
-class TrainConfig(RunConfig):
-    """Options of `capaboost train`; names are those of timm's train.py where it has the option.
-
-    The defaults are the standard VTAB-1k recipe: AdamW, lr 1e-3, weight decay 1e-4, batch 64, 100 epochs with a tenth
-    of warm-up and a cosine, drop path 0.1, no augmentation.
-    """
-
-    # what and where
-    model: str = option("vit_base_capaboost_lora", "timm model name; *_capaboost_* names bring their method with them")
-    data: str = option(
-        "digits",
-        "digits, an image folder or zip, a folder with lists (train800.txt, test.txt, ...), parquet, a hub id "
-        "(owner/name), torchvision:NAME",
-    )
-    pretrained: bool = option(False, "fetch the base weights from timm's hub")
-    initial_checkpoint: str | None = option(None, "local file with the base weights (.safetensors or .pth)")
-    model_kwargs: dict[str, Any] = option({}, "further arguments of the timm model")
-    num_classes: int | None = option(None, "number of classes; none: those of the data")
-
-    # data
-    train_split: str = option(
-        "train", "training split or list: its name, or an expression such as train[:800], train+val, mixed(train)[200:]"
-    )
-    val_split: str | None = option("val", "validation split, likewise; none: no validation")
-    test_split: str | None = option("test", "test split, likewise, used once, at the end; none: no test")
-    shots: int | None = option(None, "few-shot: images of each class that are drawn from the training split by --seed")
-    image_column: str | None = option(None, "column of the images (hub, parquet); none: found by its type")
-    label_column: str | None = option(None, "column of the labels (hub, parquet); none: found by type or name")
-    data_dir: str | None = option(None, "folder of torchvision's data sets")
-    data_download: bool = option(False, "let torchvision download the data set")
-    bad_images: Literal["error", "skip"] = option(
-        "error", "images that cannot be read: error, or skip those of training (counted; never in evaluation)"
-    )
-    img_size: int | None = option(None, "image size; none: the model's own")
-    crop_pct: float | None = option(None, "share of the resized image that is kept; none: the model's own")
-    crop_mode: str | None = option(None, "center, squash (plain resize to a square) or border; none: the model's own")
-    interpolation: str | None = option(None, "resize interpolation; none: the model's own")
-    no_aug: bool = option(True, "no training augmentation; false: random crop, flip and those below")
-    scale: tuple[float, float] = option((0.08, 1.0), "random crop: range of areas")
-    ratio: tuple[float, float] = option((0.75, 4 / 3), "random crop: range of aspect ratios")
-    hflip: float = option(0.5, "probability of a horizontal flip")
-    vflip: float = option(0.0, "probability of a vertical flip")
-    color_jitter: float = option(0.4, "strength of the colour jitter")
-    aa: str | None = option(None, "timm's auto-augment policy, such as rand-m9-mstd0.5")
-    reprob: float = option(0.0, "random erasing: probability")
-    mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none")
-    cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them")
-    workers: int = option(0, "data loader processes")
-    cache: Literal["auto", "memory", "device", "none"] = option(
-        "auto",
-        "where images stay once they are read: memory (the first GiB of a split; so with augmentation always), device "
-        "(all), none; auto: device on a GPU of whose free memory they take a tenth at most, else memory",
-    )
-
-    # optimisation and machine
-    drop_path: float = option(0.1, "stochastic depth")
-    channels_last: bool = option(False, "torch's channels_last memory format, for models with convolutions")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shots is not None and self.shots < 1:
-            raise ValueError(f"--shots must be at least 1, got {self.shots}")
-        check_at_least_zero(self, ("workers", "mixup", "cutmix", "drop_path"))
-        for name in ("hflip", "vflip", "reprob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{flag(name)} must lie in [0, 1], got {getattr(self, name)}")
-        check_choices(self, _IMAGE_CHOICES)
-        if self.no_aug:
-            fields = type(self).__dataclass_fields__
-            for name in _AUGMENTATION:
-                value = getattr(self, name)
-                if (tuple(value) if isinstance(value, list) else value) != fields[name].default:
-                    raise ValueError(f"{flag(name)} has no effect without augmentation: add --no-aug false")
-        if self.val_split is None and (self.patience is not None or self.select == "best"):
-            raise ValueError("--patience and --select best need a validation split: say --val-split NAME")
-
-    @property
-    def unit(self) -> str:
-        """What a batch is counted in."""
-        return "images"
-
-
 _AT_LEAST_ONE = (
     "epochs",
     "batch_size",
@@ -194,13 +111,11 @@ _AT_LEAST_ONE = (
     "patience",
     "checkpoint_interval",
 )
-_AUGMENTATION = ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")
 _CHOICES = {
     "amp_dtype": ("bfloat16", "float16"),
     "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "select": ("last", "best"),
 }
-_IMAGE_CHOICES = {"cache": ("auto", "memory", "device", "none"), "bad_images": ("error", "skip")}
 
 
 def check_at_least_zero(config: RunConfig, names: Iterable[str]) -> None:

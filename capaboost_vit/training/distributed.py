@@ -110,3 +110,18 @@ def align(model: nn.Module, world: World) -> None:
 def _moving_norms(model: nn.Module) -> list[nn.Module]:
     """The batch norms whose statistics move."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+
+
+def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device of that name, by default cuda where there is one; each process of a machine gets a GPU of its own.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core.analysis import spectrum
-from ..core.atomic import replacing
 from ..core.inject import branches
 from ..core.layers import LowRankBranch
 from ..core.tied import TiedMaskedWeight
+from ..io.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..core.atomic import write_text
+from ..io.atomic import write_text
 
 fcntl: ModuleType | None
 try:

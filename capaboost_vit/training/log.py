@@ -20,7 +20,7 @@ from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ..core.atomic import write_text
+from ..io.atomic import write_text
 
 # column names of summary.csv as they are shown, so that a line fits into 80 columns
 _SHORT = {"train_loss": "loss", "train_accuracy": "train %", "val_accuracy": "val %"}

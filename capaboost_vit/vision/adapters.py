@@ -14,7 +14,7 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
-from ..core.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
 from ..methods.config import CONFIGS, option_names
 from ..methods.load import load_into
 from .adapt import adapt

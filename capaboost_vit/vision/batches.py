@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.order import Update, epoch_order, share_of
 from ..core.seeds import seeded
+from ..training.order import Update, epoch_order, share_of
 from .cache import MEMORY, Batch, Cache, Key
 from .data import Split
 from .loader import Loader

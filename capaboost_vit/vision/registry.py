@@ -12,9 +12,6 @@ from timm.models import generate_default_cfgs, load_pretrained, model_entrypoint
 from torch import nn
 
 from ..methods.config import CONFIGS, option_names
-from .adapt import adapt
-from .features import FEATURE_OPTIONS, feature_net
-from .weights import checkpoint_filter
 
 _ANY = ("lora", "adapter")
 _PLAIN = ("lora", "adapter", "prefix", "prompt")  # plain attention: prefixes and prompts fit too
@@ -72,6 +69,11 @@ def parse_name(name: str) -> tuple[str, str] | None:
 
 def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        # here, as importing timm registers the names: modules of this package may be half imported then
+        from .adapt import adapt
+        from .features import FEATURE_OPTIONS, feature_net
+        from .weights import checkpoint_filter
+
         options = {key: kwargs.pop(key) for key in option_names(method) if key in kwargs}
         _refuse_foreign_options(name, method, kwargs)
         features = {key: kwargs.pop(key) for key in FEATURE_OPTIONS if key in kwargs}

@@ -15,10 +15,10 @@ import capaboost_vit
 from capaboost_vit.bench.capacity import measure_capacity
 from capaboost_vit.bench.capacity_config import CapacityConfig
 from capaboost_vit.cli import main
-from capaboost_vit.core.adapter_file import FORMAT, VERSION
 from capaboost_vit.core.capacity import held_share
 from capaboost_vit.core.inject import branches
-from capaboost_vit.core.sealed import write_sealed
+from capaboost_vit.io.sealed import write_sealed
+from capaboost_vit.methods.adapter_file import FORMAT, VERSION
 from capaboost_vit.run import train
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

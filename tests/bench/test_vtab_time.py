@@ -21,8 +21,8 @@ from capaboost_vit.bench.report import table_of, write_result
 from capaboost_vit.bench.timing import Budget
 from capaboost_vit.bench.vtab_time import extrapolate, goals_of, measure_vtab_time, summarise, update_sizes
 from capaboost_vit.cli import main
-from capaboost_vit.training.config import TrainConfig
-from capaboost_vit.vision.suites.vtab1k import TASKS, Vtab
+from capaboost_vit.study.suites.vtab1k import TASKS, Vtab
+from capaboost_vit.vision.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

@@ -9,8 +9,8 @@ import timm
 import torch
 
 import capaboost_vit
-from capaboost_vit.core.adapter_file import read_header
 from capaboost_vit.core.inject import branches
+from capaboost_vit.methods.adapter_file import read_header
 from capaboost_vit.methods.fold import fold
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}

@@ -6,8 +6,8 @@ import csv
 
 import pytest
 
-from capaboost_vit.inference import evaluate_adapter
 from capaboost_vit.run import train
+from capaboost_vit.vision.evaluate import evaluate_adapter
 
 PLUS = {
     "name": "adapter",

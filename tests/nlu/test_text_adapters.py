@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from small import ADDED, EVERY_FAMILY, LITTLE, adapted, build, examples, padded, wake
 
-from capaboost_vit.core.adapter_file import AdapterFileError, load_adapter_file, write_adapter_file
 from capaboost_vit.core.inject import branches
+from capaboost_vit.methods.adapter_file import AdapterFileError, load_adapter_file, write_adapter_file
 from capaboost_vit.methods.fold import fold
 from capaboost_vit.methods.load import load_into
 from capaboost_vit.nlu import adapt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datasets
 import pytest
 
-from capaboost_vit.hub import cache_folder
+from capaboost_vit.io.hub import cache_folder
 from capaboost_vit.nlu.data import open_texts
 from capaboost_vit.nlu.tasks import GLUE, TASKS
 

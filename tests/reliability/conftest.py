@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from capaboost_vit import run as run_module
-from capaboost_vit.core.sealed import read_sealed
+from capaboost_vit.io.sealed import read_sealed
 from capaboost_vit.training import checkpoint
 from capaboost_vit.training.stop import Interrupted
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from capaboost_vit.core.sealed import write_sealed
+from capaboost_vit.io.sealed import write_sealed
 from capaboost_vit.run import train
 from capaboost_vit.training.checkpoint import FORMAT, CheckpointError
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.stop import Interrupted
+from capaboost_vit.vision.config import TrainConfig
 
 
 class Canary:
@@ -162,7 +162,7 @@ def test_a_checkpoint_that_may_not_be_read_is_left_out_too(lab, broken, stopped,
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *args, **kwargs)
 
-    monkeypatch.setattr("capaboost_vit.core.sealed.open", refusing, raising=False)
+    monkeypatch.setattr("capaboost_vit.io.sealed.open", refusing, raising=False)
     train(TrainConfig(**options))
     assert "update-00000005.safetensors is left out, going on from update-00000004" in capsys.readouterr().err
 

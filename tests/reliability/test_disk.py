@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 OPTIONS = {"method__dropout": 0.1}
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from capaboost_vit import job
 from capaboost_vit import run as run_module
-from capaboost_vit.job import binding
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training import job
 from capaboost_vit.training.distributed import World
+from capaboost_vit.training.job import binding
+from capaboost_vit.vision.config import TrainConfig
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
@@ -104,7 +104,11 @@ def test_another_option_is_named_and_refused(place, material, options, texts):
 
 def test_a_run_of_a_release_with_fewer_options_goes_on(material, tmp_path, monkeypatch):
     def older(config):
-        return {name: value for name, value in binding(config).items() if name not in ("compile_mode", "channels_last")}
+        return {
+            name: value
+            for name, value in binding(config, TrainConfig).items()
+            if name not in ("compile_mode", "channels_last")
+        }
 
     options = {"output": str(tmp_path / "run")}
     with monkeypatch.context() as patch:

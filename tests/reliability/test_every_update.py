@@ -6,8 +6,8 @@ import pytest
 
 from capaboost_vit import run
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.stop import Interrupted
+from capaboost_vit.vision.config import TrainConfig
 
 OPTIONS = {
     "model": "vit_tiny_capaboost_lora",

@@ -10,7 +10,7 @@ import pytest
 
 from capaboost_vit import run as run_module
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 OPTIONS = {"method__dropout": 0.1}
 

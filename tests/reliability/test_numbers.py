@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from capaboost_vit import run as run_module
-from capaboost_vit.core.adapter_file import fingerprint
+from capaboost_vit.methods.adapter_file import fingerprint
 from capaboost_vit.run import train
 from capaboost_vit.training import loop, objective
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.loop import NotFinite
+from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import open_data
 
 OPTIONS = {

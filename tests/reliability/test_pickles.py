@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 CODE = "open({path!r}, 'w').close()"
 

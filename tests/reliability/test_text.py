@@ -12,11 +12,11 @@ import pytest
 import texts
 import torch
 
-from capaboost_vit import job
-from capaboost_vit.job import binding
+from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.run import train
+from capaboost_vit.training import job
+from capaboost_vit.training.job import binding
 from capaboost_vit.training.stop import Interrupted
-from capaboost_vit.training.text_config import TextConfig
 
 DROPOUT = {"name": "lora", "dropout": 0.1}
 METHODS = {
@@ -231,7 +231,7 @@ def test_a_run_of_a_release_with_fewer_options_goes_on(text_material, tmp_path, 
     config = texts.configure(text_material, "pairs", tmp_path / "run", **{**SHORT, "stride": 128})
     with monkeypatch.context() as patch:
         patch.setattr(job, "binding", older)
-        patch.setattr("capaboost_vit.text_job.binding", older)
+        patch.setattr("capaboost_vit.nlu.job.binding", older)
         train(config)
     (tmp_path / "run" / "result.json").unlink()
     assert train(TextConfig(**{**vars(config), "resume": True}))["epochs"] == 2

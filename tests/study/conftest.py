@@ -9,7 +9,7 @@ import yaml
 
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.trial import make_trial
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 

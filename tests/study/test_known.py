@@ -8,9 +8,9 @@ import json
 import pytest
 
 from capaboost_vit.cli import main
-from capaboost_vit.page.page import write_report
 from capaboost_vit.study.known import take_known
 from capaboost_vit.study.manifest import Study
+from capaboost_vit.study.page.page import write_report
 
 
 def result_of(trial, accuracy):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from capaboost_vit.study.manifest import Study, run_config
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 # trials
 

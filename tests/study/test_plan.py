@@ -8,7 +8,7 @@ import yaml
 from capaboost_vit.study.config import BenchRunConfig, BenchTuneConfig
 from capaboost_vit.study.methods import read_method
 from capaboost_vit.study.plan import BACKBONES, candidate_trials, choice_key, final_trials
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 TWO = {"lora": {"method": {"name": "lora", "rank": 4}, "lr": 1e-2}, "head": {"method": {"name": "head"}}}
 

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 import yaml
 
-from capaboost_vit.job import binding, plain
+from capaboost_vit.io.options import option
 from capaboost_vit.methods.config import CONFIGS
-from capaboost_vit.options import option
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.training.job import binding, plain
+from capaboost_vit.vision.config import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,21 @@ def test_what_was_said_of_an_earlier_run_is_not_stored():
 def test_options_that_change_nothing_of_the_result_do_not_bind():
     free = {"output": "x", "workers": 3, "checkpoint_interval": 7, "data_dir": "y", "data_download": True}
     free["cache"] = "none"
-    assert binding(plain(TrainConfig(**free))) == binding(plain(TrainConfig()))
+    assert binding(plain(TrainConfig(**free)), TrainConfig) == binding(plain(TrainConfig()), TrainConfig)
     for name, value in {"lr": 1.0, "log_interval": 3, "epochs": 7, "select": "best", "data": "x", "seed": 1}.items():
-        assert binding(plain(TrainConfig(**{name: value}))) != binding(plain(TrainConfig())), name
+        assert binding(plain(TrainConfig(**{name: value})), TrainConfig) != binding(
+            plain(TrainConfig()), TrainConfig
+        ), name
 
 
 def test_options_that_a_stored_configuration_lacks_stand_at_their_defaults():
     stored = plain(TrainConfig(lr=0.5))
     older = {name: value for name, value in stored.items() if name not in ("compile_mode", "channels_last")}
-    assert binding(older) == binding(stored) != binding(plain(TrainConfig(lr=0.5, channels_last=True)))
+    assert (
+        binding(older, TrainConfig)
+        == binding(stored, TrainConfig)
+        != binding(plain(TrainConfig(lr=0.5, channels_last=True)), TrainConfig)
+    )
 
 
 @pytest.mark.parametrize("cls", [TrainConfig, *CONFIGS.values()], ids=lambda cls: cls.__name__)

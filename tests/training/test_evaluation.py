@@ -8,8 +8,8 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 from toys import Fixed, small
 
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.evaluation import evaluate
+from capaboost_vit.vision.config import TrainConfig
 
 
 def same(batch):

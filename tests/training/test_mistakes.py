@@ -8,10 +8,10 @@ import pytest
 import torch
 from toys import Fixed, small
 
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.distributed import World
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.mistakes import Mistakes
+from capaboost_vit.vision.config import TrainConfig
 
 CLASSES, COUNT = 5, 40
 DRAW = torch.Generator().manual_seed(0)

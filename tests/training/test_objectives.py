@@ -9,11 +9,11 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
+from capaboost_vit.nlu.config import TextConfig
+from capaboost_vit.nlu.objectives import MaskedTokens, Outputs, Regression, Spans, TokenCounts
 from capaboost_vit.training.compiled import answer
 from capaboost_vit.training.distributed import World
 from capaboost_vit.training.objective import Classification, Confusion
-from capaboost_vit.training.text_config import TextConfig
-from capaboost_vit.training.text_objectives import MaskedTokens, Outputs, Regression, Spans, TokenCounts
 
 CLASSES, TOKENS, WORDS, COUNT = 3, 7, 11, 6
 DRAW = torch.Generator().manual_seed(0)

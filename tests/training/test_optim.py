@@ -15,8 +15,8 @@ from torch import nn
 
 import capaboost_vit
 from capaboost_vit.core.tied import TiedMaskedWeight
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.optim import draws_numbers, make_optimizer, make_schedule
+from capaboost_vit.vision.config import TrainConfig
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capaboost_vit.core.sealed import read_sealed, write_sealed
+from capaboost_vit.io.sealed import read_sealed, write_sealed
 from capaboost_vit.training.checkpoint import FORMAT, VERSION, CheckpointError, pack, unpack
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8]

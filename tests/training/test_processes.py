@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -112,7 +112,7 @@ import sys
 import timm, torch
 import torch.distributed as dist
 import capaboost_vit
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.training.distributed import environment_world, joined
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.loop import fit

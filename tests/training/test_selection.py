@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toys import Fixed, Saves, Scripted, begin, go_on, largest_difference, small, state, train
 
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
 
 STEADY = {"sched": "none", "warmup_epochs": 0}  # so that a shorter run is the beginning of a longer one
 

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch._dynamo.utils import counters
 
-from capaboost_vit.inference import evaluate_adapter
 from capaboost_vit.run import train
-from capaboost_vit.training.config import TrainConfig
+from capaboost_vit.vision.config import TrainConfig
+from capaboost_vit.vision.evaluate import evaluate_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
@@ -38,7 +38,7 @@ def pictures(tmp_path_factory):
 def run(pictures, tmp_path, monkeypatch):
     """Trains; returns (result, tensors of the adapter, rows of the table)."""
     monkeypatch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)  # pictures take most of the time
-    monkeypatch.setattr("capaboost_vit.result.save_figure", lambda *_: None)
+    monkeypatch.setattr("capaboost_vit.training.result.save_figure", lambda *_: None)
 
     def start(name="run", **options):
         values = {"model": "vit_tiny_capaboost_lora", "model_kwargs": SMALL, "img_size": 16, "data": str(pictures)}

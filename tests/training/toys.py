@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from capaboost_vit.core.seeds import words
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.training.loop import fit
 from capaboost_vit.training.state import State
+from capaboost_vit.vision.config import TrainConfig
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 FAST = {"epochs": 4, "lr": 1e-2, "drop_path": 0.0, "log_interval": 1}

@@ -19,7 +19,7 @@ from torch import nn
 
 import capaboost_vit
 from capaboost_vit.core import atomic, sealed
-from capaboost_vit.core.adapter_file import FORMAT, fingerprint
+from capaboost_vit.methods.adapter_file import FORMAT, fingerprint
 
 METHODS = ("lora", "adapter", "prefix", "prompt")
 PATTERNS = ("random", "complementary", "sign", "2:4")

@@ -14,9 +14,9 @@ from drawn import Drawn, split_of
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from capaboost_vit.build import build_data_config, build_transform
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.vision.batches import ImageBatches, Normalise
+from capaboost_vit.vision.build import build_data_config, build_transform
+from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
 
 MODEL = timm.create_model("test_vit")

@@ -8,11 +8,11 @@ import torch
 from drawn import Drawn, split_of
 from PIL import Image
 
-from capaboost_vit.build import build_data_config, build_transform
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.vision import cache as cache_module
 from capaboost_vit.vision.batches import ImageBatches, ImageUpdates
+from capaboost_vit.vision.build import build_data_config, build_transform
 from capaboost_vit.vision.cache import Cache
+from capaboost_vit.vision.config import TrainConfig
 
 MODEL = timm.create_model("test_vit")
 DATA = build_data_config(TrainConfig(img_size=24), MODEL)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capaboost_vit import hub
+from capaboost_vit.io import hub
 from capaboost_vit.vision.data import open_data
 from capaboost_vit.vision.data.labels import number_labels
 

@@ -14,9 +14,9 @@ import torch
 from drawn import Drawn, split_of
 from PIL import Image
 
-from capaboost_vit.build import build_data_config, build_transform
-from capaboost_vit.training.config import TrainConfig
 from capaboost_vit.vision.batches import ImageUpdates
+from capaboost_vit.vision.build import build_data_config, build_transform
+from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split
 
 MODEL = timm.create_model("test_vit")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...hub import cache_folder, load_from_hub, quietly, root_cause
+from ...io.hub import cache_folder, load_from_hub, quietly, root_cause
 from .table import Table
 
 _INSTEAD = "give a local folder or file (.tsv, .csv, .jsonl) instead"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...hub import load_from_hub
+from ...io.hub import load_from_hub
 from .reading import read_rows
 from .split import Question
 

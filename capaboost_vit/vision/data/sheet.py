@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ...core.atomic import replacing
+from ...io.atomic import replacing
 from .split import ImageData, Split
 
 _CLASSES = 20

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...hub import cache_folder, load_from_hub, quietly, root_cause
+from ...io.hub import cache_folder, load_from_hub, quietly, root_cause
 from .columns import image_column as find_image_column
 from .columns import label_column as find_label_column
 from .labels import number_labels

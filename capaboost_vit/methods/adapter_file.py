@@ -1,0 +1,180 @@
+"""Adapter files: one .safetensors with branches, packed masks and head, and a JSON header; nothing is ever executed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..core.inject import branches
+from ..core.names import distinct, namer
+from ..core.tied import TiedMaskedWeight
+from ..io.sealed import digest, read_sealed, write_sealed
+
+FORMAT = "capaboost_vit.adapter"
+VERSION = 1
+# options that the stored tensors tell (names, shapes, masks), or that matter in training only
+_SHOWN = ("targets", "density", "pattern", "mask_seed", "init_seed", "init", "dropout", "drop_path")
+
+
+class AdapterFileError(ValueError):
+    """An adapter file that cannot be read, or that does not belong to the model."""
+
+
+def write_adapter_file(
+    path: str | Path, model: nn.Module, header: Mapping[str, Any], *, head: tuple[str, ...] = ()
+) -> Path:
+    """Writes branches, head and whatever else is trained, under canonical names (those of the base model).
+
+    Masks are stored as packed bits and win over the seeds on loading. The file is written beside its place and renamed,
+    so a crash leaves the old file or the new one.
+
+    Args:
+        header: JSON values added to the header; `base` should hold the base's architecture and tag.
+        head: canonical names of the classifier's modules, stored whether or not they are trained.
+    """
+    path = Path(path)
+    tensors, rest, mask_names = _split(model, head)
+    packed = {
+        name: torch.from_numpy(np.packbits((t.cpu().numpy() > 0).reshape(-1))) if name in mask_names else t
+        for name, t in tensors.items()
+    }
+    header = {
+        **header,
+        "base": {**header.get("base", {}), "fingerprint": fingerprint(rest)},
+        "methods": _methods(model),
+        "head": sorted(head),
+        "masks": {
+            name: {"shape": list(tensors[name].shape), "signed": bool((tensors[name] < 0).any())}
+            for name in sorted(mask_names)
+        },
+    }
+    write_sealed(path, FORMAT, VERSION, header, packed)
+    return path
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of an adapter file, checked against its digest. Raises AdapterFileError, FileNotFoundError."""
+    return read_adapter_file(path)[0]
+
+
+def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors (masks unpacked to int8) of a file, after all checks that need no model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        AdapterFileError: not a safetensors file (a pickle, say), truncated or changed, not of this format or of an
+            unknown version, or holding values that are not finite.
+    """
+    header, tensors = read_sealed(path, FORMAT, VERSION, error=AdapterFileError)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
+    for name, mask in header["masks"].items():
+        packed, count = tensors.get(name), math.prod(mask["shape"])
+        if packed is None or packed.dtype != torch.uint8 or packed.numel() != -(-count // 8):
+            raise AdapterFileError(f"{path} lacks the mask {name!r} that its header names")
+        bits = np.unpackbits(packed.numpy(), count=count).astype(np.int8)
+        tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
+    return header, tensors
+
+
+def load_adapter_file(model: nn.Module, path: str | Path, *, head: tuple[str, ...] = (), force: bool = False) -> None:
+    """Loads a file into a model that carries the same branches; nothing is changed unless everything fits.
+
+    Args:
+        head: canonical names of the model's classifier modules.
+        force: skip the check that the base weights are those that the adapter was trained with.
+
+    Raises:
+        AdapterFileError: what `read_adapter_file` refuses; missing or unknown tensors; another shape (num_classes,
+            architecture, rank) or base weights (fingerprint).
+    """
+    header, stored = read_adapter_file(path)
+    own, rest, _ = _split(model, head, extra=frozenset(stored))
+    missing, unknown = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
+    if missing or unknown:
+        parts = (("missing", missing), ("unknown", unknown))
+        found = "; ".join(f"{len(names)} tensors {what} ({names[0]}, ...)" for what, names in parts if names)
+        raise AdapterFileError(f"{path} does not fit this {type(model).__name__}: {found}; {_origin(header)}")
+    for name, tensor in stored.items():
+        if tensor.shape != own[name].shape:
+            in_head = name.startswith(tuple(f"{h}." for h in head))
+            what = "num_classes differs" if in_head else "another architecture or options"
+            raise AdapterFileError(
+                f"{path} does not fit this {type(model).__name__}: {name} is {tuple(tensor.shape)} in the file and "
+                f"{tuple(own[name].shape)} in the model ({what}); {_origin(header)}"
+            )
+    theirs, ours = ([_effect(m) for m in methods] for methods in (header["methods"], _methods(model)))
+    if theirs != ours:
+        raise AdapterFileError(
+            f"{path} was made with other options than this {type(model).__name__} has: {theirs} in the file, {ours} in "
+            "the model"
+        )
+    if not force and header["base"]["fingerprint"] != fingerprint(rest):
+        raise AdapterFileError(
+            f"{path} was trained on other base weights than this {type(model).__name__} has (fingerprints differ); "
+            f"{_origin(header)}; load those weights, or pass force=True if you know that they are equal in effect"
+        )
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            own[name].copy_(tensor)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
+    rounded = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in tensors.items()}
+    return digest(rounded)
+
+
+def _methods(model: nn.Module) -> list[dict[str, Any]]:
+    return getattr(model, "capaboost", {}).get("methods", [])
+
+
+def _effect(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide what a model computes and that no tensor of the file shows, such as alpha.
+
+    An option that is None is as good as one that a release before it did not have.
+    """
+    return {name: value for name, value in method.items() if name not in _SHOWN and value is not None}
+
+
+def _split(
+    model: nn.Module, head: tuple[str, ...], extra: frozenset[str] = frozenset()
+) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
+    """(what belongs into the file, the rest, names of masks), by canonical names, as the live tensors."""
+    canonical = namer(model)
+    state = {canonical(name): tensor for name, tensor in distinct(model).items()}
+    trained = {canonical(name) for name, p in model.named_parameters() if p.requires_grad}
+    moving = [
+        canonical(name)
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and any(p.requires_grad for p in module.parameters())
+    ]  # running statistics move with what is trained
+    owned = tuple(f"{name}." for name in (*branches(model), *head, *moving))
+    inside = {name for name in state if name in trained or name in extra or name.startswith(owned)}
+    masks = {
+        canonical(f"{name}.mask")
+        for name, module in model.named_modules()
+        if isinstance(module, TiedMaskedWeight) and module.mask is not None
+    }
+    return (
+        {name: state[name] for name in sorted(inside)},
+        {name: state[name].detach() for name in sorted(state.keys() - inside)},
+        masks,
+    )
+
+
+def _origin(header: Mapping[str, Any]) -> str:
+    """Where a file comes from, for error messages."""
+    base = header["base"]
+    name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or "an unknown base"
+    methods = " + ".join(method["method"] for method in header["methods"]) or "no method"
+    classes = f", {header['num_classes']} classes" if "num_classes" in header else ""
+    return f"it was made for {name} ({methods}{classes})"

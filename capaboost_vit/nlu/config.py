@@ -1,0 +1,133 @@
+"""The configuration of a run on texts: a plain dataclass without torch, from which the command line's help is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..io.options import option
+from ..training.config import RunConfig, check_at_least_zero, check_choices, flag
+
+
+@dataclass(frozen=True)
+class TextConfig(RunConfig):
+    """Options of `capaboost train-text`.
+
+    The defaults are the official ones of CapaBoost for LoRA on GLUE where these are published: lr 5e-4, weight decay
+    0.1, warm-up over a tenth, 128 tokens, best epoch by val.
+    """
+
+    # what and where
+    model: str = option("FacebookAI/roberta-base", "hub id, or folder with config.json, weights and tokenizer")
+    task: str = option("rte", "one of GLUE's (cola, sst2, ...), squad, squad_v2, chemprot, ..., classification, mlm")
+    data: str = option("hub", "folder or file with the task's data, or hub id; hub: the task's own there")
+    output: str = option("runs/text", "folder of the run")
+    pretrained: bool = option(True, "load the model's weights; false: random ones")
+    tokenizer: str | None = option(None, "hub id or folder of another tokenizer")
+    dropout: float | None = option(None, "dropout of the model's hidden states and attention; none: the model's own")
+
+    # data
+    protocol: Literal["own", "dev", "halves", "thousand"] | None = option(
+        None,
+        "splits: own (as in the files), dev (train and dev, no test), halves (of dev: val and test), thousand (of "
+        "train: val; dev is test); none: the task's",
+    )
+    data_seed: int = option(0, "seed of what the protocol draws; the same for all seeds of a table")
+    text_columns: tuple[str, ...] | None = option(None, "one or two columns of texts; none: found by name")
+    label_column: str | None = option(None, "column of labels or scores; none: found by name")
+    max_length: int = option(128, "tokens of an example, special ones included; longer texts are cut or slid over")
+    group_by_length: bool = option(True, "examples of about the same length in one update")
+    stride: int = option(128, "questions: tokens that neighbouring windows of a text share")
+    max_question: int = option(64, "questions: tokens of a question at most")
+    n_best: int = option(20, "questions: starts and ends that are tried")
+    max_answer_length: int = option(30, "questions: tokens of an answer at most")
+    texts_of: str | None = option(None, "mlm: the task whose training texts are read")
+
+    # continued pretraining before the method is applied, as stages of the run; settings of ours
+    dapt_data: str | None = option(None, "texts of the domain: first the whole model learns masked tokens of them")
+    dapt_epochs: int = option(1, "passes over them")
+    tapt_epochs: int = option(0, "then so many passes over the task's own training texts, in the same way")
+    mlm_lr: float = option(1e-4, "learning rate of both")
+    mlm_probability: float = option(0.15, "share of the tokens that are asked for")
+
+    # optimisation
+    epochs: int = option(20, "passes over the training split")
+    batch_size: int = option(128, "examples of one update, over all processes and accumulation steps")
+    lr: float = option(5e-4, "learning rate")
+    weight_decay: float = option(0.1, "weight decay; not for biases and norms")
+    warmup_steps: float | None = option(0.1, "updates of warm-up; below 1: their share of all")
+    select: Literal["last", "best"] = option("best", "the model that is kept: last, or best on val")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_length", "max_question", "n_best", "max_answer_length", "dapt_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{flag(name)} must be at least 1, got {getattr(self, name)}")
+        check_at_least_zero(self, ("data_seed", "stride", "tapt_epochs"))
+        if self.protocol is not None:
+            check_choices(self, {"protocol": ("own", "dev", "halves", "thousand")})
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout must lie in [0, 1), got {self.dropout}")
+        if not self.mlm_lr > 0:
+            raise ValueError(f"--mlm-lr must be positive, got {self.mlm_lr}")
+        if not 0 < self.mlm_probability <= 1:
+            raise ValueError(f"--mlm-probability must lie in (0, 1], got {self.mlm_probability}")
+        if self.text_columns is not None and len(self.text_columns) not in (1, 2):
+            raise ValueError(f"--text-columns takes one column or two, got {len(self.text_columns)}")
+        if self.task != "mlm" and self.texts_of is not None:
+            raise ValueError("--texts-of is for --task mlm")
+        if self.task == "mlm" and (self.dapt_data is not None or self.tapt_epochs):
+            raise ValueError("--dapt-data and --tapt-epochs are stages before another task than mlm")
+
+
+def stages(config: TextConfig) -> list[TextConfig]:
+    """The runs of continued pretraining (DAPT, TAPT) that come before this one, each on the model that the last made.
+
+    In them the whole model learns masked tokens; val takes no part, and the last epoch is kept. They share batch size,
+    precision, device and seed with the run.
+    """
+    whole: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config) if f.name in _NOT_IN_STAGES}
+    whole |= {"task": "mlm", "method": {"name": "full"}, "lr": config.mlm_lr, "select": "last"}
+    found = []
+    if config.dapt_data is not None:
+        data: dict[str, Any] = {"data": config.dapt_data, "epochs": config.dapt_epochs}
+        data |= dict.fromkeys(("protocol", "text_columns", "label_column"))  # those of the task's data
+        found.append(dataclasses.replace(config, **whole, **data, output=str(Path(config.output, "dapt"))))
+    if config.tapt_epochs:
+        data = {"data": config.data, "epochs": config.tapt_epochs, "texts_of": config.task}
+        base: dict[str, Any] = {"model": str(model_folder(found[-1])), "pretrained": True} if found else {}
+        found.append(dataclasses.replace(config, **whole, **data, **base, output=str(Path(config.output, "tapt"))))
+    return found
+
+
+def model_folder(config: TextConfig) -> Path:
+    """Where a run of task mlm leaves its model, as transformers reads it."""
+    return Path(config.output, "model")
+
+
+def base_model(config: TextConfig) -> str:
+    """The model that the method is applied to: that of the last stage, or the one that was named."""
+    before = stages(config)
+    return str(model_folder(before[-1])) if before else config.model
+
+
+def has_weights(config: TextConfig) -> bool:
+    """Whether that model brings weights with it; a stage's model does."""
+    return config.pretrained or bool(stages(config))
+
+
+# options of the run that its stages have at their defaults
+_NOT_IN_STAGES = {
+    "dapt_data",
+    "dapt_epochs",
+    "tapt_epochs",
+    "max_steps",
+    "warmup_epochs",
+    "layer_decay",
+    "smoothing",
+    "model_ema",
+    "patience",
+    "val_interval",
+}

@@ -1,0 +1,160 @@
+"""From a configuration of texts to everything that a run works with."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.merge import merge
+from ..io.sealed import digest
+from ..methods.config import option_names
+from ..training.distributed import World
+from ..training.job import Job, binding, plain
+from ..training.state import State
+from .adapters import save_adapter, save_model
+from .batches import TextBatches, TextUpdates, moved
+from .config import TextConfig, base_model, has_weights
+from .masking import Masking
+from .models import adapt, create_text_model, create_tokenizer
+from .parts import TextParts, open_parts
+from .scores import make_objective
+from .tasks import Task, get_task
+
+
+def build_text_job(config: TextConfig, world: World, device: torch.device) -> Job:
+    """Builds everything but the folder, so that a mistake shows before anything is written.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: a task, model, method, data set or file that does not exist or fit.
+    """
+    task = get_task(config.task)
+    base = base_model(config)
+    tokenizer = create_tokenizer(config.tokenizer or base)
+    data = open_parts(config, task, tokenizer, base)
+    if "train" not in data.parts:
+        raise ValueError(f"{config.data} has no split 'train'")
+    if "val" not in data.parts and (config.patience is not None or config.select == "best"):
+        raise ValueError(
+            f"{config.data} has no split 'val', which --patience and --select best need: say --select last"
+        )
+    torch.manual_seed(config.seed)
+    model = build_text_model(config, task, data.classes).to(device)
+    masking = None
+    if task.kind == "masked":
+        masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
+    mine: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
+    train = TextUpdates(
+        data.parts["train"].encoded,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        accumulation=config.grad_accum_steps,
+        group_by_length=config.group_by_length,
+        **mine,
+    )
+    held_out = {
+        name: TextBatches(part.encoded, batch_size=config.validation_batch_size, **mine)
+        for name, part in data.parts.items()
+        if name != "train"
+    }
+    objective, calibrate = make_objective(config, task, data)
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    return Job(
+        config=config,
+        world=world,
+        title=f"{Path(config.model).name} on {task.name}",
+        data=f"{task.name} ({config.data})",
+        classes=data.classes,
+        sizes={name: len(part.encoded) for name, part in data.parts.items()},
+        names=data.parts["train"].encoded.names.__getitem__,
+        state=State(model, config, len(train)),
+        objective=objective,
+        train=train,
+        val=held_out.get("val"),
+        test=held_out.get("test"),
+        further={name: batches for name, batches in held_out.items() if name not in ("val", "test")},
+        prepare=partial(moved, device=device),
+        save=partial(_save, model, tokenizer, config, task, data.classes),
+        record={
+            "config": binding(plain(config), TextConfig),
+            "processes": world.size,
+            "device": device.type,
+            "data": {"classes": len(data.classes), "splits": data.record()},
+            "base": digest(frozen),
+        },
+        calibrate=calibrate,
+        more={
+            "protocol": data.protocol,
+            "left_out": data.left_out,
+            "cut": {name: part.encoded.cut for name, part in data.parts.items()},
+        },
+        warnings=_warnings(config, data),
+    )
+
+
+def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -> nn.Module:
+    """The adapted model of a configuration, on the CPU.
+
+    Raises:
+        ValueError: no such model, no method, or a method that does not fit.
+    """
+    options = dict(config.method)
+    name = options.pop("name", None)
+    if name is None:
+        others = "adapter, prefix, prompt, ia3, ssf, unipelt, bitfit, norm, head, full"
+        raise ValueError(f"say --method.name lora ({others})")
+    if "init_seed" in option_names(name):
+        options.setdefault("init_seed", config.seed)
+    if task.kind == "masked" and name not in _WHOLE:
+        raise ValueError(
+            f"--task {task.name} leaves a plain model, which --method.name {name} does not: take {', '.join(_WHOLE)}"
+        )
+    more = {} if config.dropout is None else dict.fromkeys(_DROPOUTS, config.dropout)
+    model = create_text_model(base_model(config), task.kind, classes=classes, pretrained=has_weights(config), **more)
+    adapt(model, name, **options)
+    if config.grad_checkpointing:
+        _checkpoint_layers(model)
+    return model
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Lets the layers be recomputed in the backward pass, also where their inputs need no gradient."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options)
+    else:  # its older name
+        model.gradient_checkpointing_enable(options)
+
+
+# methods after which a plain model holds all that was trained
+_WHOLE = ("full", "lora", "ia3", "ssf", "bitfit", "norm")
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
+def _save(
+    model: nn.Module, tokenizer: Any, config: TextConfig, task: Task, classes: tuple[str, ...], folder: Path
+) -> Path:
+    """An adapter file; after continued pretraining the whole model, with all updates merged in."""
+    if task.kind == "masked":
+        for left in (folder / "model", *folder.glob(".model.*")):  # by a run that was killed while it concluded
+            shutil.rmtree(left, ignore_errors=True)
+        return save_model(merge(model), tokenizer, folder / "model")
+    return save_adapter(
+        model, folder / "adapter.safetensors", task=task.name, class_names=classes, max_length=config.max_length
+    )
+
+
+def _warnings(config: TextConfig, data: TextParts) -> list[str]:
+    found = [f"{count} broken rows of {name} are left out" for name, count in data.left_out.items()]
+    for name, part in data.parts.items():
+        if part.encoded.cut:
+            found.append(
+                f"{part.encoded.cut} of {len(part.encoded)} texts of {name} are cut to --max-length {config.max_length}"
+            )
+    if not has_weights(config) and config.method.get("name") != "full":
+        found.append("the base weights are random: leave out --pretrained false")
+    return found

@@ -1,0 +1,145 @@
+"""What is done with a finished run on texts or its adapter file: score it, write the merged model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from ..core.merge import merge
+from ..methods.adapter_file import read_header
+from ..training.distributed import pick_device
+from ..training.evaluation import evaluate
+from ..training.saved import find_saved
+from .adapters import create_from_adapter, save_model
+from .batches import TextBatches, moved
+from .config import TextConfig, base_model, has_weights
+from .models import create_tokenizer
+from .parts import open_parts
+from .scores import make_objective
+from .tasks import Task, get_task
+
+
+@dataclass(frozen=True)
+class SavedText:
+    """A model on the CPU in evaluation mode, its tokenizer, what it was trained for, and how."""
+
+    model: nn.Module
+    tokenizer: Any
+    task: Task
+    classes: tuple[str, ...]
+    config: TextConfig
+
+
+def is_text(path: Path) -> bool:
+    """Whether a run folder or an adapter file is of a task on texts; what is not there is not."""
+    try:
+        path = find_saved(path)
+    except FileNotFoundError:
+        return False
+    return path.is_file() and "text" in read_header(path)
+
+
+def open_saved_text(path: Path, *, model: str | None = None) -> SavedText:
+    """The model of a run folder or an adapter file.
+
+    Args:
+        model: folder or hub id of the base model; None takes that of the run, or the hub id that the file names.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: what `create_from_adapter` refuses.
+    """
+    path = find_saved(path)
+    header = read_header(path)
+    config = _run_config(path)
+    if config is None:
+        known: dict[str, Any] = {"task": header["text"]["task"], "model": model or header["base"].get("tag") or ""}
+        if header["text"]["max_length"] is not None:
+            known["max_length"] = header["text"]["max_length"]
+        config = TextConfig(**known)
+    if not (model or has_weights(config) or config.method.get("name") == "full"):
+        raise ValueError(f"the base weights of {path} were random, and nobody kept them: leave out --pretrained false")
+    base = model or base_model(config)
+    built = create_from_adapter(path, model=base or None)
+    task = get_task(config.task)
+    return SavedText(built, create_tokenizer(config.tokenizer or base), task, tuple(header["class_names"]), config)
+
+
+@torch.no_grad()
+def evaluate_text(
+    adapter: Path,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    model: str | None = None,
+    batch_size: int = 256,
+    device: str | None = None,
+) -> dict[str, float]:
+    """The scores of the task, in per cent, of an adapter file or a run folder, on one split.
+
+    For SQuAD v2 the no-answer threshold is the one that is best on val.
+
+    Args:
+        data: what to evaluate on; None takes that of the run. It is opened with the run's options.
+        model: as in `open_saved_text`.
+
+    Raises:
+        FileNotFoundError: no adapter, data or model. ValueError: no data named, no such split, or other classes.
+    """
+    saved = open_saved_text(adapter, model=model)
+    config = saved.config
+    if data is not None:
+        config = replace(config, data=data)
+    elif _run_config(find_saved(adapter)) is None:
+        raise ValueError(f"{adapter} is not in a run folder: say --data")
+    base = model or base_model(config)
+    parts = open_parts(config, saved.task, saved.tokenizer, base, classes=saved.classes)
+    if split not in parts.parts:
+        raise ValueError(f"{config.data} has no split {split!r}; it has: {', '.join(parts.parts)}")
+    target = pick_device(device)
+    network = saved.model.to(target)
+    objective, calibrate = make_objective(config, saved.task, parts)
+
+    prepare = partial(moved, device=target)
+
+    def answers(name: str) -> tuple[Tensor, TextBatches]:
+        batches = TextBatches(parts.parts[name].encoded, batch_size=batch_size)
+        return evaluate(network, batches, prepare=prepare, config=config, objective=objective), batches
+
+    if calibrate is not None and "val" in parts.parts:
+        calibrate(*answers("val"))
+    return objective.scores(*answers(split))
+
+
+def merge_text(adapter: Path, output: Path, *, model: str | None = None) -> Path:
+    """Writes the merged model and its tokenizer as a folder that transformers loads; returns the folder.
+
+    Raises:
+        FileExistsError: the folder is there already.
+        ValueError: the method cannot be merged: all but LoRA and IA3 without gates.
+    """
+    if output.suffix == ".safetensors":
+        raise ValueError(f"--output {output}: a model on texts becomes a folder, as transformers loads it")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists: choose another --output")
+    saved = open_saved_text(adapter, model=model)
+    return save_model(merge(saved.model, inplace=True), saved.tokenizer, output)
+
+
+def _run_config(path: Path) -> TextConfig | None:
+    """The configuration of the run whose adapter file this is, at the place where it lies now; None without one."""
+    file = path.parent / "config.yaml"
+    try:
+        found = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(found, Mapping) or not found.keys() >= {"task", "model", "method"}:
+        return None
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    return TextConfig(**{**values, "output": str(path.parent)})

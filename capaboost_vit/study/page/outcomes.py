@@ -1,0 +1,165 @@
+"""What has become of the trials of a study, sorted into parts whose numbers may stand in one table."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...training.folder import differences
+from ..choose import read_choices
+from ..manifest import Study
+from ..runs import method_name
+from ..status import states
+from ..trial import Trial
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A final trial and its result.
+
+    Args:
+        row: the label of its method; numbered where trials of one cell differ in more than the seed.
+        result: what result.json holds; None if it is not there or cannot be used.
+        state: finished, failed (given up), damaged, running or waiting.
+        problem: why it failed or is damaged.
+    """
+
+    trial: Trial
+    row: str
+    folder: Path
+    result: dict[str, Any] | None
+    state: str
+    problem: str | None = None
+
+    @property
+    def taken_from(self) -> str | None:
+        """The report that the result was taken from (`--known`); None if it was computed in this study."""
+        return None if self.result is None else self.result.get("taken_from")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trials whose numbers are comparable: of one suite, one backbone, one file of weights, one number of shots."""
+
+    title: str
+    suite: str
+    backbone: str
+    shots: int | None
+    outcomes: tuple[Outcome, ...]
+    notes: tuple[str, ...]  # how numbered rows differ
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Everything that a report tells of."""
+
+    folder: Path
+    parts: tuple[Part, ...]
+    states: dict[str, Counter[str]]  # numbers of trials by stage and state
+    choices: dict[str, dict[str, Any]]  # of `bench tune`, by cell
+
+    @property
+    def finals(self) -> list[Outcome]:
+        """The final trials of all parts."""
+        return [outcome for part in self.parts for outcome in part.outcomes]
+
+
+def read_outcomes(folder: str | Path) -> Outcomes:
+    """Reads a study's manifest and results; only trials of the stage "final" have outcomes.
+
+    A result that cannot be used is named in its outcome, and stops nothing.
+
+    Raises:
+        FileNotFoundError: there is no study.
+        ValueError: its manifest has no final trial, or `choices.json` is damaged.
+    """
+    study = Study(folder)
+    found = states(study)
+    finals = [(trial, state) for trial, state in found if trial.stage == "final"]
+    if not finals:
+        raise ValueError(
+            f"{study.path} has no final trial yet ({len(found)} candidates): run capaboost bench run --output "
+            f"{study.path} first"
+        )
+    grouped: dict[tuple[str, str, str | None, int | None], list[tuple[Trial, str]]] = defaultdict(list)
+    for trial, state in finals:
+        grouped[trial.suite, trial.backbone, trial.weights, trial.shots].append((trial, state))
+    parts = []
+    for (suite, backbone, weights, shots), members in grouped.items():
+        rows, notes = _rows([trial for trial, _ in members])
+        outcomes = tuple(_outcome(study, trial, state, rows[trial.id]) for trial, state in members)
+        alike = {key[2] for key in grouped if key[:2] == (suite, backbone)}
+        words = [suite, backbone]
+        words += [f"weights {weights[:8]}" if weights else "weights of the hub"] if len(alike) > 1 else []
+        words += [f"{shots} {'shots' if shots != 1 else 'shot'}"] if shots is not None else []
+        parts.append(Part(", ".join(words), suite, backbone, shots, outcomes, tuple(notes)))
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for trial, state in found:
+        counts[trial.stage][state] += 1
+    damaged = sum(outcome.state == "damaged" for part in parts for outcome in part.outcomes)
+    if damaged:
+        counts["final"].update({"finished": -damaged, "damaged": damaged})
+    return Outcomes(study.path, tuple(parts), dict(counts), read_choices(study) if study.choices.exists() else {})
+
+
+def described(outcomes: Sequence[Outcome]) -> str:
+    """What people call the methods of some trials, such as `capaboost-lora r8 d2`, in the order of the trials."""
+    names = (method_name(outcome.result["method"]) for outcome in outcomes if outcome.result is not None)
+    return " / ".join(dict.fromkeys(names))
+
+
+def _outcome(study: Study, trial: Trial, state: str, row: str) -> Outcome:
+    folder = study.run_folder(trial)
+    failure = study.failure(trial) if state == "failed" else None
+    if failure is not None:
+        attempts = failure.get("attempts")
+        tries = f" (attempts: {attempts})" if attempts else ""
+        return Outcome(trial, row, folder, None, state, f"{failure.get('error')}{tries}")
+    if state != "finished":
+        return Outcome(trial, row, folder, None, state)
+    try:
+        result = study.result(trial)
+        _check(result, trial)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = str(error) if isinstance(error, ValueError) else f"result.json is not that of a run ({error!r})"
+        return Outcome(trial, row, folder, None, "damaged", said)
+    return Outcome(trial, row, folder, result, state)
+
+
+def _check(result: Any, trial: Trial) -> None:
+    """Raises unless a result has what is read of it, and is of this trial."""
+    accuracy, seed = result["test_accuracy"], result["config"]["seed"]
+    method_name(result["method"])
+    numbers = (result["train_seconds"], result["parameters"]["trained"])
+    if not all(isinstance(value, (int, float)) for value in (accuracy, *numbers)):
+        raise ValueError(f"result.json holds no number where one is needed (test_accuracy {accuracy!r})")
+    if not 0 <= accuracy <= 100:
+        raise ValueError(f"result.json holds a test accuracy of {accuracy}")
+    if seed != trial.seed:
+        raise ValueError(f"result.json is of seed {seed}, the trial of seed {trial.seed}")
+
+
+def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
+    """The row of each trial by its id, and how the rows of one method differ."""
+    variants: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    rows: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    follow: dict[tuple[str, str], bool] = defaultdict(lambda: True)  # whether all masks are those of the seed
+    for trial in trials:
+        follow[trial.method, trial.task] &= trial.config["method"].get("mask_seed") == trial.seed
+    for trial in trials:
+        options = {name: value for name, value in trial.identity()["options"].items() if name != "seed"}
+        if follow[trial.method, trial.task]:
+            options["method"] = {k: v for k, v in options["method"].items() if k != "mask_seed"}
+        known = variants[trial.method, trial.task]
+        if options not in known:
+            known.append(options)
+        number = known.index(options)
+        rows[trial.id] = trial.method if number == 0 else f"{trial.method} ({number + 1})"
+        if number:
+            changed = "; ".join(differences(known[0], options))
+            notes[f"{rows[trial.id]} differs from {trial.method} on {trial.task}: {changed}"] = None
+    return rows, list(notes)

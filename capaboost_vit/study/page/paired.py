@@ -1,0 +1,115 @@
+"""Methods compared with a reference, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...core.masks import resolve_density
+from .grid import Average, Grid
+from .outcomes import Outcome
+
+RESAMPLES = 9999
+LEVEL = 0.95
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of a method minus that of the reference, in points, over the seeds that both have.
+
+    Args:
+        mean: None where something is lacking.
+        low, high: ends of the 95 % interval; None with fewer than two seeds.
+        seeds: pairs of each task, the smallest number of all.
+        lacking: what is missing, in words.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+    lacking: tuple[str, ...] = ()
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval lies on one side of zero, else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def on_task(grid: Grid, row: str, reference: str, task: str) -> Difference:
+    """The mean over the common seeds of one task."""
+    values = _paired(grid, row, reference, task)
+    if not values:
+        return Difference(None, None, None, 0, ("no common seed",))
+    wanted = len(set(grid.seeds[row]) & set(grid.seeds[reference]))
+    lacking = () if len(values) == wanted else (f"{len(values)} of {wanted} pairs",)
+    return _difference({task: values}, {task: 1.0}, lacking)
+
+
+def overall(grid: Grid, row: str, reference: str, average: Average) -> Difference:
+    """The weighted mean over tasks of the means over seeds; nothing while a task lacks a pair of planned seeds."""
+    values = {task: _paired(grid, row, reference, task) for task in average.weights}
+    wanted = len(set(grid.seeds[row]) & set(grid.seeds[reference]))
+    lacking = tuple(f"{task} ({len(v)} of {wanted} pairs)" for task, v in values.items() if len(v) < max(1, wanted))
+    if lacking:
+        return Difference(None, None, None, min(map(len, values.values())), lacking)
+    return _difference(values, average.weights, ())
+
+
+def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, float]:
+    """Percentile interval (95 %) of `sum_t w_t mean(sample_t)`: each sample is resampled by itself, 9,999 times.
+
+    Seeded, so the same numbers give the same interval. Tasks are fixed: it says how sure the mean is on these tasks,
+    not on others. Each sample needs two numbers. Source: Efron and Tibshirani 1993; scipy.stats.bootstrap.
+    """
+    import numpy as np
+    from scipy import stats
+
+    def statistic(*data: np.ndarray, axis: int) -> np.ndarray:
+        total: np.ndarray = sum(w * sample.mean(axis) for w, sample in zip(weights, data, strict=True))
+        return total
+
+    found = stats.bootstrap(
+        [np.asarray(sample, dtype=np.float64) for sample in samples],
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(_SEED),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def plain_lora(rows: Mapping[str, Sequence[Outcome]]) -> str | None:
+    """The row to compare with: the one called `lora`, else the first that is LoRA with one branch and all entries."""
+    if "lora" in rows:
+        return "lora"
+    return next((row for row, outcomes in rows.items() if all(_is_plain_lora(o) for o in outcomes)), None)
+
+
+def _is_plain_lora(outcome: Outcome) -> bool:
+    method = outcome.trial.config.get("method") or {}
+    if method.get("name") != "lora" or method.get("num_branches") != 1 or method.get("dropout"):
+        return False
+    pattern = method.get("pattern", "random")
+    return pattern != "sign" and resolve_density(pattern, method.get("density"), 1) == 1
+
+
+def _paired(grid: Grid, row: str, reference: str, task: str) -> list[float]:
+    ours, theirs = grid.cells[row, task].values, grid.cells[reference, task].values
+    return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+
+
+def _difference(
+    values: Mapping[str, Sequence[float]], weights: Mapping[str, float], lacking: tuple[str, ...]
+) -> Difference:
+    mean = sum(weights[task] * sum(sample) / len(sample) for task, sample in values.items())
+    seeds = min(map(len, values.values()))
+    if seeds < 2:
+        return Difference(mean, None, None, seeds, lacking)
+    low, high = bootstrap(list(values.values()), [weights[task] for task in values])
+    return Difference(mean, low, high, seeds, lacking)

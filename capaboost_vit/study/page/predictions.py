@@ -1,0 +1,172 @@
+"""What a run answered: its confusion matrix and worst mistakes, with the images where the data are at hand."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...vision.data import ImageData, open_data
+from .outcomes import Outcome
+
+SIDE = 96  # pixels of a thumbnail
+_AS_TABLE = 20  # more classes than that are a picture
+_COLOUR = (38, 120, 178)
+_LISTED = 10  # confusions that are named
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer; `picture` is a data: URI, if the image is at hand."""
+
+    name: str
+    label: str
+    answer: str
+    label_probability: float
+    answer_probability: float
+    picture: str | None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The confusion matrix of one run (rows: true classes), its most frequent confusions, and its worst mistakes.
+
+    Args:
+        counts: None with more than 20 classes; then `picture` is a PNG of it as a data: URI.
+        confusions: (true class, answer, how often, of how many), the most frequent first.
+    """
+
+    outcome: Outcome
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...] | None
+    picture: str | None
+    confusions: tuple[tuple[str, str, int, int], ...]
+    worst: tuple[Mistake, ...]
+
+
+class Thumbnails:
+    """Small images of test splits, each data set opened once; data of the hub are not fetched for this.
+
+    `problems` says, by task, why there are none.
+    """
+
+    def __init__(self) -> None:
+        self.opened: dict[str, ImageData | None] = {}
+        self.made: dict[tuple[str, str, int], str | None] = {}
+        self.problems: dict[str, str] = {}
+
+    def find(self, outcome: Outcome, place: int, name: str | None) -> tuple[str | None, str | None]:
+        """(name, data: URI) of the image at a place of the test split; None for what cannot be had."""
+        config = outcome.trial.config
+        key = json.dumps([config.get(option) for option in ("data", "image_column", "label_column", "data_dir")])
+        try:
+            if key not in self.opened:
+                self.opened[key] = None
+                self.opened[key] = _open(config)
+            data = self.opened[key]
+            if data is None:
+                return name, None
+            split = data.split(config["test_split"])
+            found = split.names[place]
+            if name is not None and name != found:
+                raise ValueError(f"{config['data']} has changed: image {place} is {found}, it was {name}")
+            at = (key, config["test_split"], place)
+            if at not in self.made:
+                self.made[at] = jpeg(split.image(place))
+            return found, self.made[at]
+        except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+            self.problems.setdefault(outcome.trial.task, " ".join(str(error).split()))
+            return name, None
+
+
+def read_predictions(outcome: Outcome, thumbnails: Thumbnails | None, *, most: int) -> Predictions | None:
+    """The predictions.json of a run; None where it is missing or damaged.
+
+    Args:
+        most: worst mistakes that are given.
+    """
+    try:
+        found = json.loads((outcome.folder / "predictions.json").read_text("utf-8"))
+        classes = tuple(map(str, found["classes"]))
+        counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+        for label, answer, count in found["counts"]:
+            counts[label, answer] = count
+        worst = tuple(_mistake(outcome, row, classes, thumbnails) for row in found["worst"][:most])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    small = len(classes) <= _AS_TABLE
+    return Predictions(
+        outcome,
+        classes,
+        tuple(map(tuple, counts.tolist())) if small else None,
+        None if small else confusion_png(counts),
+        confusions(counts, classes),
+        worst,
+    )
+
+
+def confusions(counts: np.ndarray, classes: Sequence[str]) -> tuple[tuple[str, str, int, int], ...]:
+    """The most frequent wrong answers: true class, answer, how often, of how many images of the class."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
+    places = [divmod(int(place), len(counts)) for place in order]
+    return tuple((classes[i], classes[j], int(wrong[i, j]), int(counts[i].sum())) for i, j in places if wrong[i, j])
+
+
+def confusion_png(counts: np.ndarray) -> str:
+    """A pixel for each pair of classes, as opaque as the square root of its share of the true class."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    levels = np.round(15 * np.sqrt(shares)).astype(np.uint8)
+    picture = Image.frombytes("P", levels.shape[::-1], levels.tobytes())
+    picture.putpalette([*_COLOUR] * 16)
+    out = io.BytesIO()
+    picture.save(out, format="PNG", bits=4, transparency=bytes(17 * level for level in range(16)), optimize=True)
+    return _uri("image/png", out.getvalue())
+
+
+def jpeg(image: Image.Image) -> str:
+    """An image of at most 96 x 96 pixels as a data: URI."""
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE))
+    out = io.BytesIO()
+    small.convert("RGB").save(out, format="JPEG", quality=72, optimize=True)
+    return _uri("image/jpeg", out.getvalue())
+
+
+def _mistake(outcome: Outcome, row: dict[str, Any], classes: Sequence[str], thumbnails: Thumbnails | None) -> Mistake:
+    place, name = int(row["place"]), row.get("name")
+    picture = None
+    if thumbnails is not None:
+        name, picture = thumbnails.find(outcome, place, name)
+    return Mistake(
+        name=f"image {place}" if name is None else str(name),
+        label=classes[row["label"]],
+        answer=classes[row["answer"]],
+        label_probability=float(row["label_probability"]),
+        answer_probability=float(row["answer_probability"]),
+        picture=picture,
+    )
+
+
+def _open(config: dict[str, Any]) -> ImageData:
+    spec = config["data"]
+    local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in ("digits", "torchvision")
+    if not local:
+        raise FileNotFoundError(f"{spec} is not on this machine")
+    return open_data(
+        spec,
+        image_column=config.get("image_column"),
+        label_column=config.get("label_column"),
+        root=config.get("data_dir"),
+    )
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,207 @@
+"""Tables of finished runs: a row for each method, a column for each task, mean and spread over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.masks import resolve_density
+from ..io.atomic import write_text
+from ..nlu.metrics import glue_average
+from ..nlu.tasks import GLUE, TASKS
+
+# options in which the runs of one row of a table may differ
+_FREE = {"seed", "output", "task", "data", "resume", "overwrite", "device", "workers", "cache", "log_interval"}
+_OWN = ("classification", "regression")  # tasks on data of one's own, by whose name the column goes
+_MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its row and column, and its scores on the test split, the first one the task's own."""
+
+    model: str
+    method: str
+    task: str
+    seed: int
+    scores: dict[str, float]
+    trained: int
+    seconds: float
+    settings: str  # what the other runs of a cell must have in common
+    folder: Path
+
+
+def collect(folders: Iterable[str | Path]) -> list[Run]:
+    """The finished runs with a test score in these folders and below them; folders of stages are left out.
+
+    Raises:
+        FileNotFoundError: no such folder, or no finished run in it.
+        ValueError: a result.json that is damaged.
+    """
+    runs = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder at {folder}")
+        found = [_run(path) for path in sorted(folder.rglob("result.json")) if path.parent.name not in ("dapt", "tapt")]
+        if not found:
+            raise FileNotFoundError(f"no finished run (result.json) in {folder}")
+        runs += [run for run in found if run is not None]
+    return runs
+
+
+def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
+    """What people call a method with its options: `capaboost-lora r8 d2`, `lora r8`, `head`.
+
+    A density that is not the pattern's own stands behind: `capaboost-lora r8 d2 s1` is tied, but not masked.
+    """
+    names = []
+    for method in methods:
+        name, words = str(method["method"]), []
+        if name == "unipelt":
+            parts = [part for part in method["parts"] if part not in ("lora", "prefix", "adapter")]
+            lacking = [part for part in ("lora", "prefix", "adapter") if part not in method["parts"]]
+            name = "-".join(["unipelt", *parts, *(f"no-{part}" for part in lacking)])
+        for option, letter in (("rank", "r"), ("bottleneck", "w"), ("prefix_length", "p"), ("prompt_length", "p")):
+            if method.get(option) is not None and method["method"] != "unipelt":
+                words.append(f"{letter}{method[option]}")
+        branches, pattern = method.get("num_branches", 1), str(method.get("pattern", "random"))
+        own = resolve_density(pattern, None, branches)
+        density = resolve_density(pattern, method.get("density", own if branches > 1 else 1.0), branches)
+        if branches > 1 or density < 1 or pattern == "sign":
+            name = f"capaboost-{name}"
+            words.append(f"d{branches}")
+            if pattern != "random":
+                words.append(pattern)
+            if density != own:
+                words.append(f"s{density:g}")
+        if method.get("rescale") is not None:
+            words.append(f"rescaled by {method['rescale']}")
+        if name.endswith("lora") and method.get("dropout"):
+            words.append(f"dropout {method['dropout']:g}")
+        if method.get("learned_scale"):
+            words.append(f"learned scale {method['learned_scale']}")
+        names.append(" ".join([name, *words]))
+    return " + ".join(names) or "none"
+
+
+def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows: `mean ± standard deviation (runs)` of the scores of each task, joined by a slash.
+
+    A cell without a run is `-`. The average of GLUE is that of the 11 numbers of its eight tasks (MRPC, QQP and STS-B
+    have two each), the mean over seeds of each, and stands only where all are there.
+    """
+    rows: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    labels = _labels(runs)
+    for run in runs:
+        rows[run.model, labels[run.folder]][run.task].append(run)
+    tasks = sorted({run.task for run in runs}, key=_column)
+    several = len({run.model for run in runs}) > 1
+    averaged = all(task in tasks for task in GLUE)
+    head = [*(["model"] if several else []), "method", "trained", *tasks, *(["average of 11"] if averaged else [])]
+    lines = []
+    for (model, label), cells in rows.items():
+        trained = sorted({run.trained for found in cells.values() for run in found})
+        counts = f"{trained[0]:,}" + (f" to {trained[-1]:,}" if len(trained) > 1 else "")
+        line = [*([model] if several else []), label, counts, *(_cell(cells.get(task, [])) for task in tasks)]
+        if averaged:
+            average = glue_average({task: _means(found) for task, found in cells.items() if task in GLUE})
+            line.append(_MISSING if average is None else f"{average:.2f}")
+        lines.append(line)
+    return head, lines
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def write_report(runs: Sequence[Run], path: Path) -> Path:
+    """Writes the table as .md or .csv, or all runs as .json. Raises ValueError for another suffix."""
+    head, rows = table(runs)
+    if path.suffix == ".md":
+        text = markdown(head, rows)
+    elif path.suffix == ".csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([head, *rows])
+        text = out.getvalue()
+    elif path.suffix == ".json":
+        text = json.dumps([{**vars(run), "folder": str(run.folder)} for run in runs], indent=2) + "\n"
+    else:
+        raise ValueError(f"--output {path}: name a .md, .csv or .json file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    return path
+
+
+def _run(path: Path) -> Run | None:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        config = found["config"]
+        scores = {
+            name.removeprefix("test_"): float(value)
+            for name, value in found.items()
+            if name.startswith("test_") and value is not None and name not in ("test_right", "test_total")
+        }
+        task = config.get("task")
+        if task in TASKS:
+            scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
+        settings = {name: value for name, value in config.items() if name not in _FREE}
+        settings["data"] = found["data"]["splits"]  # by what is in them, wherever they lie
+        return (
+            None
+            if not scores
+            else Run(
+                model=Path(config["model"]).name,
+                method=method_name(found["method"]),
+                task=Path(config["data"]).name if task is None or task in _OWN else task,
+                seed=config["seed"],
+                scores=scores,
+                trained=found["parameters"]["trained"],
+                seconds=found["train_seconds"],
+                settings=json.dumps(settings, sort_keys=True),
+                folder=path.parent,
+            )
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the result of a run ({type(error).__name__}: {error})") from error
+
+
+def _labels(runs: Sequence[Run]) -> dict[Path, str]:
+    """The row of each run: its method, numbered where runs of one task differ in more than the seed."""
+    variants: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    labels = {}
+    for run in runs:
+        known = variants[run.model, run.method, run.task]
+        if run.settings not in known:
+            known.append(run.settings)
+        number = known.index(run.settings)
+        labels[run.folder] = run.method if number == 0 else f"{run.method} ({number + 1})"
+    return labels
+
+
+def _means(runs: Sequence[Run]) -> dict[str, float]:
+    return {name: statistics.fmean(run.scores[name] for run in runs) for name in (runs[0].scores if runs else ())}
+
+
+def _cell(runs: Sequence[Run]) -> str:
+    if not runs:
+        return _MISSING
+    means = "/".join(f"{value:.2f}" for value in _means(runs).values())
+    if len(runs) == 1:
+        return means
+    spreads = "/".join(f"{statistics.stdev(run.scores[name] for run in runs):.2f}" for name in runs[0].scores)
+    return f"{means} ± {spreads} ({len(runs)})"
+
+
+def _column(task: str) -> tuple[int, str]:
+    known = list(TASKS)
+    order = [*GLUE, *(name for name in known if name not in GLUE)]
+    return (order.index(task) if task in order else len(order), task)

@@ -1,0 +1,147 @@
+"""Whether the data of a suite is what its tasks expect: sizes, classes, disjoint splits, known images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ...vision.data import ImageData, Split, check_data, open_data
+from .known import compare
+from .task import Suite, Task
+
+_LISTED = 3
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What was found of one task; remarks must be known, problems must be put right.
+
+    Args:
+        sizes: images of train, val, full and test.
+        hashes: the SHA-256 of train, val and test, as a run's result.json has them.
+    """
+
+    task: Task
+    classes: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    disjoint: bool = False
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """What `check_suite` found, and why other tasks were not looked at, by name."""
+
+    name: str
+    tasks: tuple[TaskReport, ...]
+    missing: Mapping[str, str]
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that stands between this data and a result: one line each."""
+        found = [f"{report.task.name}: {line}" for report in self.tasks for line in report.problems]
+        return found + [f"{name}: no data: {reason}" for name, reason in self.missing.items()]
+
+    def text(self) -> str:
+        """A line for each task, with its remarks and problems below it."""
+        return "\n".join(self._lines()).encode("utf-8", "backslashreplace").decode() + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        for report in self.tasks:
+            sizes = ", ".join(f"{name} {size:,}" for name, size in report.sizes.items())
+            found = [report.task.name]
+            if sizes:
+                hashes = ", ".join(f"{name} {sha256[:16]}" for name, sha256 in report.hashes.items())
+                apart = "disjoint" if report.disjoint else "NOT disjoint"
+                found += [f"{report.classes} classes", sizes, apart, f"sha256 of {hashes}"]
+            yield "; ".join(found)
+            yield from (f"  note: {line}" for line in report.remarks)
+            yield from (f"  problem: {line}" for line in report.problems)
+        yield from (f"{name}; no data\n  problem: {reason}" for name, reason in self.missing.items())
+        yield f"{self.name}: {_several(len(self.tasks), 'task')} looked at, {_several(len(self.problems), 'problem')}"
+
+
+def check_suite(
+    suite: Suite,
+    *,
+    missing: Mapping[str, str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> SuiteReport:
+    """Reads every image of every task once, and the first GiB of each split again for its hash.
+
+    Args:
+        missing: tasks without data and why, as `find_tasks` tells them.
+        progress: is told the task, how many of its images have been looked at, and how many there are.
+    """
+    reports = tuple(_check_task(suite.name, task, progress) for task in suite.tasks)
+    return SuiteReport(suite.name, reports, missing or {})
+
+
+def _check_task(suite: str, task: Task, progress: Callable[[str, int, int], None] | None) -> TaskReport:
+    names = {"train": task.train, "val": task.val, "full": task.full, "test": task.test}
+    try:
+        data = _open(task)
+        splits = {name: data.split(split) for name, split in names.items() if split is not None}
+    except (OSError, ValueError) as error:
+        return TaskReport(task, remarks=task.notes, problems=(" ".join(str(error).split()),))
+    looked_at = {name: split for name, split in splits.items() if name != "full" or not _is_the_rest(splits)}
+    total = sum(map(len, looked_at.values()))
+    pairs = [("train", "val"), ("train", "test"), ("val", "test"), ("full", "test")]
+    report = check_data(
+        ImageData(task.data, data.classes, looked_at),
+        apart=[pair for pair in pairs if looked_at.keys() >= set(pair)],
+        progress=None if progress is None else lambda done: progress(task.name, done, total),
+    )
+    problems = [*_wrong_numbers(task, len(data.classes), splits), *_first(report.grave)]
+    remarks = [*task.notes, *_first(report.slight)]
+    if suite == "vtab1k":
+        same, text = compare(task.name, splits["train"], splits["val"])
+        (problems if same is False and not task.notes else remarks).append(text)
+    readable = {name: split for name, split in splits.items() if name != "full" and not report.splits[name].unreadable}
+    return TaskReport(
+        task,
+        classes=len(data.classes),
+        sizes={name: len(split) for name, split in splits.items()},
+        disjoint=not report.shared,
+        hashes={name: str(split.record()["sha256"]) for name, split in readable.items()},
+        remarks=tuple(remarks),
+        problems=tuple(problems),
+    )
+
+
+def _open(task: Task) -> ImageData:
+    options = dict(task.options)
+    return open_data(
+        task.data,
+        image_column=options.get("image_column"),
+        label_column=options.get("label_column"),
+        root=options.get("data_dir"),
+        download=options.get("data_download", False),
+    )
+
+
+def _is_the_rest(splits: Mapping[str, Split]) -> bool:
+    """Whether full is nothing but train and val."""
+    others = [splits[name] for name in ("train", "val") if name in splits]
+    if any(split.open != splits["full"].open for split in others):
+        return False
+    return set(splits["full"].names) == {name for split in others for name in split.names}
+
+
+def _wrong_numbers(task: Task, classes: int, splits: Mapping[str, Split]) -> Iterator[str]:
+    if task.classes not in (None, classes):
+        yield f"{classes} classes, expected {task.classes}"
+    for name, expected in task.sizes.items():
+        accepted = expected if isinstance(expected, tuple) else (expected,)
+        if name in splits and len(splits[name]) not in accepted:
+            yield f"{name} has {len(splits[name]):,} images, expected {' or '.join(f'{n:,}' for n in accepted)}"
+
+
+def _several(count: int, word: str) -> str:
+    return f"{count or 'no'} {word}{'' if count == 1 else 's'}"
+
+
+def _first(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _LISTED else [*lines[:_LISTED], f"and {len(lines) - _LISTED} more like this"]

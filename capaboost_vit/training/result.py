@@ -1,0 +1,160 @@
+"""What a trained model leaves in the run folder: adapter file, test accuracy, mistakes, pictures, result.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from .. import _version
+from ..core.inject import branches
+from ..io.atomic import write_text
+from ..methods.fold import fold
+from .distributed import World
+from .evaluation import evaluate
+from .figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
+from .folder import RunFolder
+from .job import Job, plain
+from .log import Log, peak_memory
+from .mistakes import Mistakes
+from .objective import Classification
+from .stop import Stop
+
+
+def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any]:
+    """Writes adapter file, pictures and result.json; evaluates on the test split, for the only time.
+
+    Reparameterisation MLPs are folded first: what is saved and measured is what can be used.
+
+    Returns:
+        What result.json holds; nothing in all but the first process.
+
+    Raises:
+        Interrupted: a signal came during the evaluation.
+    """
+    config, world, state, model = job.config, job.world, job.state, job.model
+    rows = state.progress.rows
+    trained, methods = _count(model), model.capaboost["methods"]
+    fold(model)
+    if world.is_main:
+        saved = job.save(folder.path)
+    settings: dict[str, Any] = {"prepare": job.prepare, "config": config, "objective": job.objective, "world": world}
+    main = job.objective.names[0]
+    scores: dict[str, Any] = {f"val_{name}": rows[-1].get(f"val_{name}") for name in job.objective.names}
+    scores |= {f"best_val_{main}": state.progress.best_score, "best_epoch": state.progress.best_epoch}
+    scores |= {f"test_{name}": None for name in job.objective.names}
+    if job.calibrate is not None and job.val is not None:
+        job.calibrate(evaluate(model, job.val, **settings), job.val)
+    found: Tensor | None = None
+    shown = "test"
+    tests = {"test": job.test, **job.further} if job.test is not None else {}
+    classifies = job.test is not None and isinstance(job.objective, Classification)
+    mistakes = Mistakes(job.test.indices, world) if classifies else None  # type: ignore[union-attr]
+    for name, batches in tests.items():
+        also = mistakes.add if mistakes is not None and name == "test" else None
+        answers = evaluate(model, batches, stop=stop, also=also, **settings)
+        measured = job.objective.scores(answers, batches)
+        scores |= {f"{name}_{score}": value for score, value in measured.items()}
+        counted = ""
+        if isinstance(job.objective, Classification):
+            right, total = int(answers.trace()), int(answers.sum())
+            scores |= {f"{name}_right": right, f"{name}_total": total}
+            counted = f" ({right} of {total})"
+        percent = " % " if counted and list(measured) == ["accuracy"] else "  "
+        log.say(name + " " + percent.join(f"{score} {value:.2f}" for score, value in measured.items()) + counted)
+        found = answers if found is None else found
+    if job.test is None:
+        log.say(f"no test split: no test {main}")
+        if job.val is not None:
+            found, shown = evaluate(model, job.val, **settings), "val"
+    worst = [] if mistakes is None else mistakes.result()
+    if not world.is_main:
+        return {}
+    figures = {"learning_curve": draw_curves({config.model: rows}, title=job.title, score=main)}
+    if found is not None and isinstance(job.objective, Classification):
+        names = [*job.classes, *(str(i) for i in range(len(job.classes), len(found)))]
+        figures["confusion_matrix"] = draw_confusion(found, names, title=f"{job.title}: {shown}")
+        if job.test is not None:
+            _write_predictions(folder, found, names, worst, getattr(job.test, "names", None))
+    for name, figure in figures.items():
+        save_figure(figure, folder.path / f"{name}.png")
+    for name, drawn in {**figures, "masks": draw_masks(model), "spectrum": draw_spectrum(model)}.items():
+        if drawn is not None:
+            log.figure(f"figures/{name}", drawn, state.progress.update)
+    result = {
+        **scores,
+        "train_seconds": state.progress.seconds,
+        f"{config.unit}_per_second": state.progress.examples / state.progress.seconds,
+        "memory_mb": peak_memory(),
+        "updates": state.progress.update,
+        "epochs": state.epochs_done,
+        "model": config.model,
+        "method": methods,
+        "parameters": trained,
+        "adapter_bytes": _size(saved),
+        "data": {"spec": config.data, **job.record["data"], **job.more},
+        "config": plain(config),
+        "machine": machine(state.device, world),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    log.close()  # all is on the disk before the run counts as finished
+    folder.write_json("result.json", result)
+    return result
+
+
+def _write_predictions(
+    folder: RunFolder,
+    confusion: Tensor,
+    classes: list[str],
+    worst: list[dict[str, Any]],
+    examples: Sequence[str] | None,
+) -> None:
+    """predictions.json: the counts of the test split as [label, answer, count], and its worst mistakes.
+
+    Args:
+        examples: the names of the test split's images, by place; None where they have none.
+    """
+    counts = [[i, j, int(confusion[i, j])] for i, j in confusion.nonzero().tolist()]
+    named = [{"name": None if examples is None else examples[row["place"]], **row} for row in worst]
+    lists = {"classes": classes, "counts": counts, "worst": named}
+    text = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in lists.items())
+    write_text(folder.path / "predictions.json", f"{{\n{text}\n}}\n")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+
+
+def machine(device: torch.device, world: World) -> dict[str, Any]:
+    """Device, threads, processes and versions: what decides about the last bits of a result."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "versions": {
+            "capaboost_vit": _version.__version__,
+            "timm": timm.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _count(model: nn.Module) -> dict[str, int]:
+    """Numbers of parameters: those with a gradient, those of the branches, all."""
+    return {
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "branches": sum(
+            {id(p): p.numel() for branch in branches(model).values() for p in branch.parameters()}.values()
+        ),
+        "total": sum(p.numel() for p in model.parameters()),
+    }

@@ -1,0 +1,91 @@
+"""From a run's configuration to its model, its input configuration and its transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from timm.data import create_transform, resolve_data_config
+from torch import nn
+
+from ..methods.config import option_names
+from .adapt import adapt
+from .config import TrainConfig
+from .registry import parse_name
+from .weights import create_base, load_base_weights
+
+
+def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
+    """The adapted model of a configuration, on the CPU, with its base weights.
+
+    Raises:
+        ValueError: an unknown model, a plain model without `method.name`, or one that contradicts the model's name.
+    """
+    if not timm.is_model(config.model):
+        near = timm.list_models(f"*{config.model.partition('.')[0]}*")[:3]
+        hint = f"did you mean {', '.join(near)}?" if near else "`capaboost models` lists the registered names"
+        raise ValueError(f"timm has no model {config.model!r}: {hint}")
+    implied = parse_name(config.model)
+    options = dict(config.method)
+    name = options.pop("name", implied[1] if implied else None)
+    if name is None:
+        raise ValueError(
+            f"{config.model} is a plain timm model: say --method.name lora (adapter, prefix, prompt, ssf, head, full)"
+        )
+    if implied and name != implied[1]:
+        raise ValueError(
+            f"--method.name {name} contradicts --model {config.model}: use {implied[0]} for another method"
+        )
+    if "init_seed" in option_names(name):
+        options.setdefault("init_seed", config.seed)
+    arguments: dict[str, Any] = {"num_classes": config.num_classes or num_classes, **config.model_kwargs}
+    if config.num_classes is not None and config.num_classes < num_classes:
+        raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")
+    if "img_size" in config.model_kwargs:
+        raise ValueError("--model-kwargs img_size: say --img-size, which the transforms follow too")
+    if config.img_size is not None and _fixed_size(config.model):
+        arguments["img_size"] = config.img_size
+    if config.drop_path:
+        arguments["drop_path_rate"] = config.drop_path
+    if implied:
+        arguments |= options
+    fetch = config.pretrained and config.initial_checkpoint is None
+    model: Any = create_base(config.model, pretrained=fetch, **arguments)
+    if config.initial_checkpoint is not None:
+        load_base_weights(model, config.initial_checkpoint)
+    if not implied:
+        adapt(model, name, **options)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing(True)
+    return model
+
+
+def _fixed_size(name: str) -> bool:
+    """Whether the model takes its image size as an argument; others take images of any size."""
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg is not None and cfg.fixed_input_size
+
+
+def build_data_config(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
+    """timm's input configuration of the model (size, mean, std, crop, interpolation), with the run's overrides."""
+    names = ("img_size", "crop_pct", "crop_mode", "interpolation")
+    asked = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return resolve_data_config(asked, model=model)
+
+
+def build_transform(data_config: dict[str, Any], augment: TrainConfig | None = None) -> Any:
+    """timm's transform up to uint8 pixels (3, H, W): as in evaluation, or with the augmentation of a configuration."""
+    names = ("input_size", "interpolation", "mean", "std")  # the mean is also what borders are filled with
+    common = {"use_prefetcher": True, **{name: data_config[name] for name in names}}
+    if augment is None:
+        return create_transform(**common, crop_pct=data_config["crop_pct"], crop_mode=data_config["crop_mode"])
+    return create_transform(
+        **common,
+        is_training=True,
+        scale=(augment.scale[0], augment.scale[1]),
+        ratio=(augment.ratio[0], augment.ratio[1]),
+        hflip=augment.hflip,
+        vflip=augment.vflip,
+        color_jitter=augment.color_jitter,
+        auto_augment=augment.aa,
+    )

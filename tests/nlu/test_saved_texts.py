@@ -1,0 +1,253 @@
+"""A finished run on texts or its adapter file is scored and merged into what it was when it was trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import texts
+import torch
+import transformers
+import yaml
+
+from capaboost_vit.methods.adapter_file import AdapterFileError
+from capaboost_vit.nlu import create_from_adapter
+from capaboost_vit.nlu.saved import evaluate_text, is_text, merge_text
+from capaboost_vit.run import train
+
+# kinds of runs that leave an adapter, and the names of their scores on test
+KINDS = {
+    "opinions": ["accuracy", "macro_f1"],
+    "three": ["accuracy"],
+    "scores": ["pearson", "spearman"],
+    "questions": ["exact_match", "f1"],
+    "unanswered": ["exact_match", "f1", "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match"],
+}
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
+@pytest.fixture
+def alone(finished_text, tmp_path):
+    """The adapter file of a run, without its folder."""
+
+    def take(kind):
+        return Path(shutil.copy(finished_text(kind)[0] / "adapter.safetensors", tmp_path / f"{kind}.safetensors"))
+
+    return take
+
+
+# evaluation
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_folder_has_the_scores_of_its_result(finished_text, kind):
+    folder, found = finished_text(kind)
+    assert is_text(folder)
+    assert is_text(folder / "adapter.safetensors")
+    scores = evaluate_text(folder)
+    assert {*KINDS[kind]} <= scores.keys()
+    assert {f"test_{name}": value for name, value in scores.items()} == pytest.approx(
+        {name: found[name] for name in found if name.removeprefix("test_") in scores}
+    )
+
+
+def test_other_splits_and_batches_give_their_scores(finished_text):
+    folder, found = finished_text("three", epochs=2, select="last")
+    for split in ("val", "test_mismatched"):
+        for batch_size in (3, 256):
+            assert evaluate_text(folder, split=split, batch_size=batch_size)["accuracy"] == pytest.approx(
+                found[f"{split}_accuracy"]
+            )
+    with pytest.raises(ValueError, match="has no split 'tset'; it has: train, val, test, val_mismatched, test_mism"):
+        evaluate_text(folder, split="tset")
+
+
+def test_a_base_that_was_moved_can_be_named(finished_text, text_material, tmp_path):
+    folder, found = finished_text("opinions")
+    moved = shutil.copytree(text_material / "bert", tmp_path / "moved")
+    assert evaluate_text(folder, model=str(moved))["accuracy"] == pytest.approx(found["test_accuracy"])
+
+
+def test_a_folder_of_images_is_none_of_texts(finished):
+    assert not is_text(finished[0])
+
+
+@pytest.mark.parametrize("kind", ["opinions", "scores"])
+def test_an_adapter_file_alone_needs_data_and_base(finished_text, text_material, alone, kind):
+    _, found = finished_text(kind)
+    data, base = found["config"]["data"], found["config"]["model"]
+    with pytest.raises(ValueError, match=rf"{kind}\.safetensors is not in a run folder: say --data"):
+        evaluate_text(alone(kind), model=base)
+    with pytest.raises(AdapterFileError, match=r"was made on a local Bert.*: say where it is"):
+        evaluate_text(alone(kind), data=data)
+    data = str(Path(data, "test.jsonl" if kind == "opinions" else "test.tsv"))
+    if kind == "scores":  # the task's own protocol halves a dev set
+        with pytest.raises(ValueError, match="needs a val set"):
+            evaluate_text(alone(kind), data=data, model=base)
+        return
+    scores = evaluate_text(alone(kind), data=data, model=base)
+    assert scores["accuracy"] == pytest.approx(found["test_accuracy"])
+
+
+def test_the_classes_are_those_of_the_adapter_whatever_the_data_hold(finished_text, tmp_path):
+    folder, _ = finished_text("opinions")
+    rows = [{"text": text, "label": "good"} for text, label in texts.opinions(12) if label == 1]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert evaluate_text(folder, data=str(path))["accuracy"] > 60  # as class 0 of the data it would be class `bad`
+    path.write_text(json.dumps({"text": "the cat", "label": "godo"}) + "\n")
+    with pytest.raises(ValueError, match=r"has the label 'godo' in 'label' \(did you mean 'good'\?\)"):
+        evaluate_text(folder, data=str(path))
+
+
+@pytest.mark.parametrize("change", ["weights", "kind"])
+def test_another_base_is_refused(finished_text, text_material, alone, tmp_path, change):
+    _, found = finished_text("opinions")
+    other = texts.write_encoder(tmp_path / "other", initializer_range=0.2) if change == "weights" else "roberta"
+    text = "fingerprints differ" if change == "weights" else "made for BertForSequenceClassification, this model is Rob"
+    with pytest.raises(AdapterFileError, match=text):
+        evaluate_text(alone("opinions"), data=found["config"]["data"], model=str(text_material / other))
+
+
+def test_a_run_after_pretraining_is_found_wherever_its_folder_lies(text_material, tmp_path):
+    config = texts.configure(text_material, "pairs", tmp_path / "run", tapt_epochs=1, mlm_lr=1e-2, epochs=2)
+    found = train(config)
+    moved = shutil.move(tmp_path / "run", tmp_path / "moved away")
+    assert evaluate_text(Path(moved))["accuracy"] == pytest.approx(found["test_accuracy"])
+    merged = merge_text(Path(moved), tmp_path / "merged")
+    assert (merged / "model.safetensors").exists()
+
+
+def test_random_base_weights_are_told_and_full_training_keeps_its_own(text_material, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(text_material / "bert", bare)
+    (bare / "model.safetensors").unlink()
+    options = {"model": str(bare), "pretrained": False, "epochs": 2}
+    train(texts.configure(text_material, "opinions", tmp_path / "lora", **options))
+    with pytest.raises(ValueError, match="were random, and nobody kept them: leave out --pretrained false"):
+        evaluate_text(tmp_path / "lora")
+    found = train(texts.configure(text_material, "opinions", tmp_path / "full", method={"name": "full"}, **options))
+    assert evaluate_text(tmp_path / "full")["accuracy"] == pytest.approx(found["test_accuracy"])
+
+
+def test_a_folder_without_an_adapter_is_named(finished_text, tmp_path):
+    for folder in (tmp_path, finished_text("masked")[0]):
+        assert not is_text(folder)
+        with pytest.raises(FileNotFoundError, match=r"no adapter file at .*adapter\.safetensors"):
+            evaluate_text(folder)
+
+
+@pytest.mark.parametrize("content", ["- a list\n", "pretrained: true\n", "model: x\ntask: y\n", ""])
+def test_a_configuration_of_another_program_beside_an_adapter_is_left_alone(finished_text, alone, tmp_path, content):
+    _, found = finished_text("opinions")
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match="say --data"):
+        evaluate_text(alone("opinions"), model=found["config"]["model"])
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged"):
+        evaluate_text(alone("opinions"), model=found["config"]["model"])
+
+
+# merging
+
+
+def plain_of(folder, kind):
+    """The merged model as transformers loads it, which finds nothing missing."""
+    model, info = (
+        transformers.AutoModelForQuestionAnswering
+        if kind == "unanswered"
+        else transformers.AutoModelForSequenceClassification
+    ).from_pretrained(folder, output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("opinions", {"name": "lora"}),
+        ("scores", {"name": "lora", "targets": ["query", "mlp_in"], "num_branches": 1, "density": 1.0}),
+        ("unanswered", {"name": "ia3"}),
+        ("opinions", {"name": "full"}),
+        ("opinions", {"name": "bitfit"}),
+    ],
+    ids=str,
+)
+def test_a_merged_folder_is_a_model_of_transformers_with_the_same_logits(finished_text, tmp_path, kind, method):
+    folder, found = finished_text(kind, method=method, epochs=1, lr=1e-2)
+    merged = merge_text(folder, tmp_path / "a" / "merged model")
+    assert [path.name for path in merged.parent.iterdir()] == ["merged model"]
+    model = create_from_adapter(folder / "adapter.safetensors", model=found["config"]["model"])
+    tokens = transformers.AutoTokenizer.from_pretrained(merged)("the cat is very good in the park", return_tensors="pt")
+    with torch.no_grad():
+        first, second = model(**tokens), plain_of(merged, kind)(**tokens)
+    for name in ("start_logits", "end_logits") if kind == "unanswered" else ("logits",):
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-5)
+    if kind == "opinions":
+        assert plain_of(merged, kind).config.id2label == {0: "bad", 1: "good"}
+
+
+PLAIN = """
+import sys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model, tokenizer = (auto.from_pretrained(sys.argv[1]) for auto in (AutoModelForSequenceClassification, AutoTokenizer))
+found = model.eval()(**tokenizer("the cat is good", return_tensors="pt")).logits[0].tolist()
+assert "capaboost_vit" not in sys.modules
+print(found)
+"""
+
+
+@pytest.mark.slow
+def test_a_merged_folder_needs_nothing_of_ours(finished_text, tmp_path):
+    folder, found = finished_text("opinions")
+    merged = merge_text(folder, tmp_path / "merged")
+    done = subprocess.run([sys.executable, "-c", PLAIN, str(merged)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    model = create_from_adapter(folder / "adapter.safetensors", model=found["config"]["model"])
+    with torch.no_grad():
+        expected = model(**texts.bert_tokenizer()("the cat is good", return_tensors="pt")).logits[0]
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        (texts.UNIPELT, "branches have gates, which depend on the input: no merging"),
+        ({"name": "adapter"}, "only low-rank updates of linear weights can be merged"),
+        ({"name": "prompt", "prompt_length": 2}, "only low-rank updates of linear weights can be merged"),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_what_no_weight_can_express_is_not_merged(finished_text, tmp_path, method, text):
+    folder, _ = finished_text("opinions", method=method, epochs=1)
+    with pytest.raises(ValueError, match=text):
+        merge_text(folder, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_nothing_is_replaced_and_a_file_is_no_folder(finished_text, tmp_path):
+    folder, _ = finished_text("opinions")
+    with pytest.raises(ValueError, match="a model on texts becomes a folder, as transformers loads it"):
+        merge_text(folder, tmp_path / "merged.safetensors")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="taken exists: choose another --output"):
+        merge_text(folder, tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    (tmp_path / "empty").mkdir()
+    assert merge_text(folder, tmp_path / "empty") == tmp_path / "empty"
+    readable = {path.name for path in (tmp_path / "empty").iterdir() if path.stat().st_mode & 0o044}
+    assert readable == {path.name for path in (tmp_path / "empty").iterdir()}
+
+
+def test_an_adapter_file_alone_is_merged_on_the_base_that_is_named(finished_text, alone, tmp_path):
+    _, found = finished_text("opinions")
+    with pytest.raises(AdapterFileError, match="was made on a local"):
+        merge_text(alone("opinions"), tmp_path / "merged")
+    merge_text(alone("opinions"), tmp_path / "merged", model=found["config"]["model"])
+    assert yaml.safe_load((tmp_path / "merged" / "config.json").read_text())["label2id"] == {"bad": 0, "good": 1}

@@ -1,0 +1,78 @@
+"""Fronts, colours and ids of the pictures; what a drawing shows is read back from it."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from capaboost_vit.study.page.figures import draw_differences, draw_lines, draw_pareto, draw_radar, pareto_front
+from capaboost_vit.study.page.svg import COLOURS, Series, styled, swatch, to_svg
+
+
+def test_the_front_is_what_no_other_point_beats():
+    draw = random.Random(0)
+    points = {i: (draw.randrange(20), float(draw.randrange(20))) for i in range(60)}
+    expected = {
+        score_cost
+        for score_cost in points.values()
+        if not any(o != score_cost and o[0] <= score_cost[0] and o[1] >= score_cost[1] for o in points.values())
+    }
+    front = pareto_front(points)
+    assert {points[i] for i in front} == expected
+    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_costs_of_zero_are_drawn_too(log):
+    points = {0: ("head", 0.0, 50.0), 3: ("lora", 2000.0, 60.0)}
+    with styled():
+        axes = draw_pareto(points, label="parameters", log=log).axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 50], [2000, 60]], [[0, 50]], [[2000, 60]]]
+    assert [text.get_text() for text in axes.texts] == ["head", "lora"]
+
+
+def test_costs_that_are_alike_have_numbers_on_their_axis():
+    with styled():
+        same = draw_pareto({0: ("a", 73728.0, 50.0), 1: ("b", 73728.0, 60.0)}, label="parameters", log=True).axes[0]
+        near = draw_pareto({0: ("a", 9216.0, 50.0), 1: ("b", 18432.0, 60.0)}, label="parameters", log=True).axes[0]
+        same.figure.canvas.draw()
+    assert [label.get_text() for label in same.get_xticklabels()] == ["73728"]
+    assert near.get_xscale() == "linear"
+    assert [near.xaxis.get_major_formatter()(value) for value in (1030.0, 1045.0, 12000.0)] == ["1030", "1045", "12k"]
+
+
+def test_lines_and_intervals_are_where_they_say():
+    with styled():
+        axes = draw_differences([("a", 1.0, 0.5, 2.0), ("b", -1.0, None, None)], reference="lora").axes[0]
+        radar = draw_radar({0: [50.0, 60.0, 70.0]}, ["x", "y", "z"]).axes[0]
+        lines = draw_lines({0: ([1, 2], [0.5, 0.25])}, x="epoch", y="loss", log=True).axes[0]
+    assert [list(line.get_xdata()) for line in axes.lines][:3] == [[0.5, 2.0], [1.0], [-1.0]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert list(radar.lines[0].get_ydata()) == [50, 60, 70, 50]
+    assert lines.get_yscale() == "log"
+
+
+def test_many_series_differ_in_colour_dash_or_marker():
+    looks = [tuple(map(str, Series(i).look.values())) for i in range(3 * COLOURS)]
+    assert len(set(looks)) == len(looks)
+
+
+def test_a_drawing_takes_its_colours_from_the_page_and_keeps_its_ids_to_itself():
+    with styled():
+        figure = draw_lines({9: ([1, 2, 3], [1, 2, 3])}, x="$x_{", y="a < b & c", marked=True)
+        text = to_svg(figure, prefix="mine", label='a "quoted" <label> & more')
+    assert "var(--c1)" in text
+    assert "var(--ink)" in text
+    assert not re.search(r"#01010[0-9a-f]|#0102", text)
+    assert 'aria-label="a &quot;quoted&quot; &lt;label> &amp; more"' in text
+    ids = re.findall(r' id="([^"]*)"', text)
+    assert ids
+    assert all(name.startswith("mine-") for name in ids)
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) == set(ids)
+    assert "$x_{" in text
+    assert "a &lt; b &amp; c" in text
+    assert "http" not in text
+    with styled():
+        assert 'aria-hidden="true"' in swatch(3, prefix="key")

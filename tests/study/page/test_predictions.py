@@ -1,0 +1,117 @@
+"""predictions.json of real runs: counts that add up, mistakes with their images; what cannot be had is said."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from capaboost_vit.study.page.outcomes import read_outcomes
+from capaboost_vit.study.page.predictions import Thumbnails, confusion_png, confusions, jpeg, read_predictions
+from capaboost_vit.vision.data import open_data
+
+
+@pytest.fixture
+def outcome(real_study):
+    return next(o for o in read_outcomes(real_study).finals if o.row == "lora" and o.trial.task == "5-9")
+
+
+def picture_of(uri, kind):
+    start, _, content = uri.partition(",")
+    assert start == f"data:image/{kind};base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_a_run_leaves_counts_that_add_up_to_its_accuracy(outcome):
+    found = read_predictions(outcome, None, most=24)
+    counts = np.array(found.counts)
+    assert found.classes == tuple("56789")
+    assert (counts.trace(), counts.sum()) == (outcome.result["test_right"], outcome.result["test_total"])
+    labels = open_data("digits:5-9").split("test").labels
+    assert counts.sum(1).tolist() == [labels.count(i) for i in range(5)]
+
+
+def test_the_worst_mistakes_are_images_of_the_test_split_with_their_labels(outcome):
+    stored = json.loads((outcome.folder / "predictions.json").read_text())
+    split = open_data("digits:5-9").split("test")
+    thumbnails = Thumbnails()
+    found = read_predictions(outcome, thumbnails, most=24)
+    assert len(found.worst) == min(24, outcome.result["test_total"] - outcome.result["test_right"])
+    losses = [-np.log(m.label_probability) for m in found.worst]
+    assert losses == sorted(losses, reverse=True)
+    for row, mistake in zip(stored["worst"], found.worst, strict=True):
+        assert split.labels[row["place"]] == row["label"] != row["answer"]
+        assert mistake.name == split.names[row["place"]]
+        assert mistake.answer_probability >= mistake.label_probability
+        assert picture_of(mistake.picture, "jpeg").size == split.image(row["place"]).size
+    assert thumbnails.problems == {}
+
+
+def test_fewer_mistakes_are_the_worst_of_them(outcome):
+    whole = read_predictions(outcome, None, most=24)
+    assert read_predictions(outcome, None, most=3).worst == whole.worst[:3]
+    assert all(mistake.picture is None for mistake in whole.worst)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"data": "/nowhere/cifar"}, "/nowhere/cifar is not on this machine"),
+        ({"data": "owner/name"}, "owner/name is not on this machine"),
+        ({"data": "digits:0-1"}, "out of range"),
+        ({"test_split": "exam"}, "no split 'exam'"),
+    ],
+    ids=str,
+)
+def test_images_that_cannot_be_had_leave_the_names_and_are_said(outcome, options, said):
+    trial = dataclasses.replace(outcome.trial, config={**outcome.trial.config, **options})
+    thumbnails = Thumbnails()
+    found = read_predictions(dataclasses.replace(outcome, trial=trial), thumbnails, most=24)
+    assert any(mistake.picture is None for mistake in found.worst)
+    assert said in thumbnails.problems["5-9"]
+
+
+def test_data_that_have_changed_are_not_shown(outcome):
+    thumbnails = Thumbnails()
+    assert thumbnails.find(outcome, 3, "digit 1") == ("digit 1", None)
+    assert "has changed: image 3 is" in thumbnails.problems["5-9"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"classes": ["a"], "counts": [[3, 0, 1]], "worst": []}', "{}"], ids=str)
+def test_a_file_that_is_damaged_or_missing_is_left_out(outcome, tmp_path, text):
+    moved = dataclasses.replace(outcome, folder=tmp_path)
+    assert read_predictions(moved, None, most=24) is None
+    (tmp_path / "predictions.json").write_text(text)
+    assert read_predictions(moved, None, most=24) is None
+
+
+def test_many_classes_are_a_picture_whose_pixels_are_shares(outcome, tmp_path):
+    counts = [[i, (7 * i) % 30, 4] for i in range(30)] + [[0, 5, 12]]
+    content = {"classes": [f"c{i}" for i in range(30)], "counts": counts, "worst": []}
+    (tmp_path / "predictions.json").write_text(json.dumps(content))
+    found = read_predictions(dataclasses.replace(outcome, folder=tmp_path), None, most=24)
+    assert found.counts is None
+    assert found.confusions[0] == ("c0", "c5", 12, 16)
+    pixels = np.asarray(picture_of(found.picture, "png").convert("RGBA"))[..., 3]
+    assert pixels.shape == (30, 30)
+    assert (pixels[1, 7], pixels[1, 8]) == (255, 0)
+    assert pixels[0, 0] == pytest.approx(255 * (4 / 16) ** 0.5, abs=10)
+
+
+def test_the_most_frequent_confusions_come_first_and_right_answers_are_none():
+    counts = np.array([[9, 2, 0], [5, 1, 1], [0, 0, 3]])
+    assert confusions(counts, "abc") == (("b", "a", 5, 7), ("a", "b", 2, 11), ("b", "c", 1, 7))
+    assert confusions(np.eye(3, dtype=int), "abc") == ()
+    assert picture_of(confusion_png(np.zeros((40, 40), dtype=int)), "png").size == (40, 40)
+
+
+@pytest.mark.parametrize("size", [(500, 100), (10, 20), (96, 96)], ids=str)
+def test_thumbnails_are_small_and_keep_their_shape(size):
+    small = picture_of(jpeg(Image.new("RGB", size, "red")), "jpeg")
+    assert max(small.size) == min(96, max(size))
+    assert small.width / small.height == pytest.approx(size[0] / size[1], rel=0.1)

@@ -1,0 +1,116 @@
+"""Spectra, ranks and masks of adapter files against the branches that were saved in them."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+import capaboost_vit
+from capaboost_vit.core.analysis import ranks, spectrum
+from capaboost_vit.methods.adapter_file import read_adapter_file
+from capaboost_vit.study.page.outcomes import read_outcomes
+from capaboost_vit.study.page.updates import depth_means, inspect, linear_updates, mean_shares, shared_entries
+
+SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 12, "num_heads": 2, "num_classes": 3}
+KINDS = {
+    "plain": {"num_branches": 1, "density": 1.0},
+    "random": {},
+    "sign": {"pattern": "sign", "num_branches": 3},
+    "rescaled": {"rescale": "norm"},
+    "tied": {"num_branches": 2, "density": 1.0},
+    "masked": {"num_branches": 1, "density": 0.5},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a model with random branches; returns them, and the header and tensors of the file."""
+
+    def save(method="lora", **options):
+        model = timm.create_model(f"vit_tiny_capaboost_{method}", **SMALL, **options)
+        found = capaboost_vit.branches(model)
+        with torch.no_grad():
+            for i, branch in enumerate(found.values()):
+                for p in branch.parameters():
+                    p.normal_(generator=torch.Generator().manual_seed(i))
+        return found, *read_adapter_file(capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors"))
+
+    return save
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spectra_and_ranks_of_a_file_are_those_of_its_updates(saved, kind):
+    found, header, tensors = saved(rank=2, alpha=3, **KINDS[kind])
+    updates = {update.site: update for update in linear_updates(header, tensors, task="a task")}
+    assert updates.keys() == found.keys()
+    for site, branch in found.items():
+        delta = branch.delta_weight().detach().double()
+        expected, update = ranks(delta.float()), updates[site]
+        assert update.ranks.algebraic == expected.algebraic
+        assert update.ranks.stable == pytest.approx(expected.stable, rel=1e-4)
+        assert update.ranks.effective == pytest.approx(expected.effective, rel=1e-3)
+        assert update.norm == pytest.approx(delta.norm().item(), rel=1e-5)
+        values = spectrum(delta)
+        assert update.shares == pytest.approx((values / values[0])[: expected.algebraic].tolist(), abs=1e-6)
+        assert update.block == int(site.split(".")[1])
+
+
+def test_blocks_stand_in_the_order_of_the_model_and_means_are_means(saved):
+    _, header, tensors = saved(rank=2)
+    updates = list(linear_updates(header, tensors, task="a task"))
+    assert [update.block for update in updates] == [block for block in range(12) for _ in ("q", "v")]
+    means = depth_means(updates, "stable")
+    assert list(means) == list(range(12))
+    assert means[3] == pytest.approx((updates[6].ranks.stable + updates[7].ranks.stable) / 2)
+    assert mean_shares(updates)[0] == 1
+    assert mean_shares(updates)[1] == pytest.approx(sum(u.shares[1] for u in updates) / 24)
+
+
+@pytest.mark.parametrize("method", ["adapter", "prefix"])
+def test_what_is_no_change_of_a_weight_has_no_update_but_masks(saved, method):
+    _, header, tensors = saved(method)
+    assert list(linear_updates(header, tensors, task="a task")) == []
+    assert shared_entries(tensors, header["masks"]).branches == 2
+
+
+@pytest.mark.parametrize("kind", ["random", "sign", "masked"])
+def test_coverage_and_overlap_are_those_of_the_masks(saved, kind):
+    found, header, tensors = saved(rank=2, **KINDS[kind])
+    masks = [factor.mask for branch in found.values() for factor in (branch.down, branch.up)]
+    shown = shared_entries(tensors, header["masks"])
+    assert (shown.weights, shown.branches) == (len(masks), masks[0].shape[0])
+    uses = [mask.ne(0).sum(0) for mask in masks]
+    assert shown.covered == pytest.approx(sum((u > 0).float().mean().item() for u in uses) / len(uses))
+    assert shown.shared == pytest.approx(sum((u > 1).float().mean().item() for u in uses) / len(uses))
+    if kind == "random":
+        assert shown.agreeing == 1
+        assert 0.6 < shown.covered < 0.9
+    if kind == "sign":
+        assert (shown.covered, shown.shared) == (1, 1)
+        assert 0.4 < shown.agreeing < 0.6
+    name, mask = shown.example
+    assert name.endswith("mask")
+    assert torch.equal(mask, masks[0])
+
+
+def test_plain_lora_has_no_masks_and_zero_updates_are_left_out(saved):
+    _, header, tensors = saved(**KINDS["plain"])
+    assert shared_entries(tensors, header["masks"]) is None
+    zero = {name: torch.zeros_like(t) if name.endswith("up.weight") else t for name, t in tensors.items()}
+    assert list(linear_updates(header, zero, task="a task")) == []
+
+
+def test_a_damaged_or_missing_file_is_left_out(real_study):
+    (part,) = read_outcomes(real_study).parts
+    mine = [outcome for outcome in part.outcomes if outcome.row == "sign"]
+    assert inspect("sign", mine).runs == 2
+    path = mine[0].folder / "adapter.safetensors"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-1])
+        assert inspect("sign", mine).runs == 1
+        path.unlink()
+        assert inspect("sign", mine[:1]) is None
+    finally:
+        path.write_bytes(content)

@@ -1,0 +1,467 @@
+"""A finished run or an adapter file is evaluated and merged into what it was when it was trained."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import capaboost_vit
+from capaboost_vit.run import train
+from capaboost_vit.vision.data import open_data
+from capaboost_vit.vision.evaluate import evaluate_adapter
+from capaboost_vit.vision.export import merge_adapter
+from capaboost_vit.vision.predict import Prediction, predict_images, write_predictions
+
+CLASSES = ("blue", "green", "red")
+SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(finished, tmp_path_factory):
+    """The same run, merged into a folder in timm's hub format."""
+    return merge_adapter(finished[0], tmp_path_factory.mktemp("timm models") / "my model")
+
+
+def tensors(folder):
+    return load_file(Path(folder) / "adapter.safetensors")
+
+
+def accuracy_by_hand(model, names, labels):
+    """Right answers, one picture at a time, with timm's own transform."""
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({"img_size": 16}, model=model))
+    model.eval()
+    with torch.no_grad():
+        answers = [model(transform(Image.open(name).convert("RGB"))[None]).argmax().item() for name in names]
+    return sum(answer == label for answer, label in zip(answers, labels, strict=True))
+
+
+# evaluation
+
+
+def test_the_stored_adapter_has_the_accuracy_of_the_result_by_hand_too(finished, base, pictures):
+    folder, result = finished
+    model = capaboost_vit.create_from_adapter(folder / "adapter.safetensors", initial_checkpoint=base)
+    split = open_data(str(pictures)).split("test")
+    assert accuracy_by_hand(model, map(split.locate, split.names), split.labels) == result["test_right"]
+
+
+@pytest.mark.parametrize(("split", "total"), [("test", 6), ("val", 6), ("train", 48)])
+@pytest.mark.parametrize("batch_size", [4, 256])
+def test_every_split_can_be_evaluated_in_any_batches(finished, split, total, batch_size):
+    folder, result = finished
+    right, counted = evaluate_adapter(folder, split=split, batch_size=batch_size, device="cpu")
+    assert counted == total
+    if split == "test":
+        assert right == result["test_right"]
+    if split == "val":
+        assert 100 * right / counted == result["val_accuracy"]
+
+
+def test_an_adapter_file_alone_needs_data_and_base_weights(finished, base, pictures, tmp_path):
+    folder, result = finished
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((folder / "adapter.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"alone\.safetensors is not in a run folder: say --data"):
+        evaluate_adapter(alone, initial_checkpoint=str(base))
+    found = evaluate_adapter(alone, data=str(pictures), initial_checkpoint=str(base))
+    assert found == (result["test_right"], 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"split": "tset"}, ValueError, "has no split 'tset'; it has: train, val, test"),
+        ({"data": "digits"}, ValueError, "digits has 10 classes, the adapter 3"),
+        ({"data": "nowhere"}, FileNotFoundError, "no data at 'nowhere'"),
+        ({"initial_checkpoint": "gone.pth"}, FileNotFoundError, "no weights at gone.pth"),
+        ({"device": "gpu"}, ValueError, "--device gpu: "),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_named(finished, options, error, text):
+    with pytest.raises(error, match=text):
+        evaluate_adapter(finished[0], **options)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        evaluate_adapter,
+        lambda path: merge_adapter(path, path / "out.safetensors"),
+        lambda path: predict_images(path, [__file__]),
+    ],
+)
+def test_a_folder_without_an_adapter_is_named(tmp_path, verb):
+    with pytest.raises(FileNotFoundError, match=r"no adapter file at .*adapter\.safetensors"):
+        verb(tmp_path)
+
+
+def test_an_adapter_of_random_base_weights_cannot_be_evaluated(configure, tmp_path):
+    train(configure(initial_checkpoint=None, epochs=1))
+    with pytest.raises(ValueError, match="were random, and nobody kept them: train with --pretrained"):
+        evaluate_adapter(tmp_path / "a run")
+
+
+def test_a_timm_folder_is_evaluated_like_the_run_that_it_was_merged_from(finished, folder, pictures):
+    assert evaluate_adapter(folder, data=str(pictures)) == (finished[1]["test_right"], 6)
+    with pytest.raises(ValueError, match="is not in a run folder: say --data"):
+        evaluate_adapter(folder)
+
+
+@pytest.mark.parametrize("names", [("blue", "red", "green"), ("blue", "red")], ids=" ".join)
+def test_pictures_of_other_classes_are_not_counted(finished, pictures, tmp_path, names):
+    for part in ("train", "test"):
+        for i, name in enumerate(names):
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / part / f"{i} {name}").symlink_to(pictures / name)
+    with pytest.raises(ValueError, match=r"class 0 of .* is '0 blue', that of the adapter 'blue': other classes"):
+        evaluate_adapter(finished[0], data=str(tmp_path))
+
+
+def test_lists_without_names_of_classes_are_trusted(finished, pictures, tmp_path):
+    (tmp_path / "test.txt").write_text("".join(f"{pictures}/{name}/1.png {i}\n" for i, name in enumerate(CLASSES)))
+    assert evaluate_adapter(finished[0], data=str(tmp_path)) == (3, 3)
+
+
+@pytest.mark.parametrize("text", ["- a list\n", "pretrained: true\n", ""])
+def test_a_configuration_of_another_program_beside_an_adapter_is_left_alone(finished, base, pictures, tmp_path, text):
+    (tmp_path / "mine.safetensors").write_bytes((finished[0] / "adapter.safetensors").read_bytes())
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="say --data"):
+        evaluate_adapter(tmp_path / "mine.safetensors")
+    found = evaluate_adapter(tmp_path / "mine.safetensors", data=str(pictures), initial_checkpoint=str(base))
+    assert found == (finished[1]["test_right"], 6)
+
+
+def test_a_damaged_configuration_of_a_run_is_named(finished, tmp_path):
+    (tmp_path / "adapter.safetensors").write_bytes((finished[0] / "adapter.safetensors").read_bytes())
+    (tmp_path / "config.yaml").write_text("data: [")
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged: "):
+        evaluate_adapter(tmp_path)
+
+
+# merging
+
+
+def test_a_merged_run_is_a_plain_timm_checkpoint_of_the_same_accuracy(finished, base, pictures, tmp_path):
+    folder, result = finished
+    path = merge_adapter(folder, tmp_path / "new folder" / "merged.safetensors")
+    plain = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=3, **SMALL)
+    plain.load_state_dict(load_file(path), strict=True)
+    split = open_data(str(pictures)).split("test")
+    assert accuracy_by_hand(plain, map(split.locate, split.names), split.labels) == result["test_right"]
+    adapted = capaboost_vit.create_from_adapter(folder / "adapter.safetensors", initial_checkpoint=base)
+    images = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        assert (plain.eval()(images) - adapted(images)).abs().max() < 1e-5
+    original = load_file(base)
+    changed = {name for name in original if not torch.equal(original[name], load_file(path)[name])}
+    assert changed == {"blocks.0.attn.qkv.weight"}
+
+
+def test_merging_overwrites_nothing(finished, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"mine\.safetensors exists: choose another --output"):
+        merge_adapter(finished[0], path)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("method", ["adapter", "prefix", "prompt"])
+def test_what_no_weight_can_express_is_not_merged(configure, tmp_path, method):
+    train(configure(model=f"vit_tiny_capaboost_{method}", epochs=1))
+    with pytest.raises(ValueError, match="only low-rank updates of linear weights can be merged; 1 places carry"):
+        merge_adapter(tmp_path / "a run", tmp_path / "merged.safetensors")
+    assert not (tmp_path / "merged.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_a_run_without_branches_merges_into_what_was_trained(configure, tmp_path, method):
+    train(configure(model="vit_tiny_patch16_224", method={"name": method}, epochs=1))
+    merged = load_file(merge_adapter(tmp_path / "a run", tmp_path / "merged.safetensors"))
+    stored = tensors(tmp_path / "a run")
+    assert all(torch.equal(merged[name], stored[name]) for name in stored)
+    timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=3, **SMALL).load_state_dict(merged)
+
+
+# a merged folder
+
+PLAIN = """
+import json, sys, torch, timm
+from PIL import Image
+folder, pictures = sys.argv[1], sys.argv[2:]
+model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+with torch.no_grad():
+    logits = torch.cat([model(transform(Image.open(name).convert("RGB"))[None]) for name in pictures])
+print(json.dumps([logits.tolist(), list(model.pretrained_cfg["label_names"])]))
+assert "capaboost_vit" not in sys.modules
+"""
+
+
+def by_plain_timm(folder, pictures):
+    """(logits, names of classes) of pictures, in a process that has only timm."""
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PLAIN, str(folder), *map(str, pictures)],
+        cwd=folder,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    logits, names = json.loads(done.stdout)
+    return torch.tensor(logits), names
+
+
+def test_a_merged_folder_gives_the_same_logits_to_who_has_only_timm(finished, base, folder, pictures):
+    names = [pictures / name / "3.png" for name in CLASSES]
+    logits, classes = by_plain_timm(folder, names)
+    assert classes == list(CLASSES)
+    header = capaboost_vit.read_header(finished[0] / "adapter.safetensors")
+    transform = timm.data.create_transform(**header["input"])
+    model = capaboost_vit.create_from_adapter(finished[0] / "adapter.safetensors", initial_checkpoint=base)
+    with torch.no_grad():
+        own = torch.stack([model(transform(Image.open(name).convert("RGB"))[None])[0] for name in names])
+    assert (logits - own).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop_pct": 0.8, "crop_mode": "squash", "interpolation": "nearest", "num_classes": 5},
+        {"model": "vit_tiny_capaboost_lora.augreg_in21k", "drop_path": 0.4},
+        {"model": "test_vit2", "model_kwargs": {}, "method": {"name": "head"}, "initial_checkpoint": None},
+        {"model": "test_resnet", "model_kwargs": {"global_pool": "max"}, "method": {"name": "head"}, "img_size": 24},
+    ],
+    ids=["input", "tag", "other sizes", "convolutions"],
+)
+def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(configure, pictures, tmp_path, options):
+    if options.get("model", "").startswith("test"):
+        torch.manual_seed(0)
+        arguments = options["model_kwargs"]
+        size = {"img_size": 16} if options["model"] == "test_vit2" else {}
+        save_file(timm.create_model(options["model"], **size, **arguments).state_dict(), tmp_path / "b.safetensors")
+        options = {**options, "initial_checkpoint": str(tmp_path / "b.safetensors")}
+    train(configure(epochs=1, **options))
+    made = merge_adapter(tmp_path / "a run", tmp_path / "made")
+    names = [pictures / name / "3.png" for name in CLASSES]
+    found = predict_images(tmp_path / "a run", names, top=9)
+    logits, classes = by_plain_timm(made, names)
+    assert classes == [*CLASSES, "3", "4"][: logits.shape[1]]
+    for prediction, expected in zip(found, logits.softmax(-1), strict=True):
+        order = [classes.index(name) for name in prediction.classes]
+        assert prediction.probabilities == pytest.approx(expected[order].tolist(), abs=1e-6)
+
+
+def test_a_merged_folder_holds_what_timm_needs_and_everybody_may_read_it(folder):
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
+def test_an_adapter_without_names_of_classes_gives_a_folder_without(finished, base, tmp_path):
+    model = capaboost_vit.create_from_adapter(finished[0] / "adapter.safetensors", initial_checkpoint=base)
+    path = capaboost_vit.save_adapter(model, tmp_path / "nameless.safetensors")
+    made = merge_adapter(path, tmp_path / "made", initial_checkpoint=str(base))
+    assert "label_names" not in json.loads((made / "config.json").read_text())
+    assert sorted(predict_images(made, [white(tmp_path / "white.png")])[0].classes) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("output", ["a file", "a full folder", "old.pth", "model.bin"])
+def test_a_folder_that_cannot_be_made_is_refused_first(finished, tmp_path, output, monkeypatch):
+    monkeypatch.setattr("capaboost_vit.vision.export.open_saved", None)
+    (tmp_path / "a file").write_text("mine")
+    (tmp_path / "a full folder").mkdir()
+    (tmp_path / "a full folder" / "notes").write_text("mine")
+    text = "name a .safetensors file, or a folder" if "." in output else "exists: choose another --output"
+    with pytest.raises((FileExistsError, ValueError), match=text):
+        merge_adapter(finished[0], tmp_path / output)
+    assert {path.name for path in tmp_path.rglob("*")} == {"a file", "a full folder", "notes"}
+
+
+def test_an_empty_folder_is_filled(finished, tmp_path):
+    (tmp_path / "empty").mkdir()
+    merge_adapter(finished[0], tmp_path / "empty")
+    assert (tmp_path / "empty" / "config.json").is_file()
+
+
+def test_a_merge_that_fails_half_way_leaves_nothing(finished, tmp_path, monkeypatch):
+    def fail(model, folder, *_, **__):
+        Path(folder).mkdir()
+        Path(folder, "config.json").write_text("{")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("capaboost_vit.vision.export.save_for_hf", fail)
+    with pytest.raises(OSError, match="disk full"):
+        merge_adapter(finished[0], tmp_path / "made")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_merged_is_not_merged_again(folder, tmp_path):
+    with pytest.raises(ValueError, match="is a timm model already: nothing to merge"):
+        merge_adapter(folder, tmp_path / "made")
+
+
+# predictions
+
+
+def white(path, mode="RGB"):
+    Image.new(mode, (20, 18), "white").save(path)
+    return path
+
+
+@pytest.mark.parametrize("source", ["run", "file", "folder", "local-dir"])
+def test_a_prediction_is_timms_own_transform_and_the_model(finished, base, folder, pictures, source):
+    names = [pictures / "red" / "7.png", pictures / "blue" / "2.png"]
+    model = {
+        "run": finished[0],
+        "file": str(finished[0] / "adapter.safetensors"),
+        "folder": folder,
+        "local-dir": f"local-dir:{folder}",
+    }[source]
+    network = capaboost_vit.create_from_adapter(finished[0] / "adapter.safetensors", initial_checkpoint=base)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({"img_size": 16}, model=network))
+    for found, name in zip(predict_images(model, names), names, strict=True):
+        with torch.no_grad():
+            expected = network(transform(Image.open(name).convert("RGB"))[None]).softmax(-1)[0]
+        assert found.image == name
+        assert found.classes[0] == name.parent.name
+        assert found.probabilities == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
+        assert found.classes == tuple(CLASSES[i] for i in expected.argsort(descending=True))
+
+
+def test_batches_change_neither_order_nor_numbers(finished, pictures):
+    whole, single, odd = (predict_images(finished[0], [pictures], batch_size=size) for size in (64, 1, 7))
+    assert [found.image for found in whole] == sorted(pictures.rglob("*.png"))
+    for other in (single, odd):
+        assert [found.image for found in other] == [found.image for found in whole]
+        assert [found.classes for found in other] == [found.classes for found in whole]
+        for first, second in zip(whole, other, strict=True):
+            assert first.probabilities == pytest.approx(second.probabilities, abs=1e-6)
+
+
+def test_files_keep_their_order_and_come_once_and_hidden_ones_do_not(finished, pictures, tmp_path):
+    first, last = white(tmp_path / "z.png"), white(tmp_path / "a.JPG")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    inside = white(tmp_path / "deep" / "er" / "ü b.webp")
+    white(tmp_path / ".hidden" / "x.png")
+    (tmp_path / "deep" / "._b.png").write_text("what a Mac leaves in zip files")
+    (tmp_path / "deep" / "notes.txt").write_text("no picture")
+    found = predict_images(finished[0], [first, tmp_path, last], top=1)
+    assert [prediction.image for prediction in found] == [first, last, inside]
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (2, 2), (3, 3), (1000, 3)])
+def test_top_is_cut_to_the_classes(finished, pictures, top, count):
+    (found,) = predict_images(finished[0], [pictures / "red" / "1.png"], top=top)
+    assert len(found.classes) == len(found.probabilities) == len(set(found.classes)) == count
+    assert list(found.probabilities) == sorted(found.probabilities, reverse=True)
+    assert sum(found.probabilities) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16", "1"])
+def test_pictures_of_any_kind_are_read_as_in_training(finished, tmp_path, mode):
+    name = "x.tif" if mode in ("CMYK", "I;16") else "x.png"
+    colour = {"I;16": 65535, "1": 1, "P": 0, "L": 255, "RGBA": (0, 0, 0, 0), "CMYK": (0, 0, 0, 0)}[mode]
+    picture = Image.new(mode, (20, 18), colour)
+    if mode == "P":
+        picture.putpalette([255, 255, 255])
+    picture.save(tmp_path / name)
+    (found,) = predict_images(finished[0], [tmp_path / name])
+    (expected,) = predict_images(finished[0], [white(tmp_path / "white.png")])
+    assert (found.classes, found.probabilities) == (expected.classes, expected.probabilities)
+
+
+@pytest.mark.parametrize("content", [b"", b"some text", None], ids=["empty", "text", "truncated"])
+def test_what_is_no_picture_is_named(finished, pictures, tmp_path, content):
+    whole = (pictures / "red" / "1.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    for given in (tmp_path / "x.png", tmp_path):
+        with pytest.raises(ValueError, match=r"cannot read the image .*x\.png"):
+            predict_images(finished[0], [pictures / "red" / "2.png", given])
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "text"),
+    [
+        (["gone.png"], {}, r"no picture and no folder at gone\.png"),
+        (["."], {}, r"the folder \. holds no picture \(\.bmp, "),
+        (["x.png"], {"top": 0}, "--top must be at least 1, got 0"),
+        (["x.png"], {"batch_size": -1}, "--batch-size must be at least 1, got -1"),
+        (["x.png"], {"device": "gpu"}, "--device gpu: "),
+    ],
+)
+def test_a_prediction_that_cannot_be_is_named_before_the_model_is_read(tmp_path, monkeypatch, images, options, text):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("capaboost_vit.vision.predict.open_saved", None)
+    if images == ["x.png"]:
+        white(tmp_path / "x.png")
+    with pytest.raises((FileNotFoundError, ValueError), match=text):
+        predict_images("whatever", images, **options)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["{", "[]", '{"model_type": "vit"}', '{"architecture": "no_such_model"}', '{"architecture": "test_vit"}'],
+)
+def test_a_folder_that_timm_cannot_load_is_named(tmp_path, config):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"timm cannot build a model from .*m: "):
+        predict_images(tmp_path / "m", [white(tmp_path / "x.png")])
+
+
+def test_a_timm_folder_without_names_or_with_names_by_number(tmp_path):
+    model = timm.create_model("test_vit", num_classes=4)
+    picture = white(tmp_path / "x.png")
+    for names, expected in (({}, "0 1 2 3"), ({"0": "cat", "2": "dog"}, "1 3 cat dog"), (list("abcd"), "a b c d")):
+        made = tmp_path / str(len(names))
+        timm.models.save_for_hf(model, str(made), {"label_names": names}, safe_serialization=True)
+        assert sorted(predict_images(made, [picture])[0].classes) == expected.split()
+
+
+def test_a_timm_folder_has_its_own_weights_and_needs_classes(folder, base, tmp_path):
+    picture = white(tmp_path / "x.png")
+    with pytest.raises(ValueError, match="a timm folder with weights of its own: leave --initial-checkpoint out"):
+        predict_images(folder, [picture], initial_checkpoint=str(base))
+    timm.models.save_for_hf(timm.create_model("test_vit", num_classes=0), str(tmp_path / "m"), safe_serialization=True)
+    with pytest.raises(ValueError, match="has no classes: it was saved with num_classes=0"):
+        predict_images(tmp_path / "m", [picture])
+
+
+def test_a_table_of_predictions_holds_them(finished, pictures, tmp_path):
+    picture = white(tmp_path / 'a "b", ü.png')
+    found = predict_images(finished[0], [picture, pictures / "red" / "1.png"])
+    path = write_predictions(found, tmp_path / "new" / "table.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["image", "rank", "class", "probability"]
+    expected = [
+        [str(f.image), str(rank), name, p]
+        for f in found
+        for rank, (name, p) in enumerate(zip(f.classes, f.probabilities, strict=True), 1)
+    ]
+    assert [[*row[:3], float(row[3])] for row in rows[1:]] == [
+        [*row[:3], pytest.approx(row[3], rel=1e-8)] for row in expected
+    ]
+    assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
+    write_predictions(found[:1], path)
+    assert len(path.read_text("utf-8").splitlines()) == 4
+
+
+def test_names_of_files_that_are_no_text_stay_byte_for_byte(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    path = write_predictions([Prediction(Path(name), ("a",), (1.0,))], tmp_path / "table.csv")
+    assert path.read_bytes().splitlines()[1] == b"caf\xe9.png,1,a,1"
