@@ -7,34 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import LowRankBranch
+from .branch import LowRankBranch
 from .virtual_tokens import VirtualTokens
-
-
-class Wrapper(nn.Module):
-    """A module in the slot of `base`, which it contains; the marker by which the injection verbs know their own.
-
-    A checkpoint of the base model loads unchanged: `x.weight` is read as `x.base.weight`, and where a state dict knows
-    no wrapper at all the branches keep their values.
-    """
-
-    base: nn.Module
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-        self.register_load_state_dict_pre_hook(_read_base_keys)
-
-
-def _read_base_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if any(key.startswith(f"{prefix}base.") for key in state_dict):
-        return
-    own = module.state_dict(prefix=prefix)
-    added = {key for key in own if not key.startswith(f"{prefix}base.")}
-    for key in [key for key in state_dict if key.startswith(prefix) and key not in added]:
-        state_dict[f"{prefix}base.{key[len(prefix) :]}"] = state_dict.pop(key)
-    if not added & state_dict.keys():
-        state_dict.update({key: own[key] for key in added})
+from .wrapper import Wrapper
 
 
 class Adapted(Wrapper):
@@ -51,6 +26,8 @@ class Adapted(Wrapper):
         source: what the branch is fed with.
     """
 
+    adds = "an adapter"
+
     def __init__(self, base: nn.Module, branch: LowRankBranch, source: str = "input") -> None:
         super().__init__(base)
         if source not in ("input", "output", "residual"):
@@ -65,6 +42,10 @@ class Adapted(Wrapper):
         if not hasattr(self.base, "weight"):
             raise AttributeError(f"{type(self.base).__name__!r} object has no attribute 'weight'")
         raise TypeError("this layer carries an adapter, which its weight cannot express: call the layer")
+
+    def gate_widths(self) -> dict[str, int]:
+        """The gate looks at what the branch is fed with."""
+        return {"branch": self.branch.in_features}
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.source == "residual":
@@ -87,6 +68,8 @@ class Prompted(Wrapper):
     tell. Raises ValueError for a call with an attention mask or is_causal, which would not reach the prompt.
     """
 
+    adds = "a prompt"
+
     def __init__(self, base: nn.Module, tokens: VirtualTokens | None, dropped: int) -> None:
         super().__init__(base)
         self.tokens = tokens
@@ -102,18 +85,6 @@ class Prompted(Wrapper):
         y = self.base(x, *args, **kwargs)
         return y[:, : y.shape[1] - self.dropped]
 
-
-class Frozen(Wrapper):
-    """A module kept in evaluation mode: the running statistics of a frozen batch norm must not move in training."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__(base)
-        self.train(base.training)
-
-    def train(self, mode: bool = True) -> Frozen:
-        super().train(mode)
-        self.base.eval()
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(x)
+    def fold(self) -> bool:
+        """The prompt becomes a plain table."""
+        return self.tokens is not None and self.tokens.fold()

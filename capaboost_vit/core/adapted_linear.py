@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .adapted import Wrapper
+from .base import dense, shape_of
+from .branch import LowRankBranch
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
-from .layers import LowRankBranch
-from .names import unwrap
+from .wrapper import Wrapper, merged_weights, unwrap
 
 _SMALL = 4e7  # multiply-adds of the base's product: ViT-Tiny at 224 px with one or two images
 
@@ -33,6 +33,7 @@ class AdaptedLinear(Wrapper):
         ValueError: rows that do not split evenly, a branch for an unknown part, or one of the wrong shape.
     """
 
+    adds = "a low-rank branch"
     base: nn.Linear
 
     def __init__(
@@ -42,10 +43,8 @@ class AdaptedLinear(Wrapper):
         parts: tuple[str, ...] = ("all",),
         execution: str = "auto",
     ) -> None:
-        if not isinstance(weight := getattr(unwrap(base), "weight", None), Tensor) or weight.dim() != 2:
-            raise TypeError(f"only linear layers take a low-rank update, got {type(base).__name__}")
+        rows, columns = shape_of(unwrap(base))
         super().__init__(base)
-        rows, columns = weight.shape
         if rows % len(parts):
             raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
         for name, branch in branches.items():
@@ -65,11 +64,11 @@ class AdaptedLinear(Wrapper):
 
     @property
     def in_features(self) -> int:
-        return cast(Tensor, unwrap(self.base).weight).shape[1]
+        return shape_of(unwrap(self.base))[1]
 
     @property
     def out_features(self) -> int:
-        return cast(Tensor, unwrap(self.base).weight).shape[0]
+        return shape_of(unwrap(self.base))[0]
 
     @property
     def bias(self) -> Tensor | None:
@@ -78,14 +77,34 @@ class AdaptedLinear(Wrapper):
     @property
     def weight(self) -> Tensor:
         """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow."""
-        return self.base.weight + self.delta_weight()
+        return dense(self.base) + self.delta_weight()
 
     def delta_weight(self) -> Tensor:
         """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
-        rows = self.out_features // len(self.parts)
-        zero = torch.zeros_like(cast(Tensor, unwrap(self.base).weight)[:rows])
         deltas = {part: cast(LowRankBranch, branch).delta_weight() for part, branch in self.branches.items()}
+        some = next(iter(deltas.values()), None)
+        if some is None:
+            some = dense(self.base)[: self.out_features // len(self.parts)]
+        zero = torch.zeros_like(some)
         return torch.cat([deltas.get(part, zero) for part in self.parts])
+
+    def trained(self) -> list[nn.Parameter]:
+        """The factors, less those that a branch keeps as they are (LoRA-FA)."""
+        return [parameter for branch in self._own() for parameter in branch.trained_parameters()]
+
+    def gate_widths(self) -> dict[str, int]:
+        """The gates look at the layer's input."""
+        return dict.fromkeys(self.additions(), self.in_features)
+
+    def cannot_merge(self) -> str | None:
+        """A gate depends on the input."""
+        if any(branch.gate is not None for branch in self._own()):
+            return "a gate depends on the input, which no weight can express"
+        return super().cannot_merge()
+
+    def merged(self, base: nn.Module) -> nn.Module:
+        """The layer with W + dW."""
+        return merged_weights(self, base)
 
     def forward(self, x: Tensor) -> Tensor:
         space = self._space(x)

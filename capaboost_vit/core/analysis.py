@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from .inject import branches
-from .layers import LowRankBranch
 from .names import namer
 from .tied import TiedMaskedWeight
 
@@ -102,9 +101,7 @@ def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     executed = {canonical(name): count for name, count in by_module.items()}
     saved = 0.0
     for name, branch in branches(model).items():
-        if isinstance(branch, LowRankBranch):
-            density = 1.0 if branch.down.mask is None else branch.down.mask.ne(0).float().mean().item()
-            saved += executed.get(name, 0) * (1 - density)
+        saved += executed.get(name, 0) * (1 - getattr(branch, "kept_share", 1.0))
     return Flops(int(analysis.total()), int(analysis.total() - saved))
 
 

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from .layers import LowRankBranch
+from .branch import LowRankBranch
 
 
 def held_share(branch: LowRankBranch, target: Tensor, *, iterations: int = 150) -> float:

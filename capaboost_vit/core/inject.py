@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-from .adapted import Frozen, Prompted, Wrapper
-from .layers import LowRankBranch
+from .adapted import Prompted
+from .base import device_and_dtype as device_and_dtype
+from .base import is_linear, shape_of
 from .names import namer, unwrap
-from .scaled import Scale
-from .virtual_tokens import VirtualTokens
-
-Addition = LowRankBranch | VirtualTokens | Scale
+from .wrapper import Frozen, Wrapper
 
 
 @dataclass(frozen=True)
@@ -140,8 +137,14 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     model.requires_grad_(False)
     for name in chosen:
         get(model, name).requires_grad_(True)
-    for branch in branches(model).values():
-        for parameter in branch.trained_parameters():
+    for name, wrapper in wrappers(model).items():
+        trained = list(wrapper.trained())
+        if wrapper.added_parameters() and not trained:
+            raise ValueError(
+                f"the {type(wrapper).__name__} at {name!r} adds parameters and would train none of them: let its "
+                "`trained` return them"
+            )
+        for parameter in trained:
             parameter.requires_grad_(True)
     for name, module in list(slots(model)):
         frozen = not any(name == other or name.startswith(f"{other}.") for other in chosen)
@@ -149,31 +152,36 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
             attach(model, name, Frozen(module))
 
 
-def branches(model: nn.Module) -> dict[str, Addition]:
-    """What was added, by canonical name: low-rank branches, virtual tokens and scales."""
+def wrappers(model: nn.Module) -> dict[str, Wrapper]:
+    """Every wrapper of a model by the canonical name of its slot; of several in one slot the later have `_2` behind it."""
     canonical = namer(model)
-    found: dict[str, Addition] = {}
+    named: dict[str, Wrapper] = {}
     for name, module in model.named_modules():
-        inside = any(
-            name.startswith(f"{other}.") and isinstance(owner, VirtualTokens) for other, owner in found.items()
-        )
-        if isinstance(module, Addition) and not inside:
-            found[name] = module
-    return {canonical(name): module for name, module in found.items()}
+        if isinstance(module, Wrapper):
+            slot, count = canonical(name), 1
+            while slot + (f"_{count}" if count > 1 else "") in named:
+                count += 1
+            named[slot + (f"_{count}" if count > 1 else "")] = module
+    return named
+
+
+def branches(model: nn.Module) -> dict[str, nn.Module]:
+    """What the wrappers of a model add, by canonical name: low-rank branches, virtual tokens, scales, and others' own."""
+    canonical = namer(model)
+    return {
+        canonical(f"{name}.{addition}" if name else addition): module
+        for name, wrapper in model.named_modules()
+        if isinstance(wrapper, Wrapper)
+        for addition, module in wrapper.additions().items()
+    }
 
 
 def features(module: nn.Module, name: str = "") -> tuple[int, int]:
     """(in, out) width of a sub-layer: of its first and its last linear layer. Raises TypeError if it has none."""
-    shapes = [m.weight.shape for m in unwrap(module).modules() if isinstance(m, nn.Linear)]
+    shapes = [shape_of(layer) for layer in unwrap(module).modules() if is_linear(layer)]
     if not shapes:
         raise TypeError(f"cannot tell the width of {name!r}, a {type(module).__name__}: it contains no linear layer")
     return shapes[0][1], shapes[-1][0]
-
-
-def device_and_dtype(module: nn.Module) -> dict[str, Any]:
-    """Device and floating dtype of a module, for what is attached to it."""
-    tensor = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    return {"device": tensor.device, "dtype": tensor.dtype}
 
 
 def _matching(names: Sequence[str], pattern: str) -> list[str]:
@@ -210,7 +218,7 @@ def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
     layers = dict.fromkeys(
         ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
         for name, module in slots(model)
-        if isinstance(unwrap(module), nn.Linear)
+        if is_linear(unwrap(module))
     )
     near = difflib.get_close_matches(target, [*present, *layers], n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""

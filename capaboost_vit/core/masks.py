@@ -5,11 +5,42 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
 PATTERNS = ("random", "complementary", "sign", "n:m")
 _ATTEMPTS = 32  # redraws before two equal masks are called unavoidable
+
+
+@dataclass(frozen=True)
+class Masking:
+    """The masks of a method's weights, and the seeds: what every masked layer is told, as one object.
+
+    Args:
+        num_branches: d, how many masked views of the shared weight are summed.
+        density: s, the fraction kept by each mask; None: the pattern's own, see `resolve_density`.
+        pattern: random, complementary, sign, or n:m such as 2:4, see `make_masks`.
+        mask_seed: of the masks.
+        init_seed: of the start values.
+
+    Raises:
+        ValueError: what `resolve_density` refuses.
+    """
+
+    num_branches: int = 2
+    density: float | None = None
+    pattern: str = "random"
+    mask_seed: int = 0
+    init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        resolve_density(self.pattern, self.density, self.num_branches)
+
+    @property
+    def kept(self) -> float:
+        """The density as a number."""
+        return resolve_density(self.pattern, self.density, self.num_branches)
 
 
 def random_state(seed: int, path: str) -> np.random.RandomState:
@@ -53,9 +84,7 @@ def resolve_density(pattern: str, density: float | None, num_branches: int) -> f
     return density
 
 
-def make_masks(
-    shape: tuple[int, ...], *, num_branches: int, density: float | None, pattern: str, seed: int, path: str
-) -> np.ndarray | None:
+def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.ndarray | None:
     """The d static masks of one shared weight, `(K, *shape)` int8, or None where every mask is all ones.
 
     - random: exactly `int(numel * density)` ones at positions drawn without replacement (the paper's masks);
@@ -67,15 +96,14 @@ def make_masks(
 
     Args:
         shape: shape of the shared weight.
-        num_branches: d, the number of masks.
-        density: fraction kept, or None for the pattern's own (`resolve_density`).
-        seed, path: the key of the random streams; path names the weight within the model.
+        masking: number, density and pattern of the masks, and their seed.
+        path: names the weight within the model; with the seed the key of the random streams.
 
     Raises:
-        ValueError: besides those of `resolve_density`: a density that keeps nothing, a last dimension that is no
+        ValueError: a density that keeps nothing, a last dimension that is no
             multiple of m, or a weight too small for d different masks (tied branches with equal masks add no rank).
     """
-    density = resolve_density(pattern, density, num_branches)
+    num_branches, pattern, density, seed = masking.num_branches, masking.pattern, masking.kept, masking.mask_seed
     if density == 1 and pattern != "sign":
         return None
     if pattern == "complementary":
@@ -137,3 +165,6 @@ def _complementary(
         length = max(stop - start, round(numel * density) if density * num_branches > 1 else 0)
         masks[branch, order[np.arange(start, start + length) % numel]] = 1
     return masks.reshape(num_branches, *shape)
+
+
+PLAIN = Masking(num_branches=1, density=1.0)  # no masks: the plain method

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .adapted import Frozen, Wrapper
-from .adapted_linear import AdaptedLinear
-from .inject import branches, forget, replace_slots, slots
-from .layers import LowRankBranch
-from .names import carries
-from .scaled import Scale, Scaled
+from .inject import forget, replace_slots, slots
+from .names import wrappers_of
+from .wrapper import CannotMerge, Wrapper
 
 
 @torch.no_grad()
@@ -24,46 +20,30 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
 
     Raises:
-        ValueError: it carries something that no weight can express (adapter, prefix, prompt, gate); says where.
+        CannotMerge (a ValueError): it carries something that no weight can express (an adapter, a prefix, a gate), or a
+            layer whose weights are integers; says where. The model is as it was.
     """
-    gated = [n for n, b in branches(model).items() if isinstance(b, LowRankBranch | Scale) and b.gate is not None]
-    if gated:
-        raise ValueError(f"{len(gated)} branches have gates, which depend on the input: no merging ({gated[0]})")
-    stuck = [name for name, module in slots(model) if not _mergeable(module)]
-    if stuck:
-        raise ValueError(
-            f"only low-rank updates of linear weights can be merged; {len(stuck)} places carry an adapter, a prefix, a "
-            f"prompt, or scales and shifts without a weight and a bias that could hold them: {stuck[0]}"
-            + (", ..." if len(stuck) > 1 else "")
-        )
+    refusals = unmergeable(model)
+    if refusals:
+        name, reason = next(iter(refusals.items()))
+        others = f", and likewise at {len(refusals) - 1} other places" if len(refusals) > 1 else ""
+        raise CannotMerge(f"cannot merge {name!r}: {reason}{others}")
     model = model if inplace else copy.deepcopy(model)
     replace_slots(model, _merged)
     forget(model)
     return model
 
 
-def _mergeable(module: nn.Module) -> bool:
-    needed = {"weight"} if carries(module, Scaled) else set()
-    while isinstance(module, Wrapper):
-        if not isinstance(module, (AdaptedLinear, Scaled, Frozen)):
-            return False
-        if isinstance(module, Scaled) and module.shifted:
-            needed.add("bias")
-        module = module.base
-    return all(getattr(module, name, None) is not None for name in needed)
+def unmergeable(model: nn.Module) -> dict[str, str]:
+    """Why a slot cannot be merged, by its canonical name; empty where all can."""
+    reasons = {}
+    for name, module in slots(model):
+        for wrapper in wrappers_of(module):
+            if reason := wrapper.cannot_merge():
+                reasons[name] = reason
+    return reasons
 
 
 def _merged(module: nn.Module) -> nn.Module:
-    if isinstance(module, Frozen):
-        return _merged(module.base)
-    if not isinstance(module, (AdaptedLinear, Scaled)):
-        return module
-    merged = copy.deepcopy(_merged(module.base))
-    exact = torch.promote_types(cast(Tensor, merged.weight).dtype, torch.float32)
-    alone = copy.copy(module)  # around the base that is merged already, in the exact dtype
-    alone._modules = {**module._modules, "base": merged}
-    alone = copy.deepcopy(alone).to(exact).eval()
-    for name in ("weight", "bias"):
-        if getattr(merged, name) is not None:
-            getattr(merged, name).copy_(getattr(alone, name))
-    return merged.train(module.training)
+    """What stands in a slot, its wrappers merged from the inside out."""
+    return module.merged(_merged(module.base)) if isinstance(module, Wrapper) else module

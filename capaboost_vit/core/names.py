@@ -7,23 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .adapted import Wrapper
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The module that stood in this slot before anything was attached."""
-    while isinstance(module, Wrapper):
-        module = module.base
-    return module
+from .wrapper import Wrapper
+from .wrapper import unwrap as unwrap
 
 
 def carries(module: nn.Module, kind: type[Any]) -> bool:
     """Whether a wrapper of this class is among those of a slot."""
-    return any(isinstance(wrapper, kind) for wrapper in _wrappers(module))
+    return any(isinstance(wrapper, kind) for wrapper in wrappers_of(module))
 
 
-def _wrappers(module: nn.Module) -> Iterator[Wrapper]:
-    """The wrappers of a slot, from the outside in."""
+def wrappers_of(module: nn.Module) -> Iterator[Wrapper]:
+    """The wrappers of a slot, from the outside in; none of a bare module."""
     while isinstance(module, Wrapper):
         yield module
         module = module.base
@@ -51,7 +45,7 @@ def namer(model: nn.Module) -> Callable[[str], str]:
 
 def _level(wrapper: Wrapper) -> int:
     """How many wrappers of its class it contains in its slot."""
-    return sum(type(inner) is type(wrapper) for inner in _wrappers(wrapper.base))
+    return sum(type(inner) is type(wrapper) for inner in wrappers_of(wrapper.base))
 
 
 def distinct(model: nn.Module) -> dict[str, Tensor]:

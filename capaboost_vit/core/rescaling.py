@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from .masks import resolve_density
+from .masks import Masking
 
 RESCALES = ("mean", "norm")
 
 
-def rescaling(rescale: str | None, *, num_branches: int, density: float | None, pattern: str) -> float:
+def rescaling(rescale: str | None, masking: Masking) -> float:
     """`1 / E[C]` for "mean", `1 / sqrt(E[C^2])` for "norm", 1 for None, with `C = sum_i MB_i MA_i`.
 
     C is what the masks make of a product `b a` of one entry of B and one of A: `dW = sum_r C b a` over the rank. The
@@ -31,12 +31,12 @@ def rescaling(rescale: str | None, *, num_branches: int, density: float | None, 
 
     Args:
         rescale: mean, norm or None.
-        num_branches, density, pattern: of the masks, see `masks.make_masks`.
+        masking: number, density and pattern of the masks.
 
     Raises:
-        ValueError: another word, "mean" with sign masks, whose mean is zero, or what `resolve_density` refuses.
+        ValueError: another word, "mean" with sign masks, whose mean is zero.
     """
-    d, s = num_branches, resolve_density(pattern, density, num_branches)
+    d, s, pattern = masking.num_branches, masking.kept, masking.pattern
     if rescale is None:
         return 1.0
     if rescale not in RESCALES:

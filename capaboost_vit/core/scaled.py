@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .adapted import Wrapper
 from .gate import Gate
-from .names import unwrap
+from .inject import features
+from .wrapper import Wrapper, merged_weights, unwrap
 
 
 class Scale(nn.Module):
@@ -40,10 +40,6 @@ class Scale(nn.Module):
             raise TypeError("this scale has a gate, which depends on the input: no weight can express it")
         return self.weight
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """All of them."""
-        return list(self.parameters())
-
 
 class Scaled(Wrapper):
     """`y = l * base(x) + b` on the rows of some parts ("output"), or `y = base(l * x)` ("input"): IA3, SSF.
@@ -62,6 +58,8 @@ class Scaled(Wrapper):
     Raises:
         ValueError: an unknown side, a scale for an unknown part, or a shift of an input.
     """
+
+    adds = "a scale"
 
     def __init__(
         self, base: nn.Module, scales: Mapping[str, Scale], parts: tuple[str, ...] = ("all",), side: str = "output"
@@ -108,6 +106,22 @@ class Scaled(Wrapper):
             return bias
         factor, shift = self._vectors(bias, len(bias))
         return _affine(bias, factor, shift)
+
+    def gate_widths(self) -> dict[str, int]:
+        """The gates look at the layer's input."""
+        return dict.fromkeys(self.additions(), features(self)[0])
+
+    def cannot_merge(self) -> str | None:
+        """A gate depends on the input, and a shift needs a bias to hold it."""
+        if any(cast(Scale, scale).gate is not None for scale in self.scales.values()):
+            return "a gate depends on the input, which no weight can express"
+        if self.shifted and getattr(unwrap(self.base), "bias", None) is None:
+            return "there is no bias that could hold the shift"
+        return super().cannot_merge()
+
+    def merged(self, base: nn.Module) -> nn.Module:
+        """The layer with the scaled weight and bias."""
+        return merged_weights(self, base)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.side == "input":

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .masks import make_masks, random_state
+from .masks import Masking, make_masks, random_state
 
 _WITHIN_TWO = (0.022750131948179195, 0.9772498680518208)  # the normal distribution function at -2 and 2
-_held: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
-    "held_factors", default=None
+_cached: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
+    "cached_factors", default=None
 )
 
 
@@ -25,12 +25,12 @@ def factors_formed_once() -> Iterator[None]:
     A change of a weight in place is noticed (not one through `.data`, which PyTorch does not count). Each thread has
     its own; recomputation in another thread forms the factors anew, to the same values.
     """
-    token = _held.set({}) if _held.get() is None else None
+    token = _cached.set({}) if _cached.get() is None else None
     try:
         yield
     finally:
         if token is not None:
-            _held.reset(token)
+            _cached.reset(token)
 
 
 class TiedMaskedWeight(nn.Module):
@@ -41,7 +41,8 @@ class TiedMaskedWeight(nn.Module):
 
     Args:
         shape: shape of the shared weight, (out, in).
-        num_branches, density, pattern, seed, path: see `masks.make_masks`.
+        masking: how many masks, and which.
+        path: names the weight within the model: the key of its masks.
 
     Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; forward
     and gradients are the same.
@@ -49,12 +50,10 @@ class TiedMaskedWeight(nn.Module):
 
     mask: Tensor | None
 
-    def __init__(
-        self, shape: tuple[int, ...], *, num_branches: int, density: float | None, pattern: str, seed: int, path: str
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], masking: Masking, *, path: str) -> None:
         super().__init__()
-        masks = make_masks(shape, num_branches=num_branches, density=density, pattern=pattern, seed=seed, path=path)
-        self.num_branches = num_branches
+        masks = make_masks(shape, masking, path=path)
+        self.num_branches = masking.num_branches
         self.weight = nn.Parameter(torch.zeros(shape))
         self.register_buffer("mask", None if masks is None else torch.from_numpy(masks))
 
@@ -69,14 +68,14 @@ class TiedMaskedWeight(nn.Module):
         weight, mask = self.weight, self.mask
         if mask is None:
             return weight if self.num_branches == 1 else torch.cat([weight] * self.num_branches, dim)
-        held = _held.get()
-        if held is None or torch.compiler.is_compiling() or weight.is_inference():
+        cached = _cached.get()
+        if cached is None or torch.compiler.is_compiling() or weight.is_inference():
             return _JoinedViews.apply(weight, mask, dim, _form(weight, mask, dim))
         version = (weight._version, mask._version)
-        known, formed_at, views = held.get((id(weight), dim), (None, None, None))
+        known, formed_at, views = cached.get((id(weight), dim), (None, None, None))
         if known is not weight or formed_at != version:
             views = _form(weight, mask, dim)
-            held[id(weight), dim] = (weight, version, views)
+            cached[id(weight), dim] = (weight, version, views)
         return _JoinedViews.apply(weight, mask, dim, views)
 
     @torch.no_grad()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .branch import LowRankBranch
 from .gate import Gate
-from .layers import LowRankBranch
+from .masks import PLAIN, Masking
 from .tied import TiedMaskedWeight
 
 
@@ -31,40 +31,33 @@ class VirtualTokens(nn.Module):
         bottleneck: rank of the MLP, or None for the plain table.
         table_width: width of the table that goes into the MLP; None takes D.
         act: activation of the MLP.
-        num_branches, density, pattern, seed, init_seed, path: as in `LowRankBranch`.
+        masking, path: as in `LowRankBranch`.
     """
 
     def __init__(
         self,
         length: int,
         width: int,
+        masking: Masking = Masking(),  # noqa: B008  frozen
         *,
         bottleneck: int | None = None,
         table_width: int | None = None,
         act: str = "tanh",
-        num_branches: int = 2,
-        density: float | None = None,
-        pattern: str = "random",
-        seed: int = 0,
-        init_seed: int = 0,
         path: str = "",
     ) -> None:
         super().__init__()
         if length < 0:
             raise ValueError(f"the number of virtual tokens must be at least 0, got {length}")
         self.length, self.width = length, width
-        masks: dict[str, Any] = dict(num_branches=num_branches, density=density, pattern=pattern, seed=seed)
         plain = bottleneck is not None or length == 0  # nothing to mask in the table
         inner = width if bottleneck is None or table_width is None else table_width
-        self.table = TiedMaskedWeight((length, inner), **(_PLAIN if plain else masks), path=f"{path}.table")
-        self.table.fill_normal(0.02, seed=init_seed, path=f"{path}.table.init")
+        self.table = TiedMaskedWeight((length, inner), PLAIN if plain else masking, path=f"{path}.table")
+        self.table.fill_normal(0.02, seed=masking.init_seed, path=f"{path}.table.init")
         self.mlp: LowRankBranch | None = None
         self.gate: Gate | None = None
         if bottleneck is not None:
-            self.mlp = LowRankBranch(
-                inner, width, bottleneck, act=act, bias=True, init_seed=init_seed, path=f"{path}.mlp", **masks
-            )
-            self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck), seed=init_seed, path=f"{path}.mlp.up.init")
+            self.mlp = LowRankBranch(inner, width, bottleneck, masking, act=act, bias=True, path=f"{path}.mlp")
+            self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck), seed=masking.init_seed, path=f"{path}.mlp.up.init")
 
     def forward(self) -> Tensor:
         """The vectors, (P, D)."""
@@ -83,16 +76,12 @@ class VirtualTokens(nn.Module):
         self.mlp.down, self.mlp.down_bias = other.mlp.down, other.mlp.down_bias
 
     @torch.no_grad()
-    def fold(self) -> None:
-        """Becomes the plain table of what it computes now."""
+    def fold(self) -> bool:
+        """Becomes the plain table of what it computes now; whether it was none before."""
+        if self.mlp is None:
+            return False
         value = self()
-        table = TiedMaskedWeight(tuple(value.shape), **_PLAIN, path="").to(value.device, value.dtype)
+        table = TiedMaskedWeight(tuple(value.shape), PLAIN, path="").to(value.device, value.dtype)
         table.weight.copy_(value)
         self.table, self.mlp = table, None
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """All of them."""
-        return list(self.parameters())
-
-
-_PLAIN: dict[str, Any] = dict(num_branches=1, density=1, pattern="random", seed=0)
+        return True

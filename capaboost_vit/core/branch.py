@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from .bottleneck import ACTIVATIONS, add_bottleneck
 from .gate import Gate
+from .masks import Masking
 from .tied import TiedMaskedWeight
 
 STARTS = ("zero", "houlsby")
@@ -41,8 +42,9 @@ class LowRankBranch(nn.Module):
         init: "zero", or "houlsby", where A and B start from N(0, 0.01^2) within two deviations: near the zero map
             (arXiv 1902.00751).
         freeze_down: A keeps its start value, only B is trained (LoRA-FA, arXiv 2308.03303): the input need not be kept.
-        num_branches, density, pattern, seed, path: of the masks, see `masks.make_masks`.
-        init_seed: seed of A's start, for "zero" U(-1/sqrt(in), 1/sqrt(in)), which is kaiming_uniform(a=sqrt(5)).
+        masking: of both factors. Its init_seed is that of A's start, for "zero" U(-1/sqrt(in), 1/sqrt(in)), which is
+            kaiming_uniform(a=sqrt(5)).
+        path: names the branch within the model: the key of its masks and start values.
 
     Raises:
         ValueError: rank < 1, an unknown activation, start or kind of gain, a dropout or drop_path outside [0, 1), or
@@ -54,6 +56,7 @@ class LowRankBranch(nn.Module):
         in_features: int,
         out_features: int,
         rank: int,
+        masking: Masking = Masking(),  # noqa: B008  frozen
         *,
         scaling: float = 1.0,
         dropout: float = 0.0,
@@ -63,11 +66,6 @@ class LowRankBranch(nn.Module):
         freeze_down: bool = False,
         act: str | None = None,
         bias: bool = False,
-        num_branches: int = 2,
-        density: float | None = None,
-        pattern: str = "random",
-        seed: int = 0,
-        init_seed: int = 0,
         path: str = "",
     ) -> None:
         super().__init__()
@@ -85,31 +83,17 @@ class LowRankBranch(nn.Module):
                 f"unknown learned_scale {learned_scale!r}: choose from {', '.join(GAINS)}, or leave it out"
             )
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
-        self.num_branches, self.scaling, self.dropout, self.act = num_branches, scaling, dropout, act
+        self.num_branches, self.scaling, self.dropout, self.act = masking.num_branches, scaling, dropout, act
         self.path, self.init, self.drop_path = path, init, drop_path
         self.freeze_down = freeze_down
-        self.down = TiedMaskedWeight(
-            (rank, in_features),
-            num_branches=num_branches,
-            density=density,
-            pattern=pattern,
-            seed=seed,
-            path=f"{path}.down",
-        )
-        self.up = TiedMaskedWeight(
-            (out_features, rank),
-            num_branches=num_branches,
-            density=density,
-            pattern=pattern,
-            seed=seed,
-            path=f"{path}.up",
-        )
+        self.down = TiedMaskedWeight((rank, in_features), masking, path=f"{path}.down")
+        self.up = TiedMaskedWeight((out_features, rank), masking, path=f"{path}.up")
         self.down_bias = nn.Parameter(torch.zeros(rank)) if bias else None
         self.up_bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         channels = {None: 0, "scalar": 1, "channel": out_features}[learned_scale]
         self.gain = nn.Parameter(torch.ones(channels)) if channels else None
         self.gate: Gate | None = None
-        self.reset_parameters(init_seed)
+        self.reset_parameters(masking.init_seed)
 
     @torch.no_grad()
     def reset_parameters(self, init_seed: int = 0) -> None:
@@ -135,6 +119,18 @@ class LowRankBranch(nn.Module):
     def draws(self) -> bool:
         """Whether a call draws random numbers: in training, with dropout or drop_path."""
         return self.training and (self.dropout > 0 or self.drop_path > 0)
+
+    @property
+    def kept_share(self) -> float:
+        """The share of the entries that a masked view keeps, as measured: what the ideal FLOPs of a branch scale with."""
+        return 1.0 if self.down.mask is None else self.down.mask.ne(0).float().mean().item()
+
+    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
+        """(A_cat, scaling * B_cat) where the branch is a change of a weight, `dW = scaling * B_cat A_cat`; else None."""
+        if self.act is not None or self.up_bias is not None or self.gate is not None:
+            return None
+        down, up = self.factors()
+        return down, self.scaling * up
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """All of them, or all but A."""

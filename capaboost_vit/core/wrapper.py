@@ -1,0 +1,143 @@
+"""The wrapper: a module in the slot of the frozen module that it contains, which says itself what it adds to it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from .base import why_not_dense
+
+
+class CannotMerge(ValueError):
+    """What a wrapper adds, no weight can express."""
+
+
+class Wrapper(nn.Module):
+    """A module in the slot of `base`, which it contains: the protocol by which the verbs of this library know it.
+
+    Everything that it holds beside `base` (modules, parameters, buffers) is trained and stored with an adapter; what is
+    to differ from that, a subclass says by overriding the methods below. None of the verbs (attach, detach, freeze, merge,
+    fold, save, summary) knows a wrapper by its class.
+
+    A checkpoint of the base model loads unchanged: `x.weight` is read as `x.base.weight`, and where a state dict knows
+    no wrapper at all the branches keep their values.
+    """
+
+    adds: ClassVar[str] = "a wrapper"  # what it adds, for messages: "X carries an adapter already"
+    base: nn.Module
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.register_load_state_dict_pre_hook(_read_base_keys)
+
+    def additions(self) -> dict[str, nn.Module]:
+        """What it adds, by name below the wrapper: every child but `base`; of a ModuleDict or ModuleList its entries."""
+        children: dict[str, nn.Module] = {}
+        for name, child in self.named_children():
+            if isinstance(child, (nn.ModuleDict, nn.ModuleList)):
+                children |= {f"{name}.{entry}": module for entry, module in child.named_children()}
+            elif name != "base":
+                children[name] = child
+        return children
+
+    def added_parameters(self) -> list[nn.Parameter]:
+        """All parameters outside of `base`, each once."""
+        return [p for name, p in self.named_parameters() if not name.startswith("base.")]
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """The parameters that are trained: all that it adds."""
+        return self.added_parameters()
+
+    def part_of(self, addition: str) -> str:
+        """Which part of a fused layer an addition is for ("q" of "branches.q"); "all" where it is for the whole."""
+        return addition.rpartition(".")[2] if "." in addition else "all"
+
+    def gate_widths(self) -> dict[str, int]:
+        """The additions that take a gate (in their attribute `gate`), with the width of what the gate looks at."""
+        return {}
+
+    def cannot_merge(self) -> str | None:
+        """Why `merged` would raise, in words; None where it would not."""
+        if type(self).merged is Wrapper.merged:
+            return f"{self.adds} is no change of a weight"
+        return why_not_dense(unwrap(self.base))
+
+    def merged(self, base: nn.Module) -> nn.Module:
+        """A plain module that computes what the wrapper computes around `base`, whose own wrappers are merged already.
+
+        `base` is left as it is. Where the wrapper has a `weight` (and a `bias`), this is `merged_weights(self, base)`.
+
+        Raises:
+            CannotMerge: no weight can express what it adds.
+        """
+        raise CannotMerge(self.cannot_merge())
+
+    def fold(self) -> bool:
+        """Replaces what was only needed for training by what it computes; whether there was anything."""
+        return False
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module that stood in this slot before anything was attached."""
+    while isinstance(module, Wrapper):
+        module = module.base
+    return module
+
+
+@torch.no_grad()
+def merged_weights(wrapper: Wrapper, base: nn.Module) -> nn.Module:
+    """A copy of `base` with the wrapper's `weight` and `bias`, formed in at least float32 and rounded once.
+
+    Raises:
+        CannotMerge: the base has no floating-point weight to write to, such as a quantised layer.
+    """
+    if reason := why_not_dense(base):
+        raise CannotMerge(reason)
+    merged = copy.deepcopy(base)
+    exact = torch.promote_types(cast(Tensor, merged.weight).dtype, torch.float32)
+    alone = copy.copy(wrapper)  # around the merged base, in the exact dtype
+    alone._modules = {**wrapper._modules, "base": merged}
+    alone = copy.deepcopy(alone).to(exact).eval()
+    for name in ("weight", "bias"):
+        if getattr(merged, name, None) is not None:
+            getattr(merged, name).copy_(getattr(alone, name))
+    return merged.train(wrapper.training)
+
+
+class Frozen(Wrapper):
+    """A module kept in evaluation mode: the running statistics of a frozen batch norm must not move in training."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self.train(base.training)
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x)
+
+    def cannot_merge(self) -> None:
+        """It adds nothing."""
+
+    def merged(self, base: nn.Module) -> nn.Module:
+        """The base itself."""
+        return base
+
+
+def _read_base_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    if any(key.startswith(f"{prefix}base.") for key in state_dict):
+        return
+    own = module.state_dict(prefix=prefix)
+    added = {key for key in own if not key.startswith(f"{prefix}base.")}
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in added]:
+        state_dict[f"{prefix}base.{key[len(prefix) :]}"] = state_dict.pop(key)
+    if not added & state_dict.keys():
+        state_dict.update({key: own[key] for key in added})
