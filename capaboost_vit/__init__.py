@@ -20,19 +20,25 @@ if TYPE_CHECKING:
     from .core.analysis import count_flops, ranks
     from .core.inject import Anatomy, Site, branches, detach, find, freeze_base
     from .core.merge import merge
+    from .core.wrapper import CannotMerge, Wrapper, merged_weights
     from .methods.adapter_file import AdapterFileError, read_header
     from .methods.apply import apply_method
-    from .methods.config import make_config
     from .methods.fold import fold
+    from .methods.method import METHODS, MaskedMethod, Method, make_method, register
     from .vision.adapt import adapt
     from .vision.adapters import create_from_adapter, load_adapter, save_adapter
     from .vision.anatomy import anatomy_of
     from .vision.summary import summary
 
 _PUBLIC = {
+    "METHODS": "methods",
     "AdapterFileError": "methods.adapter_file",
     "Anatomy": "core.inject",
+    "CannotMerge": "core.wrapper",
+    "MaskedMethod": "methods",
+    "Method": "methods",
     "Site": "core.inject",
+    "Wrapper": "core.wrapper",
     "adapt": "vision.adapt",
     "anatomy_of": "vision.anatomy",
     "apply_method": "methods.apply",
@@ -44,10 +50,12 @@ _PUBLIC = {
     "fold": "methods.fold",
     "freeze_base": "core.inject",
     "load_adapter": "vision.adapters",
-    "make_config": "methods.config",
+    "make_method": "methods",
     "merge": "core.merge",
+    "merged_weights": "core.wrapper",
     "ranks": "core.analysis",
     "read_header": "methods.adapter_file",
+    "register": "methods",
     "save_adapter": "vision.adapters",
     "summary": "vision.summary",
 }

@@ -17,7 +17,7 @@ from capaboost_vit.bench.config import ScaleConfig, SpeedConfig
 from capaboost_vit.bench.loop_config import ProcessesConfig, VtabTimeConfig
 from capaboost_vit.bench.shapes import SHAPES
 from capaboost_vit.cli import main
-from capaboost_vit.methods.config import make_config
+from capaboost_vit.methods import make_method
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.tasks import get_task
@@ -150,13 +150,13 @@ def test_model_and_method_of_a_config_exist(path, parsed):
     if isinstance(config, TextConfig):
         options = dict(config.method)
         assert get_task(config.task).name == config.task
-        make_config(options.pop("name"), **options)
+        make_method(options.pop("name"), **options)
         return
     assert timm.is_model(config.model) or config.model in SHAPES
     if path in TRAINED:
         implied = parse_name(config.model)
         options = dict(config.method)
-        make_config(options.pop("name", implied and implied[1]), **options)
+        make_method(options.pop("name", implied and implied[1]), **options)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ..core.adapted_linear import AdaptedLinear
 from ..core.analysis import ranks
+from ..core.branch import LowRankBranch
 from ..core.capacity import held_share
-from ..core.layers import LowRankBranch
 from ..core.masks import random_state
 from ..core.names import namer
+from ..methods import make_method
 from ..methods.adapter_file import read_adapter_file
 from ..vision.build import build_model
 from ..vision.config import TrainConfig
@@ -53,8 +54,8 @@ def measure_capacity(config: CapacityConfig, *, command: str, say: Callable[[str
     sites: dict[tuple[int, str], dict[str, LowRankBranch]] = {}  # a mistake shows before the first fit
     for rank in config.ranks:
         for name, method in kinds(config, rank):
-            options = {"name": "lora", "targets": list(config.targets), "mask_seed": config.mask_seed, **method}
-            model = build_model(dataclasses.replace(base, method=options), num_classes=num_classes)
+            options = {"method": "lora", "targets": list(config.targets), "mask_seed": config.mask_seed, **method}
+            model = build_model(dataclasses.replace(base, method=make_method(**options)), num_classes=num_classes)
             parts = dict(_parts(model, tuned))
             sites[rank, name] = {path: branch for path, (branch, _) in parts.items()}
     updates = {path: update for path, (_, update) in parts.items()}  # the same of every kind
@@ -115,7 +116,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
     path = folder / "adapter.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"--full {folder}: no finished run there ({path.name} is missing)")
-    header, tensors = read_adapter_file(path)
+    file = read_adapter_file(path)
+    header, tensors = file.header, file.tensors
     if "text" in header:
         raise ValueError(f"--full {folder}: a run on texts; only images are measured")
     if [method["method"] for method in header["methods"]] != ["full"]:

@@ -25,12 +25,14 @@ def eval_parser() -> Parser:
 
 def evaluate(arguments: Namespace) -> None:
     """Prints the accuracy, or the scores of a task on texts."""
-    from ..nlu.saved import evaluate_text, is_text
-    from ..vision.evaluate import evaluate_adapter
+    from ..training.saved import open_source
 
-    if is_text(Path(arguments.adapter)):
+    source = open_source(arguments.adapter)
+    if source.is_text:
+        from ..nlu.saved import evaluate_text
+
         scores = evaluate_text(
-            Path(arguments.adapter),
+            source,
             data=arguments.data,
             split=arguments.split,
             model=arguments.initial_checkpoint,
@@ -39,8 +41,10 @@ def evaluate(arguments: Namespace) -> None:
         )
         print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         return
+    from ..vision.evaluate import evaluate_adapter
+
     right, total = evaluate_adapter(
-        Path(arguments.adapter),
+        source,
         data=arguments.data,
         split=arguments.split,
         initial_checkpoint=arguments.initial_checkpoint,
@@ -97,12 +101,15 @@ def merge_parser() -> Parser:
 
 def merge(arguments: Namespace) -> None:
     """Writes it, and says where."""
-    from ..nlu.saved import is_text, merge_text
-    from ..vision.export import merge_adapter
+    from ..training.saved import open_source
 
-    adapter, output = Path(arguments.adapter), Path(arguments.output)
-    if is_text(adapter):
-        path = merge_text(adapter, output, model=arguments.initial_checkpoint)
+    source, output = open_source(arguments.adapter), Path(arguments.output)
+    if source.is_text:
+        from ..nlu.saved import merge_text
+
+        path = merge_text(source, output, model=arguments.initial_checkpoint)
     else:
-        path = merge_adapter(adapter, output, initial_checkpoint=arguments.initial_checkpoint)
+        from ..vision.export import merge_adapter
+
+        path = merge_adapter(source, output, initial_checkpoint=arguments.initial_checkpoint)
     print(f"merged: {path}")

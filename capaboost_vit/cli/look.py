@@ -45,5 +45,5 @@ def summary(arguments: Namespace) -> None:
     from ..vision.summary import summary
 
     options = method_options(arguments)
-    config = TrainConfig(model=arguments.model, img_size=arguments.img_size, drop_path=0.0, method=options)
+    config = TrainConfig(model=arguments.model, img_size=arguments.img_size, drop_path=0.0, method=options)  # type: ignore[arg-type]
     summary(build_model(config, num_classes=arguments.num_classes))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import re
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..io.options import nearest
-from ..methods.config import CONFIGS, LISTS
+from ..methods import METHODS
+from ..methods.method import hint_of, takes_several
 
 # what stands for the dot of `method.rank` in `--set.method.rank` between the command line and `entries`
 _DOT = "\N{ONE DOT LEADER}"
@@ -97,20 +99,23 @@ def add_option(parser: Parser, flag: str, hint: Any, default: Any, text: str) ->
 
 
 def add_method_options(parser: Parser) -> None:
-    """`--method.name` and the options of all methods; those left out keep the method's default."""
-    parser.add_argument("--method.name", type=str | None, default=None, help=f"one of {', '.join(CONFIGS)}")
-    owners: dict[str, list[str]] = {}
-    for name, config in CONFIGS.items():
-        for field in dataclasses.fields(config):
-            owners.setdefault(field.name, []).append(name)
-    for option, methods in owners.items():
-        config = CONFIGS[methods[0]]
-        field = next(f for f in dataclasses.fields(config) if f.name == option)
-        text = f"{', '.join(methods)}: {field.metadata['help']}"
-        if option in LISTS:
+    """`--method.name` and the options of all methods, each with the words and the type of every method that has it.
+
+    Those left out keep the method's default. What is given is checked by the method itself (`make_method`).
+    """
+    parser.add_argument("--method.name", type=str | None, default=None, help=f"one of {', '.join(METHODS)}")
+    uses: dict[str, dict[tuple[str, Any], list[str]]] = {}  # by option: methods by their words and type
+    for name, method in METHODS.items():
+        for field in dataclasses.fields(method):
+            key = field.metadata["help"], hint_of(method, field.name)
+            uses.setdefault(field.name, {}).setdefault(key, []).append(name)
+    for option, kinds in uses.items():
+        text = "; ".join(f"{', '.join(names)}: {words}" for (words, _), names in kinds.items())
+        hints = [hint for _, hint in kinds]
+        if any(map(takes_several, hints)):
             parser.add_argument(f"--method.{option}", type=str, nargs="+", default=None, help=text)
         else:
-            hint = typing.get_type_hints(config)[option]
+            hint = functools.reduce(operator.or_, hints)
             parser.add_argument(f"--method.{option}", type=hint | None, default=None, help=text)
 
 

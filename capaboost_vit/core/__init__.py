@@ -1,1 +1,64 @@
-"""The shared masked layers and the verbs that put them into a model: torch, numpy and safetensors only."""
+"""Masked low-rank layers, the wrappers that add them to a model, and the verbs on wrapped models: torch and numpy.
+
+The names below are what a method is made of. They are loaded when they are first used, so that a method's file (and
+with it the command line's help) needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .adapted import Adapted, Prompted
+    from .adapted_linear import AdaptedLinear
+    from .base import dense, device_and_dtype, is_linear, shape_of
+    from .branch import LowRankBranch
+    from .gate import Gate, Padding
+    from .inject import Anatomy, Place, Site, branches, features, find, find_parts, get, slots, wrappers
+    from .masking import PLAIN, Masking
+    from .names import carries, namer
+    from .norms import norm_names
+    from .scaled import Scale, Scaled
+    from .tied import TiedMaskedWeight
+    from .virtual_tokens import VirtualTokens
+    from .wrapper import CannotMerge, Wrapper, merged_weights, unwrap
+
+_MODULES = {
+    "Adapted": "adapted",
+    "AdaptedLinear": "adapted_linear",
+    "Anatomy": "inject",
+    "CannotMerge": "wrapper",
+    "Gate": "gate",
+    "LowRankBranch": "branch",
+    "Masking": "masking",
+    "PLAIN": "masking",
+    "Padding": "gate",
+    "Place": "inject",
+    "Prompted": "adapted",
+    "Scale": "scaled",
+    "Scaled": "scaled",
+    "Site": "inject",
+    "TiedMaskedWeight": "tied",
+    "VirtualTokens": "virtual_tokens",
+    "Wrapper": "wrapper",
+    "branches": "inject",
+    "carries": "names",
+    "dense": "base",
+    "device_and_dtype": "base",
+    "features": "inject",
+    "find": "inject",
+    "find_parts": "inject",
+    "get": "inject",
+    "is_linear": "base",
+    "merged_weights": "wrapper",
+    "namer": "names",
+    "norm_names": "norms",
+    "shape_of": "base",
+    "slots": "inject",
+    "unwrap": "wrapper",
+    "wrappers": "inject",
+}
+__all__ = [*_MODULES]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -87,4 +87,4 @@ class Prompted(Wrapper):
 
     def fold(self) -> bool:
         """The prompt becomes a plain table."""
-        return self.tokens is not None and self.tokens.fold()
+        return self.tokens is not None and self.tokens.fold_mlp()

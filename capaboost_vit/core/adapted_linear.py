@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,11 @@ class AdaptedLinear(Wrapper):
     """
 
     adds = "a low-rank branch"
-    base: nn.Linear
+    base: Any
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: nn.Module,
         branches: Mapping[str, LowRankBranch],
         parts: tuple[str, ...] = ("all",),
         execution: str = "auto",

@@ -27,14 +27,20 @@ class Parameters:
     live: int
 
 
-def count_parameters(branch: nn.Module) -> Parameters:
-    """Counts a branch's parameters; masks are buffers and never counted."""
-    parameters = list(branch.parameters())
+def count_parameters(branch: nn.Module, counted: set[int] | None = None) -> Parameters:
+    """Counts a branch's parameters, each once; masks are buffers and never counted.
+
+    Args:
+        counted: ids of parameters that were counted before, which are left out now; those of this branch are added.
+    """
+    counted = set() if counted is None else counted
+    parameters = [p for p in branch.parameters() if id(p) not in counted]
     masked = sum(
         int(m.mask.eq(0).all(0).sum())
         for m in branch.modules()
-        if isinstance(m, TiedMaskedWeight) and m.mask is not None
+        if isinstance(m, TiedMaskedWeight) and m.mask is not None and id(m.weight) not in counted
     )
+    counted.update(map(id, parameters))
     stored = sum(p.numel() for p in parameters)
     return Parameters(sum(p.numel() for p in parameters if p.requires_grad), stored, stored - masked)
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 def is_linear(layer: nn.Module) -> bool:
     """Whether a layer maps (..., in_features) to (..., out_features), and says so: nn.Linear and its like.
 
-    Quantised and sharded layers are among them. Lookup tables and layers that are applied along other axes are not: their
-    classes do not have both widths.
+    Quantised and sharded layers are among them. Tables and layers of other kinds are not: they lack one of the widths.
     """
     return all(isinstance(getattr(layer, name, None), int) for name in ("in_features", "out_features"))
 
@@ -56,9 +55,7 @@ def why_not_dense(layer: nn.Module) -> str | None:
         return f"a {type(layer).__name__} has no weight of its own"
     if not weight.is_floating_point():
         kind = str(weight.dtype).removeprefix("torch.")
-        return (
-            f"the weight of a {type(layer).__name__} is {kind}, in which an update would vanish: keep the adapter file"
-        )
+        return f"the weight of a {type(layer).__name__} is {kind}, where an update vanishes: keep the adapter"
     return None
 
 

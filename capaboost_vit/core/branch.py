@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,24 @@ from torch.nn import functional as F
 
 from .bottleneck import ACTIVATIONS, add_bottleneck
 from .gate import Gate
-from .masks import Masking
+from .masking import Masking
 from .tied import TiedMaskedWeight
 
 STARTS = ("zero", "houlsby")
 GAINS = ("scalar", "channel")
 _HOULSBY_STD = 0.01
+
+
+@runtime_checkable
+class LowRankFactors(Protocol):
+    """What an addition offers that is a low-rank change of a weight: pictures of spectra are drawn of these."""
+
+    rank: int  # of one branch
+    num_branches: int
+
+    def linear_factors(
+        self,
+    ) -> tuple[Tensor, Tensor] | None: ...  # A (R, in) and B (out, R), dW = B A; None: not linear
 
 
 class LowRankBranch(nn.Module):
@@ -122,11 +135,11 @@ class LowRankBranch(nn.Module):
 
     @property
     def kept_share(self) -> float:
-        """The share of the entries that a masked view keeps, as measured: what the ideal FLOPs of a branch scale with."""
+        """The share of the entries that a masked view keeps: with it the ideal FLOPs of a branch scale."""
         return 1.0 if self.down.mask is None else self.down.mask.ne(0).float().mean().item()
 
     def linear_factors(self) -> tuple[Tensor, Tensor] | None:
-        """(A_cat, scaling * B_cat) where the branch is a change of a weight, `dW = scaling * B_cat A_cat`; else None."""
+        """(A_cat, scaling * B_cat) of a branch that is a change of a weight, the product of the two; else None."""
         if self.act is not None or self.up_bias is not None or self.gate is not None:
             return None
         down, up = self.factors()

@@ -137,7 +137,7 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     model.requires_grad_(False)
     for name in chosen:
         get(model, name).requires_grad_(True)
-    for name, wrapper in wrappers(model).items():
+    for name, wrapper in wrappers(model):
         trained = list(wrapper.trained())
         if wrapper.added_parameters() and not trained:
             raise ValueError(
@@ -152,21 +152,16 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
             attach(model, name, Frozen(module))
 
 
-def wrappers(model: nn.Module) -> dict[str, Wrapper]:
-    """Every wrapper of a model by the canonical name of its slot; of several in one slot the later have `_2` behind it."""
+def wrappers(model: nn.Module) -> Iterator[tuple[str, Wrapper]]:
+    """(canonical name of the slot, wrapper) of each wrapper of a model; several in one slot from the outside in."""
     canonical = namer(model)
-    named: dict[str, Wrapper] = {}
     for name, module in model.named_modules():
         if isinstance(module, Wrapper):
-            slot, count = canonical(name), 1
-            while slot + (f"_{count}" if count > 1 else "") in named:
-                count += 1
-            named[slot + (f"_{count}" if count > 1 else "")] = module
-    return named
+            yield canonical(name), module
 
 
 def branches(model: nn.Module) -> dict[str, nn.Module]:
-    """What the wrappers of a model add, by canonical name: low-rank branches, virtual tokens, scales, and others' own."""
+    """What the wrappers of a model add, by canonical name: low-rank branches, virtual tokens, scales, ..."""
     canonical = namer(model)
     return {
         canonical(f"{name}.{addition}" if name else addition): module

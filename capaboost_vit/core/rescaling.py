@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .masks import Masking
+from .masking import Masking
 
 RESCALES = ("mean", "norm")
 

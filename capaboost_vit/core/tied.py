@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .masks import Masking, make_masks, random_state
+from .masking import Masking
+from .masks import make_masks, random_state
 
 _WITHIN_TWO = (0.022750131948179195, 0.9772498680518208)  # the normal distribution function at -2 and 2
 _cached: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(

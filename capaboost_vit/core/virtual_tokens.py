@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .branch import LowRankBranch
 from .gate import Gate
-from .masks import PLAIN, Masking
+from .masking import PLAIN, Masking
 from .tied import TiedMaskedWeight
 
 
@@ -76,12 +76,17 @@ class VirtualTokens(nn.Module):
         self.mlp.down, self.mlp.down_bias = other.mlp.down, other.mlp.down_bias
 
     @torch.no_grad()
-    def fold(self) -> bool:
-        """Becomes the plain table of what it computes now; whether it was none before."""
+    def fold_mlp(self) -> bool:
+        """Folds the MLP, if there is one; whether there was."""
         if self.mlp is None:
             return False
+        self.fold()
+        return True
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Becomes the plain table of what it computes now."""
         value = self()
         table = TiedMaskedWeight(tuple(value.shape), PLAIN, path="").to(value.device, value.dtype)
         table.weight.copy_(value)
         self.table, self.mlp = table, None
-        return True

@@ -20,8 +20,8 @@ class Wrapper(nn.Module):
     """A module in the slot of `base`, which it contains: the protocol by which the verbs of this library know it.
 
     Everything that it holds beside `base` (modules, parameters, buffers) is trained and stored with an adapter; what is
-    to differ from that, a subclass says by overriding the methods below. None of the verbs (attach, detach, freeze, merge,
-    fold, save, summary) knows a wrapper by its class.
+    to differ from that, a subclass says by overriding the methods below: no verb (attach, freeze, merge, fold, save,
+    summary) knows a wrapper by its class.
 
     A checkpoint of the base model loads unchanged: `x.weight` is read as `x.base.weight`, and where a state dict knows
     no wrapper at all the branches keep their values.
@@ -36,7 +36,7 @@ class Wrapper(nn.Module):
         self.register_load_state_dict_pre_hook(_read_base_keys)
 
     def additions(self) -> dict[str, nn.Module]:
-        """What it adds, by name below the wrapper: every child but `base`; of a ModuleDict or ModuleList its entries."""
+        """By name below the wrapper what it adds: each child but `base`, of a ModuleDict or ModuleList its entries."""
         children: dict[str, nn.Module] = {}
         for name, child in self.named_children():
             if isinstance(child, (nn.ModuleDict, nn.ModuleList)):

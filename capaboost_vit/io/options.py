@@ -20,6 +20,7 @@ def option(
     high: float | None = None,
     below: float | None = None,
     choices: Iterable[str] = (),
+    compared: bool = True,
 ) -> Any:
     """A dataclass field with a default (copied, if it is a dict), the help of the command line, and its valid values.
 
@@ -28,9 +29,11 @@ def option(
     Args:
         low: the least value. above: a bound that is not reached itself. high, below: likewise from the other side.
         choices: the words to choose from, where the type is no Literal that names them.
+        compared: of a method: whether an adapter file and the model that loads it must agree on the option. Not on one
+            that the stored tensors show themselves (shapes, masks), or that matters in training only.
     """
     valid = {"low": low, "above": above, "high": high, "below": below, "choices": tuple(choices)}
-    metadata = {"help": help, **valid}
+    metadata = {"help": help, "compared": compared, **valid}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

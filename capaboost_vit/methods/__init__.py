@@ -1,1 +1,25 @@
-"""One method per file, flat arguments in, names of adapted modules out; `apply` is where a config meets a model."""
+"""The methods, one per file, and what is done with them: apply to a model, save, load, fold.
+
+Importing this package registers them all; those of other packages too, which name theirs in the entry points of the
+group `capaboost_vit.methods`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from .method import METHODS, MaskedMethod, Method, Stage, make_method, register
+
+# in the order in which people are told of them
+for _name in ("lora", "adapter", "prefix", "prompt", "ia3", "ssf", "unipelt", "norm", "bitfit", "head", "full"):
+    import_module(f".{_name}", __name__)
+
+for _entry in entry_points(group="capaboost_vit.methods"):
+    try:
+        _entry.load()
+    except Exception as error:  # somebody else's package must not take this one down
+        warnings.warn(f"the method {_entry.name!r} of {_entry.value} cannot be loaded: {error}", stacklevel=1)
+
+__all__ = ["METHODS", "MaskedMethod", "Method", "Stage", "make_method", "register"]

@@ -2,89 +2,98 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from ..core.adapted import Adapted
-from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
-from ..core.layers import LowRankBranch
-from ..core.names import carries
-from ..core.rescaling import rescaling
+from .. import core
+from ..io.options import option
+from .method import RESCALE_HELP, RESCALES, MaskedMethod, register
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 # what feeds the branch, and the scale where none is given (AdaptFormer's; Pfeiffer's)
 _PLACEMENTS = {"parallel": ("input", 0.1), "sequential": ("output", 1.0)}
 
 
-def adapter(
-    model: nn.Module,
-    anatomy: Anatomy,
-    *,
-    bottleneck: int,
-    placement: str,
-    scale: float | None,
-    learned_scale: str | None,
-    activation: str,
-    init: str,
-    dropout: float,
-    drop_path: float,
-    rescale: str | None,
-    targets: tuple[str, ...],
-    num_branches: int,
-    density: float | None,
-    pattern: str,
-    mask_seed: int,
-    init_seed: int,
-    stacked: bool = False,
-) -> list[str]:
-    """Adds `s * [ sum_i (Wup * Mup_i) act((Wdn * Mdn_i) x + b_dn) + b_up ]` to the output of each target.
+@register
+@dataclass(frozen=True)
+class Adapter(MaskedMethod):
+    """CapaBoost-Adapter: s * [ sum_i (Wup * Mup_i) act((Wdn * Mdn_i) x + b_dn) + b_up ] at a sub-layer.
 
     Parallel: x is the sub-layer's input (for an MLP, behind the block's norm; AdaptFormer in its own code feeds the
     residual stream through a norm of its own instead). Sequential: x is the sub-layer's output, before the residual; of
     a whole block it is the residual stream behind the block, the position "post" of Adapter+ (arXiv 2406.06820).
 
-    Args:
-        learned_scale: multiply by a learned number or vector too, which starts from one; s is 1 then where it is None.
-        rescale: multiply by what would make the mean or the norm of the update that of the plain adapter if there were
-            no activation, see `rescaling`; b_up is multiplied as well.
-        stacked: take targets that carry an adapter already; the new one comes outside.
-
-    Raises:
-        ValueError: a target that matches nothing or carries an adapter already, an unknown placement, and what
-            `LowRankBranch` and `rescaling` refuse.
-        TypeError: a target without linear layers, whose width cannot be told.
+    A `learned_scale` multiplies too and starts from one; s is 1 then where `scale` is none. `rescale` makes the mean or
+    the norm of the update that of the plain adapter if there were no activation; b_up is multiplied as well.
     """
-    if placement not in _PLACEMENTS:
-        raise ValueError(f"unknown placement {placement!r}: choose from {', '.join(_PLACEMENTS)}")
-    source, default_scale = _PLACEMENTS[placement]
-    if scale is None:
-        scale = default_scale if learned_scale is None else 1.0
-    scale *= rescaling(rescale, num_branches=num_branches, density=density, pattern=pattern)
-    places = {place.name: place.site for target in targets for place in find(model, target, anatomy, use=placement)}
-    wrappers = {}  # built first, attached last: a refusal leaves the model as it was
-    for name, site in places.items():
-        base = get(model, name)
-        if carries(base, Adapted) and not stacked:
-            raise ValueError(f"{name!r} carries an adapter already: detach it first, or leave it out of targets")
-        in_features, out_features = features(base, name)
-        fed_with = "residual" if site.only == "parallel" else source
-        branch = LowRankBranch(
-            in_features if fed_with == "input" else out_features,
-            out_features,
-            bottleneck,
-            scaling=scale,
-            learned_scale=learned_scale,
-            init=init,
-            dropout=dropout,
-            drop_path=drop_path,
-            act=activation,
-            bias=True,
-            num_branches=num_branches,
-            density=density,
-            pattern=pattern,
-            seed=mask_seed,
-            init_seed=init_seed,
-            path=name,
-        )
-        wrappers[name] = Adapted(base, branch.to(**device_and_dtype(base)), fed_with)
-    for name, wrapper in wrappers.items():
-        attach(model, name, wrapper)
-    return list(places)
+
+    name: ClassVar[str] = "adapter"
+    bottleneck: int = option(8, "width of the adapter", low=1)
+    placement: str = option(
+        "parallel",
+        "parallel (fed with the sub-layer's input) or sequential (with its output)",
+        choices=tuple(_PLACEMENTS),
+    )
+    scale: float | None = option(None, "s; none: 0.1 for parallel, 1 for sequential and with a learned one")
+    learned_scale: str | None = option(
+        None, "a learned factor of the output beside s, from one: scalar, channel", choices=("scalar", "channel")
+    )
+    activation: str = option("relu", "relu, gelu, silu, tanh", choices=("relu", "gelu", "silu", "tanh"))
+    init: str = option(
+        "zero",
+        "start: zero (the base model), or houlsby (weights from N(0, 0.01^2), near it)",
+        choices=("zero", "houlsby"),
+        compared=False,
+    )
+    dropout: float = option(0.0, "dropout on the adapter's input", low=0, below=1, compared=False)
+    drop_path: float = option(
+        0.0,
+        "stochastic depth of the adapter: leave it out for some examples in training",
+        low=0,
+        below=1,
+        compared=False,
+    )
+    rescale: str | None = option(None, RESCALE_HELP, choices=RESCALES)
+    targets: tuple[str, ...] = option(
+        ("mlp",), "roles or name patterns of sub-layers, or of whole blocks", compared=False
+    )
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper with one branch for each sub-layer.
+
+        Raises:
+            ValueError: a target that matches nothing. TypeError: one without linear layers, whose width cannot be told.
+        """
+        source, default_scale = _PLACEMENTS[self.placement]
+        scale = self.scale
+        if scale is None:
+            scale = default_scale if self.learned_scale is None else 1.0
+        places = {
+            place.name: place.site
+            for target in self.targets
+            for place in core.find(model, target, anatomy, use=self.placement)
+        }
+        for name, site in places.items():
+            base = core.get(model, name)
+            in_features, out_features = core.features(base, name)
+            # where a parallel place is the end of a sub-layer, its input comes as that module's residual
+            fed_with = "residual" if site.only == "parallel" else source
+            branch = core.LowRankBranch(
+                in_features if fed_with == "input" else out_features,
+                out_features,
+                self.bottleneck,
+                self.masking,
+                scaling=scale * self.scaling_of_masks(),
+                learned_scale=self.learned_scale,
+                init=self.init,
+                dropout=self.dropout,
+                drop_path=self.drop_path,
+                act=self.activation,
+                bias=True,
+                path=name,
+            )
+            yield name, core.Adapted(base, branch.to(**core.device_and_dtype(base)), fed_with)

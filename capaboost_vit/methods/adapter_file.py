@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..core.inject import branches
 from ..core.names import distinct, namer
 from ..core.tied import TiedMaskedWeight
+from ..core.wrapper import Wrapper
 from ..io.sealed import digest, read_sealed, write_sealed
+from .method import find_method
 
 FORMAT = "capaboost_vit.adapter"
 VERSION = 1
-# options that the stored tensors tell (names, shapes, masks), or that matter in training only
-_SHOWN = ("targets", "density", "pattern", "mask_seed", "init_seed", "init", "dropout", "drop_path")
 
 
 class AdapterFileError(ValueError):
     """An adapter file that cannot be read, or that does not belong to the model."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter file as it was read: opened, hashed and checked once, and handed on.
+
+    Args:
+        tensors: by canonical name, masks unpacked to int8.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def trains_all(self) -> bool:
+        """Whether the file holds every weight, so that no base weights are needed."""
+        return any(find_method(record["method"]).trains_all for record in self.header["methods"])
 
 
 def write_adapter_file(
@@ -61,17 +79,19 @@ def write_adapter_file(
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """The header of an adapter file, checked against its digest. Raises AdapterFileError, FileNotFoundError."""
-    return read_adapter_file(path)[0]
+    return read_adapter_file(path).header
 
 
-def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors (masks unpacked to int8) of a file, after all checks that need no model.
+def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
+    """Reads a file and makes all checks that need no model; one that was read already is given back.
 
     Raises:
         FileNotFoundError: no such file.
         AdapterFileError: not a safetensors file (a pickle, say), truncated or changed, not of this format or of an
             unknown version, or holding values that are not finite.
     """
+    if isinstance(path, AdapterFile):
+        return path
     header, tensors = read_sealed(path, FORMAT, VERSION, error=AdapterFileError)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -82,10 +102,12 @@ def read_adapter_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
             raise AdapterFileError(f"{path} lacks the mask {name!r} that its header names")
         bits = np.unpackbits(packed.numpy(), count=count).astype(np.int8)
         tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
-    return header, tensors
+    return AdapterFile(Path(path), header, tensors)
 
 
-def load_adapter_file(model: nn.Module, path: str | Path, *, head: tuple[str, ...] = (), force: bool = False) -> None:
+def load_adapter_file(
+    model: nn.Module, file: str | Path | AdapterFile, *, head: tuple[str, ...] = (), force: bool = False
+) -> None:
     """Loads a file into a model that carries the same branches; nothing is changed unless everything fits.
 
     Args:
@@ -96,7 +118,8 @@ def load_adapter_file(model: nn.Module, path: str | Path, *, head: tuple[str, ..
         AdapterFileError: what `read_adapter_file` refuses; missing or unknown tensors; another shape (num_classes,
             architecture, rank) or base weights (fingerprint).
     """
-    header, stored = read_adapter_file(path)
+    file = read_adapter_file(file)
+    path, header, stored = file.path, file.header, file.tensors
     own, rest, _ = _split(model, head, extra=frozenset(stored))
     missing, unknown = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
     if missing or unknown:
@@ -137,12 +160,14 @@ def _methods(model: nn.Module) -> list[dict[str, Any]]:
     return getattr(model, "capaboost", {}).get("methods", [])
 
 
-def _effect(method: Mapping[str, Any]) -> dict[str, Any]:
+def _effect(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide what a model computes and that no tensor of the file shows, such as alpha.
 
     An option that is None is as good as one that a release before it did not have.
     """
-    return {name: value for name, value in method.items() if name not in _SHOWN and value is not None}
+    fields = dataclasses.fields(find_method(record["method"]))
+    skipped = {field.name for field in fields if not field.metadata["compared"]}
+    return {name: value for name, value in record.items() if name not in skipped and value is not None}
 
 
 def _split(
@@ -157,8 +182,9 @@ def _split(
         for name, module in model.named_modules()
         if isinstance(module, _NormBase) and any(p.requires_grad for p in module.parameters())
     ]  # running statistics move with what is trained
-    owned = tuple(f"{name}." for name in (*branches(model), *head, *moving))
+    owned = tuple(f"{name}." for name in (*head, *moving))
     inside = {name for name in state if name in trained or name in extra or name.startswith(owned)}
+    inside |= {canonical(name) for name in _added(model)} & state.keys()
     masks = {
         canonical(f"{name}.mask")
         for name, module in model.named_modules()
@@ -169,6 +195,16 @@ def _split(
         {name: state[name].detach() for name in sorted(state.keys() - inside)},
         masks,
     )
+
+
+def _added(model: nn.Module) -> Iterator[str]:
+    """The names of all tensors that wrappers hold beside their bases."""
+    for path, wrapper in model.named_modules():
+        if isinstance(wrapper, Wrapper):
+            prefix = f"{path}." if path else ""
+            for name in wrapper.state_dict(keep_vars=True):
+                if not name.startswith("base."):
+                    yield f"{prefix}{name}"
 
 
 def _origin(header: Mapping[str, Any]) -> str:

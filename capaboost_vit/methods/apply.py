@@ -1,83 +1,67 @@
-"""`apply_method`: the only place where a configuration meets a model; METHODS is a dict."""
+"""`apply_method`: the only place where a method meets a model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from ..core.adapted import Wrapper
-from ..core.inject import Anatomy, find, freeze_base, get, replace_slots
-from ..core.names import unwrap
-from .adapter import adapter
-from .config import CONFIGS, Config, make_config
-from .ia3 import ia3
-from .lora import lora
-from .norm import norm
-from .prefix import prefix
-from .prompt import prompt
-from .ssf import ssf
-from .unipelt import unipelt
+from ..core.inject import Anatomy, attach, find, freeze_base, get, replace_slots
+from ..core.names import wrappers_of
+from ..core.wrapper import Wrapper
+from .method import Method, make_method
 
 
-def _nothing(model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """Adds no branches: what is trained is decided by `apply_method`."""
-    return []
+def apply_method(model: nn.Module, anatomy: Anatomy, method: Method) -> list[str]:
+    """Adds a method's branches to a model in place and freezes the rest.
 
-
-METHODS: dict[str, Callable[..., list[str]]] = {
-    "lora": lora,
-    "adapter": adapter,
-    "prefix": prefix,
-    "prompt": prompt,
-    "ia3": ia3,
-    "ssf": ssf,
-    "unipelt": unipelt,
-    "norm": norm,
-    "bitfit": _nothing,
-    "head": _nothing,
-    "full": _nothing,
-}
-
-
-def apply_method(model: nn.Module, anatomy: Anatomy, config: Config) -> list[str]:
-    """Adds a method's branches to a model in place and freezes the rest: the only place where a config meets a model.
-
-    Trained afterwards: every branch, those of earlier methods too, and the modules that `anatomy.head` names; with
-    method "full" everything, with "bitfit" every bias, with "norm" every normalisation layer. What was applied is
-    remembered in `model.capaboost`, for adapter files.
+    Trained afterwards: every branch, those of earlier methods too, the modules that `anatomy.head` names, and what else
+    the method trains. What was applied is remembered in `model.capaboost`, for adapter files.
 
     Returns:
         The canonical names of the adapted modules.
 
     Raises:
-        ValueError, TypeError: what the method refuses; the model is unchanged.
+        ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, or a method that
+            attaches nothing though it has wrappers to attach; the model is unchanged.
     """
-    name = method_name(config)
     before = {id(module) for module in model.modules()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    names: dict[str, None] = {}  # in order, each once
     try:
-        names = METHODS[name](model, anatomy, **{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+        for name, wrapper in method.build(model, anatomy):
+            if not method.stacks:
+                _refuse_second(model, name, wrapper, before)
+            attach(model, name, wrapper)
+            names[name] = None
+        if not names and type(method).build is not Method.build:
+            raise ValueError(f"method {method.name!r} attaches nothing to this {type(model).__name__}")
+        base_parameters = list(method.base_parameters(model))
+        if method.trains_all:
+            model.requires_grad_(True)
+        else:
+            freeze_base(model, anatomy.head)
+        for parameter in base_parameters:
+            parameter.requires_grad_(True)
     except Exception:
         replace_slots(model, lambda module: _older(module, before))
+        model.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
         raise
-    if name == "full":
-        model.requires_grad_(True)
-    else:
-        freeze_base(model, anatomy.head)
-        if name == "bitfit":
-            for parameter_name, parameter in model.named_parameters():
-                parameter.requires_grad_(parameter.requires_grad or parameter_name.rpartition(".")[2] == "bias")
-        elif name == "norm":
-            for norm_name in names:
-                for parameter in unwrap(get(model, norm_name)).parameters(recurse=False):
-                    parameter.requires_grad_(True)
-    options = dataclasses.asdict(config).items()  # lists, as a file's header gives them back
-    record = {"method": name, **{key: list(value) if isinstance(value, tuple) else value for key, value in options}}
     known: dict[str, Any] = getattr(model, "capaboost", {})
-    model.capaboost = {**known, "methods": [*known.get("methods", []), record]}  # type: ignore[assignment]
-    return names
+    methods = [*known.get("methods", []), method.record()]
+    model.capaboost = {**known, "methods": methods}  # type: ignore[assignment]
+    return list(names)
+
+
+def _refuse_second(model: nn.Module, name: str, wrapper: Wrapper, before: set[int]) -> None:
+    """Raises ValueError where a wrapper of the same class stands already, put there by an earlier method."""
+    for other in wrappers_of(get(model, name)):
+        if type(other) is type(wrapper) and id(other) in before:
+            raise ValueError(f"{name!r} carries {wrapper.adds} already: detach it first, or leave it out of targets")
 
 
 def _older(module: nn.Module, before: set[int]) -> nn.Module:
@@ -91,7 +75,7 @@ def adapt_model(
     model: nn.Module,
     anatomy: Anatomy,
     base: Mapping[str, Any],
-    method: str,
+    method: str | Method,
     *,
     head: Sequence[str] | None = None,
     **options: Any,
@@ -100,21 +84,20 @@ def adapt_model(
 
     Args:
         base: what adapter files say of the base, unless an earlier method has noted it.
+        method: its name, with its options; or the method itself.
         head: names or patterns of further modules to train; None takes the anatomy's.
 
     Raises:
         ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
     """
-    config = make_config(method, **options)
+    if isinstance(method, str):
+        method = make_method(method, **options)
+    elif options:
+        raise TypeError(f"a method that is made already takes no options, got {', '.join(options)}")
     if head is not None:
         for name in head:
             find(model, name)  # refuses before anything is changed
         anatomy = dataclasses.replace(anatomy, head=tuple(head))
     known = getattr(model, "capaboost", {}).get("base")
-    apply_method(model, anatomy, config)
+    apply_method(model, anatomy, method)
     model.capaboost = {**model.capaboost, "base": known or dict(base)}  # type: ignore[assignment, dict-item]
-
-
-def method_name(config: Config) -> str:
-    """The name under which a configuration's class is registered."""
-    return next(name for name, cls in CONFIGS.items() if cls is type(config))

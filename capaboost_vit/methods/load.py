@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from ..core.inject import detach
-from .adapter_file import AdapterFileError, load_adapter_file, read_header
+from .adapter_file import AdapterFile, AdapterFileError, load_adapter_file, read_adapter_file
 
 
 def load_into(
     model: nn.Module,
-    path: str | Path,
+    file: str | Path | AdapterFile,
     *,
     architecture: str,
     adapt: Callable[..., Any],
@@ -32,10 +32,11 @@ def load_into(
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
+    file = read_adapter_file(file)
+    path, header = file.path, file.header
     if hasattr(model, "capaboost"):
-        load_adapter_file(model, path, head=head_names(model), force=force)
+        load_adapter_file(model, file, head=head_names(model), force=force)
         return
-    header = read_header(path)
     base = header["base"]["architecture"]
     if architecture != base:
         raise AdapterFileError(f"{path} was made for {base}, this model is {architecture}")
@@ -43,7 +44,7 @@ def load_into(
     try:
         for record in header["methods"]:
             adapt(model, **record)
-        load_adapter_file(model, path, head=head_names(model), force=force)
+        load_adapter_file(model, file, head=head_names(model), force=force)
     except Exception:
         detach(model)
         for parameter in trained:

@@ -2,78 +2,70 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from ..core.adapted_linear import AdaptedLinear
-from ..core.inject import Anatomy, attach, device_and_dtype, features, find_parts, get
-from ..core.layers import LowRankBranch
-from ..core.names import carries, unwrap
-from ..core.rescaling import rescaling
+from .. import core
+from ..io.options import option
+from .method import RESCALE_HELP, RESCALES, MaskedMethod, register
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def lora(
-    model: nn.Module,
-    anatomy: Anatomy,
-    *,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    targets: tuple[str, ...],
-    freeze_down: bool,
-    execution: str,
-    rescale: str | None,
-    num_branches: int,
-    density: float | None,
-    pattern: str,
-    mask_seed: int,
-    init_seed: int,
-    stacked: bool = False,
-) -> list[str]:
-    """Adds `(alpha / rank) * sum_i (B * MB_i)(A * MA_i) dropout(x)` to each target; returns the adapted modules' names.
+@register
+@dataclass(frozen=True)
+class Lora(MaskedMethod):
+    """CapaBoost-LoRA: y = W0 x + (alpha / rank) * sum_i (B * MB_i)(A * MA_i) dropout(x).
 
     Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
-
-    Args:
-        rescale: multiply by what makes the mean or the norm of the update that of plain LoRA, see `rescaling`.
-        stacked: take targets that carry a low-rank branch already; the new one comes outside.
-
-    Raises:
-        ValueError: rank < 1, a target that matches nothing, or that is adapted already, an unknown execution, or one
-            that cannot have the dropout, and what `rescaling` refuses.
-        TypeError: a target that is no linear layer.
+    Source: LoRA, arXiv 2106.09685; the masks, CapaBoost, arXiv 2407.01320.
     """
-    chosen = find_parts(model, targets, anatomy)
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
-    if dropout > 0 and execution in ("weight", "token"):
-        raise ValueError(f"execution={execution!r} has no dropout, got dropout={dropout}: leave execution at 'auto'")
-    scaling = alpha / rank * rescaling(rescale, num_branches=num_branches, density=density, pattern=pattern)
-    wrappers = {}  # built first, attached last: a refusal leaves the model as it was
-    for name, places in chosen.items():
-        base, site = get(model, name), places[0].site
-        if carries(base, AdaptedLinear) and not stacked:
-            raise ValueError(f"{name!r} carries a low-rank branch already: detach it first, or leave it out of targets")
-        if not isinstance(unwrap(base), nn.Linear):
-            raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(base).__name__}")
-        columns, rows = features(base, name)
-        branches = {
-            place.site.part: LowRankBranch(
-                columns,
-                rows // len(site.parts),
-                rank,
-                scaling=scaling,
-                dropout=dropout,
-                freeze_down=freeze_down,
-                num_branches=num_branches,
-                density=density,
-                pattern=pattern,
-                seed=mask_seed,
-                init_seed=init_seed,
-                path=f"{name}.{place.site.part}",
-            ).to(**device_and_dtype(base))
-            for place in places
-        }
-        wrappers[name] = AdaptedLinear(base, branches, site.parts, execution)  # type: ignore[arg-type]
-    for name, wrapper in wrappers.items():
-        attach(model, name, wrapper)
-    return list(wrappers)
+
+    name: ClassVar[str] = "lora"
+    rank: int = option(8, "rank of one branch", low=1)
+    alpha: float = option(8.0, "the update is scaled by alpha / rank")
+    dropout: float = option(0.0, "dropout on the branch's input", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), "roles or name patterns of linear layers", compared=False)
+    freeze_down: bool = option(False, "train only B (LoRA-FA): the inputs of the layers need not be kept")
+    execution: str = option(
+        "auto",
+        "how the layers are computed: auto, weight, token, plain (docs/speed.md)",
+        choices=("auto", "weight", "token", "plain"),
+    )
+    rescale: str | None = option(None, RESCALE_HELP, choices=RESCALES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dropout > 0 and self.execution in ("weight", "token"):
+            raise ValueError(
+                f"execution={self.execution!r} has no dropout, got dropout={self.dropout}: leave execution at 'auto'"
+            )
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with a branch for each of its parts that is a target.
+
+        Raises:
+            ValueError: a target that matches nothing. TypeError: one that is no linear layer.
+        """
+        scaling = self.alpha / self.rank * self.scaling_of_masks()
+        for name, places in core.find_parts(model, self.targets, anatomy).items():
+            base, parts = core.get(model, name), places[0].site.parts
+            if not core.is_linear(core.unwrap(base)):
+                raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(core.unwrap(base)).__name__}")
+            rows, columns = core.shape_of(core.unwrap(base))
+            branches = {
+                place.site.part: core.LowRankBranch(
+                    columns,
+                    rows // len(parts),
+                    self.rank,
+                    self.masking,
+                    scaling=scaling,
+                    dropout=self.dropout,
+                    freeze_down=self.freeze_down,
+                    path=f"{name}.{place.site.part}",
+                ).to(**core.device_and_dtype(base))
+                for place in places
+            }
+            yield name, core.AdaptedLinear(base, branches, parts, self.execution)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from ..core.inject import Anatomy
-from ..core.norms import norm_names
+from .. import core
+from .method import Method, register
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def norm(model: nn.Module, anatomy: Anatomy) -> list[str]:
-    """Adds nothing; names the normalisation layers, whose own parameters `apply_method` leaves to the optimiser.
+@register
+@dataclass(frozen=True)
+class Norm(Method):
+    """LayerNorm-tuning: only the normalisation layers are trained, and the classifier.
 
     Batch norms keep their running statistics, as with every method but full fine-tuning.
-
-    Raises:
-        ValueError: the model has no normalisation layer with parameters.
     """
-    names = norm_names(model)
-    if not names:
-        raise ValueError(f"{type(model).__name__} has no normalisation layer with parameters: take bitfit or lora")
-    return names
+
+    name: ClassVar[str] = "norm"
+    timm_names: ClassVar[bool] = False
+
+    def base_parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        """Those of the norms. Raises ValueError if there are none."""
+        names = core.norm_names(model)
+        if not names:
+            raise ValueError(f"{type(model).__name__} has no normalisation layer with parameters: take bitfit or lora")
+        return [p for name in names for p in core.unwrap(core.get(model, name)).parameters(recurse=False)]

@@ -2,66 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+from .. import core
+from ..io.options import option
+from .method import MaskedMethod, register
 
-from ..core.inject import Anatomy, attach, device_and_dtype, find, get
-from ..core.names import carries
-from ..core.virtual_tokens import VirtualTokens
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def prefix(
-    model: nn.Module,
-    anatomy: Anatomy,
-    *,
-    prefix_length: int,
-    bottleneck: int | None,
-    shared: bool,
-    targets: tuple[str, ...],
-    num_branches: int,
-    density: float | None,
-    pattern: str,
-    mask_seed: int,
-    init_seed: int,
-    stacked: bool = False,
-) -> list[str]:
-    """Lets each target attend to P learned key and value vectors too: `softmax(q [K_p; K]^T) [V_p; V]`.
+@register
+@dataclass(frozen=True)
+class Prefix(MaskedMethod):
+    """CapaBoost-Prefix: P learned keys and values in front of those of an attention layer.
 
-    How an attention layer takes a prefix is the anatomy's knowledge (`Anatomy.prefix_attention`). A prefix changes the
-    softmax, so unlike LoRA and adapters the model is not exactly the base at step 0; with prefix_length=0 it is.
-
-    Args:
-        stacked: take targets that carry a prefix already; the new one comes outside.
-
-    Raises:
-        ValueError: no anatomy with prefixes for this model, a target that matches nothing, or `shared` without a
-            bottleneck.
+    `softmax(q [K_p; K]^T) [V_p; V]`. How an attention layer takes a prefix is the anatomy's knowledge
+    (`Anatomy.prefix_attention`). A prefix changes the softmax, so unlike LoRA and adapters the model is not exactly the
+    base at step 0; with prefix_length=0 it is.
     """
-    if shared and bottleneck is None:
-        raise ValueError("a shared prefix is that of one reparameterisation MLP: say its width, bottleneck=512")
-    if anatomy.prefix_attention is None:
-        raise ValueError(f"no prefix attention is known for {type(model).__name__}: use lora or adapter")
-    places = (place for target in targets for place in find(model, target, anatomy, use="prefix"))
-    names = list(dict.fromkeys(place.name for place in places))
-    first: VirtualTokens | None = None
-    wrappers = {}  # built first, attached last: a refusal leaves the model as it was
-    for name in names:
-        base = get(model, name)
-        if carries(base, anatomy.prefix_attention) and not stacked:
-            raise ValueError(f"{name!r} carries a prefix already: detach it first, or leave it out of targets")
 
-        def make_tokens(width: int, path: str = name) -> VirtualTokens:
-            options: dict[str, Any] = dict(num_branches=num_branches, density=density, pattern=pattern)
-            options |= dict(seed=mask_seed, init_seed=init_seed, path=path)
-            table_width = width // 2 if shared else None  # keys and values of one layer come of a vector of its width
-            return VirtualTokens(prefix_length, width, bottleneck=bottleneck, table_width=table_width, **options)
+    name: ClassVar[str] = "prefix"
+    needs_plain_attention: ClassVar[bool] = True
+    prefix_length: int = option(10, "number of prefix tokens of each layer", low=0)
+    bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table", low=1)
+    shared: bool = option(False, "one table and first layer of the MLP for all layers, as in prefix tuning")
+    targets: tuple[str, ...] = option(("attn",), "roles or name patterns of attention layers", compared=False)
 
-        wrappers[name] = anatomy.prefix_attention(base, make_tokens)
-        tokens = cast(VirtualTokens, wrappers[name].tokens.to(**device_and_dtype(base)))
-        if shared:
-            first = first or tokens
-            tokens.share(first)
-    for name, wrapper in wrappers.items():
-        attach(model, name, wrapper)
-    return names
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shared and self.bottleneck is None:
+            raise ValueError("a shared prefix is that of one reparameterisation MLP: say its width, bottleneck=512")
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper with virtual tokens for each attention layer.
+
+        Raises:
+            ValueError: no anatomy with prefixes for this model, or a target that matches nothing.
+        """
+        if anatomy.prefix_attention is None:
+            raise ValueError(f"no prefix attention is known for {type(model).__name__}: use lora or adapter")
+        places = (place for target in self.targets for place in core.find(model, target, anatomy, use="prefix"))
+        first: core.VirtualTokens | None = None
+        for name in dict.fromkeys(place.name for place in places):
+            base = core.get(model, name)
+
+            def make_tokens(width: int, path: str = name) -> core.VirtualTokens:
+                # keys and values of one layer come of one shared vector of its width
+                table_width = width // 2 if self.shared else None
+                return core.VirtualTokens(
+                    self.prefix_length,
+                    width,
+                    self.masking,
+                    bottleneck=self.bottleneck,
+                    table_width=table_width,
+                    path=path,
+                )
+
+            wrapper: Any = anatomy.prefix_attention(base, make_tokens)
+            wrapper.tokens.to(**core.device_and_dtype(base))
+            if self.shared:
+                first = first or wrapper.tokens
+                wrapper.tokens.share(first)
+            yield name, wrapper
+
+    def folded(self) -> Prefix:
+        """Plain tables."""
+        if self.bottleneck is None:
+            return self
+        return replace(self, bottleneck=None, shared=False, num_branches=1, density=1.0, pattern="random")

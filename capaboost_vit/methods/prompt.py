@@ -2,61 +2,59 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
-from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
-from ..core.names import carries
-from ..core.virtual_tokens import VirtualTokens
+from .. import core
+from ..io.options import option
+from .method import MaskedMethod, register
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def prompt(
-    model: nn.Module,
-    anatomy: Anatomy,
-    *,
-    prompt_length: int,
-    bottleneck: int | None,
-    deep: bool,
-    targets: tuple[str, ...],
-    num_branches: int,
-    density: float | None,
-    pattern: str,
-    mask_seed: int,
-    init_seed: int,
-    stacked: bool = False,
-) -> list[str]:
-    """Gives the blocks P learned tokens: new ones in each block (deep), or once, carried through all blocks (shallow).
+@register
+@dataclass(frozen=True)
+class Prompt(MaskedMethod):
+    """CapaBoost-Prompt: P learned tokens beside the image's: new ones in each block (deep), or once, carried through.
 
     Prompts change the softmax, so the model is not exactly the base at step 0; with prompt_length=0 it is. With shallow
     prompts the outputs of inner blocks contain the prompt (timm's features_only and forward_intermediates need deep).
-
-    Args:
-        stacked: take blocks that carry a prompt already; the new one comes outside.
-
-    Raises:
-        ValueError: a target that matches nothing (models whose blocks know positions have no role `block`), or blocks
-            that carry a prompt already.
+    Source: VPT, arXiv 2203.12119.
     """
-    names = list(dict.fromkeys(place.name for target in targets for place in find(model, target, anatomy)))
-    wrappers = {}  # built first, attached last: a refusal leaves the model as it was
-    for index, name in enumerate(names):
-        base = get(model, name)
-        if carries(base, anatomy.prompted) and not stacked:
-            raise ValueError(f"{name!r} carries a prompt already: detach it first")
-        tokens = None
-        if deep or index == 0:
-            tokens = VirtualTokens(
-                prompt_length,
-                features(base, name)[0],
-                bottleneck=bottleneck,
-                num_branches=num_branches,
-                density=density,
-                pattern=pattern,
-                seed=mask_seed,
-                init_seed=init_seed,
-                path=name,
-            ).to(**device_and_dtype(base))
-        dropped = prompt_length if deep or index == len(names) - 1 else 0
-        wrappers[name] = anatomy.prompted(base, tokens, dropped)
-    for name, wrapper in wrappers.items():
-        attach(model, name, wrapper)
-    return names
+
+    name: ClassVar[str] = "prompt"
+    needs_plain_attention: ClassVar[bool] = True
+    prompt_length: int = option(10, "number of prompt tokens", low=0)
+    bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table", low=1)
+    deep: bool = option(True, "new tokens in each block; false: only in front of the first")
+    targets: tuple[str, ...] = option(("block",), "role or name pattern of the blocks", compared=False)
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each block; of shallow prompts the first has tokens, and the last takes them off.
+
+        Raises:
+            ValueError: a target that matches nothing (models whose blocks know positions have no role `block`).
+        """
+        places = (place for target in self.targets for place in core.find(model, target, anatomy))
+        names = list(dict.fromkeys(place.name for place in places))
+        for index, name in enumerate(names):
+            base = core.get(model, name)
+            tokens = None
+            if self.deep or index == 0:
+                tokens = core.VirtualTokens(
+                    self.prompt_length,
+                    core.features(base, name)[0],
+                    self.masking,
+                    bottleneck=self.bottleneck,
+                    path=name,
+                ).to(**core.device_and_dtype(base))
+            dropped = self.prompt_length if self.deep or index == len(names) - 1 else 0
+            yield name, anatomy.prompted(base, tokens, dropped)
+
+    def folded(self) -> Prompt:
+        """Plain tables."""
+        if self.bottleneck is None:
+            return self
+        return replace(self, bottleneck=None, num_branches=1, density=1.0, pattern="random")

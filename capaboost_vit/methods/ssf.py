@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
+from .. import core
+from ..io.options import option
+from .method import Method, register
 
-from ..core.inject import Anatomy, attach, device_and_dtype, find_parts, get
-from ..core.names import carries, unwrap
-from ..core.scaled import Scale, Scaled
-
-_NORMS = (nn.LayerNorm, nn.GroupNorm)
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_NORMS)
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def ssf(model: nn.Module, anatomy: Anatomy, *, targets: tuple[str, ...]) -> list[str]:
-    """Puts `y = l * z + b` behind each target, whose output is z: two vectors of its width, one of ones, one of zeros.
+@register
+@dataclass(frozen=True)
+class Ssf(Method):
+    """SSF: y = l * z + b behind the layers; not masked.
 
-    They merge into weight and bias; there are no masks in it, as a vector has no rank to raise. Source: arXiv
-    2210.08823; the default targets are the places of the official code, 205,824 parameters for ViT-B/16. Deviation: it
-    starts from N(1, 0.02^2) and N(0, 0.02^2); here the model is the base at step 0.
-
-    Raises:
-        ValueError: a target that matches nothing or is scaled already, or a layer both as a whole and by its parts.
-        TypeError: a target that is no linear layer, convolution, layer norm or group norm, or has no weight of its own.
+    Two vectors of a layer's width, one of ones, one of zeros. They merge into weight and bias; there are no masks in
+    it, as a vector has no rank to raise. Source: arXiv 2210.08823; the default targets are the places of the official
+    code, 205,824 parameters for ViT-B/16. Deviation: it starts from N(1, 0.02^2) and N(0, 0.02^2); here the model is
+    the base at step 0.
     """
-    wrappers = {}  # built first, attached last: a refusal leaves the model as it was
-    for name, places in find_parts(model, targets, anatomy).items():
-        base, parts = get(model, name), places[0].site.parts
-        if carries(base, Scaled):
-            raise ValueError(f"{name!r} is scaled already: detach it first, or leave it out of targets")
-        size = _channels(unwrap(base), name) // len(parts)
-        scales = {place.site.part: Scale(size, shift=True).to(**device_and_dtype(base)) for place in places}
-        wrappers[name] = Scaled(base, scales, parts)
-    for name, wrapper in wrappers.items():
-        attach(model, name, wrapper)
-    return list(wrappers)
+
+    name: ClassVar[str] = "ssf"
+    timm_names: ClassVar[bool] = False
+    targets: tuple[str, ...] = option(
+        ("patch_embed", "query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm"),
+        "roles or name patterns of linear layers, convolutions and norms",
+        compared=False,
+    )
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer.
+
+        Raises:
+            ValueError: a target that matches nothing, or a layer both as a whole and by its parts.
+            TypeError: a target that is no linear layer, convolution, layer norm or group norm, or has no weight.
+        """
+        for name, places in core.find_parts(model, self.targets, anatomy).items():
+            base, parts = core.get(model, name), places[0].site.parts
+            size = _channels(core.unwrap(base), name) // len(parts)
+            placed = core.device_and_dtype(base)
+            scales = {place.site.part: core.Scale(size, shift=True).to(**placed) for place in places}
+            yield name, core.Scaled(base, scales, parts)
 
 
 def _channels(layer: nn.Module, name: str) -> int:
     """The width of what a layer gives out, where it is `weight (*) something + bias`."""
+    from torch import Tensor, nn
+
+    norms = (nn.LayerNorm, nn.GroupNorm)
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *norms)
     weight: Any = getattr(layer, "weight", None)
-    known = isinstance(layer, _LAYERS) and isinstance(weight, Tensor) and not hasattr(layer, "act")
-    if not known or (isinstance(layer, _NORMS) and weight.dim() != 1):
+    known = isinstance(layer, layers) and isinstance(weight, Tensor) and not hasattr(layer, "act")
+    if not known or (isinstance(layer, norms) and weight.dim() != 1):
         raise TypeError(
             "SSF needs linear layers, convolutions, and layer or group norms with a weight for each channel, but "
             f"{name!r} is a {type(layer).__name__}"

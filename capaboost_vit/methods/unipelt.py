@@ -3,153 +3,123 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+from .. import core
+from ..io.options import option
+from .adapter import Adapter
+from .ia3 import Ia3
+from .lora import Lora
+from .method import MaskedMethod, Method, register
+from .prefix import Prefix
+from .prompt import Prompt
 
-from ..core.adapted import Adapted, Wrapper
-from ..core.adapted_linear import AdaptedLinear
-from ..core.gate import Gate, Padding
-from ..core.inject import Anatomy, attach, device_and_dtype, features, find, get
-from ..core.names import namer
-from ..core.scaled import Scaled
-from ..core.virtual_tokens import VirtualTokens
-from .adapter import adapter
-from .ia3 import ia3
-from .lora import lora
-from .prefix import prefix
-from .prompt import prompt
+if TYPE_CHECKING:
+    from torch import nn
 
 PARTS = ("lora", "prefix", "adapter", "ia3", "prompt")
+_PLAIN: dict[str, Any] = {"num_branches": 1, "density": 1.0, "pattern": "random"}
 
 
-def unipelt(
-    model: nn.Module,
-    anatomy: Anatomy,
-    *,
-    parts: tuple[str, ...],
-    copies: int,
-    rank: int,
-    bottleneck: int,
-    activation: str,
-    prefix_length: int,
-    prefix_bottleneck: int | None,
-    prompt_length: int,
-    num_branches: int,
-    density: float | None,
-    pattern: str,
-    mask_seed: int,
-    init_seed: int,
-) -> list[str]:
-    """Adds the named parts to every layer, and a gate `g = mean sigmoid(x w + b)` to each branch but the prompt.
+@register
+@dataclass(frozen=True)
+class Unipelt(MaskedMethod):
+    """UniPELT: LoRA, prefix and adapter behind gates, and compositions with IA3 and a prompt (for text).
 
-    LoRA on query and value, `y = W x + g B A x` (the gate stands for alpha / rank); a prefix `[g K_p; K]`, `[g V_p; V]`
-    whose layers share one reparameterisation MLP; a sequential adapter behind the MLP, `y + g up(act(down(y)))`; IA3 on
-    key, value and the MLP's hidden units, `x (1 + g (l - 1))`; a prompt in front of the embeddings, without a gate.
-    A gate looks at what its branch is fed with; that of the hidden units at the MLP's input.
+    Every layer gets the named parts, and each branch but the prompt a gate `g = mean sigmoid(x w + b)`: LoRA on query
+    and value, `y = W x + g B A x` (the gate stands for alpha / rank); a prefix `[g K_p; K]`, `[g V_p; V]` whose layers
+    share one reparameterisation MLP; a sequential adapter behind the MLP, `y + g up(act(down(y)))`; IA3 on key, value
+    and the MLP's hidden units, `x (1 + g (l - 1))`; a prompt in front of the embeddings, without a gate. A gate looks
+    at what its branch is fed with; that of the hidden units at the MLP's input.
+
+    As published there are no masks: the default is num_branches=1 with density=1. With num_branches=2, density=0.5
+    LoRA, adapter and the MLP of the prefix are CapaBoost's.
 
     Source: UniPELT, arXiv 2110.07577; with a prompt-tuning layer and the other compositions, arXiv 2405.05493. How
     gates act on IA3 and how several copies stand together is not published: `copies` stand around each other.
-
-    Raises:
-        ValueError: an unknown part, no part, copies < 1, prefixes that take no gates, or what the parts refuse.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
-        raise ValueError(f"unipelt has the parts {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
-    if copies < 1:
-        raise ValueError(f"copies must be at least 1, got {copies}")
-    if "prefix" in parts and anatomy.prefix_attention and not hasattr(anatomy.prefix_attention, "takes_gate"):
-        raise ValueError(f"the prefixes of a {type(model).__name__} take no gates: leave 'prefix' out of parts")
-    masks: dict[str, Any] = dict(num_branches=num_branches, density=density, pattern=pattern)
-    plain: dict[str, Any] = dict(num_branches=1, density=1.0, pattern="random")
-    names: list[str] = []
-    before = {id(module) for module in model.modules()}
-    for copy in range(copies):
-        seeds: dict[str, Any] = dict(mask_seed=mask_seed + copy, init_seed=init_seed + copy, stacked=True)
-        if "lora" in parts:
-            names += lora(
-                model,
-                anatomy,
-                rank=rank,
-                alpha=float(rank),
-                dropout=0.0,
-                targets=("query", "value"),
-                freeze_down=False,
-                execution="auto",
-                rescale=None,
-                **masks,
-                **seeds,
-            )
-        if "ia3" in parts:
-            names += ia3(model, anatomy, targets=("key", "value", "mlp_hidden"), inputs=(), stacked=True)
-        if "adapter" in parts:
-            names += adapter(
-                model,
-                anatomy,
-                bottleneck=bottleneck,
+
+    name: ClassVar[str] = "unipelt"
+    timm_names: ClassVar[bool] = False
+    stacks: ClassVar[bool] = True
+    num_branches: int = option(1, "d: how many masked views of the shared weights are summed")
+    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    parts: tuple[str, ...] = option(("lora", "prefix", "adapter"), ", ".join(PARTS), choices=PARTS)
+    copies: int = option(1, "how many of the whole stand around each other", low=1)
+    rank: int = option(8, "rank of LoRA, whose gate stands for alpha / rank", low=1)
+    bottleneck: int = option(48, "width of the adapters (768 / 16)", low=1)
+    activation: str = option("relu", "of the adapters", choices=("relu", "gelu", "silu", "tanh"))
+    prefix_length: int = option(10, "number of prefix tokens of each layer", low=0)
+    prefix_bottleneck: int | None = option(512, "width of the prefixes' one MLP (tanh); none: plain tables", low=1)
+    prompt_length: int = option(10, "number of prompt tokens, with the part prompt", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.parts:
+            raise ValueError(f"unipelt has the parts {', '.join(PARTS)}, got none")
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """The wrappers of the parts, then those that tell the gates where padding is.
+
+        Raises:
+            ValueError: prefixes that take no gates, or what the parts refuse.
+        """
+        added: list[core.Wrapper] = []
+        for copy in range(self.copies):
+            for part in self._parts(copy):
+                for name, wrapper in part.build(model, anatomy):
+                    if isinstance(part, Prefix) and not wrapper.gate_widths():
+                        raise ValueError(
+                            f"the prefixes of a {type(model).__name__} take no gates: leave 'prefix' out of parts"
+                        )
+                    added.append(wrapper)
+                    yield name, wrapper
+        padding = core.Padding()
+        self._add_gates(model, added, padding)  # all wrappers are attached by now, so their gates have their names
+        if anatomy.watching is not None:
+            for place in core.find(model, "attn", anatomy, use="prefix"):
+                yield place.name, anatomy.watching(core.get(model, place.name), padding)
+
+    def folded(self) -> Unipelt:
+        """The prefixes are plain tables."""
+        return replace(self, prefix_bottleneck=None)
+
+    def _parts(self, copy: int) -> Iterator[Method]:
+        """The methods that one copy is made of, in the order in which they stand around each other."""
+        seeds: dict[str, Any] = {"mask_seed": self.mask_seed + copy, "init_seed": self.init_seed + copy}
+        masks: dict[str, Any] = {"num_branches": self.num_branches, "density": self.density, "pattern": self.pattern}
+        shared = self.prefix_bottleneck is not None
+        made: dict[str, Method] = {
+            "lora": Lora(rank=self.rank, alpha=float(self.rank), **masks, **seeds),
+            "ia3": Ia3(targets=("key", "value", "mlp_hidden"), inputs=()),
+            "adapter": Adapter(
+                bottleneck=self.bottleneck,
                 placement="sequential",
-                scale=1.0,
-                learned_scale=None,
-                activation=activation,
-                init="zero",
-                dropout=0.0,
-                drop_path=0.0,
-                rescale=None,
-                targets=("mlp",),
+                activation=self.activation,
                 **masks,
                 **seeds,
-            )
-        if "prefix" in parts:
-            names += prefix(
-                model,
-                anatomy,
-                prefix_length=prefix_length,
-                bottleneck=prefix_bottleneck,
-                shared=prefix_bottleneck is not None,
-                targets=("attn",),
-                **(masks if prefix_bottleneck is not None else plain),
+            ),
+            "prefix": Prefix(
+                prefix_length=self.prefix_length,
+                bottleneck=self.prefix_bottleneck,
+                shared=shared,
+                **(masks if shared else _PLAIN),
                 **seeds,
-            )
-        if "prompt" in parts:
-            names += prompt(
-                model,
-                anatomy,
-                prompt_length=prompt_length,
-                bottleneck=None,
-                deep=False,
-                targets=("block",),
-                **plain,
-                **seeds,
-            )
-    padding = Padding()
-    _add_gates(model, anatomy, before, padding, init_seed)
-    if anatomy.watching is not None:
-        for place in find(model, "attn", anatomy, use="prefix"):
-            attach(model, place.name, anatomy.watching(get(model, place.name), padding))
-    return list(dict.fromkeys(names))
+            ),
+            "prompt": Prompt(prompt_length=self.prompt_length, deep=False, **_PLAIN, **seeds),
+        }
+        yield from (method for part, method in made.items() if part in self.parts)
 
-
-def _add_gates(model: nn.Module, anatomy: Anatomy, before: set[int], padding: Padding, init_seed: int) -> None:
-    """A gate for each branch of the wrappers that were not there before, but for prompts."""
-    canonical = namer(model)
-    for name, wrapper in list(model.named_modules()):
-        if id(wrapper) in before or not isinstance(wrapper, Wrapper) or isinstance(wrapper, anatomy.prompted):
-            continue
-        for path, branch, width in _gated(wrapper):
-            gate = Gate(width, padding=padding, init_seed=init_seed, path=canonical(f"{name}.{path}"))
-            branch.gate = gate.to(**device_and_dtype(branch))
-
-
-def _gated(wrapper: Wrapper) -> Iterator[tuple[str, Any, int]]:
-    """The branches of a wrapper, with their places in it and the widths of what their gates look at."""
-    if isinstance(wrapper, AdaptedLinear):
-        for part, branch in wrapper.branches.items():
-            yield f"branches.{part}", branch, wrapper.in_features
-    elif isinstance(wrapper, Adapted):
-        yield "branch", wrapper.branch, wrapper.branch.in_features
-    elif isinstance(wrapper, Scaled):
-        for part, scale in wrapper.scales.items():
-            yield f"scales.{part}", scale, features(wrapper)[0]
-    elif isinstance(tokens := getattr(wrapper, "tokens", None), VirtualTokens):
-        yield "tokens", tokens, features(wrapper)[0]
+    def _add_gates(self, model: nn.Module, added: list[core.Wrapper], padding: core.Padding) -> None:
+        """A gate for each addition that takes one."""
+        canonical = core.namer(model)
+        new = {id(wrapper) for wrapper in added}
+        for name, wrapper in list(model.named_modules()):
+            if id(wrapper) not in new or not isinstance(wrapper, core.Wrapper):
+                continue
+            additions = wrapper.additions()
+            for path, width in wrapper.gate_widths().items():
+                branch: Any = additions[path]
+                gate = core.Gate(width, padding=padding, init_seed=self.init_seed, path=canonical(f"{name}.{path}"))
+                branch.gate = gate.to(**core.device_and_dtype(branch))

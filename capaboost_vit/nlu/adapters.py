@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .._version import __version__
-from ..methods.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
 from ..methods.load import load_into
 from .anatomy import head_names
 from .models import adapt, create_text_model, quiet
@@ -52,7 +52,7 @@ def save_adapter(
     return write_adapter_file(path, model, header, head=head_names(model))
 
 
-def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> nn.Module:
+def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: bool = False) -> nn.Module:
     """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
 
     Args:
@@ -66,7 +66,7 @@ def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> 
     return model
 
 
-def create_from_adapter(path: str | Path, *, model: str | None = None, force: bool = False) -> nn.Module:
+def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = None, force: bool = False) -> nn.Module:
     """Builds the base model, loads its weights and the adapter file; in evaluation mode.
 
     Args:
@@ -77,16 +77,16 @@ def create_from_adapter(path: str | Path, *, model: str | None = None, force: bo
         AdapterFileError: the file is damaged, does not fit, is of no task, or of a base that is not on the hub.
         ValueError: no such base model.
     """
-    header = read_adapter_file(path)[0]
+    file = read_adapter_file(path)
+    path, header = file.path, file.header
     if "text" not in header or header["text"]["task"] is None:
         raise AdapterFileError(f"{path} is not of a task on texts: build its model, then use load_adapter")
     base = model or header["base"].get("tag")
     if base is None:
         raise AdapterFileError(f"{path} was made on a local {header['base']['architecture']}: say where it is, model=")
-    whole = any(method["method"] == "full" for method in header["methods"])  # the file holds every weight
     kind = get_task(header["text"]["task"]).kind
-    built = create_text_model(base, kind, classes=header["class_names"], pretrained=not whole)
-    return load_adapter(built, path, force=force).eval()
+    built = create_text_model(base, kind, classes=header["class_names"], pretrained=not file.trains_all())
+    return load_adapter(built, file, force=force).eval()
 
 
 def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> Path:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.adapted import Wrapper
 from ..core.gate import Padding
+from ..core.inject import features
 from ..core.names import unwrap
 from ..core.virtual_tokens import VirtualTokens
+from ..core.wrapper import Wrapper
 from .masks import real_positions, with_keys
 
 
@@ -46,7 +47,7 @@ class PrefixAttention(Wrapper):
         TypeError: an attention layer of another kind.
     """
 
-    takes_gate = True
+    adds = "a prefix"
 
     def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
         if not takes_prefix(base):
@@ -63,6 +64,14 @@ class PrefixAttention(Wrapper):
         kwargs[self.cache_keyword] = _Front(*self._prefix(hidden_states), kwargs.get(self.cache_keyword))
         mask = with_keys(_unambiguous(attention_mask, self.base), self.tokens.length)
         return _attend(self.base, hidden_states, mask, *args, **kwargs)
+
+    def gate_widths(self) -> dict[str, int]:
+        """The gate looks at the layer's input."""
+        return {"tokens": features(self)[0]}
+
+    def fold(self) -> bool:
+        """The prefix becomes a plain table."""
+        return self.tokens.fold_mlp()
 
     def _prefix(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, (B, H, P, D) each."""
@@ -85,6 +94,8 @@ class WatchedAttention(Wrapper):
     Raises:
         TypeError: an attention layer that takes no prefix, whose mask may mean anything.
     """
+
+    adds = "a look at the padding for gates"
 
     def __init__(self, base: nn.Module, padding: Padding) -> None:
         if not takes_prefix(base):

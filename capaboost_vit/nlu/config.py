@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..io.options import option
+from ..methods import make_method
 from ..training.config import RunConfig
 
 
@@ -81,7 +82,7 @@ def stages(config: TextConfig) -> list[TextConfig]:
     precision, device and seed with the run.
     """
     whole: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config) if f.name in _NOT_IN_STAGES}
-    whole |= {"task": "mlm", "method": {"name": "full"}, "lr": config.mlm_lr, "select": "last"}
+    whole |= {"task": "mlm", "method": make_method("full"), "lr": config.mlm_lr, "select": "last"}
     found = []
     if config.dapt_data is not None:
         data: dict[str, Any] = {"data": config.dapt_data, "epochs": config.dapt_epochs}

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.adapted import Wrapper
 from ..core.virtual_tokens import VirtualTokens
+from ..core.wrapper import Wrapper
 from .masks import with_tokens
 
 
@@ -25,6 +25,8 @@ class PromptedEncoder(Wrapper):
         dropped: P.
     """
 
+    adds = "a prompt"
+
     def __init__(self, base: nn.Module, tokens: VirtualTokens, dropped: int) -> None:
         super().__init__(base)
         self.tokens = tokens
@@ -38,6 +40,10 @@ class PromptedEncoder(Wrapper):
         if captured := _captured():
             captured[:] = self._without_prompt(captured)
         return self._without_prompt(output)
+
+    def fold(self) -> bool:
+        """The prompt becomes a plain table."""
+        return self.tokens.fold_mlp()
 
     def _without_prompt(self, output: Any) -> Any:
         """Hidden states (B, P+N, D) wherever they stand in the output, less the prompt."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.merge import merge
+from ..core.merge import merge, unmergeable
 from ..io.sealed import digest
-from ..methods.config import option_names
+from ..methods import METHODS
 from ..training.distributed import World
 from ..training.job import Job, binding, plain
 from ..training.state import State
@@ -33,6 +33,8 @@ def build_text_job(config: TextConfig, world: World, device: torch.device) -> Jo
         ValueError, TypeError, FileNotFoundError: a task, model, method, data set or file that does not exist or fit.
     """
     task = get_task(config.task)
+    if config.method is None:  # before the data are opened, which may take a download
+        raise ValueError(f"say --method.name lora ({', '.join(METHODS)})")
     base = base_model(config)
     tokenizer = create_tokenizer(config.tokenizer or base)
     data = open_parts(config, task, tokenizer, base)
@@ -102,20 +104,15 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
     Raises:
         ValueError: no such model, no method, or a method that does not fit.
     """
-    options = dict(config.method)
-    name = options.pop("name", None)
-    if name is None:
-        others = "adapter, prefix, prompt, ia3, ssf, unipelt, bitfit, norm, head, full"
-        raise ValueError(f"say --method.name lora ({others})")
-    if "init_seed" in option_names(name):
-        options.setdefault("init_seed", config.seed)
-    if task.kind == "masked" and name not in _WHOLE:
-        raise ValueError(
-            f"--task {task.name} leaves a plain model, which --method.name {name} does not: take {', '.join(_WHOLE)}"
-        )
+    assert config.method is not None
     more = {} if config.dropout is None else dict.fromkeys(_DROPOUTS, config.dropout)
     model = create_text_model(base_model(config), task.kind, classes=classes, pretrained=has_weights(config), **more)
-    adapt(model, name, **options)
+    adapt(model, config.method.seeded(config.seed))
+    if task.kind == "masked" and (reasons := unmergeable(model)):
+        raise ValueError(
+            f"--task {task.name} leaves a plain model, which --method.name {config.method.name} does not: "
+            f"{next(iter(reasons.values()))}; take full, lora or ssf"
+        )
     if config.grad_checkpointing:
         _checkpoint_layers(model)
     return model
@@ -130,8 +127,6 @@ def _checkpoint_layers(model: Any) -> None:
         model.gradient_checkpointing_enable(options)
 
 
-# methods after which a plain model holds all that was trained
-_WHOLE = ("full", "lora", "ia3", "ssf", "bitfit", "norm")
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -155,6 +150,6 @@ def _warnings(config: TextConfig, data: TextParts) -> list[str]:
             found.append(
                 f"{part.encoded.cut} of {len(part.encoded)} texts of {name} are cut to --max-length {config.max_length}"
             )
-    if not has_weights(config) and config.method.get("name") != "full":
+    if config.needs_base_weights() and not has_weights(config):
         found.append("the base weights are random: leave out --pretrained false")
     return found

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ..methods import Method
 from ..methods.apply import adapt_model
 from .anatomy import anatomy_of
 
@@ -148,15 +149,16 @@ def _explained(name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def adapt(model: M, method: str = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
+def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
     """Adds a method's branches to a model of transformers, in place, and freezes everything but them and the head.
 
     Args:
         model: BERT, RoBERTa, ELECTRA, DeBERTa-v2 or v3, with or without a head; or any model when `targets` are name
             patterns.
-        method: lora, adapter, prefix, prompt, ia3, ssf, unipelt; bitfit, norm, head or full for comparison.
+        method: the name of one of `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf, unipelt;
+            bitfit, norm, head or full for comparison; or a method that is made already.
         head: names or patterns of further modules to train; None takes what stands beside the encoder.
-        options: of the method, see `capaboost_vit.methods.config`, such as `rank=8, targets=("query", "value")`.
+        options: of the method, see `capaboost_vit.methods`, such as `rank=8, targets=("query", "value")`.
 
     Returns:
         The same model, still of its own class. A second call adds a second method.

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from ..core.merge import merge
-from ..methods.adapter_file import read_header
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
-from ..training.saved import find_saved
+from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter, save_model
 from .batches import TextBatches, moved
 from .config import TextConfig, base_model, has_weights
@@ -37,16 +34,7 @@ class SavedText:
     config: TextConfig
 
 
-def is_text(path: Path) -> bool:
-    """Whether a run folder or an adapter file is of a task on texts; what is not there is not."""
-    try:
-        path = find_saved(path)
-    except FileNotFoundError:
-        return False
-    return path.is_file() and "text" in read_header(path)
-
-
-def open_saved_text(path: Path, *, model: str | None = None) -> SavedText:
+def open_saved_text(path: str | Path | ModelSource, *, model: str | None = None) -> SavedText:
     """The model of a run folder or an adapter file.
 
     Args:
@@ -55,25 +43,29 @@ def open_saved_text(path: Path, *, model: str | None = None) -> SavedText:
     Raises:
         FileNotFoundError: there is none. ValueError: what `create_from_adapter` refuses.
     """
-    path = find_saved(path)
-    header = read_header(path)
-    config = _run_config(path)
+    source = open_source(path)
+    if source.adapter is None or not source.is_text:
+        raise ValueError(f"{source.path} is no adapter of a task on texts")
+    adapter, header = source.adapter, source.adapter.header
+    config = _run_config(source)
     if config is None:
         known: dict[str, Any] = {"task": header["text"]["task"], "model": model or header["base"].get("tag") or ""}
         if header["text"]["max_length"] is not None:
             known["max_length"] = header["text"]["max_length"]
         config = TextConfig(**known)
-    if not (model or has_weights(config) or config.method.get("name") == "full"):
-        raise ValueError(f"the base weights of {path} were random, and nobody kept them: leave out --pretrained false")
+    if not (model or has_weights(config) or adapter.trains_all()):
+        raise ValueError(
+            f"the base weights of {source.path} were random, and nobody kept them: leave out --pretrained false"
+        )
     base = model or base_model(config)
-    built = create_from_adapter(path, model=base or None)
+    built = create_from_adapter(adapter, model=base or None)
     task = get_task(config.task)
     return SavedText(built, create_tokenizer(config.tokenizer or base), task, tuple(header["class_names"]), config)
 
 
 @torch.no_grad()
 def evaluate_text(
-    adapter: Path,
+    adapter: str | Path | ModelSource,
     *,
     data: str | None = None,
     split: str = "test",
@@ -92,12 +84,13 @@ def evaluate_text(
     Raises:
         FileNotFoundError: no adapter, data or model. ValueError: no data named, no such split, or other classes.
     """
-    saved = open_saved_text(adapter, model=model)
+    source = open_source(adapter)
+    saved = open_saved_text(source, model=model)
     config = saved.config
     if data is not None:
         config = replace(config, data=data)
-    elif _run_config(find_saved(adapter)) is None:
-        raise ValueError(f"{adapter} is not in a run folder: say --data")
+    elif not source.config:
+        raise ValueError(f"{source.path} is not in a run folder: say --data")
     base = model or base_model(config)
     parts = open_parts(config, saved.task, saved.tokenizer, base, classes=saved.classes)
     if split not in parts.parts:
@@ -117,7 +110,7 @@ def evaluate_text(
     return objective.scores(*answers(split))
 
 
-def merge_text(adapter: Path, output: Path, *, model: str | None = None) -> Path:
+def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | None = None) -> Path:
     """Writes the merged model and its tokenizer as a folder that transformers loads; returns the folder.
 
     Raises:
@@ -132,14 +125,9 @@ def merge_text(adapter: Path, output: Path, *, model: str | None = None) -> Path
     return save_model(merge(saved.model, inplace=True), saved.tokenizer, output)
 
 
-def _run_config(path: Path) -> TextConfig | None:
-    """The configuration of the run whose adapter file this is, at the place where it lies now; None without one."""
-    file = path.parent / "config.yaml"
-    try:
-        found = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(found, Mapping) or not found.keys() >= {"task", "model", "method"}:
+def _run_config(source: ModelSource) -> TextConfig | None:
+    """The configuration of the run that left an adapter file, at the place where it lies now; None without one."""
+    if not source.config:
         return None
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-    return TextConfig(**{**values, "output": str(path.parent)})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in source.config.items()}
+    return TextConfig(**{**values, "output": str(source.path.parent)})

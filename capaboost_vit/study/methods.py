@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import itertools
 import typing
@@ -14,7 +13,7 @@ import yaml
 
 from ..io.options import check_type
 from ..io.yaml import parse_yaml
-from ..methods.config import make_config
+from ..methods import make_method
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
 
@@ -54,10 +53,10 @@ def read_method(path: Path) -> dict[str, Any]:
 
 def resolved(name: str, **options: Any) -> dict[str, Any]:
     """A method with all its options, but for seeds of its own that nobody chose: they follow the training seed."""
-    values = dataclasses.asdict(make_config(name, **options))
+    values = make_method(name, **options).options()
     for seed in {"init_seed", "mask_seed"} - options.keys():
         values.pop(seed, None)
-    return {"name": name, **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}}
+    return {"name": name, **values}
 
 
 def over(options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

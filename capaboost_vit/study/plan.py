@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 
-from ..methods.config import CONFIGS
+from ..methods import METHODS
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
 from .config import BenchRunConfig, BenchTuneConfig, StudyConfig
@@ -110,7 +110,7 @@ def _trial(
 ) -> Trial:
     final = stage == "final"
     chosen = resolved(**options["method"])
-    if "mask_seed" in CONFIGS[chosen["name"]].__dataclass_fields__:
+    if "mask_seed" in METHODS[chosen["name"]].__dataclass_fields__:
         chosen.setdefault("mask_seed", seed)  # the spread over seeds is to hold that of the masks
     values = {
         "pretrained": config.initial_checkpoint is None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.masks import resolve_density
+from ..core.masking import resolve_density
 from ..io.atomic import write_text
 from ..nlu.metrics import glue_average
 from ..nlu.tasks import GLUE, TASKS

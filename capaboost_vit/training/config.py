@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ..io.options import check_options, option
+from ..methods import METHODS, Method
+from ..methods.method import method_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class RunConfig:
     model: str = option("", "model")
     data: str = option("", "data set")
     output: str = option("runs/train", "folder of the run")
-    method: dict[str, Any] = option({}, "method options; `name` is needed where the model's name has no method")
+    method: Method | None = option(None, "method options; `name` is needed where the model's name has no method")
     pretrained: bool = option(False, "fetch the base weights from the hub")
     resume: bool = option(False, "go on with the run in the output folder; without a checkpoint there, start it")
     allow_config_change: bool = option(False, "resume with other options than the run was started with")
@@ -69,6 +72,10 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.method, Mapping):  # as files and the command line give it
+            object.__setattr__(self, "method", method_of(self.method, implied=self.implied_method()))
+        elif self.method is None and self.implied_method():
+            object.__setattr__(self, "method", method_of({}, implied=self.implied_method()))
         check_options(self)
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"--warmup-epochs must lie in [0, epochs = {self.epochs}), got {self.warmup_epochs}")
@@ -86,6 +93,15 @@ class RunConfig:
             )
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run, --overwrite replaces it: choose one")
+
+    def implied_method(self) -> str | None:
+        """The method that the model's name brings with it (`*_capaboost_lora`); None where it brings none."""
+        name = self.model.partition(".")[0].partition("_capaboost_")[2]
+        return name if name in METHODS else None
+
+    def needs_base_weights(self) -> bool:
+        """Whether what is trained means nothing without the base weights: always but for full fine-tuning."""
+        return self.method is None or not self.method.trains_all
 
     @property
     def unit(self) -> str:

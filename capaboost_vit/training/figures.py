@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.analysis import spectrum
+from ..core.branch import LowRankFactors
 from ..core.inject import branches
-from ..core.layers import LowRankBranch
 from ..core.tied import TiedMaskedWeight
 from ..io.atomic import replacing
 
@@ -140,20 +140,20 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
     """
     from matplotlib.cm import ScalarMappable
 
-    found = {
-        name: branch
+    updates = {
+        name: (branch, factors)
         for name, branch in branches(model).items()
-        if isinstance(branch, LowRankBranch) and branch.act is None
+        if isinstance(branch, LowRankFactors) and (factors := branch.linear_factors()) is not None
     }
-    if not found:
+    if not updates:
         return None
     figure = _figure(7.5, 4.2, "singular values of the updates dW")
     axes = figure.subplots()
-    shown = list(found.items())[:: -(-len(found) // _SHOWN_LAYERS)]
-    for i, (name, branch) in enumerate(shown):
-        values = spectrum(small_update(*branch.factors(), scaling=branch.scaling))
+    shown = list(updates.items())[:: -(-len(updates) // _SHOWN_LAYERS)]
+    for i, (name, (_, factors)) in enumerate(shown):
+        values = spectrum(small_update(*factors, scaling=1.0))
         axes.plot(range(1, len(values) + 1), values.clamp(min=1e-12), color=_colour(i, len(shown)), label=name)
-    for rank in sorted({branch.rank for _, branch in shown if branch.num_branches > 1}):
+    for rank in sorted({branch.rank for _, (branch, _) in shown if branch.num_branches > 1}):
         axes.axvline(rank + 0.5, color="black", linestyle=":", linewidth=1)
         axes.text(
             rank + 0.6, 0.97, f"rank {rank} of one branch", transform=axes.get_xaxis_transform(), fontsize=8, va="top"
@@ -163,7 +163,7 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
     else:
         bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=axes, ticks=[0, 1])
         bar.ax.set_yticklabels(["first", "last"])
-        bar.set_label(f"{len(shown)} of {len(found)} updates, in the order of the model", fontsize=8)
+        bar.set_label(f"{len(shown)} of {len(updates)} updates, in the order of the model", fontsize=8)
     _make_logarithmic(axes)
     _count_along(axes)
     axes.set(xlabel="index", ylabel="singular value")

@@ -83,8 +83,10 @@ def opening(job: Job) -> Iterator[str]:
 def plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as YAML and JSON hold it, less what was said of an earlier run in the folder."""
     alone = dataclasses.replace(config, resume=False, overwrite=False, allow_config_change=False)
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(alone)))
-    return values
+    values = {field.name: getattr(alone, field.name) for field in dataclasses.fields(alone)}
+    values["method"] = {} if alone.method is None else alone.method.as_given()
+    plain_values: dict[str, Any] = json.loads(json.dumps(values))
+    return plain_values
 
 
 def binding(config: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:

@@ -14,14 +14,13 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
-from ..methods.adapter_file import AdapterFileError, read_adapter_file, write_adapter_file
-from ..methods.config import CONFIGS, option_names
+from ..methods import METHODS
+from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
 from ..methods.load import load_into
+from ..methods.method import option_names
 from .adapt import adapt
 from .anatomy import head_names
 from .weights import create_base, load_base_weights
-
-_NOT_SAVED = {"pretrained", "num_classes", *(option for method in CONFIGS for option in option_names(method))}
 
 # arguments of timm.create_model that name files: an adapter file has no business with them
 _SOURCES = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -56,14 +55,16 @@ def save_adapter(
     }
     if hasattr(model, "pretrained_cfg"):
         header["num_classes"] = model.num_classes
-        arguments = {key: value for key, value in get_model_args(model).items() if key not in _NOT_SAVED}
+        options = {name for method in METHODS for name in option_names(method)}  # they stand in the methods' records
+        left_out = {"pretrained", "num_classes"} | options
+        arguments = {key: value for key, value in get_model_args(model).items() if key not in left_out}
         if _is_json(arguments):  # a class, say, is not: such a file loads into a model, but cannot build one
             header["model_args"] = arguments
         header["input"] = data_config or resolve_input_data_config(model)
     return write_adapter_file(path, model, header, head=head_names(model))
 
 
-def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> nn.Module:
+def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: bool = False) -> nn.Module:
     """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
 
     Args:
@@ -79,7 +80,11 @@ def load_adapter(model: nn.Module, path: str | Path, *, force: bool = False) -> 
 
 
 def create_from_adapter(
-    path: str | Path, *, pretrained: bool = True, initial_checkpoint: str | Path | None = None, force: bool = False
+    path: str | Path | AdapterFile,
+    *,
+    pretrained: bool = True,
+    initial_checkpoint: str | Path | None = None,
+    force: bool = False,
 ) -> nn.Module:
     """Builds the base model, loads its weights and the adapter file; in evaluation mode.
 
@@ -92,7 +97,8 @@ def create_from_adapter(
         AdapterFileError: the file is damaged, does not fit, or is of a model that timm does not know.
         FileNotFoundError, ValueError: no or wrong base weights.
     """
-    header = read_adapter_file(path)[0]
+    file = read_adapter_file(path)
+    path, header = file.path, file.header
     base = header["base"]
     name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)
     try:
@@ -104,16 +110,15 @@ def create_from_adapter(
     foreign = _SOURCES & header["model_args"].keys()
     if foreign:
         raise AdapterFileError(f"{path} asks to load other files ({', '.join(sorted(foreign))}): refused")
-    whole = any(method["method"] == "full" for method in header["methods"])  # the file holds every weight
     model = create_base(
         name,
-        pretrained=pretrained and initial_checkpoint is None and not whole,
+        pretrained=pretrained and initial_checkpoint is None and not file.trains_all(),
         num_classes=header["num_classes"],
         **header["model_args"],
     )
     if initial_checkpoint is not None:
         load_base_weights(model, initial_checkpoint)
-    return load_adapter(model, path, force=force).eval()
+    return load_adapter(model, file, force=force).eval()
 
 
 def _is_json(value: Any) -> bool:

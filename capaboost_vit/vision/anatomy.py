@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.adapted import Wrapper
 from ..core.inject import Anatomy, Site, get, slots
 from ..core.names import unwrap
 from ..core.norms import norm_names
 from ..core.virtual_tokens import VirtualTokens
+from ..core.wrapper import Wrapper
 
 _QKV = ("q", "k", "v")
 
@@ -81,6 +81,7 @@ class PrefixAttention(Wrapper):
         ValueError: in a causal call.
     """
 
+    adds = "a prefix"
     base: Attention
 
     def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
@@ -109,3 +110,7 @@ class PrefixAttention(Wrapper):
         if base.gate is not None:
             y = y * base.gate(x).sigmoid()
         return base.proj_drop(base.proj(y))
+
+    def fold(self) -> bool:
+        """The prefix becomes a plain table."""
+        return self.tokens.fold_mlp()

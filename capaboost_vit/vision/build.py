@@ -8,15 +8,15 @@ import timm
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
-from ..methods.config import option_names
+from ..methods import METHODS, Method
 from .adapt import adapt
 from .config import TrainConfig
 from .registry import parse_name
 from .weights import create_base, load_base_weights
 
 
-def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
-    """The adapted model of a configuration, on the CPU, with its base weights.
+def check_model(config: TrainConfig) -> Method:
+    """The method of a run on images, once it is sure that there is such a model, and that the two go together.
 
     Raises:
         ValueError: an unknown model, a plain model without `method.name`, or one that contradicts the model's name.
@@ -26,18 +26,23 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         hint = f"did you mean {', '.join(near)}?" if near else "`capaboost models` lists the registered names"
         raise ValueError(f"timm has no model {config.model!r}: {hint}")
     implied = parse_name(config.model)
-    options = dict(config.method)
-    name = options.pop("name", implied[1] if implied else None)
-    if name is None:
+    if config.method is None:
+        raise ValueError(f"{config.model} is a plain timm model: say --method.name lora ({', '.join(METHODS)})")
+    if implied and config.method.name != implied[1]:
         raise ValueError(
-            f"{config.model} is a plain timm model: say --method.name lora (adapter, prefix, prompt, ssf, head, full)"
+            f"--method.name {config.method.name} contradicts --model {config.model}: "
+            f"use {implied[0]} for another method"
         )
-    if implied and name != implied[1]:
-        raise ValueError(
-            f"--method.name {name} contradicts --model {config.model}: use {implied[0]} for another method"
-        )
-    if "init_seed" in option_names(name):
-        options.setdefault("init_seed", config.seed)
+    return config.method
+
+
+def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
+    """The adapted model of a configuration, on the CPU, with its base weights.
+
+    Raises:
+        ValueError: see `check_model`; fewer classes than the data have; what the method or timm refuses.
+    """
+    method = check_model(config).seeded(config.seed)
     arguments: dict[str, Any] = {"num_classes": config.num_classes or num_classes, **config.model_kwargs}
     if config.num_classes is not None and config.num_classes < num_classes:
         raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")
@@ -47,14 +52,15 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         arguments["img_size"] = config.img_size
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
+    implied = parse_name(config.model) is not None
     if implied:
-        arguments |= options
+        arguments |= {name: value for name, value in method.as_given().items() if name != "name"}
     fetch = config.pretrained and config.initial_checkpoint is None
     model: Any = create_base(config.model, pretrained=fetch, **arguments)
     if config.initial_checkpoint is not None:
         load_base_weights(model, config.initial_checkpoint)
     if not implied:
-        adapt(model, name, **options)
+        adapt(model, method)
     if config.grad_checkpointing:
         model.set_grad_checkpointing(True)
     return model

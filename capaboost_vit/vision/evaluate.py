@@ -7,16 +7,16 @@ from pathlib import Path
 
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
-from ..training.saved import find_saved
+from ..training.saved import ModelSource, open_source
 from .batches import ImageBatches, Normalise
 from .build import build_transform
 from .config import TrainConfig
 from .data import open_data
-from .saved import open_saved, run_config
+from .saved import open_saved
 
 
 def evaluate_adapter(
-    adapter: Path,
+    adapter: str | Path | ModelSource,
     *,
     data: str | None = None,
     split: str = "test",
@@ -34,11 +34,11 @@ def evaluate_adapter(
         FileNotFoundError: no model, data or weights. ValueError: no data named, other classes, or what `open_saved`
             refuses.
     """
-    path = find_saved(adapter)
-    config = run_config(path)
+    source = open_source(adapter)
+    config = source.config
     spec = data or config.get("data")
     if spec is None:
-        raise ValueError(f"{path} is not in a run folder: say --data")
+        raise ValueError(f"{source.path} is not in a run folder: say --data")
     images = open_data(
         spec,
         image_column=config.get("image_column"),
@@ -48,7 +48,7 @@ def evaluate_adapter(
     )
     part = images.split(split)
     target = pick_device(device)
-    saved = open_saved(path, initial_checkpoint=initial_checkpoint)
+    saved = open_saved(source, initial_checkpoint=initial_checkpoint)
     _check_classes(spec, images.classes, saved.classes, saved.model.num_classes)  # type: ignore[arg-type]
     batches = ImageBatches(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     settings = TrainConfig(device=device, validation_batch_size=batch_size)

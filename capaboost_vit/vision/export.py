@@ -11,13 +11,13 @@ from timm.models import save_for_hf
 
 from ..core.merge import merge
 from ..io.atomic import replacing
-from ..training.saved import find_saved
+from ..training.saved import ModelSource, open_source
 from .saved import Saved, open_saved
 
 _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does not mean a folder
 
 
-def merge_adapter(adapter: Path, output: Path, *, initial_checkpoint: str | None = None) -> Path:
+def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_checkpoint: str | None = None) -> Path:
     """Writes the merged model, which needs no capaboost_vit; returns the path. It is there whole or not at all.
 
     Args:
@@ -34,10 +34,10 @@ def merge_adapter(adapter: Path, output: Path, *, initial_checkpoint: str | None
         raise ValueError(f"--output {output}: name a .safetensors file, or a folder to be made in timm's hub format")
     if output.exists() and (as_file or not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists: choose another --output")
-    path = find_saved(adapter)
-    if path.is_dir():
-        raise ValueError(f"{path} is a timm model already: nothing to merge")
-    saved = open_saved(path, initial_checkpoint=initial_checkpoint)
+    source = open_source(adapter)
+    if source.adapter is None:
+        raise ValueError(f"{source.path} is a timm model already: nothing to merge")
+    saved = open_saved(source, initial_checkpoint=initial_checkpoint)
     merged = merge(saved.model, inplace=True)
     if not as_file:
         return _write_folder(saved, output)

@@ -14,7 +14,7 @@ from ..training.objective import Classification
 from ..training.state import State
 from .adapters import save_adapter
 from .batches import ImageBatches, ImageUpdates, Normalise
-from .build import build_data_config, build_model, build_transform
+from .build import build_data_config, build_model, build_transform, check_model
 from .config import TrainConfig
 from .data import ImageData, few_shot, open_data, unreadable
 from .mix import make_mix
@@ -26,6 +26,7 @@ def build_image_job(config: TrainConfig, world: World, device: torch.device) -> 
     Raises:
         ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
     """
+    check_model(config)  # before the data are opened, which may take a download
     data = open_data(
         config.data,
         image_column=config.image_column,
@@ -107,7 +108,7 @@ def _warnings(config: TrainConfig, bad_images: dict[str, str]) -> list[str]:
     if bad_images:
         name, reason = next(iter(bad_images.items()))
         found.append(f"{len(bad_images)} training images cannot be read and are left out ({name}: {reason})")
-    if not (config.pretrained or config.initial_checkpoint or config.method.get("name") == "full"):
+    if config.needs_base_weights() and not (config.pretrained or config.initial_checkpoint):
         found.append("the base weights are random: say --pretrained, or --initial-checkpoint FILE")
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,58 +10,63 @@ import timm
 from timm.models import generate_default_cfgs, load_pretrained, model_entrypoint, register_model
 from torch import nn
 
-from ..methods.config import CONFIGS, option_names
+from ..io.options import nearest
+from ..methods import METHODS
+from ..methods.method import Method, on_register, option_names
 
-_ANY = ("lora", "adapter")
-_PLAIN = ("lora", "adapter", "prefix", "prompt")  # plain attention: prefixes and prompts fit too
-
-# family: (timm architecture, the methods that fit it)
-FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "vit_tiny": ("vit_tiny_patch16_224", _PLAIN),
-    "vit_small": ("vit_small_patch16_224", _PLAIN),
-    "vit_base": ("vit_base_patch16_224", _PLAIN),
-    "vit_large": ("vit_large_patch16_224", _PLAIN),
-    "vit_huge": ("vit_huge_patch14_224", _PLAIN),
-    "vit_giant": ("vit_giant_patch14_224", _PLAIN),
-    "deit3_small": ("deit3_small_patch16_224", _PLAIN),
-    "deit3_base": ("deit3_base_patch16_224", _PLAIN),
-    "deit3_large": ("deit3_large_patch16_224", _PLAIN),
-    "deit3_huge": ("deit3_huge_patch14_224", _PLAIN),
-    "dinov2_small": ("vit_small_patch14_dinov2", _PLAIN),
-    "dinov2_base": ("vit_base_patch14_dinov2", _PLAIN),
-    "dinov2_large": ("vit_large_patch14_dinov2", _PLAIN),
-    "dinov2_giant": ("vit_giant_patch14_dinov2", _PLAIN),
-    "siglip_base": ("vit_base_patch16_siglip_224", _PLAIN),
-    "siglip_so400m": ("vit_so400m_patch14_siglip_224", _PLAIN),
-    "clip_base": ("vit_base_patch16_clip_224", _PLAIN),
-    "clip_large": ("vit_large_patch14_clip_224", _PLAIN),
-    "clip_huge": ("vit_huge_patch14_clip_224", _PLAIN),
-    "dinov3_small": ("vit_small_patch16_dinov3", _ANY),
-    "dinov3_base": ("vit_base_patch16_dinov3", _ANY),
-    "dinov3_large": ("vit_large_patch16_dinov3", _ANY),
-    "eva02_tiny": ("eva02_tiny_patch14_224", _ANY),
-    "eva02_small": ("eva02_small_patch14_224", _ANY),
-    "eva02_base": ("eva02_base_patch14_224", _ANY),
-    "eva02_large": ("eva02_large_patch14_224", _ANY),
-    "beit_base": ("beit_base_patch16_224", _ANY),
-    "beit_large": ("beit_large_patch16_224", _ANY),
-    "beitv2_base": ("beitv2_base_patch16_224", _ANY),
-    "beitv2_large": ("beitv2_large_patch16_224", _ANY),
-    "swin_tiny": ("swin_tiny_patch4_window7_224", _ANY),
-    "swin_small": ("swin_small_patch4_window7_224", _ANY),
-    "swin_base": ("swin_base_patch4_window7_224", _ANY),
-    "swin_large": ("swin_large_patch4_window7_224", _ANY),
-    "swinv2_tiny": ("swinv2_tiny_window8_256", _ANY),
-    "swinv2_small": ("swinv2_small_window8_256", _ANY),
-    "swinv2_base": ("swinv2_base_window8_256", _ANY),
-    "test_vit": ("test_vit", _PLAIN),  # timm's own tiny test model
+# family: (timm architecture, whether its attention layers are timm's plain ones, which take prefixes and prompts)
+FAMILIES: dict[str, tuple[str, bool]] = {
+    "vit_tiny": ("vit_tiny_patch16_224", True),
+    "vit_small": ("vit_small_patch16_224", True),
+    "vit_base": ("vit_base_patch16_224", True),
+    "vit_large": ("vit_large_patch16_224", True),
+    "vit_huge": ("vit_huge_patch14_224", True),
+    "vit_giant": ("vit_giant_patch14_224", True),
+    "deit3_small": ("deit3_small_patch16_224", True),
+    "deit3_base": ("deit3_base_patch16_224", True),
+    "deit3_large": ("deit3_large_patch16_224", True),
+    "deit3_huge": ("deit3_huge_patch14_224", True),
+    "dinov2_small": ("vit_small_patch14_dinov2", True),
+    "dinov2_base": ("vit_base_patch14_dinov2", True),
+    "dinov2_large": ("vit_large_patch14_dinov2", True),
+    "dinov2_giant": ("vit_giant_patch14_dinov2", True),
+    "siglip_base": ("vit_base_patch16_siglip_224", True),
+    "siglip_so400m": ("vit_so400m_patch14_siglip_224", True),
+    "clip_base": ("vit_base_patch16_clip_224", True),
+    "clip_large": ("vit_large_patch14_clip_224", True),
+    "clip_huge": ("vit_huge_patch14_clip_224", True),
+    "dinov3_small": ("vit_small_patch16_dinov3", False),
+    "dinov3_base": ("vit_base_patch16_dinov3", False),
+    "dinov3_large": ("vit_large_patch16_dinov3", False),
+    "eva02_tiny": ("eva02_tiny_patch14_224", False),
+    "eva02_small": ("eva02_small_patch14_224", False),
+    "eva02_base": ("eva02_base_patch14_224", False),
+    "eva02_large": ("eva02_large_patch14_224", False),
+    "beit_base": ("beit_base_patch16_224", False),
+    "beit_large": ("beit_large_patch16_224", False),
+    "beitv2_base": ("beitv2_base_patch16_224", False),
+    "beitv2_large": ("beitv2_large_patch16_224", False),
+    "swin_tiny": ("swin_tiny_patch4_window7_224", False),
+    "swin_small": ("swin_small_patch4_window7_224", False),
+    "swin_base": ("swin_base_patch4_window7_224", False),
+    "swin_large": ("swin_large_patch4_window7_224", False),
+    "swinv2_tiny": ("swinv2_tiny_window8_256", False),
+    "swinv2_small": ("swinv2_small_window8_256", False),
+    "swinv2_base": ("swinv2_base_window8_256", False),
+    "test_vit": ("test_vit", True),  # timm's own tiny test model
 }
+
+
+def methods_of(family: str) -> tuple[str, ...]:
+    """The methods that have a timm name in a family."""
+    plain = FAMILIES[family][1]
+    return tuple(n for n, m in METHODS.items() if m.timm_names and (plain or not m.needs_plain_attention))
 
 
 def parse_name(name: str) -> tuple[str, str] | None:
     """(base architecture, method) of a registered name, with or without a tag; None for any other name."""
     family, _, method = name.partition(".")[0].partition("_capaboost_")
-    if family in FAMILIES and method in FAMILIES[family][1]:
+    if family in FAMILIES and method in methods_of(family):
         return FAMILIES[family][0], method
     return None
 
@@ -105,7 +109,7 @@ def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
 
 
 def _refuse_foreign_options(name: str, method: str, kwargs: dict[str, Any]) -> None:
-    for other in CONFIGS:
+    for other in METHODS:
         for key in set(option_names(other)) & kwargs.keys():
             raise TypeError(
                 f"{name} has no option {key!r} (that is {other}'s); it has: {', '.join(option_names(method))}"
@@ -114,27 +118,27 @@ def _refuse_foreign_options(name: str, method: str, kwargs: dict[str, Any]) -> N
 
 def _nearest_option(method: str, kwargs: dict[str, Any]) -> str:
     """What a misspelt option may have meant, for the error of timm's constructor, which knows only its own."""
-    near = {key: difflib.get_close_matches(key, option_names(method), n=1, cutoff=0.7) for key in kwargs}
-    hints = [f"{key!r}: did you mean {names[0]!r}?" for key, names in near.items() if names]
+    near = {key: nearest(key, option_names(method), cutoff=0.7) for key in kwargs}
+    hints = [f"{key!r}: did you mean {near_name!r}?" for key, near_name in near.items() if near_name]
     return f" ({'; '.join(hints)})" if hints else ""
 
 
-def _default_cfgs() -> dict[str, Any]:
-    """Each base's pretrained configurations under our name; the base's default tag stays the default."""
-    cfgs: dict[str, Any] = {}
-    for family, (base, methods) in FAMILIES.items():
+def _register(method: type[Method]) -> None:
+    """The timm names of a method, with each base's pretrained configurations; its default tag stays the default."""
+    for family, (base, _) in FAMILIES.items():
+        if method.name not in methods_of(family):
+            continue
+        name = f"{family}_capaboost_{method.name}"
         default = timm.get_pretrained_cfg(base, allow_unregistered=False).tag or ""  # type: ignore[union-attr]
-        tags = [name.partition(".")[2] for name in timm.list_models(f"{base}.*", include_tags=True)]
-        for method in methods:
-            for tag in tags:
-                star = "*" if tag == default else ""  # timm's mark of the default tag
-                cfgs[f"{family}_capaboost_{method}.{tag}{star}"] = timm.get_pretrained_cfg(f"{base}.{tag}")
-    return generate_default_cfgs(cfgs)
+        tags = [tagged.partition(".")[2] for tagged in timm.list_models(f"{base}.*", include_tags=True)]
+        star = {default: "*"}  # timm's mark of the default tag
+        configurations: dict[str, Any] = {
+            f"{name}.{tag}{star.get(tag, '')}": timm.get_pretrained_cfg(f"{base}.{tag}") for tag in tags
+        }
+        default_cfgs.update(generate_default_cfgs(configurations))
+        setattr(sys.modules[__name__], name, register_model(_entrypoint(name, base, method.name)))
 
 
-default_cfgs = _default_cfgs()
-__all__ = ["FAMILIES", "parse_name"]
-for _family, (_base, _methods) in FAMILIES.items():
-    for _method in _methods:
-        _name = f"{_family}_capaboost_{_method}"
-        setattr(sys.modules[__name__], _name, register_model(_entrypoint(_name, _base, _method)))
+default_cfgs: dict[str, Any] = {}  # where timm's register_model looks
+__all__ = ["FAMILIES", "methods_of", "parse_name"]
+on_register(_register)

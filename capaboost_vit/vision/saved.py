@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import yaml
 from timm.data import resolve_input_data_config
 from torch import nn
 
-from ..methods.adapter_file import read_header
-from ..training.saved import find_saved
+from ..methods.adapter_file import AdapterFile
+from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter
 
 
@@ -29,18 +28,7 @@ class Saved:
     classes: tuple[str, ...]
 
 
-def run_config(path: Path) -> dict[str, Any]:
-    """The configuration of the run whose adapter file this is; empty where none lies beside it."""
-    config = path.parent / "config.yaml"
-    try:
-        found = yaml.safe_load(config.read_text("utf-8")) if config.is_file() else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config} is damaged: {error}") from error
-    # any program may have a config.yaml
-    return found if isinstance(found, dict) and found.keys() >= {"data", "method", "pretrained"} else {}
-
-
-def open_saved(path: Path, *, initial_checkpoint: str | None = None) -> Saved:
+def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None = None) -> Saved:
     """The model of a run folder, an adapter file or a timm folder.
 
     Args:
@@ -49,21 +37,22 @@ def open_saved(path: Path, *, initial_checkpoint: str | None = None) -> Saved:
     Raises:
         FileNotFoundError: there is none. ValueError: what `create_from_adapter` or timm refuses.
     """
-    path = find_saved(path)
-    if path.is_file():
-        return _from_adapter(path, initial_checkpoint)
+    source = open_source(path)
+    if source.adapter is not None:
+        return _from_adapter(source, source.adapter, initial_checkpoint)
     if initial_checkpoint is not None:
-        raise ValueError(f"{path} is a timm folder with weights of its own: leave --initial-checkpoint out")
-    return _from_timm_folder(path)
+        raise ValueError(f"{source.path} is a timm folder with weights of its own: leave --initial-checkpoint out")
+    return _from_timm_folder(source.path)
 
 
-def _from_adapter(path: Path, initial_checkpoint: str | None) -> Saved:
-    config = run_config(path)
+def _from_adapter(source: ModelSource, adapter: AdapterFile, initial_checkpoint: str | None) -> Saved:
+    config, header = source.config, adapter.header
     checkpoint = initial_checkpoint or config.get("initial_checkpoint")
-    if config and not (checkpoint or config["pretrained"] or config["method"].get("name") == "full"):
-        raise ValueError(f"the base weights of {path} were random, and nobody kept them: train with --pretrained")
-    model = create_from_adapter(path, initial_checkpoint=checkpoint)
-    header = read_header(path)
+    if config and not (checkpoint or config["pretrained"] or adapter.trains_all()):
+        raise ValueError(
+            f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"
+        )
+    model = create_from_adapter(adapter, initial_checkpoint=checkpoint)
     return Saved(model, header["input"], _class_names(header["class_names"], header["num_classes"]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
 from ..core.inject import branches, detach, device_and_dtype, find, get
+from ..core.names import namer
+from ..core.wrapper import Wrapper
 from .anatomy import anatomy_of
 
 
@@ -69,8 +72,9 @@ def summary(
     """
     roles: dict[str, list[Parameters]] = defaultdict(list)
     names = _roles_of_branches(model)
+    counted_once: set[int] = set()  # what several branches share is counted where it is met first
     for name, branch in branches(model).items():
-        roles[names.get(name, name)].append(count_parameters(branch))
+        roles[names.get(name, name)].append(count_parameters(branch, counted_once))
     counted = {role: _add(counts) for role, counts in roles.items()}
     for head in anatomy_of(model).head:
         module = get(model, head)
@@ -102,14 +106,21 @@ def _roles_of_branches(model: nn.Module) -> dict[str, str]:
             places += [(place, role) for place in find(model, role, anatomy)]
         except ValueError:  # a role that this architecture does not have
             continue
-    roles = {}
-    for name in branches(model):
-        for place, role in sorted(places, key=lambda item: len(item[0].name)):
-            if name.startswith(f"{place.name}.") and name.endswith(
-                (f".branches.{place.site.part}", f".scales.{place.site.part}", ".scales.all", ".branch", ".tokens")
-            ):
-                roles[name] = role
-    return roles
+    return {
+        name: role
+        for slot, addition, name, part in _additions(model)
+        for place, role in places
+        if (place.name, place.site.part) == (slot, part)
+    }
+
+
+def _additions(model: nn.Module) -> Iterator[tuple[str, str, str, str]]:
+    """(slot, addition in its wrapper, canonical name, part) of all that wrappers add."""
+    canonical = namer(model)
+    for path, wrapper in model.named_modules():
+        if isinstance(wrapper, Wrapper):
+            for addition in wrapper.additions():
+                yield canonical(path), addition, canonical(f"{path}.{addition}"), wrapper.part_of(addition)
 
 
 def _add(counts: list[Parameters]) -> Parameters:

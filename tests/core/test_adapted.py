@@ -7,17 +7,18 @@ import pickle
 
 import pytest
 import torch
+from oracle import low_rank, virtual_tokens
 from torch import nn
 from torch.nn import functional as F
 
-from capaboost_vit.core.adapted import Adapted, Frozen, Prompted
+from capaboost_vit.core.adapted import Adapted, Prompted
 from capaboost_vit.core.adapted_linear import AdaptedLinear
-from capaboost_vit.core.layers import LowRankBranch
-from capaboost_vit.core.virtual_tokens import VirtualTokens
+from capaboost_vit.core.branch import LowRankBranch
+from capaboost_vit.core.wrapper import Frozen
 
 
 def filled(in_features=12, out_features=12, *, seed=3, **options) -> LowRankBranch:
-    made = LowRankBranch(in_features, out_features, 4, path="layer", **options)
+    made = low_rank(in_features, out_features, 4, path="layer", **options)
     with torch.no_grad():
         made.up.weight.normal_(generator=torch.Generator().manual_seed(seed))
     return made
@@ -117,12 +118,12 @@ def test_adapter_hides_no_weight_silently():
 
 def test_prompt_adds_tokens_behind_and_takes_them_off():
     attention = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.0, batch_first=True).eval()
-    tokens = VirtualTokens(3, 12, path="block")
+    tokens = virtual_tokens(3, 12, path="block")
     x = torch.randn(2, 5, 12)
     expected = attention(torch.cat([x, tokens().expand(2, -1, -1)], 1))
     torch.testing.assert_close(Prompted(attention, tokens, 3)(x), expected[:, :5])
     torch.testing.assert_close(Prompted(attention, tokens, 0)(x), expected)
-    torch.testing.assert_close(Prompted(attention, VirtualTokens(0, 12), 0)(x), attention(x))
+    torch.testing.assert_close(Prompted(attention, virtual_tokens(0, 12), 0)(x), attention(x))
     with pytest.raises(ValueError, match="attention mask"):
         Prompted(attention, tokens, 3)(x, torch.zeros(5, 5))
     with pytest.raises(ValueError, match="causal"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracle import low_rank
 from torch import nn
 
 from capaboost_vit.core.adapted import Adapted
 from capaboost_vit.core.bottleneck import ACTIVATIONS, add_bottleneck
-from capaboost_vit.core.layers import LowRankBranch
 
 TORCH = {"relu": nn.ReLU(), "gelu": nn.GELU(), "silu": nn.SiLU(), "tanh": nn.Tanh()}
 
@@ -44,7 +44,7 @@ def test_first_and_second_derivatives_are_the_numerical_ones(act):
 @pytest.mark.parametrize("source", ["input", "output"])
 @pytest.mark.parametrize("shape", [(2, 6, 12), (2, 3, 4, 12), (5, 12)], ids=["tokens", "map", "rows"])
 def test_an_adapter_in_one_pass_is_the_branch_added_to_the_base(source, shape):
-    branch = LowRankBranch(12, 12, 4, act="gelu", bias=True, scaling=0.3, path="layer")
+    branch = low_rank(12, 12, 4, act="gelu", bias=True, scaling=0.3, path="layer")
     with torch.no_grad():
         for parameter in branch.parameters():
             parameter.normal_(std=0.3)
@@ -70,7 +70,7 @@ def test_under_autocast_the_sum_has_the_wider_dtype_and_parameters_keep_theirs(d
 
 
 def test_dropout_still_drops():
-    branch = LowRankBranch(12, 12, 4, act="relu", bias=True, dropout=0.5, path="layer")
+    branch = low_rank(12, 12, 4, act="relu", bias=True, dropout=0.5, path="layer")
     nn.init.normal_(branch.up.weight)
     layer = Adapted(nn.Identity(), branch)
     x = torch.randn(30, 12)

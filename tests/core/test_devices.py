@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from capaboost_vit.core.inject import Anatomy, branches
+from capaboost_vit.methods import make_method
 from capaboost_vit.methods.apply import apply_method
-from capaboost_vit.methods.config import make_config
 
 
 def model(device="cpu") -> nn.Module:
     torch.manual_seed(0)
     with torch.device(device):
         made = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
-    apply_method(made, Anatomy(), make_config("lora", targets=["0", "2"]))
+    apply_method(made, Anatomy(), make_method("lora", targets=["0", "2"]))
     for index, branch in enumerate(branches(made).values()):
         fill = torch.randn(branch.up.weight.shape, generator=torch.Generator().manual_seed(index))
         branch.up.weight.data.copy_(0.1 * fill)

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from capaboost_vit.core.inject import Anatomy
 from capaboost_vit.methods.apply import apply_method
-from capaboost_vit.methods.config import make_config
+from capaboost_vit.methods import make_method
 
 rank, world, folder, method = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.set_num_threads(1)
@@ -26,7 +26,7 @@ torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
 targets = {"lora": ["0", "2"], "adapter": ["0"]}[method]
 head = {"lora": (), "adapter": ("2",)}[method]
-apply_method(model, Anatomy(head=head), make_config(method, targets=targets))
+apply_method(model, Anatomy(head=head), make_method(method, targets=targets))
 torch.manual_seed(1)
 x, y = torch.randn(16, 8), torch.randn(16, 8)
 run = model

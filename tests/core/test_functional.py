@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from oracle import low_rank
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from capaboost_vit.core import adapted_linear, tied
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.functional import EXECUTIONS, low_rank_linear, weight_space_pays
-from capaboost_vit.core.layers import LowRankBranch
 from capaboost_vit.core.tied import factors_formed_once
 
 SPACES = ("weight", "token")
@@ -36,7 +36,7 @@ def layer(execution, parts="whole", *, dtype=torch.float32, bias=True, **options
         base.bias.copy_(torch.randn(base.bias.shape, generator=generator))
     branches = {}
     for part in own:
-        branches[part] = LowRankBranch(20, 24, 4, scaling=0.75, path=part, **options)
+        branches[part] = low_rank(20, 24, 4, scaling=0.75, path=part, **options)
         with torch.no_grad():
             branches[part].up.weight.normal_(std=0.2, generator=generator)
     return AdaptedLinear(base, branches, all_parts, execution).to(dtype)

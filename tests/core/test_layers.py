@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
+from oracle import Copies, low_rank
 from torch import nn
 
 from capaboost_vit.core.analysis import count_parameters, ranks, spectrum
-from capaboost_vit.core.layers import LowRankBranch
+from capaboost_vit.core.branch import LowRankBranch
+from capaboost_vit.core.masking import Masking
 from capaboost_vit.core.tied import TiedMaskedWeight
-
-_spec = importlib.util.spec_from_file_location("oracle", Path(__file__).with_name("oracle.py"))
-oracle = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(oracle)
 
 PATTERNS = ["random", "complementary", "sign", "2:4"]
 
 
 def branch(in_features=24, out_features=16, rank=4, *, filled=True, dtype=torch.float64, **options) -> LowRankBranch:
-    made = LowRankBranch(in_features, out_features, rank, path="layer.q", **options).to(dtype)
+    made = low_rank(in_features, out_features, rank, path="layer.q", **options).to(dtype)
     if filled:
         generator = torch.Generator().manual_seed(5)
         for name, parameter in made.named_parameters():
@@ -37,7 +33,7 @@ def branch(in_features=24, out_features=16, rank=4, *, filled=True, dtype=torch.
 @pytest.mark.parametrize(("act", "bias"), [(None, False), ("relu", True), ("tanh", True)])
 def test_forward_gradients_and_adamw_steps_equal_masked_copies(pattern, num_branches, act, bias):
     ours = branch(num_branches=num_branches, pattern=pattern, act=act, bias=bias, scaling=0.7)
-    naive = oracle.Copies(ours, lr=0.05, weight_decay=0.1)
+    naive = Copies(ours, lr=0.05, weight_decay=0.1)
     optimizer = torch.optim.AdamW(ours.parameters(), lr=0.05, weight_decay=0.1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -186,8 +182,8 @@ def test_copies_keep_function_and_tying(duplicate):
 
 
 def test_state_dict_round_trip_brings_the_masks_along():
-    made = branch(seed=0)
-    other = branch(seed=1, filled=False)
+    made = branch(mask_seed=0)
+    other = branch(mask_seed=1, filled=False)
     assert not torch.equal(made.down.mask, other.down.mask)
     other.load_state_dict(made.state_dict())
     assert torch.equal(made.delta_weight(), other.delta_weight())
@@ -210,10 +206,10 @@ def test_masked_entries_get_no_gradient():
 
 
 def test_live_parameters_are_those_that_some_branch_keeps():
-    counts = count_parameters(LowRankBranch(64, 64, 8, num_branches=2, density=0.5))
+    counts = count_parameters(low_rank(64, 64, 8, num_branches=2, density=0.5))
     assert (counts.trained, counts.stored) == (1024, 1024)
     assert 0.70 * 1024 < counts.live < 0.80 * 1024  # 1 - (1 - 0.5)^2
-    assert count_parameters(LowRankBranch(64, 64, 8, pattern="complementary")).live == 1024
+    assert count_parameters(low_rank(64, 64, 8, pattern="complementary")).live == 1024
 
 
 def test_ranks_of_known_matrices():
@@ -305,9 +301,7 @@ def test_drop_path_leaves_out_whole_examples_in_training_only(options):
 
 
 def test_tied_weight_shows_itself():
-    assert "num_branches=2, density=0.5" in repr(
-        TiedMaskedWeight((4, 8), num_branches=2, density=None, pattern="random", seed=0, path="x")
-    )
+    assert "num_branches=2, density=0.5" in repr(TiedMaskedWeight((4, 8), Masking(), path="x"))
 
 
 def test_branch_compiles_in_one_graph():

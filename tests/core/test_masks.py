@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capaboost_vit.core.masks import make_masks, resolve_density
+from capaboost_vit.core.masking import Masking, resolve_density
+from capaboost_vit.core.masks import make_masks
 
 
 def masks(shape=(8, 64), *, num_branches=2, density=None, pattern="random", seed=0, path="blocks.0.q.down"):
-    return make_masks(shape, num_branches=num_branches, density=density, pattern=pattern, seed=seed, path=path)
+    return make_masks(shape, Masking(num_branches, density, pattern, seed), path=path)
 
 
 @given(st.integers(1, 9), st.integers(2, 40), st.floats(0.05, 0.95), st.integers(0, 5))
@@ -81,8 +82,8 @@ def test_masks_neither_read_nor_move_the_global_random_states(pattern):
     assert np.array_equal(first, masks(pattern=pattern))
 
 
-# Golden values: `python -c "import hashlib; from capaboost_vit.core.masks import make_masks;
-# print(hashlib.sha256(make_masks((8, 64), num_branches=2, density=None, pattern=P, seed=0,
+# Golden values: `python -c "import hashlib; from capaboost_vit.core.masking import Masking;
+# from capaboost_vit.core.masks import make_masks; print(hashlib.sha256(make_masks((8, 64), Masking(pattern=P),
 # path='blocks.0.q.down').tobytes()).hexdigest()[:16])"` for each pattern P. They may never change: adapters made by a
 # seed must mean the same masks for ever.
 @pytest.mark.parametrize(

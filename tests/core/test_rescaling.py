@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracle import low_rank
 
-from capaboost_vit.core.layers import LowRankBranch
+from capaboost_vit.core.masking import Masking
 from capaboost_vit.core.masks import make_masks
 from capaboost_vit.core.rescaling import rescaling
 
@@ -32,7 +33,7 @@ every_case = pytest.mark.parametrize(("pattern", "density", "d", "mean", "square
 
 
 def factor(rescale, pattern, density, d):
-    return rescaling(rescale, num_branches=d, density=density, pattern=pattern)
+    return rescaling(rescale, Masking(d, density, pattern))
 
 
 @every_case
@@ -51,8 +52,8 @@ def updates(pattern, density, d, count, *, fixed):
     for seed in range(count):
         if seed == 0 or not fixed:
             a, b = state.normal(size=(rank, columns)), state.normal(size=(rows, rank))
-        options = dict(num_branches=d, density=density, pattern=pattern, seed=seed)
-        of_a, of_b = (make_masks(w.shape, path=path, **options) for w, path in ((a, "a"), (b, "b")))
+        masking = Masking(d, density, pattern, seed)
+        of_a, of_b = (make_masks(w.shape, masking, path=path) for w, path in ((a, "a"), (b, "b")))
         one = np.ones(d)[:, None, None]
         of_a, of_b = (one if of_a is None else of_a), (one if of_b is None else of_b)
         masked.append(((b * of_b) @ (a * of_a)).sum(0))
@@ -88,10 +89,7 @@ def test_at_rank_one_the_norm_is_right_for_any_factors():
         b, a = torch.full((40, 1), 2.0), torch.linspace(-1, 3, 40).view(1, 40)
         found = []
         for seed in range(200):
-            masks = [
-                make_masks(w.shape, num_branches=d, density=None, pattern=pattern, seed=seed, path=p)
-                for w, p in ((b, "b"), (a, "a"))
-            ]
+            masks = [make_masks(w.shape, Masking(d, None, pattern, seed), path=p) for w, p in ((b, "b"), (a, "a"))]
             found.append((((b * torch.from_numpy(masks[0])) @ (a * torch.from_numpy(masks[1]))).sum(0) ** 2).sum())
         ratio = factor("norm", pattern, None, d) ** 2 * torch.stack(found).mean() / ((b @ a) ** 2).sum()
         assert float(ratio) == pytest.approx(1, abs=0.05), pattern
@@ -111,13 +109,13 @@ def test_at_rank_one_the_norm_is_right_for_any_factors():
 )
 def test_what_has_no_meaning_is_refused(rescale, pattern, text):
     with pytest.raises(ValueError, match=text):
-        rescaling(rescale, num_branches=2, density=None, pattern=pattern)
+        rescaling(rescale, Masking(2, None, pattern))
 
 
 def test_a_branch_of_density_one_becomes_plain_lora_whatever_is_asked_for():
-    plain = LowRankBranch(8, 8, 2, num_branches=1, density=1, path="x")
+    plain = low_rank(8, 8, 2, num_branches=1, density=1, path="x")
     torch.nn.init.normal_(plain.up.weight)
     for rescale in ("mean", "norm"):
-        tied = LowRankBranch(8, 8, 2, num_branches=3, density=1, scaling=factor(rescale, "random", 1, 3), path="x")
+        tied = low_rank(8, 8, 2, num_branches=3, density=1, scaling=factor(rescale, "random", 1, 3), path="x")
         tied.load_state_dict(plain.state_dict())
         torch.testing.assert_close(tied.delta_weight(), plain.delta_weight())

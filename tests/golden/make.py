@@ -1,7 +1,7 @@
 """Makes the golden files: adapter files of format version 1, a run that was killed in mid-epoch, and a finished one.
 
-They were made by commit 3800acf, the last one before methods became classes, and must stay readable for ever. This is run
-again for a new format version only, into a folder of its own: `python tests/golden/make.py tests/golden/v2`.
+They were made by commit 3800acf, the last one before methods became classes, and must stay readable for ever. This is
+run again for a new format version only, into a folder of its own: `python tests/golden/make.py tests/golden/v2`.
 """
 
 from __future__ import annotations

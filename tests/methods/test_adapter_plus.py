@@ -113,7 +113,7 @@ def test_files_copies_and_timm_go_along(tmp_path, options):
     assert torch.equal(final, model.forward_features(IMAGES))
     assert len(maps) == 2
     assert model.get_classifier() is model.head
-    with pytest.raises(ValueError, match="only low-rank updates"):
+    with pytest.raises(ValueError, match="an adapter is no change of a weight"):
         capaboost_vit.merge(model)
     other = adapted(**{**options, "learned_scale": "scalar"})
     with pytest.raises(capaboost_vit.AdapterFileError, match=r"gain is \(16,\) in the file and \(1,\) in the model"):
@@ -162,10 +162,10 @@ def test_a_learned_scale_starts_from_s_or_one(options, scaling, size):
     [
         (
             dict(learned_scale="channels"),
-            "unknown learned_scale 'channels': choose from scalar, channel, or leave it out",
+            "learned_scale of method 'adapter' must be scalar or channel, got 'channels'",
         ),
-        (dict(init="houlsbi"), "unknown init 'houlsbi': choose from zero, houlsby"),
-        (dict(drop_path=1.0), r"drop_path must lie in \[0, 1\), got 1.0"),
+        (dict(init="houlsbi"), "init of method 'adapter' must be zero or houlsby, got 'houlsbi'"),
+        (dict(drop_path=1.0), r"drop_path of method 'adapter' must lie in \[0, 1\), got 1.0"),
         (dict(rescale="mean", pattern="sign"), "rescale='mean' has nothing to divide by with sign masks"),
     ],
 )

@@ -193,7 +193,7 @@ def test_a_file_of_a_release_without_an_option_is_one_where_it_is_not_given(tmp_
     ("options", "text"),
     [
         (dict(rescale="mean", pattern="sign"), "rescale='mean' has nothing to divide by with sign masks"),
-        (dict(rescale="max"), "unknown rescale 'max': choose from mean, norm, or leave it out"),
+        (dict(rescale="max"), "rescale of method 'lora' must be mean or norm, got 'max'"),
     ],
 )
 def test_a_rescaling_without_meaning_is_refused_and_the_model_stays_as_it_was(options, text):

@@ -135,7 +135,7 @@ def test_a_layer_is_scaled_once_also_where_lora_stands_around():
     for method in (None, "lora"):
         if method:
             capaboost_vit.adapt(model, method)
-        with pytest.raises(ValueError, match=r"'blocks.0.attn.qkv' is scaled already"):
+        with pytest.raises(ValueError, match=r"'blocks.0.attn.qkv' carries a scale already"):
             capaboost_vit.adapt(model, "ia3")
     with pytest.raises(ValueError, match=r"'blocks.0.attn.qkv' carries a low-rank branch already"):
         capaboost_vit.adapt(capaboost_vit.adapt(capaboost_vit.adapt(vit(), "lora"), "ia3"), "lora")

@@ -66,6 +66,8 @@ def test_dropout_with_a_path_that_has_none_is_refused(execution):
 
 def test_an_unknown_execution_is_refused_and_leaves_the_model_as_it_was():
     model = timm.create_model("vit_tiny_patch16_224", **SMALL)
-    with pytest.raises(ValueError, match="unknown execution 'space'"):
+    with pytest.raises(
+        ValueError, match="execution of method 'lora' must be auto, weight, token or plain, got 'space'"
+    ):
         capaboost_vit.adapt(model, "lora", execution="space")
     assert not capaboost_vit.branches(model)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from oracle import virtual_tokens
 from small import ALL_KINDS, KINDS, adapted, build, examples, padded, wake
 from torch import nn
 from written import assert_as_written
 
 from capaboost_vit.core.inject import branches, get
-from capaboost_vit.core.virtual_tokens import VirtualTokens
 from capaboost_vit.nlu import adapt
 from capaboost_vit.nlu.attention import PrefixAttention
 from capaboost_vit.nlu.masks import real_positions, with_keys, with_tokens
@@ -188,7 +188,7 @@ def test_wrong_options_are_refused_and_the_model_stays_as_it_was(options, error,
 
 def test_prefix_attention_refuses_what_it_does_not_know():
     with pytest.raises(TypeError, match="prefixes need an encoder's attention layer that takes a cache, got Linear"):
-        PrefixAttention(nn.Linear(4, 4), lambda width: VirtualTokens(2, width))
+        PrefixAttention(nn.Linear(4, 4), lambda width: virtual_tokens(2, width))
 
 
 # masks

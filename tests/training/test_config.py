@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from capaboost_vit.io.options import option
-from capaboost_vit.methods.config import CONFIGS
+from capaboost_vit.methods import METHODS
 from capaboost_vit.training.job import binding, plain
 from capaboost_vit.vision.config import TrainConfig
 
@@ -100,8 +100,10 @@ def test_a_configuration_does_not_change_and_shares_no_default():
     first, second = TrainConfig(), TrainConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
         first.lr = 1.0
-    first.method["rank"] = 4
-    assert second.method == {}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.method.rank = 4
+    first.model_kwargs["depth"] = 4
+    assert second.model_kwargs == {}
 
 
 def test_a_configuration_survives_yaml():
@@ -138,7 +140,7 @@ def test_options_that_a_stored_configuration_lacks_stand_at_their_defaults():
     )
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, *CONFIGS.values()], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [TrainConfig, *METHODS.values()], ids=lambda cls: cls.__name__)
 def test_every_option_says_what_it_is(cls):
     for field in dataclasses.fields(cls):
         assert len(field.metadata["help"]) > 5, field.name

@@ -11,7 +11,7 @@ from timm.data import resolve_input_data_config
 from torch import nn
 
 import capaboost_vit
-from capaboost_vit.core.layers import LowRankBranch
+from capaboost_vit.core.branch import LowRankBranch
 from capaboost_vit.vision.registry import FAMILIES
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)

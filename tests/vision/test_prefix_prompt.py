@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from oracle import virtual_tokens
 from timm.layers import Attention
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ def prefixed(length: int, *, seed: int = 0, options: dict | None = None, **atten
     torch.manual_seed(seed)
     base = Attention(24, num_heads=3, qkv_bias=True, **attention).eval()
     nn.init.normal_(base.qkv.weight, std=0.5)
-    wrapper = PrefixAttention(base, lambda width: VirtualTokens(length, width, path="a", **(options or {})))
+    wrapper = PrefixAttention(base, lambda width: virtual_tokens(length, width, path="a", **(options or {})))
     with torch.no_grad():
         for parameter in wrapper.tokens.parameters():
             parameter.copy_(torch.randn(parameter.shape))
@@ -311,7 +312,7 @@ def test_prefix_attention_refuses_an_attention_that_it_does_not_know():
     from timm.layers import AttentionRope
 
     with pytest.raises(TypeError, match="prefixes need timm's plain Attention, got AttentionRope"):
-        PrefixAttention(AttentionRope(16, 2), lambda width: VirtualTokens(2, width))
+        PrefixAttention(AttentionRope(16, 2), lambda width: virtual_tokens(2, width))
 
 
 def test_prefixes_fit_a_model_with_lora_in_its_projections(tiny, wake, images):

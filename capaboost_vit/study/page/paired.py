@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...core.masks import resolve_density
+from ...core.masking import resolve_density
 from .grid import Average, Grid
 from .outcomes import Outcome
 

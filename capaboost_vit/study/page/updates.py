@@ -72,12 +72,12 @@ def inspect(row: str, outcomes: Sequence[Outcome]) -> Adapters | None:
         if not has_branches(outcome.result):
             continue
         try:
-            header, tensors = read_adapter_file(outcome.folder / "adapter.safetensors")
+            file = read_adapter_file(outcome.folder / "adapter.safetensors")
         except ValueError:
             continue
         runs += 1
-        updates += linear_updates(header, tensors, task=outcome.trial.task)
-        masks = masks or shared_entries(tensors, header["masks"])
+        updates += linear_updates(file.header, file.tensors, task=outcome.trial.task)
+        masks = masks or shared_entries(file.tensors, file.header["masks"])
     return Adapters(row, runs, tuple(updates), masks) if runs else None
 
 

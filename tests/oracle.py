@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capaboost_vit.core.layers import LowRankBranch
+from capaboost_vit.core.branch import LowRankBranch
+from capaboost_vit.core.masking import Masking
+from capaboost_vit.core.virtual_tokens import VirtualTokens
 
 ACTIVATIONS = {None: lambda h: h, "relu": torch.relu, "tanh": torch.tanh, "gelu": torch.nn.functional.gelu}
 
@@ -56,3 +58,23 @@ class Copies:
             self.shared[name].grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def masking(options):
+    """Takes what concerns the masks out of the options of a layer: the Masking that they make, and the rest."""
+    names = {"num_branches", "density", "pattern", "mask_seed", "init_seed"}
+    return Masking(**{name: options[name] for name in names & options.keys()}), {
+        name: value for name, value in options.items() if name not in names
+    }
+
+
+def low_rank(in_features, out_features, rank, **options):
+    """A branch of options by name, those of the masks among them."""
+    masks, others = masking(options)
+    return LowRankBranch(in_features, out_features, rank, masks, **others)
+
+
+def virtual_tokens(length, width, **options):
+    """Virtual tokens of options by name, those of the masks among them."""
+    masks, others = masking(options)
+    return VirtualTokens(length, width, masks, **others)

@@ -1,0 +1,25 @@
+"""BitFit: the biases are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from .method import Method, register
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Bitfit(Method):
+    """BitFit: only the biases are trained, and the classifier."""
+
+    name: ClassVar[str] = "bitfit"
+    timm_names: ClassVar[bool] = False
+
+    def base_parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        """All that are called `bias`."""
+        return [p for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"]

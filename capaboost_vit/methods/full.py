@@ -1,0 +1,18 @@
+"""Full fine-tuning: everything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .method import Method, register
+
+
+@register
+@dataclass(frozen=True)
+class Full(Method):
+    """Everything is trained: full fine-tuning."""
+
+    name: ClassVar[str] = "full"
+    timm_names: ClassVar[bool] = False
+    trains_all: ClassVar[bool] = True

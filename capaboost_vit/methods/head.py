@@ -1,0 +1,17 @@
+"""The linear probe: only the classifier is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .method import Method, register
+
+
+@register
+@dataclass(frozen=True)
+class Head(Method):
+    """Only the classifier is trained: the linear probe."""
+
+    name: ClassVar[str] = "head"
+    timm_names: ClassVar[bool] = False
