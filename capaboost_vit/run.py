@@ -16,14 +16,14 @@ from .io.atomic import write_text
 from .nlu.config import TextConfig, base_model, stages
 from .training.checkpoint import CheckpointError, Checkpoints
 from .training.config import RunConfig
-from .training.distributed import World, environment_world, joined, pick_device, share
+from .training.distributed import ProcessGroup, broadcast, initialized, pick_device, torchrun_group
 from .training.folder import RunFolder, differences
-from .training.job import Job, binding, opening, plain
+from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit
-from .training.result import conclude, machine
+from .training.result import finish_run, machine
+from .training.signals import Interrupted, StopSignals
 from .training.state import State
-from .training.stop import Interrupted, Stop
 from .vision.config import TrainConfig
 
 _TENSORS_PER_WEIGHT = 5  # of a checkpoint: the weight, two moments, the average, the best
@@ -47,13 +47,13 @@ def train(config: RunConfig) -> dict[str, Any]:
         FloatingPointError: loss or gradient are not finite; `bad_batch.json` names the images.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came, and a checkpoint was written.
     """
-    world = environment_world()
+    world = torchrun_group()
     device = pick_device(config.device, world.local_rank)
-    with Stop() as stop, joined(world, device):  # processes cannot meet a second time
+    with StopSignals() as stop, initialized(world, device):  # processes cannot meet a second time
         return _train(config, world, device, stop)
 
 
-def _train(config: RunConfig, world: World, device: torch.device, stop: Stop) -> dict[str, Any]:
+def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: StopSignals) -> dict[str, Any]:
     """One run, behind the stages that come before it."""
     folder = RunFolder(Path(config.output))
     fresh = not (config.resume or config.overwrite)
@@ -61,9 +61,10 @@ def _train(config: RunConfig, world: World, device: torch.device, stop: Stop) ->
         folder.refuse_if_taken()
     if isinstance(config, TextConfig):
         _pretrain(config, world, device, stop)
-    result = share(folder.result() if config.resume and world.is_main else None, world)  # others may not see the folder
+    # other processes may not see the folder
+    result = broadcast(folder.result() if config.resume and world.is_main else None, world)
     if result is not None:
-        before, now = (binding(values, type(config)) for values in (result["config"], plain(config)))
+        before, now = (run_identity(values, type(config)) for values in (result["config"], as_dict(config)))
         if not _changed(folder, before, now, config):
             if world.is_main and folder.status() != "finished":  # killed between its last two files
                 folder.write_status("finished", result["updates"])
@@ -80,7 +81,7 @@ def _train(config: RunConfig, world: World, device: torch.device, stop: Stop) ->
         folder.unlock()
 
 
-def build_job(config: RunConfig, world: World, device: torch.device) -> Job:
+def build_job(config: RunConfig, world: ProcessGroup, device: torch.device) -> Job:
     """Builds everything but the folder, so that a mistake shows before anything is written.
 
     Raises:
@@ -96,7 +97,7 @@ def build_job(config: RunConfig, world: World, device: torch.device) -> Job:
     return build_image_job(config, world, device)
 
 
-def _pretrain(config: TextConfig, world: World, device: torch.device, stop: Stop) -> None:
+def _pretrain(config: TextConfig, world: ProcessGroup, device: torch.device, stop: StopSignals) -> None:
     """The stages of continued pretraining that a run on texts begins with, each a run of its own in a folder below."""
     before = stages(config)
     if before and not (config.resume and Path(base_model(config)).is_dir()):
@@ -114,7 +115,7 @@ def _pretrain(config: TextConfig, world: World, device: torch.device, stop: Stop
             ) from None
 
 
-def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
+def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
     """Trains from the newest checkpoint or from the start, and concludes."""
     config, world, state = job.config, job.world, job.state
     checkpoints = Checkpoints(folder.checkpoints)
@@ -125,8 +126,8 @@ def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
         folder.need(3 * _TENSORS_PER_WEIGHT * sum(p.nbytes for p in state.trained()) + _SPACE)
         if tree is None:
             folder.empty()
-        write_text(folder.path / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
-    tree = share(tree, world)
+        write_text(folder.path / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
+    tree = broadcast(tree, world)
     if tree is not None:
         state.unpack(tree["state"])
     log = Log(
@@ -142,22 +143,15 @@ def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
     def save(state: State) -> None:
         if world.is_main:
             events = log.sizes()
-            checkpoints.save(
-                state.progress.update,
-                {
-                    "state": state.pack(),
-                    "events": events,
-                    "record": job.record,
-                    "machine": machine(state.device, world),
-                },
-            )
+            tree = {"state": state.pack(), "events": events, "record": job.record}
+            checkpoints.save(state.progress.update, {**tree, "machine": machine(state.device, world)})
             folder.write_status("running", state.progress.update)
 
     with _reported(job, folder, log):
-        for line in (*opening(job), *notes):
+        for line in (*start_lines(job), *notes):
             log.say(line)
         if tree is None:
-            log.text("config", yaml.safe_dump(plain(config), sort_keys=False))
+            log.text("config", yaml.safe_dump(as_dict(config), sort_keys=False))
             save(state)  # before any work: the folder can be written, and there is room
         elif world.is_main:
             for name in ("bad_batch.json", "result.json"):
@@ -179,7 +173,7 @@ def _run(job: Job, folder: RunFolder, stop: Stop) -> dict[str, Any]:
             stop=stop,
             world=world,
         )
-        return conclude(job, folder, log, stop)
+        return finish_run(job, folder, log, stop)
 
 
 def _resumed(
@@ -192,7 +186,7 @@ def _resumed(
             raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")
         note(f"no checkpoint in {folder.path}: starting fresh")
         return None
-    before = {**tree["record"], "config": binding(tree["record"]["config"], type(job.config))}
+    before = {**tree["record"], "config": run_identity(tree["record"]["config"], type(job.config))}
     _changed(folder, before, job.record, job.config)
     changed = differences(tree["machine"], machine(job.state.device, job.world))
     if changed:

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import capaboost_vit
 from capaboost_vit.run import train
 from capaboost_vit.training import result
-from capaboost_vit.training.job import plain
+from capaboost_vit.training.job import as_dict
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
 from capaboost_vit.vision.evaluate import evaluate_adapter
@@ -109,7 +109,7 @@ def test_the_adapter_file_knows_the_classes_and_the_input(finished):
 def test_the_stored_configuration_is_the_runs(finished):
     folder, found = finished
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert stored == found["config"] == plain(TrainConfig(**stored))
+    assert stored == found["config"] == as_dict(TrainConfig(**stored))
 
 
 def test_the_pictures_are_pictures_and_in_tensorboard_too(finished):

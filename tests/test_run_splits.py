@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from capaboost_vit.run import train
-from capaboost_vit.training.job import binding, plain
+from capaboost_vit.training.job import as_dict, run_identity
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
 
@@ -128,7 +128,7 @@ def test_a_run_does_not_go_on_with_other_images(configure, tmp_path, change, tex
 
 
 def test_a_run_of_a_release_without_shots_goes_on():
-    now = plain(TrainConfig())
+    now = as_dict(TrainConfig())
     before = {name: value for name, value in now.items() if name != "shots"}
-    assert binding(before, TrainConfig) == binding(now, TrainConfig)
-    assert binding(before, TrainConfig) != binding(plain(TrainConfig(shots=1)), TrainConfig)
+    assert run_identity(before, TrainConfig) == run_identity(now, TrainConfig)
+    assert run_identity(before, TrainConfig) != run_identity(as_dict(TrainConfig(shots=1)), TrainConfig)

@@ -22,7 +22,7 @@ from capaboost_vit.nlu.scores import make_objective
 from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.run import train
 from capaboost_vit.training.evaluation import evaluate
-from capaboost_vit.training.job import plain
+from capaboost_vit.training.job import as_dict
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -62,7 +62,7 @@ def test_shares_of_an_evaluation_are_the_whole_of_it(text_material, kind, split,
     tallies = []
     for rank in (0, 1):
         batches = TextBatches(encoded, batch_size=batch_size, rank=rank, world_size=2)
-        tallies.append(objective.tally(batches))
+        tallies.append(objective.accumulator(batches))
         for inputs, targets in batches:
             output = model.eval()(**inputs)
             logits = output.logits if kind != "unanswered" else torch.stack([output.start_logits, output.end_logits], 1)
@@ -89,7 +89,7 @@ def both(text_material, tmp_path):
         settings = {"opt": "sgd", "lr": 1e-2, "epochs": 2, "batch_size": 9, "validation_batch_size": 4, **options}
         first = texts.configure(text_material, kind, tmp_path / "one", **settings)
         train(first)
-        values = plain(texts.configure(text_material, kind, tmp_path / "two", **settings))
+        values = as_dict(texts.configure(text_material, kind, tmp_path / "two", **settings))
         (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
         done = subprocess.run(
             [*LAUNCH, "-m", "capaboost_vit.cli", "train-text", "--config", str(tmp_path / "two.yaml")],

@@ -26,8 +26,8 @@ from capaboost_vit.nlu.config import TextConfig, base_model
 from capaboost_vit.nlu.questions import best_answers, best_threshold, encode_questions, open_questions, score_answers
 from capaboost_vit.run import build_job, train
 from capaboost_vit.training import result
-from capaboost_vit.training.distributed import World
-from capaboost_vit.training.job import plain
+from capaboost_vit.training.distributed import ProcessGroup
+from capaboost_vit.training.job import as_dict
 
 EVERYWHERE = {"config.yaml", "result.json", "status.json", "summary.csv", ".lock", "learning_curve.png"}
 EVERYWHERE |= {"tensorboard", "checkpoints"}
@@ -164,7 +164,7 @@ def test_the_adapter_file_knows_task_classes_and_length(finished_text):
 def test_the_stored_configuration_is_the_runs(finished_text, kind):
     folder, found = finished_text(kind)
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert stored == found["config"] == plain(TextConfig(**stored))
+    assert stored == found["config"] == as_dict(TextConfig(**stored))
 
 
 def test_what_is_said_names_the_splits_and_what_was_cut(text_material, tmp_path, capsys):
@@ -345,12 +345,14 @@ def test_a_run_is_bitwise_repeatable_whatever_the_random_state(run):
 
 def test_the_seed_decides_about_order_masking_and_head(text_material):
     config = texts.configure(text_material, "masked", "nowhere", seed=3)
-    train_data = build_job(config, World(), torch.device("cpu")).train
+    train_data = build_job(config, ProcessGroup(), torch.device("cpu")).train
     assert (train_data.seed, train_data.masking.seed) == (3, 3)
     heads = []
     for seed in (0, 0, 1):
         torch.rand(2)
-        job = build_job(texts.configure(text_material, "pairs", "nowhere", seed=seed), World(), torch.device("cpu"))
+        job = build_job(
+            texts.configure(text_material, "pairs", "nowhere", seed=seed), ProcessGroup(), torch.device("cpu")
+        )
         heads.append(job.model.classifier.weight)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])

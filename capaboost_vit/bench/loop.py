@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..training.distributed import World
+from ..training.distributed import ProcessGroup
 from ..training.state import State
 from ..vision.batches import ImageBatches, ImageUpdates, Normalise
 from ..vision.build import build_data_config, build_model, build_transform
@@ -49,14 +49,14 @@ def build_run(
     classes: int,
     images: int,
     test_images: int = 0,
-    world: World | None = None,
+    world: ProcessGroup | None = None,
 ) -> Run:
     """Builds a run as `capaboost train` does, but on noise: what is measured has no decoding of image files in it.
 
     Args:
         images, test_images: in the training split of all processes, and in the test.
     """
-    world = world or World()
+    world = world or ProcessGroup()
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=classes).to(device)
     image_config = build_data_config(config, model)

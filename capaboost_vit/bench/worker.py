@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..io.atomic import write_text
-from ..training.distributed import environment_world, joined, pick_device
+from ..training.distributed import initialized, pick_device, torchrun_group
 from ..training.loop import fit
 from ..vision.config import TrainConfig
 from .loop import Laps, build_run, read_all
@@ -31,13 +31,13 @@ def work(options: dict[str, Any], result: Path) -> None:
     Args:
         options: `train` (those of TrainConfig, with `max_steps`), `classes`, `threads` (None leaves them).
     """
-    world = environment_world()
+    world = torchrun_group()
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     config = TrainConfig(**options["train"])
     assert config.max_steps is not None
     device = pick_device(config.device, world.local_rank)
-    with joined(world, device):
+    with initialized(world, device):
         images = config.batch_size * min(_UPDATES, config.max_steps)
         run = build_run(config, device, classes=options["classes"], images=images, world=world)
         read_all(run.train)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from jsonargparse import Namespace
 
 from .._version import __version__
-from ..training.stop import Interrupted
+from ..training.signals import Interrupted
 from . import adapter, bench, data, look, report, train
 from .parser import Parser
 

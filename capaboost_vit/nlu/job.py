@@ -13,8 +13,8 @@ from torch import nn
 from ..core.merge import merge, unmergeable
 from ..io.sealed import digest
 from ..methods import METHODS
-from ..training.distributed import World
-from ..training.job import Job, binding, plain
+from ..training.distributed import ProcessGroup
+from ..training.job import Job, as_dict, run_identity
 from ..training.state import State
 from .adapters import save_adapter, save_model
 from .batches import TextBatches, TextUpdates, moved
@@ -26,7 +26,7 @@ from .scores import make_objective
 from .tasks import Task, get_task
 
 
-def build_text_job(config: TextConfig, world: World, device: torch.device) -> Job:
+def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device) -> Job:
     """Builds everything but the folder, so that a mistake shows before anything is written.
 
     Raises:
@@ -78,18 +78,18 @@ def build_text_job(config: TextConfig, world: World, device: torch.device) -> Jo
         train=train,
         val=held_out.get("val"),
         test=held_out.get("test"),
-        further={name: batches for name, batches in held_out.items() if name not in ("val", "test")},
+        extra_tests={name: batches for name, batches in held_out.items() if name not in ("val", "test")},
         prepare=partial(moved, device=device),
         save=partial(_save, model, tokenizer, config, task, data.classes),
         record={
-            "config": binding(plain(config), TextConfig),
+            "config": run_identity(as_dict(config), TextConfig),
             "processes": world.size,
             "device": device.type,
             "data": {"classes": len(data.classes), "splits": data.record()},
             "base": digest(frozen),
         },
         calibrate=calibrate,
-        more={
+        extra_results={
             "protocol": data.protocol,
             "left_out": data.left_out,
             "cut": {name: part.encoded.cut for name, part in data.parts.items()},

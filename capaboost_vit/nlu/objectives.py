@@ -1,4 +1,4 @@
-"""Objectives whose answers are more than a class: numbers, spans, masked tokens."""
+"""Objectives of tasks that are no classification: regression, spans of a text, masked language modelling."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..training.distributed import World
+from ..training.distributed import ProcessGroup
 
 Score = Callable[[Tensor, Any], Mapping[str, float]]
 
 
 class Outputs:
-    """The outputs themselves, (examples, ...) in the order of the split, each once.
+    """Accumulated outputs (examples, ...), in the order of the split, each once.
 
     Args:
-        batches: have `indices`, the places in the split of the examples that this process has given out.
+        batches: have `indices`, those in the split of this process's examples.
     """
 
     def __init__(self, batches: Any) -> None:
@@ -26,25 +26,27 @@ class Outputs:
         self.rows: list[Tensor] = []
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Keeps the rows of examples that count."""
-        counts = targets >= 0 if targets.ndim == 1 else targets[:, 0] >= 0
+        """Keeps the rows of all examples but those that are padding."""
         if targets.is_floating_point():
-            counts = ~targets.isnan()
-        self.rows.append(outputs.float().cpu()[counts.cpu()])
+            real = ~targets.isnan()
+        else:
+            real = (targets if targets.ndim == 1 else targets[:, 0]) >= 0
+        self.rows.append(outputs.float().cpu()[real.cpu()])
 
-    def result(self, world: World) -> Tensor:
-        """Those of all processes; outputs of unequal length are filled up with -inf."""
+    def result(self, world: ProcessGroup) -> Tensor:
+        """Gathered from all processes; outputs of unequal length are padded with -inf."""
         rows = world.gather(self.rows)
         longest = max(block.shape[-1] for block in rows)
-        whole = torch.cat([F.pad(block, (0, longest - block.shape[-1]), value=-torch.inf) for block in rows])
-        return whole[torch.tensor(world.gather(self.batches.indices)).argsort()]
+        padded = torch.cat([F.pad(block, (0, longest - block.shape[-1]), value=-torch.inf) for block in rows])
+        # process k has every n-th example: back to the order of the split
+        return padded[torch.tensor(world.gather(self.batches.indices)).argsort()]
 
 
 class Regression:
-    """Squared error of outputs (B, 1) against targets (B,), which count for nothing where they are NaN.
+    """Squared error of outputs (B, 1) against targets (B,); NaN is the padding label.
 
     Args:
-        score: scores by name, from the answers (examples,) and the batches.
+        score: scores by name, from the outputs (examples,) and the batches.
         names: of the scores; the best epoch is chosen by the first.
     """
 
@@ -55,24 +57,24 @@ class Regression:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The sum over the examples."""
-        counts = ~targets.isnan()
-        return ((outputs.float().squeeze(-1) - targets.nan_to_num()) * counts).square().sum()
+        real = ~targets.isnan()
+        return ((outputs.float().squeeze(-1) - targets.nan_to_num()) * real).square().sum()
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """None: a number is never right or wrong."""
         return torch.zeros((), device=outputs.device)
 
-    def tally(self, batches: Any) -> Outputs:
-        """Answers are kept."""
+    def accumulator(self, batches: Any) -> Outputs:
+        """Outputs are kept."""
         return Outputs(batches)
 
-    def scores(self, found: Tensor, batches: Any) -> dict[str, float]:
-        """From the answers."""
-        return dict(self.score(found.squeeze(-1), batches))
+    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
+        """From the outputs."""
+        return dict(self.score(accumulated.squeeze(-1), batches))
 
 
 class Spans:
-    """Mean of the cross-entropies of start and end, outputs (B, 2, N), targets (B, 2); those of -1 count for nothing.
+    """Mean of the cross-entropies of start and end, outputs (B, 2, N), targets (B, 2); -1 is the padding label.
 
     Args:
         score: scores by name, from the outputs (windows, 2, N) and the batches.
@@ -92,13 +94,13 @@ class Spans:
         """Windows of which both ends are found."""
         return (outputs.argmax(-1) == targets).all(-1).sum()
 
-    def tally(self, batches: Any) -> Outputs:
+    def accumulator(self, batches: Any) -> Outputs:
         """Outputs are kept, for the answer of a question is chosen among its windows."""
         return Outputs(batches)
 
-    def scores(self, found: Tensor, batches: Any) -> dict[str, float]:
+    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
         """From the outputs."""
-        return dict(self.score(found, batches))
+        return dict(self.score(accumulated, batches))
 
 
 class MaskedTokens:
@@ -119,13 +121,13 @@ class MaskedTokens:
         """None: an example has many tokens."""
         return torch.zeros((), device=outputs.device)
 
-    def tally(self, batches: Any) -> TokenCounts:
-        """Tokens are counted."""
+    def accumulator(self, batches: Any) -> TokenCounts:
+        """Masked tokens are counted."""
         return TokenCounts()
 
-    def scores(self, found: Tensor, batches: Any) -> dict[str, float]:
+    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
         """Share of tokens that are found (%), and minus the mean cross-entropy of a token, in nats."""
-        right, total, loss = found.tolist()
+        right, total, loss = accumulated.tolist()
         return {"accuracy": 100 * right / total, "log_likelihood": -loss / total}
 
 
@@ -142,7 +144,7 @@ class TokenCounts:
         sums = torch.stack([right.sum().double(), asked.sum().double(), losses.double().sum()])
         self.sums = sums if self.sums is None else self.sums + sums
 
-    def result(self, world: World) -> Tensor:
+    def result(self, world: ProcessGroup) -> Tensor:
         """The sums over all processes."""
         assert self.sums is not None
         return world.sum(self.sums).cpu()

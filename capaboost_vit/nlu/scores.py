@@ -1,4 +1,4 @@
-"""What the tasks on texts are trained for and measured by."""
+"""The objectives of text tasks, with the metrics that each is scored by."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make_objective(
         return MaskedTokens(), None
     if task.kind == "regression":
 
-        def of_numbers(found: Tensor, batches: Any) -> dict[str, float]:
-            return scores(task.metrics, found, batches.encoded.targets, num_classes=None)
+        def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
+            return scores(task.metrics, outputs, batches.encoded.targets, num_classes=None)
 
         return Regression(score=of_numbers, names=task.metrics), None
     if task.kind == "questions":
-        answers = Answers(config, data)
-        return Spans(score=answers.scores, names=task.metrics), answers.calibrate if data.no_answer else None
+        questions = QuestionScores(config, data)
+        return Spans(score=questions.scores, names=task.metrics), questions.calibrate if data.no_answer else None
 
     def of_classes(confusion: Tensor) -> dict[str, float]:
         return scores(task.metrics, *_expanded(confusion), num_classes=len(confusion))
@@ -52,7 +52,7 @@ def _expanded(confusion: Tensor) -> tuple[Tensor, Tensor]:
     return pairs % size, pairs // size
 
 
-class Answers:
+class QuestionScores:
     """Exact match and F1 of questions, from the logits of their windows.
 
     Where questions need not have an answer, they get none if that is likelier by more than `threshold`.
@@ -62,25 +62,25 @@ class Answers:
         self.config, self.data = config, data
         self.threshold = 0.0
 
-    def scores(self, found: Tensor, batches: Any) -> dict[str, float]:
+    def scores(self, logits: Tensor, batches: Any) -> dict[str, float]:
         """From logits (windows, 2, N) of one split."""
-        questions, answers = self._answered(found, batches)
+        questions, answers = self._answered(logits, batches)
         return score_answers(questions, answers)
 
-    def calibrate(self, found: Tensor, batches: Any) -> None:
-        """Takes the threshold that is best on this split."""
+    def calibrate(self, logits: Tensor, batches: Any) -> None:
+        """Takes the no-answer threshold that is best on this split."""
         self.threshold = 0.0
-        self.threshold = best_threshold(*self._answered(found, batches))
+        self.threshold = best_threshold(*self._answered(logits, batches))
 
-    def _answered(self, found: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
+    def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
         part: TextPart = self.data.part_of(batches.encoded)
         assert isinstance(part.split, QuestionSplit)
         assert isinstance(part.encoded, Windows)
         answers = best_answers(
             part.split,
             part.encoded,
-            found[:, 0],
-            found[:, 1],
+            logits[:, 0],
+            logits[:, 1],
             n_best=self.config.n_best,
             max_answer_length=self.config.max_answer_length,
             no_answer=self.data.no_answer,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..training.stop import Stop
+from ..training.signals import StopSignals
 from .config import WorkConfig
 from .manifest import Study
 from .status import Progress, interrupted
@@ -34,7 +34,7 @@ def run_pool(study: Study, config: WorkConfig, *, say: Callable[[str], None]) ->
     gpus = config.gpus or visible_gpus()
     running: dict[int, subprocess.Popen[bytes]] = {}
     begun, quick_deaths = {}, 0
-    with Stop() as stop:
+    with StopSignals() as stop:
         try:
             for number in range(config.workers):
                 running[number] = _start(study, config, number, gpus)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..training.stop import Stop
+from ..training.signals import StopSignals
 from .config import WorkConfig
 from .manifest import Study
 from .status import Progress, interrupted
@@ -37,7 +37,7 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
     task = ray.remote(_task).options(
         num_cpus=config.worker_cpus, num_gpus=config.worker_gpus, max_retries=-1, name="capaboost bench work"
     )
-    with Stop() as stop:
+    with StopSignals() as stop:
         try:
             waiting = [task.remote(str(study.path.resolve()), os.getcwd(), options) for _ in range(config.workers)]
             tasks, progress = waiting, Progress(study, say)

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from ..training.stop import Interrupted
+from ..training.signals import Interrupted
 from .lease import Leases
 from .manifest import Study
 from .trial import Trial

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..training.job import binding, plain
+from ..training.job import as_dict, run_identity
 from ..vision.config import TrainConfig
 
 _ID_DIGITS = 12
@@ -51,7 +51,7 @@ class Trial:
 
     def own_options(self) -> dict[str, Any]:
         """The options of its identity that are not at their defaults."""
-        defaults = plain(TrainConfig())
+        defaults = as_dict(TrainConfig())
         return {name: value for name, value in self.identity()["options"].items() if defaults.get(name) != value}
 
     def title(self) -> str:
@@ -63,7 +63,7 @@ class Trial:
 
 def make_trial(config: TrainConfig, **fields: Any) -> Trial:
     """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial."""
-    options = {name: value for name, value in plain(config).items() if name != "output"}
+    options = {name: value for name, value in as_dict(config).items() if name != "output"}
     trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
     return dataclasses.replace(trial, id=digest(trial.identity())[:_ID_DIGITS])
 
@@ -72,7 +72,7 @@ def identity_of(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """What makes a trial another one: options of its run, each with its default where it is lacking, and `fields`."""
     return {
         **fields,
-        "options": {name: value for name, value in binding(config, TrainConfig).items() if name not in _PLACES},
+        "options": {name: value for name, value in run_identity(config, TrainConfig).items() if name not in _PLACES},
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..run import train
-from ..training.stop import Interrupted
+from ..training.signals import Interrupted
 from .lease import Lease, Leases
 from .manifest import Study, run_config
 from .trial import Trial

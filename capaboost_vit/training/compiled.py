@@ -16,7 +16,7 @@ def compiled(model: nn.Module, config: RunConfig) -> Any:
     return torch.compile(model, mode=config.compile_mode) if config.compile else model
 
 
-def answer(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig) -> Tensor:
+def forward(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig) -> Tensor:
     """The model's logits, in mixed precision with `amp`.
 
     Start and end logits of a model for questions come as (B, 2, N), -inf where a text is filled up: else the loss of an

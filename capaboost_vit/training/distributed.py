@@ -21,7 +21,7 @@ _VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """Which of how many processes this one is; `local_rank` counts those of one machine."""
 
     rank: int = 0
@@ -48,14 +48,14 @@ class World:
         return [value for part in found for value in part]
 
 
-def environment_world() -> World:
+def torchrun_group() -> ProcessGroup:
     """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; without it one process."""
     rank, size, local = (int(os.environ.get(name, d)) for name, d in _VARIABLES.items())
-    return World(rank, size, local)
+    return ProcessGroup(rank, size, local)
 
 
 @contextmanager
-def joined(world: World, device: torch.device) -> Iterator[None]:
+def initialized(world: ProcessGroup, device: torch.device) -> Iterator[None]:
     """Connects the processes for the block: nccl between GPUs, gloo elsewhere.
 
     They leave it together, unless one fails: a process whose neighbour hangs up while it still listens may abort.
@@ -73,7 +73,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def share(value: T, world: World) -> T:
+def broadcast(value: T, world: ProcessGroup) -> T:
     """The first process's value, in all of them."""
     if world.size == 1:
         return value
@@ -82,7 +82,7 @@ def share(value: T, world: World) -> T:
     return box[0]
 
 
-def parallel(model: nn.Module, world: World, device: torch.device) -> nn.Module:
+def parallel(model: nn.Module, world: ProcessGroup, device: torch.device) -> nn.Module:
     """The model as it is with one process, else in DistributedDataParallel, which averages gradients over processes.
 
     Buffers are sent around only where batch norms are trained; those of masks and positions never change.
@@ -96,7 +96,7 @@ def parallel(model: nn.Module, world: World, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, **options)
 
 
-def align(model: nn.Module, world: World) -> None:
+def sync_statistics(model: nn.Module, world: ProcessGroup) -> None:
     """Gives all processes the first one's statistics of the batch norms that are trained.
 
     DistributedDataParallel does so only before a forward pass, so that they differ after the last one.

@@ -1,21 +1,19 @@
-"""Outputs of a model on held-out batches, counted or kept."""
+"""Evaluation: outputs of a model on held-out batches, accumulated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.tied import factors_formed_once
-from .compiled import answer
+from .compiled import forward
 from .config import RunConfig
-from .distributed import World
+from .distributed import ProcessGroup
 from .objective import Classification, Objective
-from .stop import Interrupted, Stop
-
-Batch = tuple[Any, Tensor]  # inputs, targets (B, ...)
+from .order import Batch
+from .signals import Interrupted, StopSignals
 
 
 @torch.inference_mode()
@@ -27,13 +25,13 @@ def evaluate(
     prepare: Callable[[Batch], Batch],
     config: RunConfig,
     objective: Objective | None = None,
-    world: World | None = None,
-    stop: Stop | None = None,
+    world: ProcessGroup | None = None,
+    stop: StopSignals | None = None,
     also: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """What the objective's tally finds, over all processes: for a classification the confusion matrix (C, C), int64.
+    """The result of the objective's accumulator over all processes: of a classification the confusion matrix (C, C).
 
-    Of that the trace is the number of right answers, the sum that of all, each example once. Leaves the model in
+    Its trace is the number of right answers, its sum that of all, each example once. Leaves the model in
     evaluation mode. With the tokens of a whole batch the layers are computed with W + dW, as those of a merged model.
 
     Args:
@@ -44,14 +42,14 @@ def evaluate(
         Interrupted: `stop` has noted a signal (looked at only where there is one process).
     """
     model.eval()
-    world = world or World()
-    tally = (objective or Classification()).tally(batches)
+    world = world or ProcessGroup()
+    accumulator = (objective or Classification()).accumulator(batches)
     for batch in batches:
         inputs, targets = prepare(batch)
-        outputs = answer(model, inputs, config)
-        tally.add(outputs, targets)
+        outputs = forward(model, inputs, config)
+        accumulator.add(outputs, targets)
         if also is not None:
             also(outputs, targets)
         if stop and stop.number and world.size == 1:
             raise Interrupted(stop.number, "stopped while evaluating")
-    return tally.result(world)
+    return accumulator.result(world)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .config import RunConfig
-from .distributed import World
+from .distributed import ProcessGroup
 from .objective import Objective
 from .state import State
 
@@ -35,7 +35,7 @@ class Job:
     """A configuration with everything that was built from it."""
 
     config: RunConfig
-    world: World
+    world: ProcessGroup
     title: str  # of pictures
     data: str  # the data set, as people are told
     classes: tuple[str, ...]
@@ -50,9 +50,9 @@ class Job:
     save: Callable[[Path], Path]  # writes what was trained into the folder of a run
     record: dict[str, Any]  # what a run that goes on must have in common with this one
     mix: Callable[[Any], Any] = lambda batch: batch
-    further: dict[str, Any] = field(default_factory=dict)  # more test batches, by name
+    extra_tests: dict[str, Any] = field(default_factory=dict)  # more test batches, by name
     calibrate: Callable[[Tensor, Any], None] | None = None  # with what is found on val, before the test
-    more: dict[str, Any] = field(default_factory=dict)  # goes into result.json, with the record of the data
+    extra_results: dict[str, Any] = field(default_factory=dict)  # goes into result.json, with the record of the data
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -67,7 +67,7 @@ class Job:
                 batches.close()
 
 
-def opening(job: Job) -> Iterator[str]:
+def start_lines(job: Job) -> Iterator[str]:
     """What is said at the start of a run."""
     sizes = ", ".join(f"{name} {size}" for name, size in job.sizes.items())
     trained = sum(p.numel() for p in job.state.trained())
@@ -80,7 +80,7 @@ def opening(job: Job) -> Iterator[str]:
         yield f"warning: {warning}"
 
 
-def plain(config: RunConfig) -> dict[str, Any]:
+def as_dict(config: RunConfig) -> dict[str, Any]:
     """The configuration as YAML and JSON hold it, less what was said of an earlier run in the folder."""
     alone = dataclasses.replace(config, resume=False, overwrite=False, allow_config_change=False)
     values = {field.name: getattr(alone, field.name) for field in dataclasses.fields(alone)}
@@ -89,12 +89,12 @@ def plain(config: RunConfig) -> dict[str, Any]:
     return plain_values
 
 
-def binding(config: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
+def run_identity(config: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
     """The options that decide about weights and table: what a run that goes on must have in common.
 
     Options that the configuration lacks, as it is of an older release, stand at their defaults.
     """
-    values = {**plain(kind()), **config}
+    values = {**as_dict(kind()), **config}
     if values["model"] == str(Path(values["output"]).parent / "dapt" / "model"):  # moves with the run
         values["model"] = "dapt/model"
     return {name: value for name, value in values.items() if name not in _FREE}

@@ -1,4 +1,4 @@
-"""The one training loop: on one process or many, from the first update or any later one, to the same bits."""
+"""The training loop: on one process or many, from the first update or any later one, to the same bits."""
 
 from __future__ import annotations
 
@@ -8,47 +8,33 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
-from .ahead import Ahead
-from .compiled import answer, compiled
-from .distributed import World, align, parallel
+from .compiled import compiled, forward
+from .distributed import ProcessGroup, parallel, sync_statistics
 from .evaluation import evaluate
 from .objective import Classification, Objective
 from .optim import draws_numbers
+from .order import Batch, Update
+from .prefetch import Prefetcher
+from .signals import Interrupted, StopSignals
 from .state import State
-from .stop import Interrupted, Stop
-
-Batch = tuple[Any, Tensor]  # inputs, targets (B, ...)
 
 _MAX_OVERFLOWS = 30  # a scale of 65536 is below 1e-4 by then: it is not the scale
 
 
-class Update(Protocol):
-    """The share of this process in what one step of the optimizer sees; a target of -1 counts for nothing."""
-
-    @property
-    def batches(self) -> Sequence[Batch]: ...  # computed one after the other
-
-    @property
-    def size(self) -> int: ...  # examples of all batches of all processes
-
-    @property
-    def indices(self) -> Sequence[int]: ...  # places in the data set, of this process
-
-
 class Updates(Protocol):
-    """Training data: `len` of one epoch, and an epoch's updates from a given one on."""
+    """Training loader: the number of updates of an epoch as its `len`, and an epoch's updates from a given one on."""
 
     def __len__(self) -> int: ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]: ...
 
 
-class Listener(Protocol):
-    """What is told how far training is: a run's Log, whose libraries a measurement does without."""
+class Logger(Protocol):
+    """Logger of the training loop: a run's Log, or a clock, which does without the libraries of that."""
 
     def start(self, update: int) -> None: ...
 
@@ -60,7 +46,7 @@ class Listener(Protocol):
 
 
 class NotFinite(FloatingPointError):
-    """A loss or gradient that is not finite; `indices` are the places in the data set of the update's examples."""
+    """A loss or gradient that is not finite; `indices` are those of the update's examples in the data set."""
 
     def __init__(self, message: str, indices: Sequence[int]) -> None:
         super().__init__(message)
@@ -73,12 +59,12 @@ def fit(
     val: Iterable[Batch] | None,
     *,
     prepare: Callable[[Batch], Batch],
-    log: Listener,
+    log: Logger,
     objective: Objective | None = None,
     mix: Callable[[Batch], Batch] = lambda batch: batch,
     save: Callable[[State], None] = lambda state: None,
-    stop: Stop | None = None,
-    world: World | None = None,
+    stop: StopSignals | None = None,
+    world: ProcessGroup | None = None,
 ) -> None:
     """Trains from where the state stands to the end; afterwards the model is the chosen one.
 
@@ -89,7 +75,7 @@ def fit(
         objective: None is a classification with the smoothing of the configuration.
         val: validation batches of this process, or None.
         prepare: moves a batch to the device and normalises it there.
-        mix: what else happens to a training batch, such as mixup; may return targets as probabilities (B, C).
+        mix: batch augmentation in training, such as mixup; may return targets as probabilities (B, C).
         save: called after every epoch and every `checkpoint_interval` updates, and before stopping.
         stop: looked at after each update.
 
@@ -99,22 +85,22 @@ def fit(
         Interrupted: `stop` has noted a signal; the state was saved.
     """
     config, progress = state.config, state.progress
-    world, stop = world or World(), stop or Stop()
+    world, stop = world or ProcessGroup(), stop or StopSignals()
     objective = objective or Classification(smoothing=config.smoothing)
     model = compiled(state.model, config)
     state.model.train()
     runner = parallel(model, world, state.device)
     while True:
-        if state.epochs_done > len(progress.rows):
+        if state.epochs_done > len(progress.rows):  # also where a run goes on that stopped while evaluating
             try:
                 _close_epoch(state, model, val, objective, prepare=prepare, log=log, stop=stop, world=world)
             finally:
-                save(state)  # interrupted while evaluating: the epoch is closed when the run goes on
+                save(state)
         if state.is_done:
             break
         state.model.train()
         log.start(progress.update)
-        updates = Ahead(train.epoch(*divmod(progress.update, state.updates_per_epoch)))
+        updates = Prefetcher(train.epoch(*divmod(progress.update, state.updates_per_epoch)))
         for update in updates:
             if progress.update == 0:
                 log.inputs(update.batches[0][0])
@@ -149,8 +135,8 @@ def _step(
     *,
     prepare: Callable[[Batch], Batch],
     mix: Callable[[Batch], Batch],
-    stop: Stop,
-    world: World,
+    stop: StopSignals,
+    world: ProcessGroup,
     meanwhile: Callable[[], None],
 ) -> tuple[dict[str, float], bool]:
     """One step of the optimizer: what is logged of it, and whether any process was asked to stop.
@@ -165,10 +151,11 @@ def _step(
         for i, batch in enumerate(update.batches):
             inputs, targets = mix(prepare(batch))
             last = i == len(update.batches) - 1
+            # gradients are averaged over the processes once per update, in the backward pass of the last batch
             with nullcontext() if last or world.size == 1 else runner.no_sync():
-                outputs = answer(runner, inputs, config)
+                outputs = forward(runner, inputs, config)
                 loss = objective.loss(outputs, targets)
-                # averaged over the processes by DistributedDataParallel
+                # DistributedDataParallel takes the mean over the processes: times their number it is the sum
                 scaler.scale(loss * (world.size / update.size)).backward()
             loss_sum += loss.detach()
             right += objective.right(outputs.detach(), targets)
@@ -178,8 +165,9 @@ def _step(
     if config.clip_grad is not None:
         nn.utils.clip_grads_with_norm_(trained, config.clip_grad, norm)
     sums = world.sum(torch.stack([loss_sum, right, torch.full_like(right, stop.number > 0)]))
-    meanwhile()
-    total, correct, asked, length = torch.cat([sums, norm.detach().float().view(1)]).tolist()  # the one wait
+    meanwhile()  # the device has work in its queue: the CPU makes the next batches before it waits
+    # the only wait for the device: one copy of four numbers
+    total, correct, asked, length = torch.cat([sums, norm.detach().float().view(1)]).tolist()
     finite = math.isfinite(total) and math.isfinite(length)
     progress.overflows = 0 if finite else progress.overflows + 1
     if not finite and (not scaler.is_enabled() or progress.overflows > _MAX_OVERFLOWS):
@@ -191,7 +179,8 @@ def _step(
         )
     values = {"loss": total / update.size, "grad_norm": length, "lr": state.optimizer.param_groups[0]["lr"]}
     if finite:
-        drawing = draws_numbers(state.optimizer)  # and then the same ones in all processes
+        # an optimizer that draws random numbers draws the same ones in all processes, and after a resume
+        drawing = draws_numbers(state.optimizer)
         with seeded("optimizer", config.seed, progress.update, devices=gpu) if drawing else nullcontext():
             scaler.step(state.optimizer)
     scaler.update()
@@ -211,13 +200,13 @@ def _close_epoch(
     objective: Objective,
     *,
     prepare: Callable[[Batch], Batch],
-    log: Listener,
-    stop: Stop,
-    world: World,
+    log: Logger,
+    stop: StopSignals,
+    world: ProcessGroup,
 ) -> None:
     """Evaluates on val where it is due, and adds a row to the table."""
     config, progress = state.config, state.progress
-    align(state.model, world)
+    sync_statistics(state.model, world)
     row: dict[str, Any] = {"epoch": state.epochs_done, "update": progress.update, **progress.means()}
     if not objective.counts_right:
         del row["train_accuracy"]
@@ -225,10 +214,10 @@ def _close_epoch(
         row |= {f"val_{name}": None for name in objective.names}
         if state.epochs_done % config.val_interval == 0 or progress.update == state.updates:
             with state.averaged():
-                found = evaluate(
+                accumulated = evaluate(
                     model, val, prepare=prepare, config=config, objective=objective, world=world, stop=stop
                 )
-            scores = objective.scores(found, val)
+            scores = objective.scores(accumulated, val)
             row |= {f"val_{name}": scores[name] for name in objective.names}
             state.keep_best(scores[objective.names[0]])
     progress.start_epoch()

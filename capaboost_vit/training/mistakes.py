@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distributed import World
+from .distributed import ProcessGroup
 
 
 class Mistakes:
@@ -23,7 +23,7 @@ class Mistakes:
         keep: how many.
     """
 
-    def __init__(self, indices: Sequence[int], world: World, *, keep: int = 24) -> None:
+    def __init__(self, indices: Sequence[int], world: ProcessGroup, *, keep: int = 24) -> None:
         self.indices, self.world, self.keep = indices, world, keep
         self.seen = 0
         self.rows: Tensor | None = None  # (keep, 6): loss, position, label, answer, probabilities of both

@@ -1,4 +1,4 @@
-"""What training makes small, and what evaluation counts."""
+"""Objectives: the loss of training, and the scores of evaluation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .distributed import World
+from .distributed import ProcessGroup
 
 
-class Tally(Protocol):
-    """What is kept of a model's outputs on held-out batches."""
+class Accumulator(Protocol):
+    """Accumulates a model's outputs on held-out batches into one tensor."""
 
     def add(self, outputs: Tensor, targets: Tensor) -> None: ...
 
-    def result(self, world: World) -> Tensor: ...  # over all processes, on the CPU
+    def result(self, world: ProcessGroup) -> Tensor: ...  # over all processes, on the CPU
 
 
 class Objective(Protocol):
-    """A loss, and scores of which a larger one is better."""
+    """Objective: a loss to minimise, and scores to maximise."""
 
     @property
     def names(self) -> tuple[str, ...]: ...  # of the scores; the best epoch is chosen by the first
@@ -33,15 +33,16 @@ class Objective(Protocol):
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor: ...  # how many are answered right
 
-    def tally(self, batches: Any) -> Tally: ...  # for one evaluation on these batches
+    def accumulator(self, batches: Any) -> Accumulator: ...  # a new one for each evaluation
 
-    def scores(self, found: Tensor, batches: Any) -> dict[str, float]: ...  # from what the tally has found
+    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]: ...
 
 
 class Confusion:
-    """The confusion matrix (C, C), int64: how often label i was answered with class j; labels of -1 count for nothing.
+    """Confusion matrix (C, C), int64: how often label i was answered with class j; -1 is the padding label.
 
-    Counted where it was computed, and nothing is waited for: neither a mask nor bincount could do that.
+    Counted on the device without waiting for it, which neither a boolean index nor bincount could do: the shapes of
+    what they return depend on the values.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Confusion:
         counted = (targets >= 0).long()
         self.counts.view(-1).scatter_add_(0, (targets * classes + outputs.argmax(-1)) * counted, counted)
 
-    def result(self, world: World) -> Tensor:
+    def result(self, world: ProcessGroup) -> Tensor:
         """The sum over all processes; (0, 0) of no batch."""
         return torch.zeros(0, 0, dtype=torch.int64) if self.counts is None else world.sum(self.counts).cpu()
 
@@ -66,7 +67,7 @@ def accuracy(confusion: Tensor) -> dict[str, float]:
 
 
 class Classification:
-    """Cross-entropy of logits (B, C) with labels (B,), or with probabilities (B, C); labels of -1 count for nothing.
+    """Cross-entropy of logits (B, C) with labels (B,), or with probabilities (B, C); -1 is the padding label.
 
     Args:
         smoothing: of the labels, in training.
@@ -90,7 +91,7 @@ class Classification:
         return F.cross_entropy(
             outputs.float(),
             targets,
-            ignore_index=-1 if targets.ndim == 1 else -100,
+            ignore_index=-1 if targets.ndim == 1 else -100,  # probabilities have no padding label
             reduction="sum",
             label_smoothing=self.smoothing,
         )
@@ -99,10 +100,10 @@ class Classification:
         """How often the largest logit is that of the (most probable) label."""
         return (outputs.argmax(-1) == (targets if targets.ndim == 1 else targets.argmax(-1))).sum()
 
-    def tally(self, batches: Any) -> Confusion:
-        """Answers are counted."""
+    def accumulator(self, batches: Any) -> Confusion:
+        """Predictions are counted."""
         return Confusion()
 
-    def scores(self, found: Tensor, batches: Any) -> dict[str, float]:
+    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
         """From the confusion matrix."""
-        return dict(self.score(found))
+        return dict(self.score(accumulated))

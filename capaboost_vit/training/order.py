@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
+
+Batch = tuple[Any, Tensor]  # inputs, targets (B, ...)
 
 _CHUNK = 50  # updates among which examples of like length are brought together
 
 
 class Update(NamedTuple):
-    """What one step of the optimizer sees in this process.
+    """Accumulated batches: this process's shard of the examples of one step of the optimizer.
 
-    batches: inputs and targets, computed one after the other. A target that stands for nothing (-1 for a class) is that
-        of an example that stands in where there are fewer examples than processes.
+    batches: computed one after the other. Padding labels (-1 for a class) are those of an example that stands in where
+        there are fewer examples than processes.
     size: examples of the step in all processes.
-    indices: places in the split of this process's examples.
+    indices: of this process's examples in the split.
     """
 
-    batches: list[Any]
+    batches: list[Batch]
     size: int
     indices: list[int]
 

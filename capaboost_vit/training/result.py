@@ -17,18 +17,18 @@ from .. import _version
 from ..core.inject import branches
 from ..io.atomic import write_text
 from ..methods.fold import fold
-from .distributed import World
+from .distributed import ProcessGroup
 from .evaluation import evaluate
 from .figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
-from .job import Job, plain
+from .job import Job, as_dict
 from .log import Log, peak_memory
 from .mistakes import Mistakes
 from .objective import Classification
-from .stop import Stop
+from .signals import StopSignals
 
 
-def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any]:
+def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict[str, Any]:
     """Writes adapter file, pictures and result.json; evaluates on the test split, for the only time.
 
     Reparameterisation MLPs are folded first: what is saved and measured is what can be used.
@@ -54,7 +54,7 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
         job.calibrate(evaluate(model, job.val, **settings), job.val)
     found: Tensor | None = None
     shown = "test"
-    tests = {"test": job.test, **job.further} if job.test is not None else {}
+    tests = {"test": job.test, **job.extra_tests} if job.test is not None else {}
     classifies = job.test is not None and isinstance(job.objective, Classification)
     mistakes = Mistakes(job.test.indices, world) if classifies else None  # type: ignore[union-attr]
     for name, batches in tests.items():
@@ -99,8 +99,8 @@ def conclude(job: Job, folder: RunFolder, log: Log, stop: Stop) -> dict[str, Any
         "method": methods,
         "parameters": trained,
         "adapter_bytes": _size(saved),
-        "data": {"spec": config.data, **job.record["data"], **job.more},
-        "config": plain(config),
+        "data": {"spec": config.data, **job.record["data"], **job.extra_results},
+        "config": as_dict(config),
         "machine": machine(state.device, world),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -133,7 +133,7 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
-def machine(device: torch.device, world: World) -> dict[str, Any]:
+def machine(device: torch.device, world: ProcessGroup) -> dict[str, Any]:
     """Device, threads, processes and versions: what decides about the last bits of a result."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {

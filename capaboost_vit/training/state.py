@@ -1,4 +1,4 @@
-"""All that changes while a model is trained, as one thing that can be saved and put back."""
+"""Training state: all that changes while a model is trained, saved and restored as one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Progress:
 
 
 def _laid_out_as(weight: Tensor, value: Any) -> Any:
-    """The value with the strides of a weight of its shape: files have none, and fused kernels go by them."""
+    """Memory format: the value with the strides of a weight of its shape; files have none, fused kernels need them."""
     if not isinstance(value, Tensor) or value.shape != weight.shape or value.stride() == weight.stride():
         return value
     return torch.empty_like(weight, dtype=value.dtype).copy_(value)
@@ -108,8 +108,8 @@ class State:
     @property
     def epochs_done(self) -> int:
         """Epochs whose updates are done; the last may be cut short by `max_steps`."""
-        whole, rest = divmod(self.progress.update, self.updates_per_epoch)
-        return whole + (rest > 0 and self.progress.update >= self.updates)
+        full, rest = divmod(self.progress.update, self.updates_per_epoch)
+        return full + (rest > 0 and self.progress.update >= self.updates)
 
     @property
     def is_done(self) -> bool:
@@ -152,19 +152,18 @@ class State:
 
     def unpack(self, tree: dict[str, Any]) -> None:
         """Puts back what `pack` gave. Raises CheckpointError if it is of another model or optimizer."""
-        own = changing(self.model)
-        found = {name: tuple(t.shape) for name, t in tree["model"].items()}
-        if found != {name: tuple(t.shape) for name, t in own.items()}:
-            differing = sorted(set(found.items()) ^ {(n, tuple(t.shape)) for n, t in own.items()})
-            raise CheckpointError(f"the checkpoint is of another model: {differing[0][0]} differs")
-        put(own, tree["model"])
-        given = [{name: group[name] for name in _GIVEN if name in group} for group in self.optimizer.param_groups]
+        live = changing(self.model)
+        shapes, stored_shapes = ({(n, tuple(t.shape)) for n, t in model.items()} for model in (live, tree["model"]))
+        if shapes != stored_shapes:
+            raise CheckpointError(f"the checkpoint is of another model: {min(shapes ^ stored_shapes)[0]} differs")
+        put(live, tree["model"])
+        configured = [{name: group[name] for name in _GIVEN if name in group} for group in self.optimizer.param_groups]
         stored = tree["optimizer"]["param_groups"]
-        if len(stored) != len(given):
+        if len(stored) != len(configured):
             raise CheckpointError("the checkpoint is of another optimizer: it groups the weights otherwise")
-        # options are those of the configuration, which may have been changed; known while loading, as a fused
+        # the options of the configuration win, as it may have been changed; they are put in before loading, as a fused
         # optimizer counts its steps on the device of the weights
-        groups = [{**group, **options} for group, options in zip(stored, given, strict=True)]
+        groups = [{**group, **options} for group, options in zip(stored, configured, strict=True)]
         self.optimizer.load_state_dict({**tree["optimizer"], "param_groups": groups})
         for weight in self.trained():
             for name, value in self.optimizer.state.get(weight, {}).items():

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..io.sealed import digest
-from ..training.distributed import World
-from ..training.job import Job, binding, plain
+from ..training.distributed import ProcessGroup
+from ..training.job import Job, as_dict, run_identity
 from ..training.objective import Classification
 from ..training.state import State
 from .adapters import save_adapter
@@ -20,7 +20,7 @@ from .data import ImageData, few_shot, open_data, unreadable
 from .mix import make_mix
 
 
-def build_image_job(config: TrainConfig, world: World, device: torch.device) -> Job:
+def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.device) -> Job:
     """Builds everything but the folder, so that a mistake shows before anything is written.
 
     Raises:
@@ -92,13 +92,13 @@ def build_image_job(config: TrainConfig, world: World, device: torch.device) -> 
             model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
         ),
         record={
-            "config": binding(plain(config), TrainConfig),
+            "config": run_identity(as_dict(config), TrainConfig),
             "processes": world.size,
             "device": device.type,
             "data": {"classes": len(data.classes), "splits": splits},
             "base": digest(frozen),
         },
-        more={"bad_images": bad_images},
+        extra_results={"bad_images": bad_images},
         warnings=_warnings(config, bad_images),
     )
 

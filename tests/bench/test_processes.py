@@ -18,7 +18,7 @@ from capaboost_vit.bench.processes import Case, cases_of, measure_processes, tor
 from capaboost_vit.bench.report import table_of
 from capaboost_vit.bench.timing import Budget
 from capaboost_vit.bench.worker import work
-from capaboost_vit.training.distributed import World
+from capaboost_vit.training.distributed import ProcessGroup
 
 TINY = {
     "model": "vit_tiny_capaboost_lora",
@@ -122,7 +122,7 @@ def test_the_first_error_is_the_reason(said, reason):
 
 def test_all_images_are_read_before_the_first_update():
     config = settings(ProcessesConfig(**TINY), batch_size=6)
-    run = build_run(config, torch.device("cpu"), classes=3, images=20, world=World(1, 2))
+    run = build_run(config, torch.device("cpu"), classes=3, images=20, world=ProcessGroup(1, 2))
     read_all(run.train)
     assert run.train.cache.filled == {*range(20)}
 
@@ -168,13 +168,13 @@ import sys
 import torch.distributed as dist
 from capaboost_vit.bench.loop import build_run, settings
 from capaboost_vit.bench.loop_config import ProcessesConfig
-from capaboost_vit.training.distributed import World, parallel
+from capaboost_vit.training.distributed import ProcessGroup, parallel
 import torch
 
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/store", rank=0, world_size=1)
 config = settings(ProcessesConfig(**eval(sys.argv[2])), batch_size=6)
 run = build_run(config, torch.device("cpu"), classes=3, images=6)
-model = parallel(run.state.model, World(0, 2), torch.device("cpu"))
+model = parallel(run.state.model, ProcessGroup(0, 2), torch.device("cpu"))
 sizes = []
 
 def reduce(state, bucket):

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from capaboost_vit import run as run_module
 from capaboost_vit.io.sealed import read_sealed
 from capaboost_vit.training import checkpoint
-from capaboost_vit.training.stop import Interrupted
+from capaboost_vit.training.signals import Interrupted
 
 NURSERY = Path(__file__).with_name("nursery.py")
 OPTIONS = {
@@ -220,7 +220,7 @@ def words(options):
 
 
 class StopAt:
-    """Stands in for Stop: a signal comes when it has been looked at so often."""
+    """Stands in for StopSignals: a signal comes when it has been looked at so often."""
 
     def __init__(self, looks):
         self.looks = looks
@@ -239,7 +239,7 @@ class StopAt:
 
 @pytest.fixture(scope="session")
 def stop_at():
-    """What stands in for Stop."""
+    """What stands in for StopSignals."""
     return StopAt
 
 
@@ -253,7 +253,7 @@ def in_pieces(monkeypatch):
         looks = more = 0
         while True:
             with monkeypatch.context() as patch:
-                patch.setattr(run_module, "Stop", lambda looks=looks + more: StopAt(looks))
+                patch.setattr(run_module, "StopSignals", lambda looks=looks + more: StopAt(looks))
                 try:
                     run_module.train(configure(sum(stops.values())))
                     return stops

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from capaboost_vit.io.sealed import write_sealed
 from capaboost_vit.run import train
 from capaboost_vit.training.checkpoint import FORMAT, CheckpointError
-from capaboost_vit.training.stop import Interrupted
+from capaboost_vit.training.signals import Interrupted
 from capaboost_vit.vision.config import TrainConfig
 
 
@@ -117,7 +117,7 @@ def stopped(tmp_path_factory, stop_at):
     }
     train(TrainConfig(**options, output=str(folder / "whole")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("capaboost_vit.run.Stop", lambda: stop_at(5))  # one look is in the first evaluation
+        patch.setattr("capaboost_vit.run.StopSignals", lambda: stop_at(5))  # one look is in the first evaluation
         with pytest.raises(Interrupted):
             train(TrainConfig(**options, output=str(folder / "stopped")))
     return folder / "stopped", options, folder / "whole"

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from capaboost_vit import run as run_module
 from capaboost_vit.run import train
 from capaboost_vit.training import job
-from capaboost_vit.training.distributed import World
-from capaboost_vit.training.job import binding
+from capaboost_vit.training.distributed import ProcessGroup
+from capaboost_vit.training.job import run_identity
 from capaboost_vit.vision.config import TrainConfig
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -106,13 +106,13 @@ def test_a_run_of_a_release_with_fewer_options_goes_on(material, tmp_path, monke
     def older(config):
         return {
             name: value
-            for name, value in binding(config, TrainConfig).items()
+            for name, value in run_identity(config, TrainConfig).items()
             if name not in ("compile_mode", "channels_last")
         }
 
     options = {"output": str(tmp_path / "run")}
     with monkeypatch.context() as patch:
-        patch.setattr(job, "binding", older)
+        patch.setattr(job, "run_identity", older)
         train(configure(material, **options))
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(ValueError, match="channels_last: false -> true"):
@@ -145,7 +145,7 @@ def test_other_base_weights_at_the_same_path_are_named_and_refused(place, materi
 
 def test_another_number_of_processes_is_named_and_refused(place, material, monkeypatch):
     build = run_module.build_job
-    monkeypatch.setattr(run_module, "build_job", lambda config, _, device: build(config, World(0, 2), device))
+    monkeypatch.setattr(run_module, "build_job", lambda config, _, device: build(config, ProcessGroup(0, 2), device))
     with pytest.raises(ValueError, match="processes: 1 -> 2"):
         resume(place, material)
 

@@ -6,7 +6,7 @@ import pytest
 
 from capaboost_vit import run
 from capaboost_vit.run import train
-from capaboost_vit.training.stop import Interrupted
+from capaboost_vit.training.signals import Interrupted
 from capaboost_vit.vision.config import TrainConfig
 
 OPTIONS = {
@@ -76,7 +76,7 @@ def test_a_run_stopped_once_after_any_update_ends_with_the_same_bits(lab, tmp_pa
         output = tmp_path / str(update)
         with monkeypatch.context() as patch:
             evaluations = 3 * (update > whole["updates"] // 2)  # looked at once per batch, three in the first epoch
-            patch.setattr(run, "Stop", lambda looks=update - 1 + evaluations: stop_at(looks))
+            patch.setattr(run, "StopSignals", lambda looks=update - 1 + evaluations: stop_at(looks))
             with pytest.raises(Interrupted, match=f"after update {update};"):
                 train(TrainConfig(**OPTIONS, output=str(output)))
         train(TrainConfig(**OPTIONS, output=str(output), resume=True))

@@ -15,8 +15,8 @@ import torch
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.run import train
 from capaboost_vit.training import job
-from capaboost_vit.training.job import binding
-from capaboost_vit.training.stop import Interrupted
+from capaboost_vit.training.job import run_identity
+from capaboost_vit.training.signals import Interrupted
 
 DROPOUT = {"name": "lora", "dropout": 0.1}
 METHODS = {
@@ -84,7 +84,7 @@ def test_stages_stopped_at_every_update_end_with_the_same_bits(lab, text_materia
 
 
 def test_a_stage_that_is_stopped_says_how_to_go_on(text_material, tmp_path, monkeypatch, stop_at):
-    monkeypatch.setattr("capaboost_vit.run.Stop", lambda: stop_at(1))
+    monkeypatch.setattr("capaboost_vit.run.StopSignals", lambda: stop_at(1))
     config = texts.configure(text_material, "pairs", tmp_path / "run", tapt_epochs=1)
     with pytest.raises(Interrupted, match=r"update 2 in .*tapt; go on with the same command and --resume") as stopped:
         train(config)
@@ -93,7 +93,7 @@ def test_a_stage_that_is_stopped_says_how_to_go_on(text_material, tmp_path, monk
 
 
 def test_a_run_that_is_stopped_says_what_to_type(text_material, tmp_path, monkeypatch, stop_at):
-    monkeypatch.setattr("capaboost_vit.run.Stop", lambda: stop_at(1))
+    monkeypatch.setattr("capaboost_vit.run.StopSignals", lambda: stop_at(1))
     with pytest.raises(Interrupted, match=r"go on with: capaboost train-text --config .*config\.yaml' --resume"):
         train(texts.configure(text_material, "pairs", tmp_path / "a run", epochs=1))
 
@@ -226,12 +226,12 @@ def test_other_contents_at_the_same_path_are_named_and_refused(stopped, text_mat
 
 def test_a_run_of_a_release_with_fewer_options_goes_on(text_material, tmp_path, monkeypatch):
     def older(config, kind):
-        return {name: value for name, value in binding(config, kind).items() if name not in ("stride", "mlm_lr")}
+        return {name: value for name, value in run_identity(config, kind).items() if name not in ("stride", "mlm_lr")}
 
     config = texts.configure(text_material, "pairs", tmp_path / "run", **{**SHORT, "stride": 128})
     with monkeypatch.context() as patch:
-        patch.setattr(job, "binding", older)
-        patch.setattr("capaboost_vit.nlu.job.binding", older)
+        patch.setattr(job, "run_identity", older)
+        patch.setattr("capaboost_vit.nlu.job.run_identity", older)
         train(config)
     (tmp_path / "run" / "result.json").unlink()
     assert train(TextConfig(**{**vars(config), "resume": True}))["epochs"] == 2

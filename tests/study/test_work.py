@@ -17,7 +17,7 @@ from capaboost_vit.study.config import BenchRunConfig
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.plan import final_trials
 from capaboost_vit.study.work import work
-from capaboost_vit.training.stop import Interrupted
+from capaboost_vit.training.signals import Interrupted
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import yaml
 
 from capaboost_vit.io.options import option
 from capaboost_vit.methods import METHODS
-from capaboost_vit.training.job import binding, plain
+from capaboost_vit.training.job import as_dict, run_identity
 from capaboost_vit.vision.config import TrainConfig
 
 
@@ -110,33 +110,33 @@ def test_a_configuration_survives_yaml():
     config = TrainConfig(
         method={"rank": 3, "targets": ["query"]}, model_kwargs={"depth": 1}, scale=(0.5, 1.0), no_aug=False
     )
-    read = yaml.safe_load(yaml.safe_dump(plain(config)))
+    read = yaml.safe_load(yaml.safe_dump(as_dict(config)))
     assert TrainConfig(**{**read, "scale": tuple(read["scale"]), "ratio": tuple(read["ratio"])}) == config
 
 
 def test_what_was_said_of_an_earlier_run_is_not_stored():
     config = TrainConfig(overwrite=True, allow_config_change=True)
-    assert plain(config) == plain(TrainConfig(resume=True)) == plain(TrainConfig())
+    assert as_dict(config) == as_dict(TrainConfig(resume=True)) == as_dict(TrainConfig())
     assert config.overwrite
 
 
 def test_options_that_change_nothing_of_the_result_do_not_bind():
     free = {"output": "x", "workers": 3, "checkpoint_interval": 7, "data_dir": "y", "data_download": True}
     free["cache"] = "none"
-    assert binding(plain(TrainConfig(**free)), TrainConfig) == binding(plain(TrainConfig()), TrainConfig)
+    assert run_identity(as_dict(TrainConfig(**free)), TrainConfig) == run_identity(as_dict(TrainConfig()), TrainConfig)
     for name, value in {"lr": 1.0, "log_interval": 3, "epochs": 7, "select": "best", "data": "x", "seed": 1}.items():
-        assert binding(plain(TrainConfig(**{name: value})), TrainConfig) != binding(
-            plain(TrainConfig()), TrainConfig
+        assert run_identity(as_dict(TrainConfig(**{name: value})), TrainConfig) != run_identity(
+            as_dict(TrainConfig()), TrainConfig
         ), name
 
 
 def test_options_that_a_stored_configuration_lacks_stand_at_their_defaults():
-    stored = plain(TrainConfig(lr=0.5))
+    stored = as_dict(TrainConfig(lr=0.5))
     older = {name: value for name, value in stored.items() if name not in ("compile_mode", "channels_last")}
     assert (
-        binding(older, TrainConfig)
-        == binding(stored, TrainConfig)
-        != binding(plain(TrainConfig(lr=0.5, channels_last=True)), TrainConfig)
+        run_identity(older, TrainConfig)
+        == run_identity(stored, TrainConfig)
+        != run_identity(as_dict(TrainConfig(lr=0.5, channels_last=True)), TrainConfig)
     )
 
 

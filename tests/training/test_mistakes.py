@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import Fixed, small
 
-from capaboost_vit.training.distributed import World
+from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.mistakes import Mistakes
 from capaboost_vit.vision.config import TrainConfig
@@ -19,7 +19,7 @@ LOGITS = 3 * torch.randn(COUNT, CLASSES, generator=DRAW)
 LABELS = torch.randint(CLASSES, (COUNT,), generator=DRAW)
 
 
-class Two(World):
+class Two(ProcessGroup):
     """One of two processes, which hears what the other one says."""
 
     def gather(self, values):
@@ -51,7 +51,7 @@ def check(found, expected):
 @pytest.mark.parametrize("keep", [1, 7, 24, 100])
 @pytest.mark.parametrize("size", [1, 16, 40])
 def test_the_worst_mistakes_are_those_of_a_loop_whatever_the_batches(keep, size):
-    check(filled(Mistakes(range(COUNT), World(), keep=keep), range(COUNT), size).result(), naive(keep))
+    check(filled(Mistakes(range(COUNT), ProcessGroup(), keep=keep), range(COUNT), size).result(), naive(keep))
 
 
 def test_two_processes_find_what_one_finds():
@@ -66,29 +66,29 @@ def test_two_processes_find_what_one_finds():
 
 def test_batches_in_an_order_of_their_own_say_the_places():
     indices = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1)).tolist()
-    check(filled(Mistakes(indices, World(), keep=9), indices, 7).result(), naive(9))
+    check(filled(Mistakes(indices, ProcessGroup(), keep=9), indices, 7).result(), naive(9))
 
 
 def test_right_answers_stand_ins_and_answers_that_are_no_number_are_no_mistakes():
     right = torch.eye(3)
     nothing = torch.tensor([[0.0, math.nan, 0.0]])
-    mistakes = Mistakes(range(9), World())
+    mistakes = Mistakes(range(9), ProcessGroup())
     mistakes.add(right, torch.arange(3))
     mistakes.add(right, torch.full((3,), -1))
     mistakes.add(nothing, torch.tensor([0]))
     assert mistakes.result() == []
-    assert Mistakes(range(9), World()).result() == []
+    assert Mistakes(range(9), ProcessGroup()).result() == []
 
 
 def test_of_equal_losses_the_first_in_the_split_comes_first():
-    mistakes = Mistakes(range(10), World(), keep=3)
+    mistakes = Mistakes(range(10), ProcessGroup(), keep=3)
     for size in (2, 3, 5):
         mistakes.add(torch.tensor([[1.0, 0.0]]).repeat(size, 1), torch.ones(size, dtype=torch.int64))
     assert [row["place"] for row in mistakes.result()] == [0, 1, 2]
 
 
 def test_they_are_noted_beside_the_count_which_stays_what_it_is():
-    mistakes = Mistakes(range(21), World(), keep=100)
+    mistakes = Mistakes(range(21), ProcessGroup(), keep=100)
     options = {"prepare": lambda batch: batch, "config": TrainConfig()}
     model = small()
     found = evaluate(model, Fixed((8, 8, 5)), also=mistakes.add, **options)

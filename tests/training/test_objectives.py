@@ -11,8 +11,8 @@ from torch import nn
 
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.objectives import MaskedTokens, Outputs, Regression, Spans, TokenCounts
-from capaboost_vit.training.compiled import answer
-from capaboost_vit.training.distributed import World
+from capaboost_vit.training.compiled import forward
+from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.objective import Classification, Confusion
 
 CLASSES, TOKENS, WORDS, COUNT = 3, 7, 11, 6
@@ -141,12 +141,12 @@ def test_the_tally_leaves_out_what_stands_in(kind):
     objective, (outputs, targets), _, nothing = CASES[kind]
     hidden = targets.clone()
     hidden[[0, 3]] = nothing
-    found = objective.tally(Given([1, 2, 4, 5]))
+    found = objective.accumulator(Given([1, 2, 4, 5]))
     found.add(outputs[:3], hidden[:3])
     found.add(outputs[3:], hidden[3:])
-    expected = objective.tally(Given([1, 2, 4, 5]))
+    expected = objective.accumulator(Given([1, 2, 4, 5]))
     expected.add(outputs[[1, 2, 4, 5]], targets[[1, 2, 4, 5]])
-    torch.testing.assert_close(found.result(World()), expected.result(World()))
+    torch.testing.assert_close(found.result(ProcessGroup()), expected.result(ProcessGroup()))
 
 
 # right answers
@@ -173,8 +173,8 @@ def test_a_confusion_matrix_is_scikit_learns():
     tally = Confusion()
     tally.add(outputs, targets)
     expected = confusion_matrix(targets, outputs.argmax(-1), labels=range(CLASSES))
-    assert tally.result(World()).tolist() == expected.tolist()
-    assert CASES["classification"][0].scores(tally.result(World()), None) == pytest.approx(
+    assert tally.result(ProcessGroup()).tolist() == expected.tolist()
+    assert CASES["classification"][0].scores(tally.result(ProcessGroup()), None) == pytest.approx(
         {"accuracy": 100 * (outputs.argmax(-1) == targets).float().mean().item()}
     )
 
@@ -201,7 +201,7 @@ def test_outputs_come_in_the_order_of_the_split_filled_up_with_nothing(order):
     tally = Outputs(Given(order))
     for part, width in ((order[:2], TOKENS), (order[2:5], TOKENS - 2), (order[5:], 1)):
         tally.add(outputs[part][..., :width], targets[part])
-    found = tally.result(World())
+    found = tally.result(ProcessGroup())
     assert found.shape == (COUNT, 2, TOKENS)
     widths = dict(zip(order, [TOKENS] * 2 + [TOKENS - 2] * 3 + [1], strict=True))
     for i in range(COUNT):
@@ -213,9 +213,9 @@ def test_scores_of_a_regression_see_one_number_for_each_example():
     seen = {}
     objective = Regression(score=lambda found, batches: seen.update(found=found, batches=batches) or {}, names=("x",))
     batches = Given([1, 0])
-    tally = objective.tally(batches)
+    tally = objective.accumulator(batches)
     tally.add(torch.tensor([[5.0], [7.0]]), torch.tensor([-1.0, -100.0]))  # scores like any others
-    assert objective.scores(tally.result(World()), batches) == {}
+    assert objective.scores(tally.result(ProcessGroup()), batches) == {}
     assert seen["found"].tolist() == [7.0, 5.0]
     assert seen["batches"] is batches
 
@@ -228,8 +228,8 @@ def test_tokens_are_counted_over_all_batches():
     asked = targets >= 0
     right = ((outputs.argmax(-1) == targets) & asked).sum().item()
     losses = [cross_entropy(outputs[i, j], targets[i, j]) for i, j in asked.nonzero().tolist()]
-    assert tally.result(World()).tolist() == pytest.approx([right, len(losses), sum(losses)])
-    scores = objective.scores(tally.result(World()), None)
+    assert tally.result(ProcessGroup()).tolist() == pytest.approx([right, len(losses), sum(losses)])
+    scores = objective.scores(tally.result(ProcessGroup()), None)
     assert tuple(scores) == objective.names
     assert scores["accuracy"] == pytest.approx(100 * right / len(losses))
     assert scores["log_likelihood"] == pytest.approx(-sum(losses) / len(losses))
@@ -261,11 +261,11 @@ class Answers(nn.Module):
 def test_starts_and_ends_are_one_tensor_without_what_is_filled_up():
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
     start, end = draw(2, 3), draw(2, 3)
-    found = answer(Answers(start_logits=start, end_logits=end), {"attention_mask": mask}, TextConfig())
+    found = forward(Answers(start_logits=start, end_logits=end), {"attention_mask": mask}, TextConfig())
     assert torch.equal(found[0], torch.stack([start[0], end[0]]))
     assert found[1].tolist() == [[start[1, 0], -torch.inf, -torch.inf], [end[1, 0], -torch.inf, -torch.inf]]
     logits = draw(2, 3)
-    assert answer(Answers(logits=logits), {"attention_mask": mask}, TextConfig()) is logits
+    assert forward(Answers(logits=logits), {"attention_mask": mask}, TextConfig()) is logits
 
 
 def test_the_loss_of_a_question_does_not_depend_on_how_far_it_is_filled_up():
@@ -274,6 +274,6 @@ def test_the_loss_of_a_question_does_not_depend_on_how_far_it_is_filled_up():
     for more in (0, 4):
         filled = [torch.cat([logits, draw(1, more)], 1) for logits in (start, end)]
         mask = (torch.arange(3 + more) < 3).long().unsqueeze(0)
-        outputs = answer(Answers(start_logits=filled[0], end_logits=filled[1]), {"attention_mask": mask}, TextConfig())
+        outputs = forward(Answers(start_logits=filled[0], end_logits=filled[1]), {"attention_mask": mask}, TextConfig())
         losses.append(CASES["questions"][0].loss(outputs, target))
     torch.testing.assert_close(*losses)

@@ -113,7 +113,7 @@ import timm, torch
 import torch.distributed as dist
 import capaboost_vit
 from capaboost_vit.vision.config import TrainConfig
-from capaboost_vit.training.distributed import environment_world, joined
+from capaboost_vit.training.distributed import initialized, torchrun_group
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.loop import fit
 from capaboost_vit.training.state import State
@@ -121,7 +121,7 @@ from toys import Records, Step
 
 method, device = sys.argv[1], torch.device("cpu")
 torch.set_num_threads(1)
-world = environment_world()
+world = torchrun_group()
 draw = torch.Generator().manual_seed(0)
 size = 64 if method == "full" else 32  # a batch norm wants more than one value per channel
 images = torch.randn(9, 3, size, size, generator=draw)
@@ -151,7 +151,7 @@ class Val:
         return iter([self.batch])
 
 
-with joined(world, device):
+with initialized(world, device):
     torch.manual_seed(5)
     if method == "full":
         model = timm.create_model("test_resnet", num_classes=3)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it ends after the update at hand, with a checkpoint."""
+"""Signal handling: a run that is asked to stop ends after the update at hand, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Interrupted(Exception):
         self.exit_code = 130 if number == signal.SIGINT else 143
 
 
-class Stop:
-    """Notes SIGINT, SIGTERM and SIGUSR1 while its block runs; a second signal changes nothing.
+class StopSignals:
+    """Signal handler: notes SIGINT, SIGTERM and SIGUSR1 while its block runs; a second signal changes nothing.
 
     Outside the main thread, where Python takes no handlers, it notes nothing.
     """
@@ -32,7 +32,7 @@ class Stop:
         self.number = 0
         self.before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self

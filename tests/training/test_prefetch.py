@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toys import Fixed, begin, go_on, largest_difference, small, state, train
 
-from capaboost_vit.training.ahead import Ahead
+from capaboost_vit.training.prefetch import Prefetcher
 
 
 def counted(made, *, fail_at=None):
@@ -18,7 +18,7 @@ def counted(made, *, fail_at=None):
 
 @pytest.mark.parametrize("fetches", [0, 1, 3])
 def test_items_come_once_and_in_order_however_often_they_are_fetched(fetches):
-    ahead, found = Ahead(counted([])), []
+    ahead, found = Prefetcher(counted([])), []
     for item in ahead:
         found.append(item)
         for _ in range(fetches):
@@ -30,7 +30,7 @@ def test_items_come_once_and_in_order_however_often_they_are_fetched(fetches):
 
 def test_an_item_is_made_when_it_is_fetched_and_not_before():
     made = []
-    ahead = Ahead(counted(made))
+    ahead = Prefetcher(counted(made))
     assert made == []
     ahead.fetch()
     assert made == [0]
@@ -39,7 +39,7 @@ def test_an_item_is_made_when_it_is_fetched_and_not_before():
 
 
 def test_a_failure_comes_in_its_turn():
-    ahead = Ahead(counted([], fail_at=1))
+    ahead = Prefetcher(counted([], fail_at=1))
     assert next(ahead) == 0
     ahead.fetch()
     ahead.fetch()

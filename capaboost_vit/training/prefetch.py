@@ -1,4 +1,4 @@
-"""An iterator that is one item ahead: what comes next is made while the device computes."""
+"""Prefetching: the next item of an iterator is made while the device computes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Iterator[T], Generic[T]):
-    """The same items in the same order, of which the next can be fetched before it is asked for.
+class Prefetcher(Iterator[T], Generic[T]):
+    """Prefetching iterator: the same items in the same order, of which the next can be fetched before it is asked for.
 
     An exception that fetching raises, the end among them, is raised when the item is asked for: what comes before it is
     worked on to its end.
