@@ -563,7 +563,7 @@ def test_the_stored_configuration_of_texts_can_be_run_again(call, text_material,
 @pytest.mark.parametrize(
     ("kind", "arguments", "text"),
     [
-        ("pairs", ["--task", "rtee"], "there is no task 'rtee'; did you mean rte? The tasks: cola, sst2"),
+        ("pairs", ["--task", "rtee"], "there is no task 'rtee' (did you mean 'rte'?); the tasks: cola, sst2"),
         ("pairs", ["--task", "chemprot", "--data", "hub"], "task chemprot has no data set on the hub that we know of"),
         ("pairs", ["--data", "not there"], "no data at 'not there': give a folder, or a file (.tsv, .csv, .jsonl)"),
         ("pairs", ["--task", "qnli", "--protocol", "own"], "has no column 'question'; it has: index, sentence1"),

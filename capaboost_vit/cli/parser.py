@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..io.options import nearest
 from ..methods.config import CONFIGS, LISTS
 
 # what stands for the dot of `method.rank` in `--set.method.rank` between the command line and `entries`
@@ -79,10 +79,10 @@ class Parser(ArgumentParser):
         names = {option.strip("-").replace("-", "_"): option for option in self._option_string_actions}
         name = wrong[2].replace("-", "_")
         longer = [known for known in names if known.startswith(name)]
-        near = longer or difflib.get_close_matches(name, names, cutoff=0.7)
-        if not near:
+        near = longer[0] if longer else nearest(name, names, cutoff=0.7)
+        if near is None:
             return ""
-        return f" (did you mean {names[near[0]] if '--' in wrong[1] else repr(near[0])}?)"
+        return f" (did you mean {names[near] if '--' in wrong[1] else repr(near)}?)"
 
 
 def entries(given: Mapping[str, Any]) -> dict[str, Any]:

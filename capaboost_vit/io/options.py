@@ -1,29 +1,137 @@
-"""Dataclass fields that carry their own help text, and whether a value is of a field's type."""
+"""Options as dataclass fields: their help, type, range and choices in one place, and the one check of them all."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import functools
 import typing
-from dataclasses import field
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with a default (copied, if it is a dict) and the help text of the command line."""
-    metadata = {"help": help}
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    choices: Iterable[str] = (),
+) -> Any:
+    """A dataclass field with a default (copied, if it is a dict), the help of the command line, and its valid values.
+
+    None is valid where the type says so; of a tuple each item has to be in the range, or among the choices.
+
+    Args:
+        low: the least value. above: a bound that is not reached itself. high, below: likewise from the other side.
+        choices: the words to choose from, where the type is no Literal that names them.
+    """
+    valid = {"low": low, "above": above, "high": high, "below": below, "choices": tuple(choices)}
+    metadata = {"help": help, **valid}
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag(name: str) -> str:
+    """A field as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_options(config: Any, what: Callable[[str], str] = flag) -> None:
+    """Checks the fields of a dataclass that `option` made; one that is defined anew keeps the range of its base class.
+
+    Args:
+        what: how messages name a field.
+
+    Raises:
+        TypeError: a value is not of its field's type. ValueError: it is out of range, or none of the choices.
+    """
+    for cls in filter(dataclasses.is_dataclass, type(config).__mro__):
+        hints = _hints(cls)
+        for field in dataclasses.fields(cls):
+            check_value(what(field.name), getattr(config, field.name), hints[field.name], field.metadata)
+
+
+def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> None:
+    """Checks a value against the type and the metadata of a field, as `check_options` does."""
+    choices = valid.get("choices") or _literals(hint)
+    if value is None or not choices:
+        check_type(what, value, hint)
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if item is None:
+            continue
+        if choices and item not in choices:
+            listed = f"{', '.join(choices[:-1])} or {choices[-1]}" if choices[1:] else choices[0]
+            raise ValueError(f"{what} must be {listed}, got {item!r}")
+        if isinstance(item, Real) and not _in_range(item, valid):
+            raise ValueError(f"{what} must {_range_in_words(valid)}, got {item}")
 
 
 def check_type(what: str, value: Any, hint: Any) -> None:
     """Raises TypeError if a value is of none of a field's types; an integer, numpy's too, is also a float."""
     if not _fits(value, hint):
-        raise TypeError(f"{what} must be {_in_words(hint)}, got {value!r}")
+        raise TypeError(f"{what} must be {_type_in_words(hint)}, got {value!r}")
+
+
+def suggest(word: Any, choices: Iterable[Any], *, cutoff: float = 0.6) -> str:
+    """` (did you mean 'x'?)` with the choice most like a misspelt word; nothing where none is like it.
+
+    Args:
+        cutoff: how like it has to be, from 0 to 1, as in difflib.
+    """
+    near = nearest(word, choices, cutoff=cutoff)
+    return "" if near is None else f" (did you mean {near!r}?)"
+
+
+def nearest(word: Any, choices: Iterable[Any], *, cutoff: float = 0.6) -> str | None:
+    """The choice most like a misspelt word, whatever the case of its letters; None where none is like it."""
+    by_lower = {str(choice).lower(): str(choice) for choice in choices}
+    near = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Evaluating the annotations of a configuration takes about a millisecond: once is enough."""
+    return typing.get_type_hints(cls)
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    """The words of a Literal, alone or in a union."""
+    kinds = typing.get_args(hint)
+    return kinds if typing.get_origin(hint) is Literal else next((k for k in map(_literals, kinds) if k), ())
+
+
+def _in_range(value: Any, valid: Mapping[str, Any]) -> bool:
+    low, above, high, below = (valid.get(name) for name in ("low", "above", "high", "below"))
+    # each comparison is false of NaN, which so is in no range
+    return (
+        (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+        and (below is None or value < below)
+    )
+
+
+def _range_in_words(valid: Mapping[str, Any]) -> str:
+    low, above, high, below = (valid.get(name) for name in ("low", "above", "high", "below"))
+    if high is None and below is None:
+        return f"be at least {low}" if above is None else "be positive" if above == 0 else f"be above {above}"
+    if low is None and above is None:
+        return f"be at most {high}" if below is None else f"be below {below}"
+    start = f"[{low}" if above is None else f"({above}"
+    end = f"{high}]" if below is None else f"{below})"
+    return f"lie in {start}, {end}"
 
 
 def _fits(value: Any, hint: Any) -> bool:
     origin, kinds = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin is Literal:
         return value in kinds
     if origin is dict:
@@ -35,13 +143,13 @@ def _fits(value: Any, hint: Any) -> bool:
         return len(value) == len(several) and all(map(_fits, value, several))
     if kinds:
         return any(_fits(value, kind) for kind in kinds)
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # an int to Python
         return hint is bool
     numbers = {int: Integral, float: Real}
     return isinstance(value, numbers.get(hint, hint))
 
 
-def _in_words(hint: Any) -> str:
+def _type_in_words(hint: Any) -> str:
     origin, kinds = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return f"one of {', '.join(map(str, kinds))}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..io.options import option
-from ..training.config import RunConfig, check_at_least_zero, check_choices, flag
+from ..training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class TextConfig(RunConfig):
     output: str = option("runs/text", "folder of the run")
     pretrained: bool = option(True, "load the model's weights; false: random ones")
     tokenizer: str | None = option(None, "hub id or folder of another tokenizer")
-    dropout: float | None = option(None, "dropout of the model's hidden states and attention; none: the model's own")
+    dropout: float | None = option(
+        None, "dropout of the model's hidden states and attention; none: the model's own", low=0, below=1
+    )
 
     # data
     protocol: Literal["own", "dev", "halves", "thousand"] | None = option(
@@ -34,23 +36,25 @@ class TextConfig(RunConfig):
         "splits: own (as in the files), dev (train and dev, no test), halves (of dev: val and test), thousand (of "
         "train: val; dev is test); none: the task's",
     )
-    data_seed: int = option(0, "seed of what the protocol draws; the same for all seeds of a table")
+    data_seed: int = option(0, "seed of what the protocol draws; the same for all seeds of a table", low=0)
     text_columns: tuple[str, ...] | None = option(None, "one or two columns of texts; none: found by name")
     label_column: str | None = option(None, "column of labels or scores; none: found by name")
-    max_length: int = option(128, "tokens of an example, special ones included; longer texts are cut or slid over")
+    max_length: int = option(
+        128, "tokens of an example, special ones included; longer texts are cut or slid over", low=1
+    )
     group_by_length: bool = option(True, "examples of about the same length in one update")
-    stride: int = option(128, "questions: tokens that neighbouring windows of a text share")
-    max_question: int = option(64, "questions: tokens of a question at most")
-    n_best: int = option(20, "questions: starts and ends that are tried")
-    max_answer_length: int = option(30, "questions: tokens of an answer at most")
+    stride: int = option(128, "questions: tokens that neighbouring windows of a text share", low=0)
+    max_question: int = option(64, "questions: tokens of a question at most", low=1)
+    n_best: int = option(20, "questions: starts and ends that are tried", low=1)
+    max_answer_length: int = option(30, "questions: tokens of an answer at most", low=1)
     texts_of: str | None = option(None, "mlm: the task whose training texts are read")
 
     # continued pretraining before the method is applied, as stages of the run; settings of ours
     dapt_data: str | None = option(None, "texts of the domain: first the whole model learns masked tokens of them")
-    dapt_epochs: int = option(1, "passes over them")
-    tapt_epochs: int = option(0, "then so many passes over the task's own training texts, in the same way")
-    mlm_lr: float = option(1e-4, "learning rate of both")
-    mlm_probability: float = option(0.15, "share of the tokens that are asked for")
+    dapt_epochs: int = option(1, "passes over them", low=1)
+    tapt_epochs: int = option(0, "then so many passes over the task's own training texts, in the same way", low=0)
+    mlm_lr: float = option(1e-4, "learning rate of both", above=0)
+    mlm_probability: float = option(0.15, "share of the tokens that are asked for", above=0, high=1)
 
     # optimisation
     epochs: int = option(20, "passes over the training split")
@@ -62,18 +66,6 @@ class TextConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_length", "max_question", "n_best", "max_answer_length", "dapt_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} must be at least 1, got {getattr(self, name)}")
-        check_at_least_zero(self, ("data_seed", "stride", "tapt_epochs"))
-        if self.protocol is not None:
-            check_choices(self, {"protocol": ("own", "dev", "halves", "thousand")})
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout must lie in [0, 1), got {self.dropout}")
-        if not self.mlm_lr > 0:
-            raise ValueError(f"--mlm-lr must be positive, got {self.mlm_lr}")
-        if not 0 < self.mlm_probability <= 1:
-            raise ValueError(f"--mlm-probability must lie in (0, 1], got {self.mlm_probability}")
         if self.text_columns is not None and len(self.text_columns) not in (1, 2):
             raise ValueError(f"--text-columns takes one column or two, got {len(self.text_columns)}")
         if self.task != "mlm" and self.texts_of is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from ..io.options import suggest
 from .tasks import GLUE, TASKS
 
 
@@ -65,8 +65,7 @@ def glue_average(rows: Mapping[str, Mapping[str, float]]) -> float | None:
 def _refuse(metric: str, num_classes: int | None) -> None:
     known = [*_OF_CLASSES, *_OF_NUMBERS]
     if metric not in known:
-        near = difflib.get_close_matches(metric, known, n=1, cutoff=0)
-        raise ValueError(f"no metric {metric!r} (did you mean {near[0]!r}?); there are: {', '.join(known)}")
+        raise ValueError(f"no metric {metric!r}{suggest(metric, known, cutoff=0)}; there are: {', '.join(known)}")
     if (metric in _OF_NUMBERS) != (num_classes is None):
         kind = "a regression" if num_classes is None else f"{num_classes} classes"
         fitting = _OF_NUMBERS if num_classes is None else _OF_CLASSES

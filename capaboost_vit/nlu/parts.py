@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..training.config import flag
+from ..io.options import flag
 from .config import TextConfig
 from .data import TextSplit, open_texts
 from .models import known_limits

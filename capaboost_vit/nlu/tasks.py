@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
+
+from ..io.options import suggest
 
 Kind = Literal["classification", "regression", "questions", "masked"]
 Protocol = Literal["own", "dev", "halves", "thousand"]
@@ -219,9 +220,7 @@ def get_task(name: str) -> Task:
     known = {_plain(other): task for task in _ALL for other in (task.folder, task.name) if other}
     if _plain(name) in known:
         return known[_plain(name)]
-    near = difflib.get_close_matches(_plain(name), known, n=1)
-    hint = f"; did you mean {known[near[0]].name}?" if near else "."
-    raise ValueError(f"there is no task {name!r}{hint} The tasks: {', '.join(TASKS)}")
+    raise ValueError(f"there is no task {name!r}{suggest(_plain(name), TASKS)}; the tasks: {', '.join(TASKS)}")
 
 
 def _plain(name: str) -> str:

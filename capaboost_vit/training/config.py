@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..io.options import option
+from ..io.options import check_options, option
 
 
 @dataclass(frozen=True)
@@ -24,61 +23,55 @@ class RunConfig:
     overwrite: bool = option(False, "replace what is in the output folder")
 
     # optimisation
-    epochs: int = option(100, "passes over the training split")
-    max_steps: int | None = option(None, "number of updates, whatever the epochs")
-    batch_size: int = option(64, "examples of one update, over all processes and accumulation steps")
-    grad_accum_steps: int = option(1, "parts in which the examples of an update are computed, to save memory")
-    validation_batch_size: int = option(256, "examples at a time in evaluation")
+    epochs: int = option(100, "passes over the training split", low=1)
+    max_steps: int | None = option(None, "number of updates, whatever the epochs", low=1)
+    batch_size: int = option(64, "examples of one update, over all processes and accumulation steps", low=1)
+    grad_accum_steps: int = option(1, "parts in which the examples of an update are computed, to save memory", low=1)
+    validation_batch_size: int = option(256, "examples at a time in evaluation", low=1)
     opt: str = option("adamw", "optimizer, any of timm.optim")
-    lr: float = option(1e-3, "learning rate")
+    lr: float = option(1e-3, "learning rate", above=0)
     weight_decay: float = option(1e-4, "weight decay; not for biases and norms")
     momentum: float = option(0.9, "momentum, for optimizers that have it")
     layer_decay: float | None = option(None, "layer-wise decay of the learning rate")
     sched: str = option("cosine", "schedule, any of timm.scheduler; none: constant")
     decay_rate: float = option(0.1, "its rate (step) or power (poly; 1 is linear)")
     warmup_epochs: int | None = option(None, "epochs of linear warm-up; none: a tenth of all")
-    warmup_steps: float | None = option(None, "updates of warm-up, instead of epochs; below 1: their share of all")
+    warmup_steps: float | None = option(
+        None, "updates of warm-up, instead of epochs; below 1: their share of all", low=0
+    )
     warmup_lr: float = option(1e-7, "learning rate at the start of the warm-up")
     min_lr: float = option(0.0, "learning rate at the end of the schedule")
-    clip_grad: float | None = option(None, "clip the norm of the gradient")
-    smoothing: float = option(0.0, "label smoothing")
+    clip_grad: float | None = option(None, "clip the norm of the gradient", above=0)
+    smoothing: float = option(0.0, "label smoothing", low=0, below=1)
     model_ema: bool = option(False, "evaluate and keep an exponential moving average of what is trained")
-    model_ema_decay: float = option(0.9998, "its decay, after a warm-up")
+    model_ema_decay: float = option(0.9998, "its decay, after a warm-up", low=0, below=1)
     grad_checkpointing: bool = option(False, "recompute blocks in the backward pass to save memory")
 
     # choice of the model; the test split has no part in it
-    val_interval: int = option(1, "epochs between evaluations on val")
-    patience: int | None = option(None, "stop after so many evaluations on val without a better one")
+    val_interval: int = option(1, "epochs between evaluations on val", low=1)
+    patience: int | None = option(None, "stop after so many evaluations on val without a better one", low=1)
     select: Literal["last", "best"] = option("last", "the model that is kept: last, or best on val")
 
     # machine
     amp: bool = option(False, "automatic mixed precision")
-    amp_dtype: str = option("bfloat16", "bfloat16 or float16")
+    amp_dtype: str = option("bfloat16", "bfloat16 or float16", choices=("bfloat16", "float16"))
     compile: bool = option(False, "torch.compile")
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = option(
         "default", "its mode: default; reduce-overhead (CUDA graphs, for small models and batches); max-autotune"
     )
     device: str | None = option(None, "cpu, cuda, ...; none: cuda where there is one")
-    seed: int = option(0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)")
-    log_interval: int = option(50, "updates between TensorBoard points")
-    checkpoint_interval: int | None = option(None, "updates between checkpoints, beside the one after each epoch")
+    seed: int = option(
+        0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)", low=0
+    )
+    log_interval: int = option(50, "updates between TensorBoard points", low=1)
+    checkpoint_interval: int | None = option(
+        None, "updates between checkpoints, beside the one after each epoch", low=1
+    )
 
     def __post_init__(self) -> None:
-        ranges = {"smoothing": (0, 1), "model_ema_decay": (0, 1), "warmup_epochs": (0, self.epochs)}
-
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} must be at least 1, got {getattr(self, name)}")
-        check_at_least_zero(self, ("seed",) if self.warmup_steps is None else ("seed", "warmup_steps"))
-        for name in ("lr", "clip_grad"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{flag(name)} must be positive, got {getattr(self, name)}")
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value < high:
-                top = f"epochs = {high}" if name == "warmup_epochs" else f"{high}"
-                raise ValueError(f"{flag(name)} must lie in [{low}, {top}), got {value}")
-        check_choices(self, _CHOICES)
+        check_options(self)
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(f"--warmup-epochs must lie in [0, epochs = {self.epochs}), got {self.warmup_epochs}")
         if self.grad_accum_steps > self.batch_size:
             raise ValueError(
                 f"--grad-accum-steps {self.grad_accum_steps} is more than the {self.batch_size} {self.unit} of "
@@ -98,41 +91,3 @@ class RunConfig:
     def unit(self) -> str:
         """What a batch is counted in."""
         return "examples"
-
-
-_AT_LEAST_ONE = (
-    "epochs",
-    "batch_size",
-    "validation_batch_size",
-    "log_interval",
-    "max_steps",
-    "grad_accum_steps",
-    "val_interval",
-    "patience",
-    "checkpoint_interval",
-)
-_CHOICES = {
-    "amp_dtype": ("bfloat16", "float16"),
-    "compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-    "select": ("last", "best"),
-}
-
-
-def check_at_least_zero(config: RunConfig, names: Iterable[str]) -> None:
-    """Raises ValueError that names an option that is negative, or no number."""
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{flag(name)} must be at least 0, got {getattr(config, name)}")
-
-
-def check_choices(config: RunConfig, choices: Mapping[str, tuple[str, ...]]) -> None:
-    """Raises ValueError that names an option that is none of its words."""
-    for name, words in choices.items():
-        if getattr(config, name) not in words:
-            listed = f"{', '.join(words[:-1])} or {words[-1]}"
-            raise ValueError(f"{flag(name)} must be {listed}, got {getattr(config, name)!r}")
-
-
-def flag(name: str) -> str:
-    """A field as it is typed."""
-    return f"--{name.replace('_', '-')}"

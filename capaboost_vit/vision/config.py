@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..io.options import option
-from ..training.config import RunConfig, check_at_least_zero, check_choices, flag
+from ..io.options import flag, option
+from ..training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class TrainConfig(RunConfig):
     )
     val_split: str | None = option("val", "validation split, likewise; none: no validation")
     test_split: str | None = option("test", "test split, likewise, used once, at the end; none: no test")
-    shots: int | None = option(None, "few-shot: images of each class that are drawn from the training split by --seed")
+    shots: int | None = option(
+        None, "few-shot: images of each class that are drawn from the training split by --seed", low=1
+    )
     image_column: str | None = option(None, "column of the images (hub, parquet); none: found by its type")
     label_column: str | None = option(None, "column of the labels (hub, parquet); none: found by type or name")
     data_dir: str | None = option(None, "folder of torchvision's data sets")
@@ -50,14 +52,14 @@ class TrainConfig(RunConfig):
     no_aug: bool = option(True, "no training augmentation; false: random crop, flip and those below")
     scale: tuple[float, float] = option((0.08, 1.0), "random crop: range of areas")
     ratio: tuple[float, float] = option((0.75, 4 / 3), "random crop: range of aspect ratios")
-    hflip: float = option(0.5, "probability of a horizontal flip")
-    vflip: float = option(0.0, "probability of a vertical flip")
+    hflip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    vflip: float = option(0.0, "probability of a vertical flip", low=0, high=1)
     color_jitter: float = option(0.4, "strength of the colour jitter")
     aa: str | None = option(None, "timm's auto-augment policy, such as rand-m9-mstd0.5")
-    reprob: float = option(0.0, "random erasing: probability")
-    mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none")
-    cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them")
-    workers: int = option(0, "data loader processes")
+    reprob: float = option(0.0, "random erasing: probability", low=0, high=1)
+    mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none", low=0)
+    cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them", low=0)
+    workers: int = option(0, "data loader processes", low=0)
     cache: Literal["auto", "memory", "device", "none"] = option(
         "auto",
         "where images stay once they are read: memory (the first GiB of a split; so with augmentation always), device "
@@ -65,18 +67,11 @@ class TrainConfig(RunConfig):
     )
 
     # optimisation and machine
-    drop_path: float = option(0.1, "stochastic depth")
+    drop_path: float = option(0.1, "stochastic depth", low=0)
     channels_last: bool = option(False, "torch's channels_last memory format, for models with convolutions")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shots is not None and self.shots < 1:
-            raise ValueError(f"--shots must be at least 1, got {self.shots}")
-        check_at_least_zero(self, ("workers", "mixup", "cutmix", "drop_path"))
-        for name in ("hflip", "vflip", "reprob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{flag(name)} must lie in [0, 1], got {getattr(self, name)}")
-        check_choices(self, _IMAGE_CHOICES)
         if self.no_aug:
             fields = type(self).__dataclass_fields__
             for name in _AUGMENTATION:
@@ -93,4 +88,3 @@ class TrainConfig(RunConfig):
 
 
 _AUGMENTATION = ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")
-_IMAGE_CHOICES = {"cache": ("auto", "memory", "device", "none"), "bad_images": ("error", "skip")}

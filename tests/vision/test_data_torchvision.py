@@ -156,11 +156,11 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "error"),
     [
-        ("torchvision:CIFAR11", r"did you mean torchvision:CIFAR10\? It has: CIFAR10, "),
-        ("torchvision:minst", r"did you mean torchvision:MNIST\?"),
+        ("torchvision:CIFAR11", r"\(did you mean 'torchvision:CIFAR10'\?\); it has: CIFAR10, "),
+        ("torchvision:minst", r"did you mean 'torchvision:MNIST'\?"),
         ("torchvision:CocoDetection", r"no such set of labelled images"),
         ("torchvision:FakeData", r"no such set of labelled images"),
-        ("torchvision:", r"no such set of labelled images\. It has: "),
+        ("torchvision:", r"no such set of labelled images; it has: "),
     ],
 )
 def test_an_unknown_set_is_answered_with_the_nearest(spec, error):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 
+from ...io.options import suggest
 from ..tasks import Task
 
 _TEXTS = (
@@ -75,7 +75,6 @@ def no_label_column(where: str, columns: Collection[str], task: Task) -> ValueEr
 
 
 def _missing(where: str, columns: Collection[str], name: str, flag: str, *, taken: Collection[str] = ()) -> str:
-    near = difflib.get_close_matches(name, [other for other in columns if other not in taken], n=1)
     there = ", ".join(other if len(other) <= 30 else other[:30] + "..." for other in columns)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = suggest(name, [other for other in columns if other not in taken])
     return f"{where} has no column {name!r}{hint}; it has: {there}. Choose another one with {flag}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ...io.options import suggest
 from ..tasks import Task
 from .columns import no_label_column
 from .rows import Rows
@@ -104,10 +104,9 @@ def _label(part: Rows, index: int, value: Any, classes: tuple[str, ...], numbers
         return classes.index(str(value))
     if isinstance(value, int) and value in numbers:
         return numbers[value]
-    near = difflib.get_close_matches(str(value), classes, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
     there = ", ".join(classes[:_LISTED]) + (" and more" if len(classes) > _LISTED else "")
     or_numbers = f", or {min(numbers)} to {max(numbers)}" if numbers else ""
     raise ValueError(
-        f"{part.locate(index)} has the label {value!r} in {part.label!r}{hint}; the classes are: {there}{or_numbers}"
+        f"{part.locate(index)} has the label {value!r} in {part.label!r}{suggest(value, classes)}; "
+        f"the classes are: {there}{or_numbers}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...io.options import suggest
 from .image import decode
 from .labels import number_labels
 from .split import ImageData, Split
@@ -87,9 +87,8 @@ def _set_name(spec: str) -> str:
     by_lower = {name.lower(): name for name in known}
     if asked.lower() in by_lower:
         return by_lower[asked.lower()]
-    near = difflib.get_close_matches(asked.lower(), by_lower, n=1, cutoff=0)
-    hint = f"; did you mean torchvision:{by_lower[near[0]]}?" if near and asked else "."
-    raise ValueError(f"{spec!r}: torchvision has no such set of labelled images{hint} It has: {', '.join(known)}")
+    hint = suggest(spec, [f"torchvision:{name}" for name in known], cutoff=0) if asked else ""
+    raise ValueError(f"{spec!r}: torchvision has no such set of labelled images{hint}; it has: {', '.join(known)}")
 
 
 def _parts(name: str) -> tuple[str, ...]:
