@@ -113,7 +113,7 @@ def test_the_shares_are_those_asked_for_and_nothing_is_empty(tmp_path):
     assert [len(titles(data, name)) for name in ("train", "val", "test")] == [10, 10, 20]
     data = open_questions(path, held_out=0.001, val=0.001)
     assert [len(titles(data, name)) for name in ("train", "val", "test")] == [38, 1, 1]
-    assert open_questions(str(write(tmp_path / "b.json", *articles(3)))).has("val")
+    assert open_questions(str(write(tmp_path / "b.json", *articles(3)))).splits["val"]
 
 
 def test_which_articles_are_taken_depends_on_the_seed_and_titles_alone(tmp_path):
@@ -141,7 +141,7 @@ def test_of_train_and_dev_files_dev_is_test_and_val_comes_from_train(tmp_path):
 
 def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path):
     data = open_questions(str(write(tmp_path / "a.json", *articles(5))))
-    assert not data.has("dev")
+    assert "dev" not in data.splits
     with pytest.raises(ValueError, match=r"a\.json has no split 'dev'; it has: train, val, test"):
         data.split("dev")
 

@@ -141,7 +141,7 @@ def test_a_folder_of_glue_or_the_folder_of_a_task(folder, tmp_path, inside):
     assert data.split("train").texts[2] == ("premise 2", "hypothesis 2")
     assert data.split("dev").labels == (1,) * 5
     assert data.unlabelled == ("test",)
-    assert not data.has("test")
+    assert "test" not in data.splits
     with pytest.raises(ValueError, match="the split 'test' has no labels"):
         data.split("test")
 
@@ -504,8 +504,8 @@ def test_a_split_that_is_not_there_is_an_error_that_lists_the_others():
     split = TextSplit((("a",),), (0,), ("f:1",))
     data = TextData("mine", ("x",), {"train": split, "validation": split})
     assert data.split("dev") is split
-    assert data.has("val")
-    assert not data.has("test")
+    assert data.split("val") is split
+    assert "test" not in data.splits
     with pytest.raises(ValueError, match="mine has no split 'test'; it has: train, validation"):
         data.split("test")
 

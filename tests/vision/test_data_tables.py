@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capaboost_vit.io import hub
+from capaboost_vit.io import tables as hub
 from capaboost_vit.vision.data import open_data
 from capaboost_vit.vision.data.labels import number_labels
 
@@ -202,10 +202,14 @@ MORE = {"second": ([{"bytes": png(7), "path": None}] * 2, datasets.Image())}
         ({"label_text": (["a", "b"], TEXT)}, {}, None),
         (TWO, {"label_column": "fine"}, None),
         (MORE, {"image_column": "image"}, None),
-        (TWO, {}, r"has several label columns \(label, fine\): choose one .* --label-column: image, label, fine"),
-        (MORE, {}, r"has several image columns \(image, second\): choose .* --image-column: image, label, second"),
-        ({}, {"image_column": "img"}, r"--image-column img: .* has no such column; it has: image, label"),
-        ({}, {"label_column": "lable"}, r"--label-column lable: .* has no such column; it has: image, label"),
+        (TWO, {}, r"has several columns of labels: choose with --label-column label or fine"),
+        (MORE, {}, r"has several columns of images: choose with --image-column image or second"),
+        (
+            {},
+            {"image_column": "img"},
+            r"a\.parquet has no column 'img'.*; it has: image, label. Choose another one with --image-column",
+        ),
+        ({}, {"label_column": "lable"}, r"has no column 'lable' \(did you mean 'label'\?\); it has: image, label"),
         ({}, {"image_column": "label"}, r"the column 'label' holds no images"),
         ({}, {"label_column": "image"}, r"the column 'image' holds .*, not one label for each image"),
         (
@@ -227,8 +231,11 @@ def test_columns_are_found_by_type_or_named_by_flags(tmp_path, columns, asked, e
 @pytest.mark.parametrize(
     ("rows", "error"),
     [
-        ({"text": ["a"], "label": [0]}, r"has no image column that is known: choose .* --image-column: text, label"),
-        ({"image": [png(0)], "name": ["a"]}, r"has no label column that is known: .* --label-column: image, name"),
+        (
+            {"text": ["a"], "label": [0]},
+            r"has no column of images that is known: choose with --image-column text or label",
+        ),
+        ({"image": [png(0)], "name": ["a"]}, r"has no column of labels that is known: .* --label-column image or name"),
     ],
 )
 def test_a_table_without_what_is_needed_says_which_columns_it_has(tmp_path, rows, error):
@@ -272,18 +279,22 @@ def test_labels_are_numbers_from_0(values, names, classes, labels):
 @pytest.mark.parametrize(
     ("values", "names", "error"),
     [
-        ({"train": [0, None]}, None, r"data: row 1 of train has no label \(None in 'label'\)"),
-        ({"train": [0, NAN]}, None, r"row 1 of train has no label \(nan"),
-        ({"train": [0], "test": [0, -1, 1]}, None, r"row 1 of test has no label \(-1"),
-        ({"train": ["a", " "]}, None, r"row 1 of train has no label \(' '"),
-        ({"train": ["a", ""]}, None, r"row 1 of train has no label \(''"),
+        ({"train": [0, None]}, None, r"data: row 1 of train has no label in 'label' \(None\)"),
+        ({"train": [0, NAN]}, None, r"row 1 of train has no label in 'label' \(nan"),
+        ({"train": [0], "test": [0, -1, 1]}, None, r"row 1 of test has no label in 'label' \(-1"),
+        ({"train": ["a", " "]}, None, r"row 1 of train has no label in 'label' \(' '"),
+        ({"train": ["a", ""]}, None, r"row 1 of train has no label in 'label' \(''"),
         ({"train": ["a", 3]}, None, r"row 1 of train has the label 3, others are text"),
-        ({"train": ["a"], "test": ["a", "b"]}, None, r"row 1 of test has the class 'b', which train does not have"),
-        ({"train": [0, 3]}, ["x", "y", "z"], r"row 1 of train has the label 3 in 'label', expected 0 to 2"),
+        (
+            {"train": ["a"], "test": ["a", "b"]},
+            None,
+            r"row 1 of test has the label 'b' in 'label'; the classes are: a$",
+        ),
+        ({"train": [0, 3]}, ["x", "y", "z"], r"row 1 of train has the label 3 in 'label'; expected 0 to 2"),
         ({"train": [0, -2]}, None, r"row 1 of train has the label -2"),
         ({"train": [0.5]}, None, r"row 0 of train has the label 0\.5"),
         ({"train": [float("inf")]}, None, r"row 0 of train has the label inf"),
-        ({"train": [10**9]}, None, r"row 0 of train has the label 1000000000 in 'label', expected 0 to 999,999"),
+        ({"train": [10**9]}, None, r"row 0 of train has the label 1000000000 in 'label'; expected 0 to 999,999"),
         ({"train": [[1]]}, None, r"row 0 of train has the label \[1\]"),
         ({"train": [None, None]}, None, r"data: the column 'label' holds no label"),
         ({"train": [-1], "test": [-1]}, ["x"], r"the column 'label' holds no label"),

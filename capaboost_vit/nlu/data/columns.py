@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ...io.options import suggest
+from ...io.columns import asked_column, no_column, only_column
 from ..tasks import Task
 
 _TEXTS = (
@@ -38,16 +38,15 @@ def text_columns(where: str, columns: Collection[str], layouts: list[tuple[str, 
     Raises:
         ValueError: there is none, or there are several.
     """
-    found = [names for names in layouts if set(names) <= set(columns)]
-    found = [names for names in found if not any(set(names) < set(other) for other in found)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = " or ".join(" and ".join(names) for names in found)
-        raise ValueError(f"{where} has several columns of texts: choose with --text-columns {several}")
+    there = [names for names in layouts if set(names) <= set(columns)]
+    largest = [names for names in there if not any(set(names) < set(other) for other in there)]
+    if largest:
+        several = [" and ".join(names) for names in largest]
+        only_column(where, several, "texts", "--text-columns")
+        return largest[0]
     wanted = min(layouts, key=lambda names: len(set(names) - set(columns)))
     missing = next(name for name in wanted if name not in columns)
-    raise ValueError(_missing(where, columns, missing, "--text-columns", taken=wanted))
+    raise no_column(where, columns, missing, "--text-columns", taken=wanted)
 
 
 def label_column(where: str, columns: Collection[str], task: Task, asked: str | None) -> str | None:
@@ -57,24 +56,14 @@ def label_column(where: str, columns: Collection[str], task: Task, asked: str | 
         ValueError: the column asked for is not there, or there are several of a usual name.
     """
     if asked is not None:
-        if asked not in columns:
-            raise ValueError(_missing(where, columns, asked, "--label-column"))
-        return asked
+        return asked_column(where, columns, asked, "--label-column")
     names = [name for name in (task.label, task.file_label) if name]
     if names:
         return next((name for name in names if name in columns), None)
-    found = [name for name in columns if name.lower() in _LABELS]
-    if len(found) > 1:
-        raise ValueError(f"{where} has several columns of labels: choose with --label-column {' or '.join(found)}")
-    return found[0] if found else None
+    candidates = [name for name in columns if name.lower() in _LABELS]
+    return only_column(where, candidates, "labels", "--label-column")
 
 
 def no_label_column(where: str, columns: Collection[str], task: Task) -> ValueError:
     """The error for a split that needs labels, and has no column of them."""
-    return ValueError(_missing(where, columns, task.label or "label", "--label-column"))
-
-
-def _missing(where: str, columns: Collection[str], name: str, flag: str, *, taken: Collection[str] = ()) -> str:
-    there = ", ".join(other if len(other) <= 30 else other[:30] + "..." for other in columns)
-    hint = suggest(name, [other for other in columns if other not in taken])
-    return f"{where} has no column {name!r}{hint}; it has: {there}. Choose another one with {flag}"
+    return no_column(where, columns, task.label or "label", "--label-column")

@@ -7,14 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ...io.options import suggest
+from ...io.labels import LabelColumn, labelled, listed, training_column
 from ..tasks import Task
 from .columns import no_label_column
 from .rows import Rows
 
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
-_LISTED = 20
 _NEEDED = ("train", "val")  # splits that are of no use without labels
 
 Labels = tuple[int, ...] | tuple[float, ...]
@@ -31,82 +30,63 @@ def number_labels(task: Task, rows: Mapping[str, Rows]) -> tuple[tuple[str, ...]
     """
     if task.kind == "masked":
         return (), {name: () for name in rows}, ()
-    values = {name: [_plain(value) for value in part.values or ()] for name, part in rows.items()}
-    unlabelled = tuple(
-        name for name, column in values.items() if name not in _NEEDED and all(v is None or v == -1 for v in column)
-    )
-    labelled = {name: part for name, part in rows.items() if name not in unlabelled}
-    if not labelled:
-        raise ValueError(f"{next(iter(rows.values())).table.whole} holds no label")
-    for name, part in labelled.items():
-        if part.label is None:
-            raise no_label_column(part.table.whole, part.table.columns, task)
-        if None in values[name]:
-            raise ValueError(f"{part.locate(values[name].index(None))} has no label in {part.label!r}")
+    every = {name: LabelColumn(part.label or "", part.cells, part.locate, plain=_plain) for name, part in rows.items()}
+    columns = labelled(next(iter(rows.values())).table.where, every, needed=_NEEDED)
+    unlabelled = tuple(name for name in rows if name not in columns)
+    for name in columns:
+        table = rows[name].table
+        if rows[name].label is None:
+            raise no_label_column(table.where, table.columns, task)
+    labels: dict[str, Labels]
     if task.kind == "regression":
-        scores: dict[str, Labels] = {
-            name: tuple(_score(part, i, value) for i, value in enumerate(values[name]))
-            for name, part in labelled.items()
-        }
-        return (), scores, unlabelled
-    classes, numbers = _classes(task, labelled, values)
-    labels: dict[str, Labels] = {
-        name: tuple(_label(part, i, value, classes, numbers) for i, value in enumerate(values[name]))
-        for name, part in labelled.items()
-    }
+        labels = {name: _scores(column) for name, column in columns.items()}
+        return (), labels, unlabelled
+    classes, numbers = _classes(task, rows, columns)
+    index = {str(number): label for number, label in numbers.items()}
+    index |= {name: label for label, name in enumerate(classes)}
+    expected = listed(classes) + (f", or {min(numbers)} to {max(numbers)}" if numbers else "")
+    labels = {name: column.numbered(index, expected, names=classes) for name, column in columns.items()}
     return classes, labels, unlabelled
 
 
-def _plain(value: Any) -> Any:
+def _plain(cell: Any) -> Any:
     """An integer where it is one, also where a file holds it as text; text; None where there is nothing."""
-    if isinstance(value, bool):
-        return str(value).lower()  # as JSON writes it
-    if isinstance(value, str):
-        value = value.strip()
-        return int(value.partition(".")[0]) if _INTEGER.fullmatch(value) else value or None
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(cell, bool):
+        return str(cell).lower()  # as JSON writes it
+    if isinstance(cell, str):
+        text = cell.strip()
+        return int(text.partition(".")[0]) if _INTEGER.fullmatch(text) else text or None
+    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
 
 
-def _score(part: Rows, index: int, value: Any) -> float:
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = float(value)
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
-    raise ValueError(f"{part.locate(index)}: expected a number in {part.label!r}, got {value!r}")
+def _scores(column: LabelColumn) -> tuple[float, ...]:
+    scores = []
+    for row, value in enumerate(column.values):
+        number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{column.locate(row)}: expected a number in {column.name!r}, got {number!r}")
+        scores.append(float(number))
+    return tuple(scores)
 
 
 def _classes(
-    task: Task, rows: Mapping[str, Rows], values: Mapping[str, list[Any]]
+    task: Task, rows: Mapping[str, Rows], columns: Mapping[str, LabelColumn]
 ) -> tuple[tuple[str, ...], dict[int, int]]:
     """Class names, and labels by the integers that may stand for them."""
     if task.classes:
-        if any(_INTEGER.fullmatch(name) for name in task.classes):
+        if any(_INTEGER.fullmatch(name) for name in task.classes):  # then an integer is a name
             return task.classes, {}
         count = len(task.classes)
-        from_one = task.from_one and any(count in values[name] for name in rows)
+        from_one = task.from_one and any(count in column.values for column in columns.values())
         return task.classes, {label + from_one: label for label in range(count)}
-    first = "train" if "train" in rows else next(iter(rows))
-    part = rows[first]
-    told = part.table.class_names.get(part.label or "")
-    if told:
-        return told, {}
-    for index, value in enumerate(values[first]):
+    column = training_column(columns)
+    named = rows["train" if "train" in columns else next(iter(columns))].table.class_names.get(column.name)
+    if named:
+        return named, {}
+    for row, value in enumerate(column.values):
         if not isinstance(value, int | str):
             raise ValueError(
-                f"{part.locate(index)}: expected a class in {part.label!r}, text or an integer, got {value!r}"
+                f"{column.locate(row)}: expected a class in {column.name!r}, text or an integer, got {value!r}"
             )
-    found = sorted(set(values[first]), key=lambda value: (isinstance(value, str), value))
-    return tuple(str(value) for value in found), {}
-
-
-def _label(part: Rows, index: int, value: Any, classes: tuple[str, ...], numbers: Mapping[int, int]) -> int:
-    if str(value) in classes:
-        return classes.index(str(value))
-    if isinstance(value, int) and value in numbers:
-        return numbers[value]
-    there = ", ".join(classes[:_LISTED]) + (" and more" if len(classes) > _LISTED else "")
-    or_numbers = f", or {min(numbers)} to {max(numbers)}" if numbers else ""
-    raise ValueError(
-        f"{part.locate(index)} has the label {value!r} in {part.label!r}{suggest(value, classes)}; "
-        f"the classes are: {there}{or_numbers}"
-    )
+    in_order = sorted(set(column.values), key=lambda value: (isinstance(value, str), value))
+    return tuple(str(value) for value in in_order), {}

@@ -17,16 +17,17 @@ class Rows:
 
     Args:
         texts: one or two segments per example.
-        values: of the label column; None where there is none.
         numbers: lines or rows, per example.
+        label: the label column; None where there is none, and then no `cells`.
+        cells: of the label column, per example.
         left_out: how many broken rows were passed over.
     """
 
     table: Table
     texts: list[tuple[str, ...]]
-    values: list[Any] | None
     numbers: list[int]
     label: str | None
+    cells: list[Any]
     left_out: int
 
     @property
@@ -39,42 +40,49 @@ class Rows:
         return self.table.locate(self.numbers[index])
 
 
-def read_rows(table: Table, task: Task, *, layouts: list[tuple[str, ...]], label: str | None) -> Rows:
+def read_rows(table: Table, task: Task, *, layouts: list[tuple[str, ...]], asked: str | None) -> Rows:
     """All examples of a table.
 
     Args:
         layouts: names that the columns of texts may have.
-        label: the column that was asked for.
+        asked: the label column that was asked for.
 
     Raises:
         ValueError: by line or row: a column that is not there, a text that is empty or no text.
     """
-    columns = text_columns(table.whole, table.columns, layouts)
+    columns = text_columns(table.where, table.columns, layouts)
     joined = len(task.columns) == 1 and columns == task.file_columns
-    found = label_column(table.whole, table.columns, task, label) if task.kind != "masked" or label else None
-    texts, values, numbers, left_out = [], [], [], 0
+    label = label_column(table.where, table.columns, task, asked) if task.kind != "masked" or asked else None
+    needed = {*columns} if label is None else {*columns, label}
+    texts: list[tuple[str, ...]] = []
+    numbers: list[int] = []
+    label_cells: list[Any] = []
+    left_out = 0
     for number, cells in table.rows:
-        if task.flawed and (not {*columns, found or columns[0]} <= set(cells) or (found and cells[found] == "")):
+        if task.flawed and (not needed <= set(cells) or (label and cells[label] == "")):
             left_out += 1
             continue
         segments = tuple(_text(table, number, cells, name) for name in columns)
         empty = [name for name, segment in zip(columns, segments, strict=True) if not segment.strip()]
         if empty and not (task.flawed and len(empty) < len(columns)):
             raise ValueError(f"{table.locate(number)}: the text in {empty[0]!r} is empty")
-        if found is not None and found not in cells:
-            raise ValueError(f"{table.locate(number)} has no {found!r}; it has: {', '.join(cells)}")
         texts.append((" ".join(segments),) if joined else segments)
-        values.append(cells[found] if found is not None else None)
         numbers.append(number)
+        if label is not None:
+            label_cells.append(_cell(table, number, cells, label))
     if not texts:
-        raise ValueError(f"{table.whole} has no rows")
-    return Rows(table, texts, values if found is not None else None, numbers, found, left_out)
+        raise ValueError(f"{table.where} has no rows")
+    return Rows(table, texts, numbers, label, label_cells, left_out)
+
+
+def _cell(table: Table, number: int, cells: Mapping[str, Any], name: str) -> Any:
+    if name not in cells:
+        raise ValueError(f"{table.locate(number)} has no {name!r}; it has: {', '.join(cells)}")
+    return cells[name]
 
 
 def _text(table: Table, number: int, cells: Mapping[str, Any], name: str) -> str:
-    if name not in cells:
-        raise ValueError(f"{table.locate(number)} has no {name!r}; it has: {', '.join(cells)}")
-    value = cells[name]
+    value = _cell(table, number, cells, name)
     if not isinstance(value, str):
         raise ValueError(f"{table.locate(number)}: expected a text in {name!r}, got {value!r}")
     try:

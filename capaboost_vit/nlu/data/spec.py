@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from ...io.splits import VAL_NAMES
+from ...io.tables import is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
 from .columns import text_layouts
+from .files import SUFFIXES, read_file
 from .labels import number_labels
 from .protocols import PROTOCOLS, apply_protocol
 from .rows import read_rows
 from .split import TextData, TextSplit
-from .table import SUFFIXES, Table, read_file
-from .tables import is_table_folder, read_hub, read_saved
+from .table import Table, table_of
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+_SPLITS = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
 for _name in ("validation", "dev", "test"):  # MNLI has two of them
     _SPLITS |= {f"{_name}_matched": _SPLITS[_name], f"{_name}_mismatched": f"{_SPLITS[_name]}_mismatched"}
 _ORDER = tuple(dict.fromkeys(_SPLITS.values()))
-Found = TypeVar("Found")
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
+_INSTEAD = "give a local folder or file (.tsv, .csv, .jsonl) instead"
+T = TypeVar("T")
 
 
 def open_texts(
@@ -64,7 +64,7 @@ def open_texts(
     path = Path(spec).expanduser()
     one_file = bool(spec.strip()) and path.is_file()
     rows = {
-        name: read_rows(table, task, layouts=layouts, label=label_column)
+        name: read_rows(table, task, layouts=layouts, asked=label_column)
         for name, table in _tables(spec, path, task, layouts).items()
     }
     if "train" not in rows and not one_file:
@@ -86,7 +86,7 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
             if "train" not in files and name and (path / name).is_dir():
                 return _tables(str(path / name), path / name, task, layouts)
         if not files and is_table_folder(path):
-            return _by_split(spec, read_saved(path), others=True)
+            return _of_datasets(spec, load_local(path))
         if not files:
             inside = f", and no folder {task.folder}" if task.folder else ""
             raise ValueError(f"{spec} holds no train file ({', '.join(suffixes)}){inside}")
@@ -98,28 +98,35 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
     if spec == "hub":
         if task.hub is None:
             raise ValueError(f"no data set of the hub is known for the task {task.name}: give a folder or a file")
-        return _by_split(spec, read_hub(*task.hub), others=True)
-    if _HUB_NAME.fullmatch(spec) and path.suffix.lower() not in suffixes:
-        name, _, config = spec.partition(":")
-        return _by_split(spec, read_hub(name, config or None), others=True)
-    known = ", or hub" if task.hub else ""
+        spec = ":".join(filter(None, task.hub))
+    if is_hub_name(spec, suffixes=suffixes):
+        return _of_datasets(spec, load_from_hub(spec, what="data", instead=_INSTEAD))
+    or_hub = ", or hub" if task.hub else ""
     raise FileNotFoundError(
-        f"no data at {spec!r}: give a folder, or a file ({', '.join(suffixes)}), or owner/name on the hub{known}"
+        f"no data at {spec!r}: give a folder, or a file ({', '.join(suffixes)}), or owner/name on the hub{or_hub}"
     )
+
+
+def _of_datasets(spec: str, splits: Mapping[str, Any]) -> dict[str, Table]:
+    tables = {name: table_of(spec, name, rows) for name, rows in splits.items()}
+    return _by_split(spec, tables, others=True)
 
 
 def _read(file: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     return read_file(file, texts=layouts, header=task.header, flawed=task.flawed)
 
 
-def _by_split(spec: str, found: Mapping[str, Found], *, others: bool) -> dict[str, Found]:
-    """What was found under the name of its split, train first; names that stand for none are kept, or left out.
+def _by_split(spec: str, parts: Mapping[str, T], *, others: bool) -> dict[str, T]:
+    """Files or tables under the name of their split, train first.
+
+    Args:
+        others: keep names that stand for no split.
 
     Raises:
         ValueError: there are two of one split.
     """
     names: dict[str, str] = {}
-    for name in found:
+    for name in parts:
         stem = name.partition(".")[0].lower()
         split = _SPLITS.get(stem, name if others else None)
         if split in names:
@@ -127,4 +134,4 @@ def _by_split(spec: str, found: Mapping[str, Found], *, others: bool) -> dict[st
         if split is not None:
             names[split] = name
     order = sorted(names, key=lambda split: _ORDER.index(split) if split in _ORDER else len(_ORDER))
-    return {split: found[names[split]] for split in order}
+    return {split: parts[names[split]] for split in order}

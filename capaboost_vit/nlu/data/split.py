@@ -6,11 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-_ALIASES = {
-    "train": ("train",),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test",),
-}
+from ...io.splits import VAL_NAMES, find_split
 
 
 @dataclass(frozen=True)
@@ -74,18 +70,5 @@ class TextData:
         Raises:
             ValueError: there is none, or it has no labels.
         """
-        for candidate in self._candidates(name):
-            if candidate in self.splits:
-                return self.splits[candidate]
-            if candidate in self.unlabelled:
-                raise ValueError(f"{self.spec}: the split {candidate!r} has no labels")
-        raise ValueError(f"{self.spec} has no split {name!r}; it has: {', '.join(self.splits)}")
-
-    def has(self, name: str) -> bool:
-        """Whether `split(name)` would succeed."""
-        found = (n for n in self._candidates(name) if n in self.splits or n in self.unlabelled)
-        return next(found, None) in self.splits
-
-    def _candidates(self, name: str) -> list[str]:
-        same = [aliases for aliases in _ALIASES.values() if name in aliases]
-        return [name, *(same[0] if same else ())]
+        aliases = VAL_NAMES if name in VAL_NAMES else ()
+        return self.splits[find_split(self.spec, (name, *aliases), self.splits, self.unlabelled)]

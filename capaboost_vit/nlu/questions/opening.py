@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
-from .hub import read_hub
-from .reading import read_json
+from ...io.tables import is_hub_name, load_from_hub
+from .reading import read_json, read_rows
 from .split import Question, QuestionData, QuestionSplit
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
 _CHOICES = "give a SQuAD .json file, a folder with train*.json and dev*.json, or owner/name on the hub"
+_INSTEAD = "give a SQuAD .json file, or a folder with train*.json and dev*.json instead"
 
 
 def open_questions(spec: str, *, held_out: float = 0.2, val: float | None = None, seed: int = 0) -> QuestionData:
@@ -41,17 +40,30 @@ def open_questions(spec: str, *, held_out: float = 0.2, val: float | None = None
     if path.is_file():
         shares = {"test": held_out, "val": 0.1 if val is None else val}
         return QuestionData(spec, _by_article(spec, read_json(path), shares, seed))
-    if _HUB_NAME.fullmatch(spec) and path.suffix.lower() != ".json":
-        return _of_two(spec, *read_hub(spec), val, seed)
+    if is_hub_name(spec, suffixes=(".json",)):
+        return _of_two(spec, *_read_hub(spec), val, seed)
     raise FileNotFoundError(f"no questions at {spec!r}: {_CHOICES}")
 
 
+def _read_hub(spec: str) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    """The questions of the splits train and validation of `owner/name[:config]`."""
+    tables = load_from_hub(spec, what="questions", instead=_INSTEAD)
+    for split in ("train", "validation"):
+        if split not in tables:
+            raise ValueError(f"{spec} has no split {split!r}, it has {', '.join(tables)}; {_INSTEAD}")
+        missing = {"id", "question", "context", "answers"} - set(tables[split].column_names)
+        if missing:
+            raise ValueError(f"{spec}: {split} has no column {', '.join(sorted(missing))}, as SQuAD has; {_INSTEAD}")
+    train, validation = (read_rows(f"{split} of {spec}", tables[split]) for split in ("train", "validation"))
+    return train, validation
+
+
 def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
         raise ValueError(f"{folder} must hold one {pattern}, found {names}: {_CHOICES}")
-    return found[0]
+    return files[0]
 
 
 def _of_two(

@@ -25,8 +25,8 @@ def read_json(path: Path) -> tuple[Question, ...]:
     except ValueError as error:  # of the JSON, or of its encoding
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or "data" not in content:
-        found = f"the keys {', '.join(content) or '(none)'}" if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f'{path} is not a file of SQuAD: expected the key "data" at its top, found {found}')
+        top = f"the keys {', '.join(content) or '(none)'}" if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f'{path} is not a file of SQuAD: expected the key "data" at its top, found {top}')
     rows = []
     for number, article in enumerate(_list(content, "data", str(path))):
         where = f"{path}, article {number}"
@@ -55,10 +55,10 @@ def read_rows(where: str, rows: Iterable[Mapping[str, Any]]) -> tuple[Question, 
 
 
 def _list(entry: Any, key: str, where: str) -> list[Any]:
-    found = entry.get(key) if isinstance(entry, dict) else entry
-    if not isinstance(found, list):
-        raise ValueError(f"{where}: expected a list under {key!r}, found {type(found).__name__}")
-    return found
+    items = entry.get(key) if isinstance(entry, dict) else entry
+    if not isinstance(items, list):
+        raise ValueError(f"{where}: expected a list under {key!r}, found {type(items).__name__}")
+    return items
 
 
 def _checked(where: str, rows: Iterable[Mapping[str, Any]], *, say_impossible: bool = True) -> tuple[Question, ...]:
@@ -96,15 +96,15 @@ def _question(where: str, row: Mapping[str, Any], say_impossible: bool) -> Quest
     return Question(str(row["id"]), row["question"], row["context"], texts, starts, str(row["title"]))
 
 
-def _answers(where: str, found: Any) -> list[tuple[str, int]]:
+def _answers(where: str, answers: Any) -> list[tuple[str, int]]:
     """Texts and starts, of a list of objects as in the json, or of an object of lists as in tables."""
     keys = ("text", "answer_start")
-    if isinstance(found, dict) and all(isinstance(found.get(key), list) for key in keys):
-        pairs = list(itertools.zip_longest(*(found[key] for key in keys)))
-    elif isinstance(found, list) and all(isinstance(answer, dict) for answer in found):
-        pairs = [(answer.get("text"), answer.get("answer_start")) for answer in found]
+    if isinstance(answers, dict) and all(isinstance(answers.get(key), list) for key in keys):
+        pairs = list(itertools.zip_longest(*(answers[key] for key in keys)))
+    elif isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
+        pairs = [(answer.get("text"), answer.get("answer_start")) for answer in answers]
     else:
-        raise ValueError(f"{where} has answers of an unknown form, expected text and answer_start: {found!r:.60}")
+        raise ValueError(f"{where} has answers of an unknown form, expected text and answer_start: {answers!r:.60}")
     for text, start in pairs:
         if not isinstance(text, str) or not text.strip() or type(start) is not int:
             raise ValueError(f"{where} has the answer {text!r:.60} at {start!r}, expected a text and a whole number")

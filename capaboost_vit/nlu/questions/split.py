@@ -6,6 +6,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from ...io.splits import find_split
+
 
 @dataclass(frozen=True)
 class Question:
@@ -61,13 +63,7 @@ class QuestionData:
 
     def split(self, name: str) -> QuestionSplit:
         """A split by its name. Raises ValueError that lists the names if there is none."""
-        if name not in self.splits:
-            raise ValueError(f"{self.spec} has no split {name!r}; it has: {', '.join(self.splits)}")
-        return self.splits[name]
-
-    def has(self, name: str) -> bool:
-        """Whether `split(name)` would succeed."""
-        return name in self.splits
+        return self.splits[find_split(self.spec, (name,), self.splits)]
 
     @property
     def no_answer(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...vision.data.layouts import lists_of
-from ...vision.data.tables import is_table_folder
+from ...vision.data.tables import is_image_table
 from ...vision.data.tree import Folder, FolderWithZip, Tree, Zip
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
@@ -41,7 +41,7 @@ def look_at(path: Path) -> Place:
     lists = lists_of(tree)
     if lists:
         return Place(path, False, frozenset(name[: -len(".txt")] for name in lists), _begins_with_jpeg(tree, lists[0]))
-    if path.is_dir() and is_table_folder(path):
+    if path.is_dir() and is_image_table(path):
         return Place(path, True, _of_table(path))
     folders = tree.folders()
     if "train" in folders:

@@ -12,9 +12,10 @@ from itertools import combinations
 from PIL import Image
 
 from .image import to_rgb
+from .image_data import ImageData
 from .report import DataReport, Shared, SplitReport
 from .scan import in_threads
-from .split import ImageData, Split
+from .split import Split
 
 _SMALL, _LARGE, _RATIO = 32, 50_000_000, 4
 _ORIENTATION = 0x0112

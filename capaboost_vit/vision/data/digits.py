@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from .split import ImageData, Split
+from .image_data import ImageData
+from .split import Split
 
 
 def read_digits(spec: str) -> ImageData:

@@ -4,9 +4,9 @@
     part       = a split's name or mixed(expression), and slices of it in turn: train, train[90%:][:200]
     slice      = [from:to], each an image's number, a percentage or nothing; negative ones count from the end
 
-Numbers and percentages are those of TensorFlow Datasets and of Hugging Face's ReadInstruction: a percentage is rounded
-to the nearest image. A bound beyond the last image is an error, percentages included. `mixed` puts the images into a
-fixed order that only depends on their names, for sets that are sorted by class.
+Numbers and percentages are those of `datasets.ReadInstruction`: a percentage is rounded to the nearest image. But a
+bound beyond the last image is an error, percentages included. `mixed` puts the images into a fixed order that only
+depends on their names, for sets that are sorted by class.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
-from .names import name_digest
-
-if TYPE_CHECKING:
-    from .split import Split
+from .split import Split, name_digest
 
 _SIGNS = frozenset("+[]()")
 _NAME = re.compile(r"[^+\[\]()]*[^+\[\]()\s]")
@@ -46,37 +43,32 @@ def is_name(text: str) -> bool:
 
 def parse_split(text: str) -> tuple[Part, ...]:
     """The parts of an expression; its splits need not be there. Raises ValueError for one that is malformed."""
-    return _parse(text, whole=text)
+    return _parse(text, expression=text)
 
 
-def _parse(text: str, *, whole: str) -> tuple[Part, ...]:
-    return tuple(_parse_part(piece.strip(), whole) for piece in _pieces(text))
-
-
-def _pieces(text: str) -> list[str]:
-    """What stands between the + that are in no parentheses."""
+def _parse(text: str, *, expression: str) -> tuple[Part, ...]:
     pieces, depth = [""], 0
     for sign in text:
         depth += {"(": 1, ")": -1}.get(sign, 0)
-        if sign == "+" and depth == 0:
+        if sign == "+" and depth == 0:  # what is in parentheses is parsed with its part
             pieces.append("")
         else:
             pieces[-1] += sign
-    return pieces
+    return tuple(_parse_part(piece.strip(), expression) for piece in pieces)
 
 
-def _parse_part(text: str, whole: str) -> Part:
-    source, slices = text, []
-    while found := _SLICE.search(source):
-        slices.append((found[1], found[2]))
-        source = source[: found.start()].rstrip()
+def _parse_part(text: str, expression: str) -> Part:
+    source, slices = text, list[tuple[str | None, str | None]]()
+    while match := _SLICE.search(source):  # the last one first
+        slices.insert(0, (match[1], match[2]))
+        source = source[: match.start()].rstrip()
     mixed = _MIXED.fullmatch(source)
     if not mixed and not _NAME.fullmatch(source):
         raise ValueError(
-            f"cannot read {text!r} in the split {whole!r}: write names, slices and sums of splits, such as "
+            f"cannot read {text!r} in the split {expression!r}: write names, slices and sums of splits, such as "
             "train[:800], train[90%:][:200], train+val, mixed(train)[:90%]"
         )
-    return Part(text, _parse(mixed[1], whole=whole) if mixed else source, tuple(reversed(slices)))
+    return Part(text, _parse(mixed[1], expression=expression) if mixed else source, tuple(slices))
 
 
 class _Image(NamedTuple):
@@ -95,7 +87,7 @@ class Resolver:
 
     def __init__(self, spec: str, get: Callable[[str], tuple[str, Split]]) -> None:
         self.spec, self.get = spec, get
-        self.sources: dict[str, Split] = {}  # those that are opened in the same way stand here once
+        self.sources: dict[str, Split] = {}  # splits that are opened in the same way stand here once
 
     def resolve(self, parts: Sequence[Part]) -> Split:
         """The images of an expression.
@@ -106,65 +98,67 @@ class Resolver:
         Raises:
             ValueError: a slice without an image or beyond the last one, an image in two parts, or what `get` raises.
         """
-        found = self._sum(parts)
-        first, labels = next(iter(self.sources.values())), tuple(image.label for image in found)
+        images = self._sum(parts)
+        first, labels = next(iter(self.sources.values())), tuple(image.label for image in images)
         if len(self.sources) == 1:
-            return replace(first, names=tuple(image.name for image in found), labels=labels)
-        several = _Several({source: (split.open, split.locate) for source, split in self.sources.items()})
-        names = tuple(f"{image.source}: {image.name}" for image in found)
-        return replace(first, names=names, labels=labels, open=several.read, locate=several.locate)
+            return replace(first, names=tuple(image.name for image in images), labels=labels)
+        names = tuple(f"{image.source}: {image.name}" for image in images)
+        joined = _Joined({source: replace(split, names=(), labels=()) for source, split in self.sources.items()})
+        return Split(names, labels, joined.read, joined.locate)
 
     def _sum(self, parts: Sequence[Part]) -> list[_Image]:
-        found = [self._part(part) for part in parts]
-        for (one, first), (other, second) in combinations(zip(parts, found, strict=True), 2):
+        images = [self._part(part) for part in parts]
+        for (one, first), (other, second) in combinations(zip(parts, images, strict=True), 2):
             shared = {image[:2] for image in first} & {image[:2] for image in second}
             if shared:
                 source, name = min(shared)
                 where = self.sources[source].locate(name)
                 count = "an image" if len(shared) == 1 else f"{len(shared)} images"
                 raise ValueError(f"{self.spec}: {one.text} and {other.text} share {count}, such as {where}")
-        return [image for images in found for image in images]
+        return [image for part in images for image in part]
 
     def _part(self, part: Part) -> list[_Image]:
-        if not isinstance(part.source, str):
-            mixed = sorted(self._sum(part.source), key=lambda image: name_digest(image.name))
-            return [mixed[i] for i in self._sliced(len(mixed), part)]
-        name, split = self.get(part.source)
-        name = next((known for known, other in self.sources.items() if other.open == split.open), name)
-        self.sources.setdefault(name, split)
-        return [_Image(name, split.names[i], split.labels[i]) for i in self._sliced(len(split), part)]
+        if isinstance(part.source, str):
+            name, split = self.get(part.source)
+            # lists of one folder share its files: an image in two of them is one image
+            name = next((other for other, source in self.sources.items() if source.open == split.open), name)
+            self.sources.setdefault(name, split)
+            images = [_Image(name, *image) for image in zip(split.names, split.labels, strict=True)]
+        else:
+            images = sorted(self._sum(part.source), key=lambda image: name_digest(image.name))
+        for start, stop in part.slices:
+            left = images[self._index(start or "0", images, part) : self._index(stop or "100%", images, part)]
+            if not left:
+                written = f"[{start or ''}:{stop or ''}] of {len(images)} images"
+                raise ValueError(f"{self.spec}: {part.text} is empty: {written}")
+            images = left
+        return images
 
-    def _sliced(self, count: int, part: Part) -> range:
-        left = range(count)
-        for bounds in part.slices:
-            start, stop = (self._index(bound, len(left), part) for bound in bounds)
-            if not left[start:stop]:
-                written = ":".join(bound or "" for bound in bounds)
-                raise ValueError(f"{self.spec}: {part.text} is empty: [{written}] of {len(left)} images")
-            left = left[start:stop]
-        return left
+    def _index(self, bound: str, images: Sequence[_Image], part: Part) -> int:
+        """The image at which a slice begins or ends."""
+        from datasets import ReadInstruction
 
-    def _index(self, bound: str | None, count: int, part: Part) -> int | None:
-        if bound is None:
-            return None
-        index = round(int(bound[:-1]) * count / 100) if bound.endswith("%") else int(bound)
-        if abs(index) > count:
-            raise ValueError(f"{self.spec}: {part.text} goes beyond the last image: {bound} of {count} images")
-        return count + index if bound.startswith("-") else index
+        number, of = int(bound.strip("-%")), len(images)
+        # ReadInstruction would cut this off without a word
+        if number > (100 if bound.endswith("%") else of):
+            raise ValueError(f"{self.spec}: {part.text} goes beyond the last image: {bound} of {of} images")
+        # asked without its sign: [-1%:] of ten images would be all of them, as -0 is 0
+        (asked,) = ReadInstruction.from_spec(f"images[:{bound.lstrip('-')}]").to_absolute({"images": of})
+        return of - asked.to if bound.startswith("-") else asked.to
 
 
-class _Several:
+class _Joined:
     """Reads `source: name`."""
 
-    def __init__(self, sources: dict[str, tuple[Callable[[str], bytes | Image.Image], Callable[[str], str]]]) -> None:
+    def __init__(self, sources: dict[str, Split]) -> None:
         self.sources = sources
 
     def read(self, name: str) -> bytes | Image.Image:
         """As the source reads it."""
-        source, _, own = name.partition(": ")
-        return self.sources[source][0](own)
+        source, _, name = name.partition(": ")
+        return self.sources[source].open(name)
 
     def locate(self, name: str) -> str:
         """Where the source finds it."""
-        source, _, own = name.partition(": ")
-        return self.sources[source][1](own)
+        source, _, name = name.partition(": ")
+        return self.sources[source].locate(name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .names import name_digest
-from .split import Split
+from .split import Split, name_digest
 
 
 def few_shot(split: Split, shots: int, *, seed: int, classes: Sequence[str]) -> Split:

@@ -2,72 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_MOST_CLASSES = 1_000_000
+from ...io.labels import LabelColumn, labelled, listed, training_column
+
+_MOST_CLASSES = 1_000_000  # a larger label is a mistake, such as an id
 
 
 def number_labels(
-    spec: str, column: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None
+    spec: str, column: str, cells: Mapping[str, Sequence[Any]], names: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]], tuple[str, ...]]:
     """Class names, labels by split, and the splits without any label (all None or -1), which get no labels.
 
     Args:
         spec, column: for messages.
-        values: the column of each split: integers, or text, whose classes are then those of train, sorted.
+        cells: the column of each split: integers, or text, whose classes are then those of train, sorted.
         names: of integer labels; None calls class i `str(i)`.
 
     Raises:
         ValueError: by split and row: no label, text among numbers, out of range, a class that train does not have.
     """
-    unlabelled = tuple(name for name, column_ in values.items() if all(_missing(v) or v == -1 for v in column_))
-    labelled = {name: list(column_) for name, column_ in values.items() if name not in unlabelled}
-    if not labelled:
-        raise ValueError(f"{spec}: the column {column!r} holds no label")
-    for name, column_ in labelled.items():
-        for row, value in enumerate(column_):
-            if _missing(value) or value == -1:
-                raise ValueError(f"{spec}: row {row} of {name} has no label ({value!r} in {column!r})")
-    if any(isinstance(value, str | bool) for column_ in labelled.values() for value in column_):
-        classes, labels = _of_text(spec, labelled)
+    columns = {name: LabelColumn(column, part, _locate(spec, name), plain=_plain) for name, part in cells.items()}
+    known = labelled(f"{spec}: the column {column!r}", columns)
+    unlabelled = tuple(name for name in cells if name not in known)
+    if any(isinstance(value, str) for part in known.values() for value in part.values):
+        for part in known.values():
+            for row, value in enumerate(part.values):
+                if not isinstance(value, str):
+                    raise ValueError(f"{part.locate(row)} has the label {value!r}, others are text")
+        names = sorted(set(training_column(known).values))
+        index, expected, alike = {name: label for label, name in enumerate(names)}, listed(names), names
     else:
-        classes, labels = _of_numbers(spec, column, labelled, names)
-    return classes, labels, unlabelled
+        top = _MOST_CLASSES if names is None else len(names)
+        if names is None:
+            in_range = (v for part in known.values() for v in part.values if isinstance(v, int) and 0 <= v < top)
+            names = [str(label) for label in range(1 + max(in_range, default=-1))]
+        index, expected, alike = {str(i): i for i in range(len(names))}, f"expected 0 to {top - 1:,}", []
+    labels = {name: part.numbered(index, expected, names=alike) for name, part in known.items()}
+    return tuple(names), labels, unlabelled
 
 
-def _missing(value: Any) -> bool:
-    """None, NaN, and text without a letter in it."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+def _locate(spec: str, split: str) -> Callable[[int], str]:
+    return lambda row: f"{spec}: row {row} of {split}"
 
 
-def _of_text(spec: str, values: dict[str, list[Any]]) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
-    for name, column in values.items():
-        for row, value in enumerate(column):
-            if not isinstance(value, str | bool):
-                raise ValueError(f"{spec}: row {row} of {name} has the label {value!r}, others are text")
-    first = "train" if "train" in values else next(iter(values))
-    classes = sorted({str(value) for value in values[first]})
-    index = {name: label for label, name in enumerate(classes)}
-    for name, column in values.items():
-        for row, value in enumerate(column):
-            if str(value) not in index:
-                raise ValueError(f"{spec}: row {row} of {name} has the class {value!r}, which {first} does not have")
-    return tuple(classes), {name: tuple(index[str(value)] for value in column) for name, column in values.items()}
-
-
-def _of_numbers(
-    spec: str, column: str, values: dict[str, list[Any]], names: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
-    count = _MOST_CLASSES if names is None else len(names)
-    labels = {}
-    for name, column_ in values.items():
-        for row, value in enumerate(column_):
-            if not (isinstance(value, int | float) and 0 <= value < count and value == int(value)):
-                raise ValueError(
-                    f"{spec}: row {row} of {name} has the label {value!r} in {column!r}, expected 0 to {count - 1:,}"
-                )
-        labels[name] = tuple(int(value) for value in column_)
-    if names is None:
-        names = [str(label) for label in range(1 + max(max(column_) for column_ in labels.values()))]
-    return tuple(names), labels
+def _plain(cell: Any) -> Any:
+    """Text, an integer, or what else stands there; None for NaN, -1, and text without a letter in it."""
+    if cell is None or cell != cell or cell == -1 or (isinstance(cell, str) and not cell.strip()):
+        return None
+    if isinstance(cell, bool):
+        return str(cell)
+    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .image import EXTENSIONS
-from .names import name_digest
-from .split import ImageData, Split
+from .image_data import ImageData
+from .split import Split, name_digest
 from .tree import Tree, printable
 
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}

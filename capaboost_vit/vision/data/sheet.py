@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...io.atomic import replacing
-from .split import ImageData, Split
+from .image_data import ImageData
+from .split import Split
 
 _CLASSES = 20
 _THUMB, _GAP, _MARGIN = 104, 6, 20

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from ...io.tables import is_hub_name
 from .digits import read_digits
+from .image_data import ImageData
 from .layouts import lists_of, read_folders, read_lists
-from .split import ImageData
-from .tables import is_table_folder, read_table
+from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, FolderWithZip, Zip
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
 _CHOICES = "give digits, or the path of an image folder, a .zip or a .parquet, owner/name on the hub, torchvision:NAME"
 
 
@@ -60,16 +59,16 @@ def open_data(
         return read_digits(spec)
     if spec.lower().startswith("torchvision:"):
         return read_torchvision(spec, root=root, download=download)
-    if _HUB_NAME.fullmatch(spec) and path.suffix.lower() not in (".zip", ".parquet"):
+    if is_hub_name(spec, suffixes=(".zip", ".parquet")):
         return read_table(spec, None, **columns)
     raise FileNotFoundError(f"no data at {spec!r}: {_CHOICES}")
 
 
 def _open_folder(spec: str, path: Path, columns: dict[str, str | None]) -> ImageData:
-    lists = lists_of(Folder(path))
-    if lists:
-        return read_lists(spec, FolderWithZip(path) if (path / "images.zip").exists() else Folder(path), lists)
-    return read_table(spec, path, **columns) if is_table_folder(path) else read_folders(spec, Folder(path))
+    tree = Folder(path)
+    if lists := lists_of(tree):
+        return read_lists(spec, FolderWithZip(path) if (path / "images.zip").exists() else tree, lists)
+    return read_table(spec, path, **columns) if is_image_table(path) else read_folders(spec, tree)
 
 
 def _open_zip(spec: str, tree: Zip) -> ImageData:

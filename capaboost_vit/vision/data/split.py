@@ -1,4 +1,4 @@
-"""A data set in memory: names and labels of its images by split, and how to read the i-th; no pixels."""
+"""A split: names and labels of its images, and how to read the i-th; no pixels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
-from .expressions import Resolver, is_name, parse_split
 from .image import decode, refuse_bomb, to_rgb
 
-_ALIASES = {
-    "train": ("train", "train800", "trainval"),
-    "val": ("val", "valid", "validation", "dev", "val200"),
-    "test": ("test",),
-}
 _HASHED_BYTES = 1 << 30
 
 
@@ -103,51 +97,9 @@ class Split:
         return self.only(i for i in range(len(self)) if i not in left_out)
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """The splits of a data set by name, and its class names in the order of the labels.
-
-    `unlabelled` names splits that are there, but whose labels are not: nothing can be done with them here.
-    """
-
-    spec: str
-    classes: tuple[str, ...]
-    splits: dict[str, Split]
-    unlabelled: tuple[str, ...] = ()
-
-    def split(self, name: str) -> Split:
-        """A split by its name, by a usual alias (train: train800, trainval; val: valid, validation, dev, val200), or by
-        an expression of names such as `train[:800]`, `train+val`, `mixed(train)[90%:]` (see `expressions`).
-
-        Raises:
-            ValueError: there is none, or it has no labels; a malformed expression, a slice that is empty or goes beyond
-                the last image, an image in two parts of a sum.
-        """
-        if is_name(name) or self._candidate(name) is not None:
-            return self._named(name)[1]
-        return Resolver(self.spec, self._named).resolve(parse_split(name))
-
-    def has(self, name: str) -> bool:
-        """Whether `split(name)` would succeed."""
-        try:
-            self.split(name)
-        except ValueError:
-            return False
-        return True
-
-    def _candidate(self, name: str) -> str | None:
-        """What a name or an alias stands for."""
-        names = (name, *_ALIASES.get(name, ()))
-        return next((known for known in names if known in self.splits or known in self.unlabelled), None)
-
-    def _named(self, name: str) -> tuple[str, Split]:
-        """A split by its name or alias, with its name. Raises ValueError if there is none, or without labels."""
-        known = self._candidate(name)
-        if known is None:
-            raise ValueError(f"{self.spec} has no split {name!r}; it has: {', '.join(self.splits)}")
-        if known not in self.splits:
-            raise ValueError(f"{self.spec}: the split {known!r} has no labels")
-        return known, self.splits[known]
+def name_digest(name: str, *key: str | int) -> bytes:
+    """The SHA-256 of `key:key:name`: sorted by it, names are mixed, for each key in another way."""
+    return hashlib.sha256(":".join([*map(str, key), name]).encode("utf-8", "surrogateescape")).digest()
 
 
 def _pixels(image: Image.Image) -> bytes:

@@ -1,35 +1,32 @@
-"""Data sets in the formats of Hugging Face's `datasets`: parquet, metadata files, saved sets, the hub."""
+"""Images in the tables of Hugging Face's `datasets`: parquet, metadata files, saved sets, the hub."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ...io.hub import cache_folder, load_from_hub, quietly, root_cause
-from .columns import image_column as find_image_column
-from .columns import label_column as find_label_column
+from ...io.columns import asked_column, only_column
+from ...io.tables import is_table_folder, load_from_hub, load_local, root_cause
+from .image_data import ImageData
 from .labels import number_labels
-from .split import ImageData, Split
+from .split import Split
 from .tree import printable
 
 _INSTEAD = "give a local folder of images, a .zip, or a .parquet file instead"
-_SPLIT_OF_FILE = re.compile(r"(?:^|[-_. ])(train|validation|valid|val|dev|test)(?:$|[-_. \d])", re.IGNORECASE)
+_IMAGE_NAMES = ("image", "img", "picture", "photo")
+_LABEL_NAMES = ("label", "labels", "class", "fine_label", "class_label", "category", "target")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
-def is_table_folder(folder: Path) -> bool:
-    """Whether a folder is one that `datasets` reads: saved by it, with parquet files, or with metadata of images."""
-    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")) or _has_metadata(folder):
-        return True
-    patterns = ("*.parquet", "*/*.parquet", "*/train/*.parquet")  # a file each, a clone, the hub's own conversion
-    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+def is_image_table(folder: Path) -> bool:
+    """Whether `datasets` reads a folder: one that it saved, with parquet files, or with metadata of images."""
+    return is_table_folder(folder) or _has_metadata(folder)
 
 
 def _has_metadata(folder: Path) -> bool:
-    names = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-    return any(next(folder.glob(start + name), None) is not None for name in names for start in ("", "*/"))
+    return any(next(folder.glob(start + name), None) is not None for name in _METADATA for start in ("", "*/"))
 
 
 def read_table(
@@ -40,57 +37,68 @@ def read_table(
     Raises:
         OSError: the hub cannot be reached, or has no such set. ValueError: it cannot be read or has wrong columns.
     """
-    name, _, config = spec.partition(":")
-    with quietly():
-        if path is None:
-            tables = load_from_hub(name, config or None, what="data", instead=_INSTEAD)
-        else:
-            tables = _of_path(spec, path)
-    return _with_columns(spec, tables, image_column, label_column)
-
-
-def _of_path(spec: str, path: Path) -> dict[str, Any]:
     import datasets
 
-    cache = cache_folder()
-    try:
-        if path.is_file():
-            named = _SPLIT_OF_FILE.search(path.stem)
-            split = named.group(1).lower() if named else "train"
-            return dict(datasets.load_dataset("parquet", data_files={split: str(path)}, cache_dir=cache))
-        if (path / "dataset_dict.json").is_file():
-            return dict(datasets.load_from_disk(str(path)))
-        if (path / "state.json").is_file():
-            saved = datasets.load_from_disk(str(path))
-            return {str(saved.split or "train"): saved}
-        if _has_metadata(path):
-            return dict(datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=cache))
-        return dict(datasets.load_dataset(str(path.absolute()), cache_dir=cache))
-    except Exception as error:  # pyarrow's, fsspec's and datasets' own, of many classes
-        raise ValueError(f"cannot read {spec}: {root_cause(error)}") from error
-
-
-def _with_columns(spec: str, tables: dict[str, Any], image: str | None, label: str | None) -> ImageData:
-    import datasets
-
+    if path is None:
+        tables = load_from_hub(spec, what="data", instead=_INSTEAD)
+    else:
+        tables = load_local(path, builder="imagefolder" if _has_metadata(path) else None)
     features = next(iter(tables.values())).features
-    image, label = find_image_column(spec, features, image), find_label_column(spec, features, label)
+    image, label = _image_column(spec, features, image_column), _label_column(spec, features, label_column)
     for name, table in tables.items():
-        if image not in table.features or (label not in table.features):
+        if image not in table.features or label not in table.features:
             raise ValueError(f"{spec}: {name} has other columns: {', '.join(table.features)}")
         if len(table) == 0:
             raise ValueError(f"{spec}: {name} has no rows")
-    values = {name: list(table[label]) for name, table in tables.items()}
-    classes, labels, unlabelled = number_labels(spec, label, values, getattr(features[label], "names", None))
+    cells = {name: list(table[label]) for name, table in tables.items()}
+    classes, labels, unlabelled = number_labels(spec, label, cells, getattr(features[label], "names", None))
     splits = {}
-    for name, labels_ in labels.items():
+    for name, labels_of_split in labels.items():
         try:
             table = tables[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
         except Exception as error:  # pyarrow's too
             raise ValueError(f"{spec}: the column {image!r} holds no images: {root_cause(error)}") from error
         rows = _Rows(table, image, f"{name} in {spec}")
-        splits[name] = Split(tuple(f"row {i}" for i in range(len(labels_))), labels_, rows.read, rows.locate)
+        names = tuple(f"row {i}" for i in range(len(labels_of_split)))
+        splits[name] = Split(names, labels_of_split, rows.read, rows.locate)
     return ImageData(spec, classes, splits, unlabelled)
+
+
+def _image_column(spec: str, features: dict[str, Any], asked: str | None) -> str:
+    """The one column of images by its type; else of bytes, by a usual name."""
+    from datasets import Image, Value
+
+    if asked is not None:
+        return asked_column(spec, features, asked, "--image-column")
+    typed = [name for name, kind in features.items() if isinstance(kind, Image)]
+    # pandas and others write images as {bytes, path}
+    encoded = [n for n, k in features.items() if k == Value("binary") or (isinstance(k, dict) and {*k} == _ENCODED)]
+    candidates = typed or [name for name in encoded if name.lower() in _IMAGE_NAMES]
+    return _found(spec, features, candidates, "images", "--image-column")
+
+
+_ENCODED = {"bytes", "path"}
+
+
+def _label_column(spec: str, features: dict[str, Any], asked: str | None) -> str:
+    """The one column of classes by its type; else of a usual name."""
+    from datasets import ClassLabel, Value
+
+    if asked is None:
+        typed = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
+        candidates = typed or [name for name in features if name.lower() in _LABEL_NAMES]
+        asked = _found(spec, features, candidates, "labels", "--label-column")
+    kind = features[asked_column(spec, features, asked, "--label-column")]
+    if not isinstance(kind, ClassLabel | Value):
+        raise ValueError(f"{spec}: the column {asked!r} holds {kind}, not one label for each image")
+    return asked
+
+
+def _found(spec: str, features: dict[str, Any], candidates: list[str], what: str, flag: str) -> str:
+    column = only_column(spec, candidates, what, flag)
+    if column is None:
+        raise ValueError(f"{spec} has no column of {what} that is known: choose with {flag} {' or '.join(features)}")
+    return column
 
 
 class _Rows:

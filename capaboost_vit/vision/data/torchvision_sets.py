@@ -11,8 +11,9 @@ from PIL import Image
 
 from ...io.options import suggest
 from .image import decode
+from .image_data import ImageData
 from .labels import number_labels
-from .split import ImageData, Split
+from .split import Split
 
 # with a flag for train, with names of splits, and with one part for all images, which is called train here
 _BY_FLAG = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS")

@@ -1,0 +1,128 @@
+"""Tables as Hugging Face's `datasets` reads them, of the hub or local: quietly, and with clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
+_SPLIT_OF_FILE = re.compile(r"(?:^|[-_. ])(train|validation|valid|val|dev|test)(?:$|[-_. \d])", re.IGNORECASE)
+_PARQUET = ("*.parquet", "*/*.parquet", "*/train/*.parquet")  # a file each, a clone, the hub's own conversion
+
+
+def is_hub_name(spec: str, *, suffixes: Collection[str] = ()) -> bool:
+    """Whether this may be `owner/name` or `owner/name:config`, and does not end as a file does."""
+    return bool(_HUB_NAME.fullmatch(spec)) and Path(spec).suffix.lower() not in suffixes
+
+
+def is_table_folder(folder: Path) -> bool:
+    """Whether `datasets` saved this folder, or it holds parquet files."""
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return True
+    return any(next(folder.glob(pattern), None) is not None for pattern in _PARQUET)
+
+
+def load_local(path: Path, *, builder: str | None = None) -> dict[str, Any]:
+    """The splits of a folder, or of a parquet file, which is the split that its name tells, else train.
+
+    Args:
+        builder: which of `datasets`' own reads a folder that was not saved by it; None lets it choose.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    import datasets
+
+    cache = cache_folder()
+    try:
+        with quietly():
+            if path.is_file():
+                named = _SPLIT_OF_FILE.search(path.stem)
+                files = {named.group(1).lower() if named else "train": str(path)}
+                return dict(datasets.load_dataset("parquet", data_files=files, cache_dir=cache))
+            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                saved = datasets.load_from_disk(str(path))
+                return {str(saved.split or "train"): saved} if isinstance(saved, datasets.Dataset) else dict(saved)
+            if builder is not None:
+                return dict(datasets.load_dataset(builder, data_dir=str(path), cache_dir=cache))
+            return dict(datasets.load_dataset(str(path.absolute()), cache_dir=cache))
+    except Exception as error:  # pyarrow's, fsspec's and datasets' own, of many classes
+        raise ValueError(f"cannot read {path}: {root_cause(error)}") from error
+
+
+def load_from_hub(spec: str, *, what: str, instead: str) -> dict[str, Any]:
+    """The splits of `owner/name` or `owner/name:config` of the hub, or of `datasets`' cache, by the hub's names.
+
+    Args:
+        what: is missing where there is no such set, such as "data".
+        instead: what to do without it, for messages.
+
+    Raises:
+        FileNotFoundError: no such set, or the hub cannot be reached. ValueError: it cannot be read.
+    """
+    import datasets
+
+    name, _, config = spec.partition(":")
+    try:
+        with quietly():
+            return dict(datasets.load_dataset(name, config or None, cache_dir=cache_folder()))
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"no {what} at {spec!r}, neither a local path nor on the hub: {root_cause(error)}"
+        ) from error
+    except Exception as error:  # httpx's, huggingface_hub's and datasets' own
+        if "scripts are no longer supported" in str(error):
+            raise ValueError(
+                f"{spec} is made by a loading script, and scripts are not run here: convert it to parquet (on the hub, "
+                "its branch refs/convert/parquet may hold that already), download it and give the folder"
+            ) from error
+        if isinstance(error, ConnectionError):
+            raise FileNotFoundError(
+                f"no {what} at {spec!r} on this machine, and the hub cannot be reached (offline?): {instead}"
+            ) from error
+        raise ValueError(f"cannot load {spec} from the hub: {root_cause(error)}; {instead}") from error
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
+
+
+def cache_folder() -> str | None:
+    """None for `datasets`' own cache; a folder of this process where that cannot be written to."""
+    import datasets
+
+    usual = Path(datasets.config.HF_DATASETS_CACHE)
+    with contextlib.suppress(OSError):
+        usual.mkdir(parents=True, exist_ok=True)
+        if os.access(usual, os.W_OK):
+            return None
+    if not _FOLDERS:
+        _FOLDERS.append(tempfile.TemporaryDirectory(prefix="capaboost_vit_", ignore_cleanup_errors=True))
+    return _FOLDERS[0].name
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """No progress bars of `datasets` where nobody watches them."""
+    import datasets
+
+    if sys.stderr.isatty() or datasets.utils.are_progress_bars_disabled():
+        yield
+        return
+    datasets.utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.utils.enable_progress_bars()
+
+
+def root_cause(error: BaseException) -> str:
+    """The first line of the error that began it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,132 @@
+"""Files of texts: tsv, csv, JSON lines, or a document per line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+from .table import Row, Table
+
+SUFFIXES = (".tsv", ".csv", ".jsonl")
+_LONGEST_CELL = 2**31 - 1  # the largest limit that csv takes on every platform
+
+
+def read_file(path: Path, *, texts: list[tuple[str, ...]], header: tuple[str, ...] = (), flawed: bool = False) -> Table:
+    """A file by its suffix, in UTF-8.
+
+    - .tsv: cells between tabs, as they are: quotes are part of the text;
+    - .csv: cells between commas, quoted as spreadsheets do it, and then perhaps over several lines;
+    - .jsonl: an object per line;
+    - any other: a document per line, in the column `text`; lines without text are passed over.
+
+    Args:
+        texts: columns of texts, one of which tells that the first line of a tsv or csv names the columns.
+        header: names of the columns of a file whose first line does not; none: its first line does.
+        flawed: rows with other than the header's number of cells are no error.
+
+    Raises:
+        ValueError: by file and line: not UTF-8, nothing in it, no JSON, a wrong number of cells.
+    """
+    content = _decoded(path)
+    if not content.strip():
+        raise ValueError(f"{path} is empty")
+    if path.suffix.lower() not in (".tsv", ".csv"):
+        rows = _objects(path, content) if path.suffix.lower() == ".jsonl" else _documents(content)
+        first = next(rows)
+        return Table(str(path), path.name, "line", tuple(first[1]), chain([first], rows), {})
+    lines = _tabbed(content) if path.suffix.lower() == ".tsv" else _quoted(path, content)
+    top, cells = next(lines)
+    if len(cells) == len(header) and not any(set(names) <= set(cells) for names in texts):
+        lines = chain([(top, cells)], lines)
+    else:
+        header = tuple(cells)
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path}, line {top} names a column twice: {', '.join(_short(header))}")
+    return Table(str(path), path.name, "line", header, _named(path, header, lines, flawed), {})
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        raise ValueError(f"{path}, line {line} is not UTF-8 (byte 0x{byte:02x}): save the file as UTF-8") from error
+
+
+def _lines(content: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not empty; a character such as U+2028 ends none, as it would with `splitlines`."""
+    for number, line in enumerate(content.split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if line:
+            yield number, line
+
+
+def _tabbed(content: str) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.split("\t")) for number, line in _lines(content))
+
+
+def _quoted(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows by the line on which they begin."""
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    number = 1
+    while True:
+        try:
+            with _long_cells():
+                cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {number} cannot be read as csv: {error}") from error
+        if cells is None:
+            return
+        if cells:
+            yield number, cells
+        number = reader.line_num + 1
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Documents are longer than what csv takes for a broken file; the limit is one for the whole process."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _objects(path: Path, content: str) -> Iterator[Row]:
+    for number, line in _lines(content):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f'{path}, line {number}: expected an object such as {{"text": ..., "label": ...}}, got {line[:40]!r}'
+            )
+        yield number, row
+
+
+def _documents(content: str) -> Iterator[Row]:
+    return ((number, {"text": line}) for number, line in _lines(content) if line.strip())
+
+
+def _named(path: Path, header: tuple[str, ...], lines: Iterable[tuple[int, list[str]]], flawed: bool) -> Iterator[Row]:
+    for number, cells in lines:
+        if len(cells) != len(header) and not flawed:
+            raise ValueError(
+                f"{path}, line {number} has {len(cells)} columns, expected {len(header)}: {', '.join(_short(header))}"
+            )
+        yield number, dict(zip(header, cells, strict=False))
+
+
+def _short(names: Iterable[str]) -> list[str]:
+    """Names for a message: a first line that holds no names may hold texts."""
+    return [name if len(name) <= 30 else name[:30] + "..." for name in names]
