@@ -115,7 +115,7 @@ def test_the_first_report_that_knows_a_trial_counts(study, trial_of, published, 
 def test_a_file_that_is_no_report_is_named(study, trial_of, tmp_path, text):
     (tmp_path / "torn.json").write_text(text)
     kept, _ = study.add([trial_of(0)])
-    with pytest.raises(ValueError, match=r"--known .*torn.json: this is no report.json of capaboost bench report"):
+    with pytest.raises(ValueError, match=r"--known .*torn.json: this is no report.json of capaboost study report"):
         take_known(study, kept, [tmp_path / "torn.json"])
 
 
@@ -133,7 +133,7 @@ def test_an_accuracy_that_cannot_be_is_shown_as_damage(study, trial_of, publishe
 def test_the_command_says_how_many_it_took_and_runs_none_of_them(written, tmp_path, capsys):
     values = {**written(), "methods": [str(tmp_path / "lora.yaml")], "output": str(tmp_path / "theirs")}
     (tmp_path / "study.yaml").write_text(json.dumps(values))
-    words = ["bench", "run", "--config", str(tmp_path / "study.yaml"), "--workers", "0", "--seeds", "0"]
+    words = ["study", "run", "--config", str(tmp_path / "study.yaml"), "--workers", "0", "--seeds", "0"]
     assert main(words) == 0
     theirs = Study(tmp_path / "theirs")
     for trial in theirs.trials().values():

@@ -7,7 +7,7 @@ defined by slices of TensorFlow Datasets (TFDS). They are had from
 - the folders or zips that most repositories use, with lists train800.txt, val200.txt, train800val200.txt and test.txt;
 - sets of the hub with splits train800, val200 and test: `bramtoula/vtab_*`;
 - parquet made from TFDS, `dpdl-benchmark/*`, sliced as TFDS slices its own. Nobody has verified that its images stand
-  in TFDS's order, so these tasks carry a note; `capaboost bench check` can tell for some of them.
+  in TFDS's order, so these tasks carry a note; `capaboost study check` can tell for some of them.
 """
 
 from __future__ import annotations
