@@ -43,7 +43,7 @@ class WorkConfig:
 class StudyConfig(WorkConfig):
     """What every study has: which methods, on which tasks, with which backbone."""
 
-    suite: str = option("vtab1k", "vtab1k, fgvc, or a YAML file with `tasks:`")
+    suite: str = option("vtab1k", "vtab1k, fgvc, synthetic_vtab1k (generated images), or a YAML file with `tasks:`")
     data: str | None = option(None, "folder of the tasks' data; hub: the data sets of the hub")
     tasks: tuple[str, ...] = option(("*",), "names or wildcards of tasks")
     methods: tuple[str, ...] = option((), "files of `capaboost train --config`, one per method, which has its name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,9 @@ from capaboost_vit.cli import main
 from capaboost_vit.study.known import take_known
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.page.page import write_report
+from capaboost_vit.study.trial import digest, identity_of
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "study"
 
 
 def result_of(trial, accuracy):
@@ -161,3 +165,14 @@ def test_identity_of_a_line_and_of_its_trial_are_the_same_for_every_kind_of_opti
     report = write_report(first.path, formats=["json"])[0]
     kept, _ = study.add([trial])
     assert take_known(study, kept, [report]) == {str(report): 1}
+
+
+@pytest.mark.parametrize("report", ["results.json", "rates.json", "remedies.json"])
+def test_the_published_trials_keep_their_ids(report):
+    """Golden: an id is the hash of all options, those of today's defaults too; so old reports and manifests go on."""
+    lines = json.loads((DOCS / report).read_text())["trials"]
+    assert len(lines) >= 40
+    for line in lines:
+        options = {**line["options"], "seed": line["seed"], "shots": line["shots"]}
+        fields = {name: line[name] for name in ("suite", "task", "backbone", "stage", "weights")}
+        assert digest(identity_of(options, **fields))[:12] == line["id"]

@@ -154,7 +154,7 @@ def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
         ({"methods": ("nowhere.yaml",)}, FileNotFoundError, "no method file at nowhere.yaml"),
         ({"seeds": ()}, ValueError, "--seeds is empty"),
         ({"tasks": ("three",)}, ValueError, "nothing is called 'three'; there are one, two"),
-        ({"suite": "vtab"}, ValueError, "no suite 'vtab': say vtab1k, fgvc, or a YAML file"),
+        ({"suite": "vtab"}, ValueError, "no suite 'vtab': say vtab1k, fgvc, synthetic_vtab1k, or a YAML file"),
         ({"backbone": "augreg_in12k"}, ValueError, "neither augreg_in21k nor orig_in21k .* mean augreg_in21k"),
         ({"backbone": "vit_tiny_capaboost_lora"}, ValueError, "nor a plain timm model"),
         ({"initial_checkpoint": "nowhere.pth"}, FileNotFoundError, "no base weights at nowhere.pth"),

@@ -96,7 +96,7 @@ def test_status_tells_of_every_state(configured, capsys):
     assert f"running: lora on two, seed 0: process {os.getpid()} on " in said
     assert "failed: head on one, seed 0 (" in said
     assert "): ValueError: no" in said
-    assert "a trial trains for 1800 s on average; 2 are left: 1.0 h of one worker" in said
+    assert "a trial trains for 1800 s on average, 0.50 h in all; 2 are left: 1.0 h of one worker" in said
 
 
 @pytest.mark.parametrize(
