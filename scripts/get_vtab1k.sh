@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches what the Hugging Face hub has of VTAB-1k (18 of its 19 tasks) and checks what is there:
 #   DATA=data/vtab1k bash scripts/get_vtab1k.sh
-# Called again it goes on where it was. Options behind the name go to `capaboost bench check`, such as --tasks 'clevr_*'.
+# Called again it goes on where it was. Options behind the name go to `capaboost study check`, such as --tasks 'clevr_*'.
 #   DATA  folder (default data/vtab1k); each set gets a folder of its own in it
 #   SETS  hub ids (default: all that VTAB-1k's tasks are made of, tens of gigabytes)
 # HF_TOKEN, HF_ENDPOINT and the like work as the hub's own program has them.
@@ -18,4 +18,4 @@ for set in ${SETS:-$exact "${ordered[@]/#/dpdl-benchmark/}"}; do
     echo "Fetching $set into $DATA/${set#*/}"
     "$root/.venv/bin/hf" download "$set" --repo-type dataset --local-dir "$DATA/${set#*/}"
 done
-"$root/.venv/bin/capaboost" bench check --suite vtab1k --data "$DATA" "$@"
+"$root/.venv/bin/capaboost" study check --suite vtab1k --data "$DATA" "$@"

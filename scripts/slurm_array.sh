@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The workers of a study as a SLURM array, one GPU each. From the project's folder, the study is written down first:
-#   capaboost bench run --workers 0 --output runs/study --methods configs/vtab1k/*.yaml ...
-#   OUTPUT=runs/study sbatch --array 0-15 scripts/slurm_array.sh [options of `capaboost bench work`]
+#   capaboost study run --workers 0 --output runs/study --methods configs/vtab1k/*.yaml ...
+#   OUTPUT=runs/study sbatch --array 0-15 scripts/slurm_array.sh [options of `capaboost study work`]
 # Options of sbatch win over the lines below. A worker whose time is over, or that is preempted, saves a checkpoint and is
-# queued again; the trial of one that was killed is taken over by another. How far it is: capaboost bench status OUTPUT
+# queued again; the trial of one that was killed is taken over by another. How far it is: capaboost study status OUTPUT
 #   OUTPUT          folder of the study, on a file system that all machines share
 #   CAPABOOST_ROOT  the project's folder (default: where sbatch was called)
 #SBATCH --job-name=capaboost-study
@@ -29,7 +29,7 @@ prepare_environment
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not take it over from sbatch
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}"
 code=0
-srun "$root/.venv/bin/capaboost" bench work --output "$OUTPUT" "$@" || code=$?
+srun "$root/.venv/bin/capaboost" study work --output "$OUTPUT" "$@" || code=$?
 if [ "$code" -eq 143 ]; then # asked to stop, with a checkpoint
     scontrol requeue "$SLURM_JOB_ID"
 fi

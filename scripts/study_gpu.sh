@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The study of docs/study.md at 224 px on GPUs: tunes on val, runs, reports. Called again it goes on where it was.
-#   DATA=data WEIGHTS=vit_tiny.safetensors bash scripts/study_gpu.sh [options of both `bench tune` and `bench run`]
+#   DATA=data WEIGHTS=vit_tiny.safetensors bash scripts/study_gpu.sh [options of both `study tune` and `study run`]
 # For a machine that reaches neither: what it needs of one task or several, in a folder of at most 60 MB, with
 #   DATA=data WEIGHTS=vit_tiny.safetensors TASKS=eurosat bash scripts/study_gpu.sh pack FOLDER
 # and there, with the project beside it,
@@ -49,9 +49,9 @@ OUTPUT="${OUTPUT:-runs/study_224}"
 study=(
     --suite "$root/configs/suites/small.yaml" --data "$DATA" --tasks $TASKS
     --backbone vit_tiny_patch16_224 --initial-checkpoint "$WEIGHTS"
-    --methods "$root"/configs/study/*.yaml --set.img_size 224 --set.amp true
+    --methods "$root"/configs/study/*.yaml --set img_size=224 --set amp=true
     --output "$OUTPUT" --workers "${WORKERS:-8}"
 )
-"${capaboost[@]}" bench tune "${study[@]}" --grid.lr '[x0.5, x1, x2, x4, x8]' --tune-seeds 0 1 2 "$@"
-"${capaboost[@]}" bench run "${study[@]}" --tuned --seeds ${SEEDS:-0 1 2 3 4} "$@"
-"${capaboost[@]}" bench report "$OUTPUT"
+"${capaboost[@]}" study tune "${study[@]}" --grid 'lr=[x0.5, x1, x2, x4, x8]' --tune-seeds 0 1 2 "$@"
+"${capaboost[@]}" study run "${study[@]}" --tuned --seeds ${SEEDS:-0 1 2 3 4} "$@"
+"${capaboost[@]}" study report "$OUTPUT"

@@ -26,7 +26,7 @@ from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.vision.config import TrainConfig
 
 COMMANDS = ("quickstart", "train", "train-text", "eval", "predict", "merge", "report", "data", "bench", "models")
-COMMANDS += ("summary",)
+COMMANDS += ("summary", "study")
 CAPABOOST = [sys.executable, "-m", "capaboost_vit.cli"]
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 KWARGS = "{patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}"

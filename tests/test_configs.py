@@ -102,7 +102,7 @@ def parsed(monkeypatch):
 @pytest.mark.parametrize("path", SUITES, ids=name_of)
 def test_a_suite_is_one_and_its_command_checks_it(path):
     assert read_suite(path).tasks
-    assert f"capaboost bench check --suite configs/suites/{path.name} --data DATA" in header(path)
+    assert f"capaboost study check --suite configs/suites/{path.name} --data DATA" in header(path)
 
 
 @pytest.mark.parametrize("folder", ["vtab1k", "study"])

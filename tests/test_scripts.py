@@ -327,20 +327,20 @@ def sets(tmp_path):
 def test_a_study_is_tuned_run_and_reported(project, sets, tmp_path, own):
     surroundings = {"TASKS": "eurosat cifar100", "SEEDS": "3 4", "WORKERS": "2", **sets}
     surroundings |= {"RUN_WITH": project.environment["STUB_SELF"]} if own else {}
-    code, output = project.run("scripts/study_gpu.sh", "--set.epochs", "2", cwd=tmp_path, **surroundings)
+    code, output = project.run("scripts/study_gpu.sh", "--set", "epochs=2", cwd=tmp_path, **surroundings)
     assert code == 0, output
     program = "python3 -m capaboost_vit.cli" if own else "capaboost"
     methods = sorted(map(str, (project.root / "configs" / "study").glob("*.yaml")))
     study = (
         f"--suite {project.root}/configs/suites/small.yaml --data {sets['DATA']} --tasks eurosat cifar100 "
         f"--backbone vit_tiny_patch16_224 --initial-checkpoint {sets['WEIGHTS']} --methods {' '.join(methods)} "
-        "--set.img_size 224 --set.amp true --output runs/study_224 --workers 2"
+        "--set img_size=224 --set amp=true --output runs/study_224 --workers 2"
     )
     rates = "[x0.5, x1, x2, x4, x8]"
     assert project.lines(program) == [
-        f"{program} bench tune {study} --grid.lr {rates} --tune-seeds 0 1 2 --set.epochs 2 in {tmp_path}",
-        f"{program} bench run {study} --tuned --seeds 3 4 --set.epochs 2 in {tmp_path}",
-        f"{program} bench report runs/study_224 in {tmp_path}",
+        f"{program} study tune {study} --grid lr={rates} --tune-seeds 0 1 2 --set epochs=2 in {tmp_path}",
+        f"{program} study run {study} --tuned --seeds 3 4 --set epochs=2 in {tmp_path}",
+        f"{program} study report runs/study_224 in {tmp_path}",
     ]
     assert bool(project.lines("pip")) is not own
 
@@ -396,7 +396,7 @@ def test_all_that_the_hub_has_of_vtab_is_fetched_to_where_it_is_looked_for_and_c
     assert len(project.lines("hf")) == len(hub) == 15
     for row, task in tasks.items():
         assert task is None or task.data.partition("/")[2] in vtab1k.folders(row)
-    check = f"capaboost bench check --suite vtab1k --data my data --tasks clevr_* in {tmp_path}"
+    check = f"capaboost study check --suite vtab1k --data my data --tasks clevr_* in {tmp_path}"
     assert project.lines()[-1] == check
     assert "To be asked for by hand: Diabetic Retinopathy Detection" in output
 

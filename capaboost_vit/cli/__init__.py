@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from .._version import __version__
 from ..training.signals import Interrupted
-from . import adapter, bench, data, look, report, train
+from . import adapter, bench, data, look, report, study, train
 from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
     "merge": (adapter.merge_parser, adapter.merge, "write a plain model with the updates merged in"),
     "report": (report.report_parser, report.report, "a table of finished runs: methods by tasks, over seeds"),
     "data": (data.data_parser, data.data, "look at a data set before training: data check"),
+    "study": (study.study_parser, study.study, "compare methods on suites of tasks: study check, tune, run, report"),
     "bench": (bench.bench_parser, bench.bench, "measure what training costs: bench speed, scale"),
     "models": (look.models_parser, look.models, "list the registered timm names"),
     "summary": (look.summary_parser, look.summary, "what a model trains, stores and costs"),

@@ -1,4 +1,4 @@
-"""`capaboost bench`: what methods achieve on suites of tasks, and what training costs on this machine."""
+"""`capaboost bench`: what training costs on this machine, and what updates hold."""
 
 from __future__ import annotations
 
@@ -9,30 +9,14 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from . import page, study, suites
 from .options import parser_of, values_of
 from .parser import Parser
 
-_STUDY: dict[str, Callable[[Namespace], int | None]] = {
-    "check": suites.check,
-    "tune": study.tune,
-    "run": study.run,
-    "work": study.work,
-    "status": study.status,
-    "report": page.page,
-}
-
 
 def bench_parser() -> Parser:
-    """Studies, measurements, and the drawing of a result."""
-    parser = Parser(description="Compares methods on suites of tasks; measures what training costs and updates hold.")
+    """Measurements, and the drawing of a result."""
+    parser = Parser(description="Measures what training costs and what updates hold.")
     parser.below = {
-        "check": (suites.check_parser, "whether the data of a suite of tasks is what it should be"),
-        "tune": (study.tune_parser, "choose learning rates and the like on val, for bench run --tuned"),
-        "run": (study.run_parser, "train and test every method on every task of a suite, with several seeds"),
-        "work": (study.work_parser, "one more worker for a study, on this machine or another"),
-        "status": (study.status_parser, "how far a study is"),
-        "report": (page.page_parser, "the page of a study, and its tables"),
         "speed": (_speed_parser, "a training step beside the floor, PEFT and others"),
         "scale": (_scale_parser, "the same as batch, image, model, rank or branches grow"),
         "vtab-time": (_vtab_time_parser, "the whole VTAB-1k with one seed: extrapolated, or in full"),
@@ -43,15 +27,8 @@ def bench_parser() -> Parser:
     return parser
 
 
-def bench(arguments: Namespace) -> int | None:
+def bench(arguments: Namespace) -> None:
     """Runs the one command; what was measured is shown as a table."""
-    if arguments.subcommand in _STUDY:
-        return _STUDY[arguments.subcommand](arguments[arguments.subcommand])
-    _measure(arguments)
-    return None
-
-
-def _measure(arguments: Namespace) -> None:
     if arguments.subcommand == "draw":
         _draw(arguments.draw)
         return

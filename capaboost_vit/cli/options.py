@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from .parser import Parser, add_option, entries
+from .parser import Parser, add_option
 
 
 def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
@@ -34,12 +34,6 @@ def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
 
 def values_of(arguments: Namespace) -> dict[str, Any]:
     """The fields of a configuration; lists are tuples in it."""
-    values = {name: _plain(value) for name, value in arguments.as_dict().items()}
+    values = arguments.as_dict()
     values.pop("config")
-    return values
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return entries(value)
-    return tuple(value) if isinstance(value, list) else value
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

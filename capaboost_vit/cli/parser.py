@@ -15,38 +15,30 @@ from ..io.options import nearest
 from ..methods import METHODS
 from ..methods.method import hint_of, takes_several
 
-# what stands for the dot of `method.rank` in `--set.method.rank` between the command line and `entries`
-_DOT = "\N{ONE DOT LEADER}"
-
 
 class Parser(ArgumentParser):
     """Says what is wrong in one line, with the nearest option, and exits with 2.
 
-    `below` are its own subcommands, by name: parser and help.
+    `below` are its own subcommands, by name: parser and help; `families` are all commands that have such.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
         self.below: dict[str, tuple[Callable[[], Parser], str]] = {}
+        self.families: list[Parser] = []
 
     def add_commands(self, commands: Mapping[str, tuple[Callable[[], Parser], str]], *, required: bool) -> None:
         """Adds subcommands and those below them, from the top as jsonargparse wants it."""
         added = self.add_subcommands(required=required)
+        families = []
         for name, (make_parser, text) in commands.items():
             parser = make_parser()
             added.add_subcommand(name, parser, help=text)
             if parser.below:
                 parser.add_commands(parser.below, required=True)
-
-    def _parse_optional(self, arg_string: str) -> Any:
-        """`--set.method.rank 4` is the entry `method.rank` of `set`, and `--grid` likewise.
-
-        jsonargparse would take it for a dict `method`, keep the 4 as text, and forget what was in that dict before.
-        """
-        entry = re.match(r"(--(?:set|grid)\.)([\w.]+)(.*)", arg_string, re.DOTALL)
-        if entry:
-            arg_string = entry[1] + entry[2].replace(".", _DOT) + entry[3]
-        return super()._parse_optional(arg_string)
+                families.append(parser)
+        for parser in (self, *families):
+            parser.families = families
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
@@ -74,7 +66,11 @@ class Parser(ArgumentParser):
         return parser, ", ".join(f"--{name}" if f"--{name}" in parser._option_string_actions else name for name in own)
 
     def _nearest(self, text: str) -> str:
-        """The option that an unknown one in an error may have meant: a flag, or the name of a YAML key."""
+        """What an unknown word in an error may have meant: a flag, the name of a YAML key, or a command elsewhere."""
+        command = re.search(r"invalid choice: '([\w-]+)'", text)
+        family = next((one for one in self.families if command and command[1] in one.below), None)
+        if command and family:
+            return f" (did you mean {family.prog.replace(' [options]', '')} {command[1]}?)"
         wrong = re.search(r"(unrecognized arguments: --|not accept option ')([\w.-]+)", text)
         if wrong is None:
             return ""
@@ -85,11 +81,6 @@ class Parser(ArgumentParser):
         if near is None:
             return ""
         return f" (did you mean {names[near] if '--' in wrong[1] else repr(near)}?)"
-
-
-def entries(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given as `--set.NAME VALUE`, by NAME."""
-    return {name.replace(_DOT, "."): value for name, value in given.items()}
 
 
 def add_option(parser: Parser, flag: str, hint: Any, default: Any, text: str) -> None:

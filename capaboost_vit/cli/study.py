@@ -1,40 +1,175 @@
-"""`capaboost bench run`, `tune`, `work` and `status`: studies of many trials."""
+"""`capaboost study check | tune | run | work | status | report`: many trials, and the tables and pictures of them."""
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from ..io.yaml import parse_yaml
+from ..study.config import StudyConfig, StudyRunConfig, StudyTuneConfig, WorkConfig
 from .options import parser_of, values_of
 from .parser import Parser, add_option
 
 if TYPE_CHECKING:
-    from ..study.config import StudyConfig
     from ..study.manifest import Study
     from ..study.trial import Trial
 
 
-def run_parser() -> Parser:
-    """Every field of BenchRunConfig."""
-    from ..study.config import BenchRunConfig
+def study_parser() -> Parser:
+    """The commands of a study, in the order in which they are typed."""
+    parser = Parser(description="Compares methods on suites of tasks, with several seeds.")
+    parser.below = {
+        "check": (_check_parser, "whether the data of a suite of tasks is what it should be"),
+        "tune": (lambda: _parser_of(StudyTuneConfig), "choose learning rates and the like on val, for run --tuned"),
+        "run": (lambda: _parser_of(StudyRunConfig), "train and test every method on every task, with several seeds"),
+        "work": (_work_parser, "one more worker for a study, on this machine or another"),
+        "status": (_status_parser, "how far a study is"),
+        "report": (_report_parser, "the page of a study, and its tables"),
+    }
+    return parser
 
-    return parser_of(BenchRunConfig)
+
+def study(arguments: Namespace) -> int | None:
+    """Runs the one command."""
+    actions = {"check": _check, "tune": _tune, "run": _run, "work": _work, "status": _status, "report": _report}
+    return actions[arguments.subcommand](arguments[arguments.subcommand])
 
 
-def tune_parser() -> Parser:
-    """Every field of BenchTuneConfig."""
-    from ..study.config import BenchTuneConfig
+class _Entry(argparse.Action):
+    """`--set NAME=VALUE`, the value in YAML: one entry of a dict, over those of --config and of earlier flags."""
 
-    return parser_of(BenchTuneConfig)
+    def __call__(
+        self, parser: Any, namespace: Any, values: str | Sequence[Any] | None, option_string: str | None = None
+    ) -> None:
+        name, equals, text = str(values).partition("=")
+        if not (name and equals):
+            raise argparse.ArgumentError(self, f"expected {self.metavar}, got {values!r}")
+        try:
+            value = parse_yaml(text)
+        except Exception as error:  # yaml.YAMLError, without importing yaml for --help
+            raise argparse.ArgumentError(self, f"{name}: {text!r} is no YAML") from error
+        # a copy: the default is shared by all parsers
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), name: value})
 
 
-def work_parser() -> Parser:
-    """What one worker needs to know."""
-    from ..study.config import WorkConfig
+def _parser_of(config: type[StudyConfig]) -> Parser:
+    parser = parser_of(config, but=("set", "grid"))
+    for name, metavar in (("set", "NAME=VALUE"), ("grid", "NAME=LIST")):
+        if name in config.__dataclass_fields__:
+            text = config.__dataclass_fields__[name].metadata["help"]
+            parser.add_argument(f"--{name}", action=_Entry, default={}, metavar=metavar, help=text)
+    return parser
 
+
+def _check_parser() -> Parser:
+    parser = Parser(
+        description="Reads every image of the tasks of a suite: sizes, classes, images in two splits or unreadable, "
+        "and whether they are the known ones. Ends with 1 if there are problems, or no data for a task."
+    )
+    for name, hint in (("suite", str), ("data", str | None)):
+        field = StudyConfig.__dataclass_fields__[name]
+        add_option(parser, f"--{name}", hint, field.default, field.metadata["help"])
+    parser.add_argument("--tasks", type=str, nargs="+", default=["*"], help="names or wildcards, such as dsprites_*")
+    return parser
+
+
+def _check(arguments: Namespace) -> int:
+    from ..study.suites.checking import check_suite
+    from ..study.suites.opening import find_tasks
+
+    found = find_tasks(arguments.suite, data=arguments.data, tasks=arguments.tasks)
+    shown = sys.stderr.isatty()
+    report = check_suite(found.suite, missing=found.missing, progress=_show_progress if shown else None)
+    if shown:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(report.text(), end="")
+    return 1 if report.problems else 0
+
+
+def _show_progress(task: str, done: int, total: int) -> None:
+    if done % max(1, total // 100) == 0:
+        print(f"\r\x1b[K{task}: {done} of {total} images", end="", file=sys.stderr, flush=True)
+
+
+def _tune(arguments: Namespace) -> int:
+    """Computes the candidates, and chooses; ends with 1 if something is missing."""
+    from ..study.choose import choose, write_choices
+    from ..study.manifest import Study
+    from ..study.plan import candidate_trials
+
+    config = StudyTuneConfig(**values_of(arguments))
+    study = Study(config.output)
+    candidates = candidate_trials(config)
+    kept = iter(_write_down(study, [t for cell in candidates.values() for _, trials in cell for t in trials], config))
+    candidates = {
+        key: [(point, [next(kept) for _ in trials]) for point, trials in cell] for key, cell in candidates.items()
+    }
+    _compute(study, config)
+    choices, missing = choose(study, candidates, across_tasks=config.across_tasks)
+    write_choices(study, choices)
+    for key, choice in choices.items():
+        chosen = ", ".join(f"{name} {value}" for name, value in choice.options.items()) or "nothing to choose"
+        edge = f" (at the edge of the grid: {', '.join(choice.at_the_edge)})" if choice.at_the_edge else ""
+        print(f"{key}: {chosen}, val {choice.score:.2f}{edge}")
+    for line in missing:
+        print(f"no choice for {line}", file=sys.stderr)
+    print(f"written: {study.choices}")
+    return 1 if missing and config.workers else 0
+
+
+def _run(arguments: Namespace) -> int:
+    """Writes down what the study lacks, and computes it; ends with 1 if something failed."""
+    from ..study.choose import read_choices
+    from ..study.manifest import Study
+    from ..study.plan import final_trials
+
+    config = StudyRunConfig(**values_of(arguments))
+    study = Study(config.output)
+    kept = _write_down(study, final_trials(config, read_choices(study) if config.tuned else None), config)
+    _compute(study, config)
+    failed = 0
+    for trial in kept:
+        failure = None if study.finished(trial) else study.failure(trial)
+        if failure is not None:
+            print(f"failed: {trial.title()}: {failure['error']}", file=sys.stderr)
+            failed += 1
+    print(f"{sum(map(study.finished, kept))} of {len(kept)} trials are finished in {study.path}")
+    return 1 if failed else 0
+
+
+def _write_down(study: Study, trials: list[Trial], config: StudyConfig) -> list[Trial]:
+    """Adds the trials to the manifest; returns them with the ids that they have there."""
+    from ..study.known import take_known
+
+    kept, new = study.add(trials)
+    for report, count in take_known(study, kept, config.known).items():
+        print(f"{count} results taken from {report}")
+    print(f"{study.path}: {len(kept)} trials, {new} of them new, {sum(map(study.finished, kept))} finished")
+    if config.retry:
+        for trial in kept:
+            study.forgive(trial)
+    return kept
+
+
+def _compute(study: Study, config: StudyConfig) -> None:
+    from ..study.pool import run_pool, work_options
+    from ..study.ray_pool import run_on_ray
+
+    if not study.open_trials():
+        return
+    if config.workers == 0:
+        command = shlex.join(["capaboost", "study", "work", *work_options(study, config)])
+        print(f"no workers on this machine; each one is started with: {command}")
+    else:
+        (run_on_ray if config.on == "ray" else run_pool)(study, config, say=print)
+
+
+def _work_parser() -> Parser:
     parser = Parser(
         description="One worker: takes the trials of a study, one after the other, until none is open. Any number of "
         "them may run at once, on all machines that share the folder."
@@ -46,76 +181,23 @@ def work_parser() -> Parser:
     return parser
 
 
-def status_parser() -> Parser:
-    """Which study."""
+def _work(arguments: Namespace) -> None:
+    from ..study.manifest import Study
+    from ..study.work import work
+
+    values = arguments.as_dict()
+    study = Study(values.pop("output"))
+    study.trials()  # refuses a folder without a study
+    print(f"{work(study, **values)} trials finished by this worker")
+
+
+def _status_parser() -> Parser:
     parser = Parser(description="How far a study is: what is finished, who runs what, what failed and why.")
     parser.add_argument("folder", type=str, help="folder of the study")
     return parser
 
 
-def run(arguments: Namespace) -> int:
-    """Writes down what the study lacks, and computes it; ends with 1 if something failed."""
-    from ..study.choose import read_choices
-    from ..study.config import BenchRunConfig
-    from ..study.manifest import Study
-    from ..study.plan import final_trials
-
-    config = BenchRunConfig(**values_of(arguments))
-    study = Study(config.output)
-    kept = _written(study, final_trials(config, read_choices(study) if config.tuned else None), config)
-    _computed(study, config)
-    failed = 0
-    for trial in kept:
-        failure = None if study.finished(trial) else study.failure(trial)
-        if failure is not None:
-            print(f"failed: {trial.title()}: {failure['error']}", file=sys.stderr)
-            failed += 1
-    print(f"{sum(map(study.finished, kept))} of {len(kept)} trials are finished in {study.path}")
-    return 1 if failed else 0
-
-
-def tune(arguments: Namespace) -> int:
-    """Computes the candidates, and chooses; ends with 1 if something is missing."""
-    from ..study.choose import choose, write_choices
-    from ..study.config import BenchTuneConfig
-    from ..study.manifest import Study
-    from ..study.plan import candidate_trials
-
-    config = BenchTuneConfig(**values_of(arguments))
-    study = Study(config.output)
-    candidates = candidate_trials(config)
-    kept = iter(_written(study, [t for cell in candidates.values() for _, trials in cell for t in trials], config))
-    candidates = {
-        key: [(point, [next(kept) for _ in trials]) for point, trials in cell] for key, cell in candidates.items()
-    }
-    _computed(study, config)
-    choices, missing = choose(study, candidates, across_tasks=config.across_tasks)
-    write_choices(study, choices)
-    for key, choice in choices.items():
-        said = ", ".join(f"{name} {value}" for name, value in choice.options.items()) or "nothing to choose"
-        edge = f" (at the edge of the grid: {', '.join(choice.at_the_edge)})" if choice.at_the_edge else ""
-        print(f"{key}: {said}, val {choice.score:.2f}{edge}")
-    for line in missing:
-        print(f"no choice for {line}", file=sys.stderr)
-    print(f"written: {study.choices}")
-    return 1 if missing and config.workers else 0
-
-
-def work(arguments: Namespace) -> None:
-    """Computes trials until none is open."""
-    from ..study.manifest import Study
-    from ..study.work import work
-
-    study = Study(arguments.output)
-    study.trials()  # refuses a folder without a study
-    values = arguments.as_dict()
-    del values["output"]
-    finished = work(study, **values)
-    print(f"{finished} trials finished by this worker")
-
-
-def status(arguments: Namespace) -> None:
-    """Prints it."""
+def _status(arguments: Namespace) -> None:
     from ..study.manifest import Study
     from ..study.status import describe
 
@@ -123,31 +205,22 @@ def status(arguments: Namespace) -> None:
         print(line)
 
 
-def _written(study: Study, trials: list[Trial], config: StudyConfig) -> list[Trial]:
-    """Adds the trials to the manifest; returns them with the ids that they have there."""
-    from ..study.known import take_known
+def _report_parser() -> Parser:
+    parser = Parser(
+        description="Writes report.html, one page that needs nothing else, the study's tables as Markdown, csv and "
+        "LaTeX, and its raw results as json. Also of a study that is not finished: what is missing is shown, and never "
+        "averaged over."
+    )
+    parser.add_argument("folder", type=str, help="folder of the study")
+    add_option(parser, "--output", str | None, None, "folder of the files; null: that of the study")
+    add_option(parser, "--reference", str | None, None, "method to compare with; null: the study's plain LoRA")
+    formats = ["html", "md", "csv", "tex", "json"]
+    parser.add_argument("--formats", type=str, nargs="+", default=formats, help="some of html, md, csv, tex and json")
+    add_option(parser, "--thumbnails", bool, True, "show the worst mistakes, where the data are on this machine")
+    return parser
 
-    kept, new = study.add(trials)
-    for report, count in take_known(study, kept, config.known).items():
-        print(f"{count} results taken from {report}")
-    finished = sum(map(study.finished, kept))
-    print(f"{study.path}: {len(kept)} trials, {new} of them new, {finished} finished")
-    if config.retry:
-        for trial in kept:
-            study.forgive(trial)
-    return kept
 
+def _report(arguments: Namespace) -> None:
+    from ..study.page.page import write_report
 
-def _computed(study: Study, config: StudyConfig) -> None:
-    from ..study.pool import run_pool, work_options
-    from ..study.ray_pool import run_on_ray
-
-    if not study.open_trials():
-        return
-    if config.workers == 0:
-        print(
-            "no workers on this machine; each one is started with: "
-            + shlex.join(["capaboost", "bench", "work", *work_options(study, config)])
-        )
-    else:
-        (run_on_ray if config.on == "ray" else run_pool)(study, config, say=print)
+    print("written: " + ", ".join(map(str, write_report(**arguments.as_dict()))))

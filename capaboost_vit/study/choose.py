@@ -85,10 +85,10 @@ def read_choices(study: Study) -> dict[str, dict[str, Any]]:
         }
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"nothing was chosen in {study.path}: run capaboost bench tune with the same options first"
+            f"nothing was chosen in {study.path}: run capaboost study tune with the same options first"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{study.choices} is damaged ({error!r}): run capaboost bench tune again") from error
+        raise ValueError(f"{study.choices} is damaged ({error!r}): run capaboost study tune again") from error
 
 
 def _score(study: Study, trial: Trial) -> float | None:

@@ -43,7 +43,7 @@ class WorkConfig:
 class StudyConfig(WorkConfig):
     """What every study has: which methods, on which tasks, with which backbone."""
 
-    suite: str = option("vtab1k", "vtab1k, fgvc, or a YAML file with `tasks:`")
+    suite: str = option("vtab1k", "vtab1k, fgvc, synthetic_vtab1k (generated images), or a YAML file with `tasks:`")
     data: str | None = option(None, "folder of the tasks' data; hub: the data sets of the hub")
     tasks: tuple[str, ...] = option(("*",), "names or wildcards of tasks")
     methods: tuple[str, ...] = option((), "files of `capaboost train --config`, one per method, which has its name")
@@ -51,22 +51,25 @@ class StudyConfig(WorkConfig):
     initial_checkpoint: str | None = option(None, "local file with the base weights; none: the hub's")
     shots: tuple[int, ...] = option((), "few-shot: training images per class, each a study of its own; none: all")
     known: tuple[str, ...] = option((), "report.json of other studies: trials that they hold are not run again")
-    set: dict[str, Any] = option({}, "options of `capaboost train` for all trials, over those of the methods")
+    set: dict[str, Any] = option(
+        {}, "an option of `capaboost train` for all trials, over those of the methods: lr=1e-3, method.rank=4"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.methods:
             raise ValueError("--methods is missing: name files such as configs/vtab1k/lora.yaml")
+        _check_entries("--set", self.set)
         if any(count < 1 for count in self.shots):
             raise ValueError(f"--shots must be at least 1, got {' '.join(map(str, self.shots))}")
 
 
 @dataclass(frozen=True)
-class BenchRunConfig(StudyConfig):
+class StudyRunConfig(StudyConfig):
     """Trains every method on every task with every seed, and tests once; what is finished is not run again."""
 
     seeds: tuple[int, ...] = option((0, 1, 2), "training seeds")
-    tuned: bool = option(False, "with the options that `capaboost bench tune` has chosen in the same folder")
+    tuned: bool = option(False, "with the options that `capaboost study tune` has chosen in the same folder")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,11 +78,11 @@ class BenchRunConfig(StudyConfig):
 
 
 @dataclass(frozen=True)
-class BenchTuneConfig(StudyConfig):
+class StudyTuneConfig(StudyConfig):
     """Trains candidates on the training part, without the test split, and chooses by their accuracy on val."""
 
     grid: dict[str, Any] = option(
-        {}, "values by option, such as lr: [x0.3, x1, x3] (multiples of the method's own) or method.rank: [2, 4, 8]"
+        {}, "values of an option: lr=[x0.3, x1, x3] (multiples of the method's own), method.rank=[2, 4, 8]"
     )
     tune_seeds: tuple[int, ...] = option((0,), "training seeds of each candidate; the mean over them counts")
     across_tasks: bool = option(False, "one choice per method for all tasks, by the mean over them")
@@ -88,8 +91,15 @@ class BenchTuneConfig(StudyConfig):
         super().__post_init__()
         if not self.tune_seeds:
             raise ValueError("--tune-seeds is empty: name at least one")
+        _check_entries("--grid", self.grid)
         if not self.grid:
-            raise ValueError("--grid is missing: say for example --grid.lr '[x0.3, x1, x3]'")
+            raise ValueError("--grid is missing: say for example --grid 'lr=[x0.3, x1, x3]'")
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:
-                raise ValueError(f"--grid.{name} must be a list of values, got {values!r}")
+                raise ValueError(f"--grid {name}: expected a list of values, got {values!r}")
+
+
+def _check_entries(flag: str, values: Any) -> None:
+    """Raises TypeError for what a YAML file gives in place of values by name."""
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise TypeError(f"{flag} must be values by the names of options, got {values!r}")

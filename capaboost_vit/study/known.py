@@ -22,7 +22,7 @@ NUMBERS = (
 def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Path]) -> dict[str, int]:
     """Gives trials that nobody has begun the results that reports hold of them; returns how many came from each.
 
-    A report is the `report.json` of `capaboost bench report`. A result is that of a trial if suite, task, backbone,
+    A report is the `report.json` of `capaboost study report`. A result is that of a trial if suite, task, backbone,
     stage, weights and all options that decide about a run are the same; **the data cannot be compared**, only the name
     of the task. What was taken says so (`taken_from` in its result.json), and has no curves, pictures or adapter file.
     The first report that knows a trial counts.
@@ -54,7 +54,7 @@ def _finished(report: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         raise FileNotFoundError(f"--known {report}: there is no such file") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--known {report}: this is no report.json of capaboost bench report ({error!r})") from error
+        raise ValueError(f"--known {report}: this is no report.json of capaboost study report ({error!r})") from error
 
 
 def _key(line: Mapping[str, Any]) -> str:

@@ -99,11 +99,11 @@ def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterato
             (options["method"], name.removeprefix("method.")) if name.startswith("method.") else (options, name)
         )
         if place is options and key not in _HINTS:
-            raise ValueError(f"--grid.{name}: capaboost train has no such option")
+            raise ValueError(f"--grid {name}: capaboost train has no such option")
         if place is not options and key not in place:
             continue
         own = place.get(key, getattr(TrainConfig(), key, None))
-        axes[name] = [_value(value, own, f"--grid.{name}") for value in values]
+        axes[name] = [_value(value, own, f"--grid {name}") for value in values]
     for combination in itertools.product(*axes.values()):
         yield dict(zip(axes, combination, strict=True))
 

@@ -14,7 +14,7 @@ import timm
 from ..methods import METHODS
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
-from .config import BenchRunConfig, BenchTuneConfig, StudyConfig
+from .config import StudyConfig, StudyRunConfig, StudyTuneConfig
 from .methods import over, points, read_method, resolved
 from .suites.opening import open_suite
 from .suites.task import Suite, Task
@@ -28,7 +28,7 @@ BACKBONES = {
 Choices = Mapping[str, Mapping[str, Any]]
 
 
-def final_trials(config: BenchRunConfig, choices: Choices | None = None) -> list[Trial]:
+def final_trials(config: StudyRunConfig, choices: Choices | None = None) -> list[Trial]:
     """A trial for each seed, task, number of shots and method, in this order: each seed alone is a whole table.
 
     Args:
@@ -45,13 +45,13 @@ def final_trials(config: BenchRunConfig, choices: Choices | None = None) -> list
     ):
         key = choice_key(task.name, name, config.backbone, shots)
         if choices is not None and key not in choices:
-            raise ValueError(f"nothing was chosen for {key}: run capaboost bench tune with the same options first")
+            raise ValueError(f"nothing was chosen for {key}: run capaboost study tune with the same options first")
         chosen = {} if choices is None else choices[key]["options"]
         trials.append(_trial(config, suite, task, name, over(options, chosen), seed, shots, "final", weights))
     return _distinct(trials)
 
 
-def candidate_trials(config: BenchTuneConfig) -> dict[str, list[tuple[dict[str, Any], list[Trial]]]]:
+def candidate_trials(config: StudyTuneConfig) -> dict[str, list[tuple[dict[str, Any], list[Trial]]]]:
     """By `choice_key`, the candidates' options, each with its trials, one for each seed.
 
     Raises:

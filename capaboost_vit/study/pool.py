@@ -76,7 +76,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def work_options(study: Study, config: WorkConfig) -> list[str]:
-    """The options of `capaboost bench work` that make it one of this study's workers."""
+    """The options of `capaboost study work` that make it one of this study's workers."""
     options = ["--output", str(study.path), "--lease", str(config.lease), "--attempts", str(config.attempts)]
     return [*options, "--keep-models", str(config.keep_models).lower()]
 
@@ -90,7 +90,7 @@ def _start(study: Study, config: WorkConfig, number: int, gpus: Sequence[str]) -
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "capaboost_vit.cli", "bench", "work", *work_options(study, config)],
+            [sys.executable, "-m", "capaboost_vit.cli", "study", "work", *work_options(study, config)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

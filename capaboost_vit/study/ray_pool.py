@@ -35,7 +35,7 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
         ray.init(address=config.ray_address, log_to_driver=False, include_dashboard=False)
     options: dict[str, Any] = {"lease": config.lease, "attempts": config.attempts, "keep_models": config.keep_models}
     task = ray.remote(_task).options(
-        num_cpus=config.worker_cpus, num_gpus=config.worker_gpus, max_retries=-1, name="capaboost bench work"
+        num_cpus=config.worker_cpus, num_gpus=config.worker_gpus, max_retries=-1, name="capaboost study work"
     )
     with StopSignals() as stop:
         try:

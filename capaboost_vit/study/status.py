@@ -91,7 +91,7 @@ def _time(study: Study, found: list[tuple[Trial, str]]) -> Iterator[str]:
         if state == "finished" and (result := study.result(trial)) is not None
     ]
     left = sum(state in ("running", "waiting") for _, state in found)
-    if seconds and left:
+    if seconds:
         mean = statistics.fmean(seconds)
-        hours = left * mean / 3600
-        yield f"time: a trial trains for {mean:.0f} s on average; {left} are left: {hours:.1f} h of one worker"
+        rest = f"; {left} are left: {left * mean / 3600:.1f} h of one worker" if left else ""
+        yield f"time: a trial trains for {mean:.0f} s on average, {sum(seconds) / 3600:.2f} h in all{rest}"

@@ -1,4 +1,4 @@
-"""Draws test accuracy over the learning rate, and over rate x size of the update, from reports of `capaboost bench`.
+"""Draws test accuracy over the learning rate, and over rate x size of the update, from reports of `capaboost study`.
 
     python docs/study/rates.py docs/study/results.json docs/study/rates.json --tasks eurosat cifar100 --output rates.png
 

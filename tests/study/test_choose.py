@@ -89,7 +89,7 @@ def test_choices_are_read_as_they_were_written_and_others_stay(study, scored):
 
 
 def test_no_choices_and_damaged_ones_say_what_to_do(study):
-    with pytest.raises(FileNotFoundError, match=r"nothing was chosen in .*: run capaboost bench tune"):
+    with pytest.raises(FileNotFoundError, match=r"nothing was chosen in .*: run capaboost study tune"):
         read_choices(study)
     study.path.mkdir()
     study.choices.write_text("{")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,9 @@ from capaboost_vit.cli import main
 from capaboost_vit.study.known import take_known
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.page.page import write_report
+from capaboost_vit.study.trial import digest, identity_of
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "study"
 
 
 def result_of(trial, accuracy):
@@ -115,7 +119,7 @@ def test_the_first_report_that_knows_a_trial_counts(study, trial_of, published, 
 def test_a_file_that_is_no_report_is_named(study, trial_of, tmp_path, text):
     (tmp_path / "torn.json").write_text(text)
     kept, _ = study.add([trial_of(0)])
-    with pytest.raises(ValueError, match=r"--known .*torn.json: this is no report.json of capaboost bench report"):
+    with pytest.raises(ValueError, match=r"--known .*torn.json: this is no report.json of capaboost study report"):
         take_known(study, kept, [tmp_path / "torn.json"])
 
 
@@ -133,7 +137,7 @@ def test_an_accuracy_that_cannot_be_is_shown_as_damage(study, trial_of, publishe
 def test_the_command_says_how_many_it_took_and_runs_none_of_them(written, tmp_path, capsys):
     values = {**written(), "methods": [str(tmp_path / "lora.yaml")], "output": str(tmp_path / "theirs")}
     (tmp_path / "study.yaml").write_text(json.dumps(values))
-    words = ["bench", "run", "--config", str(tmp_path / "study.yaml"), "--workers", "0", "--seeds", "0"]
+    words = ["study", "run", "--config", str(tmp_path / "study.yaml"), "--workers", "0", "--seeds", "0"]
     assert main(words) == 0
     theirs = Study(tmp_path / "theirs")
     for trial in theirs.trials().values():
@@ -161,3 +165,14 @@ def test_identity_of_a_line_and_of_its_trial_are_the_same_for_every_kind_of_opti
     report = write_report(first.path, formats=["json"])[0]
     kept, _ = study.add([trial])
     assert take_known(study, kept, [report]) == {str(report): 1}
+
+
+@pytest.mark.parametrize("report", ["results.json", "rates.json", "remedies.json"])
+def test_the_published_trials_keep_their_ids(report):
+    """Golden: an id is the hash of all options, those of today's defaults too; so old reports and manifests go on."""
+    lines = json.loads((DOCS / report).read_text())["trials"]
+    assert len(lines) >= 40
+    for line in lines:
+        options = {**line["options"], "seed": line["seed"], "shots": line["shots"]}
+        fields = {name: line[name] for name in ("suite", "task", "backbone", "stage", "weights")}
+        assert digest(identity_of(options, **fields))[:12] == line["id"]

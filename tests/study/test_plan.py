@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from capaboost_vit.study.config import BenchRunConfig, BenchTuneConfig
+from capaboost_vit.study.config import StudyRunConfig, StudyTuneConfig
 from capaboost_vit.study.methods import read_method
 from capaboost_vit.study.plan import BACKBONES, candidate_trials, choice_key, final_trials
 from capaboost_vit.vision.config import TrainConfig
@@ -14,11 +14,11 @@ TWO = {"lora": {"method": {"name": "lora", "rank": 4}, "lr": 1e-2}, "head": {"me
 
 
 def final(written, files=None, **options):
-    return final_trials(BenchRunConfig(**written(files, **options)))
+    return final_trials(StudyRunConfig(**written(files, **options)))
 
 
 def tuned(written, files=None, **options):
-    return candidate_trials(BenchTuneConfig(**written(files, **options)))
+    return candidate_trials(StudyTuneConfig(**written(files, **options)))
 
 
 def test_there_is_a_trial_for_each_seed_task_and_method_and_each_seed_is_a_whole_table(written):
@@ -87,7 +87,7 @@ def test_few_shots_are_trials_of_their_own(written):
 
 
 def test_what_is_set_stands_over_the_method_and_what_was_chosen_over_both(written):
-    config = BenchRunConfig(**written(TWO, seeds=(0,), tasks=("one",)))
+    config = StudyRunConfig(**written(TWO, seeds=(0,), tasks=("one",)))
     config.set["lr"] = 2e-2
     assert [t.config["lr"] for t in final_trials(config)] == [2e-2, 2e-2]
     choices = {
@@ -97,7 +97,7 @@ def test_what_is_set_stands_over_the_method_and_what_was_chosen_over_both(writte
     lora, head = final_trials(config, choices)
     assert (lora.config["lr"], lora.config["method"]["rank"], head.config["lr"]) == (5e-2, 2, 2e-2)
     del choices["one | head | vit_tiny_patch16_224"]
-    with pytest.raises(ValueError, match=r"nothing was chosen for one \| head \| .*: run capaboost bench tune"):
+    with pytest.raises(ValueError, match=r"nothing was chosen for one \| head \| .*: run capaboost study tune"):
         final_trials(config, choices)
 
 
@@ -129,11 +129,11 @@ def test_a_multiple_of_a_whole_number_is_one_where_it_can(written):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grid": {}}, "--grid is missing: say for example --grid.lr"),
-        ({"grid": {"lr": 1e-3}}, "--grid.lr must be a list of values, got 0.001"),
-        ({"grid": {"lr": []}}, "--grid.lr must be a list of values"),
-        ({"grid": {"lr": ["xs"]}}, "--grid.lr: 'xs' is no multiple of the method's own 0.01"),
-        ({"grid": {"learning_rate": [1]}}, "--grid.learning_rate: capaboost train has no such option"),
+        ({"grid": {}}, "--grid is missing: say for example --grid 'lr="),
+        ({"grid": {"lr": 1e-3}}, "--grid lr: expected a list of values, got 0.001"),
+        ({"grid": {"lr": []}}, "--grid lr: expected a list of values"),
+        ({"grid": {"lr": ["xs"]}}, "--grid lr: 'xs' is no multiple of the method's own 0.01"),
+        ({"grid": {"learning_rate": [1]}}, "--grid learning_rate: capaboost train has no such option"),
         ({"grid": {"lr": [1e-3]}, "tune_seeds": ()}, "--tune-seeds is empty"),
         ({"grid": {"test_split": ["val"]}}, "test_split is decided by the study"),
     ],
@@ -154,7 +154,7 @@ def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
         ({"methods": ("nowhere.yaml",)}, FileNotFoundError, "no method file at nowhere.yaml"),
         ({"seeds": ()}, ValueError, "--seeds is empty"),
         ({"tasks": ("three",)}, ValueError, "nothing is called 'three'; there are one, two"),
-        ({"suite": "vtab"}, ValueError, "no suite 'vtab': say vtab1k, fgvc, or a YAML file"),
+        ({"suite": "vtab"}, ValueError, "no suite 'vtab': say vtab1k, fgvc, synthetic_vtab1k, or a YAML file"),
         ({"backbone": "augreg_in12k"}, ValueError, "neither augreg_in21k nor orig_in21k .* mean augreg_in21k"),
         ({"backbone": "vit_tiny_capaboost_lora"}, ValueError, "nor a plain timm model"),
         ({"initial_checkpoint": "nowhere.pth"}, FileNotFoundError, "no base weights at nowhere.pth"),
@@ -222,7 +222,7 @@ def test_two_methods_of_one_name_or_of_one_content_are_refused(written, tmp_path
     (tmp_path / "other" / "lora.yaml").write_text(yaml.safe_dump({"method": {"name": "lora"}}))
     values = written()
     with pytest.raises(ValueError, match="two methods are called 'lora': rename a file"):
-        final_trials(BenchRunConfig(**{**values, "methods": (*values["methods"], str(tmp_path / "other/lora.yaml"))}))
+        final_trials(StudyRunConfig(**{**values, "methods": (*values["methods"], str(tmp_path / "other/lora.yaml"))}))
     same = {"a": {"method": {"name": "lora"}}, "b": {"method": {"name": "lora", "rank": 8}}}
     with pytest.raises(ValueError, match="the methods 'a' and 'b' have the same options: leave one out"):
         final(written, same)

@@ -187,7 +187,7 @@ def test_eight_workers_finish_two_hundred_trials_once_each(study, planned, tmp_p
 
 def command_of(study, **options):
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [sys.executable, "-m", "capaboost_vit.cli", "bench", "work", "--output", str(study.path), *words]
+    return [sys.executable, "-m", "capaboost_vit.cli", "study", "work", "--output", str(study.path), *words]
 
 
 def wait_for(condition, seconds=90):

@@ -59,7 +59,7 @@ class Outcomes:
     folder: Path
     parts: tuple[Part, ...]
     states: dict[str, Counter[str]]  # numbers of trials by stage and state
-    choices: dict[str, dict[str, Any]]  # of `bench tune`, by cell
+    choices: dict[str, dict[str, Any]]  # of `study tune`, by cell
 
     @property
     def finals(self) -> list[Outcome]:
@@ -81,7 +81,7 @@ def read_outcomes(folder: str | Path) -> Outcomes:
     finals = [(trial, state) for trial, state in found if trial.stage == "final"]
     if not finals:
         raise ValueError(
-            f"{study.path} has no final trial yet ({len(found)} candidates): run capaboost bench run --output "
+            f"{study.path} has no final trial yet ({len(found)} candidates): run capaboost study run --output "
             f"{study.path} first"
         )
     grouped: dict[tuple[str, str, str | None, int | None], list[tuple[Trial, str]]] = defaultdict(list)

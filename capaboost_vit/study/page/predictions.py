@@ -157,7 +157,7 @@ def _mistake(outcome: Outcome, row: dict[str, Any], classes: Sequence[str], thum
 
 def _open(config: dict[str, Any]) -> ImageData:
     spec = config["data"]
-    local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in ("digits", "torchvision")
+    local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in ("digits", "synthetic", "torchvision")
     if not local:
         raise FileNotFoundError(f"{spec} is not on this machine")
     return open_data(

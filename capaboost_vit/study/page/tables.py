@@ -165,7 +165,7 @@ def problems_table(outcomes: Outcomes) -> Table | None:
 
 
 def choices_table(choices: Mapping[str, Mapping[str, object]]) -> Table | None:
-    """What `bench tune` has chosen on val for each cell; None if nothing was."""
+    """What `study tune` has chosen on val for each cell; None if nothing was."""
     if not choices:
         return None
     rows = []

@@ -30,6 +30,7 @@ class _Known(Protocol):
 
 
 SUITES: dict[str, _Known] = {"vtab1k": vtab1k, "fgvc": fgvc}
+SYNTHETIC = "synthetic_vtab1k"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
     """The tasks of a suite, all of them with their data.
 
     Args:
-        spec: vtab1k, fgvc, or a YAML file with `tasks:` (see `own`).
+        spec: vtab1k, fgvc, synthetic_vtab1k, or a YAML file with `tasks:` (see `own`).
         data: the folder that holds a folder or a .zip per task, or `hub`. Where a task is found in several ways, lists
             of VTAB-1k win over sets of the hub that were downloaded, and those with VTAB-1k's own splits over others.
         tasks: names or wildcards.
@@ -67,6 +68,8 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
 
     The hub is not asked whether it has its sets, and the data of a user's own suite counts as there.
     """
+    if spec == SYNTHETIC:
+        return Found(Suite(spec, tuple(choose(vtab1k.synthetic_tasks(), tasks))), {})
     if spec not in SUITES:
         return Found(_own(spec, data, tasks), {})
     say = "say --data FOLDER with a folder or .zip per task, or --data hub"
@@ -106,6 +109,6 @@ def _below(suite: _Known, row: Any, root: Path) -> Task | str:
 def _own(spec: str, data: str | None, tasks: Sequence[str]) -> Suite:
     path = Path(spec).expanduser()
     if not path.is_file():
-        raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, or a YAML file with `tasks:`")
+        raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, {SYNTHETIC}, or a YAML file with `tasks:`")
     suite = read_suite(path, root=None if data is None else Path(data).expanduser())
     return Suite(suite.name, tuple(choose(suite.tasks, tasks)))

@@ -7,7 +7,7 @@ defined by slices of TensorFlow Datasets (TFDS). They are had from
 - the folders or zips that most repositories use, with lists train800.txt, val200.txt, train800val200.txt and test.txt;
 - sets of the hub with splits train800, val200 and test: `bramtoula/vtab_*`;
 - parquet made from TFDS, `dpdl-benchmark/*`, sliced as TFDS slices its own. Nobody has verified that its images stand
-  in TFDS's order, so these tasks carry a note; `capaboost bench check` can tell for some of them.
+  in TFDS's order, so these tasks carry a note; `capaboost study check` can tell for some of them.
 """
 
 from __future__ import annotations
@@ -74,11 +74,21 @@ LOSSLESS = frozenset({"cifar100", "svhn", "patch_camelyon", "clevr_count", "clev
     {"dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele"}
 )
 
+_SYNTHETIC = "synthetic images: the time means something, the accuracy nothing"
 _LISTS = ("train800", "val200", "test")
+_PLAIN = ("train", "val", "test", "train+val")
 _NOT_EXACT = "not VTAB-exact: the order of the images is not verified"
 _CLEVR = "tested on the split test of the hub's set, which is taken for TFDS's validation"
 _JPEG = "JPEG copies of images that are lossless in the original"
 _CIFAR = "with JPEG copies CIFAR-100 is 10 to 15 points lower"
+
+
+def synthetic_tasks() -> tuple[Task, ...]:
+    """The 19 tasks with their sizes and classes on generated images of 224 pixels, to measure the time of them all."""
+    return tuple(
+        _task(row, f"synthetic:{row.classes}:800:200:{row.test_images}:224", *_PLAIN, (_SYNTHETIC,), {})
+        for row in TASKS
+    )
 
 
 def folders(row: Vtab) -> tuple[str, ...]:

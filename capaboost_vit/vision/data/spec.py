@@ -8,6 +8,7 @@ from ...io.tables import is_hub_name
 from .digits import read_digits
 from .image_data import ImageData
 from .layouts import lists_of, read_folders, read_lists
+from .synthetic import read_synthetic
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, FolderWithZip, Zip
@@ -34,7 +35,8 @@ def open_data(
     - a `.parquet` file; a folder with parquet files, with metadata.csv or metadata.jsonl that labels images, or one
       that `datasets` saved: its own splits;
     - `owner/name` or `owner/name:config`: a data set of the Hugging Face hub, with its own splits;
-    - `torchvision:CIFAR10` and the like.
+    - `torchvision:CIFAR10` and the like;
+    - `synthetic:CLASSES:TRAIN:VAL:TEST:SIZE`: generated images, to measure time with.
 
     Args:
         image_column, label_column: of parquet, metadata and hub sets; None finds them by type, then by usual names.
@@ -57,6 +59,8 @@ def open_data(
         raise ValueError(f"{spec} is a file, but neither .zip nor .parquet: {_CHOICES}")
     if spec == "digits" or spec.startswith("digits:"):
         return read_digits(spec)
+    if spec == "synthetic" or spec.startswith("synthetic:"):
+        return read_synthetic(spec)
     if spec.lower().startswith("torchvision:"):
         return read_torchvision(spec, root=root, download=download)
     if is_hub_name(spec, suffixes=(".zip", ".parquet")):

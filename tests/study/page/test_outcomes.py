@@ -105,7 +105,7 @@ def test_a_study_without_final_trials_says_what_to_type(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no study in .*nowhere: it has no manifest.jsonl"):
         read_outcomes(tmp_path / "nowhere")
     Study(tmp_path).add([trial("lora", "0-4", 0, stage="candidate")])
-    with pytest.raises(ValueError, match=r"no final trial yet \(1 candidates\): run capaboost bench run"):
+    with pytest.raises(ValueError, match=r"no final trial yet \(1 candidates\): run capaboost study run"):
         read_outcomes(tmp_path)
 
 

@@ -10,7 +10,7 @@ import shutil
 import pytest
 from planted import folders, lists, parquet
 
-from capaboost_vit.cli.suites import check, check_parser
+from capaboost_vit.cli import main
 from capaboost_vit.study.suites import known
 from capaboost_vit.study.suites.checking import check_suite
 from capaboost_vit.study.suites.opening import open_suite
@@ -225,11 +225,11 @@ def test_the_real_cifar_has_vtabs_class_counts_and_no_jpeg(real_data, tmp_path):
 def test_the_command_prints_the_report_and_ends_with_1_on_problems(clean, tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text(f"tasks: {{birds: {{data: {clean.data}}}, more: {{data: {clean.data}, classes: 5}}}}")
-    assert check(check_parser().parse_args(["--suite", str(path), "--tasks", "birds"])) == 0
+    assert main(["study", "check", "--suite", str(path), "--tasks", "birds"]) == 0
     assert capsys.readouterr().out.endswith("mine: 1 task looked at, no problems\n")
-    assert check(check_parser().parse_args(["--suite", str(path)])) == 1
+    assert main(["study", "check", "--suite", str(path)]) == 1
     said = capsys.readouterr()
     assert "  problem: 2 classes, expected 5\n" in said.out
     assert said.err == ""
-    assert check(check_parser().parse_args(["--data", str(tmp_path), "--tasks", "dtd"])) == 1
+    assert main(["study", "check", "--data", str(tmp_path), "--tasks", "dtd"]) == 1
     assert "dtd; no data" in capsys.readouterr().out

@@ -164,7 +164,13 @@ def test_retinopathy_has_to_be_asked_for(tmp_path):
         ),
         ("vtab1k", "nowhere", ("*",), FileNotFoundError, "no folder nowhere: say --data FOLDER"),
         ("vtab1k", ".", ("mnist",), ValueError, "--tasks: nothing is called 'mnist'; there are cifar100"),
-        ("vtab", ".", ("*",), ValueError, "no suite 'vtab': say vtab1k, fgvc, or a YAML file with `tasks:`"),
+        (
+            "vtab",
+            ".",
+            ("*",),
+            ValueError,
+            "no suite 'vtab': say vtab1k, fgvc, synthetic_vtab1k, or a YAML file",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, spec, data, tasks, error, text):

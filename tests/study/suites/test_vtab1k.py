@@ -1,18 +1,16 @@
-"""The table of VTAB-1k and that of FGVC: what they say of each task, and that they need nothing to say it."""
+"""The table of VTAB-1k and that of FGVC: what they say of each task."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import capaboost_vit
 from capaboost_vit.study.suites import fgvc, vtab1k
+from capaboost_vit.study.suites.opening import open_suite
 from capaboost_vit.study.suites.places import Place
 from capaboost_vit.study.suites.task import choose
-from capaboost_vit.vision.data import ImageData, Split, parse_split
+from capaboost_vit.vision.data import ImageData, Split, open_data, parse_split
 
 EXACT = {"cifar100", "caltech101", "patch_camelyon"}
 # all VTAB tasks whose images come as PNG, as raw pixels or as arrays; the others come as JPEG
@@ -45,18 +43,6 @@ def test_tasks_are_chosen_by_names_and_wildcards_in_their_order():
     ]
     with pytest.raises(ValueError, match="--tasks: nothing is called 'cifar10'; there are cifar100, caltech101"):
         choose(vtab1k.TASKS, ("dtd", "cifar10"))
-
-
-def test_the_table_needs_nothing_but_the_standard_library():
-    """Reading it must work where torch, timm and PIL are absent, as `capaboost_vit.vision` alone asks for timm."""
-    folder = Path(capaboost_vit.__file__).parent / "vision" / "suites"
-    code = (
-        "import sys, types; here = types.ModuleType('suites'); here.__path__ = [sys.argv[1]]; "
-        "sys.modules['suites'] = here; import suites.vtab1k, suites.fgvc; "
-        "print(len(suites.vtab1k.TASKS), sorted({'numpy', 'PIL', 'torch', 'timm', 'yaml'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=60)
-    assert (done.stdout.strip(), done.stderr) == ("19 []", "")
 
 
 def test_which_sets_are_exact_and_which_lossless():
@@ -156,3 +142,15 @@ def test_the_five_fine_grained_sets():
     assert tasks["cub"].sizes == {"full": 5_994, "test": 5_794}
     assert tasks["dogs"].sizes == {}
     assert "do not compare with papers" in tasks["dogs"].notes[0]
+
+
+def test_the_synthetic_suite_has_the_sizes_and_classes_of_every_task_without_any_data():
+    suite = open_suite("synthetic_vtab1k", data=None)
+    assert [task.name for task in suite.tasks] == [row.name for row in vtab1k.TASKS]
+    for task, row in zip(suite.tasks, vtab1k.TASKS, strict=True):
+        data = open_data(task.data)
+        assert (len(data.classes), task.classes, task.group) == (row.classes, row.classes, row.group)
+        sizes = {name: len(data.split(getattr(task, name))) for name in ("train", "val", "full", "test")}
+        assert sizes == {"train": 800, "val": 200, "full": 1_000, "test": row.test_images}
+        assert "the accuracy nothing" in task.notes[0]
+    assert [task.name for task in open_suite("synthetic_vtab1k", data=None, tasks=("kitti",)).tasks] == ["kitti"]

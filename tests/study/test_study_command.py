@@ -1,4 +1,4 @@
-"""`capaboost bench run | tune | status | work` on real, tiny runs, with workers that die and that are told to stop."""
+"""`capaboost study run | tune | status | work` on real, tiny runs, with workers that die and that are told to stop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def configured(written, tmp_path):
 
 
 def run_alone(arguments, **options):
-    command = [sys.executable, "-m", "capaboost_vit.cli", "bench", *arguments]
+    command = [sys.executable, "-m", "capaboost_vit.cli", "study", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -47,52 +47,48 @@ def wait_for(condition, seconds=120):
 
 def test_a_study_is_written_down_without_workers_and_one_is_told_how_to_start_them(configured, capsys):
     config, study = configured()
-    assert main(["bench", "run", *config, "--workers", "0", "--seeds", "0", "1"]) == 0
+    assert main(["study", "run", *config, "--workers", "0", "--seeds", "0", "1"]) == 0
     said = capsys.readouterr().out
     assert "8 trials, 8 of them new, 0 finished" in said
-    assert f"started with: capaboost bench work --output '{study.path}' --lease 120.0" in said
-    assert main(["bench", "run", *config, "--workers", "0", "--seeds", "0", "1", "2"]) == 0
+    assert f"started with: capaboost study work --output '{study.path}' --lease 120.0" in said
+    assert main(["study", "run", *config, "--workers", "0", "--seeds", "0", "1", "2"]) == 0
     assert "12 trials, 4 of them new, 0 finished" in capsys.readouterr().out
     assert len(study.trials()) == 12
 
 
-def test_options_of_methods_can_be_given_on_the_command_line(configured):
-    config, study = configured()
-    words = ["--workers", "0", "--seeds", "0", "--tasks", "one", "--set.lr", "0.5", "--set.epochs", "3"]
-    assert main(["bench", "run", *config, *words]) == 0
-    assert {(t.config["lr"], t.config["epochs"], t.config["img_size"]) for t in study.trials().values()} == {
-        (0.5, 3, 16)
-    }
-
-
-def test_several_options_within_a_method_can_be_given_on_the_command_line(configured):
-    config, study = configured({"lora": TWO["lora"]})
-    words = ["--workers", "0", "--seeds", "0", "--tasks", "one", "--set.method.alpha", "32", "--set.method.rank=4"]
-    assert main(["bench", "run", *config, *words, "--set.lr", "0.5", "--set.method.targets", "[query, key]"]) == 0
+def test_options_of_the_trials_and_of_their_method_go_over_those_of_config_and_file(configured):
+    config, study = configured({"lora": TWO["lora"]})  # with epochs and img_size under `set:`
+    words = ["--workers", "0", "--seeds", "0", "--tasks", "one", "--set", "lr=5e-1", "--set", "epochs=3"]
+    words += ["--set", "method.alpha=32", "--set", "method.rank=4", "--set=method.targets=[query, key]"]
+    assert main(["study", "run", *config, *words]) == 0
     (trial,) = study.trials().values()
+    assert (trial.config["lr"], trial.config["epochs"], trial.config["img_size"]) == (0.5, 3, 16)
     method = trial.config["method"]
     assert (method["alpha"], method["rank"], method["targets"]) == (32, 4, ["query", "key"])
 
 
-def test_a_grid_within_a_method_can_be_given_on_the_command_line(configured):
+def test_a_grid_reaches_into_the_method_and_is_left_out_where_a_method_has_no_such_option(configured):
     config, study = configured()
-    words = ["--workers", "0", "--tune-seeds", "0", "--tasks", "one", "--grid.method.rank", "[2, 4]"]
-    assert main(["bench", "tune", *config, *words, "--grid.method.alpha", "[1, x2]", "--grid.lr", "[x1, x2]"]) == 0
-    methods = [t.config["method"] for t in study.trials().values() if t.config["method"]["name"] == "lora"]
+    words = ["--workers", "0", "--tune-seeds", "0", "--tasks", "one", "--grid", "method.rank=[2, 4]"]
+    assert main(["study", "tune", *config, *words, "--grid", "method.alpha=[1, x2]", "--grid", "lr=[x1, x2]"]) == 0
+    trials = list(study.trials().values())
+    methods = [t.config["method"] for t in trials if t.method == "lora"]
+    assert len(methods) == 8
     assert {method["rank"] for method in methods} == {2, 4}
     assert len({method["alpha"] for method in methods}) == 2
+    assert len(trials) == 8 + 2
 
 
 def test_status_tells_of_every_state(configured, capsys):
     config, study = configured()
-    main(["bench", "run", *config, "--workers", "0", "--seeds", "0"])
+    main(["study", "run", *config, "--workers", "0", "--seeds", "0"])
     done, failed, running, _ = study.trials().values()
     study.run_folder(done).mkdir(parents=True)
     (study.run_folder(done) / "result.json").write_text(json.dumps({"train_seconds": 1800.0}))
     study.give_up(failed, "ValueError: no", 1)
     capsys.readouterr()
     with Leases(study.leases, seconds=60).claim(running.id):
-        assert main(["bench", "status", str(study.path)]) == 0
+        assert main(["study", "status", str(study.path)]) == 0
     said = capsys.readouterr().out
     assert "4 trials: 1 finished, 1 running, 1 waiting, 1 failed" in said
     assert "final      lora  1 of 2 finished, 1 running" in said
@@ -100,7 +96,7 @@ def test_status_tells_of_every_state(configured, capsys):
     assert f"running: lora on two, seed 0: process {os.getpid()} on " in said
     assert "failed: head on one, seed 0 (" in said
     assert "): ValueError: no" in said
-    assert "a trial trains for 1800 s on average; 2 are left: 1.0 h of one worker" in said
+    assert "a trial trains for 1800 s on average, 0.50 h in all; 2 are left: 1.0 h of one worker" in said
 
 
 @pytest.mark.parametrize(
@@ -110,12 +106,32 @@ def test_status_tells_of_every_state(configured, capsys):
         (["work", "--output", "nowhere"], "no study in nowhere: it has no manifest.jsonl"),
         (["run", "--seeds", "0"], "--methods is missing: name files such as configs/vtab1k/lora.yaml"),
         (["run", "--methods", "nowhere.yaml"], "needs data: say --data FOLDER"),
-        (["tune", "--methods", "a.yaml"], "--grid is missing: say for example"),
+        (["tune", "--methods", "a.yaml"], "--grid is missing: say for example --grid 'lr="),
     ],
     ids=" ".join,
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys):
-    assert main(["bench", *words]) == 2
+    assert main(["study", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "run", "--set", "lr"], "study run: error: argument --set: expected NAME=VALUE, got 'lr'"),
+        (["study", "run", "--set", "lr=["], "argument --set: lr: '[' is no YAML"),
+        (["study", "tune", "--grid", "=3"], "argument --grid: expected NAME=LIST, got '=3'"),
+        (["study", "run", "--set.lr", "3"], "argument --set: expected NAME=VALUE, got '3'"),
+        (["bench", "run", "--seeds", "0"], "(did you mean capaboost study run?)"),
+        (["tune"], "(did you mean capaboost study tune?)"),
+    ],
+    ids=" ".join,
+)
+def test_what_the_parser_refuses_is_one_line_that_says_what_to_type(words, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -123,15 +139,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys):
 
 def test_tuned_runs_need_choices(configured, capsys):
     config, _ = configured()
-    assert main(["bench", "run", *config, "--tuned", "--workers", "0"]) == 2
+    assert main(["study", "run", *config, "--tuned", "--workers", "0"]) == 2
     assert "nothing was chosen in" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_two_workers_tune_and_run_and_a_third_seed_runs_only_what_is_missing(configured, capsys):
     config, study = configured(workers=2)
-    grid = ["--grid.lr", "[x0.001, x1]"]
-    assert main(["bench", "tune", *config, *grid, "--tasks", "one"]) == 0
+    grid = ["--grid", "lr=[x0.001, x1]"]
+    assert main(["study", "tune", *config, *grid, "--tasks", "one"]) == 0
     choices = read_choices(study)
     assert choices.keys() == {"one | lora | vit_tiny_patch16_224", "one | head | vit_tiny_patch16_224"}
     for choice in choices.values():
@@ -143,7 +159,7 @@ def test_two_workers_tune_and_run_and_a_third_seed_runs_only_what_is_missing(con
         assert trial.stage == "candidate"
         assert result["test_accuracy"] is None
         assert set(result["data"]["splits"]) == {"train", "val"}
-    assert main(["bench", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1"]) == 0
+    assert main(["study", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1"]) == 0
     finals = [t for t in study.trials().values() if t.stage == "final"]
     assert len(finals) == 4
     before = {t.id: (study.run_folder(t) / "result.json").stat().st_mtime_ns for t in finals}
@@ -153,7 +169,7 @@ def test_two_workers_tune_and_run_and_a_third_seed_runs_only_what_is_missing(con
         assert result["test_total"] == 6
         assert result["config"]["lr"] == choices[f"one | {trial.method} | vit_tiny_patch16_224"]["options"]["lr"]
     capsys.readouterr()
-    assert main(["bench", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1", "2"]) == 0
+    assert main(["study", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1", "2"]) == 0
     said = capsys.readouterr().out
     assert "6 trials, 2 of them new, 4 finished" in said
     assert "6 of 6 trials are finished" in said
@@ -164,14 +180,14 @@ def test_two_workers_tune_and_run_and_a_third_seed_runs_only_what_is_missing(con
 def test_a_failing_method_is_told_and_retried_only_when_asked(configured, capsys):
     files = {"lora": TWO["lora"], "prefix": {"method": {"name": "prefix", "targets": ["nothing"]}}}
     config, study = configured(files)
-    assert main(["bench", "run", *config, "--tasks", "one", "--seeds", "0"]) == 1
+    assert main(["study", "run", *config, "--tasks", "one", "--seeds", "0"]) == 1
     said = capsys.readouterr()
     assert "failed: prefix on one, seed 0: ValueError: target 'nothing' matches nothing" in said.err
     assert "1 of 2 trials are finished" in said.out
     logs = (study.path / "workers" / "0.log").read_text()
-    assert main(["bench", "run", *config, "--tasks", "one", "--seeds", "0"]) == 1
+    assert main(["study", "run", *config, "--tasks", "one", "--seeds", "0"]) == 1
     assert (study.path / "workers" / "0.log").read_text() == logs  # nothing was begun
-    assert main(["bench", "run", *config, "--tasks", "one", "--seeds", "0", "--retry"]) == 1
+    assert main(["study", "run", *config, "--tasks", "one", "--seeds", "0", "--retry"]) == 1
     assert (study.path / "workers" / "0.log").read_text().count("begins: prefix") == 2
 
 
@@ -179,7 +195,7 @@ def test_a_failing_method_is_told_and_retried_only_when_asked(configured, capsys
 def test_workers_that_are_killed_are_replaced_and_every_trial_has_one_result(configured):
     config, study = configured(workers=2)
     # all three may have held the same trial, which is not given up for that
-    process = run_alone(["run", *config, "--seeds", "0", "1", "--set.epochs", "40", "--attempts", "4"])
+    process = run_alone(["run", *config, "--seeds", "0", "1", "--set", "epochs=40", "--attempts", "4"])
     killed = []
     while len(killed) < 3 and process.poll() is None:
         owners = [Leases(study.leases, seconds=60).owner(t.id) for t in _trials(study)]
@@ -205,7 +221,7 @@ def test_workers_that_are_killed_are_replaced_and_every_trial_has_one_result(con
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_study_that_is_stopped_keeps_what_it_has_and_goes_on(configured, number, code):
     config, study = configured(workers=2)
-    words = ["run", *config, "--seeds", "0", "--set.epochs", "60"]
+    words = ["run", *config, "--seeds", "0", "--set", "epochs=60"]
     process = run_alone(words)
     wait_for(lambda: len(list((study.path / "trials").glob("*/checkpoints/*"))) > 2)
     process.send_signal(number)
@@ -231,7 +247,7 @@ def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(configured):
     pytest.importorskip("ray", reason="Ray is not installed: pip install capaboost_vit[ray]")
     config, study = configured()
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    words = ["run", *config, "--seeds", "0", "--set.epochs", "40", "--on", "ray", "--workers", "2"]
+    words = ["run", *config, "--seeds", "0", "--set", "epochs=40", "--on", "ray", "--workers", "2"]
     process = run_alone([*words, "--worker-cpus", "0.5"], env=environment)
     wait_for(lambda: any(Leases(study.leases, seconds=60).owner(t.id) for t in _trials(study)))
     owner = next(o for t in _trials(study) if (o := Leases(study.leases, seconds=60).owner(t.id)))
