@@ -21,7 +21,7 @@ from capaboost_vit.run import train
 from capaboost_vit.vision.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # for `texts`
+sys.path.insert(0, str(ROOT / "tests"))  # for `ready` and `texts`
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
@@ -54,6 +54,15 @@ def _as_if_alone():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory):
+    """Starts commands in ready interpreters, see `ready`."""
+    from ready import Ready
+
+    with Ready(tmp_path_factory.mktemp("ready")) as interpreters:
+        yield interpreters
 
 
 @pytest.fixture(scope="session")

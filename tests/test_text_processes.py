@@ -1,12 +1,10 @@
-"""Two processes under torchrun train one model on texts: what one process would have got, each example scored once."""
+"""Two processes train one model on texts: what one process would have got, each example scored once."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import texts
@@ -23,8 +21,6 @@ from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.run import train
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.job import as_dict
-
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def rows_of(folder):
@@ -78,11 +74,11 @@ def test_shares_of_an_evaluation_are_the_whole_of_it(text_material, kind, split,
         torch.testing.assert_close(row[..., :size], other[..., :size], rtol=1e-4, atol=1e-5)
 
 
-# under torchrun
+# two processes
 
 
 @pytest.fixture
-def both(text_material, tmp_path):
+def both(ready, text_material, tmp_path):
     """The folders of a run in one process and in two, and what the two said."""
 
     def run(kind, **options):
@@ -91,14 +87,8 @@ def both(text_material, tmp_path):
         train(first)
         values = as_dict(texts.configure(text_material, kind, tmp_path / "two", **settings))
         (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
-        done = subprocess.run(
-            [*LAUNCH, "-m", "capaboost_vit.cli", "train-text", "--config", str(tmp_path / "two.yaml")],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-        assert done.returncode == 0, done.stderr
+        command = ["capaboost", "train-text", "--config", tmp_path / "two.yaml"]
+        done = ready.run(command, ranks=2, env={**os.environ, "COLUMNS": "200"}, check=True)
         return tmp_path / "one", tmp_path / "two", done
 
     return run

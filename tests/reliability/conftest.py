@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,6 @@ from capaboost_vit.io.sealed import read_sealed
 from capaboost_vit.training import checkpoint
 from capaboost_vit.training.signals import Interrupted
 
-NURSERY = Path(__file__).with_name("nursery.py")
 OPTIONS = {
     "model": "vit_tiny_capaboost_lora",
     "model-kwargs": "{patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2}",
@@ -40,20 +36,19 @@ TIMED = {"train_seconds", "memory_mb", "images_per_second", "examples_per_second
 class Run:
     """One process of a run, in a process group of its own."""
 
-    def __init__(self, lab, pid, output, stderr):
-        self.lab, self.pid, self.output, self.stderr, self.code = lab, pid, Path(output), stderr, None
+    def __init__(self, process, output):
+        self.process, self.output = process, Path(output)
+        self.pid, self.poll = process.pid, process.poll
+        self.signal = process.send_signal
 
-    def poll(self):
-        """The exit code, or None while it lives."""
-        if self.code is None:
-            self.code = self.lab.ask(poll=self.pid)
-        return self.code
+    @property
+    def code(self):
+        """The exit code, once it has been waited for."""
+        return self.process.returncode
 
     def wait(self, seconds=200):
         """The exit code at the end."""
-        self.until(lambda: False, seconds)
-        assert self.code is not None, f"still running after {seconds} s: {self.said}"
-        return self.code
+        return self.process.wait(seconds)
 
     def until(self, condition, seconds=200):
         """Waits for a condition or the end of the process; whether the condition came true."""
@@ -66,19 +61,15 @@ class Run:
             time.sleep(0.002)
         return False
 
-    def signal(self, number, *, group=False):
-        """Sends a signal to the process, or to all of its group."""
-        (os.killpg if group else os.kill)(self.pid, number)
-
     def kill(self):
         """kill -9 of the process alone: its loader processes stay behind, as orphans."""
-        self.signal(signal.SIGKILL)
+        self.process.kill()
         return self.wait()
 
     @property
     def said(self):
         """All that it wrote to stdout and stderr."""
-        return self.stderr.read_text() if self.stderr.exists() else ""
+        return self.process.stdout + self.process.stderr
 
     @property
     def updates(self):
@@ -87,29 +78,18 @@ class Run:
 
 
 class Lab:
-    """Starts runs from one process that has already imported everything."""
+    """Starts runs in ready interpreters."""
 
-    def __init__(self, folder):
-        self.folder, self.started, self.references, self.runs = folder, 0, {}, []
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(NURSERY)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert json.loads(self.process.stdout.readline()) == "ready"
+    def __init__(self, folder, ready):
+        self.folder, self.ready, self.references = folder, ready, {}
 
-    def ask(self, **request):
-        """The answer to one request."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def start(self, output, *flags, pause=None, file_size=None, **options):
+    def start(self, output, *flags, pause=None, file_size=None, ranks=1, **options):
         """Starts a run in a folder; options are those of `capaboost train`, with _ for - and __ for a dot.
 
         With a `task` among them it is `capaboost train-text`.
         """
         argv = [*self.arguments(output, **options), *flags]
-        return self.start_argv(argv, output, pause=pause, file_size=file_size)
+        return self.start_argv(argv, output, pause=pause, file_size=file_size, ranks=ranks)
 
     def status(self, folder):
         """What status.json says."""
@@ -129,14 +109,10 @@ class Lab:
             return ["train-text", *words(options), "--output", str(output)]
         return ["train", *words({**OPTIONS, **options}), "--output", str(output)]
 
-    def start_argv(self, argv, output, *, pause=None, file_size=None):
+    def start_argv(self, argv, output, *, pause=None, **options):
         """Starts `capaboost ARGV`, which works in the folder `output`."""
-        self.started += 1
-        stderr = self.folder / f"{self.started}.stderr"
-        env = {"CAPABOOST_SAVE_PAUSE": "" if pause is None else str(pause)}
-        pid = self.ask(argv=argv, env=env, stderr=str(stderr), file_size=file_size)
-        self.runs.append(Run(self, pid, output, stderr))
-        return self.runs[-1]
+        env = {**os.environ, "CAPABOOST_SAVE_PAUSE": "" if pause is None else str(pause)}
+        return Run(self.ready.start(["capaboost", *argv], env=env, **options), output)
 
     def run(self, output, *flags, code=0, **options):
         """Runs to the end, which must have that exit code."""
@@ -196,20 +172,10 @@ class Lab:
         """Asserts that a finished run has the bits of another one, whatever came in between."""
         assert_same(Path(folder), Path(reference))
 
-    def close(self):
-        for run in self.runs:
-            with suppress(ProcessLookupError):
-                os.killpg(run.pid, signal.SIGKILL)
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(30)
-
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    yield lab
-    lab.close()
+def lab(tmp_path_factory, ready):
+    return Lab(tmp_path_factory.mktemp("lab"), ready)
 
 
 def words(options):

@@ -1,4 +1,4 @@
-"""Two processes under torchrun stop at the same update, and go on to the same bits."""
+"""Two processes stop at the same update, and go on to the same bits; what torchrun itself does in two of the tests."""
 
 from __future__ import annotations
 
@@ -12,86 +12,93 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 OPTIONS = {"method__dropout": 0.1, "grad_accum_steps": 2, "checkpoint_interval": 5}
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
 
 
-def torchrun(lab, output, *flags, log, **options):
-    """Starts two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command += ["--standalone", "-m", "capaboost_vit.cli", *lab.arguments(output, **{**OPTIONS, **options}), *flags]
+def torchrun(lab, output, log):
+    """Starts two processes under the real torchrun; waits until there is a checkpoint."""
+    command = [sys.executable, *TORCHRUN, "-m", "capaboost_vit.cli", *lab.arguments(output, **OPTIONS, workers=2)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with open(log, "ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+    end = time.monotonic() + 90
+    while not (output / "checkpoints" / "update-00000005.safetensors").exists():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return process
+
+
+def start_two(lab, output, *flags, **options):
+    """Starts two processes as torchrun does, without its own."""
+    return lab.start(output, *flags, ranks=2, **{**OPTIONS, **options})
+
+
+def go_on(lab, output, reference):
+    """Goes on with a run of two processes, to the bits of one that was not interrupted."""
+    run = start_two(lab, output, "--resume")
+    assert run.wait() == 0, run.said
+    lab.same(output, reference)
+    return run.said
 
 
 @pytest.fixture(scope="module")
-def whole(lab, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    process = torchrun(lab, folder / "run", log=folder / "log")
-    assert process.wait(120) == 0, (folder / "log").read_text()
-    return folder / "run"
+def reference(lab, tmp_path_factory):
+    run = start_two(lab, tmp_path_factory.mktemp("two") / "run")
+    assert run.wait() == 0, run.said
+    return run.output
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 0)])
-def test_a_signal_to_torchrun_stops_both_at_the_same_update(lab, whole, tmp_path, number, workers):
-    output, log = tmp_path / "a run", tmp_path / "log"
-    process = torchrun(lab, output, log=log, workers=workers)
-    wait_for(output / "checkpoints" / "update-00000005.safetensors", process)
-    process.send_signal(number)
-    assert process.wait(60) != 0  # torchrun's own code and traceback
-    said = log.read_text()
+def assert_both_stopped(lab, output, said):
+    """Asserts that both stopped after the same update, and that the line says what to type; returns the update."""
     status = lab.status(output)
     assert status["status"] == "preempted"
     line = next(line for line in said.splitlines() if "go on with: " in line)
     assert f"stopped after update {status['update']};" in line
     words = shlex.split(line.partition("go on with: ")[2])
     assert words[:5] == ["torchrun", "--nproc-per-node", "2", "-m", "capaboost_vit.cli"]
-    process = torchrun(lab, output, "--resume", log=log, workers=0)
-    assert process.wait(120) == 0, log.read_text()
-    assert f"going on after update {status['update']} of 16" in log.read_text()
-    lab.same(output, whole)
+    return status["update"]
 
 
-def test_a_kill_of_one_process_ends_both_and_the_run_can_go_on(lab, whole, tmp_path):
-    output, log = tmp_path / "run", tmp_path / "log"
-    process = torchrun(lab, output, log=log)
-    wait_for(output / "checkpoints" / "update-00000005.safetensors", process)
+@pytest.mark.slow
+def test_a_signal_to_torchrun_stops_both_at_the_same_update(lab, reference, tmp_path):
+    output, log = tmp_path / "a run", tmp_path / "log"
+    process = torchrun(lab, output, log)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0  # torchrun's own code and traceback
+    update = assert_both_stopped(lab, output, log.read_text())
+    assert f"going on after update {update} of 16" in go_on(lab, output, reference)
+
+
+@pytest.mark.slow
+def test_a_kill_of_one_process_ends_both_and_the_run_can_go_on(lab, reference, tmp_path):
+    process = torchrun(lab, tmp_path / "run", tmp_path / "log")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert process.wait(90) != 0
-    process = torchrun(lab, output, "--resume", log=log)
-    assert process.wait(120) == 0, log.read_text()
-    lab.same(output, whole)
+    go_on(lab, tmp_path / "run", reference)
 
 
-def test_one_process_does_not_go_on_with_a_run_of_two(lab, whole, tmp_path):
-    output, log = tmp_path / "run", tmp_path / "log"
-    process = torchrun(lab, output, log=log)
-    wait_for(output / "checkpoints" / "update-00000005.safetensors", process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(30)
-    for pid in Path("/proc").glob("[0-9]*"):  # torchrun's children have sessions of their own
-        try:
-            if str(output).encode() in (pid / "cmdline").read_bytes():
-                os.kill(int(pid.name), signal.SIGKILL)
-        except OSError:
-            pass
-    refused = lab.run(output, "--resume", code=2, **OPTIONS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_both_stops_them_at_the_same_update(lab, reference, tmp_path, number):
+    run = start_two(lab, tmp_path / "a run")
+    assert run.until(lambda: 5 in run.updates), run.said
+    run.signal(number)
+    assert run.wait() == 128 + number, run.said
+    update = assert_both_stopped(lab, run.output, run.said)
+    assert f"going on after update {update} of 16" in go_on(lab, run.output, reference)
+
+
+def test_one_process_does_not_go_on_with_a_run_of_two(lab, reference, tmp_path):
+    run = start_two(lab, tmp_path / "run")
+    assert run.until(lambda: 5 in run.updates), run.said
+    run.kill()
+    refused = lab.run(run.output, "--resume", code=2, **OPTIONS)
     assert "processes: 2 -> 1" in refused.said
 
 
-def test_a_taken_folder_is_refused_at_once_by_both(lab, whole, tmp_path):
-    start = time.monotonic()
-    process = torchrun(lab, whole, log=tmp_path / "log")
-    assert process.wait(60) != 0
-    assert time.monotonic() - start < 30
-    assert "add --resume to go on with it" in (tmp_path / "log").read_text()
-
-
-def wait_for(path, process, seconds=90):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, "it has ended"
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def test_a_taken_folder_is_refused_at_once_by_both(lab, reference):
+    run = start_two(lab, reference)
+    assert run.wait(30) == 2
+    assert "add --resume to go on with it" in run.said

@@ -1,4 +1,4 @@
-"""Two processes under torchrun train one model: what one process would have got, in both alike."""
+"""Two processes train one model: what one process would have got, in both alike."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
@@ -18,17 +16,7 @@ from safetensors.torch import load_file
 from capaboost_vit.run import train
 from capaboost_vit.vision.config import TrainConfig
 
-LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
-
-
-def launch(*arguments, processes=2, timeout=150):
-    """Runs `python ...` in so many processes."""
-    start = [sys.executable, *LAUNCH, str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [*start, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=timeout
-    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +34,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def run_in(pictures, tmp_path):
+def run_in(ready, pictures, tmp_path):
     def run(processes, **options):
         name = f"{processes} processes"
         values = {
@@ -67,7 +55,8 @@ def run_in(pictures, tmp_path):
             return None, tmp_path / name
         config = tmp_path / f"{name}.yaml"
         config.write_text(yaml.safe_dump(values))
-        return launch("-m", "capaboost_vit.cli", "train", "--config", config, processes=processes), tmp_path / name
+        env = {**os.environ, "COLUMNS": "200"}
+        return ready.run(["capaboost", "train", "--config", config], ranks=processes, env=env), tmp_path / name
 
     return run
 
@@ -81,8 +70,8 @@ def rows(folder):
     "options",
     [
         {"grad_accum_steps": 3, "opt": "sgd", "model_ema": True},
-        pytest.param({"model": "vit_tiny_capaboost_adapter", "clip_grad": 0.1, "opt": "sgd"}, marks=pytest.mark.slow),
-        pytest.param({"select": "best", "opt": "sgd", "workers": 1}, marks=pytest.mark.slow),
+        {"model": "vit_tiny_capaboost_adapter", "clip_grad": 0.1, "opt": "sgd"},
+        {"select": "best", "opt": "sgd", "workers": 1},
     ],
     ids=str,
 )
@@ -183,18 +172,13 @@ if world.is_main:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora", "adapter", "prefix", "prompt"])
-def test_both_processes_hold_the_same_bits_and_count_the_same(tmp_path, method, monkeypatch):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)
-    done = launch(script, method)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("the same in both") == 1
+def test_both_processes_hold_the_same_bits_and_count_the_same(ready, method):
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    done = ready.run(["python", "-c", WORKER, method], ranks=2, env=env, check=True)
+    assert done.stdout == "the same in both\n"
 
 
-@pytest.mark.slow
 def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(run_in, pictures, tmp_path):
     data = shutil.copytree(pictures, tmp_path / "data")
     (data / "train" / "red" / "3.png").write_bytes(b"no image")
@@ -208,7 +192,6 @@ def test_an_image_that_one_process_cannot_read_ends_both_with_its_name(run_in, p
     assert json.loads((folder / "status.json").read_text())["status"] == "failed"
 
 
-@pytest.mark.slow
 def test_the_images_of_a_bad_update_are_named_those_of_all_processes(run_in):
     done, folder = run_in(2, opt="sgd", lr=1e30, warmup_epochs=0)
     assert done.returncode != 0
