@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     from .methods.adapter_file import AdapterFileError, read_header
     from .methods.apply import apply_method
     from .methods.fold import fold
-    from .methods.method import METHODS, MaskedMethod, Method, make_method, register
+    from .methods.index import METHODS, make_method, register
+    from .methods.method import MaskedMethod, Method
     from .vision.adapt import adapt
     from .vision.adapters import create_from_adapter, load_adapter, save_adapter
     from .vision.anatomy import anatomy_of
     from .vision.summary import summary
 
 _PUBLIC = {
-    "METHODS": "methods",
     "AdapterFileError": "methods.adapter_file",
     "Anatomy": "core.inject",
     "CannotMerge": "core.wrapper",
-    "MaskedMethod": "methods",
-    "Method": "methods",
+    "METHODS": "methods.index",
+    "MaskedMethod": "methods.method",
+    "Method": "methods.method",
     "Site": "core.inject",
     "Wrapper": "core.wrapper",
     "adapt": "vision.adapt",
@@ -50,12 +51,12 @@ _PUBLIC = {
     "fold": "methods.fold",
     "freeze_base": "core.inject",
     "load_adapter": "vision.adapters",
-    "make_method": "methods",
+    "make_method": "methods.index",
     "merge": "core.merge",
     "merged_weights": "core.wrapper",
     "ranks": "core.analysis",
     "read_header": "methods.adapter_file",
-    "register": "methods",
+    "register": "methods.index",
     "save_adapter": "vision.adapters",
     "summary": "vision.summary",
 }

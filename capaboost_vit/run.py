@@ -18,6 +18,7 @@ from .training.checkpoint import CheckpointError, Checkpoints
 from .training.config import RunConfig
 from .training.distributed import ProcessGroup, broadcast, initialized, pick_device, torchrun_group
 from .training.folder import RunFolder, differences
+from .training.hooks import run_stages
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit
@@ -152,7 +153,8 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
             log.say(line)
         if tree is None:
             log.text("config", yaml.safe_dump(as_dict(config), sort_keys=False))
-            save(state)  # before any work: the folder can be written, and there is room
+            run_stages(job, log.say)  # before the first checkpoint, so that a run that is killed in them begins anew
+            save(state)  # before any update: the folder can be written, and there is room
         elif world.is_main:
             for name in ("bad_batch.json", "result.json"):
                 (folder.path / name).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # what the files of each room may import of the package: no arrow goes up
 BELOW = {
-    "core": set(),
+    "core": {"_lazy"},
     "io": set(),
     "methods": {"core", "io"},
     "training": {"methods", "core", "io", "_version"},
@@ -38,7 +38,7 @@ OTHERS = {
     "core": {"torch", "numpy", "safetensors", "fvcore"},
     "io": {"torch", "safetensors", "yaml", "datasets"},
     "methods": {"torch", "numpy", "safetensors"},
-    "training": {"torch", "timm", "numpy", "rich", "matplotlib", "tensorboard"},
+    "training": {"torch", "timm", "numpy", "yaml", "rich", "matplotlib", "tensorboard"},
     "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "run": {"torch", "yaml"},
@@ -163,7 +163,7 @@ def test_the_lazy_index_is_the_typed_one_and_sorted():
     assert dir(capaboost_vit) == sorted(capaboost_vit.__all__)
 
 
-@pytest.mark.parametrize("name", capaboost_vit._PUBLIC)
+@pytest.mark.parametrize("name", sorted(capaboost_vit._PUBLIC.keys() - {"METHODS"}))  # which is a dict
 def test_a_public_name_is_defined_where_the_index_says(name):
     thing = getattr(capaboost_vit, name)
     assert thing.__module__ == f"capaboost_vit.{capaboost_vit._PUBLIC[name]}"

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..io.options import nearest
 from ..methods import METHODS
-from ..methods.method import hint_of, takes_several
+from ..methods.index import hint_of, takes_several
 
 
 class Parser(ArgumentParser):

@@ -10,7 +10,8 @@ import warnings
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from .method import METHODS, MaskedMethod, Method, Stage, make_method, register
+from .index import METHODS, make_method, register
+from .method import MaskedMethod, Method, Stage
 
 # in the order in which people are told of them
 for _name in ("lora", "adapter", "prefix", "prompt", "ia3", "ssf", "unipelt", "norm", "bitfit", "head", "full"):

@@ -18,7 +18,7 @@ from ..core.names import distinct, namer
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
 from ..io.sealed import digest, read_sealed, write_sealed
-from .method import find_method
+from .index import find_method
 
 FORMAT = "capaboost_vit.adapter"
 VERSION = 1

@@ -11,7 +11,8 @@ from torch import nn
 from ..core.inject import Anatomy, attach, find, freeze_base, get, replace_slots
 from ..core.names import wrappers_of
 from ..core.wrapper import Wrapper
-from .method import Method, make_method
+from .index import make_method
+from .method import Method
 
 
 def apply_method(model: nn.Module, anatomy: Anatomy, method: Method) -> list[str]:

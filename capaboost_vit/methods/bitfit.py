@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .method import Method, register
+from .index import register
+from .method import Method
 
 if TYPE_CHECKING:
     from torch import nn

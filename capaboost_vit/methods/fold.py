@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..core.inject import wrappers
-from .method import make_method
+from .index import make_method
 
 
 def fold(model: nn.Module) -> nn.Module:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .method import Method, register
+from .index import register
+from .method import Method
 
 
 @register

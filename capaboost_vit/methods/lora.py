@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .. import core
+from ..core.rescaling import RESCALES
 from ..io.options import option
-from .method import RESCALE_HELP, RESCALES, MaskedMethod, register
+from .index import register
+from .method import RESCALE_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .. import core
-from .method import Method, register
+from .index import register
+from .method import Method
 
 if TYPE_CHECKING:
     from torch import nn

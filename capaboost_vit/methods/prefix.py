@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
-from .method import MaskedMethod, register
+from .index import register
+from .method import MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,8 +10,9 @@ from .. import core
 from ..io.options import option
 from .adapter import Adapter
 from .ia3 import Ia3
+from .index import register
 from .lora import Lora
-from .method import MaskedMethod, Method, register
+from .method import MaskedMethod, Method
 from .prefix import Prefix
 from .prompt import Prompt
 

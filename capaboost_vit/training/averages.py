@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Averages:
@@ -21,13 +21,19 @@ class Averages:
 
     def __init__(self, trained: Mapping[str, Tensor], decay: float) -> None:
         self.trained, self.decay = dict(trained), decay
-        self.values = {name: tensor.detach().clone() for name, tensor in trained.items()}
+        self.values: dict[str, Tensor] = {}
+        self.restart()
 
     @torch.no_grad()
-    def update(self, count: int) -> None:
-        """Takes in the values after the update of that count, from 1."""
+    def after_step(self, model: nn.Module, update: int, updates: int) -> None:
+        """A hook of the training loop: takes in the values behind an update, counted from 0."""
+        count = update + 1
         weight = 1 - min(self.decay, (1 + count) / (10 + count))
         torch._foreach_lerp_(list(self.values.values()), list(self.trained.values()), weight)
+
+    def restart(self) -> None:
+        """The values of now are the averages, as where training begins."""
+        self.values = {name: tensor.detach().clone() for name, tensor in self.trained.items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..io.options import check_options, option
 from ..methods import METHODS, Method
-from ..methods.method import method_of
+from ..methods.index import method_of
 
 
 @dataclass(frozen=True)

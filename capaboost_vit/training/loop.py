@@ -15,6 +15,7 @@ from ..core.tied import factors_formed_once
 from .compiled import compiled, forward
 from .distributed import ProcessGroup, parallel, sync_statistics
 from .evaluation import evaluate
+from .hooks import Hooks, refuse_unreached
 from .objective import Classification, Objective
 from .optim import draws_numbers
 from .order import Batch, Update
@@ -80,6 +81,7 @@ def fit(
         stop: looked at after each update.
 
     Raises:
+        ValueError: a branch that gets no gradient in the first update.
         NotFinite: the loss or the gradient is not finite; no update is made. (A scaler that finds a gradient of
             float16 that is not finite skips the update itself, up to 30 times in a row.)
         Interrupted: `stop` has noted a signal; the state was saved.
@@ -90,6 +92,7 @@ def fit(
     model = compiled(state.model, config)
     state.model.train()
     runner = parallel(model, world, state.device)
+    hooks = Hooks((config.method, state.averages), seed=config.seed, devices=state.device.type != "cpu")
     while True:
         if state.epochs_done > len(progress.rows):  # also where a run goes on that stopped while evaluating
             try:
@@ -109,6 +112,7 @@ def fit(
                 runner,
                 update,
                 objective,
+                hooks=hooks,
                 prepare=prepare,
                 mix=mix,
                 stop=stop,
@@ -133,6 +137,7 @@ def _step(
     update: Update,
     objective: Objective,
     *,
+    hooks: Hooks,
     prepare: Callable[[Batch], Batch],
     mix: Callable[[Batch], Batch],
     stop: StopSignals,
@@ -155,10 +160,18 @@ def _step(
             with nullcontext() if last or world.size == 1 else runner.no_sync():
                 outputs = forward(runner, inputs, config)
                 loss = objective.loss(outputs, targets)
+                for value in hooks.losses(lambda again: forward(runner, again, config), inputs, outputs, targets):
+                    loss = loss + value
+                loss_sum += loss.detach()
                 # DistributedDataParallel takes the mean over the processes: times their number it is the sum
-                scaler.scale(loss * (world.size / update.size)).backward()
-            loss_sum += loss.detach()
+                loss = loss * (world.size / update.size)
+                for value in hooks.penalties(state.model) if last else ():  # alike in all processes
+                    loss = loss + value / update.size
+                    loss_sum += value.detach() / world.size
+                scaler.scale(loss).backward()
             right += objective.right(outputs.detach(), targets)
+    if progress.update == 0:
+        refuse_unreached(state.model)
     scaler.unscale_(state.optimizer)
     trained = state.trained()
     norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
@@ -179,15 +192,15 @@ def _step(
         )
     values = {"loss": total / update.size, "grad_norm": length, "lr": state.optimizer.param_groups[0]["lr"]}
     if finite:
+        hooks.after_backward(state.model, progress.update, state.updates)
         # an optimizer that draws random numbers draws the same ones in all processes, and after a resume
         drawing = draws_numbers(state.optimizer)
         with seeded("optimizer", config.seed, progress.update, devices=gpu) if drawing else nullcontext():
             scaler.step(state.optimizer)
     scaler.update()
+    hooks.after_step(state.model, progress.update, state.updates)
     progress.update += 1
     state.set_rate()
-    if state.averages:
-        state.averages.update(progress.update)
     if finite:
         progress.add(loss=total, right=correct, seen=update.size, norm=length)
     return values, asked > 0

@@ -16,8 +16,8 @@ from torch import nn
 from .._version import __version__
 from ..methods import METHODS
 from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.index import option_names
 from ..methods.load import load_into
-from ..methods.method import option_names
 from .adapt import adapt
 from .anatomy import head_names
 from .weights import create_base, load_base_weights

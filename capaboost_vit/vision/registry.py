@@ -12,7 +12,8 @@ from torch import nn
 
 from ..io.options import nearest
 from ..methods import METHODS
-from ..methods.method import Method, on_register, option_names
+from ..methods.index import on_register, option_names
+from ..methods.method import Method
 
 # family: (timm architecture, whether its attention layers are timm's plain ones, which take prefixes and prompts)
 FAMILIES: dict[str, tuple[str, bool]] = {

@@ -10,7 +10,7 @@ from torch import nn
 from capaboost_vit.core.inject import Anatomy, branches
 from capaboost_vit.methods import make_method
 from capaboost_vit.methods.apply import apply_method
-from capaboost_vit.methods.method import option_names
+from capaboost_vit.methods.index import option_names
 
 
 def test_defaults_are_the_papers():

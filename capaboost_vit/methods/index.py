@@ -1,0 +1,102 @@
+"""The index of methods: which there are, by name, and how one is made of its options."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from ..io.options import check_value, suggest
+from .method import Method
+
+M = TypeVar("M", bound=type[Method])
+METHODS: dict[str, type[Method]] = {}
+_LISTENERS: list[Callable[[type[Method]], None]] = []
+
+
+def register(method: M) -> M:
+    """Makes a method known by its name; a class decorator.
+
+    Raises:
+        ValueError: it has no name, or another class has it.
+    """
+    name = getattr(method, "name", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"{method.__name__} needs `name: ClassVar[str]`, a word by which it is called, got {name!r}")
+    if METHODS.setdefault(name, method) is not method:
+        raise ValueError(f"there is a method {name!r} already, {METHODS[name].__module__}.{METHODS[name].__name__}")
+    for listener in _LISTENERS:
+        listener(method)
+    return method
+
+
+def on_register(listener: Callable[[type[Method]], None]) -> None:
+    """Calls a function for each method that there is, and for each that comes."""
+    _LISTENERS.append(listener)
+    for method in METHODS.values():
+        listener(method)
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method. Raises ValueError that names the nearest one."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}: choose from {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def option_names(method: str) -> list[str]:
+    """The option names of one method."""
+    return [field.name for field in dataclasses.fields(find_method(method))]
+
+
+def make_method(method: str, **options: Any) -> Method:
+    """The checked method with these options. Raises ValueError / TypeError that name the nearest valid word."""
+    cls = find_method(method)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in options:
+        if name not in fields:
+            listed = ", ".join(fields) or "none"
+            raise TypeError(f"method {method!r} has no option {name!r}{suggest(name, fields)}; it has: {listed}")
+    values = {name: _as_tuple(value, hint_of(cls, name)) for name, value in options.items()}
+    for name, value in values.items():  # by name, before __post_init__ asks what they mean together
+        check_value(f"{name} of method {method!r}", value, hint_of(cls, name), fields[name].metadata)
+    made = cls(**values)
+    object.__setattr__(made, "given", ("name", *options))
+    return made
+
+
+def method_of(options: Mapping[str, Any], *, implied: str | None = None) -> Method | None:
+    """The method of a configuration's dict `{name: lora, rank: 4}`; None if nothing names one.
+
+    Args:
+        implied: the name of the method where the dict has none: that in the model's name.
+
+    Raises:
+        ValueError, TypeError: see `make_method`; options without a method.
+    """
+    values = dict(options)
+    name = values.pop("name", None)
+    if name is None and implied is None:
+        if values:
+            raise ValueError(f"--method.{next(iter(values))} is an option of no method: say --method.name too")
+        return None
+    made = make_method(name or str(implied), **values)
+    object.__setattr__(made, "given", tuple(options))  # without `name` where the model's name implies it
+    return made
+
+
+def hint_of(method: type[Method], name: str) -> Any:
+    """The type of an option."""
+    return typing.get_type_hints(method)[name]
+
+
+def takes_several(hint: Any) -> bool:
+    """Whether an option of this type takes several words."""
+    return typing.get_origin(hint) is tuple
+
+
+def _as_tuple(value: Any, hint: Any) -> Any:
+    if not takes_several(hint):
+        return value
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else value
