@@ -35,6 +35,7 @@ class Method:
         timm_names: whether there are timm names `<family>_capaboost_<name>`; needs_plain_attention: only for families
             whose attention layers are timm's plain ones.
         trains_all: everything is trained, and an adapter file holds every weight (full fine-tuning).
+        starts_as_base: the model computes at step 0 what the base does.
         stacks: takes modules that carry a wrapper of the same class already.
         given: the names that the user gave (`name` too), which a run's configuration keeps; None: made by its class.
     """
@@ -43,6 +44,7 @@ class Method:
     timm_names: ClassVar[bool] = True
     needs_plain_attention: ClassVar[bool] = False
     trains_all: ClassVar[bool] = False
+    starts_as_base: ClassVar[bool] = True
     stacks: ClassVar[bool] = False
     given: ClassVar[tuple[str, ...] | None] = None
 

@@ -27,6 +27,7 @@ class Prefix(MaskedMethod):
 
     name: ClassVar[str] = "prefix"
     needs_plain_attention: ClassVar[bool] = True
+    starts_as_base: ClassVar[bool] = False
     prefix_length: int = option(10, "number of prefix tokens of each layer", low=0)
     bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table", low=1)
     shared: bool = option(False, "one table and first layer of the MLP for all layers, as in prefix tuning")

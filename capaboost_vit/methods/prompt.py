@@ -27,6 +27,7 @@ class Prompt(MaskedMethod):
 
     name: ClassVar[str] = "prompt"
     needs_plain_attention: ClassVar[bool] = True
+    starts_as_base: ClassVar[bool] = False
     prompt_length: int = option(10, "number of prompt tokens", low=0)
     bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table", low=1)
     deep: bool = option(True, "new tokens in each block; false: only in front of the first")

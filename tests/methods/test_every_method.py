@@ -1,0 +1,340 @@
+"""What every registered method promises: one test for each promise, over the registry, which a new one gets for free.
+
+`reflection` is there as a method that comes from outside of the package.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import reflection
+import texts
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import capaboost_vit
+from capaboost_vit import METHODS, nlu
+from capaboost_vit.core.inject import branches, wrappers
+from capaboost_vit.core.merge import unmergeable
+from capaboost_vit.run import train
+from capaboost_vit.training.checkpoint import Checkpoints
+
+TINY = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, "img_size": 16, "num_classes": 3}
+X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+# small values of options that several methods have, so that a new method needs no line here
+SMALL = {"rank": 2, "bottleneck": 4, "prefix_length": 3, "prompt_length": 3, "prefix_bottleneck": 4}
+# where a method does not fit every timm model, or no text encoder, at its defaults
+IMAGES = {"unipelt": {"parts": ("lora", "adapter")}}
+TEXTS = {"ssf": {"targets": ("query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm")}}
+# other paths through a method than its defaults take
+MORE = [("prefix", {"bottleneck": 4, "shared": True}), ("prompt", {"deep": False}), ("lora", {"freeze_down": True})]
+CASES = [(name, {}) for name in METHODS] + MORE
+every_method = pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=["-".join([name, *options]) for name, options in CASES]
+)
+
+
+def small(name, **options):
+    fields = METHODS[name].__dataclass_fields__
+    return {**{option: value for option, value in SMALL.items() if option in fields}, **options}
+
+
+def plain():
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **TINY)
+    with torch.no_grad():
+        model.head.weight.normal_(std=0.3)  # timm's starts at zero
+    return model.eval()
+
+
+def adapted(name, **options):
+    return capaboost_vit.adapt(plain(), name, **{**IMAGES.get(name, {}), **small(name, **options)})
+
+
+def trained_a_little(model, steps=3):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(X).square().sum().backward()
+        optimizer.step()
+    return model.eval()
+
+
+@every_method
+def test_step_0_is_the_base_where_the_method_says_so(name, options):
+    close = torch.allclose(adapted(name, **options)(X), plain()(X), rtol=0, atol=1e-5)
+    assert close == METHODS[name].starts_as_base
+
+
+@every_method
+def test_every_trained_parameter_moves_and_nothing_else_does(name, options):
+    model = adapted(name, **options).train()
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    trained_a_little(model)
+    moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
+    assert moved == {key for key, p in model.named_parameters() if p.requires_grad and p.numel()}
+    assert moved
+
+
+@every_method
+def test_all_that_a_wrapper_adds_is_trained_unless_it_says_otherwise(name, options):
+    model = adapted(name, **options)
+    for slot, wrapper in wrappers(model):
+        trained = {id(p) for p in wrapper.trained()}
+        assert trained <= {id(p) for p in wrapper.added_parameters()}, slot
+        assert all(p.requires_grad == (id(p) in trained) for p in wrapper.added_parameters()), slot
+
+
+@every_method
+def test_copies_are_equal_independent_and_tied_as_the_original(name, options):
+    model = trained_a_little(adapted(name, **options))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(X), model(X))
+        assert len(list(twin.parameters())) == len(list(model.parameters()))  # each shared one once
+        before = model(X)
+        trained_a_little(twin.train(), steps=1)
+        assert torch.equal(model(X), before)
+
+
+@every_method
+def test_a_file_has_each_tensor_once_and_loads_into_a_plain_model(name, options, tmp_path):
+    model = trained_a_little(adapted(name, **options))
+    path = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors")
+    stored = load_file(path)
+    added = {id(p): p.numel() for _, wrapper in wrappers(model) for p in wrapper.added_parameters()}
+    if not METHODS[name].trains_all and not list(capaboost_vit.make_method(name).base_parameters(model)):
+        head = sum(p.numel() for p in model.head.parameters())
+        assert sum(t.numel() for t in stored.values() if t.dtype != torch.uint8) == sum(added.values()) + head
+    for fresh in (plain(), adapted(name, **options)):
+        loaded = capaboost_vit.load_adapter(fresh, path).eval()
+        torch.testing.assert_close(loaded(X), model(X))
+        assert len(list(loaded.parameters())) == len(list(model.parameters()))
+        trained_a_little(loaded.train(), steps=1)  # what was shared is shared again: one step moves it everywhere
+
+
+@every_method
+def test_it_merges_into_a_plain_model_or_says_why_not(name, options):
+    model = trained_a_little(adapted(name, **options))
+    if refusals := unmergeable(model):
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        with pytest.raises(capaboost_vit.CannotMerge, match=next(iter(refusals))):
+            capaboost_vit.merge(model, inplace=True)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        return
+    merged = capaboost_vit.merge(model)
+    assert not list(wrappers(merged))
+    torch.testing.assert_close(merged(X), model(X), rtol=0, atol=2e-5)
+    fresh = plain()
+    fresh.load_state_dict(merged.state_dict())
+    torch.testing.assert_close(fresh(X), model(X), rtol=0, atol=2e-5)
+
+
+@every_method
+def test_folding_changes_no_output_and_the_file_says_it(name, options, tmp_path):
+    model = trained_a_little(adapted(name, **options))
+    expected = model(X).detach()
+    capaboost_vit.fold(model)
+    torch.testing.assert_close(model(X), expected)
+    path = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors")
+    torch.testing.assert_close(capaboost_vit.load_adapter(plain(), path).eval()(X), expected)
+
+
+@every_method
+def test_the_summary_counts_each_parameter_once(name, options):
+    model = adapted(name, **options)
+    summary = capaboost_vit.summary(model, flops=False, verbose=False)
+    base = {id(p) for p in capaboost_vit.make_method(name).base_parameters(model)}
+    rest = 0 if METHODS[name].trains_all else sum(p.numel() for p in model.parameters() if id(p) in base)
+    counted = sum(counts.trained for counts in summary.roles.values())
+    if METHODS[name].trains_all:
+        assert summary.trained == summary.total
+    elif rest == 0:
+        assert counted == summary.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert not any("." in role for role in summary.roles if role.startswith("blocks"))  # a role, not a place
+
+
+@every_method
+def test_it_compiles_in_one_graph_with_the_same_gradients(name, options):
+    torch.compiler.reset()
+    model = adapted(name, **options).train()
+    torch.compile(model, fullgraph=True, backend="aot_eager")(X).square().sum().backward()
+    found = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model(X).square().sum().backward()
+    expected = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@every_method
+def test_it_is_still_a_timm_model(name, options):
+    model = adapted(name, **options)
+    assert isinstance(model, timm.models.VisionTransformer)
+    assert model.forward_features(X).shape[0] == len(X)
+    assert model.forward_head(model.forward_features(X)).shape == (4, 3)
+    assert model.get_classifier() is model.head
+    grouped = timm.models.group_parameters(model, model.group_matcher())
+    assert sorted(key for keys in grouped.values() for key in keys) == sorted(k for k, _ in model.named_parameters())
+    plain_grad = torch.autograd.grad(model(X).sum(), [p for p in model.parameters() if p.requires_grad])
+    model.set_grad_checkpointing(True)
+    again = torch.autograd.grad(model.train()(X).sum(), [p for p in model.parameters() if p.requires_grad])
+    torch.testing.assert_close(again, plain_grad)
+    model.reset_classifier(7)
+    assert model(X).shape == (4, 7)
+
+
+@every_method
+def test_it_adapts_a_text_encoder(name, options, tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    def encoder():
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=32, num_labels=3, max_position_embeddings=16, **texts.TINY)
+        return BertForSequenceClassification(config).eval()
+
+    ids = torch.randint(1, 32, (4, 7), generator=torch.Generator().manual_seed(2))
+    model = nlu.adapt(encoder(), name, **{**small(name, **options), **TEXTS.get(name, {})})
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    before = {key: p.detach().clone() for key, p in trained.items()}
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.02)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(input_ids=ids).logits.square().sum().backward()
+        optimizer.step()
+    assert [key for key, p in trained.items() if torch.equal(p, before[key])] == []
+    path = nlu.save_adapter(model.eval(), tmp_path / "adapter.safetensors")
+    loaded = nlu.load_adapter(encoder(), path).eval()
+    torch.testing.assert_close(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+# runs
+
+
+def settings(name, options):
+    method = {"name": name, **IMAGES.get(name, {}), **small(name, **options)}
+    return {"model": "vit_tiny_patch16_224", "method": method, "log_interval": 1, "checkpoint_interval": 2}
+
+
+@every_method
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(
+    name, options, configure, tmp_path, monkeypatch, without_pictures
+):
+    class Killed(BaseException):
+        pass
+
+    save = Checkpoints.save
+
+    def save_and_die(self, update, tree):
+        save(self, update, tree)
+        if update == 4:  # in the middle of the second of two epochs of three updates
+            raise Killed
+
+    config = {**settings(name, options), "model_ema": True, "drop_path": 0.1}
+    train(configure(**config, output=str(tmp_path / "whole")))
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    with pytest.raises(Killed):
+        train(configure(**config, output=str(tmp_path / "killed")))
+    monkeypatch.setattr(Checkpoints, "save", save)
+    train(configure(**config, output=str(tmp_path / "killed"), resume=True))
+    whole, killed = (tmp_path / run / "adapter.safetensors" for run in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+    assert (tmp_path / "whole/summary.csv").read_text() == (tmp_path / "killed/summary.csv").read_text()
+
+
+OUTSIDE = f"import sys; sys.path.insert(0, {str(Path(reflection.__file__).parent)!r}); import reflection"
+TWO_PROCESSES = f"""
+{OUTSIDE}
+import torch
+import torch.distributed as dist
+import capaboost_vit, timm
+from capaboost_vit.training.distributed import ProcessGroup, parallel
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+for name, options, model, x in torch.load(sys.argv[1], weights_only=False):
+    half = parallel(model.train(), ProcessGroup(rank, 2), torch.device("cpu"))
+    half(x[rank::2]).square().mean().backward()
+    found = {{key: p.grad.clone() for key, p in model.named_parameters() if p.requires_grad}}
+    model.zero_grad()
+    model(x).square().mean().backward()
+    expected = {{key: p.grad for key, p in model.named_parameters() if p.requires_grad}}
+    torch.testing.assert_close(found, expected, msg=lambda text: f"{{name}}: {{text}}")
+    print(name, len(found), flush=True)
+"""
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path, ready):
+    cases = [(name, options, adapted(name, **options), X) for name, options in CASES]
+    torch.save(cases, tmp_path / "cases.pt")
+    done = ready.run(["python", "-c", TWO_PROCESSES, str(tmp_path / "cases.pt")], ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2 * len(CASES)
+
+
+def test_a_penalty_counts_once_however_many_processes_and_parts_there_are(configure, tmp_path, ready, without_pictures):
+    """Of the method from outside, in the real loop."""
+    config = settings("reflection", {"strength": 30.0})
+    outputs = [tmp_path / name for name in ("one", "parts", "two")]
+    train(configure(**config, output=str(outputs[0]), max_steps=2, drop_path=0.0))
+    train(configure(**config, output=str(outputs[1]), max_steps=2, drop_path=0.0, grad_accum_steps=3))
+    command = ["train", "--config", str(outputs[0] / "config.yaml"), "--output", str(outputs[2])]
+    code = f"{OUTSIDE}; from capaboost_vit.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = ready.run(["python", "-c", code, *command], ranks=2)
+    assert done.returncode == 0, done.stderr
+    one, *others = (load_file(output / "adapter.safetensors") for output in outputs)
+    weak = tmp_path / "weak"
+    train(configure(**settings("reflection", {"strength": 0.0}), output=str(weak), max_steps=2, drop_path=0.0))
+    name = "blocks.0.mlp.fc2.reflections.u"
+    assert not torch.equal(one[name], load_file(weak / "adapter.safetensors")[name])
+    for other in others:
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+    losses = [float((output / "summary.csv").read_text().splitlines()[1].split(",")[2]) for output in outputs]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+
+
+def test_files_load_in_another_process_that_knows_the_method_by_an_entry_point(tmp_path, ready):
+    """Of a package whose entry point names `reflection`, in an interpreter that nobody told of it."""
+    site = tmp_path / "site"
+    info = site / "reflection-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: reflection\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[capaboost_vit.methods]\nreflection = reflection\n")
+    (site / "reflection.py").write_bytes(Path(reflection.__file__).read_bytes())
+    save_file(plain().state_dict(), tmp_path / "base.safetensors")
+    expected = {}
+    for name in METHODS:
+        model = trained_a_little(adapted(name))
+        capaboost_vit.save_adapter(model, tmp_path / f"{name}.safetensors")
+        expected[name] = model(X).tolist()
+    torch.save(X, tmp_path / "x.pt")
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(site)!r})
+import capaboost_vit, timm, torch
+from safetensors.torch import load_file
+folder, names = sys.argv[1], sys.argv[2:]
+logits = {{}}
+for name in names:
+    model = timm.create_model("vit_tiny_patch16_224", **{TINY})
+    model.load_state_dict(load_file(f"{{folder}}/base.safetensors"))
+    capaboost_vit.load_adapter(model, f"{{folder}}/{{name}}.safetensors")
+    logits[name] = model.eval()(torch.load(f"{{folder}}/x.pt")).tolist()
+print(json.dumps(logits))
+assert timm.is_model("vit_tiny_capaboost_reflection")
+from capaboost_vit.cli import main
+sys.exit(main(["train", "--model", "vit_tiny_capaboost_reflection", "--method.strength", "-1"]))
+"""
+    done = ready.run(["python", "-c", code, str(tmp_path), *METHODS], package=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "strength of method 'reflection' must be at least 0, got -1" in done.stderr
+    logits = json.loads(done.stdout)
+    for name, values in expected.items():
+        torch.testing.assert_close(torch.tensor(logits[name]), torch.tensor(values), msg=name)
+    assert "reflection" in sys.modules
+    assert branches(adapted("reflection")).keys() == {f"blocks.{i}.mlp.fc2.reflections" for i in range(3)}
