@@ -271,7 +271,7 @@ def test_an_interrupt_ends_with_130_and_one_line(call, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("capaboost_vit.inference.evaluate_adapter", interrupt)
+    monkeypatch.setattr("capaboost_vit.vision.evaluate.evaluate_adapter", interrupt)
     assert call("eval", "x") == (130, "", "capaboost eval: interrupted\n")
 
 
@@ -279,7 +279,7 @@ def test_a_lack_of_memory_says_what_makes_a_run_smaller(refused, monkeypatch):
     def starve(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much")
 
-    monkeypatch.setattr("capaboost_vit.inference.evaluate_adapter", starve)
+    monkeypatch.setattr("capaboost_vit.vision.evaluate.evaluate_adapter", starve)
     assert "Tried to allocate much; try a smaller --batch-size, or --grad-accum-steps 2" in refused("eval", "x")
 
 
@@ -287,7 +287,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("capaboost_vit.inference.evaluate_adapter", fail)
+    monkeypatch.setattr("capaboost_vit.vision.evaluate.evaluate_adapter", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["eval", "x"])
 

@@ -52,7 +52,7 @@ OTHERS = {
 # imported inside a function only, wherever they are used: they are slow, or extras
 LAZY = {"datasets", "fvcore", "jinja2", "peft", "ray", "scipy", "sklearn", "transformers"}
 # what `--help` is made from imports nothing heavy at the top
-QUICK = {"cli", "io/options.py", "training/config.py", "training/signals.py", "methods/config.py", "vision/config.py"}
+QUICK = {"cli", "io/options.py", "training/config.py", "training/signals.py", "methods/method.py", "vision/config.py"}
 QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py"}
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _version
-from ..core.inject import branches
+from ..core.inject import wrappers
 from ..io.atomic import write_text
 from ..methods.fold import fold
 from .distributed import ProcessGroup
@@ -153,8 +153,6 @@ def _count(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: those with a gradient, those of the branches, all."""
     return {
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "branches": sum(
-            {id(p): p.numel() for branch in branches(model).values() for p in branch.parameters()}.values()
-        ),
+        "branches": sum({id(p): p.numel() for _, w in wrappers(model) for p in w.added_parameters()}.values()),
         "total": sum(p.numel() for p in model.parameters()),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from timm.data import resolve_input_data_config
 from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
-from ..core.inject import branches, detach, device_and_dtype, find, get
+from ..core.inject import detach, device_and_dtype, find, get
 from ..core.names import namer
 from ..core.wrapper import Wrapper
 from .anatomy import anatomy_of
@@ -70,12 +69,7 @@ def summary(
     Example:
         >>> trained = capaboost_vit.summary(model).trained
     """
-    roles: dict[str, list[Parameters]] = defaultdict(list)
-    names = _roles_of_branches(model)
-    counted_once: set[int] = set()  # what several branches share is counted where it is met first
-    for name, branch in branches(model).items():
-        roles[names.get(name, name)].append(count_parameters(branch, counted_once))
-    counted = {role: _add(counts) for role, counts in roles.items()}
+    counted = {role: _add(counts) for role, counts in _counts_of_wrappers(model).items()}
     for head in anatomy_of(model).head:
         module = get(model, head)
         stored = sum(p.numel() for p in module.parameters())
@@ -97,30 +91,39 @@ def summary(
     return result
 
 
-def _roles_of_branches(model: nn.Module) -> dict[str, str]:
-    """Role by canonical branch name: a branch belongs to the role whose place its name begins with."""
+def _counts_of_wrappers(model: nn.Module) -> dict[str, list[Parameters]]:
+    """Counts of what wrappers add, by role, or by name without one; what several share counts where it is first."""
+    roles = _roles(model)
+    canonical = namer(model)
+    counts: dict[str, list[Parameters]] = defaultdict(list)
+    counted: set[int] = set()
+    for path, wrapper in model.named_modules():
+        if not isinstance(wrapper, Wrapper):
+            continue
+        slot = canonical(path)
+        for addition, module in wrapper.additions().items():
+            role = roles.get((slot, wrapper.part_of(addition)), canonical(f"{path}.{addition}"))
+            counts[role].append(count_parameters(module, counted))
+        rest = [p for p in wrapper.added_parameters() if id(p) not in counted]  # of no module of its own
+        if rest:
+            stored = sum(p.numel() for p in rest)
+            trained = sum(p.numel() for p in rest if p.requires_grad)
+            counts[roles.get((slot, "all"), slot)].append(Parameters(trained, stored, stored))
+            counted.update(map(id, rest))
+    return counts
+
+
+def _roles(model: nn.Module) -> dict[tuple[str, str], str]:
+    """Role by (canonical name of a module, part of it)."""
     anatomy = anatomy_of(model)
-    places = []
+    roles: dict[tuple[str, str], str] = {}
     for role in anatomy.roles:
         try:
-            places += [(place, role) for place in find(model, role, anatomy)]
+            places = find(model, role, anatomy)
         except ValueError:  # a role that this architecture does not have
             continue
-    return {
-        name: role
-        for slot, addition, name, part in _additions(model)
-        for place, role in places
-        if (place.name, place.site.part) == (slot, part)
-    }
-
-
-def _additions(model: nn.Module) -> Iterator[tuple[str, str, str, str]]:
-    """(slot, addition in its wrapper, canonical name, part) of all that wrappers add."""
-    canonical = namer(model)
-    for path, wrapper in model.named_modules():
-        if isinstance(wrapper, Wrapper):
-            for addition in wrapper.additions():
-                yield canonical(path), addition, canonical(f"{path}.{addition}"), wrapper.part_of(addition)
+        roles |= {(place.name, place.site.part): role for place in places}
+    return roles
 
 
 def _add(counts: list[Parameters]) -> Parameters:
