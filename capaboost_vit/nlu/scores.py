@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..training.objective import Classification, Objective
+from ..training.objective import Objective, classification
 from .config import TextConfig
 from .metrics import scores
-from .objectives import MaskedTokens, Regression, Spans
+from .objectives import masked_tokens, regression, spans
 from .parts import TextPart, TextParts
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
 from .tasks import Task
@@ -28,21 +28,21 @@ def make_objective(
     if config.smoothing and task.kind != "classification":
         raise ValueError(f"--smoothing is for classes, and {task.name} has none")
     if task.kind == "masked":
-        return MaskedTokens(), None
+        return masked_tokens(), None
     if task.kind == "regression":
 
         def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
             return scores(task.metrics, outputs, batches.encoded.targets, num_classes=None)
 
-        return Regression(score=of_numbers, names=task.metrics), None
+        return regression(score=of_numbers, names=task.metrics), None
     if task.kind == "questions":
         questions = QuestionScores(config, data)
-        return Spans(score=questions.scores, names=task.metrics), questions.calibrate if data.no_answer else None
+        return spans(score=questions.scores, names=task.metrics), questions.calibrate if data.no_answer else None
 
     def of_classes(confusion: Tensor) -> dict[str, float]:
         return scores(task.metrics, *_expanded(confusion), num_classes=len(confusion))
 
-    return Classification(smoothing=config.smoothing, score=of_classes, names=task.metrics), None
+    return classification(smoothing=config.smoothing, score=of_classes, names=task.metrics), None
 
 
 def _expanded(confusion: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from ..io.sealed import digest
 from ..training.distributed import ProcessGroup
 from ..training.job import Job, as_dict, run_identity
-from ..training.objective import Classification
+from ..training.objective import classification
 from ..training.state import State
 from .adapters import save_adapter
 from .batches import ImageBatches, ImageUpdates, Normalise
@@ -76,7 +76,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         sizes={name: len(part) for name, part in parts.items()},
         names=parts[config.train_split].names.__getitem__,
         state=State(model, config, len(train)),
-        objective=Classification(smoothing=config.smoothing),
+        objective=classification(smoothing=config.smoothing),
         train=train,
         val=ImageBatches(parts[val], still, **mine) if val in parts else None,
         test=ImageBatches(parts[test], still, keep=False, **mine) if test in parts else None,
