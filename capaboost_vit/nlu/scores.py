@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..training.objective import Objective, classification
 from .config import TextConfig
+from .encoded import EncodedSplit, EncodedTask
 from .metrics import scores
 from .objectives import masked_tokens, regression, spans
-from .parts import TextPart, TextParts
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
 from .tasks import Task
 
 
 def make_objective(
-    config: TextConfig, task: Task, data: TextParts
+    config: TextConfig, task: Task, data: EncodedTask
 ) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
     """The objective of a task, and what chooses the no-answer threshold on val (for SQuAD v2 alone).
 
@@ -58,7 +58,7 @@ class QuestionScores:
     Where questions need not have an answer, they get none if that is likelier by more than `threshold`.
     """
 
-    def __init__(self, config: TextConfig, data: TextParts) -> None:
+    def __init__(self, config: TextConfig, data: EncodedTask) -> None:
         self.config, self.data = config, data
         self.threshold = 0.0
 
@@ -73,12 +73,12 @@ class QuestionScores:
         self.threshold = best_threshold(*self._answered(logits, batches))
 
     def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
-        part: TextPart = self.data.part_of(batches.encoded)
-        assert isinstance(part.split, QuestionSplit)
-        assert isinstance(part.encoded, Windows)
+        split: EncodedSplit = self.data.split_of(batches.encoded)
+        assert isinstance(split.split, QuestionSplit)
+        assert isinstance(split.encoded, Windows)
         answers = best_answers(
-            part.split,
-            part.encoded,
+            split.split,
+            split.encoded,
             logits[:, 0],
             logits[:, 1],
             n_best=self.config.n_best,
@@ -86,4 +86,4 @@ class QuestionScores:
             no_answer=self.data.no_answer,
             threshold=self.threshold,
         )
-        return part.split, answers
+        return split.split, answers
