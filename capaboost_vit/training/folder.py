@@ -1,4 +1,4 @@
-"""The folder of a run: who may write to it, what state the run is in, and what it was started with."""
+"""Run folder: its file lock, its status, and how its options differ from those of another start."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            found = json.loads(path.read_text("utf-8"))
+            result = json.loads(path.read_text("utf-8"))
         except ValueError:
-            found = None
-        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+            result = None
+        if not isinstance(result, dict) or not isinstance(result.get("config"), dict):
             raise ValueError(f"{path} is not the result of a run: remove it, or choose another --output")
-        return found
+        return result
 
     def status(self) -> str | None:
         """What status.json says; None if there is none, or it is damaged."""
         try:
-            found = json.loads((self.path / "status.json").read_text("utf-8"))
+            values = json.loads((self.path / "status.json").read_text("utf-8"))
         except (OSError, ValueError):
             return None
-        return found.get("status") if isinstance(found, dict) else None
+        return values.get("status") if isinstance(values, dict) else None
 
     def refuse_if_taken(self) -> None:
         """Raises FileExistsError if the folder holds files of a run."""
@@ -120,24 +120,24 @@ class RunFolder:
                 "another --output"
             )
 
-    def write_status(self, status: str, update: int, **more: Any) -> None:
+    def write_status(self, status: str, update: int, **details: Any) -> None:
         """Replaces status.json."""
-        values = {"status": status, "update": update, "pid": os.getpid(), "host": socket.gethostname(), **more}
+        values = {"status": status, "update": update, "pid": os.getpid(), "host": socket.gethostname(), **details}
         values["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.write_json("status.json", values)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes a JSON file, whole or not at all."""
+        """Atomic write of a JSON file."""
         write_text(self.path / name, json.dumps(value, indent=2) + "\n")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """`name: old -> new` for every value that differs, with dotted names of nested ones."""
-    found = []
+    lines = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{prefix}{name}.")
+            lines += differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
-    return found
+            lines.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines

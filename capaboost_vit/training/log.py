@@ -176,7 +176,7 @@ class Log:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of the same columns as csv, whole or not at all; None is an empty cell."""
+    """Atomic write of rows of the same columns as csv; None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
