@@ -103,8 +103,8 @@ def _pretrain(config: TextConfig, world: ProcessGroup, device: torch.device, sto
     before = stages(config)
     if before and not (config.resume and Path(base_model(config)).is_dir()):
         # a mistake in what comes later shows before the first one begins
-        for part in (dataclasses.replace(config, dapt_data=None, tapt_epochs=0), *before):
-            alone = dataclasses.replace(part, model=config.model, pretrained=config.pretrained)
+        for stage in (dataclasses.replace(config, dapt_data=None, tapt_epochs=0), *before):
+            alone = dataclasses.replace(stage, model=config.model, pretrained=config.pretrained)
             build_job(alone, world, device).close()
     for stage in before:
         try:
@@ -144,11 +144,11 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
     def save(state: State) -> None:
         if world.is_main:
             events = log.sizes()
-            tree = {"state": state.pack(), "events": events, "record": job.record}
-            checkpoints.save(state.progress.update, {**tree, "machine": machine(state.device, world)})
+            snapshot = {"state": state.pack(), "events": events, "record": job.record}
+            checkpoints.save(state.progress.update, {**snapshot, "machine": machine(state.device, world)})
             folder.write_status("running", state.progress.update)
 
-    with _reported(job, folder, log):
+    with _status_written(job, folder, log):
         for line in (*start_lines(job), *notes):
             log.say(line)
         if tree is None:
@@ -210,10 +210,10 @@ def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], con
 
 
 @contextmanager
-def _reported(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
-    """Whatever ends the block ends the display and stands in status.json."""
+def _status_written(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
+    """Status file: whatever ends the block ends the display and is written to status.json."""
     progress, main = job.state.progress, job.world.is_main
-    status, more = "failed", {}
+    status, details = "failed", {}
     try:
         yield
         status = "finished"
@@ -221,21 +221,21 @@ def _reported(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
         status = "preempted"
         raise Interrupted(stopped.number, f"{stopped}; go on with: {_command(job, folder)}") from None
     except NotFinite as error:
-        more = {"error": str(error)}
+        details = {"error": str(error)}
         names = [job.names(index) for index in sorted(error.indices)]
         if main:
-            folder.write_json("bad_batch.json", {**more, "update": progress.update + 1, job.config.unit: names})
+            folder.write_json("bad_batch.json", {**details, "update": progress.update + 1, job.config.unit: names})
         raise
     except Exception as error:
-        more = {"error": " ".join(str(error).split())}
+        details = {"error": " ".join(str(error).split())}
         raise
     finally:
-        # what stopped the run, such as a full disk, is what has to be told
+        # the first error, such as a full disk, is the one to raise, not what it causes here
         with nullcontext() if status == "finished" else suppress(OSError):
             log.close()
         with nullcontext() if status == "finished" else suppress(OSError):
             if main:
-                folder.write_status(status, progress.update, **more)
+                folder.write_status(status, progress.update, **details)
 
 
 def _command(job: Job, folder: RunFolder) -> str:

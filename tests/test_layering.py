@@ -38,7 +38,7 @@ OTHERS = {
     "core": {"torch", "numpy", "safetensors", "fvcore"},
     "io": {"torch", "safetensors", "yaml", "datasets"},
     "methods": {"torch", "numpy", "safetensors"},
-    "training": {"torch", "timm", "numpy", "yaml", "rich", "matplotlib", "tensorboard"},
+    "training": {"torch", "timm", "numpy", "yaml", "rich", "matplotlib", "tensorboard", "filelock"},
     "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "run": {"torch", "yaml"},

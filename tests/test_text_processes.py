@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from capaboost_vit.nlu.batches import TextBatches
+from capaboost_vit.nlu.encoded import encode_task
 from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.models import create_tokenizer
-from capaboost_vit.nlu.parts import open_parts
 from capaboost_vit.nlu.scores import make_objective
 from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.run import train
@@ -48,11 +48,11 @@ class Both:
 def test_shares_of_an_evaluation_are_the_whole_of_it(text_material, kind, split, batch_size):
     config = texts.configure(text_material, kind, "nowhere")
     task = get_task(config.task)
-    parts = open_parts(config, task, create_tokenizer(config.model), config.model)
-    objective, _ = make_objective(config, task, parts)
-    model = build_text_model(config, task, parts.classes)
+    data = encode_task(config, task, create_tokenizer(config.model), config.model)
+    objective, _ = make_objective(config, task, data)
+    model = build_text_model(config, task, data.classes)
     options = {"prepare": lambda batch: batch, "config": config, "objective": objective}
-    encoded = parts.parts[split].encoded
+    encoded = data.splits[split].encoded
     assert len(encoded) % 2 or kind == "unanswered"
     whole = evaluate(model, TextBatches(encoded, batch_size=batch_size), **options)
     tallies = []

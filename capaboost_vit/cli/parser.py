@@ -62,8 +62,10 @@ class Parser(ArgumentParser):
             if action is None or word not in action.choices:
                 break
             parser, prefix = action.choices[word], f"{prefix}{word}."
-        own = [name.removeprefix(prefix) for name in names]
-        return parser, ", ".join(f"--{name}" if f"--{name}" in parser._option_string_actions else name for name in own)
+        short = [name.removeprefix(prefix) for name in names]
+        return parser, ", ".join(
+            f"--{name}" if f"--{name}" in parser._option_string_actions else name for name in short
+        )
 
     def _nearest(self, text: str) -> str:
         """What an unknown word in an error may have meant: a flag, the name of a YAML key, or a command elsewhere."""
@@ -76,7 +78,7 @@ class Parser(ArgumentParser):
             return ""
         names = {option.strip("-").replace("-", "_"): option for option in self._option_string_actions}
         name = wrong[2].replace("-", "_")
-        longer = [known for known in names if known.startswith(name)]
+        longer = [option for option in names if option.startswith(name)]
         near = longer[0] if longer else nearest(name, names, cutoff=0.7)
         if near is None:
             return ""

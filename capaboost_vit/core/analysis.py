@@ -88,6 +88,9 @@ class Flops:
 def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     """Counts with fvcore, fused attention included (fvcore itself leaves it out: 14 % of ViT-Tiny).
 
+    The tests hold it against torch's FlopCounterMode, which counts the same products (as two FLOPs each), but neither
+    norms nor, on a CPU, fused attention.
+
     Low-rank updates are counted in token space, two thin products beside the layer's; where a layer is computed in
     weight space (`functional.low_rank_linear`) the update costs `R * out * in` instead, however many tokens there are.
     Ideal FLOPs scale each low-rank branch by the density of its masks. On models that read `.weight` (EVA-02, BEiT,

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: after a crash at any instant a file is the old one or the new one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PAUSE = "CAPABOOST_SAVE_PAUSE"
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a hidden name beside `path` to write to; then it is flushed to the disk and takes the place of `path`.
+    """Atomic write: gives a hidden name beside `path` to write to, flushes it to the disk and renames it to `path`.
 
     A crash at any instant leaves the old file or the new one, and at most a hidden `.NAME.PID.partial`. If the block
     raises, the old file stays and the hidden one is removed. Folders above are made.
@@ -32,13 +32,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _pause()
         os.replace(partial, path)
         _pause()
-        _flush(path.parent)
+        _flush(path.parent)  # the rename itself is on the disk only then
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all."""
+    """Atomic write of a text file in UTF-8."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
@@ -109,19 +110,16 @@ def _literals(hint: Any) -> tuple[Any, ...]:
     return kinds if typing.get_origin(hint) is Literal else next((k for k in map(_literals, kinds) if k), ())
 
 
+_BOUNDS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
+
+
 def _in_range(value: Any, valid: Mapping[str, Any]) -> bool:
-    low, above, high, below = (valid.get(name) for name in ("low", "above", "high", "below"))
-    # each comparison is false of NaN, which so is in no range
-    return (
-        (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-        and (below is None or value < below)
-    )
+    # every comparison with NaN is false, so that it lies in no range
+    return all(holds(value, valid[name]) for name, holds in _BOUNDS.items() if valid.get(name) is not None)
 
 
 def _range_in_words(valid: Mapping[str, Any]) -> str:
-    low, above, high, below = (valid.get(name) for name in ("low", "above", "high", "below"))
+    low, above, high, below = map(valid.get, _BOUNDS)
     if high is None and below is None:
         return f"be at least {low}" if above is None else "be positive" if above == 0 else f"be above {above}"
     if low is None and above is None:

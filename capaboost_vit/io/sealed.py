@@ -25,7 +25,7 @@ _MAX_HEADER = 16 * 1024 * 1024  # bytes of a plausible safetensors header
 def write_sealed(
     path: str | Path, form: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Writes header (JSON values) and tensors, whole or not at all; the same content gives the same bytes."""
+    """Atomic write of header (JSON values) and tensors; the same content gives the same bytes."""
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     header = {"format": form, "format_version": version, **header}
     with replacing(path) as partial:

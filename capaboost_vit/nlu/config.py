@@ -81,18 +81,18 @@ def stages(config: TextConfig) -> list[TextConfig]:
     In them the whole model learns masked tokens; val takes no part, and the last epoch is kept. They share batch size,
     precision, device and seed with the run.
     """
-    whole: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config) if f.name in _NOT_IN_STAGES}
-    whole |= {"task": "mlm", "method": make_method("full"), "lr": config.mlm_lr, "select": "last"}
-    found = []
+    reset: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config) if f.name in _NOT_IN_STAGES}
+    reset |= {"task": "mlm", "method": make_method("full"), "lr": config.mlm_lr, "select": "last"}
+    before = []
     if config.dapt_data is not None:
         data: dict[str, Any] = {"data": config.dapt_data, "epochs": config.dapt_epochs}
         data |= dict.fromkeys(("protocol", "text_columns", "label_column"))  # those of the task's data
-        found.append(dataclasses.replace(config, **whole, **data, output=str(Path(config.output, "dapt"))))
+        before.append(dataclasses.replace(config, **reset, **data, output=str(Path(config.output, "dapt"))))
     if config.tapt_epochs:
         data = {"data": config.data, "epochs": config.tapt_epochs, "texts_of": config.task}
-        base: dict[str, Any] = {"model": str(model_folder(found[-1])), "pretrained": True} if found else {}
-        found.append(dataclasses.replace(config, **whole, **data, **base, output=str(Path(config.output, "tapt"))))
-    return found
+        base: dict[str, Any] = {"model": str(model_folder(before[-1])), "pretrained": True} if before else {}
+        before.append(dataclasses.replace(config, **reset, **data, **base, output=str(Path(config.output, "tapt"))))
+    return before
 
 
 def model_folder(config: TextConfig) -> Path:

@@ -1,4 +1,4 @@
-"""From a configuration of texts to everything that a run works with."""
+"""The training job of a configuration of texts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import torch
 from torch import nn
 
 from ..core.merge import merge, unmergeable
-from ..io.sealed import digest
 from ..methods import METHODS
 from ..training.distributed import ProcessGroup
-from ..training.job import Job, as_dict, run_identity
+from ..training.job import Job
 from ..training.state import State
 from .adapters import save_adapter, save_model
 from .batches import TextBatches, TextUpdates, moved
 from .config import TextConfig, base_model, has_weights
+from .encoded import EncodedTask, encode_task
 from .masking import Masking
 from .models import adapt, create_text_model, create_tokenizer
-from .parts import TextParts, open_parts
 from .scores import make_objective
 from .tasks import Task, get_task
 
@@ -37,10 +36,10 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         raise ValueError(f"say --method.name lora ({', '.join(METHODS)})")
     base = base_model(config)
     tokenizer = create_tokenizer(config.tokenizer or base)
-    data = open_parts(config, task, tokenizer, base)
-    if "train" not in data.parts:
+    data = encode_task(config, task, tokenizer, base)
+    if "train" not in data.splits:
         raise ValueError(f"{config.data} has no split 'train'")
-    if "val" not in data.parts and (config.patience is not None or config.select == "best"):
+    if "val" not in data.splits and (config.patience is not None or config.select == "best"):
         raise ValueError(
             f"{config.data} has no split 'val', which --patience and --select best need: say --select last"
         )
@@ -49,30 +48,30 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     masking = None
     if task.kind == "masked":
         masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
-    mine: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
+    shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
     train = TextUpdates(
-        data.parts["train"].encoded,
+        data.splits["train"].encoded,
         batch_size=config.batch_size,
         seed=config.seed,
         accumulation=config.grad_accum_steps,
         group_by_length=config.group_by_length,
-        **mine,
+        **shard,
     )
     held_out = {
-        name: TextBatches(part.encoded, batch_size=config.validation_batch_size, **mine)
-        for name, part in data.parts.items()
+        name: TextBatches(split.encoded, batch_size=config.validation_batch_size, **shard)
+        for name, split in data.splits.items()
         if name != "train"
     }
     objective, calibrate = make_objective(config, task, data)
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     return Job(
         config=config,
         world=world,
         title=f"{Path(config.model).name} on {task.name}",
         data=f"{task.name} ({config.data})",
         classes=data.classes,
-        sizes={name: len(part.encoded) for name, part in data.parts.items()},
-        names=data.parts["train"].encoded.names.__getitem__,
+        sizes={name: len(split.encoded) for name, split in data.splits.items()},
+        splits=data.record(),
+        names=data.splits["train"].encoded.names.__getitem__,
         state=State(model, config, len(train)),
         objective=objective,
         train=train,
@@ -81,18 +80,11 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         extra_tests={name: batches for name, batches in held_out.items() if name not in ("val", "test")},
         prepare=partial(moved, device=device),
         save=partial(_save, model, tokenizer, config, task, data.classes),
-        record={
-            "config": run_identity(as_dict(config), TextConfig),
-            "processes": world.size,
-            "device": device.type,
-            "data": {"classes": len(data.classes), "splits": data.record()},
-            "base": digest(frozen),
-        },
         calibrate=calibrate,
         extra_results={
             "protocol": data.protocol,
             "left_out": data.left_out,
-            "cut": {name: part.encoded.cut for name, part in data.parts.items()},
+            "cut": {name: split.encoded.cut for name, split in data.splits.items()},
         },
         warnings=_warnings(config, data),
     )
@@ -105,8 +97,8 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
         ValueError: no such model, no method, or a method that does not fit.
     """
     assert config.method is not None
-    more = {} if config.dropout is None else dict.fromkeys(_DROPOUTS, config.dropout)
-    model = create_text_model(base_model(config), task.kind, classes=classes, pretrained=has_weights(config), **more)
+    options = {} if config.dropout is None else dict.fromkeys(_DROPOUTS, config.dropout)
+    model = create_text_model(base_model(config), task.kind, classes=classes, pretrained=has_weights(config), **options)
     adapt(model, config.method.seeded(config.seed))
     if task.kind == "masked" and (reasons := unmergeable(model)):
         raise ValueError(
@@ -143,13 +135,13 @@ def _save(
     )
 
 
-def _warnings(config: TextConfig, data: TextParts) -> list[str]:
-    found = [f"{count} broken rows of {name} are left out" for name, count in data.left_out.items()]
-    for name, part in data.parts.items():
-        if part.encoded.cut:
-            found.append(
-                f"{part.encoded.cut} of {len(part.encoded)} texts of {name} are cut to --max-length {config.max_length}"
+def _warnings(config: TextConfig, data: EncodedTask) -> list[str]:
+    warnings = [f"{count} broken rows of {name} are left out" for name, count in data.left_out.items()]
+    for name, encoded in ((name, split.encoded) for name, split in data.splits.items()):
+        if encoded.cut:
+            warnings.append(
+                f"{encoded.cut} of {len(encoded)} texts of {name} are cut to --max-length {config.max_length}"
             )
     if config.needs_base_weights() and not has_weights(config):
-        found.append("the base weights are random: leave out --pretrained false")
-    return found
+        warnings.append("the base weights are random: leave out --pretrained false")
+    return warnings

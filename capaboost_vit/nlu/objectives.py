@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..training.distributed import ProcessGroup
+from ..training.objective import Objective
 
-Score = Callable[[Tensor, Any], Mapping[str, float]]
+Score = Callable[[Tensor, Any], dict[str, float]]
 
 
 class Outputs:
@@ -42,106 +43,69 @@ class Outputs:
         return padded[torch.tensor(world.gather(self.batches.indices)).argsort()]
 
 
-class Regression:
+def regression(*, score: Score, names: tuple[str, ...]) -> Objective:
     """Squared error of outputs (B, 1) against targets (B,); NaN is the padding label.
 
     Args:
         score: scores by name, from the outputs (examples,) and the batches.
-        names: of the scores; the best epoch is chosen by the first.
+        names: of the scores.
     """
 
-    counts_right = False
-
-    def __init__(self, *, score: Score, names: tuple[str, ...]) -> None:
-        self.score, self.names = score, names
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum over the examples."""
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         real = ~targets.isnan()
         return ((outputs.float().squeeze(-1) - targets.nan_to_num()) * real).square().sum()
 
-    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """None: a number is never right or wrong."""
-        return torch.zeros((), device=outputs.device)
-
-    def accumulator(self, batches: Any) -> Outputs:
-        """Outputs are kept."""
-        return Outputs(batches)
-
-    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
-        """From the outputs."""
-        return dict(self.score(accumulated.squeeze(-1), batches))
+    return Objective(names, loss, Outputs, lambda outputs, batches: score(outputs.squeeze(-1), batches))
 
 
-class Spans:
+def spans(*, score: Score, names: tuple[str, ...]) -> Objective:
     """Mean of the cross-entropies of start and end, outputs (B, 2, N), targets (B, 2); -1 is the padding label.
+
+    Outputs are kept for the scores, as the answer of a question is chosen among its windows; right are the windows of
+    which both ends are found.
 
     Args:
         score: scores by name, from the outputs (windows, 2, N) and the batches.
-        names: of the scores; the best epoch is chosen by the first.
+        names: of the scores.
     """
 
-    counts_right = True
-
-    def __init__(self, *, score: Score, names: tuple[str, ...]) -> None:
-        self.score, self.names = score, names
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum over the windows."""
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs.float().transpose(1, 2), targets, ignore_index=-1, reduction="sum") / 2
 
-    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Windows of which both ends are found."""
-        return (outputs.argmax(-1) == targets).all(-1).sum()
-
-    def accumulator(self, batches: Any) -> Outputs:
-        """Outputs are kept, for the answer of a question is chosen among its windows."""
-        return Outputs(batches)
-
-    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
-        """From the outputs."""
-        return dict(self.score(accumulated, batches))
+    return Objective(
+        names, loss, Outputs, score, right=lambda outputs, targets: (outputs.argmax(-1) == targets).all(-1).sum()
+    )
 
 
-class MaskedTokens:
-    """Cross-entropy of the asked tokens, the mean in each example: outputs (B, N, V), targets (B, N), -100 elsewhere.
+def masked_tokens() -> Objective:
+    """Cross-entropy of the masked tokens, the mean in each example: outputs (B, N, V), targets (B, N), -100 elsewhere.
 
-    An example without an asked token counts for nothing.
+    An example without a masked token adds nothing. Scores: share of the tokens that are predicted (%), and minus the
+    mean cross-entropy of a token, in nats.
     """
 
-    counts_right = False
-    names = ("accuracy", "log_likelihood")
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses, masked = _token_losses(outputs, targets)
+        return (losses.sum(1) / masked.sum(1).clamp(min=1)).sum()
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum over the examples."""
-        losses, asked = _token_losses(outputs, targets)
-        return (losses.sum(1) / asked.sum(1).clamp(min=1)).sum()
+    def scores(counts: Tensor, _: Any) -> dict[str, float]:
+        right, total, loss_sum = counts.tolist()
+        return {"accuracy": 100 * right / total, "log_likelihood": -loss_sum / total}
 
-    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """None: an example has many tokens."""
-        return torch.zeros((), device=outputs.device)
-
-    def accumulator(self, batches: Any) -> TokenCounts:
-        """Masked tokens are counted."""
-        return TokenCounts()
-
-    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
-        """Share of tokens that are found (%), and minus the mean cross-entropy of a token, in nats."""
-        right, total, loss = accumulated.tolist()
-        return {"accuracy": 100 * right / total, "log_likelihood": -loss / total}
+    return Objective(("accuracy", "log_likelihood"), loss, lambda _: TokenCounts(), scores)
 
 
 class TokenCounts:
-    """How many asked tokens were found, how many there were, and the sum of their cross-entropies."""
+    """How many masked tokens were predicted right, how many there were, and the sum of their cross-entropies."""
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """outputs (B, N, V), targets (B, N)."""
-        losses, asked = _token_losses(outputs, targets)
-        right = (outputs.argmax(-1) == targets) & asked
-        sums = torch.stack([right.sum().double(), asked.sum().double(), losses.double().sum()])
+        losses, masked = _token_losses(outputs, targets)
+        right = (outputs.argmax(-1) == targets) & masked
+        sums = torch.stack([right.sum().double(), masked.sum().double(), losses.double().sum()])
         self.sums = sums if self.sums is None else self.sums + sums
 
     def result(self, world: ProcessGroup) -> Tensor:
@@ -151,7 +115,7 @@ class TokenCounts:
 
 
 def _token_losses(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each token (B, N), zero where none is asked, and where one is."""
-    asked = targets >= 0
-    losses = F.cross_entropy(outputs.float().transpose(1, 2), targets.where(asked, -100), reduction="none")
-    return losses, asked
+    """Cross-entropy of each token (B, N), zero where it is not masked, and where it is."""
+    masked = targets >= 0
+    losses = F.cross_entropy(outputs.float().transpose(1, 2), targets.where(masked, -100), reduction="none")
+    return losses, masked

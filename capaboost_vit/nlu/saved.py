@@ -17,8 +17,8 @@ from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter, save_model
 from .batches import TextBatches, moved
 from .config import TextConfig, base_model, has_weights
+from .encoded import encode_task
 from .models import create_tokenizer
-from .parts import open_parts
 from .scores import make_objective
 from .tasks import Task, get_task
 
@@ -92,20 +92,20 @@ def evaluate_text(
     elif not source.config:
         raise ValueError(f"{source.path} is not in a run folder: say --data")
     base = model or base_model(config)
-    parts = open_parts(config, saved.task, saved.tokenizer, base, classes=saved.classes)
-    if split not in parts.parts:
-        raise ValueError(f"{config.data} has no split {split!r}; it has: {', '.join(parts.parts)}")
+    encoded = encode_task(config, saved.task, saved.tokenizer, base, classes=saved.classes)
+    if split not in encoded.splits:
+        raise ValueError(f"{config.data} has no split {split!r}; it has: {', '.join(encoded.splits)}")
     target = pick_device(device)
     network = saved.model.to(target)
-    objective, calibrate = make_objective(config, saved.task, parts)
+    objective, calibrate = make_objective(config, saved.task, encoded)
 
     prepare = partial(moved, device=target)
 
     def answers(name: str) -> tuple[Tensor, TextBatches]:
-        batches = TextBatches(parts.parts[name].encoded, batch_size=batch_size)
+        batches = TextBatches(encoded.splits[name].encoded, batch_size=batch_size)
         return evaluate(network, batches, prepare=prepare, config=config, objective=objective), batches
 
-    if calibrate is not None and "val" in parts.parts:
+    if calibrate is not None and "val" in encoded.splits:
         calibrate(*answers("val"))
     return objective.scores(*answers(split))
 

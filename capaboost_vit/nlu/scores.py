@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..training.objective import Classification, Objective
+from ..training.objective import Objective, classification
 from .config import TextConfig
+from .encoded import EncodedSplit, EncodedTask
 from .metrics import scores
-from .objectives import MaskedTokens, Regression, Spans
-from .parts import TextPart, TextParts
+from .objectives import masked_tokens, regression, spans
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
 from .tasks import Task
 
 
 def make_objective(
-    config: TextConfig, task: Task, data: TextParts
+    config: TextConfig, task: Task, data: EncodedTask
 ) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
     """The objective of a task, and what chooses the no-answer threshold on val (for SQuAD v2 alone).
 
@@ -28,21 +28,21 @@ def make_objective(
     if config.smoothing and task.kind != "classification":
         raise ValueError(f"--smoothing is for classes, and {task.name} has none")
     if task.kind == "masked":
-        return MaskedTokens(), None
+        return masked_tokens(), None
     if task.kind == "regression":
 
         def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
             return scores(task.metrics, outputs, batches.encoded.targets, num_classes=None)
 
-        return Regression(score=of_numbers, names=task.metrics), None
+        return regression(score=of_numbers, names=task.metrics), None
     if task.kind == "questions":
         questions = QuestionScores(config, data)
-        return Spans(score=questions.scores, names=task.metrics), questions.calibrate if data.no_answer else None
+        return spans(score=questions.scores, names=task.metrics), questions.calibrate if data.no_answer else None
 
     def of_classes(confusion: Tensor) -> dict[str, float]:
         return scores(task.metrics, *_expanded(confusion), num_classes=len(confusion))
 
-    return Classification(smoothing=config.smoothing, score=of_classes, names=task.metrics), None
+    return classification(smoothing=config.smoothing, score=of_classes, names=task.metrics), None
 
 
 def _expanded(confusion: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class QuestionScores:
     Where questions need not have an answer, they get none if that is likelier by more than `threshold`.
     """
 
-    def __init__(self, config: TextConfig, data: TextParts) -> None:
+    def __init__(self, config: TextConfig, data: EncodedTask) -> None:
         self.config, self.data = config, data
         self.threshold = 0.0
 
@@ -73,12 +73,12 @@ class QuestionScores:
         self.threshold = best_threshold(*self._answered(logits, batches))
 
     def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
-        part: TextPart = self.data.part_of(batches.encoded)
-        assert isinstance(part.split, QuestionSplit)
-        assert isinstance(part.encoded, Windows)
+        split: EncodedSplit = self.data.split_of(batches.encoded)
+        assert isinstance(split.split, QuestionSplit)
+        assert isinstance(split.encoded, Windows)
         answers = best_answers(
-            part.split,
-            part.encoded,
+            split.split,
+            split.encoded,
             logits[:, 0],
             logits[:, 1],
             n_best=self.config.n_best,
@@ -86,4 +86,4 @@ class QuestionScores:
             no_answer=self.data.no_answer,
             threshold=self.threshold,
         )
-        return part.split, answers
+        return split.split, answers

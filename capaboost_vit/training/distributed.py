@@ -1,4 +1,4 @@
-"""The processes of a run: one, or those that torchrun has started."""
+"""Process group of a run: one process, or those that torchrun has started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Which of how many processes this one is; `local_rank` counts those of one machine."""
+    """Rank and size of the process group; `local_rank` counts the processes of one machine."""
 
     rank: int = 0
     size: int = 1
@@ -43,20 +43,20 @@ class ProcessGroup:
         """The values of all processes, one process after the other."""
         if self.size == 1:
             return list(values)
-        found: list[Sequence[T]] = [[]] * self.size
-        dist.all_gather_object(found, list(values))
-        return [value for part in found for value in part]
+        gathered: list[Sequence[T]] = [[]] * self.size
+        dist.all_gather_object(gathered, list(values))
+        return [value for shard in gathered for value in shard]
 
 
 def torchrun_group() -> ProcessGroup:
-    """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; without it one process."""
+    """The group that torchrun gives in RANK, WORLD_SIZE and LOCAL_RANK; without it one process."""
     rank, size, local = (int(os.environ.get(name, d)) for name, d in _VARIABLES.items())
     return ProcessGroup(rank, size, local)
 
 
 @contextmanager
 def initialized(world: ProcessGroup, device: torch.device) -> Iterator[None]:
-    """Connects the processes for the block: nccl between GPUs, gloo elsewhere.
+    """Initializes the process group for the block: nccl between GPUs, gloo elsewhere.
 
     They leave it together, unless one fails: a process whose neighbour hangs up while it still listens may abort.
     """
@@ -74,7 +74,7 @@ def initialized(world: ProcessGroup, device: torch.device) -> Iterator[None]:
 
 
 def broadcast(value: T, world: ProcessGroup) -> T:
-    """The first process's value, in all of them."""
+    """Broadcasts the first process's value to all of them."""
     if world.size == 1:
         return value
     box = [value]
@@ -97,7 +97,7 @@ def parallel(model: nn.Module, world: ProcessGroup, device: torch.device) -> nn.
 
 
 def sync_statistics(model: nn.Module, world: ProcessGroup) -> None:
-    """Gives all processes the first one's statistics of the batch norms that are trained.
+    """Broadcasts the first process's running statistics of the batch norms that are trained.
 
     DistributedDataParallel does so only before a forward pass, so that they differ after the last one.
     """
@@ -108,7 +108,7 @@ def sync_statistics(model: nn.Module, world: ProcessGroup) -> None:
 
 
 def _moving_norms(model: nn.Module) -> list[nn.Module]:
-    """The batch norms whose statistics move."""
+    """The batch norms in training mode, which update their running statistics."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
 
 

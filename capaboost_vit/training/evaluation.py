@@ -11,7 +11,7 @@ from ..core.tied import factors_formed_once
 from .compiled import forward
 from .config import RunConfig
 from .distributed import ProcessGroup
-from .objective import Classification, Objective
+from .objective import Objective, classification
 from .order import Batch
 from .signals import Interrupted, StopSignals
 
@@ -43,7 +43,7 @@ def evaluate(
     """
     model.eval()
     world = world or ProcessGroup()
-    accumulator = (objective or Classification()).accumulator(batches)
+    accumulator = (objective or classification()).accumulator(batches)
     for batch in batches:
         inputs, targets = prepare(batch)
         outputs = forward(model, inputs, config)

@@ -25,7 +25,7 @@ _ROWS, _COLUMNS = 32, 192  # of a mask
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Atomic write of a figure as PNG."""
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
 
@@ -138,6 +138,7 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
 
     A dotted line stands at the rank of one masked branch: what lies right of it is what the masks add.
     """
+    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
     updates = {
@@ -148,11 +149,13 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
     if not updates:
         return None
     figure = _figure(7.5, 4.2, "singular values of the updates dW")
-    axes = figure.subplots()
+    axes, colours = figure.subplots(), colormaps["viridis"]
     shown = list(updates.items())[:: -(-len(updates) // _SHOWN_LAYERS)]
     for i, (name, (_, factors)) in enumerate(shown):
         values = spectrum(small_update(*factors, scaling=1.0))
-        axes.plot(range(1, len(values) + 1), values.clamp(min=1e-12), color=_colour(i, len(shown)), label=name)
+        axes.plot(
+            range(1, len(values) + 1), values.clamp(min=1e-12), color=colours(i / max(1, len(shown) - 1)), label=name
+        )
     for rank in sorted({branch.rank for _, (branch, _) in shown if branch.num_branches > 1}):
         axes.axvline(rank + 0.5, color="black", linestyle=":", linewidth=1)
         axes.text(
@@ -196,13 +199,6 @@ def _count_along(axes: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-
-
-def _colour(index: int, count: int) -> Any:
-    """A colour for one of many lines in their order."""
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](index / max(1, count - 1))
 
 
 def _figure(width: float, height: float, title: str) -> Any:

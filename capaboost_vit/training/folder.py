@@ -1,4 +1,4 @@
-"""The folder of a run: who may write to it, what state the run is in, and what it was started with."""
+"""Run folder: its file lock, its status, and how its options differ from those of another start."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ..io.atomic import write_text
+from filelock import FileLock, Timeout
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # not on this system: no lock
-    fcntl = None
+from ..io.atomic import write_text
 
 FILES = (
     "result.json",
@@ -44,7 +39,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.lock_file: Any = None
+        self.run_lock = FileLock(path / ".lock", thread_local=False)
 
     def present(self) -> list[str]:
         """The files and folders of a run that are there."""
@@ -56,20 +51,20 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            found = json.loads(path.read_text("utf-8"))
+            result = json.loads(path.read_text("utf-8"))
         except ValueError:
-            found = None
-        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+            result = None
+        if not isinstance(result, dict) or not isinstance(result.get("config"), dict):
             raise ValueError(f"{path} is not the result of a run: remove it, or choose another --output")
-        return found
+        return result
 
     def status(self) -> str | None:
         """What status.json says; None if there is none, or it is damaged."""
         try:
-            found = json.loads((self.path / "status.json").read_text("utf-8"))
+            values = json.loads((self.path / "status.json").read_text("utf-8"))
         except (OSError, ValueError):
             return None
-        return found.get("status") if isinstance(found, dict) else None
+        return values.get("status") if isinstance(values, dict) else None
 
     def refuse_if_taken(self) -> None:
         """Raises FileExistsError if the folder holds files of a run."""
@@ -81,40 +76,33 @@ class RunFolder:
             )
 
     def lock(self) -> None:
-        """Makes the folder and keeps others from writing to it for as long as this process lives.
+        """File lock: makes the folder and keeps other processes from writing to it for as long as this one lives.
 
-        The lock is the system's (fcntl), so that of a process that was killed is free at once; loader processes do not
-        inherit it. What writers that were killed have left half written is removed.
+        The lock is the system's, so that of a process that was killed is free at once; loader processes do not inherit
+        it. What writers that were killed have left half written is removed.
 
         Raises:
             OSError: the folder cannot be written, or another process holds it (BlockingIOError).
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock_file = open(self.path / ".lock", "a")  # noqa: SIM115
-        except OSError as error:
-            raise OSError(f"cannot write to {self.path} ({error.strerror}): choose another --output") from error
-        if fcntl is None:
-            return
-        try:
-            fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = (self.path / ".lock").read_text("utf-8").strip() or "unknown"
+            self.run_lock.acquire(blocking=False)
+            # a note for the process that is refused; the lock itself is on the open file, whatever is in it
+            Path(self.run_lock.lock_file).write_text(f"{os.getpid()} on {socket.gethostname()}\n", "utf-8")
+        except Timeout as error:  # an OSError, too
+            owner = Path(self.run_lock.lock_file).read_text("utf-8").strip() or "unknown"
             raise BlockingIOError(
                 f"{self.path} belongs to another run that is going on (process {owner}): choose another --output"
             ) from error
-        self.lock_file.truncate(0)
-        self.lock_file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        self.lock_file.flush()
+        except OSError as error:
+            raise OSError(f"cannot write to {self.path} ({error.strerror}): choose another --output") from error
         for folder in (self.path, self.checkpoints):
             for partial in folder.glob(".*.partial"):
                 partial.unlink()
 
     def unlock(self) -> None:
-        """Lets others write."""
-        if self.lock_file is not None:
-            self.lock_file.close()
-            self.lock_file = None
+        """Lets other processes write; safe to call without a lock."""
+        self.run_lock.release()
 
     def empty(self) -> None:
         """Removes what an earlier run has left; other files stay."""
@@ -132,24 +120,24 @@ class RunFolder:
                 "another --output"
             )
 
-    def write_status(self, status: str, update: int, **more: Any) -> None:
+    def write_status(self, status: str, update: int, **details: Any) -> None:
         """Replaces status.json."""
-        values = {"status": status, "update": update, "pid": os.getpid(), "host": socket.gethostname(), **more}
+        values = {"status": status, "update": update, "pid": os.getpid(), "host": socket.gethostname(), **details}
         values["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.write_json("status.json", values)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes a JSON file, whole or not at all."""
+        """Atomic write of a JSON file."""
         write_text(self.path / name, json.dumps(value, indent=2) + "\n")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """`name: old -> new` for every value that differs, with dotted names of nested ones."""
-    found = []
+    lines = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{prefix}{name}.")
+            lines += differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
-    return found
+            lines.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines

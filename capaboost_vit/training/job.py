@@ -1,8 +1,9 @@
-"""Everything that a run works with, whatever it is trained on."""
+"""Training job: a configuration with everything that was built from it, whatever it is trained on."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..io.sealed import digest
 from .config import RunConfig
 from .distributed import ProcessGroup
 from .objective import Objective
 from .state import State
 
-# options that change neither the weights nor the table of a run
+# options that are no part of a run's identity: they change neither its weights nor its table
 _FREE = {
     "output",
     "workers",
@@ -32,33 +34,59 @@ _FREE = {
 
 @dataclass
 class Job:
-    """A configuration with everything that was built from it."""
+    """A configuration with everything that was built from it.
+
+    Args:
+        title: of pictures.
+        data: the data set's name in the log.
+        sizes: examples by split. splits: fingerprints by split.
+        names: name of a training example, by its index.
+        train: Updates, with `close`. val, test: batches, with `close`; None where there is no such split.
+        prepare: moves a batch to the device and normalises it there.
+        save: writes what was trained into the folder of a run; returns the path.
+        mix: batch augmentation.
+        extra_tests: more test batches, by name.
+        calibrate: takes a threshold from what is accumulated on val, before the test.
+        extra_results: goes into result.json, with the record of the data.
+    """
 
     config: RunConfig
     world: ProcessGroup
-    title: str  # of pictures
-    data: str  # the data set, as people are told
+    title: str
+    data: str
     classes: tuple[str, ...]
-    sizes: dict[str, int]  # examples by split
-    names: Callable[[int], str]  # of a training example
+    sizes: dict[str, int]
+    splits: dict[str, Any]
+    names: Callable[[int], str]
     state: State
     objective: Objective
-    train: Any  # Updates, with `close`
-    val: Any | None  # batches, with `close`
+    train: Any
+    val: Any | None
     test: Any | None
     prepare: Callable[[Any], Any]
-    save: Callable[[Path], Path]  # writes what was trained into the folder of a run
-    record: dict[str, Any]  # what a run that goes on must have in common with this one
+    save: Callable[[Path], Path]
     mix: Callable[[Any], Any] = lambda batch: batch
-    extra_tests: dict[str, Any] = field(default_factory=dict)  # more test batches, by name
-    calibrate: Callable[[Tensor, Any], None] | None = None  # with what is found on val, before the test
-    extra_results: dict[str, Any] = field(default_factory=dict)  # goes into result.json, with the record of the data
+    extra_tests: dict[str, Any] = field(default_factory=dict)
+    calibrate: Callable[[Tensor, Any], None] | None = None
+    extra_results: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def model(self) -> Any:
         """The model on its device."""
         return self.state.model
+
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """The identity of the run: what one that goes on must have in common with it."""
+        frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
+        return {
+            "config": run_identity(as_dict(self.config), type(self.config)),
+            "processes": self.world.size,
+            "device": self.state.device.type,
+            "data": {"classes": len(self.classes), "splits": self.splits},
+            "base": digest(frozen),
+        }
 
     def close(self) -> None:
         """Ends the loader processes."""
@@ -68,7 +96,7 @@ class Job:
 
 
 def start_lines(job: Job) -> Iterator[str]:
-    """What is said at the start of a run."""
+    """The first lines of a run's log."""
     sizes = ", ".join(f"{name} {size}" for name, size in job.sizes.items())
     trained = sum(p.numel() for p in job.state.trained())
     classes = f"{len(job.classes)} classes, " if job.classes else ""
@@ -81,7 +109,7 @@ def start_lines(job: Job) -> Iterator[str]:
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as YAML and JSON hold it, less what was said of an earlier run in the folder."""
+    """The configuration as YAML and JSON hold it, less what it says of an earlier run in the folder."""
     alone = dataclasses.replace(config, resume=False, overwrite=False, allow_config_change=False)
     values = {field.name: getattr(alone, field.name) for field in dataclasses.fields(alone)}
     values["method"] = {} if alone.method is None else alone.method.as_given()
@@ -90,7 +118,7 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def run_identity(config: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
-    """The options that decide about weights and table: what a run that goes on must have in common.
+    """The options that identify a run, as they decide about its weights and its table.
 
     Options that the configuration lacks, as it is of an older release, stand at their defaults.
     """

@@ -1,4 +1,4 @@
-"""What a run leaves for people to read while it goes on: progress, TensorBoard, summary.csv."""
+"""Logging of a run: progress on the terminal, TensorBoard, summary.csv."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HIDDEN = {"update", "grad_norm"}
 
 
 class Log:
-    """Writes points to TensorBoard, one row per epoch to summary.csv, and progress to the terminal.
+    """Logger: points in TensorBoard, one row per epoch in summary.csv, and progress on the terminal.
 
     On a terminal progress is a bar; elsewhere plain lines, one per epoch and at most one each ten seconds between.
     Every point stands at its number of updates. What is measured with a clock is below `speed/` in TensorBoard and not
@@ -106,29 +106,22 @@ class Log:
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
         """TensorBoard points at a number of updates."""
-        with self._writing():
-            for name, value in values.items():
-                if self.writer:
-                    self.writer.add_scalar(name, value, update)
+        for name, value in values.items():
+            self._write("add_scalar", name, value, update)
 
     def inputs(self, inputs: Any) -> None:
         """The first images (B, 3, H, W) of a batch, as they enter training; anything else is not shown."""
-        if self.writer and isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.dtype == torch.uint8:
-            with self._writing():
-                self.writer.add_images("images/first_batch", inputs[:32], 0)
+        if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.dtype == torch.uint8:
+            self._write("add_images", "images/first_batch", inputs[:32], 0)
 
     def figure(self, name: str, figure: Any, update: int) -> None:
-        """A matplotlib figure in TensorBoard; it is in the file on return, as a run may be finished by then."""
-        if self.writer:
-            with self._writing():
-                self.writer.add_figure(name, figure, update, close=False)
-                self.writer.flush()
+        """A matplotlib figure in TensorBoard."""
+        self._write("add_figure", name, figure, update, close=False)
+        self._write("flush")  # the run may be finished when this returns
 
     def text(self, name: str, text: str) -> None:
-        """A text in TensorBoard, as it is."""
-        if self.writer:
-            with self._writing():
-                self.writer.add_text(name, "\n".join(f"    {line}" for line in text.splitlines()), 0)
+        """A text in TensorBoard, as it is: Markdown leaves indented lines alone."""
+        self._write("add_text", name, "\n".join(f"    {line}" for line in text.splitlines()), 0)
 
     def epoch(self, rows: Sequence[Mapping[str, Any]], *, per_second: float) -> None:
         """The table of all epochs so far; the last row in TensorBoard and as a line for people."""
@@ -148,18 +141,14 @@ class Log:
 
     def sizes(self) -> dict[str, int]:
         """Sizes of TensorBoard's files, when all that was given is in them."""
-        if self.writer is None:
-            return {}
-        with self._writing():
-            self.writer.flush()
-        return {path.name: path.stat().st_size for path in sorted((self.folder / "tensorboard").iterdir())}
+        self._write("flush")
+        events = sorted((self.folder / "tensorboard").iterdir()) if self.writer else []
+        return {path.name: path.stat().st_size for path in events}
 
     def close(self) -> None:
         """Ends the display and flushes TensorBoard; safe to call twice."""
         self.progress.stop()
-        if self.writer:
-            with self._writing():
-                self.writer.close()
+        self._write("close")
         if threading.excepthook == self._on_thread_error:
             threading.excepthook = self.thread_hook
 
@@ -168,9 +157,15 @@ class Log:
         if type(arguments.thread).__module__ != event_file_writer.__name__:
             self.thread_hook(arguments)
 
+    def _write(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Calls TensorBoard's writer, in the process that has one."""
+        if self.writer:
+            with self._writing():
+                getattr(self.writer, method)(*args, **kwargs)
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says what could not be written: TensorBoard's thread hands over a bare error, to a later call."""
+        """Error with the folder's name: TensorBoard's thread hands over a bare one, to a later call."""
         try:
             yield
         except OSError as error:
@@ -181,7 +176,7 @@ class Log:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of the same columns as csv, whole or not at all; None is an empty cell."""
+    """Atomic write of rows of the same columns as csv; None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

@@ -16,7 +16,7 @@ from .compiled import compiled, forward
 from .distributed import ProcessGroup, parallel, sync_statistics
 from .evaluation import evaluate
 from .hooks import Hooks, refuse_unreached
-from .objective import Classification, Objective
+from .objective import Objective, classification
 from .optim import draws_numbers
 from .order import Batch, Update
 from .prefetch import Prefetcher
@@ -88,7 +88,7 @@ def fit(
     """
     config, progress = state.config, state.progress
     world, stop = world or ProcessGroup(), stop or StopSignals()
-    objective = objective or Classification(smoothing=config.smoothing)
+    objective = objective or classification(smoothing=config.smoothing)
     model = compiled(state.model, config)
     state.model.train()
     runner = parallel(model, world, state.device)

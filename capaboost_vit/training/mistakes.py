@@ -1,4 +1,4 @@
-"""The worst mistakes of a classification: the wrong answers of which the model was surest."""
+"""Top losses: the worst mistakes of a classification, of which the model was surest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .distributed import ProcessGroup
 
 
 class Mistakes:
-    """The wrong answers with the largest cross-entropy, noted beside the tally that counts.
+    """Top losses: the wrong answers with the largest cross-entropy, kept beside the confusion matrix.
 
     Nothing is waited for before the end: at most `keep` rows stay on the device.
 
@@ -38,9 +38,9 @@ class Mistakes:
             nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
         )
         places = torch.arange(self.seen, self.seen + len(targets), device=outputs.device)
-        found = torch.stack([losses, places, labels, answers, of_label.exp(), of_answer.exp()], 1)
+        batch_rows = torch.stack([losses, places, labels, answers, of_label.exp(), of_answer.exp()], 1)
         self.seen += len(targets)
-        rows = found if self.rows is None else torch.cat([self.rows, found])
+        rows = batch_rows if self.rows is None else torch.cat([self.rows, batch_rows])
         self.rows = rows[rows[:, 0].argsort(descending=True, stable=True)[: self.keep]]
 
     def result(self) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ class Mistakes:
         `place` in the split, `label`, `answer`, and the probabilities of both.
         """
         rows = [] if self.rows is None else [row for row in self.rows.tolist() if row[0] > -torch.inf]
-        own = [
+        mistakes = [
             {
                 "loss": loss,
                 "place": self.indices[int(position)],
@@ -60,5 +60,5 @@ class Mistakes:
             }
             for loss, position, label, answer, of_label, of_answer in rows
         ]
-        whole = sorted(self.world.gather(own), key=lambda row: (-row["loss"], row["place"]))
-        return [{name: value for name, value in row.items() if name != "loss"} for row in whole[: self.keep]]
+        gathered = sorted(self.world.gather(mistakes), key=lambda row: (-row["loss"], row["place"]))
+        return [{name: value for name, value in row.items() if name != "loss"} for row in gathered[: self.keep]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,22 +21,35 @@ class Accumulator(Protocol):
     def result(self, world: ProcessGroup) -> Tensor: ...  # over all processes, on the CPU
 
 
-class Objective(Protocol):
-    """Objective: a loss to minimise, and scores to maximise."""
+def none_right(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Zero: for what is neither right nor wrong, such as a number."""
+    return torch.zeros((), device=outputs.device)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Objective: a loss to minimise, and scores to maximise.
+
+    Args:
+        names: of the scores; the best epoch is chosen by the first.
+        loss: from outputs and targets, the sum over the examples; padding labels add nothing.
+        accumulator: makes a new one for an evaluation, from its batches.
+        scores: by name, from the accumulated tensor and the batches.
+        right: how many of the examples are predicted right.
+        confusion: whether a confusion matrix is accumulated.
+    """
+
+    names: tuple[str, ...]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    accumulator: Callable[[Any], Accumulator]
+    scores: Callable[[Tensor, Any], dict[str, float]]
+    right: Callable[[Tensor, Tensor], Tensor] = none_right
+    confusion: bool = False
 
     @property
-    def names(self) -> tuple[str, ...]: ...  # of the scores; the best epoch is chosen by the first
-
-    @property
-    def counts_right(self) -> bool: ...  # whether an example can be answered right or wrong
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor: ...  # the sum over the examples
-
-    def right(self, outputs: Tensor, targets: Tensor) -> Tensor: ...  # how many are answered right
-
-    def accumulator(self, batches: Any) -> Accumulator: ...  # a new one for each evaluation
-
-    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]: ...
+    def counts_right(self) -> bool:
+        """Whether an example can be predicted right or wrong."""
+        return self.right is not none_right
 
 
 class Confusion:
@@ -54,6 +68,7 @@ class Confusion:
         if self.counts is None:
             self.counts = torch.zeros(classes, classes, dtype=torch.int64, device=outputs.device)
         counted = (targets >= 0).long()
+        # padding adds 0 to the cell (0, 0)
         self.counts.view(-1).scatter_add_(0, (targets * classes + outputs.argmax(-1)) * counted, counted)
 
     def result(self, world: ProcessGroup) -> Tensor:
@@ -66,44 +81,27 @@ def accuracy(confusion: Tensor) -> dict[str, float]:
     return {"accuracy": 100 * int(confusion.trace()) / int(confusion.sum())}
 
 
-class Classification:
-    """Cross-entropy of logits (B, C) with labels (B,), or with probabilities (B, C); -1 is the padding label.
+def classification(
+    *,
+    smoothing: float = 0.0,
+    score: Callable[[Tensor], dict[str, float]] = accuracy,
+    names: tuple[str, ...] = ("accuracy",),
+) -> Objective:
+    """Cross-entropy of logits (B, C) with labels (B,), of which -1 is padding, or with probabilities (B, C).
 
     Args:
-        smoothing: of the labels, in training.
+        smoothing: label smoothing, in training.
         score: scores by name from the confusion matrix.
-        names: of the scores; the best epoch is chosen by the first.
+        names: of the scores.
     """
 
-    counts_right = True
-
-    def __init__(
-        self,
-        *,
-        smoothing: float = 0.0,
-        score: Callable[[Tensor], Mapping[str, float]] = accuracy,
-        names: tuple[str, ...] = ("accuracy",),
-    ) -> None:
-        self.smoothing, self.score, self.names = smoothing, score, names
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum over the examples."""
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        padding = -1 if targets.ndim == 1 else -100  # probabilities have none, and torch allows no -1 there
         return F.cross_entropy(
-            outputs.float(),
-            targets,
-            ignore_index=-1 if targets.ndim == 1 else -100,  # probabilities have no padding label
-            reduction="sum",
-            label_smoothing=self.smoothing,
+            outputs.float(), targets, ignore_index=padding, reduction="sum", label_smoothing=smoothing
         )
 
-    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """How often the largest logit is that of the (most probable) label."""
+    def right(outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.argmax(-1) == (targets if targets.ndim == 1 else targets.argmax(-1))).sum()
 
-    def accumulator(self, batches: Any) -> Confusion:
-        """Predictions are counted."""
-        return Confusion()
-
-    def scores(self, accumulated: Tensor, batches: Any) -> dict[str, float]:
-        """From the confusion matrix."""
-        return dict(self.score(accumulated))
+    return Objective(names, loss, lambda _: Confusion(), lambda confusion, _: score(confusion), right, confusion=True)

@@ -32,7 +32,7 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
         raise ValueError("no parameter of the model is trained: choose a method, or give the model classes")
     try:
         kind = get_optimizer_class(config.opt.lower().rpartition("_")[2], bind_defaults=False)
-        more: dict[str, Any] = {"fused": True} if kind in _FUSED and devices <= {*_FUSED_ON} else {}
+        fused: dict[str, Any] = {"fused": True} if kind in _FUSED and devices <= {*_FUSED_ON} else {}
         optimizer = create_optimizer_v2(
             model,
             opt=config.opt,
@@ -40,7 +40,7 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             layer_decay=config.layer_decay,
-            **more,
+            **fused,
         )
     except (ValueError, AssertionError) as error:  # by assertions timm asks for CUDA, APEX or bitsandbytes
         raise ValueError(f"--opt {config.opt}: {error}") from error

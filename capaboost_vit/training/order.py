@@ -38,10 +38,11 @@ def epoch_order(
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(count)
     if lengths is not None:
-        whole = count - count % batch_size
-        for start in range(0, whole, _CHUNK * batch_size):
-            chunk = order[start : min(start + _CHUNK * batch_size, whole)]
+        full = count - count % batch_size
+        for start in range(0, full, _CHUNK * batch_size):
+            chunk = order[start : min(start + _CHUNK * batch_size, full)]
             by_length = chunk[np.argsort(lengths[chunk], kind="stable")]
+            # a chunk is a view: this shuffles the permutation itself
             chunk[:] = generator.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 

@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from .folder import RunFolder
 from .job import Job, as_dict
 from .log import Log, peak_memory
 from .mistakes import Mistakes
-from .objective import Classification
 from .signals import StopSignals
 
 
@@ -40,60 +40,34 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
         Interrupted: a signal came during the evaluation.
     """
     config, world, state, model = job.config, job.world, job.state, job.model
-    rows = state.progress.rows
-    trained, methods = _count(model), model.capaboost["methods"]
+    progress = state.progress
+    trained, methods = _count(model), model.capaboost["methods"]  # before folding, which leaves less to count
     fold(model)
     if world.is_main:
         saved = job.save(folder.path)
-    settings: dict[str, Any] = {"prepare": job.prepare, "config": config, "objective": job.objective, "world": world}
-    main = job.objective.names[0]
-    scores: dict[str, Any] = {f"val_{name}": rows[-1].get(f"val_{name}") for name in job.objective.names}
-    scores |= {f"best_val_{main}": state.progress.best_score, "best_epoch": state.progress.best_epoch}
-    scores |= {f"test_{name}": None for name in job.objective.names}
-    if job.calibrate is not None and job.val is not None:
-        job.calibrate(evaluate(model, job.val, **settings), job.val)
-    found: Tensor | None = None
-    shown = "test"
-    tests = {"test": job.test, **job.extra_tests} if job.test is not None else {}
-    classifies = job.test is not None and isinstance(job.objective, Classification)
-    mistakes = Mistakes(job.test.indices, world) if classifies else None  # type: ignore[union-attr]
-    for name, batches in tests.items():
-        also = mistakes.add if mistakes is not None and name == "test" else None
-        answers = evaluate(model, batches, stop=stop, also=also, **settings)
-        measured = job.objective.scores(answers, batches)
-        scores |= {f"{name}_{score}": value for score, value in measured.items()}
-        counted = ""
-        if isinstance(job.objective, Classification):
-            right, total = int(answers.trace()), int(answers.sum())
-            scores |= {f"{name}_right": right, f"{name}_total": total}
-            counted = f" ({right} of {total})"
-        percent = " % " if counted and list(measured) == ["accuracy"] else "  "
-        log.say(name + " " + percent.join(f"{score} {value:.2f}" for score, value in measured.items()) + counted)
-        found = answers if found is None else found
-    if job.test is None:
-        log.say(f"no test split: no test {main}")
-        if job.val is not None:
-            found, shown = evaluate(model, job.val, **settings), "val"
-    worst = [] if mistakes is None else mistakes.result()
+    scores, confusion, worst = _final_scores(job, log, stop)
     if not world.is_main:
         return {}
-    figures = {"learning_curve": draw_curves({config.model: rows}, title=job.title, score=main)}
-    if found is not None and isinstance(job.objective, Classification):
-        names = [*job.classes, *(str(i) for i in range(len(job.classes), len(found)))]
-        figures["confusion_matrix"] = draw_confusion(found, names, title=f"{job.title}: {shown}")
+    figures = {
+        "learning_curve": draw_curves({config.model: progress.rows}, title=job.title, score=job.objective.names[0])
+    }
+    if confusion is not None:
+        names = [*job.classes, *(str(i) for i in range(len(job.classes), len(confusion)))]
+        title = f"{job.title}: {'val' if job.test is None else 'test'}"
+        figures["confusion_matrix"] = draw_confusion(confusion, names, title=title)
         if job.test is not None:
-            _write_predictions(folder, found, names, worst, getattr(job.test, "names", None))
+            _write_predictions(folder, confusion, names, worst, getattr(job.test, "names", None))
     for name, figure in figures.items():
         save_figure(figure, folder.path / f"{name}.png")
     for name, drawn in {**figures, "masks": draw_masks(model), "spectrum": draw_spectrum(model)}.items():
         if drawn is not None:
-            log.figure(f"figures/{name}", drawn, state.progress.update)
+            log.figure(f"figures/{name}", drawn, progress.update)
     result = {
         **scores,
-        "train_seconds": state.progress.seconds,
-        f"{config.unit}_per_second": state.progress.examples / state.progress.seconds,
+        "train_seconds": progress.seconds,
+        f"{config.unit}_per_second": progress.examples / progress.seconds,
         "memory_mb": peak_memory(),
-        "updates": state.progress.update,
+        "updates": progress.update,
         "epochs": state.epochs_done,
         "model": config.model,
         "method": methods,
@@ -107,6 +81,37 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     log.close()  # all is on the disk before the run counts as finished
     folder.write_json("result.json", result)
     return result
+
+
+def _final_scores(job: Job, log: Log, stop: StopSignals) -> tuple[dict[str, Any], Tensor | None, list[dict[str, Any]]]:
+    """Scores on val and test by name; of classes the confusion matrix and the worst mistakes, too.
+
+    They are those of the test split; where there is none, the matrix is that of val.
+    """
+    objective, world, progress = job.objective, job.world, job.state.progress
+    on_split = partial(evaluate, job.model, prepare=job.prepare, config=job.config, objective=objective, world=world)
+    scores: dict[str, Any] = {f"val_{name}": progress.rows[-1].get(f"val_{name}") for name in objective.names}
+    scores |= {f"best_val_{objective.names[0]}": progress.best_score, "best_epoch": progress.best_epoch}
+    scores |= {f"test_{name}": None for name in objective.names}
+    if job.calibrate is not None and job.val is not None:
+        job.calibrate(on_split(job.val), job.val)
+    if job.test is None:
+        log.say(f"no test split: no test {objective.names[0]}")
+        return scores, on_split(job.val) if objective.confusion and job.val is not None else None, []
+    confusion, mistakes = None, Mistakes(job.test.indices, world)
+    for name, batches in {"test": job.test, **job.extra_tests}.items():
+        of_test = objective.confusion and batches is job.test
+        accumulated = on_split(batches, stop=stop, also=mistakes.add if of_test else None)
+        measured = objective.scores(accumulated, batches)
+        line = "  ".join(f"{score} {value:.2f}" for score, value in measured.items())
+        scores |= {f"{name}_{score}": value for score, value in measured.items()}
+        if objective.confusion:
+            right, total = int(accumulated.trace()), int(accumulated.sum())
+            scores |= {f"{name}_right": right, f"{name}_total": total}
+            line += f" ({right} of {total})"
+        log.say(f"{name} {line}")
+        confusion = accumulated if of_test else confusion
+    return scores, confusion, mistakes.result()
 
 
 def _write_predictions(

@@ -1,4 +1,4 @@
-"""From a configuration of images to everything that a run works with."""
+"""The training job of a configuration of images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from ..io.sealed import digest
 from ..training.distributed import ProcessGroup
-from ..training.job import Job, as_dict, run_identity
-from ..training.objective import Classification
+from ..training.job import Job
+from ..training.objective import classification
 from ..training.state import State
 from .adapters import save_adapter
 from .batches import ImageBatches, ImageUpdates, Normalise
@@ -34,52 +33,51 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         root=config.data_dir,
         download=config.data_download,
     )
-    parts = {name: data.split(name) for name in _split_names(config, data)}
+    splits = {name: data.split(name) for name in _split_names(config, data)}
     bad_images: dict[str, str] = {}
     if config.bad_images == "skip":
-        split = parts[config.train_split]
-        reasons = unreadable(split, workers=config.workers)
-        bad_images = {split.names[index]: reason for index, reason in reasons.items()}
-        parts[config.train_split] = split.without(reasons)
+        train_split = splits[config.train_split]
+        reasons = unreadable(train_split, workers=config.workers)
+        bad_images = {train_split.names[index]: reason for index, reason in reasons.items()}
+        splits[config.train_split] = train_split.without(reasons)
     if config.shots is not None:
-        drawn = few_shot(parts[config.train_split], config.shots, seed=config.seed, classes=data.classes)
-        parts[config.train_split] = drawn
+        drawn = few_shot(splits[config.train_split], config.shots, seed=config.seed, classes=data.classes)
+        splits[config.train_split] = drawn
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
-    still = build_transform(image_config)
-    mine: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "workers": config.workers}
-    mine |= {"cache": config.cache, "device": device}
+    eval_transform = build_transform(image_config)
+    shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "workers": config.workers}
+    shard |= {"cache": config.cache, "device": device}
     train = ImageUpdates(
-        parts[config.train_split],
-        still if config.no_aug else build_transform(image_config, config),
+        splits[config.train_split],
+        eval_transform if config.no_aug else build_transform(image_config, config),
         batch_size=config.batch_size,
         seed=config.seed,
         augmented=not config.no_aug,
         accumulation=config.grad_accum_steps,
-        **mine,
+        **shard,
     )
-    mine["batch_size"] = config.validation_batch_size
+    shard["batch_size"] = config.validation_batch_size
     val, test = config.val_split, config.test_split
-    if val not in parts and (config.patience is not None or config.select == "best"):
+    if val not in splits and (config.patience is not None or config.select == "best"):
         raise ValueError(f"{config.data} has no split {val!r}, which --patience and --select best need")
-    splits = {name: part.record() for name, part in parts.items()}
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     return Job(
         config=config,
         world=world,
         title=f"{config.model} on {Path(config.data).name}",
         data=config.data,
         classes=data.classes,
-        sizes={name: len(part) for name, part in parts.items()},
-        names=parts[config.train_split].names.__getitem__,
+        sizes={name: len(split) for name, split in splits.items()},
+        splits={name: split.record() for name, split in splits.items()},
+        names=splits[config.train_split].names.__getitem__,
         state=State(model, config, len(train)),
-        objective=Classification(smoothing=config.smoothing),
+        objective=classification(smoothing=config.smoothing),
         train=train,
-        val=ImageBatches(parts[val], still, **mine) if val in parts else None,
-        test=ImageBatches(parts[test], still, keep=False, **mine) if test in parts else None,
+        val=ImageBatches(splits[val], eval_transform, **shard) if val in splits else None,
+        test=ImageBatches(splits[test], eval_transform, keep=False, **shard) if test in splits else None,
         prepare=Normalise(image_config, device, channels_last=config.channels_last),
         mix=make_mix(
             num_classes=model.num_classes,  # type: ignore[arg-type]
@@ -91,26 +89,19 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         save=lambda folder: save_adapter(
             model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
         ),
-        record={
-            "config": run_identity(as_dict(config), TrainConfig),
-            "processes": world.size,
-            "device": device.type,
-            "data": {"classes": len(data.classes), "splits": splits},
-            "base": digest(frozen),
-        },
         extra_results={"bad_images": bad_images},
         warnings=_warnings(config, bad_images),
     )
 
 
 def _warnings(config: TrainConfig, bad_images: dict[str, str]) -> list[str]:
-    found = []
+    warnings = []
     if bad_images:
         name, reason = next(iter(bad_images.items()))
-        found.append(f"{len(bad_images)} training images cannot be read and are left out ({name}: {reason})")
+        warnings.append(f"{len(bad_images)} training images cannot be read and are left out ({name}: {reason})")
     if config.needs_base_weights() and not (config.pretrained or config.initial_checkpoint):
-        found.append("the base weights are random: say --pretrained, or --initial-checkpoint FILE")
-    return found
+        warnings.append("the base weights are random: say --pretrained, or --initial-checkpoint FILE")
+    return warnings
 
 
 def _split_names(config: TrainConfig, data: ImageData) -> list[str]:

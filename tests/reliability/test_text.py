@@ -231,7 +231,6 @@ def test_a_run_of_a_release_with_fewer_options_goes_on(text_material, tmp_path, 
     config = texts.configure(text_material, "pairs", tmp_path / "run", **{**SHORT, "stride": 128})
     with monkeypatch.context() as patch:
         patch.setattr(job, "run_identity", older)
-        patch.setattr("capaboost_vit.nlu.job.run_identity", older)
         train(config)
     (tmp_path / "run" / "result.json").unlink()
     assert train(TextConfig(**{**vars(config), "resume": True}))["epochs"] == 2

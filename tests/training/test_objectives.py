@@ -10,10 +10,10 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from capaboost_vit.nlu.config import TextConfig
-from capaboost_vit.nlu.objectives import MaskedTokens, Outputs, Regression, Spans, TokenCounts
+from capaboost_vit.nlu.objectives import Outputs, TokenCounts, masked_tokens, regression, spans
 from capaboost_vit.training.compiled import forward
 from capaboost_vit.training.distributed import ProcessGroup
-from capaboost_vit.training.objective import Classification, Confusion
+from capaboost_vit.training.objective import Confusion, classification
 
 CLASSES, TOKENS, WORDS, COUNT = 3, 7, 11, 6
 DRAW = torch.Generator().manual_seed(0)
@@ -31,7 +31,7 @@ def cross_entropy(logits, target):
     return math.log(sum(math.exp(value) for value in logits.tolist())) - logits[target].item()
 
 
-def spans():
+def start_and_end():
     """Outputs and targets of questions; -inf where a text is filled up, as `answer` leaves it."""
     outputs, targets = draw(COUNT, 2, TOKENS), pick(TOKENS - 3, COUNT, 2)
     outputs[1, :, TOKENS - 2 :] = outputs[4, :, TOKENS - 3 :] = -torch.inf
@@ -66,24 +66,24 @@ def naive_masked(outputs, targets):
 # kind: objective, outputs, targets, its loss by a loop, targets of a stand-in
 CASES = {
     "classification": (
-        Classification(),
+        classification(),
         (draw(COUNT, CLASSES), pick(CLASSES, COUNT)),
         lambda outputs, targets: sum(map(cross_entropy, outputs, targets)),
         torch.tensor(-1),
     ),
     "regression": (
-        Regression(score=lambda found, batches: {"sum": found.sum().item()}, names=("sum",)),
+        regression(score=lambda found, batches: {"sum": found.sum().item()}, names=("sum",)),
         (draw(COUNT, 1), draw(COUNT)),
         lambda outputs, targets: sum((o.item() - t.item()) ** 2 for o, t in zip(outputs, targets, strict=True)),
         torch.tensor(math.nan),
     ),
     "questions": (
-        Spans(score=lambda found, batches: {"f1": float(len(found))}, names=("f1",)),
-        spans(),
+        spans(score=lambda found, batches: {"f1": float(len(found))}, names=("f1",)),
+        start_and_end(),
         naive_spans,
         torch.tensor([-1, -1]),
     ),
-    "masked": (MaskedTokens(), masked(), naive_masked, torch.full((TOKENS,), -100)),
+    "masked": (masked_tokens(), masked(), naive_masked, torch.full((TOKENS,), -100)),
 }
 every_kind = pytest.mark.parametrize("kind", CASES)
 
@@ -180,7 +180,7 @@ def test_a_confusion_matrix_is_scikit_learns():
 
 
 def test_a_classification_is_scored_as_it_is_told():
-    objective = Classification(score=lambda confusion: {"size": float(len(confusion))}, names=("size",))
+    objective = classification(score=lambda confusion: {"size": float(len(confusion))}, names=("size",))
     assert (objective.names, objective.scores(torch.zeros(4, 4), None)) == (("size",), {"size": 4.0})
 
 
@@ -188,10 +188,10 @@ def test_smoothing_and_probabilities_are_torchs():
     outputs, targets = CASES["classification"][1]
     shares = draw(COUNT, CLASSES).softmax(-1)
     expected = -(shares * outputs.log_softmax(-1)).sum()
-    torch.testing.assert_close(Classification().loss(outputs, shares), expected)
+    torch.testing.assert_close(classification().loss(outputs, shares), expected)
     smooth = 0.7 * nn.functional.one_hot(targets, CLASSES) + 0.3 / CLASSES
     torch.testing.assert_close(
-        Classification(smoothing=0.3).loss(outputs, targets), -(smooth * outputs.log_softmax(-1)).sum()
+        classification(smoothing=0.3).loss(outputs, targets), -(smooth * outputs.log_softmax(-1)).sum()
     )
 
 
@@ -211,7 +211,7 @@ def test_outputs_come_in_the_order_of_the_split_filled_up_with_nothing(order):
 
 def test_scores_of_a_regression_see_one_number_for_each_example():
     seen = {}
-    objective = Regression(score=lambda found, batches: seen.update(found=found, batches=batches) or {}, names=("x",))
+    objective = regression(score=lambda found, batches: seen.update(found=found, batches=batches) or {}, names=("x",))
     batches = Given([1, 0])
     tally = objective.accumulator(batches)
     tally.add(torch.tensor([[5.0], [7.0]]), torch.tensor([-1.0, -100.0]))  # scores like any others
@@ -241,7 +241,7 @@ def test_in_a_long_example_a_token_counts_less_in_the_loss_but_not_in_the_score(
     targets[0, 0] = 1
     targets[1] = 2
     first, second = ([cross_entropy(outputs[i, j], t) for j, t in enumerate(targets[i]) if t >= 0] for i in (0, 1))
-    assert MaskedTokens().loss(outputs, targets).item() == pytest.approx(first[0] + sum(second) / TOKENS, rel=1e-5)
+    assert masked_tokens().loss(outputs, targets).item() == pytest.approx(first[0] + sum(second) / TOKENS, rel=1e-5)
 
 
 # outputs of a model

@@ -1,4 +1,4 @@
-"""The splits of a text task as token ids, whatever kind of task it is."""
+"""Encoded splits of a text task: token ids, whatever kind of task it is."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from .tokens import Encoded, encode, encode_pieces
 
 
 @dataclass(frozen=True)
-class TextPart:
-    """One split: what was read, and the ids that the model reads; of questions these are windows of the contexts."""
+class EncodedSplit:
+    """Encoded split: its texts, and the ids that the model reads; of questions these are windows of the contexts."""
 
     split: TextSplit | QuestionSplit
     encoded: Encoded
 
 
 @dataclass(frozen=True)
-class TextParts:
-    """The splits of a task by name, their classes, and the protocol by which they were made.
+class EncodedTask:
+    """Encoded splits of a task by name, their classes, and the protocol by which they were made.
 
     no_answer: questions need not have one. left_out: by split, broken rows of a published file that were passed over.
     """
 
     classes: tuple[str, ...]
-    parts: dict[str, TextPart]
+    splits: dict[str, EncodedSplit]
     protocol: str
     no_answer: bool = False
     left_out: dict[str, int] = field(default_factory=dict)
 
     def record(self) -> dict[str, dict[str, int | str]]:
         """The fingerprints that are stored with a result."""
-        return {name: part.split.record() for name, part in self.parts.items()}
+        return {name: encoded.split.record() for name, encoded in self.splits.items()}
 
-    def part_of(self, encoded: Encoded) -> TextPart:
+    def split_of(self, encoded: Encoded) -> EncodedSplit:
         """The split that these ids are of."""
-        return next(part for part in self.parts.values() if part.encoded is encoded)
+        return next(split for split in self.splits.values() if split.encoded is encoded)
 
 
-def open_parts(
+def encode_task(
     config: TextConfig, task: Task, tokenizer: Any, model: str, *, classes: tuple[str, ...] = ()
-) -> TextParts:
+) -> EncodedTask:
     """Reads and encodes the splits that the configuration's data and protocol give.
 
     Args:
@@ -60,54 +60,54 @@ def open_parts(
     length, vocabulary = known_limits(model)
     lengths: dict[str, Any] = {"max_length": config.max_length, "model_length": length}
     if task.kind == "questions":
-        found = _questions(config, task, tokenizer, lengths)
+        data = _questions(config, task, tokenizer, lengths)
     else:
-        found = _texts(config, task, tokenizer, lengths, classes)
-    highest = _highest_token(task, tokenizer, found)
+        data = _texts(config, task, tokenizer, lengths, classes)
+    highest = _highest_token(task, tokenizer, data)
     if highest >= vocabulary:
         raise ValueError(
             f"the tokenizer has tokens up to number {highest}, and {model} knows {vocabulary} of them: "
             "name the model's own with --tokenizer"
         )
-    return found
+    return data
 
 
-def _highest_token(task: Task, tokenizer: Any, data: TextParts) -> int:
+def _highest_token(task: Task, tokenizer: Any, data: EncodedTask) -> int:
     """The largest token number that the model may be given: of masked tokens any, else one of those in the texts."""
     if task.kind == "masked":
         return max(tokenizer.get_vocab().values())
-    return max(int(ids.max()) for part in data.parts.values() for ids in part.encoded.ids)
+    return max(int(ids.max()) for split in data.splits.values() for ids in split.encoded.ids)
 
 
 def _texts(
     config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str, Any], classes: tuple[str, ...]
-) -> TextParts:
-    read = get_task(config.texts_of) if config.texts_of else replace(task, classes=classes or task.classes)
-    if read.kind == "questions":
-        raise ValueError(f"--texts-of {read.name}: its texts are not read for masked tokens; give them as a file")
+) -> EncodedTask:
+    source = get_task(config.texts_of) if config.texts_of else replace(task, classes=classes or task.classes)
+    if source.kind == "questions":
+        raise ValueError(f"--texts-of {source.name}: its texts are not read for masked tokens; give them as a file")
     spec = config.data
-    if spec == "hub" and read.hub is None:
-        raise ValueError(f"task {read.name} has no data set on the hub that we know of: give a folder, --data DIR")
+    if spec == "hub" and source.hub is None:
+        raise ValueError(f"task {source.name} has no data set on the hub that we know of: give a folder, --data DIR")
     data = open_texts(
         spec,
-        read,
+        source,
         protocol=config.protocol,
         seed=config.data_seed,
         text_columns=config.text_columns,
         label_column=config.label_column,
     )
-    parts: dict[str, TextPart] = {}
+    encoded: dict[str, EncodedSplit] = {}
     for name, split in data.splits.items():
         if task.kind == "masked":
-            parts[name] = TextPart(split, encode_pieces(split, tokenizer, **lengths))
+            ids = encode_pieces(split, tokenizer, **lengths)
         else:
-            encoded = encode(split, tokenizer, regression=task.kind == "regression", **lengths)
-            parts[name] = TextPart(split, encoded)
+            ids = encode(split, tokenizer, regression=task.kind == "regression", **lengths)
+        encoded[name] = EncodedSplit(split, ids)
     classes = () if task.kind in ("masked", "regression") else data.classes
-    return TextParts(classes, parts, data.protocol, left_out=data.left_out)
+    return EncodedTask(classes, encoded, data.protocol, left_out=data.left_out)
 
 
-def _questions(config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str, Any]) -> TextParts:
+def _questions(config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str, Any]) -> EncodedTask:
     for name in ("protocol", "text_columns", "label_column"):
         if getattr(config, name) is not None:
             raise ValueError(f"{flag(name)} is not for questions, whose files have one form and are split by article")
@@ -116,8 +116,8 @@ def _questions(config: TextConfig, task: Task, tokenizer: Any, lengths: dict[str
         assert task.hub is not None
         spec = task.hub[0]
     data = open_questions(spec, seed=config.data_seed)
-    parts = {}
+    encoded = {}
     for name, split in data.splits.items():
         windows = encode_questions(split, tokenizer, stride=config.stride, max_question=config.max_question, **lengths)
-        parts[name] = TextPart(split, windows)
-    return TextParts((), parts, "articles", no_answer=data.no_answer)
+        encoded[name] = EncodedSplit(split, windows)
+    return EncodedTask((), encoded, "articles", no_answer=data.no_answer)
