@@ -17,8 +17,8 @@ from ..training.distributed import World
 from ..training.job import Job, binding, plain
 from ..training.state import State
 from .adapters import save_adapter, save_model
-from .batches import TextBatches, TextUpdates, moved
 from .config import TextConfig, base_model, has_weights
+from .loader import moved, text_eval_loader, text_train_loader
 from .masking import Masking
 from .models import adapt, create_text_model, create_tokenizer
 from .parts import TextParts, open_parts
@@ -47,17 +47,17 @@ def build_text_job(config: TextConfig, world: World, device: torch.device) -> Jo
     masking = None
     if task.kind == "masked":
         masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
-    mine: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
-    train = TextUpdates(
+    shared: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
+    train = text_train_loader(
         data.parts["train"].encoded,
         batch_size=config.batch_size,
         seed=config.seed,
         accumulation=config.grad_accum_steps,
         group_by_length=config.group_by_length,
-        **mine,
+        **shared,
     )
     held_out = {
-        name: TextBatches(part.encoded, batch_size=config.validation_batch_size, **mine)
+        name: text_eval_loader(part.encoded, batch_size=config.validation_batch_size, **shared)
         for name, part in data.parts.items()
         if name != "train"
     }

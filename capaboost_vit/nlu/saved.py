@@ -16,10 +16,11 @@ from ..core.merge import merge
 from ..methods.adapter_file import read_header
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
+from ..training.loader import EvalLoader
 from ..training.saved import find_saved
 from .adapters import create_from_adapter, save_model
-from .batches import TextBatches, moved
 from .config import TextConfig, base_model, has_weights
+from .loader import moved, text_eval_loader
 from .models import create_tokenizer
 from .parts import open_parts
 from .scores import make_objective
@@ -108,8 +109,8 @@ def evaluate_text(
 
     prepare = partial(moved, device=target)
 
-    def answers(name: str) -> tuple[Tensor, TextBatches]:
-        batches = TextBatches(parts.parts[name].encoded, batch_size=batch_size)
+    def answers(name: str) -> tuple[Tensor, EvalLoader]:
+        batches = text_eval_loader(parts.parts[name].encoded, batch_size=batch_size)
         return evaluate(network, batches, prepare=prepare, config=config, objective=objective), batches
 
     if calibrate is not None and "val" in parts.parts:

@@ -32,7 +32,7 @@ def make_objective(
     if task.kind == "regression":
 
         def of_numbers(found: Tensor, batches: Any) -> dict[str, float]:
-            return scores(task.metrics, found, batches.encoded.targets, num_classes=None)
+            return scores(task.metrics, found, batches.examples.encoded.targets, num_classes=None)
 
         return Regression(score=of_numbers, names=task.metrics), None
     if task.kind == "questions":
@@ -73,7 +73,7 @@ class Answers:
         self.threshold = best_threshold(*self._answered(found, batches))
 
     def _answered(self, found: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
-        part: TextPart = self.data.part_of(batches.encoded)
+        part: TextPart = self.data.part_of(batches.examples.encoded)
         assert isinstance(part.split, QuestionSplit)
         assert isinstance(part.encoded, Windows)
         answers = best_answers(

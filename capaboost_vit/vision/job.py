@@ -13,10 +13,10 @@ from ..training.job import Job, binding, plain
 from ..training.objective import Classification
 from ..training.state import State
 from .adapters import save_adapter
-from .batches import ImageBatches, ImageUpdates, Normalise
 from .build import build_data_config, build_model, build_transform
 from .config import TrainConfig
 from .data import ImageData, few_shot, open_data, unreadable
+from .loader import Normalise, image_eval_loader, image_train_loader
 from .mix import make_mix
 
 
@@ -48,19 +48,19 @@ def build_image_job(config: TrainConfig, world: World, device: torch.device) -> 
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
-    still = build_transform(image_config)
-    mine: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "workers": config.workers}
-    mine |= {"cache": config.cache, "device": device}
-    train = ImageUpdates(
+    eval_transform = build_transform(image_config)
+    shared: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "workers": config.workers}
+    shared |= {"cache": config.cache, "device": device}
+    train = image_train_loader(
         parts[config.train_split],
-        still if config.no_aug else build_transform(image_config, config),
+        eval_transform if config.no_aug else build_transform(image_config, config),
         batch_size=config.batch_size,
         seed=config.seed,
         augmented=not config.no_aug,
         accumulation=config.grad_accum_steps,
-        **mine,
+        **shared,
     )
-    mine["batch_size"] = config.validation_batch_size
+    shared["batch_size"] = config.validation_batch_size
     val, test = config.val_split, config.test_split
     if val not in parts and (config.patience is not None or config.select == "best"):
         raise ValueError(f"{config.data} has no split {val!r}, which --patience and --select best need")
@@ -77,8 +77,8 @@ def build_image_job(config: TrainConfig, world: World, device: torch.device) -> 
         state=State(model, config, len(train)),
         objective=Classification(smoothing=config.smoothing),
         train=train,
-        val=ImageBatches(parts[val], still, **mine) if val in parts else None,
-        test=ImageBatches(parts[test], still, keep=False, **mine) if test in parts else None,
+        val=image_eval_loader(parts[val], eval_transform, **shared) if val in parts else None,
+        test=image_eval_loader(parts[test], eval_transform, keep=False, **shared) if test in parts else None,
         prepare=Normalise(image_config, device, channels_last=config.channels_last),
         mix=make_mix(
             num_classes=model.num_classes,  # type: ignore[arg-type]

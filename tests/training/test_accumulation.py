@@ -6,8 +6,8 @@ import pytest
 import torch
 from toys import Fixed, largest_difference, small, state, train
 
-from capaboost_vit.vision.batches import ImageUpdates
 from capaboost_vit.vision.data import Split
+from capaboost_vit.vision.loader import image_train_loader
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 8, 100])
@@ -43,7 +43,7 @@ def test_the_parts_of_all_processes_are_the_update_each_image_once(monkeypatch, 
     monkeypatch.setattr(Split, "image", lambda self, index: torch.full((3, 1, 1), index, dtype=torch.uint8))
 
     def updates(**options):
-        return list(ImageUpdates(blank(19), lambda image: image, batch_size=8, seed=5, **options).epoch(2))
+        return list(image_train_loader(blank(19), lambda image: image, batch_size=8, seed=5, **options).epoch(2))
 
     whole = updates()
     shares = [updates(accumulation=accumulation, rank=rank, world_size=world_size) for rank in range(world_size)]
