@@ -141,42 +141,6 @@ def test_a_batch_shares_no_memory_with_the_examples():
 # the order of training
 
 
-@pytest.mark.parametrize("group", [False, True])
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 53])
-def test_every_epoch_has_every_example_once_and_only_the_last_update_is_smaller(group, count):
-    updates = updates_of(encoded(count), group_by_length=group)
-    orders = []
-    for epoch in range(3):
-        found = list(updates.epoch(epoch))
-        assert len(found) == len(updates) == math.ceil(count / 8)
-        assert [update.size for update in found] == [8] * (count // 8) + [count % 8] * (count % 8 > 0)
-        orders.append([index for update in found for index in update.indices])
-        assert sorted(orders[-1]) == list(range(count))
-    if count > 7:
-        assert len({tuple(order) for order in orders}) == 3
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("count", [1, 9, 53])
-def test_processes_share_the_examples_of_an_update(world_size, accumulation, count):
-    examples = encoded(count)
-    whole = list(updates_of(examples).epoch(2))
-    shares = [
-        list(updates_of(examples, accumulation=accumulation, rank=rank, world_size=world_size).epoch(2))
-        for rank in range(world_size)
-    ]
-    for step, update in enumerate(whole):
-        own = [share[step] for share in shares]
-        assert {part.size for part in own} == {update.size}
-        assert sorted(index for part in own for index in part.indices) == sorted(update.indices)
-        for part in own:
-            assert 1 <= len(part.batches) <= accumulation
-            targets = torch.cat([targets for _, targets in part.batches])
-            assert targets[counted(targets)].tolist() == part.indices
-            assert part.indices or targets.tolist() == [-1]
-
-
 @with_and_without_masking
 def test_an_epoch_that_is_begun_later_is_the_rest_of_it(masking):
     examples = encoded()
@@ -208,20 +172,6 @@ def test_batches_neither_read_nor_move_the_global_random_states(masking):
 
 
 # evaluation
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 53])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
-def test_every_example_comes_once_in_one_of_the_processes(count, world_size):
-    examples, found = encoded(count), []
-    for rank in range(world_size):
-        batches = text_eval_loader(examples, batch_size=4, rank=rank, world_size=world_size)
-        targets = torch.cat([targets for _, targets in batches])
-        assert len(batches) == math.ceil(len(targets) / 4) >= 1  # never none: the others would wait for its answer
-        assert targets[counted(targets)].tolist() == batches.indices
-        assert batches.indices or targets.tolist() == [-1]
-        found += batches.indices
-    assert sorted(found) == list(range(count))
 
 
 def test_evaluation_gives_the_longest_first_and_tells_their_places():

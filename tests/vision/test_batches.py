@@ -45,15 +45,7 @@ def test_evaluation_sees_each_image_once_in_the_order_of_the_split():
         assert everything(batches)[1].tolist() == list(range(21))
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(16, [8, 8]), (17, [8, 8, 1]), (3, [3]), (1, [1]), (0, [])])
-def test_the_last_smaller_batch_is_kept(count, sizes):
-    batches = batches_of(split_of(count))
-    assert len(batches) == len(sizes)
-    assert [len(labels) for _, labels in batches] == sizes
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize(("count", "world_size"), [(1, 2), (7, 3), (8, 5), (3, 1)])
 def test_every_image_comes_once_in_one_of_the_processes(count, world_size):
     found = []
     for rank in range(world_size):

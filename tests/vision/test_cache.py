@@ -71,17 +71,16 @@ def unread(*_):
 # the same bits
 
 
-@every_kind
 @pytest.mark.parametrize(
-    "options",
+    ("kind", "options"),
     [
-        {},
-        {"accumulation": 3},
-        {"workers": 2},
-        {"augmented": True},
-        {"augmented": True, "workers": 1},
-        {"rank": 1, "world_size": 2},
-        {"rank": 3, "world_size": 5, "batch_size": 4},  # none of the last update: an image that counts for nothing
+        *((kind, {}) for kind in KINDS),
+        ("memory", {"accumulation": 3}),
+        ("memory", {"workers": 2}),
+        ("auto", {"augmented": True}),
+        ("device", {"augmented": True, "workers": 1}),
+        ("device", {"rank": 1, "world_size": 2}),
+        ("memory", {"rank": 3, "world_size": 5}),  # none of the last update: an image that counts for nothing
     ],
     ids=str,
 )
@@ -92,9 +91,10 @@ def test_updates_are_the_same_wherever_images_are_kept(updates_of, kind, options
     assert_same(found, fresh)
 
 
-@every_kind
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 3), (4, 20)])
+@pytest.mark.parametrize(
+    ("kind", "workers", "rank", "world_size"),
+    [("auto", 0, 0, 1), ("memory", 2, 1, 3), ("device", 0, 4, 20), ("none", 0, 1, 3), ("memory", 0, 14, 20)],
+)
 def test_evaluation_batches_are_the_same_wherever_images_are_kept(kind, workers, rank, world_size):
     share = {"rank": rank, "world_size": world_size}
     expected = list(batches_of(11, keep=False, **share))
@@ -144,8 +144,7 @@ def test_what_is_kept_in_an_evaluation_can_be_added_to_outside_of_one(monkeypatc
 # reading once
 
 
-@pytest.mark.parametrize("kind", ["auto", "memory", "device"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("kind", "workers"), [("auto", 0), ("memory", 2), ("device", 0)])
 def test_after_the_first_epoch_the_loader_is_not_asked(updates_of, monkeypatch, kind, workers):
     opener = Drawn()
     updates = updates_of(split_of(18, opener), cache=kind, workers=workers)

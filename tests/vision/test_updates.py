@@ -58,35 +58,6 @@ def by_label(found):
 # the order
 
 
-def test_every_epoch_has_every_image_once_in_another_order(updates_of):
-    updates = updates_of(split_of(30))
-    orders = [order(updates, epoch) for epoch in range(3)]
-    assert all(sorted(labels) == list(range(30)) for labels in orders)
-    assert len({tuple(labels) for labels in orders}) == 3
-    assert list(range(30)) not in orders
-
-
-def test_the_order_depends_on_seed_and_epoch_only(updates_of):
-    straight = order(updates_of(split_of(30), seed=3), 2)
-    random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
-    torch.manual_seed(1)
-    other = updates_of(split_of(30), seed=3)
-    for epoch in (5, 0):  # what was drawn before does not matter
-        order(other, epoch)
-    assert order(other, 2) == straight
-    assert order(updates_of(split_of(30), seed=3, batch_size=7, augmented=True), 2) == straight
-    assert order(updates_of(split_of(30), seed=3, accumulation=3), 2) == straight
-    assert order(updates_of(split_of(30), seed=4), 2) != straight
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(16, [8, 8]), (17, [8, 8, 1]), (3, [3]), (1, [1]), (0, [])])
-def test_the_last_smaller_update_is_kept(updates_of, count, sizes):
-    updates = updates_of(split_of(count))
-    assert len(updates) == len(sizes)
-    assert [update.size for update in updates.epoch(0)] == sizes
-
-
 def test_an_update_holds_uint8_images_their_labels_and_places(updates_of):
     (update,) = updates_of(split_of(8)).epoch(0)
     ((images, labels),) = update.batches
