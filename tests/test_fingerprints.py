@@ -1,6 +1,6 @@
 """Fingerprints of data are stored with every result: those of old results must mean the same images and texts for ever.
 
-The values were computed at commit 3800acf, before images and texts shared their tables. They go over file contents, so
+The values were computed at commit da8e9c2, before images and texts shared their tables. They go over file contents, so
 the images are written byte by byte (PPM), and not by a library whose next version may compress otherwise.
 """
 

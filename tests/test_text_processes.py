@@ -12,9 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from capaboost_vit.nlu.batches import TextBatches
 from capaboost_vit.nlu.encoded import encode_task
 from capaboost_vit.nlu.job import build_text_model
+from capaboost_vit.nlu.loader import text_eval_loader
 from capaboost_vit.nlu.models import create_tokenizer
 from capaboost_vit.nlu.scores import make_objective
 from capaboost_vit.nlu.tasks import get_task
@@ -54,10 +54,10 @@ def test_shares_of_an_evaluation_are_the_whole_of_it(text_material, kind, split,
     options = {"prepare": lambda batch: batch, "config": config, "objective": objective}
     encoded = data.splits[split].encoded
     assert len(encoded) % 2 or kind == "unanswered"
-    whole = evaluate(model, TextBatches(encoded, batch_size=batch_size), **options)
+    whole = evaluate(model, text_eval_loader(encoded, batch_size=batch_size), **options)
     tallies = []
     for rank in (0, 1):
-        batches = TextBatches(encoded, batch_size=batch_size, rank=rank, world_size=2)
+        batches = text_eval_loader(encoded, batch_size=batch_size, rank=rank, world_size=2)
         tallies.append(objective.accumulator(batches))
         for inputs, targets in batches:
             output = model.eval()(**inputs)

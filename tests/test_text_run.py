@@ -21,13 +21,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import capaboost_vit
 from capaboost_vit.core.inject import branches
 from capaboost_vit.nlu import create_from_adapter
-from capaboost_vit.nlu.batches import TextBatches, TextUpdates
 from capaboost_vit.nlu.config import TextConfig, base_model
 from capaboost_vit.nlu.questions import best_answers, best_threshold, encode_questions, open_questions, score_answers
 from capaboost_vit.run import build_job, train
 from capaboost_vit.training import result
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.job import as_dict
+from capaboost_vit.training.loader import EvalLoader, TrainLoader
 
 EVERYWHERE = {"config.yaml", "result.json", "status.json", "summary.csv", ".lock", "learning_curve.png"}
 EVERYWHERE |= {"tensorboard", "checkpoints"}
@@ -208,19 +208,19 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for(run):
 
 @pytest.mark.parametrize("kind", ["opinions", "three", "unanswered"])
 def test_the_test_split_is_read_once_after_all_training(run, monkeypatch, kind):
-    seen, read, trained, evaluated = [], TextBatches.__iter__, TextUpdates.epoch, []
+    seen, read, trained, evaluated = [], EvalLoader.__iter__, TrainLoader.epoch, []
     evaluate = result.evaluate
 
     def watched(self):
-        seen.append(self.encoded.names)
+        seen.append(self.examples.encoded.names)
         return read(self)
 
     def epoch(self, number, start=0):
         seen.append("train")
         return trained(self, number, start)
 
-    monkeypatch.setattr(TextBatches, "__iter__", watched)
-    monkeypatch.setattr(TextUpdates, "epoch", epoch)
+    monkeypatch.setattr(EvalLoader, "__iter__", watched)
+    monkeypatch.setattr(TrainLoader, "epoch", epoch)
     monkeypatch.setattr(result, "evaluate", lambda *args, **kwargs: evaluated.append(1) or evaluate(*args, **kwargs))
     run(kind, epochs=2)
     val = seen[1]

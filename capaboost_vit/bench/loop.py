@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..training.distributed import ProcessGroup
+from ..training.loader import EvalLoader, TrainLoader
 from ..training.state import State
-from ..vision.batches import ImageBatches, ImageUpdates, Normalise
 from ..vision.build import build_data_config, build_model, build_transform
 from ..vision.config import TrainConfig
 from ..vision.data import Split
+from ..vision.loader import Normalise, image_eval_loader, image_train_loader
 from .loop_config import LoopWorkload
 from .timing import Clock, HostClock, clock_for
 
@@ -32,8 +33,8 @@ class Run:
     """What `fit` and `evaluate` work with. `test` goes through its images once and keeps them."""
 
     state: State
-    train: ImageUpdates
-    test: ImageBatches
+    train: TrainLoader
+    test: EvalLoader
     prepare: Normalise
 
 
@@ -66,7 +67,7 @@ def build_run(
     pictures = draw.integers(0, 256, (_PICTURES, height, width, 3), dtype=np.uint8)
     train, test = (_split(pictures, count, classes) for count in (images, test_images))
     shared: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "cache": config.cache, "device": device}
-    updates = ImageUpdates(
+    updates = image_train_loader(
         train,
         transform,
         batch_size=config.batch_size,
@@ -77,14 +78,14 @@ def build_run(
     return Run(
         state=State(model, config, len(updates)),
         train=updates,
-        test=ImageBatches(test, transform, batch_size=config.validation_batch_size, **shared),
+        test=image_eval_loader(test, transform, batch_size=config.validation_batch_size, **shared),
         prepare=Normalise(image_config, device),
     )
 
 
-def read_all(updates: ImageUpdates) -> None:
+def read_all(updates: TrainLoader) -> None:
     """Reads and keeps all images: what otherwise happens bit by bit, as a process has other images in each epoch."""
-    for _ in updates.cache.batches([[(0, index, True) for index in range(updates.size)]]):
+    for _ in updates.examples.batches([[(index, True) for index in range(len(updates.examples))]]):
         pass
 
 
@@ -96,7 +97,7 @@ def loop_clock(device: torch.device, threads: int) -> Clock:
 class Repeated:
     """The batches of a small test set again and again, until so many images have come."""
 
-    def __init__(self, batches: ImageBatches, images: int) -> None:
+    def __init__(self, batches: EvalLoader, images: int) -> None:
         self.batches, self.images = batches, images
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,12 +18,19 @@ class LabelColumn:
         cells: what it holds, one per row.
         locate: from a row's place here to where a person finds it, for messages.
         plain: from a cell to the value that it stands for; None where it is no label.
+        classes: their names, where the table tells them.
     """
 
     def __init__(
-        self, name: str, cells: Sequence[Any], locate: Callable[[int], str], *, plain: Callable[[Any], Any]
+        self,
+        name: str,
+        cells: Sequence[Any],
+        locate: Callable[[int], str],
+        *,
+        plain: Callable[[Any], Any],
+        classes: tuple[str, ...] = (),
     ) -> None:
-        self.name, self.cells, self.locate = name, cells, locate
+        self.name, self.cells, self.locate, self.classes = name, cells, locate, classes
         self.values = [plain(cell) for cell in cells]
 
     @property

@@ -16,9 +16,9 @@ from ..training.distributed import ProcessGroup
 from ..training.job import Job
 from ..training.state import State
 from .adapters import save_adapter, save_model
-from .batches import TextBatches, TextUpdates, moved
 from .config import TextConfig, base_model, has_weights
 from .encoded import EncodedTask, encode_task
+from .loader import moved, text_eval_loader, text_train_loader
 from .masking import Masking
 from .models import adapt, create_text_model, create_tokenizer
 from .scores import make_objective
@@ -49,7 +49,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     if task.kind == "masked":
         masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
     shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
-    train = TextUpdates(
+    train = text_train_loader(
         data.splits["train"].encoded,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -58,7 +58,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         **shard,
     )
     held_out = {
-        name: TextBatches(split.encoded, batch_size=config.validation_batch_size, **shard)
+        name: text_eval_loader(split.encoded, batch_size=config.validation_batch_size, **shard)
         for name, split in data.splits.items()
         if name != "train"
     }

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from ..core.merge import merge
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
+from ..training.loader import EvalLoader
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter, save_model
-from .batches import TextBatches, moved
 from .config import TextConfig, base_model, has_weights
 from .encoded import encode_task
+from .loader import moved, text_eval_loader
 from .models import create_tokenizer
 from .scores import make_objective
 from .tasks import Task, get_task
@@ -101,8 +102,8 @@ def evaluate_text(
 
     prepare = partial(moved, device=target)
 
-    def answers(name: str) -> tuple[Tensor, TextBatches]:
-        batches = TextBatches(encoded.splits[name].encoded, batch_size=batch_size)
+    def answers(name: str) -> tuple[Tensor, EvalLoader]:
+        batches = text_eval_loader(encoded.splits[name].encoded, batch_size=batch_size)
         return evaluate(network, batches, prepare=prepare, config=config, objective=objective), batches
 
     if calibrate is not None and "val" in encoded.splits:

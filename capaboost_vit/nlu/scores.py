@@ -32,7 +32,7 @@ def make_objective(
     if task.kind == "regression":
 
         def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
-            return scores(task.metrics, outputs, batches.encoded.targets, num_classes=None)
+            return scores(task.metrics, outputs, batches.examples.encoded.targets, num_classes=None)
 
         return regression(score=of_numbers, names=task.metrics), None
     if task.kind == "questions":
@@ -73,7 +73,7 @@ class QuestionScores:
         self.threshold = best_threshold(*self._answered(logits, batches))
 
     def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
-        split: EncodedSplit = self.data.split_of(batches.encoded)
+        split: EncodedSplit = self.data.split_of(batches.examples.encoded)
         assert isinstance(split.split, QuestionSplit)
         assert isinstance(split.encoded, Windows)
         answers = best_answers(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,28 +62,17 @@ def encode(
         TypeError: the tokenizer is not a fast one.
         ValueError: more tokens than the model takes, or too few for any text; the tokenizer cannot fill up a batch.
     """
-    pair = bool(split.texts) and len(split.texts[0]) == 2
-    _check(tokenizer, max_length, model_length, segments=2 if pair else 1)
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
-    cut = 0
-    for part in _parts(split.texts):
-        segments: tuple[list[str], ...] = tuple(map(list, zip(*part, strict=True)))
-        found = tokenizer(
-            *segments, truncation="longest_first", max_length=max_length, return_attention_mask=False, verbose=False
-        )
-        ids += map(_array, found["input_ids"])
-        types += map(_array, found.get("token_type_ids", ()))
-        cut += sum(bool(encoding.overflowing) for encoding in found.encodings)
+    segments = len(split.texts[0]) if split.texts else 1
+    _check(tokenizer, max_length, model_length, segments=segments)
+    tokens = list(_tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first"))
     targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
-    return Encoded(
-        tuple(ids),
-        tuple(types) if types else None,
-        targets if split.labels or not len(split) else None,
+    return _encoded(
+        tokens,
         split.names,
-        tokenizer.pad_token_id,
-        cut,
-        max_length,
+        tokenizer,
+        targets=targets if split.labels or not len(split) else None,
+        cut=sum(example.cut for example in tokens),
+        max_length=max_length,
     )
 
 
@@ -97,38 +87,51 @@ def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_le
     """
     _check(tokenizer, max_length, model_length, segments=1)
     special = set(tokenizer.all_special_ids)
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
+    documents = [(" ".join(segments).strip(),) for segments in split.texts]
+    pieces = _tokenized(tokenizer, documents, max_length=max_length, truncation=True, return_overflowing_tokens=True)
+    kept: list[_Tokens] = []
     names: list[str] = []
-    documents = [" ".join(segments).strip() for segments in split.texts]
-    for start, part in enumerate(_parts(documents)):
-        found = tokenizer(
-            part,
-            truncation=True,
-            max_length=max_length,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        number = 0
-        before = -1
-        for row, (piece, document) in enumerate(
-            zip(found["input_ids"], found["overflow_to_sample_mapping"], strict=True)
-        ):
-            number = number + 1 if document == before else 1
-            before = document
-            if special.issuperset(piece):
-                continue
-            ids.append(_array(piece))
-            if "token_type_ids" in found:
-                types.append(_array(found["token_type_ids"][row]))
-            name = split.names[start * _AT_ONCE + document]
-            names.append(name if number == 1 else f"{name} ({number})")
-    if len(split) and not ids:
+    for document, its_pieces in itertools.groupby(pieces, key=lambda piece: piece.text):
+        for number, piece in enumerate(its_pieces, start=1):
+            if not special.issuperset(piece.ids.tolist()):
+                kept.append(piece)
+                names.append(split.names[document] + (f" ({number})" if number > 1 else ""))
+    if len(split) and not kept:
         raise ValueError("the tokenizer finds no token in any of the texts")
-    return Encoded(
-        tuple(ids), tuple(types) if types else None, None, tuple(names), tokenizer.pad_token_id, 0, max_length
-    )
+    return _encoded(kept, tuple(names), tokenizer, targets=None, cut=0, max_length=max_length)
+
+
+class _Tokens(NamedTuple):
+    """The tokens of a text, or of a piece of it."""
+
+    text: int  # its place
+    ids: np.ndarray
+    types: np.ndarray | None
+    cut: bool
+
+
+def _tokenized(tokenizer: Any, texts: Sequence[tuple[str, ...]], **options: Any) -> Iterator[_Tokens]:
+    for start in range(0, len(texts), _AT_ONCE):
+        segments = map(list, zip(*texts[start : start + _AT_ONCE], strict=True))
+        rows = tokenizer(*segments, return_attention_mask=False, verbose=False, **options)
+        places = rows.get("overflow_to_sample_mapping", range(_AT_ONCE))  # of pieces
+        for i, (place, ids) in enumerate(zip(places, rows["input_ids"], strict=False)):
+            types = _array(rows["token_type_ids"][i]) if "token_type_ids" in rows else None
+            yield _Tokens(start + place, _array(ids), types, bool(rows.encodings[i].overflowing))
+
+
+def _encoded(
+    tokens: Sequence[_Tokens],
+    names: tuple[str, ...],
+    tokenizer: Any,
+    *,
+    targets: Tensor | None,
+    cut: int,
+    max_length: int,
+) -> Encoded:
+    types = tuple(example.types for example in tokens if example.types is not None)
+    ids = tuple(example.ids for example in tokens)
+    return Encoded(ids, types or None, targets, names, tokenizer.pad_token_id, cut, max_length)
 
 
 def _check(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:
@@ -144,10 +147,6 @@ def _check(tokenizer: Any, max_length: int, model_length: int | None, *, segment
         )
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no padding token: set its pad_token")
-
-
-def _parts(texts: Any) -> Iterator[Any]:
-    return (texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE))
 
 
 def _array(ids: list[int]) -> np.ndarray:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 Batch = tuple[Any, Tensor]  # inputs, targets (B, ...)
 
+Part = list[tuple[int, bool]]  # a batch: examples by index, and whether each counts or only stands in
+
 _CHUNK = 50  # updates among which examples of like length are brought together
 
 
@@ -47,7 +49,7 @@ def epoch_order(
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
-def share_of(update: np.ndarray, *, accumulation: int, rank: int, world_size: int) -> list[list[tuple[int, bool]]]:
+def share_of(update: np.ndarray, *, accumulation: int, rank: int, world_size: int) -> list[Part]:
     """The share of one process in an update, in at most `accumulation` batches of (index, whether it counts).
 
     It is every world_size-th example, from `rank` on; never nothing, as processes wait for each other: where there is

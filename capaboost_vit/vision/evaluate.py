@@ -8,10 +8,10 @@ from pathlib import Path
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.saved import ModelSource, open_source
-from .batches import ImageBatches, Normalise
 from .build import build_transform
 from .config import TrainConfig
 from .data import open_data
+from .loader import Normalise, image_eval_loader
 from .saved import open_saved
 
 
@@ -50,7 +50,7 @@ def evaluate_adapter(
     target = pick_device(device)
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
     _check_classes(spec, images.classes, saved.classes, saved.model.num_classes)  # type: ignore[arg-type]
-    batches = ImageBatches(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
+    batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     settings = TrainConfig(device=device, validation_batch_size=batch_size)
     confusion = evaluate(saved.model.to(target), batches, prepare=Normalise(saved.input, target), config=settings)
     return int(confusion.trace()), int(confusion.sum())

@@ -12,10 +12,10 @@ from ..training.job import Job
 from ..training.objective import classification
 from ..training.state import State
 from .adapters import save_adapter
-from .batches import ImageBatches, ImageUpdates, Normalise
 from .build import build_data_config, build_model, build_transform, check_model
 from .config import TrainConfig
 from .data import ImageData, few_shot, open_data, unreadable
+from .loader import Normalise, image_eval_loader, image_train_loader
 from .mix import make_mix
 
 
@@ -51,7 +51,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     eval_transform = build_transform(image_config)
     shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "workers": config.workers}
     shard |= {"cache": config.cache, "device": device}
-    train = ImageUpdates(
+    train = image_train_loader(
         splits[config.train_split],
         eval_transform if config.no_aug else build_transform(image_config, config),
         batch_size=config.batch_size,
@@ -76,8 +76,8 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         state=State(model, config, len(train)),
         objective=classification(smoothing=config.smoothing),
         train=train,
-        val=ImageBatches(splits[val], eval_transform, **shard) if val in splits else None,
-        test=ImageBatches(splits[test], eval_transform, keep=False, **shard) if test in splits else None,
+        val=image_eval_loader(splits[val], eval_transform, **shard) if val in splits else None,
+        test=image_eval_loader(splits[test], eval_transform, keep=False, **shard) if test in splits else None,
         prepare=Normalise(image_config, device, channels_last=config.channels_last),
         mix=make_mix(
             num_classes=model.num_classes,  # type: ignore[arg-type]

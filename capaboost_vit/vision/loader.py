@@ -1,93 +1,236 @@
-"""Loader processes that a run can start, stop and be sent signals with."""
+"""Images as batches: read once, transformed with seeds counted per image, and kept where there is room."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-_SECONDS_TO_LIVE = 30  # of a loader process after SIGTERM, which the whole group of a run may get
+from ..core.seeds import seeded
+from ..training.loader import EvalLoader, TrainLoader
+from ..training.order import Part
+from .data import Split
+from .workers import Workers
+
+Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W), labels (B,)
+Transform = Callable[[Image.Image], Any]  # from an RGB image to uint8 pixels (3, H, W), all of one size
+
+MEMORY = 1 << 30  # bytes of one split that are kept in memory
+_SHARE = 0.1  # of a GPU's free memory, for one split
+_CPU = torch.device("cpu")
 
 
-class Loader:
-    """A DataLoader over batches of keys that are given anew for each pass.
-
-    A ValueError that `collate` returns is raised here, as it is: what is raised in a loader process loses its text. The
-    global random state is left alone, and signals to the whole group of a run do not take the processes away.
+def image_train_loader(
+    split: Split,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    augmented: bool = False,
+    accumulation: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    **reading: Any,
+) -> TrainLoader:
+    """The training images of one split as updates of the optimizer.
 
     Args:
-        dataset: item by key.
-        collate: from items to a batch, or to a ValueError.
-        workers: loader processes; 0 loads in this one.
-        lasting: they live on between passes, until `close`.
+        seed: keys the order and a random transform.
+        augmented: the transform is random.
+        reading: workers, cache and device, see `ImageExamples`. The others: see `TrainLoader`.
+    """
+    images = ImageExamples(split, transform, seed=seed if augmented else None, **reading)
+    share: dict[str, Any] = {"accumulation": accumulation, "rank": rank, "world_size": world_size}
+    return TrainLoader(images, batch_size=batch_size, seed=seed, **share)
+
+
+def image_eval_loader(
+    split: Split, transform: Transform, *, batch_size: int, rank: int = 0, world_size: int = 1, **reading: Any
+) -> EvalLoader:
+    """Batches of one split for an evaluation, in its order.
+
+    Args:
+        reading: workers, keep, cache and device, see `ImageExamples`. The others: see `EvalLoader`.
+    """
+    images = ImageExamples(split, transform, share=range(rank, len(split), world_size), **reading)
+    return EvalLoader(images, batch_size=batch_size, rank=rank, world_size=world_size, names=split.names)
+
+
+class ImageExamples:
+    """The images of one split, as batches of uint8 pixels and labels on a device.
+
+    Each image is read once, as far as there is room for it: it is kept as it is after the transform; before it where
+    that is random, and then in memory, the first GiB of them. A random transform depends on (seed, epoch, index) alone:
+    not on the number of workers, or on the global random state, which is left untouched. What is copied to a GPU is
+    copied on a stream of its own, beside what the GPU computes.
+
+    Args:
+        seed: of a random transform; None for one that is not random.
+        share: the images that will be asked for; None: all.
+        workers: loader processes; before a random transform each keeps the images that it meets.
+        keep: false for a split that is read only once.
+        cache: `memory` keeps the first GiB, `device` all images on the device, `none` nothing; `auto` is `device` on a
+            GPU of whose free memory they take a tenth at most, else `memory`.
+        device: where the batches are wanted.
+
+    Raises:
+        ValueError: with a batch: an image that cannot be read; `device`, and they do not fit there.
     """
 
     def __init__(
-        self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], *, workers: int, lasting: bool
+        self,
+        split: Split,
+        transform: Transform,
+        *,
+        seed: int | None = None,
+        share: range | None = None,
+        workers: int = 0,
+        keep: bool = True,
+        cache: str = "memory",
+        device: torch.device = _CPU,
     ) -> None:
-        self.keys = _Keys()
-        self.loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_sampler=self.keys,
-            num_workers=workers,
-            collate_fn=collate,
-            worker_init_fn=_start_worker,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0 and lasting,
-            generator=torch.Generator(),  # or each pass would take a number from the global random state
-        )
-        self.running: Iterator[Any] = iter(())
-
-    def batches(self, keys: Sequence[list[Any]]) -> Iterator[Any]:
-        """One pass: a batch for each list of keys. Raises the ValueError that stands for a batch."""
-        if not keys:
-            return iter(())  # without starting a process
-        self.keys.batches = keys
-        self.running = self._begin()
-        return map(_checked, self.running)
-
-    def close(self) -> None:
-        """Ends the processes; left to the garbage collector, the message to end may not reach them in time."""
-        getattr(self.running, "_shutdown_workers", lambda: None)()
-
-    def _begin(self) -> Iterator[Any]:
-        """Starts the processes, if any; signals wait until these have said what they do with them."""
-        if not hasattr(signal, "pthread_sigmask"):
-            return iter(self.loader)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            return iter(self.loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Keys(Sampler[list[Any]]):
-    def __init__(self) -> None:
-        self.batches: Sequence[list[Any]] = []
+        self.labels, self.device = split.labels, device
+        self.share = share or range(len(split) if share is None else 1)  # the first one stands in where there is none
+        self.kind = cache if keep and seed is None else "none"
+        room = MEMORY // max(1, workers) if seed is not None and cache != "none" else 0
+        self.workers = Workers(_Pixels(split, transform, seed=seed, room=room), workers=workers, lasting=keep)
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.cached: Tensor | None = None  # an image for each place in the share
+        self.filled: set[int] = set()  # indices of the images that are there
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.labels)
 
-    def __iter__(self) -> Iterator[list[Any]]:
-        return iter(self.batches)
+    def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Batch]:
+        """One pass: a batch for each part; an image that does not count has the label -1."""
+        missing = [[row for row, (index, _) in enumerate(part) if index not in self.filled] for part in parts]
+        keys = [[(epoch, part[row][0]) for row in rows] for part, rows in zip(parts, missing, strict=True) if rows]
+        read = self.workers.batches(keys)
+        if self.cached is None:
+            first = next(read, None)  # tells the size of an image
+            if first is None:
+                return
+            self.cached, read = self._room_for(first), chain([first], read)
+        # both cross to the device once a pass, not once a batch
+        sizes, examples = [len(part) for part in parts], [example for part in parts for example in part]
+        labels = torch.tensor([self.labels[index] if counts else -1 for index, counts in examples])
+        places = torch.tensor([self.share.index(index) for index, _ in examples], device=self.cached.device)
+        by_part = zip(parts, missing, places.split(sizes), labels.to(self.device).split(sizes), strict=True)
+        for part, rows, part_places, part_labels in by_part:
+            if rows:
+                images = self._add(self.cached, part, rows, part_places, next(read))
+            else:
+                images = torch.index_select(self.cached, 0, part_places, out=self._empty(self.cached, len(part)))
+            yield self._moved(images), part_labels
+
+    def close(self) -> None:
+        """Ends the loader processes."""
+        self.workers.close()
+
+    def _room_for(self, images: Tensor) -> Tensor:
+        """An empty tensor for as many images like these as are kept."""
+        needed = len(self.share) * images[0].nbytes
+        room, device = (0 if self.kind == "none" else MEMORY), _CPU
+        fits = self.stream is not None and needed <= _SHARE * _free(self.device)
+        if self.kind == "device" or (self.kind == "auto" and fits):
+            room, device = needed, self.device
+        shape = (min(len(self.share), room // images[0].nbytes), *images.shape[1:])
+        try:
+            with torch.inference_mode(False):  # or nothing could be written into it outside of an evaluation
+                return torch.empty(shape, dtype=images.dtype, device=device)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"--cache device: {len(self.share)} images take {needed / 1e9:.1f} GB, more than is free: "
+                "say --cache memory"
+            ) from error
+
+    def _add(self, cached: Tensor, part: Part, rows: list[int], places: Tensor, new: Tensor) -> Tensor:
+        """The images of a batch, of which those of some rows are new and are kept from now on, if there is room."""
+        images = new = self._moved(new) if cached.device.type == self.device.type else new
+        if len(rows) < len(part):
+            others = sorted({*range(len(part))} - {*rows})
+            images = self._empty(cached, len(part))
+            images[rows], images[others] = new, cached[places[others]]
+        staying = [row for row in rows if self.share.index(part[row][0]) < len(cached)]
+        if staying:
+            cached[places[staying]] = images[staying]
+            self.filled.update(part[row][0] for row in staying)
+        return images
+
+    def _empty(self, cached: Tensor, size: int) -> Tensor:
+        """A batch without contents beside the cache, in pinned memory if it is to be copied to a GPU."""
+        pinned = self.stream is not None and cached.device.type == "cpu"
+        return torch.empty((size, *cached.shape[1:]), dtype=cached.dtype, device=cached.device, pin_memory=pinned)
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """The images on the device."""
+        if self.stream is None or images.device.type == self.device.type:
+            return images.to(self.device)
+        with torch.cuda.stream(self.stream):
+            images = images.to(self.device, non_blocking=True)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self.stream)
+        images.record_stream(now)  # or their memory might be given away while this stream still reads it
+        return images
 
 
-def _checked(batch: Any) -> Any:
-    if isinstance(batch, ValueError):
-        raise batch
-    return batch
+def _free(device: torch.device) -> int:
+    """Bytes of a GPU that nobody has taken."""
+    return torch.cuda.mem_get_info(device)[0]
 
 
-def _start_worker(_: int) -> None:
-    """Signals to the whole group of a run must not take away the images that it needs to come to a stop."""
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_TO_LIVE))
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+class _Pixels(Dataset[Any]):
+    """Pixels (B, 3, H, W) of keys (epoch, index), or the error of an image that cannot be read.
+
+    room: bytes of images before a random transform that are kept.
+    """
+
+    def __init__(self, split: Split, transform: Transform, *, seed: int | None, room: int) -> None:
+        self.split, self.transform, self.seed, self.room = split, transform, seed, room
+        self.images: dict[int, Image.Image] = {}
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Tensor | ValueError:
+        try:
+            return torch.stack([self._pixels(epoch, index) for epoch, index in keys])
+        except ValueError as error:
+            return error
+
+    def _pixels(self, epoch: int, index: int) -> Tensor:
+        image = self.images[index] if index in self.images else self._read(index)
+        if self.seed is None:
+            return torch.as_tensor(self.transform(image))
+        with seeded("image", self.seed, epoch, index):
+            return torch.as_tensor(self.transform(image))
+
+    def _read(self, index: int) -> Image.Image:
+        """The image; kept if there is room."""
+        image = self.split.image(index)
+        if self.room and self.room >= (size := 3 * image.width * image.height):
+            self.images[index] = image
+            self.room -= size
+        return image
+
+
+class Normalise:
+    """Moves a batch to the device, if it is not there, and scales it: `(x / 255 - mean) / std`.
+
+    Args:
+        data: timm's input configuration.
+        channels_last: the images come in torch's memory format of that name.
+    """
+
+    def __init__(self, data: dict[str, Any], device: torch.device, *, channels_last: bool = False) -> None:
+        self.device = device
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.mean = 255 * torch.tensor(data["mean"], device=device).view(1, -1, 1, 1)
+        self.std = 255 * torch.tensor(data["std"], device=device).view(1, -1, 1, 1)
+
+    def __call__(self, batch: Batch) -> Batch:
+        images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+        # in place in a copy: on a CPU a new tensor for each of the three steps takes several times as long
+        return images.to(torch.float32, memory_format=self.format, copy=True).sub_(self.mean).div_(self.std), labels

@@ -11,10 +11,10 @@ import torch
 
 from ..io.atomic import replacing
 from ..training.distributed import pick_device
-from .batches import ImageBatches, Normalise
 from .build import build_transform
 from .data import EXTENSIONS, Split
 from .data.tree import printable
+from .loader import Normalise, image_eval_loader
 from .saved import open_saved
 
 
@@ -57,7 +57,7 @@ def predict_images(
     count: int = network.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
     split = Split(tuple(map(str, files)), (0,) * len(files), _read, printable)
-    batches = ImageBatches(split, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
+    batches = image_eval_loader(split, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
     found = []
     with torch.inference_mode():

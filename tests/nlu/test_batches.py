@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from capaboost_vit.nlu.batches import TextBatches, TextUpdates
+from capaboost_vit.nlu.loader import text_eval_loader, text_train_loader
 from capaboost_vit.nlu.masking import Masking
 from capaboost_vit.nlu.tokens import Encoded
 
@@ -41,7 +41,7 @@ def encoded(count=53, *, types=True, kind="classes", longest=40, **options):
 
 
 def updates_of(examples, *, batch_size=8, seed=0, **options):
-    return TextUpdates(examples, batch_size=batch_size, seed=seed, **options)
+    return text_train_loader(examples, batch_size=batch_size, seed=seed, **options)
 
 
 def same(first, second):
@@ -98,7 +98,7 @@ def test_without_types_the_batch_has_none():
 def test_no_batch_is_filled_up_beyond_what_the_model_takes(longest, limit, width):
     ids = (np.arange(longest, dtype=np.int32), np.arange(3, dtype=np.int32))
     examples = Encoded(ids, None, torch.tensor([0, 1]), ("a", "b"), PAD, max_length=limit)
-    ((inputs, _),) = TextBatches(examples, batch_size=2)
+    ((inputs, _),) = text_eval_loader(examples, batch_size=2)
     assert inputs["input_ids"].shape == (2, width)
 
 
@@ -141,42 +141,6 @@ def test_a_batch_shares_no_memory_with_the_examples():
 # the order of training
 
 
-@pytest.mark.parametrize("group", [False, True])
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 53])
-def test_every_epoch_has_every_example_once_and_only_the_last_update_is_smaller(group, count):
-    updates = updates_of(encoded(count), group_by_length=group)
-    orders = []
-    for epoch in range(3):
-        found = list(updates.epoch(epoch))
-        assert len(found) == len(updates) == math.ceil(count / 8)
-        assert [update.size for update in found] == [8] * (count // 8) + [count % 8] * (count % 8 > 0)
-        orders.append([index for update in found for index in update.indices])
-        assert sorted(orders[-1]) == list(range(count))
-    if count > 7:
-        assert len({tuple(order) for order in orders}) == 3
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("count", [1, 9, 53])
-def test_processes_share_the_examples_of_an_update(world_size, accumulation, count):
-    examples = encoded(count)
-    whole = list(updates_of(examples).epoch(2))
-    shares = [
-        list(updates_of(examples, accumulation=accumulation, rank=rank, world_size=world_size).epoch(2))
-        for rank in range(world_size)
-    ]
-    for step, update in enumerate(whole):
-        own = [share[step] for share in shares]
-        assert {part.size for part in own} == {update.size}
-        assert sorted(index for part in own for index in part.indices) == sorted(update.indices)
-        for part in own:
-            assert 1 <= len(part.batches) <= accumulation
-            targets = torch.cat([targets for _, targets in part.batches])
-            assert targets[counted(targets)].tolist() == part.indices
-            assert part.indices or targets.tolist() == [-1]
-
-
 @with_and_without_masking
 def test_an_epoch_that_is_begun_later_is_the_rest_of_it(masking):
     examples = encoded()
@@ -198,7 +162,7 @@ def test_batches_neither_read_nor_move_the_global_random_states(masking):
         torch.manual_seed(seed)
         before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
         batches = [batch for update in updates_of(encoded(), masking=masking).epoch(1) for batch in update.batches]
-        batches += list(TextBatches(encoded(), batch_size=4, masking=masking))
+        batches += list(text_eval_loader(encoded(), batch_size=4, masking=masking))
         after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
         assert before == after
         return batches
@@ -210,23 +174,9 @@ def test_batches_neither_read_nor_move_the_global_random_states(masking):
 # evaluation
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 53])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
-def test_every_example_comes_once_in_one_of_the_processes(count, world_size):
-    examples, found = encoded(count), []
-    for rank in range(world_size):
-        batches = TextBatches(examples, batch_size=4, rank=rank, world_size=world_size)
-        targets = torch.cat([targets for _, targets in batches])
-        assert len(batches) == math.ceil(len(targets) / 4) >= 1  # never none: the others would wait for its answer
-        assert targets[counted(targets)].tolist() == batches.indices
-        assert batches.indices or targets.tolist() == [-1]
-        found += batches.indices
-    assert sorted(found) == list(range(count))
-
-
 def test_evaluation_gives_the_longest_first_and_tells_their_places():
     examples = encoded()
-    batches = TextBatches(examples, batch_size=8)
+    batches = text_eval_loader(examples, batch_size=8)
     assert batches.indices == sorted(range(53), key=lambda index: -len(examples.ids[index]))
     for _ in range(2):
         answers = torch.empty(53, dtype=torch.int64)
@@ -240,7 +190,7 @@ def test_evaluation_gives_the_longest_first_and_tells_their_places():
 
 
 def test_a_split_without_examples_has_no_batches():
-    assert list(TextBatches(encoded(0), batch_size=4)) == []
+    assert list(text_eval_loader(encoded(0), batch_size=4)) == []
     assert list(updates_of(encoded(0)).epoch(0)) == []
 
 
@@ -248,15 +198,15 @@ def test_a_split_without_examples_has_no_batches():
 def test_what_stands_in_does_not_count_whatever_is_asked(kind, masking):
     """A score of -1 is a score: example 0 has it, and counts."""
     examples = encoded(1, kind=kind)
-    ((_, own),) = TextBatches(examples, batch_size=4, masking=masking)
-    ((inputs, other),) = TextBatches(examples, batch_size=4, rank=1, world_size=2, masking=masking)
+    ((_, own),) = text_eval_loader(examples, batch_size=4, masking=masking)
+    ((inputs, other),) = text_eval_loader(examples, batch_size=4, rank=1, world_size=2, masking=masking)
     assert counted(own).tolist() == [True]
     assert counted(other).tolist() == [False]
     assert own.shape == other.shape
     assert inputs["input_ids"].shape == (1, math.ceil(len(examples.ids[0]) / 8) * 8)
 
 
-@pytest.mark.parametrize("make", [lambda e: TextBatches(e, batch_size=4), lambda e: updates_of(e)])
+@pytest.mark.parametrize("make", [lambda e: text_eval_loader(e, batch_size=4), lambda e: updates_of(e)])
 def test_without_labels_a_masking_is_needed(make):
     with pytest.raises(ValueError, match="no labels: give a masking"):
         make(encoded(kind="none"))
@@ -333,7 +283,7 @@ def test_masking_is_drawn_anew_in_each_epoch_but_not_in_evaluation():
         sum(int((t != -100).sum() * t.shape[1]) for u in updates.epoch(e) for _, t in u.batches) for e in range(3)
     ]
     assert len(set(totals)) > 1
-    batches = TextBatches(examples, batch_size=8, masking=MASKING)
+    batches = text_eval_loader(examples, batch_size=8, masking=MASKING)
     for batch, other in zip(batches, batches, strict=True):
         same(batch, other)
     (first, asked), index = next(iter(batches)), batches.indices[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
-from capaboost_vit.nlu.batches import TextBatches
+from capaboost_vit.nlu.loader import text_eval_loader
 from capaboost_vit.nlu.questions import Question, QuestionSplit, encode_questions
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?'é"
@@ -322,7 +322,7 @@ def test_windows_make_batches_as_examples_do(tokenizer):
     context = "the cat sat on the mat, the cat sat on the mat"
     questions = [ask(context, "mat", name=f"q{i}") for i in range(3)]
     windows = encode(*questions, tokenizer=tokenizer, max_length=20, stride=2)
-    batches = TextBatches(windows, batch_size=4)
+    batches = text_eval_loader(windows, batch_size=4)
     for (inputs, targets), part in zip(batches, batches.parts, strict=True):
         for row, (index, _) in enumerate(part):
             held = inputs["attention_mask"][row].bool()

@@ -8,11 +8,10 @@ import torch
 from drawn import Drawn, split_of
 from PIL import Image
 
-from capaboost_vit.vision import cache as cache_module
-from capaboost_vit.vision.batches import ImageBatches, ImageUpdates
+from capaboost_vit.vision import loader as loader_module
 from capaboost_vit.vision.build import build_data_config, build_transform
-from capaboost_vit.vision.cache import Cache
 from capaboost_vit.vision.config import TrainConfig
+from capaboost_vit.vision.loader import ImageExamples, image_eval_loader, image_train_loader
 
 MODEL = timm.create_model("test_vit")
 DATA = build_data_config(TrainConfig(img_size=24), MODEL)
@@ -29,7 +28,9 @@ def updates_of():
     def make(split=None, *, batch_size=4, seed=0, augmented=False, **options):
         transform = build_transform(DATA, TrainConfig(no_aug=False) if augmented else None)
         split = split_of(18) if split is None else split
-        made.append(ImageUpdates(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options))
+        made.append(
+            image_train_loader(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options)
+        )
         return made[-1]
 
     yield make
@@ -38,7 +39,7 @@ def updates_of():
 
 
 def batches_of(count, opener=None, **options):
-    return ImageBatches(split_of(count, opener), build_transform(DATA), batch_size=4, **options)
+    return image_eval_loader(split_of(count, opener), build_transform(DATA), batch_size=4, **options)
 
 
 def run(updates, epochs):
@@ -70,17 +71,16 @@ def unread(*_):
 # the same bits
 
 
-@every_kind
 @pytest.mark.parametrize(
-    "options",
+    ("kind", "options"),
     [
-        {},
-        {"accumulation": 3},
-        {"workers": 2},
-        {"augmented": True},
-        {"augmented": True, "workers": 1},
-        {"rank": 1, "world_size": 2},
-        {"rank": 3, "world_size": 5, "batch_size": 4},  # none of the last update: an image that counts for nothing
+        *((kind, {}) for kind in KINDS),
+        ("memory", {"accumulation": 3}),
+        ("memory", {"workers": 2}),
+        ("auto", {"augmented": True}),
+        ("device", {"augmented": True, "workers": 1}),
+        ("device", {"rank": 1, "world_size": 2}),
+        ("memory", {"rank": 3, "world_size": 5}),  # none of the last update: an image that counts for nothing
     ],
     ids=str,
 )
@@ -91,9 +91,10 @@ def test_updates_are_the_same_wherever_images_are_kept(updates_of, kind, options
     assert_same(found, fresh)
 
 
-@every_kind
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 3), (4, 20)])
+@pytest.mark.parametrize(
+    ("kind", "workers", "rank", "world_size"),
+    [("auto", 0, 0, 1), ("memory", 2, 1, 3), ("device", 0, 4, 20), ("none", 0, 1, 3), ("memory", 0, 14, 20)],
+)
 def test_evaluation_batches_are_the_same_wherever_images_are_kept(kind, workers, rank, world_size):
     share = {"rank": rank, "world_size": world_size}
     expected = list(batches_of(11, keep=False, **share))
@@ -105,7 +106,7 @@ def test_evaluation_batches_are_the_same_wherever_images_are_kept(kind, workers,
 
 @pytest.mark.parametrize("room", [0, SIZE - 1, SIZE, 5 * SIZE, 17 * SIZE, 18 * SIZE])
 def test_what_does_not_fit_is_read_again_and_stands_in_its_row(updates_of, monkeypatch, room):
-    monkeypatch.setattr(cache_module, "MEMORY", room)
+    monkeypatch.setattr(loader_module, "MEMORY", room)
     epochs, opener = [(0, 1), (1, 0), (2, 0)], Drawn()
     found = run(updates_of(split_of(18, opener)), epochs)
     assert_same(found, run(updates_of(cache="none"), epochs))
@@ -143,15 +144,14 @@ def test_what_is_kept_in_an_evaluation_can_be_added_to_outside_of_one(monkeypatc
 # reading once
 
 
-@pytest.mark.parametrize("kind", ["auto", "memory", "device"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("kind", "workers"), [("auto", 0), ("memory", 2), ("device", 0)])
 def test_after_the_first_epoch_the_loader_is_not_asked(updates_of, monkeypatch, kind, workers):
     opener = Drawn()
     updates = updates_of(split_of(18, opener), cache=kind, workers=workers)
     run(updates, [(0, 0)])
     assert sorted(map(int, opener.opened)) == (list(range(18)) if workers == 0 else [])
-    monkeypatch.setattr(updates.cache.loader.loader, "collate_fn", unread)
-    monkeypatch.setattr(updates.cache.loader, "_begin", unread)
+    monkeypatch.setattr(updates.examples.workers.loader, "collate_fn", unread)
+    monkeypatch.setattr(updates.examples.workers, "_begin", unread)
     run(updates, [(1, 0), (2, 3)])
 
 
@@ -166,9 +166,9 @@ def test_nothing_is_kept_without_a_cache(updates_of):
 def test_images_before_a_random_transform_stay_in_memory(updates_of):
     updates = updates_of(cache="device", augmented=True)
     run(updates, [(0, 0)])
-    assert all(isinstance(image, Image.Image) for image in updates.cache.loader.loader.dataset.kept.values())
-    assert len(updates.cache.loader.loader.dataset.kept) == 18
-    assert len(updates.cache.kept) == 0
+    assert all(isinstance(image, Image.Image) for image in updates.examples.workers.loader.dataset.images.values())
+    assert len(updates.examples.workers.loader.dataset.images) == 18
+    assert len(updates.examples.cached) == 0
 
 
 # where
@@ -176,33 +176,33 @@ def test_images_before_a_random_transform_stay_in_memory(updates_of):
 
 @pytest.mark.parametrize(("free", "kept"), [(180 * SIZE, 18), (180 * SIZE - 1, 2)])
 def test_auto_takes_a_tenth_of_a_gpus_free_memory_or_else_memory(updates_of, monkeypatch, free, kept):
-    monkeypatch.setattr(cache_module, "MEMORY", 2 * SIZE)
-    monkeypatch.setattr(cache_module, "_free", lambda device: free)
-    cache = updates_of(cache="auto").cache
+    monkeypatch.setattr(loader_module, "MEMORY", 2 * SIZE)
+    monkeypatch.setattr(loader_module, "_free", lambda device: free)
+    cache = updates_of(cache="auto").examples
     cache.stream = object()  # as on a GPU
     assert len(cache._room_for(torch.zeros(4, 3, 24, 24, dtype=torch.uint8))) == kept
 
 
 def test_memory_holds_the_first_gib_and_a_device_all(updates_of, monkeypatch):
-    monkeypatch.setattr(cache_module, "MEMORY", 2 * SIZE)
+    monkeypatch.setattr(loader_module, "MEMORY", 2 * SIZE)
     for kind, places in (("memory", 2), ("auto", 2), ("device", 18), ("none", 0)):
         updates = updates_of(cache=kind)
         run(updates, [(0, 0)])
-        assert len(updates.cache.kept) == places
+        assert len(updates.examples.cached) == places
 
 
 def test_a_process_of_many_has_room_for_its_share_alone():
     batches = batches_of(11, rank=1, world_size=3)
     list(batches)
-    assert len(batches.cache.kept) == 4
-    assert batches.cache.filled == {1, 4, 7, 10}
+    assert len(batches.examples.cached) == 4
+    assert batches.examples.filled == {1, 4, 7, 10}
 
 
 def test_images_that_do_not_fit_on_the_device_are_counted(updates_of, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError
 
-    cache = updates_of(cache="device").cache
+    cache = updates_of(cache="device").examples
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(ValueError, match=r"--cache device: 18 images take 0\.5 GB, .* say --cache memory"):
         cache._room_for(torch.zeros(1, 3, 3000, 3000, dtype=torch.uint8))
@@ -222,11 +222,11 @@ def test_a_gpu_gets_the_same_bits(updates_of, kind, options):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("kind", "on"), [("auto", "cuda"), ("device", "cuda"), ("memory", "cpu")])
 def test_a_gpu_keeps_the_images_or_gets_them_from_pinned_memory(kind, on, monkeypatch):
-    batches, moved, move = batches_of(11, cache=kind, device=CUDA), [], Cache._moved
-    monkeypatch.setattr(Cache, "_moved", lambda self, images: moved.append(images) or move(self, images))
+    batches, moved, move = batches_of(11, cache=kind, device=CUDA), [], ImageExamples._moved
+    monkeypatch.setattr(ImageExamples, "_moved", lambda self, images: moved.append(images) or move(self, images))
     for _ in range(2):
         assert all(images.is_cuda and labels.is_cuda for images, labels in batches)
-    assert batches.cache.kept.device.type == on
+    assert batches.examples.cached.device.type == on
     assert all(images.is_cuda or images.is_pinned() for images in moved)
 
 

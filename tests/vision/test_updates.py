@@ -14,10 +14,10 @@ import torch
 from drawn import Drawn, split_of
 from PIL import Image
 
-from capaboost_vit.vision.batches import ImageUpdates
 from capaboost_vit.vision.build import build_data_config, build_transform
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split
+from capaboost_vit.vision.loader import image_train_loader
 
 MODEL = timm.create_model("test_vit")
 AUGMENT = TrainConfig(no_aug=False, aa="rand-m9-mstd0.5", scale=(0.3, 1.0))
@@ -31,7 +31,9 @@ def updates_of():
     def make(split, *, seed=0, batch_size=8, augmented=False, **options):
         data = build_data_config(TrainConfig(img_size=24), MODEL)
         transform = build_transform(data, AUGMENT if augmented else None)
-        made.append(ImageUpdates(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options))
+        made.append(
+            image_train_loader(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options)
+        )
         return made[-1]
 
     yield make
@@ -54,35 +56,6 @@ def by_label(found):
 
 
 # the order
-
-
-def test_every_epoch_has_every_image_once_in_another_order(updates_of):
-    updates = updates_of(split_of(30))
-    orders = [order(updates, epoch) for epoch in range(3)]
-    assert all(sorted(labels) == list(range(30)) for labels in orders)
-    assert len({tuple(labels) for labels in orders}) == 3
-    assert list(range(30)) not in orders
-
-
-def test_the_order_depends_on_seed_and_epoch_only(updates_of):
-    straight = order(updates_of(split_of(30), seed=3), 2)
-    random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
-    torch.manual_seed(1)
-    other = updates_of(split_of(30), seed=3)
-    for epoch in (5, 0):  # what was drawn before does not matter
-        order(other, epoch)
-    assert order(other, 2) == straight
-    assert order(updates_of(split_of(30), seed=3, batch_size=7, augmented=True), 2) == straight
-    assert order(updates_of(split_of(30), seed=3, accumulation=3), 2) == straight
-    assert order(updates_of(split_of(30), seed=4), 2) != straight
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(16, [8, 8]), (17, [8, 8, 1]), (3, [3]), (1, [1]), (0, [])])
-def test_the_last_smaller_update_is_kept(updates_of, count, sizes):
-    updates = updates_of(split_of(count))
-    assert len(updates) == len(sizes)
-    assert [update.size for update in updates.epoch(0)] == sizes
 
 
 def test_an_update_holds_uint8_images_their_labels_and_places(updates_of):
@@ -167,8 +140,7 @@ def test_an_image_is_decoded_once_with_augmentation_too(updates_of, monkeypatch,
 
 @pytest.mark.parametrize(("augmented", "size"), [(False, 24 * 24 * 3), (True, 40 * 30 * 3)])
 def test_only_as_many_images_are_kept_as_fit(updates_of, monkeypatch, augmented, size):
-    for place in ("batches", "cache"):
-        monkeypatch.setattr(f"capaboost_vit.vision.{place}.MEMORY", 7 * size + 1)
+    monkeypatch.setattr("capaboost_vit.vision.loader.MEMORY", 7 * size + 1)
     opener = Drawn()
     updates = updates_of(split_of(10, opener), augmented=augmented)
     first = by_label(everything(updates))
@@ -178,10 +150,10 @@ def test_only_as_many_images_are_kept_as_fit(updates_of, monkeypatch, augmented,
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_loader_processes_share_the_room(updates_of, monkeypatch, workers):
-    monkeypatch.setattr("capaboost_vit.vision.batches.MEMORY", 1000)
+    monkeypatch.setattr("capaboost_vit.vision.loader.MEMORY", 1000)
 
     def room(**options):
-        return updates_of(split_of(3), workers=workers, **options).cache.loader.loader.dataset.room
+        return updates_of(split_of(3), workers=workers, **options).examples.workers.loader.dataset.room
 
     assert room(augmented=True) == 1000 // max(1, workers)
     assert room(augmented=True, cache="none") == room() == 0  # pixels are kept in the process that trains
@@ -203,7 +175,7 @@ def test_closing_ends_the_loader_processes_at_once_wherever_they_are():
     gc.collect()
     before = set(multiprocessing.active_children())
     data = build_data_config(TrainConfig(img_size=24), MODEL)
-    updates = ImageUpdates(split_of(40), build_transform(data), batch_size=4, seed=0, workers=2)
+    updates = image_train_loader(split_of(40), build_transform(data), batch_size=4, seed=0, workers=2)
     epoch = updates.epoch(0)
     next(epoch)
     assert len(set(multiprocessing.active_children()) - before) == 2

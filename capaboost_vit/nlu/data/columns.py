@@ -49,21 +49,21 @@ def text_columns(where: str, columns: Collection[str], layouts: list[tuple[str, 
     raise no_column(where, columns, missing, "--text-columns", taken=wanted)
 
 
-def label_column(where: str, columns: Collection[str], task: Task, asked: str | None) -> str | None:
+def label_column(where: str, columns: Collection[str], task: Task, asked: str | None, *, needed: bool) -> str | None:
     """The column asked for, or the task's, or the one of a usual name; None where there is no such column.
 
     Raises:
-        ValueError: the column asked for is not there, or there are several of a usual name.
+        ValueError: the column asked for or needed is not there, or there are several of a usual name.
     """
     if asked is not None:
         return asked_column(where, columns, asked, "--label-column")
+    if task.kind == "masked":
+        return None
     names = [name for name in (task.label, task.file_label) if name]
     if names:
-        return next((name for name in names if name in columns), None)
-    candidates = [name for name in columns if name.lower() in _LABELS]
-    return only_column(where, candidates, "labels", "--label-column")
-
-
-def no_label_column(where: str, columns: Collection[str], task: Task) -> ValueError:
-    """The error for a split that needs labels, and has no column of them."""
-    return no_column(where, columns, task.label or "label", "--label-column")
+        column = next((name for name in names if name in columns), None)
+    else:
+        column = only_column(where, [name for name in columns if name.lower() in _LABELS], "labels", "--label-column")
+    if column is None and needed:
+        raise no_column(where, columns, task.label or "label", "--label-column")
+    return column

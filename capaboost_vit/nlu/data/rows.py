@@ -1,46 +1,29 @@
-"""From the rows of a table to texts, names, and the values of the label column."""
+"""From the rows of a table to texts, their names, and the label column."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from ...io.labels import LabelColumn
 from ..tasks import Task
 from .columns import label_column, text_columns
+from .labels import plain
 from .table import Table
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What was read of one split.
+class Rows(NamedTuple):
+    """What was read of one split."""
 
-    Args:
-        texts: one or two segments per example.
-        numbers: lines or rows, per example.
-        label: the label column; None where there is none, and then no `cells`.
-        cells: of the label column, per example.
-        left_out: how many broken rows were passed over.
-    """
-
-    table: Table
-    texts: list[tuple[str, ...]]
-    numbers: list[int]
-    label: str | None
-    cells: list[Any]
-    left_out: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """By which a person finds each example: `train.tsv:17`."""
-        return tuple(f"{self.table.name}:{number}" for number in self.numbers)
-
-    def locate(self, index: int) -> str:
-        """Where a person finds an example, for messages."""
-        return self.table.locate(self.numbers[index])
+    texts: tuple[tuple[str, ...], ...]  # one or two segments per example
+    names: tuple[str, ...]  # by which a person finds each example: `train.tsv:17`
+    labels: LabelColumn  # without cells where the table has none
+    left_out: int  # broken rows that were passed over
 
 
-def read_rows(table: Table, task: Task, *, layouts: list[tuple[str, ...]], asked: str | None) -> Rows:
+def read_rows(
+    table: Table, task: Task, *, layouts: list[tuple[str, ...]], asked: str | None, needs_labels: bool
+) -> Rows:
     """All examples of a table.
 
     Args:
@@ -52,7 +35,7 @@ def read_rows(table: Table, task: Task, *, layouts: list[tuple[str, ...]], asked
     """
     columns = text_columns(table.where, table.columns, layouts)
     joined = len(task.columns) == 1 and columns == task.file_columns
-    label = label_column(table.where, table.columns, task, asked) if task.kind != "masked" or asked else None
+    label = label_column(table.where, table.columns, task, asked, needed=needs_labels)
     needed = {*columns} if label is None else {*columns, label}
     texts: list[tuple[str, ...]] = []
     numbers: list[int] = []
@@ -72,7 +55,15 @@ def read_rows(table: Table, task: Task, *, layouts: list[tuple[str, ...]], asked
             label_cells.append(_cell(table, number, cells, label))
     if not texts:
         raise ValueError(f"{table.where} has no rows")
-    return Rows(table, texts, numbers, label, label_cells, left_out)
+    names = tuple(f"{table.name}:{number}" for number in numbers)
+    labels = LabelColumn(
+        label or "",
+        label_cells,
+        lambda index: table.locate(numbers[index]),
+        plain=plain,
+        classes=table.class_names.get(label or "", ()),
+    )
+    return Rows(tuple(texts), names, labels, left_out)
 
 
 def _cell(table: Table, number: int, cells: Mapping[str, Any], name: str) -> Any:

@@ -21,6 +21,7 @@ _SPLITS = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
 for _name in ("validation", "dev", "test"):  # MNLI has two of them
     _SPLITS |= {f"{_name}_matched": _SPLITS[_name], f"{_name}_mismatched": f"{_SPLITS[_name]}_mismatched"}
 _ORDER = tuple(dict.fromkeys(_SPLITS.values()))
+_NEED_LABELS = ("train", "val")
 _INSTEAD = "give a local folder or file (.tsv, .csv, .jsonl) instead"
 T = TypeVar("T")
 
@@ -63,17 +64,20 @@ def open_texts(
     layouts = text_layouts(task, text_columns)
     path = Path(spec).expanduser()
     one_file = bool(spec.strip()) and path.is_file()
+    tables = _tables(spec, path, task, layouts)
     rows = {
-        name: read_rows(table, task, layouts=layouts, asked=label_column)
-        for name, table in _tables(spec, path, task, layouts).items()
+        name: read_rows(table, task, layouts=layouts, asked=label_column, needs_labels=name in _NEED_LABELS)
+        for name, table in tables.items()
     }
     if "train" not in rows and not one_file:
         raise ValueError(f"{spec} has no train split; it has: {', '.join(rows)}")
-    classes, labels, unlabelled = number_labels(task, rows)
-    splits = {name: TextSplit(tuple(rows[name].texts), labels[name], rows[name].names) for name in labels}
+    columns = {name: part.labels for name, part in rows.items()}
+    classes, labels = number_labels(next(iter(tables.values())).where, task, columns, needed=_NEED_LABELS)
+    splits = {name: TextSplit(rows[name].texts, labels[name], rows[name].names) for name in labels}
+    splits = apply_protocol(spec, splits, protocol=chosen, seed=seed)
+    unlabelled = tuple(name for name in rows if name not in labels) if chosen == "own" else ()
     left_out = {name: part.left_out for name, part in rows.items() if part.left_out}
-    made = apply_protocol(spec, splits, protocol=chosen, seed=seed)
-    return TextData(spec, classes, made, unlabelled if chosen == "own" else (), chosen, left_out)
+    return TextData(spec, classes, splits, unlabelled, chosen, left_out)
 
 
 def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -> dict[str, Table]:

@@ -67,8 +67,8 @@ def check_data(
         spec=data.spec,
         classes=data.classes,
         splits=reports,
-        copies={name: found for name, found in within.items() if found.count},
-        shared={pair: found for pair, found in between.items() if found.count},
+        copies={name: copies for name, copies in within.items() if copies.count},
+        shared={pair: shared for pair, shared in between.items() if shared.count},
         contradictions=_contradictions(data, places),
         unlabelled=data.unlabelled,
     )
@@ -134,9 +134,9 @@ def _nested(data: ImageData, first: str, second: str) -> bool:
 def _shared(data: ImageData, pair: tuple[str, str], places: dict[bytes, dict[str, list[int]]]) -> Shared:
     """Images of the second split whose content is in the first one too."""
     first, second = pair
-    found = [(at[first][0], at[second]) for at in places.values() if first in at and second in at]
-    example = (_where(data, first, found[0][0]), _where(data, second, found[0][1][0])) if found else None
-    return Shared(sum(len(indices) for _, indices in found), example)
+    both = [(at[first][0], at[second]) for at in places.values() if first in at and second in at]
+    example = (_where(data, first, both[0][0]), _where(data, second, both[0][1][0])) if both else None
+    return Shared(sum(len(indices) for _, indices in both), example)
 
 
 def _contradictions(data: ImageData, places: dict[bytes, dict[str, list[int]]]) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ def few_shot(split: Split, shots: int, *, seed: int, classes: Sequence[str]) -> 
         indices = by_label[label]
         if len(indices) < shots:
             few = [classes[i] for i in range(len(classes)) if len(by_label[i]) < shots]
-            more = f", and {len(few) - 1} more have too few" if len(few) > 1 else ""
-            raise ValueError(f"--shots {shots}: class {name!r} has {len(indices)} training images{more}")
+            others = f", and {len(few) - 1} more have too few" if len(few) > 1 else ""
+            raise ValueError(f"--shots {shots}: class {name!r} has {len(indices)} training images{others}")
         drawn += sorted(indices, key=lambda i: (name_digest(split.names[i], "few-shot", seed), i))[:shots]
     return split.only(sorted(drawn))

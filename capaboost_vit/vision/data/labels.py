@@ -7,7 +7,7 @@ from typing import Any
 
 from ...io.labels import LabelColumn, labelled, listed, training_column
 
-_MOST_CLASSES = 1_000_000  # a larger label is a mistake, such as an id
+MOST_CLASSES = 1_000_000  # a larger label is a mistake, such as an id
 
 
 def number_labels(
@@ -23,24 +23,23 @@ def number_labels(
     Raises:
         ValueError: by split and row: no label, text among numbers, out of range, a class that train does not have.
     """
-    columns = {name: LabelColumn(column, part, _locate(spec, name), plain=_plain) for name, part in cells.items()}
-    known = labelled(f"{spec}: the column {column!r}", columns)
-    unlabelled = tuple(name for name in cells if name not in known)
-    if any(isinstance(value, str) for part in known.values() for value in part.values):
-        for part in known.values():
+    every = {name: LabelColumn(column, part, _locate(spec, name), plain=_plain) for name, part in cells.items()}
+    columns = labelled(f"{spec}: the column {column!r}", every)
+    if any(isinstance(value, str) for part in columns.values() for value in part.values):
+        for part in columns.values():
             for row, value in enumerate(part.values):
                 if not isinstance(value, str):
                     raise ValueError(f"{part.locate(row)} has the label {value!r}, others are text")
-        names = sorted(set(training_column(known).values))
+        names = sorted(set(training_column(columns).values))
         index, expected, alike = {name: label for label, name in enumerate(names)}, listed(names), names
     else:
-        top = _MOST_CLASSES if names is None else len(names)
+        end = MOST_CLASSES if names is None else len(names)
         if names is None:
-            in_range = (v for part in known.values() for v in part.values if isinstance(v, int) and 0 <= v < top)
+            in_range = (v for part in columns.values() for v in part.values if isinstance(v, int) and 0 <= v < end)
             names = [str(label) for label in range(1 + max(in_range, default=-1))]
-        index, expected, alike = {str(i): i for i in range(len(names))}, f"expected 0 to {top - 1:,}", []
-    labels = {name: part.numbered(index, expected, names=alike) for name, part in known.items()}
-    return tuple(names), labels, unlabelled
+        index, expected, alike = {str(i): i for i in range(len(names))}, f"expected 0 to {end - 1:,}", []
+    labels = {name: part.numbered(index, expected, names=alike) for name, part in columns.items()}
+    return tuple(names), labels, tuple(name for name in cells if name not in columns)
 
 
 def _locate(spec: str, split: str) -> Callable[[int], str]:

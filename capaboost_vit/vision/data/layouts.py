@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ...io.splits import VAL_NAMES
 from .image import EXTENSIONS
 from .image_data import ImageData
+from .labels import MOST_CLASSES
 from .split import Split, name_digest
 from .tree import Tree, printable
 
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-_MOST_CLASSES = 1_000_000
+_SPLIT_FOLDERS = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
 
 
 def lists_of(tree: Tree) -> list[str]:
@@ -49,8 +50,8 @@ def _read_list(file: str, tree: Tree) -> tuple[tuple[str, ...], tuple[int, ...]]
             raise ValueError(
                 f"{where}, line {number}: expected `path label` with a label from 0, got {printable(line)!r}"
             )
-        if len(label.lstrip("0")) >= len(str(_MOST_CLASSES)):
-            raise ValueError(f"{where}, line {number}: the label {label[:20]} is beyond {_MOST_CLASSES - 1:,}")
+        if len(label.lstrip("0")) >= len(str(MOST_CLASSES)):
+            raise ValueError(f"{where}, line {number}: the label {label[:20]} is beyond {MOST_CLASSES - 1:,}")
         if name not in tree:
             raise ValueError(f"{where}, line {number}: no image {printable(name)!r} beside it or in images.zip")
         names.append(name)
@@ -62,17 +63,17 @@ def _read_list(file: str, tree: Tree) -> tuple[tuple[str, ...], tuple[int, ...]]
 
 def _class_images(tree: Tree, below: str = "") -> dict[str, list[str]]:
     """Names of the images of each class folder, both sorted."""
-    found: dict[str, list[str]] = {name: [] for name in tree.folders(below)}
-    if not found:
+    by_class: dict[str, list[str]] = {name: [] for name in tree.folders(below)}
+    if not by_class:
         raise ValueError(f"{tree.locate(below)} holds no class folders")
     for name in sorted(tree.walk(below)):
         if name.lower().endswith(EXTENSIONS):
-            found[name[len(below) :].partition("/")[0]].append(name)
-    for folder, images in found.items():
+            by_class[name[len(below) :].partition("/")[0]].append(name)
+    for folder, images in by_class.items():
         if not images:
             where = tree.locate(below + folder)
             raise ValueError(f"the class folder {where} holds no image ({', '.join(EXTENSIONS)})")
-    return found
+    return by_class
 
 
 def _split_folders(spec: str, tree: Tree, folders: list[str]) -> ImageData:

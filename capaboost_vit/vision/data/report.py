@@ -57,16 +57,16 @@ class DataReport:
     def grave(self) -> list[str]:
         """The images that cannot be read, and those in two splits: no result is worth anything with them."""
         lines = [f"{name}: {reason}" for name, part in self.splits.items() for reason in part.unreadable.values()]
-        for (first, second), found in self.shared.items():
-            lines.append(f"{first} and {second} share {_images(found.count)}{_example(found)}")
+        for (first, second), shared in self.shared.items():
+            lines.append(f"{first} and {second} share {_images(shared.count)}{_example(shared)}")
         return lines
 
     @property
     def slight(self) -> list[str]:
         """What official sets have too: contradictions, copies, classes without images, splits without labels."""
         lines = [f"one image under several labels: {line}" for line in self.contradictions]
-        for name, found in self.copies.items():
-            lines.append(f"{name} holds {_images(found.count)} more than once{_example(found)}")
+        for name, copies in self.copies.items():
+            lines.append(f"{name} holds {_images(copies.count)} more than once{_example(copies)}")
         for name, part in self.splits.items():
             missing = [self.classes[i] for i, count in enumerate(part.class_counts) if count == 0]
             if missing:
@@ -120,21 +120,21 @@ class DataReport:
             yield f"{_short(self.classes[i], wide):{wide}}" + "".join(f" {count:>{width}}" for count, width in counts)
         few = {name: sum(0 < count < _FEW for count in part.class_counts) for name, part in self.splits.items()}
         if any(few.values()):
-            found = ", ".join(f"{name} {count} classes" for name, count in few.items() if count)
-            yield from _wrap(f"with 1 to {_FEW - 1} images: {found}", "")
+            counts_of_splits = ", ".join(f"{name} {count} classes" for name, count in few.items() if count)
+            yield from _wrap(f"with 1 to {_FEW - 1} images: {counts_of_splits}", "")
 
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
 
 
-def _example(found: Shared) -> str:
-    return f", such as {found.example[0]} and {found.example[1]}" if found.example else ""
+def _example(shared: Shared) -> str:
+    return f", such as {shared.example[0]} and {shared.example[1]}" if shared.example else ""
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ("1 class: " if len(names) == 1 else f"{len(names)} classes: ") + ", ".join(names[:_LISTED]) + more
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ("1 class: " if len(names) == 1 else f"{len(names)} classes: ") + ", ".join(names[:_LISTED]) + rest
 
 
 def _short(text: str, width: int) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .split import Split
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 def unreadable(split: Split, *, workers: int = 0, progress: Callable[[int], None] | None = None) -> dict[int, str]:
@@ -29,9 +29,8 @@ def unreadable(split: Split, *, workers: int = 0, progress: Callable[[int], None
             return str(error)
         return None
 
-    found = enumerate(in_threads(reason, len(split), workers=workers))
     reasons = {}
-    for index, text in found:
+    for index, text in enumerate(in_threads(reason, len(split), workers=workers)):
         if text is not None:
             reasons[index] = text
         if progress is not None:
@@ -39,7 +38,7 @@ def unreadable(split: Split, *, workers: int = 0, progress: Callable[[int], None
     return reasons
 
 
-def in_threads(look: Callable[[int], Found], count: int, *, workers: int) -> Iterator[Found]:
+def in_threads(look: Callable[[int], T], count: int, *, workers: int) -> Iterator[T]:
     """look(0), look(1), ..., in this order, a few ahead of the caller. PIL decodes outside Python's lock."""
     if workers == 0:
         yield from map(look, range(count))

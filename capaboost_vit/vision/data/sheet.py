@@ -48,16 +48,16 @@ def draw_contact_sheet(
         by_class[label].append(index)
     for label, class_name in enumerate(shown):
         top = _MARGIN + _TITLE + label * (_THUMB + _GAP)
-        found = by_class[label]
+        indices = by_class[label]
         draw.text((_MARGIN, top + _THUMB // 2 - 20), _fit(class_name, bold, names - 2 * _GAP), _INK, bold)
-        count = "1 image" if len(found) == 1 else f"{len(found):,} images"
+        count = "1 image" if len(indices) == 1 else f"{len(indices):,} images"
         draw.text((_MARGIN, top + _THUMB // 2 + 4), count, _FAINT, small)
-        chosen = np.random.default_rng([seed, label]).permutation(found)[:columns]
+        chosen = np.random.default_rng([seed, label]).permutation(indices)[:columns]
         for column, index in enumerate(chosen.tolist()):
             _place(sheet, draw, part, int(index), (_MARGIN + names + column * (_THUMB + _GAP), top))
     if len(data.classes) > _CLASSES:
-        more = f"and {len(data.classes) - _CLASSES} more classes"
-        draw.text((_MARGIN, height - _MARGIN - 16), more, _FAINT, small)
+        rest = f"and {len(data.classes) - _CLASSES} more classes"
+        draw.text((_MARGIN, height - _MARGIN - 16), rest, _FAINT, small)
     with replacing(path) as partial:
         sheet.save(partial, "png")
     return Path(path)

@@ -15,27 +15,17 @@ from .image_data import ImageData
 from .labels import number_labels
 from .split import Split
 
-# with a flag for train, with names of splits, and with one part for all images, which is called train here
-_BY_FLAG = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS")
-_BY_NAME = {
-    "CLEVRClassification": ("train", "val", "test"),
-    "Country211": ("train", "valid", "test"),
-    "DTD": ("train", "val", "test"),
-    "FER2013": ("train", "test"),
-    "FGVCAircraft": ("train", "val", "trainval", "test"),
-    "Flowers102": ("train", "val", "test"),
-    "Food101": ("train", "test"),
-    "GTSRB": ("train", "test"),
-    "ImageNet": ("train", "val"),
-    "Imagenette": ("train", "val"),
-    "OxfordIIITPet": ("trainval", "test"),
-    "PCAM": ("train", "val", "test"),
-    "RenderedSST2": ("train", "val", "test"),
-    "STL10": ("train", "test"),
-    "SVHN": ("train", "test"),
-    "StanfordCars": ("train", "test"),
+_BY_PARTS = {  # one part for all images is called train here
+    "train": "Caltech101 Caltech256 EuroSAT SEMEION SUN397",
+    "train test": "CIFAR10 CIFAR100 FER2013 FashionMNIST Food101 GTSRB KMNIST MNIST QMNIST RenderedSST2 STL10 SVHN "
+    "StanfordCars USPS",
+    "train val": "ImageNet Imagenette",
+    "train val test": "CLEVRClassification DTD Flowers102 PCAM",
+    "train valid test": "Country211",
+    "train val trainval test": "FGVCAircraft",
+    "trainval test": "OxfordIIITPet",
 }
-_WHOLE = ("Caltech101", "Caltech256", "EuroSAT", "SEMEION", "SUN397")
+_SETS = {name: tuple(parts.split()) for parts, names in _BY_PARTS.items() for name in names.split()}
 _LABELS = ("targets", "_labels", "labels", "y")
 _SAMPLES = ("samples", "_samples")
 
@@ -54,16 +44,17 @@ def read_torchvision(spec: str, *, root: str | None = None, download: bool = Fal
     """
     name = _set_name(spec)
     folder = Path(root).expanduser() if root else default_root()
-    parts: dict[str, Any] = {part: _part(name, part, folder, download) for part in _parts(name)}
+    parts: dict[str, Any] = {part: _part(name, part, folder, download) for part in _SETS[name]}
     labels = {part: _labels(images) for part, images in parts.items()}
     first = next(iter(parts.values()))
     names = getattr(first, "classes", None) or getattr(first, "categories", None)
     names = [" / ".join(n) if isinstance(n, tuple) else str(n) for n in names] if names else None
     classes, numbered, unlabelled = number_labels(spec, "label", labels, names)
     splits = {}
-    for part, found in numbered.items():
+    for part, labels_of_part in numbered.items():
         images = _Images(parts[part], f"torchvision's {name} {part} in {folder}")
-        splits[part] = Split(tuple(f"image {i}" for i in range(len(found))), found, images.read, images.locate)
+        image_names = tuple(f"image {i}" for i in range(len(labels_of_part)))
+        splits[part] = Split(image_names, labels_of_part, images.read, images.locate)
     return ImageData(spec, classes, splits, unlabelled)
 
 
@@ -83,19 +74,13 @@ class _Images:
 
 
 def _set_name(spec: str) -> str:
-    known = sorted({*_BY_FLAG, *_BY_NAME, *_WHOLE})
     asked = spec.partition(":")[2]
-    by_lower = {name.lower(): name for name in known}
+    by_lower = {name.lower(): name for name in sorted(_SETS)}
     if asked.lower() in by_lower:
         return by_lower[asked.lower()]
-    hint = suggest(spec, [f"torchvision:{name}" for name in known], cutoff=0) if asked else ""
-    raise ValueError(f"{spec!r}: torchvision has no such set of labelled images{hint}; it has: {', '.join(known)}")
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    if name in _BY_NAME:
-        return _BY_NAME[name]
-    return ("train", "test") if name in _BY_FLAG else ("train",)
+    names = by_lower.values()
+    hint = suggest(spec, [f"torchvision:{name}" for name in names], cutoff=0) if asked else ""
+    raise ValueError(f"{spec!r}: torchvision has no such set of labelled images{hint}; it has: {', '.join(names)}")
 
 
 def _part(name: str, part: str, folder: Path, download: bool) -> Any:
@@ -104,10 +89,10 @@ def _part(name: str, part: str, folder: Path, download: bool) -> Any:
     kind = getattr(torchvision.datasets, name)
     takes = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
-    if name in _BY_FLAG:
-        options["train"] = part == "train"
-    elif name in _BY_NAME:
+    if "split" in takes:
         options["split"] = part
+    elif "train" in takes:
+        options["train"] = part == "train"
     if "download" in takes:
         options["download"] = download
     if "loader" in takes:
@@ -138,10 +123,10 @@ def _load(path: str | Path) -> Image.Image:
 def _labels(images: Any) -> list[Any]:
     """All labels: from the attribute that holds them, where that agrees with some items; else from every item."""
     for name in (*_LABELS, *_SAMPLES):
-        held = getattr(images, name, None)
-        if held is None or len(held) != len(images):
+        stored = getattr(images, name, None)
+        if stored is None or len(stored) != len(images):
             continue
-        values = [value[1] if name in _SAMPLES else value for value in held]
+        values = [value[1] if name in _SAMPLES else value for value in stored]
         labels = [value.item() if hasattr(value, "item") else value for value in values]
         if all(images[i][1] == labels[i] for i in {0, len(labels) // 2, len(labels) - 1} if labels):
             return labels

@@ -41,19 +41,16 @@ class Folder:
         self.path = path
 
     def folders(self, below: str = "") -> list[str]:
-        """See `Tree`; links to a folder above are left out."""
         above = self._above(below)
         with os.scandir(self.path / below) as entries:
             return sorted(e.name for e in entries if _visible(e.name) and e.is_dir() and _identity(e.path) not in above)
 
     def files(self, below: str = "") -> list[str]:
-        """See `Tree`."""
         with os.scandir(self.path / below) as entries:
             return sorted(e.name for e in entries if _visible(e.name) and _is_file(e))
 
     def walk(self, below: str = "") -> list[str]:
-        """See `Tree`."""
-        found: list[str] = []
+        files: list[str] = []
         for folder in self.folders(below):
             seen = self._above(below)
             stack = [f"{below}{folder}/"]
@@ -68,15 +65,13 @@ class Folder:
                         if _visible(entry.name) and entry.is_dir():
                             stack.append(f"{inside}{entry.name}/")
                         elif _visible(entry.name) and _is_file(entry):
-                            found.append(inside + entry.name)
-        return found
+                            files.append(inside + entry.name)
+        return files
 
     def read(self, name: str) -> bytes:
-        """See `Tree`."""
         return (self.path / name).read_bytes()
 
     def locate(self, name: str) -> str:
-        """See `Tree`."""
         return printable(str(self.path / name))
 
     def __contains__(self, name: str) -> bool:
@@ -109,52 +104,45 @@ class Zip:
             self.root = self.folders()[0] + "/"
 
     def folders(self, below: str = "") -> list[str]:
-        """See `Tree`."""
-        start = self.root + below
-        inside = (name[len(start) :].partition("/") for name in self.members if name.startswith(start))
-        return sorted({first for first, slash, _ in inside if slash})
+        return sorted({name.partition("/")[0] for name in self._inside(below) if "/" in name})
 
     def files(self, below: str = "") -> list[str]:
-        """See `Tree`."""
-        start = self.root + below
-        inside = (name[len(start) :] for name in self.members if name.startswith(start))
-        return sorted(name for name in inside if name and "/" not in name)
+        return sorted(name for name in self._inside(below) if name and "/" not in name)
 
     def walk(self, below: str = "") -> list[str]:
-        """See `Tree`."""
-        inside = [name[len(self.root) :] for name in self.members if name.startswith(self.root + below)]
-        return [name for name in inside if "/" in name[len(below) : -1] and not name.endswith("/")]
+        return [below + name for name in self._inside(below) if "/" in name[:-1] and not name.endswith("/")]
 
     def read(self, name: str) -> bytes:
-        """See `Tree`."""
         if os.getpid() not in self.handles:
             self.handles = {os.getpid(): zipfile.ZipFile(self.path)}
         return self.handles[os.getpid()].read(self.root + name)
 
     def locate(self, name: str) -> str:
-        """See `Tree`."""
         return printable(f"{self.path}: {self.root}{name}")
 
     def __contains__(self, name: str) -> bool:
         return self.root + name in self.members
+
+    def _inside(self, below: str) -> list[str]:
+        """Names below a folder, at any depth, as seen from it."""
+        start = self.root + below
+        return [name[len(start) :] for name in self.members if name.startswith(start)]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "handles": {}}
 
 
 class FolderWithZip(Folder):
-    """A folder whose `images.zip` holds more files."""
+    """A folder whose `images.zip` holds more files; the zip comes first."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.zip = Zip(path / "images.zip")
 
     def read(self, name: str) -> bytes:
-        """See `Tree`; the zip comes first."""
         return self.zip.read(name) if name in self.zip else super().read(name)
 
     def locate(self, name: str) -> str:
-        """See `Tree`."""
         return self.zip.locate(name) if name in self.zip else super().locate(name)
 
     def __contains__(self, name: str) -> bool:
@@ -171,5 +159,5 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
