@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...vision.anatomy import anatomy_of
 from ...vision.build import build_model
 from ...vision.config import TrainConfig
 from ...vision.summary import summary
-from .grid import Average, Grid
-from .outcomes import Outcome
+from .grid import Grid
 
 _DECIDING = ("model", "model_kwargs", "method", "img_size")
 
@@ -44,28 +43,26 @@ class Cost:
 
 
 def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -> list[Cost]:
-    """The costs of each method of a part.
+    """The costs of each method of a comparison.
 
     Args:
         count: as `count_model`.
     """
-    over = grid.averages[-1] if grid.averages else Average("", dict.fromkeys(grid.tasks, 1.0))
-    found = []
+    costs = []
+    means = grid.runs.groupby(["row", "task"])[["train_seconds", "memory_mb"]].mean()
     for row, outcomes in grid.rows.items():
-        done = [o for o in outcomes if o.result is not None]
-        counts: list[tuple[int, int, int]] = []
-        problem = None
+        problem, counts = None, []
         for options in {o.trial.task: model_options(o.trial.config) for o in outcomes}.values():
             try:
                 counts.append(count(options))
             except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        known = [statistics.fmean(column) for column in zip(*counts, strict=True)] if counts and not problem else None
-        trained, executed, ideal = known or (None, None, None)
-        seconds, memory = (_mean_over_tasks(grid, done, name) for name in ("train_seconds", "memory_mb"))
-        accuracy = grid.mean_of(row, over).mean
-        found.append(Cost(row, trained, executed, ideal, seconds, memory, accuracy, problem))
-    return found
+        trained, executed, ideal = (None, None, None) if problem else map(float, np.mean(counts, axis=0))
+        # NaN, so None, if a task has no run that was measured
+        measured = means.loc[row].reindex(list(grid.tasks)).mean(skipna=False)
+        seconds, memory = (None if value != value else float(value) for value in measured)
+        costs.append(Cost(row, trained, executed, ideal, seconds, memory, grid.score(row, grid.overall).mean, problem))
+    return costs
 
 
 def count_model(options: str) -> tuple[int, int, int]:
@@ -89,14 +86,3 @@ def count_model(options: str) -> tuple[int, int, int]:
 def model_options(config: Mapping[str, Any]) -> str:
     """The options that decide about the parameters and FLOPs of a model, as JSON."""
     return json.dumps({name: config[name] for name in _DECIDING if name in config}, sort_keys=True)
-
-
-def _mean_over_tasks(grid: Grid, done: Sequence[Outcome], name: str) -> float | None:
-    """The mean over tasks of the means over seeds; None if a task has none."""
-    means = []
-    for task in grid.tasks:
-        values = [o.result[name] for o in done if o.trial.task == task and o.result and o.result.get(name) is not None]
-        if not values:
-            return None
-        means.append(statistics.fmean(values))
-    return statistics.fmean(means)

@@ -41,7 +41,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Part:
+class Comparison:
     """Trials whose numbers are comparable: of one suite, one backbone, one file of weights, one number of shots."""
 
     title: str
@@ -57,7 +57,7 @@ class Outcomes:
     """Everything that a report tells of."""
 
     folder: Path
-    parts: tuple[Part, ...]
+    parts: tuple[Comparison, ...]
     states: dict[str, Counter[str]]  # numbers of trials by stage and state
     choices: dict[str, dict[str, Any]]  # of `study tune`, by cell
 
@@ -95,7 +95,7 @@ def read_outcomes(folder: str | Path) -> Outcomes:
         words = [suite, backbone]
         words += [f"weights {weights[:8]}" if weights else "weights of the hub"] if len(alike) > 1 else []
         words += [f"{shots} {'shots' if shots != 1 else 'shot'}"] if shots is not None else []
-        parts.append(Part(", ".join(words), suite, backbone, shots, outcomes, tuple(notes)))
+        parts.append(Comparison(", ".join(words), suite, backbone, shots, outcomes, tuple(notes)))
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for trial, state in found:
         counts[trial.stage][state] += 1
