@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ...vision.anatomy import anatomy_of
@@ -19,50 +19,31 @@ from .grid import Grid
 _DECIDING = ("model", "model_kwargs", "method", "img_size")
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Costs of a method; None where they are unknown.
+def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -> pd.DataFrame:
+    """A line for each method; NaN for what is unknown, and a `problem` where parameters and FLOPs are.
 
-    Args:
-        trained: parameters that are trained outside the classifier, the mean over tasks (they differ if tuned).
-        executed, ideal: multiply-adds of a forward pass of one image, unmerged; ideal: masked entries cost nothing.
-        seconds: of training, the mean over tasks of the means over seeds.
-        memory: megabytes at most, likewise.
-        accuracy: the average over all tasks, missing where a cell is.
-        problem: why parameters and FLOPs are unknown.
-    """
-
-    row: str
-    trained: float | None
-    executed: float | None
-    ideal: float | None
-    seconds: float | None
-    memory: float | None
-    accuracy: float | None
-    problem: str | None = None
-
-
-def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -> list[Cost]:
-    """The costs of each method of a comparison.
+    trained: parameters that are trained outside the classifier, the mean over tasks (they differ if tuned); executed,
+    ideal: multiply-adds of a forward pass of one image, unmerged (ideal: masked entries cost nothing); train_seconds,
+    memory_mb: means over tasks of the means over seeds, unknown while a task has none; accuracy: the average over all
+    tasks, missing while a cell is.
 
     Args:
         count: as `count_model`.
     """
-    costs = []
-    means = grid.runs.groupby(["row", "task"])[["train_seconds", "memory_mb"]].mean()
+    means = grid.runs.groupby(["row", "task"])[["train_seconds", "memory_mb"]].mean().unstack("task")
+    costs = means.T.groupby(level=0).mean(skipna=False).T
+    lines = []
     for row, outcomes in grid.rows.items():
-        problem, counts = None, []
+        problem, counts = "", []
         for options in {o.trial.task: model_options(o.trial.config) for o in outcomes}.values():
             try:
                 counts.append(count(options))
             except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        trained, executed, ideal = (None, None, None) if problem else map(float, np.mean(counts, axis=0))
-        # NaN, so None, if a task has no run that was measured
-        measured = means.loc[row].reindex(list(grid.tasks)).mean(skipna=False)
-        seconds, memory = (None if value != value else float(value) for value in measured)
-        costs.append(Cost(row, trained, executed, ideal, seconds, memory, grid.score(row, grid.overall).mean, problem))
-    return costs
+        numbers = (np.nan,) * 3 if problem else np.mean(counts, axis=0)
+        lines.append((*numbers, grid.score(row, grid.overall).mean, problem))
+    names = ["trained", "executed", "ideal", "accuracy", "problem"]
+    return pd.DataFrame(lines, list(grid.rows), names).astype({"accuracy": float}).join(costs)
 
 
 def count_model(options: str) -> tuple[int, int, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-from .costs import Cost
 from .tables import Entry, ReportTable, simple_table
 from .updates import COLUMNS, Adapters
 
@@ -18,27 +18,27 @@ def csv_uri(table: pd.DataFrame) -> str:
     return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(content.encode()).decode()}"
 
 
-def cost_table(costs: Sequence[Cost], *, key: str) -> ReportTable:
-    """Costs and mean accuracy of each method."""
+def cost_table(costs: pd.DataFrame, *, key: str) -> ReportTable:
+    """Costs and mean accuracy of each method, as `measure_costs` gives them."""
     names = ("trained parameters", "GMACs executed", "GMACs ideal", "training (s)", "memory (MB)", "accuracy (%)")
     rows = (
         (
-            Entry(c.row),
+            Entry(c.Index),
             _number(c.trained, ",.0f"),
-            _number(None if c.executed is None else c.executed / 1e9, ".4g"),
-            _number(None if c.ideal is None else c.ideal / 1e9, ".4g"),
-            _number(c.seconds, ",.1f"),
-            _number(c.memory, ",.0f"),
+            _number(c.executed / 1e9, ".4g"),
+            _number(c.ideal / 1e9, ".4g"),
+            _number(c.train_seconds, ",.1f"),
+            _number(c.memory_mb, ",.0f"),
             _number(c.accuracy, ".2f", "missing"),
         )
-        for c in costs
+        for c in costs.itertuples()
     )
     notes = (
         "Parameters without the classifier. Multiply-adds of a forward pass of one image before merging; ideal: masked "
         "entries cost nothing, which no kernel used here achieves.",
         "Time and memory are means over tasks and seeds as measured on the machines named above; memory is the peak of "
         "the process, which on a CPU includes the libraries.",
-        *(f"{c.row}: parameters and FLOPs are unknown ({c.problem})" for c in costs if c.problem),
+        *(f"{row}: parameters and FLOPs are unknown ({why})" for row, why in costs.problem.items() if why),
     )
     return simple_table(key, "Costs", ("method", *names), rows, notes)
 
@@ -62,7 +62,7 @@ def mask_table(adapters: Sequence[Adapters], *, key: str) -> ReportTable:
             Entry(shown.row),
             Entry(str(masks.weights)),
             Entry(str(masks.branches)),
-            *map(_percent, (masks.covered, masks.shared, masks.agreeing)),
+            *(_number(share, ".1%", "none") for share in (masks.covered, masks.shared, masks.agreeing)),
         )
         for shown in adapters
         if (masks := shown.masks) is not None
@@ -78,9 +78,5 @@ def update_rows(adapters: Sequence[Adapters]) -> pd.DataFrame:
     return table[["method", *COLUMNS]]
 
 
-def _number(value: float | None, form: str, unknown: str = "unknown") -> Entry:
-    return Entry(unknown, kind="missing") if value is None else Entry(f"{value:{form}}")
-
-
-def _percent(share: float) -> Entry:
-    return Entry(f"{100 * share:.1f} %") if share == share else Entry("none", kind="missing")
+def _number(value: float, form: str, unknown: str = "unknown") -> Entry:
+    return Entry(unknown, kind="missing") if math.isnan(value) else Entry(f"{value:{form}}".replace("%", " %"))

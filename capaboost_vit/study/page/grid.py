@@ -81,6 +81,16 @@ class Grid:
         """Accuracy of a method minus that of another, by seed and task; NaN where one of the two is missing."""
         return self.accuracy.loc[row] - self.accuracy.loc[reference]
 
+    def first_runs(self) -> list[Outcome]:
+        """The first finished seed of each method and task that was computed in this study, by task."""
+        first: dict[tuple[str, str], Outcome] = {}
+        for row, outcomes in self.rows.items():
+            for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
+                if outcome.result is not None and outcome.taken_from is None:
+                    first.setdefault((outcome.trial.task, row), outcome)
+        order = list(self.tasks)
+        return sorted(first.values(), key=lambda o: order.index(o.trial.task))
+
 
 def averages(tasks: Mapping[str, Trial]) -> list[Average]:
     """What is averaged over: each group, the means of the groups, and all tasks; groups where every task has one."""

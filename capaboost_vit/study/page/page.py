@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from ..manifest import Study
 from .costs import count_model, measure_costs
 from .curves import learning_curves
 from .grid import Grid
-from .outcomes import Comparison, Outcome, Outcomes, read_outcomes
+from .outcomes import Comparison, Outcomes, read_outcomes
 from .paired import plain_lora
-from .pictures import Illustrator, Picture
+from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
 from .published import published_table, why_not_beside
 from .tables import ReportTable, accuracy_table, choices_table, paired_table, problems_table
@@ -31,20 +30,6 @@ _THUMBNAIL = 3_600  # bytes of one
 
 # comparisons, with their reference methods
 Compared = Sequence[tuple[Comparison, Grid, str | None]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One comparison on the page: its tables, pictures, the answers of runs by task, and what could not be shown."""
-
-    key: str
-    part: Comparison
-    reference: str | None
-    tables: list[ReportTable]
-    why_not_published: str | None
-    pictures: list[Picture]
-    runs: dict[str, list[Predictions]]
-    remarks: list[str]
 
 
 def write_report(
@@ -119,14 +104,22 @@ def _page(outcomes: Outcomes, compared: Compared, *, thumbnails: bool) -> dict[s
     """What the page is made from; it asks for nothing else."""
     count = functools.cache(count_model)
     images = Thumbnails() if thumbnails else None
-    shown = sum(len(_first_runs(grid)) for _, grid, _ in compared)
+    shown = sum(len(grid.first_runs()) for _, grid, _ in compared)
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
     final = outcomes.states["final"]
+    facts: dict[str, Iterable[object]] = {
+        "Suite": (part.suite for part in outcomes.parts),
+        "Backbones": (part.backbone for part in outcomes.parts),
+        "Tasks": (task for _, grid, _ in compared for task in grid.tasks),
+        "Methods": (row for _, grid, _ in compared for row in grid.rows),
+        "Seeds": sorted(o.trial.seed for o in outcomes.finals),
+    }
+    machines = Counter(words for o in outcomes.finals if o.result and (words := _machine(o.result.get("machine"))))
     return {
         "outcomes": outcomes,
         "bars": [(state, final[state], 100 * final[state] / final.total()) for state in _STATES if final[state]],
-        "facts": _facts(outcomes, compared),
-        "machines": _machines(outcomes.finals),
+        "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
+        "machines": machines.most_common(),
         "sections": [_section(f"part{i + 1}", *entry, count, images, most) for i, entry in enumerate(compared)],
         "tables": _last_tables(outcomes),
         "most": most,
@@ -135,9 +128,11 @@ def _page(outcomes: Outcomes, compared: Compared, *, thumbnails: bool) -> dict[s
 
 def _section(
     key: str, part: Comparison, grid: Grid, reference: str | None, count: Any, images: Thumbnails | None, most: int
-) -> Section:
+) -> dict[str, Any]:
+    """One comparison on the page: its tables, pictures, the answers of runs by task, and what could not be shown."""
     drawing = Illustrator(grid, key=key)
-    adapters = [a for row, outcomes in grid.rows.items() if (a := inspect(row, outcomes)) is not None]
+    first = grid.first_runs()
+    adapters = [a for row in grid.rows if (a := inspect(row, [o for o in first if o.row == row])) is not None]
     pictures = [
         drawing.differences(reference) if reference is not None else None,
         drawing.costs(measure_costs(grid, count=count)),
@@ -147,21 +142,21 @@ def _section(
         drawing.masks(adapters),
     ]
     runs: dict[str, list[Predictions]] = {}
-    for outcome in _first_runs(grid):
+    for outcome in first:
         answers = read_predictions(outcome, images, most=most)
         if answers is not None:
             runs.setdefault(outcome.trial.task, []).append(answers)
     problems = {} if images is None else images.problems
-    return Section(
-        key,
-        part,
-        reference,
-        _tables(key, part, grid, reference),
-        why_not_beside(part),
-        [picture for picture in pictures if picture is not None],
-        runs,
-        [f"No images of {task}: {why}." for task, why in problems.items() if task in grid.tasks],
-    )
+    return {
+        "key": key,
+        "part": part,
+        "reference": reference,
+        "tables": _tables(key, part, grid, reference),
+        "why_not_published": why_not_beside(part),
+        "pictures": [picture for picture in pictures if picture is not None],
+        "runs": runs,
+        "remarks": [f"No images of {task}: {why}." for task, why in problems.items() if task in grid.tasks],
+    }
 
 
 def _tables(key: str, part: Comparison, grid: Grid, reference: str | None) -> list[ReportTable]:
@@ -184,38 +179,9 @@ def _reference(grid: Grid, asked: str | None) -> str | None:
     return asked if asked in grid.rows else None
 
 
-def _first_runs(grid: Grid) -> list[Outcome]:
-    """The first finished seed of each method and task that was computed in this study, by task."""
-    first: dict[tuple[str, str], Outcome] = {}
-    for row, outcomes in grid.rows.items():
-        for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
-            if outcome.result is not None and outcome.taken_from is None:
-                first.setdefault((outcome.trial.task, row), outcome)
-    order = list(grid.tasks)
-    return sorted(first.values(), key=lambda o: order.index(o.trial.task))
-
-
-def _facts(outcomes: Outcomes, compared: Compared) -> list[tuple[str, str]]:
-    """What was run, as names and values."""
-    tasks = dict.fromkeys(task for _, grid, _ in compared for task in grid.tasks)
-    rows = dict.fromkeys(row for _, grid, _ in compared for row in grid.rows)
-    seeds = sorted({outcome.trial.seed for outcome in outcomes.finals})
-    return [
-        ("Suite", ", ".join(dict.fromkeys(part.suite for part in outcomes.parts))),
-        ("Backbones", ", ".join(dict.fromkeys(part.backbone for part in outcomes.parts))),
-        (f"Tasks ({len(tasks)})", ", ".join(tasks)),
-        (f"Methods ({len(rows)})", ", ".join(rows)),
-        (f"Seeds ({len(seeds)})", ", ".join(map(str, seeds))),
-    ]
-
-
-def _machines(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
-    """Machines and versions with the number of results that they gave."""
-    machines: Counter[str] = Counter()
-    for outcome in outcomes:
-        machine = (outcome.result or {}).get("machine")
-        if machine:
-            words = [str(machine.get("device")), *(f"{name} {machine.get(name)}" for name in ("threads", "processes"))]
-            words += [f"{name} {version}" for name, version in machine.get("versions", {}).items()]
-            machines[", ".join(words)] += 1
-    return machines.most_common()
+def _machine(machine: Mapping[str, Any] | None) -> str:
+    """The machine of a result and its versions, in words."""
+    if not machine:
+        return ""
+    words = [str(machine.get("device")), *(f"{name} {machine.get(name)}" for name in ("threads", "processes"))]
+    return ", ".join(words + [f"{name} {version}" for name, version in machine.get("versions", {}).items()])

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from ...training.figures import draw_mask
-from .costs import Cost
 from .details import cost_table, csv_uri, mask_table, rank_table, update_rows
 from .figures import draw_differences, draw_lines, draw_pareto, draw_radar
 from .grid import Grid
@@ -21,27 +20,22 @@ from .updates import Adapters, mean_shares
 _COSTS = (
     ("trained", "parameters trained outside the classifier", True),
     ("executed", "multiply-adds of a forward pass, unmerged", False),
-    ("memory", "peak memory of the process (MB)", False),
-    ("seconds", "training time of a run (s)", False),
+    ("memory_mb", "peak memory of the process (MB)", False),
+    ("train_seconds", "training time of a run (s)", False),
 )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One drawing: its title and its `<svg>`."""
-
-    title: str
-    svg: str
+Panel = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Panels that belong together, their legend, numbers and files to download (name, data: URI)."""
+    """Drawings that belong together (title, `<svg>`), their legend, numbers and files to download (name, data: URI)."""
 
     key: str
     title: str
     text: str
-    panels: tuple[Panel, ...]
+    panels: Sequence[Panel]
     legend: tuple[tuple[str, str], ...] = ()
     numbers: ReportTable | None = None
     download: tuple[str, str] | None = None
@@ -54,18 +48,15 @@ class Illustrator:
         self.grid, self.key = grid, key
         self.places = {row: place for place, row in enumerate(grid.rows)}
 
-    def costs(self, costs: Sequence[Cost]) -> Picture:
+    def costs(self, costs: pd.DataFrame) -> Picture:
         """Accuracy against parameters, FLOPs, memory and time."""
-        panels = []
+        panels: list[Panel] = []
         drawn: set[str] = set()
         for field, label, log in _COSTS:
-            points = {
-                self.places[c.row]: (c.row, float(getattr(c, field)), c.accuracy)
-                for c in costs
-                if c.accuracy is not None and getattr(c, field) is not None
-            }
+            table = costs[[field, "accuracy"]].dropna()
+            points = {self.places[row]: (row, float(cost), float(score)) for row, cost, score in table.itertuples()}
             if points:
-                drawn |= {name for name, _, _ in points.values()}
+                drawn |= set(table.index)
                 words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in points.values())
                 title = f"Accuracy and {label}"
                 panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, points, label=label, log=log))
@@ -74,7 +65,7 @@ class Illustrator:
             "Accuracy against costs",
             "The line joins the methods that no other one beats in both accuracy and cost. Methods with a missing mean "
             "accuracy or cost are not drawn; the table has what is known of them.",
-            tuple(panels),
+            panels,
             self._legend((row for row in self.grid.rows if row in drawn), "cost-key"),
             cost_table(costs, key=f"{self.key}-cost-table"),
         )
@@ -102,7 +93,7 @@ class Illustrator:
             f"Accuracy over {what}",
             "Rings are accuracies in per cent and do not begin at zero. Only methods without a missing cell are drawn; "
             "the numbers are in the table of accuracies.",
-            (self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names),),
+            [self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names)],
             self._legend(values, "radar-key"),
         )
 
@@ -121,7 +112,7 @@ class Illustrator:
                 panels.append(self._panel(title, name, words, draw_differences, lines, reference=reference))
         text = "A dot is the mean difference, a bar its 95 % interval; where a bar crosses zero nothing is decided."
         title = f"Differences to {reference}"
-        return Picture(f"{self.key}-differences", title, text, tuple(panels)) if panels else None
+        return Picture(f"{self.key}-differences", title, text, panels) if panels else None
 
     def curves(self, curves: pd.DataFrame) -> Picture | None:
         """Training loss of each task, and accuracy on val where the runs had one."""
@@ -142,7 +133,7 @@ class Illustrator:
             f"{self.key}-curves",
             "Learning curves",
             "Means over the finished seeds. All points are in the csv file.",
-            tuple(panels),
+            panels,
             self._legend((row for row in self.grid.rows if row in set(curves.method)), "curve-key"),
             download=(f"{self.key}-learning-curves.csv", csv_uri(curves)),
         )
@@ -161,10 +152,10 @@ class Illustrator:
                 options = {"x": "block", "y": f"{measure} rank", "marked": True}
                 drawn[f"{measure.capitalize()} rank of dW by block"] = (lines, options)
         words = "mean effective ranks " + "; ".join(f"{a.row} {a.updates.effective.mean():.2f}" for a in shown)
-        panels = tuple(
+        panels = [
             self._panel(title, f"update{i}", words, draw_lines, lines, **options)
             for i, (title, (lines, options)) in enumerate(drawn.items())
-        )
+        ]
         return Picture(
             f"{self.key}-updates",
             "Spectra and ranks of the updates dW",
@@ -193,7 +184,7 @@ class Illustrator:
             "Masks: coverage and overlap",
             "One masked weight of each method, a corner where it is large: what each branch uses, and below by how "
             "many branches each entry is used.",
-            tuple(panels),
+            panels,
             numbers=mask_table(adapters, key=f"{self.key}-mask-table"),
         )
 
@@ -201,7 +192,7 @@ class Illustrator:
         """What `draw` draws of the data, with its title and words as the label."""
         with styled():
             figure = draw(*data, **options)
-        return Panel(title, to_svg(figure, prefix=f"{self.key}-{name}", label=f"{title}. {words}"))
+        return title, to_svg(figure, prefix=f"{self.key}-{name}", label=f"{title}. {words}")
 
     def _legend(self, rows: Iterable[str], name: str) -> tuple[tuple[str, str], ...]:
         with styled():

@@ -11,6 +11,7 @@ from .outcomes import Comparison, Outcomes, described
 from .paired import LEVEL, RESAMPLES, Difference, compare
 
 MISSING = "missing"
+_LISTED = 2  # things that are missing
 
 
 @dataclass(frozen=True)
@@ -150,27 +151,24 @@ def _best(scores: Sequence[Score]) -> float | None:
 
 
 def _accuracy(score: Score, best: float | None) -> Entry:
-    lacking = _shortened(score.lacking)
-    if score.mean is None:
-        return Entry(MISSING, lacking=lacking, kind=MISSING)
     spread = "" if score.spread is None else f"± {score.spread:.2f}"
-    kind = "partial" if lacking else "best" if round(score.mean, 2) == best else ""
-    return Entry(f"{score.mean:.2f}", spread, lacking, kind)
+    is_best = score.mean is not None and not score.lacking and round(score.mean, 2) == best
+    return _number(score.mean, ".2f", spread, score.lacking, "best" if is_best else "")
 
 
 def _difference(difference: Difference) -> Entry:
-    lacking = _shortened(difference.lacking)
-    if difference.mean is None:
-        return Entry(MISSING, lacking=lacking, kind=MISSING)
     interval = "" if difference.low is None else f"[{difference.low:+.2f}, {difference.high:+.2f}]"
-    kind = {1: "up", -1: "down", 0: "partial" if lacking else ""}[difference.sign]
-    return Entry(f"{difference.mean:+.2f}", interval, lacking, kind)
+    kind = {1: "up", -1: "down", 0: ""}[difference.sign]
+    return _number(difference.mean, "+.2f", interval, difference.lacking, kind)
 
 
-def _shortened(lacking: Sequence[str], most: int = 2) -> str:
-    """The first things that are missing, and how many more."""
-    more = len(lacking) - most
-    return ", ".join(lacking[:most]) + (f" and {more} more" if more > 0 else "")
+def _number(value: float | None, form: str, detail: str, lacking: Sequence[str], kind: str) -> Entry:
+    """A number, with the first things that are missing of it and how many more."""
+    more = len(lacking) - _LISTED
+    words = ", ".join(lacking[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    if value is None:
+        return Entry(MISSING, lacking=words, kind=MISSING)
+    return Entry(f"{value:{form}}", detail, words, kind or ("partial" if lacking else ""))
 
 
 def _letters(number: int) -> str:

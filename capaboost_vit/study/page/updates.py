@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,24 +45,20 @@ class Adapters:
     masks: MaskShares | None
 
 
-def inspect(row: str, outcomes: Sequence[Outcome]) -> Adapters | None:
-    """Reads the adapter file of the first finished seed on each task; None without any.
+def inspect(row: str, outcomes: Iterable[Outcome]) -> Adapters | None:
+    """Reads the adapter files of finished runs of a method; None without any.
 
     A file that is missing (`--keep-models false`) or damaged is left out, and `runs` says how many there were.
     """
-    chosen: dict[str, Outcome] = {}
-    for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
-        if outcome.result is not None and (outcome.folder / "adapter.safetensors").is_file():
-            chosen.setdefault(outcome.trial.task, outcome)
     updates: list[dict[str, Any]] = []
     masks, runs = None, 0
-    for outcome in chosen.values():
+    for outcome in outcomes:
         # the adapter file of a full fine-tuning is large, and shows nothing here
         if outcome.result is None or not outcome.result["parameters"].get("branches"):
             continue
         try:
             header, tensors = read_adapter_file(outcome.folder / "adapter.safetensors")
-        except ValueError:
+        except (OSError, ValueError):
             continue
         runs += 1
         updates += linear_updates(header, tensors, task=outcome.trial.task)
