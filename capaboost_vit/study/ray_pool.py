@@ -10,7 +10,7 @@ from typing import Any
 from ..training.stop import Stop
 from .config import WorkConfig
 from .manifest import Study
-from .status import Progress, interrupted
+from .status import ProgressLine, interrupted
 from .work import work
 
 _LOOK = 2.0  # seconds between two looks at the tasks
@@ -40,7 +40,7 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
     with Stop() as stop:
         try:
             waiting = [task.remote(str(study.path.resolve()), os.getcwd(), options) for _ in range(config.workers)]
-            tasks, progress = waiting, Progress(study, say)
+            tasks, progress = waiting, ProgressLine(study, say)
             while waiting and not stop.number:
                 done, waiting = ray.wait(waiting, timeout=_LOOK)
                 ray.get(done)  # raises what a worker has raised

@@ -24,7 +24,7 @@ _MISSING = "-"
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One finished run: its row and column, and its scores on the test split, the first one the task's own."""
 
     model: str
@@ -38,7 +38,7 @@ class Run:
     folder: Path
 
 
-def collect(folders: Iterable[str | Path]) -> list[Run]:
+def collect(folders: Iterable[str | Path]) -> list[FinishedRun]:
     """The finished runs with a test score in these folders and below them; folders of stages are left out.
 
     Raises:
@@ -91,13 +91,13 @@ def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
     return " + ".join(names) or "none"
 
 
-def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     """Column names and rows: `mean ± standard deviation (runs)` of the scores of each task, joined by a slash.
 
     A cell without a run is `-`. The average of GLUE is that of the 11 numbers of its eight tasks (MRPC, QQP and STS-B
     have two each), the mean over seeds of each, and stands only where all are there.
     """
-    rows: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[tuple[str, str], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
     labels = _labels(runs)
     for run in runs:
         rows[run.model, labels[run.folder]][run.task].append(run)
@@ -123,7 +123,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def write_report(runs: Sequence[Run], path: Path) -> Path:
+def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
     """Writes the table as .md or .csv, or all runs as .json. Raises ValueError for another suffix."""
     head, rows = table(runs)
     if path.suffix == ".md":
@@ -141,7 +141,7 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
     return path
 
 
-def _run(path: Path) -> Run | None:
+def _run(path: Path) -> FinishedRun | None:
     try:
         found = json.loads(path.read_text("utf-8"))
         config = found["config"]
@@ -158,7 +158,7 @@ def _run(path: Path) -> Run | None:
         return (
             None
             if not scores
-            else Run(
+            else FinishedRun(
                 model=Path(config["model"]).name,
                 method=method_name(found["method"]),
                 task=Path(config["data"]).name if task is None or task in _OWN else task,
@@ -174,7 +174,7 @@ def _run(path: Path) -> Run | None:
         raise ValueError(f"{path} is not the result of a run ({type(error).__name__}: {error})") from error
 
 
-def _labels(runs: Sequence[Run]) -> dict[Path, str]:
+def _labels(runs: Sequence[FinishedRun]) -> dict[Path, str]:
     """The row of each run: its method, numbered where runs of one task differ in more than the seed."""
     variants: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     labels = {}
@@ -187,11 +187,11 @@ def _labels(runs: Sequence[Run]) -> dict[Path, str]:
     return labels
 
 
-def _means(runs: Sequence[Run]) -> dict[str, float]:
+def _means(runs: Sequence[FinishedRun]) -> dict[str, float]:
     return {name: statistics.fmean(run.scores[name] for run in runs) for name in (runs[0].scores if runs else ())}
 
 
-def _cell(runs: Sequence[Run]) -> str:
+def _cell(runs: Sequence[FinishedRun]) -> str:
     if not runs:
         return _MISSING
     means = "/".join(f"{value:.2f}" for value in _means(runs).values())

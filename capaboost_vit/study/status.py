@@ -36,7 +36,7 @@ def progress_line(study: Study) -> str:
     return f"{sum(counts.values())} trials: {', '.join(parts)}"
 
 
-class Progress:
+class ProgressLine:
     """Says how far a study is whenever that has changed."""
 
     def __init__(self, study: Study, say: Callable[[str], None]) -> None:

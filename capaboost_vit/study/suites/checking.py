@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...vision.data import ImageData, Split, check_data, open_data
-from .known import compare
-from .task import Suite, Task
+from .fingerprints import compare
+from .task import Suite, SuiteTask
 
 _LISTED = 3
 
@@ -21,7 +21,7 @@ class TaskReport:
         hashes: the SHA-256 of train, val and test, as a run's result.json has them.
     """
 
-    task: Task
+    task: SuiteTask
     classes: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     disjoint: bool = False
@@ -79,7 +79,7 @@ def check_suite(
     return SuiteReport(suite.name, reports, missing or {})
 
 
-def _check_task(suite: str, task: Task, progress: Callable[[str, int, int], None] | None) -> TaskReport:
+def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int], None] | None) -> TaskReport:
     names = {"train": task.train, "val": task.val, "full": task.full, "test": task.test}
     try:
         data = _open(task)
@@ -111,7 +111,7 @@ def _check_task(suite: str, task: Task, progress: Callable[[str, int, int], None
     )
 
 
-def _open(task: Task) -> ImageData:
+def _open(task: SuiteTask) -> ImageData:
     options = dict(task.options)
     return open_data(
         task.data,
@@ -130,7 +130,7 @@ def _is_the_rest(splits: Mapping[str, Split]) -> bool:
     return set(splits["full"].names) == {name for split in others for name in split.names}
 
 
-def _wrong_numbers(task: Task, classes: int, splits: Mapping[str, Split]) -> Iterator[str]:
+def _wrong_numbers(task: SuiteTask, classes: int, splits: Mapping[str, Split]) -> Iterator[str]:
     if task.classes not in (None, classes):
         yield f"{classes} classes, expected {task.classes}"
     for name, expected in task.sizes.items():
