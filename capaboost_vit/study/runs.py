@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections import defaultdict
@@ -11,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from ..core.masks import resolve_density
 from ..io.atomic import write_text
@@ -45,15 +45,15 @@ def collect(folders: Iterable[str | Path]) -> list[FinishedRun]:
         FileNotFoundError: no such folder, or no finished run in it.
         ValueError: a result.json that is damaged.
     """
-    runs = []
+    runs: list[FinishedRun] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder at {folder}")
-        found = [_run(path) for path in sorted(folder.rglob("result.json")) if path.parent.name not in ("dapt", "tapt")]
-        if not found:
+        results = [path for path in sorted(folder.rglob("result.json")) if path.parent.name not in ("dapt", "tapt")]
+        if not results:
             raise FileNotFoundError(f"no finished run (result.json) in {folder}")
-        runs += [run for run in found if run is not None]
-    return runs
+        runs += map(_run, results)
+    return [run for run in runs if run.scores]
 
 
 def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
@@ -98,20 +98,21 @@ def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     have two each), the mean over seeds of each, and stands only where all are there.
     """
     rows: dict[tuple[str, str], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
-    labels = _labels(runs)
+    settings: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for run in runs:
-        rows[run.model, labels[run.folder]][run.task].append(run)
+        label = numbered(run.method, run.settings, settings[run.model, run.method, run.task])
+        rows[run.model, label][run.task].append(run)
     tasks = sorted({run.task for run in runs}, key=_column)
     several = len({run.model for run in runs}) > 1
     averaged = all(task in tasks for task in GLUE)
     head = [*(["model"] if several else []), "method", "trained", *tasks, *(["average of 11"] if averaged else [])]
     lines = []
     for (model, label), cells in rows.items():
-        trained = sorted({run.trained for found in cells.values() for run in found})
+        trained = sorted({run.trained for inside in cells.values() for run in inside})
         counts = f"{trained[0]:,}" + (f" to {trained[-1]:,}" if len(trained) > 1 else "")
         line = [*([model] if several else []), label, counts, *(_cell(cells.get(task, [])) for task in tasks)]
         if averaged:
-            average = glue_average({task: _means(found) for task, found in cells.items() if task in GLUE})
+            average = glue_average({task: _means(inside) for task, inside in cells.items() if task in GLUE})
             line.append(_MISSING if average is None else f"{average:.2f}")
         lines.append(line)
     return head, lines
@@ -129,9 +130,7 @@ def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
     if path.suffix == ".md":
         text = markdown(head, rows)
     elif path.suffix == ".csv":
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([head, *rows])
-        text = out.getvalue()
+        text = pd.DataFrame(rows, columns=head).to_csv(index=False)
     elif path.suffix == ".json":
         text = json.dumps([{**vars(run), "folder": str(run.folder)} for run in runs], indent=2) + "\n"
     else:
@@ -141,50 +140,41 @@ def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
     return path
 
 
-def _run(path: Path) -> FinishedRun | None:
+def _run(path: Path) -> FinishedRun:
     try:
-        found = json.loads(path.read_text("utf-8"))
-        config = found["config"]
+        result = json.loads(path.read_text("utf-8"))
+        config = result["config"]
         scores = {
             name.removeprefix("test_"): float(value)
-            for name, value in found.items()
+            for name, value in result.items()
             if name.startswith("test_") and value is not None and name not in ("test_right", "test_total")
         }
         task = config.get("task")
         if task in TASKS:
             scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
         settings = {name: value for name, value in config.items() if name not in _FREE}
-        settings["data"] = found["data"]["splits"]  # by what is in them, wherever they lie
-        return (
-            None
-            if not scores
-            else FinishedRun(
-                model=Path(config["model"]).name,
-                method=method_name(found["method"]),
-                task=Path(config["data"]).name if task is None or task in _OWN else task,
-                seed=config["seed"],
-                scores=scores,
-                trained=found["parameters"]["trained"],
-                seconds=found["train_seconds"],
-                settings=json.dumps(settings, sort_keys=True),
-                folder=path.parent,
-            )
+        settings["data"] = result["data"]["splits"]  # by what is in them, wherever they lie
+        return FinishedRun(
+            model=Path(config["model"]).name,
+            method=method_name(result["method"]),
+            task=Path(config["data"]).name if task is None or task in _OWN else task,
+            seed=config["seed"],
+            scores=scores,
+            trained=result["parameters"]["trained"],
+            seconds=result["train_seconds"],
+            settings=json.dumps(settings, sort_keys=True),
+            folder=path.parent,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the result of a run ({type(error).__name__}: {error})") from error
 
 
-def _labels(runs: Sequence[FinishedRun]) -> dict[Path, str]:
-    """The row of each run: its method, numbered where runs of one task differ in more than the seed."""
-    variants: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    labels = {}
-    for run in runs:
-        known = variants[run.model, run.method, run.task]
-        if run.settings not in known:
-            known.append(run.settings)
-        number = known.index(run.settings)
-        labels[run.folder] = run.method if number == 0 else f"{run.method} ({number + 1})"
-    return labels
+def numbered(label: str, settings: Any, earlier: list[Any]) -> str:
+    """The label of a row, numbered where settings of the same cell before these were others; they are noted."""
+    if settings not in earlier:
+        earlier.append(settings)
+    number = earlier.index(settings)
+    return label if number == 0 else f"{label} ({number + 1})"
 
 
 def _means(runs: Sequence[FinishedRun]) -> dict[str, float]:
@@ -202,6 +192,5 @@ def _cell(runs: Sequence[FinishedRun]) -> str:
 
 
 def _column(task: str) -> tuple[int, str]:
-    known = list(TASKS)
-    order = [*GLUE, *(name for name in known if name not in GLUE)]
+    order = list(dict.fromkeys((*GLUE, *TASKS)))
     return (order.index(task) if task in order else len(order), task)

@@ -17,16 +17,15 @@ STATES = ("finished", "running", "waiting", "failed")
 def states(study: Study) -> list[tuple[Trial, str]]:
     """Each trial, and whether it is finished, running (a worker has it), waiting, or failed (given up)."""
     leases = Leases(study.leases, seconds=float("inf"))
-    found = []
-    for trial in study.trials().values():
+
+    def state(trial: Trial) -> str:
         if study.finished(trial):
-            state = "finished"
-        elif study.failure(trial) is not None:
-            state = "failed"
-        else:
-            state = "waiting" if leases.owner(trial.id) is None else "running"
-        found.append((trial, state))
-    return found
+            return "finished"
+        if study.failure(trial) is not None:
+            return "failed"
+        return "waiting" if leases.owner(trial.id) is None else "running"
+
+    return [(trial, state(trial)) for trial in study.trials().values()]
 
 
 def progress_line(study: Study) -> str:
