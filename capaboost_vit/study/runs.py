@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,8 @@ def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     have two each), the mean over seeds of each, and stands only where all are there.
     """
     rows: dict[tuple[str, str], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
-    settings: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for run in runs:
-        label = numbered(run.method, run.settings, settings[run.model, run.method, run.task])
+    labels = row_labels(((r.model, r.method, r.task), r.method, r.seed, json.loads(r.settings)) for r in runs)
+    for run, (label, *_) in zip(runs, labels, strict=True):
         rows[run.model, label][run.task].append(run)
     tasks = sorted({run.task for run in runs}, key=_column)
     several = len({run.model for run in runs}) > 1
@@ -169,12 +168,30 @@ def _run(path: Path) -> FinishedRun:
         raise ValueError(f"{path} is not the result of a run ({type(error).__name__}: {error})") from error
 
 
-def numbered(label: str, settings: Any, earlier: list[Any]) -> str:
-    """The label of a row, numbered where settings of the same cell before these were others; they are noted."""
-    if settings not in earlier:
-        earlier.append(settings)
-    number = earlier.index(settings)
-    return label if number == 0 else f"{label} ({number + 1})"
+def row_labels(
+    runs: Iterable[tuple[Hashable, str, int, dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The row of each run, numbered where runs of one cell differ in more than the seed.
+
+    Masks that follow the seed, as those of a study do, are no difference.
+
+    Args:
+        runs: (cell, label of its row, seed, all other options) of each.
+
+    Returns:
+        For each (label, options of the first run in its cell, its own).
+    """
+    runs = list(runs)
+    fixed = {cell for cell, _, seed, options in runs if (options.get("method") or {}).get("mask_seed", seed) != seed}
+    variants: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
+    for cell, label, _, options in runs:
+        if cell not in fixed and options.get("method"):
+            method = {name: value for name, value in options["method"].items() if name != "mask_seed"}
+            options = {**options, "method": method}
+        if options not in variants[cell]:
+            variants[cell].append(options)
+        number = variants[cell].index(options) + 1
+        yield label if number == 1 else f"{label} ({number})", variants[cell][0], options
 
 
 def _means(runs: Sequence[FinishedRun]) -> dict[str, float]:

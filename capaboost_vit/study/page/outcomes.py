@@ -11,7 +11,7 @@ from typing import Any
 from ...training.folder import differences
 from ..choose import read_choices
 from ..manifest import Study
-from ..runs import method_name, numbered
+from ..runs import method_name, row_labels
 from ..status import states
 from ..trial import Trial
 
@@ -144,19 +144,15 @@ def _check(result: Any, trial: Trial) -> None:
 
 def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
     """The row of each trial by its id, and how the rows of one method differ."""
-    variants: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    runs = []
+    for trial in trials:
+        options = {name: value for name, value in trial.identity()["options"].items() if name != "seed"}
+        runs.append(((trial.method, trial.task), trial.method, trial.seed, options))
     rows: dict[str, str] = {}
     notes: dict[str, None] = {}
-    follow: dict[tuple[str, str], bool] = defaultdict(lambda: True)  # whether all masks are those of the seed
-    for trial in trials:
-        follow[trial.method, trial.task] &= trial.config["method"].get("mask_seed") == trial.seed
-    for trial in trials:
-        cell = trial.method, trial.task
-        options = {name: value for name, value in trial.identity()["options"].items() if name != "seed"}
-        if follow[cell]:
-            options["method"] = {k: v for k, v in options["method"].items() if k != "mask_seed"}
-        row = rows[trial.id] = numbered(trial.method, options, variants[cell])
+    for trial, (row, first, options) in zip(trials, row_labels(runs), strict=True):
+        rows[trial.id] = row
         if row != trial.method:
-            changed = "; ".join(differences(variants[cell][0], options))
+            changed = "; ".join(differences(first, options))
             notes[f"{row} differs from {trial.method} on {trial.task}: {changed}"] = None
     return rows, list(notes)

@@ -20,7 +20,7 @@ from .predictions import Predictions, Thumbnails, read_predictions
 from .published import published_table, why_not_beside
 from .tables import ReportTable, accuracy_table, choices_table, paired_table, problems_table
 from .updates import inspect
-from .writers import as_csv, as_json, cell_lines, render, run_lines
+from .writers import CELLS, RUNS, as_csv, as_json, cell_rows, render, run_rows
 
 FORMATS = ("html", "md", "csv", "tex", "json")
 _STATES = ("finished", "running", "waiting", "failed", "damaged")
@@ -69,8 +69,8 @@ def write_report(
         if name in formats:
             texts[f"report.{name}"] = render(f"report.{name}", **values, tables=[*tables, *_last_tables(outcomes)])
     if "csv" in formats:
-        texts["report.csv"] = as_csv(cell_lines(compared))
-        texts["report_runs.csv"] = as_csv(run_lines(outcomes))
+        texts["report.csv"] = as_csv(CELLS, cell_rows(compared))
+        texts["report_runs.csv"] = as_csv(RUNS, run_rows(outcomes))
     if "json" in formats:
         texts["report.json"] = as_json(Study(folder), outcomes)
     target = Path(folder if output is None else output)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pandas as pd
 from ..known import report_line
 from ..manifest import Study
 from ..status import states
-from .grid import Grid, Score
+from .grid import Grid
 from .outcomes import Comparison, Outcomes
 from .paired import Difference, compare
 
@@ -59,53 +60,49 @@ def _environment() -> Environment:
     return environment
 
 
-def as_csv(lines: Iterable[dict[str, Any]]) -> str:
-    """Lines as csv; None is an empty field, whole numbers stay whole."""
-    return str(pd.DataFrame(lines, dtype=object).to_csv(index=False))
+def as_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as csv; None is an empty field, whole numbers stay whole."""
+    return str(pd.DataFrame(list(rows), columns=list(columns), dtype=object).to_csv(index=False))
 
 
-def cell_lines(compared: Sequence[tuple[Comparison, Grid, str | None]]) -> Iterable[dict[str, Any]]:
-    """A line for each method and task or average, with the comparison; the reference may be None."""
+CELLS = (
+    *("suite", "backbone", "shots", "method", "over", "kind", "group", "mean", "std", "seeds", "planned_seeds"),
+    *("missing", "reference", "difference", "low", "high", "notes"),
+)
+RUNS = (
+    *("trial", "suite", "backbone", "shots", "task", "group", "method", "seed", "state", "test_accuracy"),
+    *("test_right", "test_total", "trained_parameters", "train_seconds", "memory_mb", "device", "problem"),
+)
+
+
+def cell_rows(compared: Iterable[tuple[Comparison, Grid, str | None]]) -> Iterator[Sequence[Any]]:
+    """For `CELLS`, a row for each method and task or average, with the comparison; the reference may be None."""
     for part, grid, reference in compared:
-        for row in grid.rows:
+        for row, column in itertools.product(grid.rows, grid.columns):
+            kind, group, notes = "average", "", ""
+            if column.trial is not None:
+                kind, group, notes = "task", column.trial.group, "; ".join(column.trial.notes)
+            score = grid.score(row, column)
+            planned, lacking = len(grid.accuracy.loc[row]), "; ".join(score.lacking)
             other = reference if reference != row else None
-            for column in grid.columns:
-                trial = column.trial
-                score = grid.score(row, column)
-                difference = None if other is None else compare(grid, row, other, column)
-                yield {
-                    **{"suite": part.suite, "backbone": part.backbone, "shots": part.shots, "method": row},
-                    **{"over": column.name, "kind": "average" if trial is None else "task"},
-                    "group": "" if trial is None else trial.group,
-                    **_numbers(score, len(grid.accuracy.loc[row]), other, difference),
-                    "notes": "" if trial is None else "; ".join(trial.notes),
-                }
+            difference = Difference(None, None, None, 0) if other is None else compare(grid, row, other, column)
+            yield (
+                *(part.suite, part.backbone, part.shots, row, column.name, kind, group),
+                *(score.mean, score.spread, score.seeds, planned, lacking),
+                *(other, difference.mean, difference.low, difference.high, notes),
+            )
 
 
-def _numbers(score: Score, planned: int, reference: str | None, difference: Difference | None) -> dict[str, Any]:
-    return {
-        **{"mean": score.mean, "std": score.spread, "seeds": score.seeds, "planned_seeds": planned},
-        **{"missing": "; ".join(score.lacking), "reference": reference},
-        **{name: None if difference is None else getattr(difference, key) for name, key in _DIFFERENCE.items()},
-    }
-
-
-_DIFFERENCE = {"difference": "mean", "low": "low", "high": "high"}
-
-
-def run_lines(outcomes: Outcomes) -> Iterable[dict[str, Any]]:
-    """A line for each final trial, finished or not."""
+def run_rows(outcomes: Outcomes) -> Iterator[Sequence[Any]]:
+    """For `RUNS`, a row for each final trial, finished or not."""
     for o in outcomes.finals:
         trial, result = o.trial, o.result or {}
-        yield {
-            **{"trial": trial.id, "suite": trial.suite, "backbone": trial.backbone, "shots": trial.shots},
-            **{"task": trial.task, "group": trial.group, "method": o.row, "seed": trial.seed, "state": o.state},
-            **{name: result.get(name) for name in ("test_accuracy", "test_right", "test_total")},
-            "trained_parameters": result.get("parameters", {}).get("trained"),
-            **{name: result.get(name) for name in ("train_seconds", "memory_mb")},
-            "device": result.get("machine", {}).get("device"),
-            "problem": o.problem,
-        }
+        yield (
+            *(trial.id, trial.suite, trial.backbone, trial.shots, trial.task, trial.group, o.row, trial.seed, o.state),
+            *(result.get(name) for name in ("test_accuracy", "test_right", "test_total")),
+            *(result.get("parameters", {}).get("trained"), result.get("train_seconds"), result.get("memory_mb")),
+            *(result.get("machine", {}).get("device"), o.problem),
+        )
 
 
 def as_json(study: Study, outcomes: Outcomes) -> str:
