@@ -30,8 +30,8 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("Ray is not installed: pip install capaboost_vit[ray]", name="ray") from error
-    mine = not ray.is_initialized()
-    if mine:
+    started_here = not ray.is_initialized()
+    if started_here:
         ray.init(address=config.ray_address, log_to_driver=False, include_dashboard=False)
     options: dict[str, Any] = {"lease": config.lease, "attempts": config.attempts, "keep_models": config.keep_models}
     task = ray.remote(_task).options(
@@ -52,7 +52,7 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
                 while waiting and time.monotonic() < until:
                     waiting = ray.wait(waiting, timeout=_LOOK)[1]
         finally:
-            if mine:
+            if started_here:
                 ray.shutdown()
     if stop.number:
         raise interrupted(study, stop.number)

@@ -59,11 +59,11 @@ def describe(study: Study) -> Iterator[str]:
     Raises:
         FileNotFoundError: there is no study. ValueError: a result that is damaged.
     """
-    found = states(study)
+    trials = states(study)
     yield f"{study.path}: {progress_line(study)}"
     for stage in ("candidate", "final"):
         by_method: dict[str, Counter[str]] = {}
-        for trial, state in found:
+        for trial, state in trials:
             if trial.stage == stage:
                 by_method.setdefault(trial.method, Counter())[state] += 1
         width = max(map(len, by_method), default=0)
@@ -71,25 +71,25 @@ def describe(study: Study) -> Iterator[str]:
             others = "".join(f", {counts[state]} {state}" for state in STATES[1:] if counts[state])
             yield f"  {stage:9}  {method:{width}}  {counts['finished']} of {sum(counts.values())} finished{others}"
     leases = Leases(study.leases, seconds=float("inf"))
-    for trial, state in found:
+    for trial, state in trials:
         owner = leases.owner(trial.id) if state == "running" else None
         if owner is not None:
             where = f"process {owner.get('pid')} on {owner.get('host')}"
             yield f"running: {trial.title()}: {where}, last sign of life {owner.get('time')}"
-    for trial, state in found:
+    for trial, state in trials:
         if state == "failed":
             failure = study.failure(trial) or {}
             yield f"failed: {trial.title()} ({study.run_folder(trial)}): {failure.get('error')}"
-    yield from _time(study, found)
+    yield from _time(study, trials)
 
 
-def _time(study: Study, found: list[tuple[Trial, str]]) -> Iterator[str]:
+def _time(study: Study, trials: list[tuple[Trial, str]]) -> Iterator[str]:
     seconds = [
         float(result["train_seconds"])
-        for trial, state in found
+        for trial, state in trials
         if state == "finished" and (result := study.result(trial)) is not None
     ]
-    left = sum(state in ("running", "waiting") for _, state in found)
+    left = sum(state in ("running", "waiting") for _, state in trials)
     if seconds:
         mean = statistics.fmean(seconds)
         rest = f"; {left} are left: {left * mean / 3600:.1f} h of one worker" if left else ""

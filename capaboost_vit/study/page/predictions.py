@@ -63,13 +63,13 @@ class Thumbnails:
             if data is None:
                 return name, None
             split = data.split(config["test_split"])
-            found = split.names[place]
-            if name is not None and name != found:
-                raise ValueError(f"{config['data']} has changed: image {place} is {found}, it was {name}")
+            stored = split.names[place]
+            if name is not None and name != stored:
+                raise ValueError(f"{config['data']} has changed: image {place} is {stored}, it was {name}")
             at = (key, config["test_split"], place)
             if at not in self.made:
                 self.made[at] = jpeg(split.image(place))
-            return found, self.made[at]
+            return stored, self.made[at]
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
             self.problems.setdefault(outcome.trial.task, " ".join(str(error).split()))
             return name, None

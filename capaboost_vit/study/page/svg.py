@@ -76,12 +76,12 @@ def to_svg(figure: Any, *, prefix: str, label: str) -> str:
     label = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     body = text[text.index(">") + 1 :]
     named = set(re.findall(r"url\(#([^)]+)\)", body)) | set(re.findall(r'xlink:href="#([^"]+)"', body))
-    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in named else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in named else "", body)
     body = body.replace("url(#", f"url(#{prefix}-").replace('xlink:href="#', f'href="#{prefix}-')
     body = body.replace("xlink:href=", "href=")
     for stand_in, variable in _VARIABLES.items():
         body = body.replace(stand_in, variable)
-    body = re.sub(r"#0101([0-9a-f]{2})", lambda found: f"var(--c{int(found[1], 16) - 16})", body)
+    body = re.sub(r"#0101([0-9a-f]{2})", lambda match: f"var(--c{int(match[1], 16) - 16})", body)
     body = re.sub(r"\n\s*", "\n", body)
     return f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}" style="--w:{width}">{body}'
 

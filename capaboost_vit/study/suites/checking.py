@@ -41,8 +41,8 @@ class SuiteReport:
     @property
     def problems(self) -> list[str]:
         """Everything that stands between this data and a result: one line each."""
-        found = [f"{report.task.name}: {line}" for report in self.tasks for line in report.problems]
-        return found + [f"{name}: no data: {reason}" for name, reason in self.missing.items()]
+        problems = [f"{report.task.name}: {line}" for report in self.tasks for line in report.problems]
+        return problems + [f"{name}: no data: {reason}" for name, reason in self.missing.items()]
 
     def text(self) -> str:
         """A line for each task, with its remarks and problems below it."""
@@ -51,12 +51,12 @@ class SuiteReport:
     def _lines(self) -> Iterator[str]:
         for report in self.tasks:
             sizes = ", ".join(f"{name} {size:,}" for name, size in report.sizes.items())
-            found = [report.task.name]
+            parts = [report.task.name]
             if sizes:
                 hashes = ", ".join(f"{name} {sha256[:16]}" for name, sha256 in report.hashes.items())
                 apart = "disjoint" if report.disjoint else "NOT disjoint"
-                found += [f"{report.classes} classes", sizes, apart, f"sha256 of {hashes}"]
-            yield "; ".join(found)
+                parts += [f"{report.classes} classes", sizes, apart, f"sha256 of {hashes}"]
+            yield "; ".join(parts)
             yield from (f"  note: {line}" for line in report.remarks)
             yield from (f"  problem: {line}" for line in report.problems)
         yield from (f"{name}; no data\n  problem: {reason}" for name, reason in self.missing.items())

@@ -54,13 +54,13 @@ def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         FileNotFoundError: no data for a task: the places that were looked at, and what to do.
         ValueError: no such suite or task, or no data named.
     """
-    found = find_tasks(spec, data=data, tasks=tasks)
-    if found.missing:
-        name, reason = next(iter(found.missing.items()))
-        others = list(found.missing)[1:]
-        more = f" (nor for {', '.join(others)})" if others else ""
-        raise FileNotFoundError(f"no data for {name}{more}: {reason}")
-    return found.suite
+    tasks_there = find_tasks(spec, data=data, tasks=tasks)
+    if tasks_there.missing:
+        name, reason = next(iter(tasks_there.missing.items()))
+        others = list(tasks_there.missing)[1:]
+        also = f" (nor for {', '.join(others)})" if others else ""
+        raise FileNotFoundError(f"no data for {name}{also}: {reason}")
+    return tasks_there.suite
 
 
 def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> FoundTasks:
@@ -79,11 +79,11 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         raise FileNotFoundError(f"no folder {data}: {say}")
     suite, present, missing = SUITES[spec], [], {}
     for row in choose(suite.TASKS, tasks):
-        found = _on_hub(suite, row) if data == HUB else _below(suite, row, Path(data).expanduser())
-        if isinstance(found, SuiteTask):
-            present.append(found)
+        task = _on_hub(suite, row) if data == HUB else _below(suite, row, Path(data).expanduser())
+        if isinstance(task, SuiteTask):
+            present.append(task)
         else:
-            missing[row.name] = found
+            missing[row.name] = task
     return FoundTasks(Suite(spec, tuple(present)), missing)
 
 
