@@ -42,7 +42,7 @@ OTHERS = {
     "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "run": {"torch", "yaml"},
-    "study": {"torch", "timm", "numpy", "yaml", "PIL", "jinja2", "matplotlib", "scipy", "ray"},
+    "study": {"torch", "timm", "numpy", "pandas", "yaml", "PIL", "jinja2", "matplotlib", "scipy", "ray"},
     "bench": {"torch", "timm", "numpy", "PIL", "yaml", "rich", "matplotlib", "transformers", "peft"},
     "cli": {"jsonargparse", "timm"},
     "_lazy": set(),

@@ -70,18 +70,18 @@ def choose(study: Study, candidates: Candidates, *, across_tasks: bool = False) 
 
 def write_choices(study: Study, choices: Mapping[str, Choice]) -> None:
     """Adds the choices to `choices.json`; those of other cells stay."""
-    known = read_choices(study) if study.choices.exists() else {}
-    values = {**known, **{key: dataclasses.asdict(choice) for key, choice in choices.items()}}
+    earlier = read_choices(study) if study.choices.exists() else {}
+    values = {**earlier, **{key: dataclasses.asdict(choice) for key, choice in choices.items()}}
     write_text(study.choices, json.dumps(values, indent=1) + "\n")
 
 
 def read_choices(study: Study) -> dict[str, dict[str, Any]]:
     """What was chosen, by `choice_key`. Raises FileNotFoundError if nothing was, ValueError if the file is damaged."""
     try:
-        found: dict[str, dict[str, Any]] = json.loads(study.choices.read_text("utf-8"))
+        choices: dict[str, dict[str, Any]] = json.loads(study.choices.read_text("utf-8"))
         return {
             key: {**value, "options": dict(value["options"]), "score": float(value["score"])}
-            for key, value in found.items()
+            for key, value in choices.items()
         }
     except FileNotFoundError:
         raise FileNotFoundError(
@@ -98,9 +98,9 @@ def _score(study: Study, trial: Trial) -> float | None:
 
 def _edges(points: Sequence[Mapping[str, Any]], best: int) -> tuple[str, ...]:
     """Options with several numbers to choose from, the best of which is the smallest or the largest."""
-    found = []
+    at_the_edge = []
     for name, value in points[best].items():
         values = {point[name] for point in points if isinstance(point[name], (int, float))}
         if len(values) > 1 and value in (min(values), max(values)):
-            found.append(name)
-    return tuple(found)
+            at_the_edge.append(name)
+    return tuple(at_the_edge)

@@ -1,4 +1,4 @@
-"""Results that another study has published: what they hold need not be run again."""
+"""What a study publishes of its trials (report.json), and what is taken from others: it need not be run again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ from ..io.atomic import write_text
 from .manifest import Study
 from .trial import Trial, digest, identity_of
 
-_OF_A_TRIAL = ("suite", "task", "backbone", "stage", "weights")
+_IDENTITY = ("suite", "task", "backbone", "stage", "weights")
 # what a report says of a finished trial, as result.json has it
-NUMBERS = (
+_NUMBERS = (
     *("val_accuracy", "test_accuracy", "test_right", "test_total", "epochs", "updates"),
     *("train_seconds", "images_per_second", "memory_mb", "parameters"),
 )
+
+
+def report_line(trial: Trial, state: str, result: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What report.json holds of a trial: what makes it another one, and its numbers; nothing of where files lie."""
+    line = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
+    options = {name: value for name, value in trial.own_options().items() if name not in ("seed", "shots")}
+    line |= {"seed": trial.seed, "shots": trial.shots, "weights": trial.weights, "state": state, "options": options}
+    if result is not None:
+        line |= {name: result[name] for name in _NUMBERS if name in result}
+        line["device"] = result.get("machine", {}).get("device")
+    return line
 
 
 def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Path]) -> dict[str, int]:
@@ -30,17 +41,17 @@ def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Pa
     Raises:
         FileNotFoundError, ValueError: a file that is not there, or that is no such report.
     """
-    known = {str(report): _finished(Path(report)) for report in reports}
-    taken = dict.fromkeys(known, 0)
+    published = {str(report): _finished(Path(report)) for report in reports}
+    taken = dict.fromkeys(published, 0)
     for trial in trials:
         if study.run_folder(trial).exists() or study.failure(trial) is not None:
             continue
         key = digest(trial.identity())
-        report = next((report for report, lines in known.items() if key in lines), None)
+        report = next((report for report, lines in published.items() if key in lines), None)
         if report is not None:
             folder = study.run_folder(trial)
             folder.mkdir(parents=True)
-            result = _result(trial, known[report][key], Path(report).name)
+            result = _result(trial, published[report][key], Path(report).name)
             write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
             taken[report] += 1
     return taken
@@ -50,23 +61,27 @@ def _finished(report: Path) -> dict[str, dict[str, Any]]:
     """The lines of a report's finished trials, by what makes a trial another one."""
     try:
         lines = json.loads(report.read_text("utf-8"))["trials"]
-        return {_key(line): line for line in lines if line["state"] == "finished"}
+        finished = [line for line in lines if line["state"] == "finished"]
+        return {
+            digest(
+                identity_of(
+                    {**line["options"], "seed": line["seed"], "shots": line["shots"]},
+                    **{name: line[name] for name in _IDENTITY},
+                )
+            ): line
+            for line in finished
+        }
     except FileNotFoundError:
         raise FileNotFoundError(f"--known {report}: there is no such file") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--known {report}: this is no report.json of capaboost study report ({error!r})") from error
 
 
-def _key(line: Mapping[str, Any]) -> str:
-    options = {**line["options"], "seed": line["seed"], "shots": line["shots"]}
-    return digest(identity_of(options, **{name: line[name] for name in _OF_A_TRIAL}))
-
-
 def _result(trial: Trial, line: Mapping[str, Any], source: str) -> dict[str, Any]:
     """What result.json holds, as far as a report knows it."""
     method = dict(trial.config["method"])
     return {
-        **{name: line[name] for name in NUMBERS if name in line},
+        **{name: line[name] for name in _NUMBERS if name in line},
         "method": [{"method": method.pop("name"), **method}],
         "config": trial.config,
         "machine": {"device": line.get("device")},

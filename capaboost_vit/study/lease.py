@@ -117,8 +117,8 @@ class Lease:
         self.done.set()
         self.thread.join()
         if not self.lost():
-            more = {} if self.error is None else {"error": self.error}
-            write_text(self.path, self._text(released=True, **more))
+            reason = {} if self.error is None else {"error": self.error}
+            write_text(self.path, self._text(released=True, **reason))
 
     def lost(self) -> bool:
         """Whether another has taken the trial over."""
@@ -134,7 +134,7 @@ class Lease:
             with suppress(OSError):  # a full disk: the next beat may get through
                 write_text(self.path, self._text())
 
-    def _text(self, **more: Any) -> str:
+    def _text(self, **fields: Any) -> str:
         values = {
             "owner": self.owner,
             "host": socket.gethostname(),
@@ -142,17 +142,17 @@ class Lease:
             "born": _born(os.getpid()),
             "beat": self.beat,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **more,
+            **fields,
         }
         return json.dumps(values) + "\n"
 
 
 def _content(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _free(content: dict[str, Any]) -> bool:

@@ -42,34 +42,34 @@ class Study:
             text = self.manifest.read_text("utf-8")
         except FileNotFoundError:
             raise FileNotFoundError(f"no study in {self.path}: it has no manifest.jsonl") from None
-        found: dict[str, Trial] = {}
+        trials: dict[str, Trial] = {}
         for line in text.split("\n"):
             trial = _parsed(line)
             if trial is not None:
-                found[trial.id] = trial
-        return found
+                trials[trial.id] = trial
+        return trials
 
     def add(self, trials: Iterable[Trial]) -> tuple[list[Trial], int]:
         """Writes down what the manifest lacks; returns the trials with the ids that they have, and how many are new.
 
         A trial that is there already, if perhaps by an older release that lacked some options, keeps its id.
         """
-        known = self.trials() if self.manifest.exists() else {}
-        ids = {digest(trial.identity()): trial.id for trial in known.values()}
+        earlier = self.trials() if self.manifest.exists() else {}
+        ids = {digest(trial.identity()): trial.id for trial in earlier.values()}
         kept, lines, new = [], [], 0
         for trial in trials:
             same = ids.get(digest(trial.identity()))
             trial = trial if same is None else dataclasses.replace(trial, id=same)
             new += same is None
             kept.append(trial)
-            if known.get(trial.id) != trial:  # new, or said with other places and names
+            if earlier.get(trial.id) != trial:  # new, or said with other places and names
                 lines.append(json.dumps(dataclasses.asdict(trial)) + "\n")
         if lines:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.manifest, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             with os.fdopen(descriptor, "ab") as file:
                 # a newline first ends a line that was torn
-                file.write(("\n" if known or self.manifest.stat().st_size else "").encode() + "".join(lines).encode())
+                file.write(("\n" if earlier or self.manifest.stat().st_size else "").encode() + "".join(lines).encode())
                 file.flush()
                 os.fsync(file.fileno())
         return kept, new
@@ -88,20 +88,20 @@ class Study:
         if not path.exists():
             return None
         try:
-            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            result: dict[str, Any] = json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): remove {path.parent}, and it is run again") from error
-        return found
+        return result
 
     def failure(self, trial: Trial) -> dict[str, Any] | None:
         """Why a trial was given up, or None."""
         try:
-            found: dict[str, Any] = json.loads(self._failure_file(trial).read_text("utf-8"))
+            failure: dict[str, Any] = json.loads(self._failure_file(trial).read_text("utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:
             return {"error": "unknown: the file that said it is damaged", "attempts": 0}
-        return found
+        return failure
 
     def give_up(self, trial: Trial, error: str, attempts: int) -> None:
         """Notes that nobody should begin this trial again."""

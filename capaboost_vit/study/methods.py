@@ -59,14 +59,14 @@ def resolved(name: str, **options: Any) -> dict[str, Any]:
     return {"name": name, **values}
 
 
-def over(options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def over(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Options with others over them, given by name; `method.rank` or a dict `method` reach into the method.
 
     Raises:
         TypeError, ValueError: one of the wrong type, or that the study decides.
     """
     values = {**options, "method": dict(options["method"])}
-    for name, value in more.items():
+    for name, value in overrides.items():
         if name in _DECIDED:
             raise ValueError(f"{name} is decided by the study: it cannot be set")
         if name.startswith("method."):
@@ -102,17 +102,17 @@ def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterato
             raise ValueError(f"--grid {name}: capaboost train has no such option")
         if place is not options and key not in place:
             continue
-        own = place.get(key, getattr(TrainConfig(), key, None))
-        axes[name] = [_value(value, own, f"--grid {name}") for value in values]
+        default = place.get(key, getattr(TrainConfig(), key, None))
+        axes[name] = [_value(value, default, f"--grid {name}") for value in values]
     for combination in itertools.product(*axes.values()):
         yield dict(zip(axes, combination, strict=True))
 
 
-def _value(value: Any, own: Any, flag: str) -> Any:
+def _value(value: Any, default: Any, flag: str) -> Any:
     if not isinstance(value, str) or not value.startswith("x"):
         return value
     try:
-        number = float(f"{float(value[1:]) * float(own):.3g}")
+        number = float(f"{float(value[1:]) * float(default):.3g}")
     except (TypeError, ValueError):
-        raise ValueError(f"{flag}: {value!r} is no multiple of the method's own {own!r}") from None
-    return int(number) if isinstance(own, int) and number.is_integer() else number
+        raise ValueError(f"{flag}: {value!r} is no multiple of the method's own {default!r}") from None
+    return int(number) if isinstance(default, int) and number.is_integer() else number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..vision.registry import parse_name
 from .config import StudyConfig, StudyRunConfig, StudyTuneConfig
 from .methods import over, points, read_method, resolved
 from .suites.opening import open_suite
-from .suites.task import Suite, Task
+from .suites.task import SuiteTask
 from .trial import Trial, make_trial
 
 # ViT-B/16, pretrained on ImageNet-21k: two checkpoints whose numbers must never stand in one column
@@ -38,16 +38,13 @@ def final_trials(config: StudyRunConfig, choices: Choices | None = None) -> list
         FileNotFoundError, ValueError, TypeError: a file, task, option or method that does not exist or fit; a cell
             without a choice.
     """
-    suite, methods, weights = _opened(config)
+    plan = _Plan(config)
     trials = []
-    for seed, task, shots, (name, options) in itertools.product(
-        config.seeds, suite.tasks, config.shots or (None,), methods.items()
-    ):
-        key = choice_key(task.name, name, config.backbone, shots)
+    for seed, (key, task, shots, method) in itertools.product(config.seeds, plan.cells()):
         if choices is not None and key not in choices:
             raise ValueError(f"nothing was chosen for {key}: run capaboost study tune with the same options first")
         chosen = {} if choices is None else choices[key]["options"]
-        trials.append(_trial(config, suite, task, name, over(options, chosen), seed, shots, "final", weights))
+        trials.append(plan.trial(task, method, chosen, seed, shots, "final"))
     return _distinct(trials)
 
 
@@ -57,22 +54,16 @@ def candidate_trials(config: StudyTuneConfig) -> dict[str, list[tuple[dict[str, 
     Raises:
         FileNotFoundError, ValueError, TypeError: as for `final_trials`; a task without a val split; an empty grid.
     """
-    suite, methods, weights = _opened(config)
-    found: dict[str, list[tuple[dict[str, Any], list[Trial]]]] = {}
-    for task, shots, (name, options) in itertools.product(suite.tasks, config.shots or (None,), methods.items()):
+    plan = _Plan(config)
+    candidates: dict[str, list[tuple[dict[str, Any], list[Trial]]]] = {}
+    for key, task, shots, method in plan.cells():
         if task.val is None:
             raise ValueError(f"{task.name} has no val split to choose by: leave it out of --tasks")
-        found[choice_key(task.name, name, config.backbone, shots)] = [
-            (
-                point,
-                [
-                    _trial(config, suite, task, name, over(options, point), seed, shots, "candidate", weights)
-                    for seed in config.tune_seeds
-                ],
-            )
-            for point in points(config.grid, options)
+        candidates[key] = [
+            (point, [plan.trial(task, method, point, seed, shots, "candidate") for seed in config.tune_seeds])
+            for point in points(config.grid, plan.methods[method])
         ]
-    return found
+    return candidates
 
 
 def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
@@ -80,64 +71,53 @@ def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
     return " | ".join([task, method, backbone, *([] if shots is None else [f"{shots} shots"])])
 
 
-def _opened(config: StudyConfig) -> tuple[Suite, dict[str, dict[str, Any]], str | None]:
-    _check_backbone(config.backbone)
-    suite = open_suite(config.suite, data=config.data, tasks=config.tasks)
-    methods: dict[str, dict[str, Any]] = {}
-    for path in map(Path, config.methods):
-        if path.stem in methods:
-            raise ValueError(f"two methods are called {path.stem!r}: rename a file")
-        methods[path.stem] = over(read_method(path), config.set)
-    weights = None
-    if config.initial_checkpoint is not None:
-        path = Path(config.initial_checkpoint)
-        if not path.is_file():
-            raise FileNotFoundError(f"no base weights at {path}")
-        weights = hashlib.sha256(path.read_bytes()).hexdigest()
-    return suite, methods, weights
+class _Plan:
+    """A configuration with its suite, the options of its methods by name, and the hash of its base weights."""
 
+    def __init__(self, config: StudyConfig) -> None:
+        _check_backbone(config.backbone)
+        self.config = config
+        self.suite = open_suite(config.suite, data=config.data, tasks=config.tasks)
+        self.methods: dict[str, dict[str, Any]] = {}
+        for path in map(Path, config.methods):
+            if path.stem in self.methods:
+                raise ValueError(f"two methods are called {path.stem!r}: rename a file")
+            self.methods[path.stem] = over(read_method(path), config.set)
+        weights = config.initial_checkpoint
+        if weights is not None and not Path(weights).is_file():
+            raise FileNotFoundError(f"no base weights at {weights}")
+        self.weights = None if weights is None else hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
-def _trial(
-    config: StudyConfig,
-    suite: Suite,
-    task: Task,
-    method: str,
-    options: Mapping[str, Any],
-    seed: int,
-    shots: int | None,
-    stage: str,
-    weights: str | None,
-) -> Trial:
-    final = stage == "final"
-    chosen = resolved(**options["method"])
-    if "mask_seed" in METHODS[chosen["name"]].__dataclass_fields__:
-        chosen.setdefault("mask_seed", seed)  # the spread over seeds is to hold that of the masks
-    values = {
-        "pretrained": config.initial_checkpoint is None,
-        **options,
-        **task.options,
-        "model": BACKBONES.get(config.backbone, config.backbone),
-        "initial_checkpoint": None if config.initial_checkpoint is None else _anywhere(config.initial_checkpoint),
-        "data": _anywhere(task.data),
-        "train_split": task.full if final else task.train,
-        "val_split": None if final else task.val,
-        "test_split": task.test if final else None,
-        "seed": seed,
-        "shots": shots,
-        "method": chosen,
-    }
-    return make_trial(
-        TrainConfig(**values),
-        suite=suite.name,
-        task=task.name,
-        group=task.group,
-        classes=task.classes,
-        notes=task.notes,
-        method=method,
-        backbone=config.backbone,
-        stage=stage,
-        weights=weights,
-    )
+    def cells(self) -> Iterator[tuple[str, SuiteTask, int | None, str]]:
+        """The `choice_key`, task, number of shots and method of each cell."""
+        for task, shots, method in itertools.product(self.suite.tasks, self.config.shots or (None,), self.methods):
+            yield choice_key(task.name, method, self.config.backbone, shots), task, shots, method
+
+    def trial(
+        self, task: SuiteTask, method: str, chosen: Mapping[str, Any], seed: int, shots: int | None, stage: str
+    ) -> Trial:
+        """A trial of a method with `chosen` over its options."""
+        config, final, options = self.config, stage == "final", over(self.methods[method], chosen)
+        resolved_method = resolved(**options["method"])
+        if "mask_seed" in METHODS[resolved_method["name"]].__dataclass_fields__:
+            resolved_method.setdefault("mask_seed", seed)  # the spread over seeds is to hold that of the masks
+        values = {
+            "pretrained": config.initial_checkpoint is None,
+            **options,
+            **task.options,
+            "model": BACKBONES.get(config.backbone, config.backbone),
+            "initial_checkpoint": None if config.initial_checkpoint is None else _anywhere(config.initial_checkpoint),
+            "data": _anywhere(task.data),
+            "train_split": task.full if final else task.train,
+            "val_split": None if final else task.val,
+            "test_split": task.test if final else None,
+            "seed": seed,
+            "shots": shots,
+            "method": resolved_method,
+        }
+        fields = {"task": task.name, "group": task.group, "classes": task.classes, "notes": task.notes}
+        fields |= {"suite": self.suite.name, "method": method, "backbone": config.backbone}
+        return make_trial(TrainConfig(**values), **fields, stage=stage, weights=self.weights)
 
 
 def _anywhere(place: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..training.signals import StopSignals
 from .config import WorkConfig
 from .manifest import Study
-from .status import Progress, interrupted
+from .status import ProgressLine, interrupted
 
 _GRACE = 120.0  # seconds that workers have for a last checkpoint
 _LOOK = 0.5  # seconds between two looks at the workers
@@ -39,7 +39,7 @@ def run_pool(study: Study, config: WorkConfig, *, say: Callable[[str], None]) ->
             for number in range(config.workers):
                 running[number] = _start(study, config, number, gpus)
                 begun[number] = time.monotonic()
-            progress, told = Progress(study, say), -_TELL
+            progress, told = ProgressLine(study, say), -_TELL
             while running and not stop.number:
                 time.sleep(_LOOK)
                 for number, process in list(running.items()):

@@ -10,7 +10,7 @@ from typing import Any
 from ..training.signals import StopSignals
 from .config import WorkConfig
 from .manifest import Study
-from .status import Progress, interrupted
+from .status import ProgressLine, interrupted
 from .work import work
 
 _LOOK = 2.0  # seconds between two looks at the tasks
@@ -30,8 +30,8 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("Ray is not installed: pip install capaboost_vit[ray]", name="ray") from error
-    mine = not ray.is_initialized()
-    if mine:
+    started_here = not ray.is_initialized()
+    if started_here:
         ray.init(address=config.ray_address, log_to_driver=False, include_dashboard=False)
     options: dict[str, Any] = {"lease": config.lease, "attempts": config.attempts, "keep_models": config.keep_models}
     task = ray.remote(_task).options(
@@ -40,7 +40,7 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
     with StopSignals() as stop:
         try:
             waiting = [task.remote(str(study.path.resolve()), os.getcwd(), options) for _ in range(config.workers)]
-            tasks, progress = waiting, Progress(study, say)
+            tasks, progress = waiting, ProgressLine(study, say)
             while waiting and not stop.number:
                 done, waiting = ray.wait(waiting, timeout=_LOOK)
                 ray.get(done)  # raises what a worker has raised
@@ -52,7 +52,7 @@ def run_on_ray(study: Study, config: WorkConfig, *, say: Callable[[str], None]) 
                 while waiting and time.monotonic() < until:
                     waiting = ray.wait(waiting, timeout=_LOOK)[1]
         finally:
-            if mine:
+            if started_here:
                 ray.shutdown()
     if stop.number:
         raise interrupted(study, stop.number)

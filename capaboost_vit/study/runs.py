@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from ..core.masking import resolve_density
 from ..io.atomic import write_text
@@ -24,7 +24,7 @@ _MISSING = "-"
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One finished run: its row and column, and its scores on the test split, the first one the task's own."""
 
     model: str
@@ -38,22 +38,22 @@ class Run:
     folder: Path
 
 
-def collect(folders: Iterable[str | Path]) -> list[Run]:
+def collect(folders: Iterable[str | Path]) -> list[FinishedRun]:
     """The finished runs with a test score in these folders and below them; folders of stages are left out.
 
     Raises:
         FileNotFoundError: no such folder, or no finished run in it.
         ValueError: a result.json that is damaged.
     """
-    runs = []
+    runs: list[FinishedRun] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder at {folder}")
-        found = [_run(path) for path in sorted(folder.rglob("result.json")) if path.parent.name not in ("dapt", "tapt")]
-        if not found:
+        results = [path for path in sorted(folder.rglob("result.json")) if path.parent.name not in ("dapt", "tapt")]
+        if not results:
             raise FileNotFoundError(f"no finished run (result.json) in {folder}")
-        runs += [run for run in found if run is not None]
-    return runs
+        runs += map(_run, results)
+    return [run for run in runs if run.scores]
 
 
 def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
@@ -91,27 +91,27 @@ def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
     return " + ".join(names) or "none"
 
 
-def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     """Column names and rows: `mean ± standard deviation (runs)` of the scores of each task, joined by a slash.
 
     A cell without a run is `-`. The average of GLUE is that of the 11 numbers of its eight tasks (MRPC, QQP and STS-B
     have two each), the mean over seeds of each, and stands only where all are there.
     """
-    rows: dict[tuple[str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    labels = _labels(runs)
-    for run in runs:
-        rows[run.model, labels[run.folder]][run.task].append(run)
+    rows: dict[tuple[str, str], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
+    labels = row_labels(((r.model, r.method, r.task), r.method, r.seed, json.loads(r.settings)) for r in runs)
+    for run, (label, *_) in zip(runs, labels, strict=True):
+        rows[run.model, label][run.task].append(run)
     tasks = sorted({run.task for run in runs}, key=_column)
     several = len({run.model for run in runs}) > 1
     averaged = all(task in tasks for task in GLUE)
     head = [*(["model"] if several else []), "method", "trained", *tasks, *(["average of 11"] if averaged else [])]
     lines = []
     for (model, label), cells in rows.items():
-        trained = sorted({run.trained for found in cells.values() for run in found})
+        trained = sorted({run.trained for inside in cells.values() for run in inside})
         counts = f"{trained[0]:,}" + (f" to {trained[-1]:,}" if len(trained) > 1 else "")
         line = [*([model] if several else []), label, counts, *(_cell(cells.get(task, [])) for task in tasks)]
         if averaged:
-            average = glue_average({task: _means(found) for task, found in cells.items() if task in GLUE})
+            average = glue_average({task: _means(inside) for task, inside in cells.items() if task in GLUE})
             line.append(_MISSING if average is None else f"{average:.2f}")
         lines.append(line)
     return head, lines
@@ -123,15 +123,13 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def write_report(runs: Sequence[Run], path: Path) -> Path:
+def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
     """Writes the table as .md or .csv, or all runs as .json. Raises ValueError for another suffix."""
     head, rows = table(runs)
     if path.suffix == ".md":
         text = markdown(head, rows)
     elif path.suffix == ".csv":
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([head, *rows])
-        text = out.getvalue()
+        text = pd.DataFrame(rows, columns=head).to_csv(index=False)
     elif path.suffix == ".json":
         text = json.dumps([{**vars(run), "folder": str(run.folder)} for run in runs], indent=2) + "\n"
     else:
@@ -141,57 +139,66 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
     return path
 
 
-def _run(path: Path) -> Run | None:
+def _run(path: Path) -> FinishedRun:
     try:
-        found = json.loads(path.read_text("utf-8"))
-        config = found["config"]
+        result = json.loads(path.read_text("utf-8"))
+        config = result["config"]
         scores = {
             name.removeprefix("test_"): float(value)
-            for name, value in found.items()
+            for name, value in result.items()
             if name.startswith("test_") and value is not None and name not in ("test_right", "test_total")
         }
         task = config.get("task")
         if task in TASKS:
             scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
         settings = {name: value for name, value in config.items() if name not in _FREE}
-        settings["data"] = found["data"]["splits"]  # by what is in them, wherever they lie
-        return (
-            None
-            if not scores
-            else Run(
-                model=Path(config["model"]).name,
-                method=method_name(found["method"]),
-                task=Path(config["data"]).name if task is None or task in _OWN else task,
-                seed=config["seed"],
-                scores=scores,
-                trained=found["parameters"]["trained"],
-                seconds=found["train_seconds"],
-                settings=json.dumps(settings, sort_keys=True),
-                folder=path.parent,
-            )
+        settings["data"] = result["data"]["splits"]  # by what is in them, wherever they lie
+        return FinishedRun(
+            model=Path(config["model"]).name,
+            method=method_name(result["method"]),
+            task=Path(config["data"]).name if task is None or task in _OWN else task,
+            seed=config["seed"],
+            scores=scores,
+            trained=result["parameters"]["trained"],
+            seconds=result["train_seconds"],
+            settings=json.dumps(settings, sort_keys=True),
+            folder=path.parent,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the result of a run ({type(error).__name__}: {error})") from error
 
 
-def _labels(runs: Sequence[Run]) -> dict[Path, str]:
-    """The row of each run: its method, numbered where runs of one task differ in more than the seed."""
-    variants: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    labels = {}
-    for run in runs:
-        known = variants[run.model, run.method, run.task]
-        if run.settings not in known:
-            known.append(run.settings)
-        number = known.index(run.settings)
-        labels[run.folder] = run.method if number == 0 else f"{run.method} ({number + 1})"
-    return labels
+def row_labels(
+    runs: Iterable[tuple[Hashable, str, int, dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The row of each run, numbered where runs of one cell differ in more than the seed.
+
+    Masks that follow the seed, as those of a study do, are no difference.
+
+    Args:
+        runs: (cell, label of its row, seed, all other options) of each.
+
+    Returns:
+        For each (label, options of the first run in its cell, its own).
+    """
+    runs = list(runs)
+    fixed = {cell for cell, _, seed, options in runs if (options.get("method") or {}).get("mask_seed", seed) != seed}
+    variants: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
+    for cell, label, _, options in runs:
+        if cell not in fixed and options.get("method"):
+            method = {name: value for name, value in options["method"].items() if name != "mask_seed"}
+            options = {**options, "method": method}
+        if options not in variants[cell]:
+            variants[cell].append(options)
+        number = variants[cell].index(options) + 1
+        yield label if number == 1 else f"{label} ({number})", variants[cell][0], options
 
 
-def _means(runs: Sequence[Run]) -> dict[str, float]:
+def _means(runs: Sequence[FinishedRun]) -> dict[str, float]:
     return {name: statistics.fmean(run.scores[name] for run in runs) for name in (runs[0].scores if runs else ())}
 
 
-def _cell(runs: Sequence[Run]) -> str:
+def _cell(runs: Sequence[FinishedRun]) -> str:
     if not runs:
         return _MISSING
     means = "/".join(f"{value:.2f}" for value in _means(runs).values())
@@ -202,6 +209,5 @@ def _cell(runs: Sequence[Run]) -> str:
 
 
 def _column(task: str) -> tuple[int, str]:
-    known = list(TASKS)
-    order = [*GLUE, *(name for name in known if name not in GLUE)]
+    order = list(dict.fromkeys((*GLUE, *TASKS)))
     return (order.index(task) if task in order else len(order), task)

@@ -17,16 +17,15 @@ STATES = ("finished", "running", "waiting", "failed")
 def states(study: Study) -> list[tuple[Trial, str]]:
     """Each trial, and whether it is finished, running (a worker has it), waiting, or failed (given up)."""
     leases = Leases(study.leases, seconds=float("inf"))
-    found = []
-    for trial in study.trials().values():
+
+    def state(trial: Trial) -> str:
         if study.finished(trial):
-            state = "finished"
-        elif study.failure(trial) is not None:
-            state = "failed"
-        else:
-            state = "waiting" if leases.owner(trial.id) is None else "running"
-        found.append((trial, state))
-    return found
+            return "finished"
+        if study.failure(trial) is not None:
+            return "failed"
+        return "waiting" if leases.owner(trial.id) is None else "running"
+
+    return [(trial, state(trial)) for trial in study.trials().values()]
 
 
 def progress_line(study: Study) -> str:
@@ -36,7 +35,7 @@ def progress_line(study: Study) -> str:
     return f"{sum(counts.values())} trials: {', '.join(parts)}"
 
 
-class Progress:
+class ProgressLine:
     """Says how far a study is whenever that has changed."""
 
     def __init__(self, study: Study, say: Callable[[str], None]) -> None:
@@ -60,11 +59,11 @@ def describe(study: Study) -> Iterator[str]:
     Raises:
         FileNotFoundError: there is no study. ValueError: a result that is damaged.
     """
-    found = states(study)
+    trials = states(study)
     yield f"{study.path}: {progress_line(study)}"
     for stage in ("candidate", "final"):
         by_method: dict[str, Counter[str]] = {}
-        for trial, state in found:
+        for trial, state in trials:
             if trial.stage == stage:
                 by_method.setdefault(trial.method, Counter())[state] += 1
         width = max(map(len, by_method), default=0)
@@ -72,25 +71,25 @@ def describe(study: Study) -> Iterator[str]:
             others = "".join(f", {counts[state]} {state}" for state in STATES[1:] if counts[state])
             yield f"  {stage:9}  {method:{width}}  {counts['finished']} of {sum(counts.values())} finished{others}"
     leases = Leases(study.leases, seconds=float("inf"))
-    for trial, state in found:
+    for trial, state in trials:
         owner = leases.owner(trial.id) if state == "running" else None
         if owner is not None:
             where = f"process {owner.get('pid')} on {owner.get('host')}"
             yield f"running: {trial.title()}: {where}, last sign of life {owner.get('time')}"
-    for trial, state in found:
+    for trial, state in trials:
         if state == "failed":
             failure = study.failure(trial) or {}
             yield f"failed: {trial.title()} ({study.run_folder(trial)}): {failure.get('error')}"
-    yield from _time(study, found)
+    yield from _time(study, trials)
 
 
-def _time(study: Study, found: list[tuple[Trial, str]]) -> Iterator[str]:
+def _time(study: Study, trials: list[tuple[Trial, str]]) -> Iterator[str]:
     seconds = [
         float(result["train_seconds"])
-        for trial, state in found
+        for trial, state in trials
         if state == "finished" and (result := study.result(trial)) is not None
     ]
-    left = sum(state in ("running", "waiting") for _, state in found)
+    left = sum(state in ("running", "waiting") for _, state in trials)
     if seconds:
         mean = statistics.fmean(seconds)
         rest = f"; {left} are left: {left * mean / 3600:.1f} h of one worker" if left else ""

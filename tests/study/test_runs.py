@@ -298,3 +298,16 @@ def test_a_table_is_written_as_its_suffix_says(write, tmp_path):
     assert found["folder"] == str(tmp_path / "a")
     with pytest.raises(ValueError, match=r"--output .*r\.txt: name a \.md, \.csv or \.json file"):
         write_report(runs, tmp_path / "r.txt")
+
+
+def test_masks_that_follow_the_seed_as_in_a_study_make_no_other_row_and_others_do(write, tmp_path):
+    for seed in (0, 1):
+        write(f"study{seed}", {"accuracy": 50.0 + seed}, seed=seed, method=LORA, **{"lr": 1.0})
+        path = tmp_path / f"study{seed}" / "result.json"
+        content = json.loads(path.read_text())
+        content["config"]["method"] = {"name": "lora", "mask_seed": seed}
+        path.write_text(json.dumps(content))
+    assert [line["rte"] for line in lines(tmp_path)] == ["50.50 ± 0.71 (2)"]
+    content["config"]["method"]["mask_seed"] = 7
+    path.write_text(json.dumps(content))
+    assert len(lines(tmp_path)) == 2

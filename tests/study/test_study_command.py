@@ -159,7 +159,8 @@ def test_two_workers_tune_and_run_and_a_third_seed_runs_only_what_is_missing(con
         assert trial.stage == "candidate"
         assert result["test_accuracy"] is None
         assert set(result["data"]["splits"]) == {"train", "val"}
-    assert main(["study", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1"]) == 0
+    words = ["study", "run", *config, "--tuned", "--tasks", "one", "--workers", "1"]
+    assert main([*words, "--seeds", "0", "1"]) == 0
     finals = [t for t in study.trials().values() if t.stage == "final"]
     assert len(finals) == 4
     before = {t.id: (study.run_folder(t) / "result.json").stat().st_mtime_ns for t in finals}
@@ -169,7 +170,7 @@ def test_two_workers_tune_and_run_and_a_third_seed_runs_only_what_is_missing(con
         assert result["test_total"] == 6
         assert result["config"]["lr"] == choices[f"one | {trial.method} | vit_tiny_patch16_224"]["options"]["lr"]
     capsys.readouterr()
-    assert main(["study", "run", *config, "--tuned", "--tasks", "one", "--seeds", "0", "1", "2"]) == 0
+    assert main([*words, "--seeds", "0", "1", "2"]) == 0
     said = capsys.readouterr().out
     assert "6 trials, 2 of them new, 4 finished" in said
     assert "6 of 6 trials are finished" in said
@@ -194,10 +195,10 @@ def test_a_failing_method_is_told_and_retried_only_when_asked(configured, capsys
 @pytest.mark.slow
 def test_workers_that_are_killed_are_replaced_and_every_trial_has_one_result(configured):
     config, study = configured(workers=2)
-    # all three may have held the same trial, which is not given up for that
+    # all of them may have held the same trial, which is not given up for that
     process = run_alone(["run", *config, "--seeds", "0", "1", "--set", "epochs=40", "--attempts", "4"])
     killed = []
-    while len(killed) < 3 and process.poll() is None:
+    while len(killed) < 2 and process.poll() is None:
         owners = [Leases(study.leases, seconds=60).owner(t.id) for t in _trials(study)]
         for pid in {owner["pid"] for owner in owners if owner} - set(killed):
             time.sleep(1)
@@ -209,7 +210,7 @@ def test_workers_that_are_killed_are_replaced_and_every_trial_has_one_result(con
         time.sleep(0.05)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
-    assert len(killed) >= 3
+    assert len(killed) >= 2
     assert "8 of 8 trials are finished" in out
     assert "died (exit code -9): another one is started" in out
     logs = "".join(path.read_text() for path in (study.path / "workers").glob("*.log"))
@@ -220,10 +221,10 @@ def test_workers_that_are_killed_are_replaced_and_every_trial_has_one_result(con
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_study_that_is_stopped_keeps_what_it_has_and_goes_on(configured, number, code):
-    config, study = configured(workers=2)
+    config, study = configured(workers=1)
     words = ["run", *config, "--seeds", "0", "--set", "epochs=60"]
     process = run_alone(words)
-    wait_for(lambda: len(list((study.path / "trials").glob("*/checkpoints/*"))) > 2)
+    wait_for(lambda: len(list((study.path / "trials").glob("*/checkpoints/*"))) > 1)
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
@@ -234,8 +235,9 @@ def test_a_study_that_is_stopped_keeps_what_it_has_and_goes_on(configured, numbe
     for trial in interrupted:
         assert json.loads((study.run_folder(trial) / "status.json").read_text())["status"] == "preempted"
         assert Leases(study.leases, seconds=60).owner(trial.id) is None
-    out, err = run_alone(words).communicate(timeout=300)
-    assert "4 of 4 trials are finished" in out, err
+    if number == signal.SIGTERM:  # what goes on is the same after both
+        assert main(["study", *words]) == 0
+        assert len(study.open_trials()) == 0
 
 
 def _trials(study):

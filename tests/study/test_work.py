@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from capaboost_vit.study import work as work_file
-from capaboost_vit.study.config import BenchRunConfig
+from capaboost_vit.study.config import StudyRunConfig
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.plan import final_trials
 from capaboost_vit.study.work import work
@@ -153,12 +154,12 @@ def test_a_trial_whose_workers_all_die_is_given_up(study, planned, training, mon
 
 
 _WORKER = """
-import os, random, sys, time
+import os, random, time
 from capaboost_vit.study import work as work_file
 from capaboost_vit.study.manifest import Study
 
 def train(config):
-    with open(sys.argv[2], "a") as file:
+    with open(log, "a") as file:
         file.write(f"{config.seed}\\n")
     os.makedirs(config.output, exist_ok=True)
     time.sleep(random.random() / 100)
@@ -166,19 +167,24 @@ def train(config):
         file.write("{}")
 
 work_file.train = train
-print(work_file.work(Study(sys.argv[1]), say=lambda line: None))
+work_file.work(Study(folder), say=lambda line: None)
 """
 
 
 @pytest.mark.slow
 def test_eight_workers_finish_two_hundred_trials_once_each(study, planned, tmp_path):
     planned(200)
-    log = tmp_path / "begun"
-    command = [sys.executable, "-c", _WORKER, study.path, log]
-    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    finished = [int(worker.communicate(timeout=300)[0]) for worker in workers]
-    assert sum(finished) == 200
-    assert sorted(map(int, log.read_text().split())) == list(range(200))
+    # one interpreter imports torch, eight are forked from it; a test module is not importable there, so the code is
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["capaboost_vit.study.work"])
+    names = {"folder": str(study.path), "log": str(tmp_path / "begun")}
+    workers = [context.Process(target=exec, args=(_WORKER, {**names, "__name__": "worker"})) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    assert sorted(map(int, (tmp_path / "begun").read_text().split())) == list(range(200))
     assert study.open_trials() == []
 
 
@@ -209,7 +215,7 @@ def test_a_killed_workers_trial_goes_on_in_another_one_to_the_same_bits(written,
     )
     finished = []
     for name in ("killed", "whole"):
-        config = BenchRunConfig(**{**values, "output": str(tmp_path / name), "seeds": (0,), "tasks": ("one",)})
+        config = StudyRunConfig(**{**values, "output": str(tmp_path / name), "seeds": (0,), "tasks": ("one",)})
         study = Study(config.output)
         (trial,), _ = study.add(final_trials(config))
         if name == "killed":

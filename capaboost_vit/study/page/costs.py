@@ -3,69 +3,47 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
 from ...vision.anatomy import anatomy_of
 from ...vision.build import build_model
 from ...vision.config import TrainConfig
 from ...vision.summary import summary
-from .grid import Average, Grid
-from .outcomes import Outcome
+from .grid import Grid
 
 _DECIDING = ("model", "model_kwargs", "method", "img_size")
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Costs of a method; None where they are unknown.
+def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -> pd.DataFrame:
+    """A line for each method; NaN for what is unknown, and a `problem` where parameters and FLOPs are.
 
-    Args:
-        trained: parameters that are trained outside the classifier, the mean over tasks (they differ if tuned).
-        executed, ideal: multiply-adds of a forward pass of one image, unmerged; ideal: masked entries cost nothing.
-        seconds: of training, the mean over tasks of the means over seeds.
-        memory: megabytes at most, likewise.
-        accuracy: the average over all tasks, missing where a cell is.
-        problem: why parameters and FLOPs are unknown.
-    """
-
-    row: str
-    trained: float | None
-    executed: float | None
-    ideal: float | None
-    seconds: float | None
-    memory: float | None
-    accuracy: float | None
-    problem: str | None = None
-
-
-def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -> list[Cost]:
-    """The costs of each method of a part.
+    trained: parameters that are trained outside the classifier, the mean over tasks (they differ if tuned); executed,
+    ideal: multiply-adds of a forward pass of one image, unmerged (ideal: masked entries cost nothing); train_seconds,
+    memory_mb: means over tasks of the means over seeds, unknown while a task has none; accuracy: the average over all
+    tasks, missing while a cell is.
 
     Args:
         count: as `count_model`.
     """
-    over = grid.averages[-1] if grid.averages else Average("", dict.fromkeys(grid.tasks, 1.0))
-    found = []
+    means = grid.runs.groupby(["row", "task"])[["train_seconds", "memory_mb"]].mean().unstack("task")
+    costs = means.T.groupby(level=0).mean(skipna=False).T
+    lines = []
     for row, outcomes in grid.rows.items():
-        done = [o for o in outcomes if o.result is not None]
-        counts: list[tuple[int, int, int]] = []
-        problem = None
+        problem, counts = "", []
         for options in {o.trial.task: model_options(o.trial.config) for o in outcomes}.values():
             try:
                 counts.append(count(options))
             except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        known = [statistics.fmean(column) for column in zip(*counts, strict=True)] if counts and not problem else None
-        trained, executed, ideal = known or (None, None, None)
-        seconds, memory = (_mean_over_tasks(grid, done, name) for name in ("train_seconds", "memory_mb"))
-        accuracy = grid.mean_of(row, over).mean
-        found.append(Cost(row, trained, executed, ideal, seconds, memory, accuracy, problem))
-    return found
+        numbers = (np.nan,) * 3 if problem else np.mean(counts, axis=0)
+        lines.append((*numbers, grid.score(row, grid.overall).mean, problem))
+    names = ["trained", "executed", "ideal", "accuracy", "problem"]
+    return pd.DataFrame(lines, list(grid.rows), names).astype({"accuracy": float}).join(costs)
 
 
 def count_model(options: str) -> tuple[int, int, int]:
@@ -89,14 +67,3 @@ def count_model(options: str) -> tuple[int, int, int]:
 def model_options(config: Mapping[str, Any]) -> str:
     """The options that decide about the parameters and FLOPs of a model, as JSON."""
     return json.dumps({name: config[name] for name in _DECIDING if name in config}, sort_keys=True)
-
-
-def _mean_over_tasks(grid: Grid, done: Sequence[Outcome], name: str) -> float | None:
-    """The mean over tasks of the means over seeds; None if a task has none."""
-    means = []
-    for task in grid.tasks:
-        values = [o.result[name] for o in done if o.trial.task == task and o.result and o.result.get(name) is not None]
-        if not values:
-            return None
-        means.append(statistics.fmean(values))
-    return statistics.fmean(means)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .svg import FAINT, INK, PAPER, Series, empty
+from .svg import FAINT, INK, PAPER, empty, series_style
 
 _PANEL = (4.3, 3.1)  # inches: about the width of a telephone at 72 dots
 _LABELLED = 9  # points with their names beside them
@@ -24,7 +24,7 @@ def draw_pareto(points: Mapping[int, tuple[str, float, float]], *, label: str, l
     steps = [(points[i][1], points[i][2]) for i in front]
     axes.plot([x for x, _ in steps], [y for _, y in steps], color=FAINT, linewidth=1, zorder=1)
     for index, (_, cost, score) in points.items():
-        axes.plot([cost], [score], zorder=3, **{**Series(index).look, "markersize": 6, "linestyle": "none"})
+        axes.plot([cost], [score], zorder=3, **{**series_style(index), "markersize": 6, "linestyle": "none"})
     costs = sorted({cost for _, cost, _ in points.values()})
     if log and costs[-1] > 10 * costs[0]:
         axes.set_xscale("symlog", linthresh=next(cost for cost in costs if cost > 0), linscale=0.4)
@@ -63,7 +63,7 @@ def draw_radar(values: Mapping[int, Sequence[float]], axes_names: Sequence[str])
     low = min(min(row) for row in values.values())
     high = max(max(row) for row in values.values())
     for index, row in values.items():
-        look = {**Series(index).look, "linewidth": 1.3}
+        look = {**series_style(index), "linewidth": 1.3}
         axes.plot([*angles, angles[0]], [*row, row[0]], **look)
     start = max(0.0, 5 * math.floor((low - 0.15 * (high - low) - 1) / 5))
     axes.set_ylim(start, min(100.0, high + 0.05 * (high - start)))
@@ -107,7 +107,7 @@ def draw_lines(
     figure = empty(*_PANEL)
     axes = figure.subplots()
     for index, (along, up) in lines.items():
-        look = Series(index).look
+        look = series_style(index)
         axes.plot(along, up, **(look if marked or len(along) < 15 else {**look, "marker": None}))
     if log and all(value > 0 for _, up in lines.values() for value in up):
         axes.set_yscale("log")

@@ -2,120 +2,111 @@
 
 from __future__ import annotations
 
-import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import pandas as pd
 
 from ..trial import Trial
 from .outcomes import Outcome
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The accuracies of one method on one task, in per cent by seed, and the seeds that were planned."""
-
-    values: Mapping[int, float]
-    planned: tuple[int, ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned seed is there."""
-        return bool(self.planned) and all(seed in self.values for seed in self.planned)
-
-    def lacking(self) -> str:
-        """How much of it is there: `2 of 5 seeds`."""
-        return f"{len(self.values)} of {len(self.planned)} seeds"
-
-
-@dataclass(frozen=True)
-class Summary:
+class Score:
     """Mean and sample standard deviation over seeds; no mean where something is lacking.
 
     Args:
         spread: None for a single seed.
-        values: by seed.
+        seeds: how many there are.
         lacking: what is missing, in words.
     """
 
     mean: float | None
     spread: float | None
-    values: Mapping[int, float]
+    seeds: int
     lacking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Average:
-    """A weighted mean over tasks; the weights, by task, add up to one."""
+    """A weighted mean over tasks; the weights, by task, add up to one. A column of one task alone has its `trial`."""
 
     name: str
     weights: Mapping[str, float]
+    trial: Trial | None = None
 
 
 class Grid:
-    """The cells of one part of a study, rows by methods and columns by tasks.
+    """The accuracies of one comparison: `accuracy` has a row per (method, seed), a column per task; NaN is missing.
 
     The seeds that are planned for a method are those of all its trials; the tasks those of all methods. So a cell that
-    nobody has planned is missing like one that is not finished.
+    nobody has planned is missing like one that is not finished. `runs` has a line per trial, with what it cost.
     """
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         first: dict[str, Trial] = {}
+        self.rows: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             first.setdefault(outcome.trial.task, outcome.trial)
+            self.rows.setdefault(outcome.row, []).append(outcome)
         order = list(dict.fromkeys(trial.group for trial in first.values()))
-        self.tasks = dict(
-            sorted(first.items(), key=lambda item: order.index(item[1].group))
-        )  # by group, else as planned
-        self.rows: dict[str, list[Outcome]] = defaultdict(list)
-        for outcome in outcomes:
-            self.rows[outcome.row].append(outcome)
-        self.seeds = {row: tuple(sorted({o.trial.seed for o in found})) for row, found in self.rows.items()}
-        self.cells = {(row, task): self._cell(row, task) for row in self.rows for task in self.tasks}
+        # by group, else as planned
+        self.tasks = dict(sorted(first.items(), key=lambda item: order.index(item[1].group)))
+        names = ("test_accuracy", "train_seconds", "memory_mb")
+        self.runs = pd.DataFrame(
+            [(o.row, o.trial.seed, o.trial.task, *((o.result or {}).get(name) for name in names)) for o in outcomes],
+            columns=["row", "seed", "task", *names],
+        ).astype(dict.fromkeys(names, float))
+        self.accuracy = (
+            self.runs.groupby(["row", "seed", "task"])["test_accuracy"].last().unstack("task")[[*self.tasks]]
+        )
         self.averages = averages(self.tasks)
+        self.overall = self.averages[-1] if self.averages else Average("", dict.fromkeys(self.tasks, 1.0))
+        self.columns = [*self.averages, *(Average(task, {task: 1.0}, trial) for task, trial in self.tasks.items())]
 
-    def _cell(self, row: str, task: str) -> Cell:
-        values = {
-            o.trial.seed: float(o.result["test_accuracy"])
-            for o in self.rows[row]
-            if o.trial.task == task and o.result is not None
-        }
-        return Cell(dict(sorted(values.items())), self.seeds[row])
+    def score(self, row: str, column: Average) -> Score:
+        """Of a task the mean over the seeds that are there; of an average the mean and spread of that of each seed.
 
-    def one(self, row: str, task: str) -> Summary:
-        """A cell; its mean is that of the seeds that are there, and `lacking` says if some are not."""
-        cell = self.cells[row, task]
-        return _summary(cell.values, () if cell.complete else (cell.lacking(),))
+        `lacking` says what is missing; an average of which anything is missing has no mean.
+        """
+        table = self.accuracy.loc[row, list(column.weights)]
+        parts = {task: f"{n} of {len(table)} seeds" for task, n in table.count().items() if n < len(table)}
+        if column.trial is not None:
+            return _score(table[column.name].dropna(), tuple(parts.values()))
+        if parts:
+            return Score(None, None, 0, tuple(f"{task} ({there})" for task, there in parts.items()))
+        return _score(table @ pd.Series(column.weights), ())
 
-    def mean_of(self, row: str, average: Average) -> Summary:
-        """The average in each seed, then mean and spread over the seeds; nothing while a cell is incomplete."""
-        cells = {task: self.cells[row, task] for task in average.weights}
-        lacking = tuple(f"{task} ({cell.lacking()})" for task, cell in cells.items() if not cell.complete)
-        if lacking:
-            return Summary(None, None, {}, lacking)
-        values = {
-            seed: sum(weight * cells[task].values[seed] for task, weight in average.weights.items())
-            for seed in self.seeds[row]
-        }
-        return _summary(values, ())
+    def differences(self, row: str, reference: str) -> pd.DataFrame:
+        """Accuracy of a method minus that of another, by seed and task; NaN where one of the two is missing."""
+        return self.accuracy.loc[row] - self.accuracy.loc[reference]
+
+    def first_runs(self) -> list[Outcome]:
+        """The first finished seed of each method and task that was computed in this study, by task."""
+        first: dict[tuple[str, str], Outcome] = {}
+        for row, outcomes in self.rows.items():
+            for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
+                if outcome.result is not None and outcome.taken_from is None:
+                    first.setdefault((outcome.trial.task, row), outcome)
+        order = list(self.tasks)
+        return sorted(first.values(), key=lambda o: order.index(o.trial.task))
 
 
 def averages(tasks: Mapping[str, Trial]) -> list[Average]:
     """What is averaged over: each group, the means of the groups, and all tasks; groups where every task has one."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups: dict[str, list[str]] = {}
     for task, trial in tasks.items():
-        groups[trial.group].append(task)
-    found = []
+        groups.setdefault(trial.group, []).append(task)
+    columns = []
     if "" not in groups and len(groups) > 1:
-        found = [Average(name, {task: 1 / len(inside) for task in inside}) for name, inside in groups.items()]
+        columns = [Average(name, {task: 1 / len(inside) for task in inside}) for name, inside in groups.items()]
         weights = {task: 1 / (len(groups) * len(inside)) for inside in groups.values() for task in inside}
-        found.append(Average(f"mean of {len(groups)} groups", weights))
+        columns.append(Average(f"mean of {len(groups)} groups", weights))
     if len(tasks) > 1:
-        found.append(Average(f"mean of {len(tasks)} tasks", dict.fromkeys(tasks, 1 / len(tasks))))
-    return found
+        columns.append(Average(f"mean of {len(tasks)} tasks", dict.fromkeys(tasks, 1 / len(tasks))))
+    return columns
 
 
-def _summary(values: Mapping[int, float], lacking: tuple[str, ...]) -> Summary:
-    numbers = list(values.values())
-    mean = statistics.fmean(numbers) if numbers else None
-    return Summary(mean, statistics.stdev(numbers) if len(numbers) > 1 else None, values, lacking)
+def _score(values: pd.Series, lacking: tuple[str, ...]) -> Score:
+    mean = float(values.mean()) if len(values) else None
+    return Score(mean, float(values.std()) if len(values) > 1 else None, len(values), lacking)

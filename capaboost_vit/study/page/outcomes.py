@@ -11,7 +11,7 @@ from typing import Any
 from ...training.folder import differences
 from ..choose import read_choices
 from ..manifest import Study
-from ..runs import method_name
+from ..runs import method_name, row_labels
 from ..status import states
 from ..trial import Trial
 
@@ -41,7 +41,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Part:
+class Comparison:
     """Trials whose numbers are comparable: of one suite, one backbone, one file of weights, one number of shots."""
 
     title: str
@@ -57,7 +57,7 @@ class Outcomes:
     """Everything that a report tells of."""
 
     folder: Path
-    parts: tuple[Part, ...]
+    parts: tuple[Comparison, ...]
     states: dict[str, Counter[str]]  # numbers of trials by stage and state
     choices: dict[str, dict[str, Any]]  # of `study tune`, by cell
 
@@ -77,32 +77,32 @@ def read_outcomes(folder: str | Path) -> Outcomes:
         ValueError: its manifest has no final trial, or `choices.json` is damaged.
     """
     study = Study(folder)
-    found = states(study)
-    finals = [(trial, state) for trial, state in found if trial.stage == "final"]
-    if not finals:
+    everything = states(study)
+    grouped: dict[tuple[str, str, str | None, int | None], list[tuple[Trial, str]]] = defaultdict(list)
+    for trial, state in everything:
+        if trial.stage == "final":
+            grouped[trial.suite, trial.backbone, trial.weights, trial.shots].append((trial, state))
+    if not grouped:
         raise ValueError(
-            f"{study.path} has no final trial yet ({len(found)} candidates): run capaboost study run --output "
+            f"{study.path} has no final trial yet ({len(everything)} candidates): run capaboost study run --output "
             f"{study.path} first"
         )
-    grouped: dict[tuple[str, str, str | None, int | None], list[tuple[Trial, str]]] = defaultdict(list)
-    for trial, state in finals:
-        grouped[trial.suite, trial.backbone, trial.weights, trial.shots].append((trial, state))
     parts = []
     for (suite, backbone, weights, shots), members in grouped.items():
         rows, notes = _rows([trial for trial, _ in members])
         outcomes = tuple(_outcome(study, trial, state, rows[trial.id]) for trial, state in members)
-        alike = {key[2] for key in grouped if key[:2] == (suite, backbone)}
         words = [suite, backbone]
-        words += [f"weights {weights[:8]}" if weights else "weights of the hub"] if len(alike) > 1 else []
-        words += [f"{shots} {'shots' if shots != 1 else 'shot'}"] if shots is not None else []
-        parts.append(Part(", ".join(words), suite, backbone, shots, outcomes, tuple(notes)))
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for trial, state in found:
-        counts[trial.stage][state] += 1
-    damaged = sum(outcome.state == "damaged" for part in parts for outcome in part.outcomes)
-    if damaged:
-        counts["final"].update({"finished": -damaged, "damaged": damaged})
-    return Outcomes(study.path, tuple(parts), dict(counts), read_choices(study) if study.choices.exists() else {})
+        if len({key[2] for key in grouped if key[:2] == (suite, backbone)}) > 1:
+            words.append(f"weights {weights[:8]}" if weights else "weights of the hub")
+        if shots is not None:
+            words.append(f"{shots} {'shots' if shots != 1 else 'shot'}")
+        parts.append(Comparison(", ".join(words), suite, backbone, shots, outcomes, tuple(notes)))
+    # after reading: a result that is there may be damaged
+    counts = {"final": Counter(outcome.state for part in parts for outcome in part.outcomes)}
+    candidates = Counter(state for trial, state in everything if trial.stage == "candidate")
+    if candidates:
+        counts["candidate"] = candidates
+    return Outcomes(study.path, tuple(parts), counts, read_choices(study) if study.choices.exists() else {})
 
 
 def described(outcomes: Sequence[Outcome]) -> str:
@@ -124,8 +124,8 @@ def _outcome(study: Study, trial: Trial, state: str, row: str) -> Outcome:
         result = study.result(trial)
         _check(result, trial)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = str(error) if isinstance(error, ValueError) else f"result.json is not that of a run ({error!r})"
-        return Outcome(trial, row, folder, None, "damaged", said)
+        why = str(error) if isinstance(error, ValueError) else f"result.json is not that of a run ({error!r})"
+        return Outcome(trial, row, folder, None, "damaged", why)
     return Outcome(trial, row, folder, result, state)
 
 
@@ -144,22 +144,15 @@ def _check(result: Any, trial: Trial) -> None:
 
 def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
     """The row of each trial by its id, and how the rows of one method differ."""
-    variants: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    rows: dict[str, str] = {}
-    notes: dict[str, None] = {}
-    follow: dict[tuple[str, str], bool] = defaultdict(lambda: True)  # whether all masks are those of the seed
-    for trial in trials:
-        follow[trial.method, trial.task] &= trial.config["method"].get("mask_seed") == trial.seed
+    runs = []
     for trial in trials:
         options = {name: value for name, value in trial.identity()["options"].items() if name != "seed"}
-        if follow[trial.method, trial.task]:
-            options["method"] = {k: v for k, v in options["method"].items() if k != "mask_seed"}
-        known = variants[trial.method, trial.task]
-        if options not in known:
-            known.append(options)
-        number = known.index(options)
-        rows[trial.id] = trial.method if number == 0 else f"{trial.method} ({number + 1})"
-        if number:
-            changed = "; ".join(differences(known[0], options))
-            notes[f"{rows[trial.id]} differs from {trial.method} on {trial.task}: {changed}"] = None
+        runs.append(((trial.method, trial.task), trial.method, trial.seed, options))
+    rows: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    for trial, (row, first, options) in zip(trials, row_labels(runs), strict=True):
+        rows[trial.id] = row
+        if row != trial.method:
+            changed = "; ".join(differences(first, options))
+            notes[f"{row} differs from {trial.method} on {trial.task}: {changed}"] = None
     return rows, list(notes)

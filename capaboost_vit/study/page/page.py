@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from ..manifest import Study
 from .costs import count_model, measure_costs
 from .curves import learning_curves
 from .grid import Grid
-from .outcomes import Outcome, Outcomes, Part, read_outcomes
+from .outcomes import Comparison, Outcomes, read_outcomes
 from .paired import plain_lora
-from .pictures import Illustrator, Picture
+from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
-from .published import why_not_beside
-from .raw import as_json
-from .tables import Table, accuracy_table, choices_table, paired_table, problems_table, published_table
+from .published import published_table, why_not_beside
+from .tables import ReportTable, accuracy_table, choices_table, paired_table, problems_table
 from .updates import inspect
-from .writers import as_csv, as_latex, as_markdown, cell_rows, run_rows
+from .writers import CELLS, RUNS, as_csv, as_json, cell_rows, render, run_rows
 
 FORMATS = ("html", "md", "csv", "tex", "json")
 _STATES = ("finished", "running", "waiting", "failed", "damaged")
@@ -30,19 +28,8 @@ _PICTURES = 6_000_000  # bytes that thumbnails may take in all
 _THUMBNAIL = 3_600  # bytes of one
 
 
-@dataclass(frozen=True)
-class Section:
-    """One part of the study on the page."""
-
-    key: str
-    part: Part
-    grid: Grid
-    reference: str | None
-    tables: tuple[Table, ...]
-    why_not_published: str | None
-    pictures: tuple[Picture, ...]
-    runs: dict[str, list[Predictions]]  # by task
-    remarks: tuple[str, ...]  # what could not be shown
+# comparisons, with their reference methods
+Compared = Sequence[tuple[Comparison, Grid, str | None]]
 
 
 def write_report(
@@ -70,64 +57,27 @@ def write_report(
         raise ValueError(f"--formats: choose from {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
     outcomes = read_outcomes(folder)
     compared = [(part, grid := Grid(part.outcomes), _reference(grid, reference)) for part in outcomes.parts]
-    if reference is not None and all(found is None for _, _, found in compared):
-        known = dict.fromkeys(row for _, grid, _ in compared for row in grid.rows)
-        raise ValueError(f"--reference {reference}: the study has no such method; it has {', '.join(known)}")
-    target = Path(folder if output is None else output)
-    target.mkdir(parents=True, exist_ok=True)
+    rows = dict.fromkeys(row for _, grid, _ in compared for row in grid.rows)
+    if reference is not None and reference not in rows:
+        raise ValueError(f"--reference {reference}: the study has no such method; it has {', '.join(rows)}")
+    values = {"title": headline(outcomes), "progress": progress(outcomes)}
     texts: dict[str, str] = {}
     if "html" in formats:
-        texts["report.html"] = render(outcomes, compared, thumbnails=thumbnails)
-    if "md" in formats:
-        texts["report.md"] = (
-            f"# {headline(outcomes)}\n\n{progress(outcomes)}\n\n{as_markdown(_tables(outcomes, compared))}"
-        )
+        texts["report.html"] = render("report.html", **values, **_page(outcomes, compared, thumbnails=thumbnails))
+    tables = [table for i, entry in enumerate(compared) for table in _tables(f"part{i + 1}", *entry)]
+    for name in ("md", "tex"):
+        if name in formats:
+            texts[f"report.{name}"] = render(f"report.{name}", **values, tables=[*tables, *_last_tables(outcomes)])
     if "csv" in formats:
-        texts["report.csv"] = as_csv(cell_rows(compared))
-        texts["report_runs.csv"] = as_csv(run_rows(outcomes))
-    if "tex" in formats:
-        texts["report.tex"] = as_latex(_tables(outcomes, compared))
+        texts["report.csv"] = as_csv(CELLS, cell_rows(compared))
+        texts["report_runs.csv"] = as_csv(RUNS, run_rows(outcomes))
     if "json" in formats:
         texts["report.json"] = as_json(Study(folder), outcomes)
+    target = Path(folder if output is None else output)
+    target.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(target / name, text)
     return [target / name for name in texts]
-
-
-Compared = Sequence[tuple[Part, Grid, str | None]]
-
-
-def render(outcomes: Outcomes, compared: Compared, *, thumbnails: bool) -> str:
-    """The page: one text of HTML that asks for nothing else."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    count = functools.cache(count_model)
-    images = Thumbnails() if thumbnails else None
-    shown = sum(len(_first_runs(grid)) for _, grid, _ in compared)
-    most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
-    sections = [
-        _section(f"part{i + 1}", part, grid, reference, count, images, most)
-        for i, (part, grid, reference) in enumerate(compared)
-    ]
-    environment = Environment(
-        loader=PackageLoader("capaboost_vit.study.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    final = outcomes.states["final"]
-    return environment.get_template("report.html").render(
-        title=headline(outcomes),
-        outcomes=outcomes,
-        progress=progress(outcomes),
-        bars=[(state, final[state], 100 * final[state] / final.total()) for state in _STATES if final[state]],
-        facts=_facts(outcomes, compared),
-        machines=_machines(outcomes.finals),
-        sections=sections,
-        tables=[t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None],
-        most=most,
-    )
 
 
 def headline(outcomes: Outcomes) -> str:
@@ -139,28 +89,88 @@ def headline(outcomes: Outcomes) -> str:
 def progress(outcomes: Outcomes) -> str:
     """How much is there, in a sentence."""
     final = outcomes.states["final"]
-    open_ = final.total() - final["finished"] - final["failed"] - final["damaged"]
-    said = [f"{final['finished']} of {final.total()} final trials are finished"]
-    said += [f"{final[state]} {state}" for state in ("failed", "damaged") if final[state]]
-    said += [f"{open_} missing"] if open_ else []
+    missing = final.total() - final["finished"] - final["failed"] - final["damaged"]
+    counts = [f"{final['finished']} of {final.total()} final trials are finished"]
+    counts += [f"{final[state]} {state}" for state in ("failed", "damaged") if final[state]]
+    counts += [f"{missing} missing"] if missing else []
     tried = outcomes.states.get("candidate")
-    text = ", ".join(said) + "."
+    text = ", ".join(counts) + "."
     for report, count in Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from).items():
         text += f" {count} were taken from {report}: they have no curves, pictures or updates here."
     return text + (f" {tried['finished']} of {tried.total()} candidates were tried on val." if tried else "")
 
 
-def _tables(outcomes: Outcomes, compared: Compared) -> list[Table]:
-    found = [table for i, entry in enumerate(compared) for table in _part_tables(f"part{i + 1}", *entry)]
-    return found + [t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None]
+def _page(outcomes: Outcomes, compared: Compared, *, thumbnails: bool) -> dict[str, Any]:
+    """What the page is made from; it asks for nothing else."""
+    count = functools.cache(count_model)
+    images = Thumbnails() if thumbnails else None
+    shown = sum(len(grid.first_runs()) for _, grid, _ in compared)
+    most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
+    final = outcomes.states["final"]
+    facts: dict[str, Iterable[object]] = {
+        "Suite": (part.suite for part in outcomes.parts),
+        "Backbones": (part.backbone for part in outcomes.parts),
+        "Tasks": (task for _, grid, _ in compared for task in grid.tasks),
+        "Methods": (row for _, grid, _ in compared for row in grid.rows),
+        "Seeds": sorted(o.trial.seed for o in outcomes.finals),
+    }
+    machines = Counter(words for o in outcomes.finals if o.result and (words := _machine(o.result.get("machine"))))
+    return {
+        "outcomes": outcomes,
+        "bars": [(state, final[state], 100 * final[state] / final.total()) for state in _STATES if final[state]],
+        "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
+        "machines": machines.most_common(),
+        "sections": [_section(f"part{i + 1}", *entry, count, images, most) for i, entry in enumerate(compared)],
+        "tables": _last_tables(outcomes),
+        "most": most,
+    }
 
 
-def _part_tables(key: str, part: Part, grid: Grid, reference: str | None) -> tuple[Table, ...]:
-    found = [accuracy_table(part, grid, key=f"{key}-accuracy")]
+def _section(
+    key: str, part: Comparison, grid: Grid, reference: str | None, count: Any, images: Thumbnails | None, most: int
+) -> dict[str, Any]:
+    """One comparison on the page: its tables, pictures, the answers of runs by task, and what could not be shown."""
+    drawing = Illustrator(grid, key=key)
+    first = grid.first_runs()
+    adapters = [a for row in grid.rows if (a := inspect(row, [o for o in first if o.row == row])) is not None]
+    pictures = [
+        drawing.differences(reference) if reference is not None else None,
+        drawing.costs(measure_costs(grid, count=count)),
+        drawing.groups(),
+        drawing.curves(learning_curves(grid)),
+        drawing.updates(adapters),
+        drawing.masks(adapters),
+    ]
+    runs: dict[str, list[Predictions]] = {}
+    for outcome in first:
+        answers = read_predictions(outcome, images, most=most)
+        if answers is not None:
+            runs.setdefault(outcome.trial.task, []).append(answers)
+    problems = {} if images is None else images.problems
+    return {
+        "key": key,
+        "part": part,
+        "reference": reference,
+        "tables": _tables(key, part, grid, reference),
+        "why_not_published": why_not_beside(part),
+        "pictures": [picture for picture in pictures if picture is not None],
+        "runs": runs,
+        "remarks": [f"No images of {task}: {why}." for task, why in problems.items() if task in grid.tasks],
+    }
+
+
+def _tables(key: str, part: Comparison, grid: Grid, reference: str | None) -> list[ReportTable]:
+    """The tables of one comparison."""
+    tables = [accuracy_table(part, grid, key=f"{key}-accuracy")]
     if reference is not None and len(grid.rows) > 1:
-        found.append(paired_table(part, grid, reference, key=f"{key}-paired"))
+        tables.append(paired_table(part, grid, reference, key=f"{key}-paired"))
     beside = published_table(part, grid, key=f"{key}-published")
-    return (*found, *([] if beside is None else [beside]))
+    return tables if beside is None else [*tables, beside]
+
+
+def _last_tables(outcomes: Outcomes) -> list[ReportTable]:
+    """Those of the whole study."""
+    return [t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None]
 
 
 def _reference(grid: Grid, asked: str | None) -> str | None:
@@ -169,71 +179,9 @@ def _reference(grid: Grid, asked: str | None) -> str | None:
     return asked if asked in grid.rows else None
 
 
-def _section(
-    key: str, part: Part, grid: Grid, reference: str | None, count: Any, images: Thumbnails | None, most: int
-) -> Section:
-    drawing = Illustrator(grid, key=key)
-    costs = measure_costs(grid, count=count)
-    adapters = [found for row, outcomes in grid.rows.items() if (found := inspect(row, outcomes)) is not None]
-    pictures = [
-        drawing.differences(reference) if reference is not None else None,
-        drawing.costs(costs),
-        drawing.groups(),
-        drawing.curves(learning_curves(grid)),
-        drawing.updates(adapters),
-        drawing.masks(adapters),
-    ]
-    runs: dict[str, list[Predictions]] = {}
-    for outcome in _first_runs(grid):
-        answers = read_predictions(outcome, images, most=most)
-        if answers is not None:
-            runs.setdefault(outcome.trial.task, []).append(answers)
-    remarks = [] if images is None else [f"No images of {task}: {why}." for task, why in images.problems.items()]
-    return Section(
-        key,
-        part,
-        grid,
-        reference,
-        _part_tables(key, part, grid, reference),
-        why_not_beside(part),
-        tuple(picture for picture in pictures if picture is not None),
-        runs,
-        tuple(remark for remark in remarks if any(task in remark for task in grid.tasks)),
-    )
-
-
-def _first_runs(grid: Grid) -> list[Outcome]:
-    """The first finished seed of each method and task that was computed in this study, by task."""
-    found: dict[tuple[str, str], Outcome] = {}
-    for row, outcomes in grid.rows.items():
-        for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
-            if outcome.result is not None and outcome.taken_from is None:
-                found.setdefault((outcome.trial.task, row), outcome)
-    order = list(grid.tasks)
-    return sorted(found.values(), key=lambda o: order.index(o.trial.task))
-
-
-def _facts(outcomes: Outcomes, compared: Compared) -> list[tuple[str, str]]:
-    """What was run, as names and values."""
-    tasks = dict.fromkeys(task for _, grid, _ in compared for task in grid.tasks)
-    rows = dict.fromkeys(row for _, grid, _ in compared for row in grid.rows)
-    seeds = sorted({outcome.trial.seed for outcome in outcomes.finals})
-    return [
-        ("Suite", ", ".join(dict.fromkeys(part.suite for part in outcomes.parts))),
-        ("Backbones", ", ".join(dict.fromkeys(part.backbone for part in outcomes.parts))),
-        (f"Tasks ({len(tasks)})", ", ".join(tasks)),
-        (f"Methods ({len(rows)})", ", ".join(rows)),
-        (f"Seeds ({len(seeds)})", ", ".join(map(str, seeds))),
-    ]
-
-
-def _machines(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
-    """Machines and versions with the number of results that they gave."""
-    found: Counter[str] = Counter()
-    for outcome in outcomes:
-        machine = (outcome.result or {}).get("machine")
-        if machine:
-            words = [str(machine.get("device")), *(f"{name} {machine.get(name)}" for name in ("threads", "processes"))]
-            words += [f"{name} {version}" for name, version in machine.get("versions", {}).items()]
-            found[", ".join(words)] += 1
-    return found.most_common()
+def _machine(machine: Mapping[str, Any] | None) -> str:
+    """The machine of a result and its versions, in words."""
+    if not machine:
+        return ""
+    words = [str(machine.get("device")), *(f"{name} {machine.get(name)}" for name in ("threads", "processes"))]
+    return ", ".join(words + [f"{name} {version}" for name, version in machine.get("versions", {}).items()])

@@ -39,24 +39,25 @@ class Difference:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def on_task(grid: Grid, row: str, reference: str, task: str) -> Difference:
-    """The mean over the common seeds of one task."""
-    values = _paired(grid, row, reference, task)
-    if not values:
-        return Difference(None, None, None, 0, ("no common seed",))
-    wanted = len(set(grid.seeds[row]) & set(grid.seeds[reference]))
-    lacking = () if len(values) == wanted else (f"{len(values)} of {wanted} pairs",)
-    return _difference({task: values}, {task: 1.0}, lacking)
+def compare(grid: Grid, row: str, reference: str, column: Average) -> Difference:
+    """The weighted mean over tasks of the means over seeds, and its interval.
 
-
-def overall(grid: Grid, row: str, reference: str, average: Average) -> Difference:
-    """The weighted mean over tasks of the means over seeds; nothing while a task lacks a pair of planned seeds."""
-    values = {task: _paired(grid, row, reference, task) for task in average.weights}
-    wanted = len(set(grid.seeds[row]) & set(grid.seeds[reference]))
-    lacking = tuple(f"{task} ({len(v)} of {wanted} pairs)" for task, v in values.items() if len(v) < max(1, wanted))
-    if lacking:
-        return Difference(None, None, None, min(map(len, values.values())), lacking)
-    return _difference(values, average.weights, ())
+    One task has that of the pairs that are there; an average has none while a task lacks a pair of planned seeds.
+    """
+    table = grid.differences(row, reference)
+    samples = {task: table[task].dropna().tolist() for task in column.weights}
+    fewest = min(map(len, samples.values()))
+    planned = len(grid.accuracy.loc[row].index.intersection(grid.accuracy.loc[reference].index))
+    few = {task: f"{len(s)} of {planned} pairs" for task, s in samples.items() if len(s) < max(1, planned)}
+    if column.trial is None:
+        lacking = tuple(f"{task} ({pairs})" for task, pairs in few.items())
+    else:
+        lacking = tuple(few.values()) if fewest else ("no common seed",)
+    if not fewest or (few and column.trial is None):
+        return Difference(None, None, None, fewest, lacking)
+    mean = sum(column.weights[task] * sum(sample) / len(sample) for task, sample in samples.items())
+    low, high = bootstrap(list(samples.values()), list(column.weights.values())) if fewest > 1 else (None, None)
+    return Difference(mean, low, high, fewest, lacking)
 
 
 def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, float]:
@@ -72,7 +73,7 @@ def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> t
         total: np.ndarray = sum(w * sample.mean(axis) for w, sample in zip(weights, data, strict=True))
         return total
 
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         [np.asarray(sample, dtype=np.float64) for sample in samples],
         statistic,
         n_resamples=RESAMPLES,
@@ -80,8 +81,8 @@ def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> t
         method="percentile",
         vectorized=True,
         rng=np.random.default_rng(_SEED),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def plain_lora(rows: Mapping[str, Sequence[Outcome]]) -> str | None:
@@ -97,19 +98,3 @@ def _is_plain_lora(outcome: Outcome) -> bool:
         return False
     pattern = method.get("pattern", "random")
     return pattern != "sign" and resolve_density(pattern, method.get("density"), 1) == 1
-
-
-def _paired(grid: Grid, row: str, reference: str, task: str) -> list[float]:
-    ours, theirs = grid.cells[row, task].values, grid.cells[reference, task].values
-    return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
-
-
-def _difference(
-    values: Mapping[str, Sequence[float]], weights: Mapping[str, float], lacking: tuple[str, ...]
-) -> Difference:
-    mean = sum(weights[task] * sum(sample) / len(sample) for task, sample in values.items())
-    seeds = min(map(len, values.values()))
-    if seeds < 2:
-        return Difference(mean, None, None, seeds, lacking)
-    low, high = bootstrap(list(values.values()), [weights[task] for task in values])
-    return Difference(mean, low, high, seeds, lacking)

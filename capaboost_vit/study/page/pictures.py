@@ -1,189 +1,168 @@
-"""The pictures of one part of a study, each with words for those who cannot see it and with its numbers."""
+"""The pictures of one comparison, each with words for those who cannot see it and with its numbers."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from ...training.figures import draw_mask
-from .costs import Cost
-from .curves import Curve, curve_rows
 from .details import cost_table, csv_uri, mask_table, rank_table, update_rows
 from .figures import draw_differences, draw_lines, draw_pareto, draw_radar
 from .grid import Grid
-from .paired import overall
+from .paired import compare
 from .svg import styled, swatch, to_svg
-from .tables import Table
-from .updates import Adapters, depth_means, mean_shares
+from .tables import ReportTable
+from .updates import Adapters, mean_shares
 
 _COSTS = (
     ("trained", "parameters trained outside the classifier", True),
     ("executed", "multiply-adds of a forward pass, unmerged", False),
-    ("memory", "peak memory of the process (MB)", False),
-    ("seconds", "training time of a run (s)", False),
+    ("memory_mb", "peak memory of the process (MB)", False),
+    ("train_seconds", "training time of a run (s)", False),
 )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One drawing: its title and its `<svg>`."""
-
-    title: str
-    svg: str
+Panel = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Panels that belong together, their legend, numbers and files to download (name, data: URI)."""
+    """Drawings that belong together (title, `<svg>`), their legend, numbers and files to download (name, data: URI)."""
 
     key: str
     title: str
     text: str
-    panels: tuple[Panel, ...]
+    panels: Sequence[Panel]
     legend: tuple[tuple[str, str], ...] = ()
-    numbers: Table | None = None
+    numbers: ReportTable | None = None
     download: tuple[str, str] | None = None
 
 
 class Illustrator:
-    """Draws the pictures of a part; `key` begins the ids of all of them."""
+    """Draws the pictures of a comparison; `key` begins the ids of all of them."""
 
     def __init__(self, grid: Grid, *, key: str) -> None:
         self.grid, self.key = grid, key
         self.places = {row: place for place, row in enumerate(grid.rows)}
 
-    def costs(self, costs: Sequence[Cost]) -> Picture:
+    def costs(self, costs: pd.DataFrame) -> Picture:
         """Accuracy against parameters, FLOPs, memory and time."""
         panels: list[Panel] = []
         drawn: set[str] = set()
         for field, label, log in _COSTS:
-            points = {
-                self.places[c.row]: (c.row, float(getattr(c, field)), c.accuracy)
-                for c in costs
-                if c.accuracy is not None and getattr(c, field) is not None
-            }
+            table = costs[[field, "accuracy"]].dropna()
+            points = {self.places[row]: (row, float(cost), float(score)) for row, cost, score in table.itertuples()}
             if points:
-                drawn |= {name for name, _, _ in points.values()}
-                with styled():
-                    figure = draw_pareto(points, label=label, log=log)
+                drawn |= set(table.index)
                 words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in points.values())
-                panels.append(self._panel(f"Accuracy and {label}", figure, f"cost-{field}", words))
+                title = f"Accuracy and {label}"
+                panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, points, label=label, log=log))
         return Picture(
             f"{self.key}-costs",
             "Accuracy against costs",
             "The line joins the methods that no other one beats in both accuracy and cost. Methods with a missing mean "
             "accuracy or cost are not drawn; the table has what is known of them.",
-            tuple(panels),
+            panels,
             self._legend((row for row in self.grid.rows if row in drawn), "cost-key"),
             cost_table(costs, key=f"{self.key}-cost-table"),
         )
 
     def groups(self) -> Picture | None:
         """A radar over groups, or over tasks where there are no three groups."""
-        groups = [a for a in self.grid.averages if not a.name.startswith("mean of ")]
-        names = [a.name for a in groups] if len(groups) > 2 else list(self.grid.tasks)
-        if len(names) < 3:
-            return None
+        spokes = [a for a in self.grid.averages if not a.name.startswith("mean of ")]
+        what = "groups of tasks" if len(spokes) > 2 else "tasks"
+        spokes = spokes if len(spokes) > 2 else [c for c in self.grid.columns if c.trial is not None]
+        names = [spoke.name for spoke in spokes]
         values = {}
-        for row, place in self.places.items():
-            found = [self.grid.mean_of(row, a) for a in groups] if len(groups) > 2 else None
-            found = found or [self.grid.one(row, task) for task in names]
-            means = [s.mean for s in found if s.mean is not None and not s.lacking]
-            if len(means) == len(names):
-                values[place] = means
-        if not values:
+        for row in self.grid.rows:
+            scores = [self.grid.score(row, spoke) for spoke in spokes]
+            if not any(score.lacking for score in scores):
+                values[row] = [score.mean for score in scores if score.mean is not None]
+        if len(names) < 3 or not values:
             return None
-        with styled():
-            figure = draw_radar(values, names)
-        rows = {place: row for row, place in self.places.items()}
         words = "; ".join(
-            f"{rows[place]}: " + ", ".join(f"{name} {v:.2f} %" for name, v in zip(names, found, strict=True))
-            for place, found in values.items()
+            f"{row}: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in zip(names, means, strict=True))
+            for row, means in values.items()
         )
-        what = "groups of tasks" if len(groups) > 2 else "tasks"
+        lines = {self.places[row]: means for row, means in values.items()}
         return Picture(
             f"{self.key}-groups",
             f"Accuracy over {what}",
             "Rings are accuracies in per cent and do not begin at zero. Only methods without a missing cell are drawn; "
             "the numbers are in the table of accuracies.",
-            (self._panel(f"Accuracy over {what}", figure, "radar", words),),
-            self._legend((rows[place] for place in values), "radar-key"),
+            [self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names)],
+            self._legend(values, "radar-key"),
         )
 
     def differences(self, reference: str) -> Picture | None:
         """The overall differences to the reference, a panel for each of the two averages."""
         panels: list[Panel] = []
         for average in [a for a in self.grid.averages if a.name.startswith("mean of ")]:
-            found = {row: overall(self.grid, row, reference, average) for row in self.grid.rows if row != reference}
-            lines = [(row, d.mean, d.low, d.high) for row, d in found.items() if d.mean is not None]
+            compared = {row: compare(self.grid, row, reference, average) for row in self.grid.rows if row != reference}
+            lines = [(row, d.mean, d.low, d.high) for row, d in compared.items() if d.mean is not None]
             if lines:
-                with styled():
-                    figure = draw_differences(lines, reference=reference)
                 words = "; ".join(
                     f"{row}: {mean:+.2f}" + ("" if low is None else f", interval {low:+.2f} to {high:+.2f}")
                     for row, mean, low, high in lines
                 )
-                place = len(panels)
-                panels.append(self._panel(f"Difference to {reference}, {average.name}", figure, f"diff{place}", words))
+                title, name = f"Difference to {reference}, {average.name}", f"diff{len(panels)}"
+                panels.append(self._panel(title, name, words, draw_differences, lines, reference=reference))
         text = "A dot is the mean difference, a bar its 95 % interval; where a bar crosses zero nothing is decided."
         title = f"Differences to {reference}"
-        return Picture(f"{self.key}-differences", title, text, tuple(panels)) if panels else None
+        return Picture(f"{self.key}-differences", title, text, panels) if panels else None
 
-    def curves(self, curves: Sequence[Curve]) -> Picture | None:
+    def curves(self, curves: pd.DataFrame) -> Picture | None:
         """Training loss of each task, and accuracy on val where the runs had one."""
         panels: list[Panel] = []
         for column, label in (("train_loss", "training loss"), ("val_accuracy", "accuracy on val (%)")):
             for task in self.grid.tasks:
-                mine = [c for c in curves if c.task == task and column in c.columns]
-                lines = {self.places[c.row]: (c.epochs, c.columns[column]) for c in mine}
-                if lines:
-                    with styled():
-                        figure = draw_lines(lines, x="epoch", y=label, log=column == "train_loss")
-                    ends = "; ".join(f"{c.row}: {c.columns[column][-1]:.4g}" for c in mine)
-                    title = f"{task}: {label}"
-                    panels.append(self._panel(title, figure, f"{column}-{len(panels)}", f"at the end {ends}"))
+                points = curves[curves.task == task].dropna(subset=[column])
+                of_row = dict(iter(points.groupby("method", sort=False)))
+                if of_row:
+                    lines = {self.places[r]: (list(t.epoch), list(t[column])) for r, t in of_row.items()}
+                    ends = "; ".join(f"{row}: {table[column].iloc[-1]:.4g}" for row, table in of_row.items())
+                    options = {"x": "epoch", "y": label, "log": column == "train_loss"}
+                    name, words = f"{column}-{len(panels)}", f"at the end {ends}"
+                    panels.append(self._panel(f"{task}: {label}", name, words, draw_lines, lines, **options))
         if not panels:
             return None
         return Picture(
             f"{self.key}-curves",
             "Learning curves",
             "Means over the finished seeds. All points are in the csv file.",
-            tuple(panels),
-            self._legend((row for row in self.grid.rows if any(c.row == row for c in curves)), "curve-key"),
-            download=(f"{self.key}-learning-curves.csv", csv_uri(curve_rows(curves))),
+            panels,
+            self._legend((row for row in self.grid.rows if row in set(curves.method)), "curve-key"),
+            download=(f"{self.key}-learning-curves.csv", csv_uri(curves)),
         )
 
     def updates(self, adapters: Sequence[Adapters]) -> Picture | None:
         """Spectra of dW, and its ranks over the depth of the model."""
-        shown = [a for a in adapters if a.updates]
+        shown = [a for a in adapters if len(a.updates)]
         if not shown:
             return None
-        drawn = {
-            "Spectrum of dW": (
-                {self.places[a.row]: _along(dict(enumerate(mean_shares(a.updates), 1))) for a in shown},
-                {"x": "index", "y": "singular value / the largest", "log": True},
-            )
-        }
+        spectra = {self.places[a.row]: _line(enumerate(mean_shares(a.updates), 1)) for a in shown}
+        drawn = {"Spectrum of dW": (spectra, {"x": "index", "y": "singular value / the largest", "log": True})}
         for measure in ("effective", "stable"):
-            lines = {self.places[a.row]: _along(depth_means(a.updates, measure)) for a in shown}
-            lines = {place: line for place, line in lines.items() if line[0]}
+            depths = {self.places[a.row]: a.updates.groupby("block")[measure].mean() for a in shown}
+            lines = {place: _line(depth.items()) for place, depth in depths.items() if len(depth)}
             if lines:
-                title = f"{measure.capitalize()} rank of dW by block"
-                drawn[title] = (lines, {"x": "block", "y": f"{measure} rank", "marked": True})
-        panels: list[Panel] = []
-        for title, (lines, options) in drawn.items():
-            with styled():
-                figure = draw_lines(lines, **options)  # type: ignore[arg-type]
-            means = "; ".join(f"{a.row} {statistics.fmean(u.ranks.effective for u in a.updates):.2f}" for a in shown)
-            panels.append(self._panel(title, figure, f"update{len(panels)}", f"mean effective ranks {means}"))
+                options = {"x": "block", "y": f"{measure} rank", "marked": True}
+                drawn[f"{measure.capitalize()} rank of dW by block"] = (lines, options)
+        words = "mean effective ranks " + "; ".join(f"{a.row} {a.updates.effective.mean():.2f}" for a in shown)
+        panels = [
+            self._panel(title, f"update{i}", words, draw_lines, lines, **options)
+            for i, (title, (lines, options)) in enumerate(drawn.items())
+        ]
         return Picture(
             f"{self.key}-updates",
             "Spectra and ranks of the updates dW",
             "From the adapter files of the first finished seed of each task: means over tasks, targets and, in the "
             "spectrum, blocks. Stable rank: ||dW||_F^2 / ||dW||_2^2; effective rank: exp of the entropy of the "
             "singular values over their sum.",
-            tuple(panels),
+            panels,
             self._legend((a.row for a in shown), "update-key"),
             rank_table(shown, key=f"{self.key}-rank-table"),
             (f"{self.key}-updates.csv", csv_uri(update_rows(shown))),
@@ -192,13 +171,12 @@ class Illustrator:
     def masks(self, adapters: Sequence[Adapters]) -> Picture | None:
         """The first masks of each method, with how much of the weights they cover and share."""
         panels: list[Panel] = []
-        for found in adapters:
-            if found.masks is not None:
-                name, mask = found.masks.example
-                with styled():
-                    figure = draw_mask(name.removesuffix(".mask"), mask, width=5.2)
-                words = f"{found.masks.branches} branches use {100 * found.masks.covered:.1f} % of the entries"
-                panels.append(self._panel(found.row, figure, f"mask{len(panels)}", words))
+        for shown in adapters:
+            if shown.masks is not None:
+                name, mask = shown.masks.example
+                words = f"{shown.masks.branches} branches use {100 * shown.masks.covered:.1f} % of the entries"
+                label = name.removesuffix(".mask")
+                panels.append(self._panel(shown.row, f"mask{len(panels)}", words, draw_mask, label, mask, width=5.2))
         if not panels:
             return None
         return Picture(
@@ -206,17 +184,21 @@ class Illustrator:
             "Masks: coverage and overlap",
             "One masked weight of each method, a corner where it is large: what each branch uses, and below by how "
             "many branches each entry is used.",
-            tuple(panels),
+            panels,
             numbers=mask_table(adapters, key=f"{self.key}-mask-table"),
         )
 
-    def _panel(self, title: str, figure: object, name: str, words: str) -> Panel:
-        return Panel(title, to_svg(figure, prefix=f"{self.key}-{name}", label=f"{title}. {words}"))
+    def _panel(self, title: str, name: str, words: str, draw: Callable[..., Any], *data: Any, **options: Any) -> Panel:
+        """What `draw` draws of the data, with its title and words as the label."""
+        with styled():
+            figure = draw(*data, **options)
+        return title, to_svg(figure, prefix=f"{self.key}-{name}", label=f"{title}. {words}")
 
     def _legend(self, rows: Iterable[str], name: str) -> tuple[tuple[str, str], ...]:
         with styled():
             return tuple((swatch(self.places[row], prefix=f"{self.key}-{name}"), row) for row in rows)
 
 
-def _along(values: dict[int, float]) -> tuple[list[int], list[float]]:
-    return list(values), list(values.values())
+def _line(points: Iterable[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    along, up = zip(*points, strict=True)
+    return list(along), list(up)

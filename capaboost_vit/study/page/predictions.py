@@ -23,24 +23,13 @@ _LISTED = 10  # confusions that are named
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A wrong answer; `picture` is a data: URI, if the image is at hand."""
-
-    name: str
-    label: str
-    answer: str
-    label_probability: float
-    answer_probability: float
-    picture: str | None
-
-
-@dataclass(frozen=True)
 class Predictions:
     """The confusion matrix of one run (rows: true classes), its most frequent confusions, and its worst mistakes.
 
     Args:
         counts: None with more than 20 classes; then `picture` is a PNG of it as a data: URI.
         confusions: (true class, answer, how often, of how many), the most frequent first.
+        worst: lines of predictions.json, with the names of image and classes, and `picture`, a data: URI or None.
     """
 
     outcome: Outcome
@@ -48,7 +37,7 @@ class Predictions:
     counts: tuple[tuple[int, ...], ...] | None
     picture: str | None
     confusions: tuple[tuple[str, str, int, int], ...]
-    worst: tuple[Mistake, ...]
+    worst: tuple[dict[str, Any], ...]
 
 
 class Thumbnails:
@@ -74,13 +63,13 @@ class Thumbnails:
             if data is None:
                 return name, None
             split = data.split(config["test_split"])
-            found = split.names[place]
-            if name is not None and name != found:
-                raise ValueError(f"{config['data']} has changed: image {place} is {found}, it was {name}")
+            stored = split.names[place]
+            if name is not None and name != stored:
+                raise ValueError(f"{config['data']} has changed: image {place} is {stored}, it was {name}")
             at = (key, config["test_split"], place)
             if at not in self.made:
                 self.made[at] = jpeg(split.image(place))
-            return found, self.made[at]
+            return stored, self.made[at]
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
             self.problems.setdefault(outcome.trial.task, " ".join(str(error).split()))
             return name, None
@@ -93,12 +82,12 @@ def read_predictions(outcome: Outcome, thumbnails: Thumbnails | None, *, most: i
         most: worst mistakes that are given.
     """
     try:
-        found = json.loads((outcome.folder / "predictions.json").read_text("utf-8"))
-        classes = tuple(map(str, found["classes"]))
+        content = json.loads((outcome.folder / "predictions.json").read_text("utf-8"))
+        classes = tuple(map(str, content["classes"]))
         counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        for label, answer, count in found["counts"]:
+        for label, answer, count in content["counts"]:
             counts[label, answer] = count
-        worst = tuple(_mistake(outcome, row, classes, thumbnails) for row in found["worst"][:most])
+        worst = tuple(_mistake(outcome, row, classes, thumbnails) for row in content["worst"][:most])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     small = len(classes) <= _AS_TABLE
@@ -140,19 +129,18 @@ def jpeg(image: Image.Image) -> str:
     return _uri("image/jpeg", out.getvalue())
 
 
-def _mistake(outcome: Outcome, row: dict[str, Any], classes: Sequence[str], thumbnails: Thumbnails | None) -> Mistake:
-    place, name = int(row["place"]), row.get("name")
-    picture = None
+def _mistake(
+    outcome: Outcome, row: dict[str, Any], classes: Sequence[str], thumbnails: Thumbnails | None
+) -> dict[str, Any]:
+    place, name, picture = int(row["place"]), row.get("name"), None
     if thumbnails is not None:
         name, picture = thumbnails.find(outcome, place, name)
-    return Mistake(
-        name=f"image {place}" if name is None else str(name),
-        label=classes[row["label"]],
-        answer=classes[row["answer"]],
-        label_probability=float(row["label_probability"]),
-        answer_probability=float(row["answer_probability"]),
-        picture=picture,
-    )
+    return {
+        "name": f"image {place}" if name is None else str(name),
+        **{key: classes[row[key]] for key in ("label", "answer")},
+        **{key: float(row[key]) for key in ("label_probability", "answer_probability")},
+        "picture": picture,
+    }
 
 
 def _open(config: dict[str, Any]) -> ImageData:

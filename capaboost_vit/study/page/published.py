@@ -1,53 +1,19 @@
-"""Published VTAB-1k results, to stand beside ours; none of them was computed here."""
+"""Published VTAB-1k results (published.yaml) beside ours; none of them was computed here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from importlib import resources
 
+from ...io.yaml import parse_yaml
 from .grid import Grid
-from .outcomes import Part
+from .outcomes import Comparison
+from .tables import MISSING, Entry, ReportTable, simple_table
 
-SOURCE = (
-    "Published, ViT-B/16 IN-21k: mean of the 3 group means / mean of the 19 tasks, in per cent; none was computed "
-    "here. * marks the checkpoint augreg_in21k, which by itself is worth 0.6 to 1.1 points over orig_in21k. Protocols "
-    "differ: choosing the best epoch on the test set (worth 0.6 to 1.8 points, 6.9 for full fine-tuning), a search for "
-    "each task, JPEG copies of the images and other normalisation move these numbers as much as methods do."
-)
 _BACKBONES = {"augreg_in21k": "*", "orig_in21k": ""}
+_AVERAGES = ("mean of 3 groups", "mean of 19 tasks")
 
 
-@dataclass(frozen=True)
-class Published:
-    """A line of the literature: words, not only numbers, where it gives a range."""
-
-    method: str
-    groups: str
-    tasks: str
-    remark: str = ""
-
-
-PUBLISHED = (
-    Published("full fine-tuning", "68.97", "65.57"),
-    Published("linear", "57.68", "52.99"),
-    Published("BitFit", "65.22", "62.05"),
-    Published("VPT-deep", "71.97", "69.43"),
-    Published("adapter", "73.86", "71.44"),
-    Published("LoRA r8", "74.60", "72.25", "re-tuned by others: 75.2 to 75.7 (mean of groups)"),
-    Published("AdaptFormer", "74.75", "72.32"),
-    Published("FacT-TK", "75.55", "73.23"),
-    Published("SSF*", "75.69", "73.10", "augreg_in21k"),
-    Published("ARC", "75.78", "73.37"),
-    Published("RepAdapter", "76.09", "73.84"),
-    Published("Convpass", "76.56", "74.45"),
-    Published("RLRR", "76.75", "74.54"),
-    Published("GPS", "77.47", "75.18"),
-    Published("Adapter+", "77.6", "", "one setting for all tasks, honest protocol"),
-    Published("HST", "78.13", "75.99"),
-    Published("MLAE", "78.8", "", "per-task search"),
-)
-
-
-def why_not_beside(part: Part) -> str | None:
+def why_not_beside(part: Comparison) -> str | None:
     """Why nothing published is comparable with a part at all; None where it is."""
     if part.suite != "vtab1k":
         return "published numbers are kept for the suite vtab1k only"
@@ -58,14 +24,26 @@ def why_not_beside(part: Part) -> str | None:
     return None
 
 
-def own_rows(part: Part, grid: Grid) -> list[Published]:
-    """Our lines: averages of all 19 tasks and their three groups, missing where one of them is."""
-    found = []
-    for row in grid.rows:
-        numbers = []
-        for name in ("mean of 3 groups", "mean of 19 tasks"):
-            average = next((average for average in grid.averages if average.name == name), None)
-            summary = None if average is None else grid.mean_of(row, average)
-            numbers.append("missing" if summary is None or summary.mean is None else f"{summary.mean:.2f}")
-        found.append(Published(f"{row}{_BACKBONES[part.backbone]}", numbers[0], numbers[1], "ours"))
-    return found
+def published_table(part: Comparison, grid: Grid, *, key: str) -> ReportTable | None:
+    """Ours, missing where one of all 19 tasks is, and what others have published; None where nothing is comparable."""
+    if why_not_beside(part) is not None:
+        return None
+    literature = parse_yaml(resources.files("capaboost_vit.study.page").joinpath("published.yaml").read_text("utf-8"))
+    rows = [
+        _row("own", f"{row}{_BACKBONES[part.backbone]}", *(_ours(grid, row, name) for name in _AVERAGES), "ours")
+        for row in grid.rows
+    ]
+    rows += [_row("", *line) for line in literature["lines"]]
+    title = f"Published numbers beside ours (%): {part.title}"
+    return simple_table(key, title, ("method", *_AVERAGES, "remark"), rows, (literature["source"],))
+
+
+def _ours(grid: Grid, row: str, name: str) -> str:
+    means = [grid.score(row, average).mean for average in grid.averages if average.name == name]
+    return MISSING if not means or means[0] is None else f"{means[0]:.2f}"
+
+
+def _row(kind: str, method: str, *averages_and_remark: str) -> tuple[Entry, ...]:
+    *averages, remark = averages_and_remark
+    numbers = (Entry(text or "not given", kind="missing" if text in ("", MISSING) else "") for text in averages)
+    return (Entry(method, kind=kind), *numbers, Entry(remark, kind="words"))

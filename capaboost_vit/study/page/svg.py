@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 # stand-ins that matplotlib can draw with; the page's style sheet says what they look like, by day and by night
@@ -36,26 +35,14 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Series:
-    """How the i-th of many methods is drawn: colours come again with other dashes, markers after eleven."""
-
-    index: int
-
-    @property
-    def colour(self) -> str:
-        """A stand-in for a colour of the page."""
-        return f"#0101{16 + self.index % COLOURS:02x}"
-
-    @property
-    def look(self) -> dict[str, Any]:
-        """Arguments of `Axes.plot`."""
-        return {
-            "color": self.colour,
-            "linestyle": _DASHES[self.index // COLOURS % len(_DASHES)],
-            "marker": _MARKERS[self.index % len(_MARKERS)],
-            "markersize": 4.5,
-        }
+def series_style(index: int) -> dict[str, Any]:
+    """Arguments of `Axes.plot` for the i-th method: colours come again with other dashes, markers after eleven."""
+    return {
+        "color": f"#0101{16 + index % COLOURS:02x}",  # a stand-in for a colour of the page
+        "linestyle": _DASHES[index // COLOURS % len(_DASHES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "markersize": 4.5,
+    }
 
 
 @contextmanager
@@ -89,12 +76,12 @@ def to_svg(figure: Any, *, prefix: str, label: str) -> str:
     label = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     body = text[text.index(">") + 1 :]
     named = set(re.findall(r"url\(#([^)]+)\)", body)) | set(re.findall(r'xlink:href="#([^"]+)"', body))
-    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in named else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in named else "", body)
     body = body.replace("url(#", f"url(#{prefix}-").replace('xlink:href="#', f'href="#{prefix}-')
     body = body.replace("xlink:href=", "href=")
     for stand_in, variable in _VARIABLES.items():
         body = body.replace(stand_in, variable)
-    body = re.sub(r"#0101([0-9a-f]{2})", lambda found: f"var(--c{int(found[1], 16) - 16})", body)
+    body = re.sub(r"#0101([0-9a-f]{2})", lambda match: f"var(--c{int(match[1], 16) - 16})", body)
     body = re.sub(r"\n\s*", "\n", body)
     return f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}" style="--w:{width}">{body}'
 
@@ -105,7 +92,7 @@ def swatch(index: int, *, prefix: str) -> str:
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **Series(index).look)
+    axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **series_style(index))
     axes.set(xlim=(0, 2), ylim=(-1, 1))
     return to_svg(figure, prefix=f"{prefix}-{index}", label="").replace(
         'role="img" aria-label=""', 'aria-hidden="true"', 1

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import re
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
-from ...core.analysis import Ranks, ranks, spectrum
+from ...core.analysis import ranks, spectrum
 from ...core.rescaling import rescaling
 from ...methods.adapter_file import read_adapter_file
 from ...training.figures import small_update
 from .outcomes import Outcome
 
-
-@dataclass(frozen=True)
-class Update:
-    """dW of one site in one run: its place, ranks, norm, and as many singular values as its rank, over the largest."""
-
-    task: str
-    site: str
-    block: int | None
-    ranks: Ranks
-    norm: float
-    shares: tuple[float, ...]
+COLUMNS = ("task", "site", "block", "algebraic", "stable", "effective", "norm", "shares")
 
 
 @dataclass(frozen=True)
-class Masks:
+class MaskShares:
     """How the branches of a method share the entries of their weights, means over all masked weights of one run.
 
     covered: entries that any branch uses; shared: entries that two or more use; agreeing: entries, of those that two
@@ -48,48 +37,41 @@ class Masks:
 
 @dataclass(frozen=True)
 class Adapters:
-    """What the adapter files of one method show."""
+    """What the adapter files of one method show; `updates` has the lines of `linear_updates`."""
 
     row: str
     runs: int
-    updates: tuple[Update, ...]
-    masks: Masks | None
+    updates: pd.DataFrame
+    masks: MaskShares | None
 
 
-def inspect(row: str, outcomes: Sequence[Outcome]) -> Adapters | None:
-    """Reads the adapter file of the first finished seed on each task; None without any.
+def inspect(row: str, outcomes: Iterable[Outcome]) -> Adapters | None:
+    """Reads the adapter files of finished runs of a method; None without any.
 
     A file that is missing (`--keep-models false`) or damaged is left out, and `runs` says how many there were.
     """
-    chosen: dict[str, Outcome] = {}
-    for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
-        if outcome.result is not None and (outcome.folder / "adapter.safetensors").is_file():
-            chosen.setdefault(outcome.trial.task, outcome)
-    updates: list[Update] = []
-    masks: Masks | None = None
-    runs = 0
-    for outcome in chosen.values():
-        if not has_branches(outcome.result):
+    updates: list[dict[str, Any]] = []
+    masks, runs = None, 0
+    for outcome in outcomes:
+        # the adapter file of a full fine-tuning is large, and shows nothing here
+        if outcome.result is None or not outcome.result["parameters"].get("branches"):
             continue
         try:
             file = read_adapter_file(outcome.folder / "adapter.safetensors")
-        except ValueError:
+        except (OSError, ValueError):
             continue
         runs += 1
         updates += linear_updates(file.header, file.tensors, task=outcome.trial.task)
         masks = masks or shared_entries(file.tensors, file.header["masks"])
-    return Adapters(row, runs, tuple(updates), masks) if runs else None
+    return Adapters(row, runs, pd.DataFrame(updates, columns=COLUMNS), masks) if runs else None
 
 
-def has_branches(result: Mapping[str, Any] | None) -> bool:
-    """Whether branches were trained; the adapter file of a full fine-tuning is large, and shows nothing here."""
-    return result is not None and result["parameters"].get("branches", 0) > 0
+def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, task: str) -> Iterator[dict[str, Any]]:
+    """The updates dW = (alpha / rank) B_cat A_cat of LoRA, times its rescaling, one at a time.
 
-
-def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, task: str) -> Iterator[Update]:
-    """The updates dW = (alpha / rank) B_cat A_cat of LoRA, times its rescaling.
-
-    Branches with activations and biases have none; zero updates are left out.
+    Each with its place (task, site, block), its ranks (algebraic, stable, effective), its norm, and its `shares`: as
+    many singular values as its algebraic rank, over the largest. Branches with activations and biases have none; zero
+    updates are left out.
     """
     methods = [method for method in header["methods"] if method["method"] == "lora"]
     if len(methods) != 1:
@@ -106,44 +88,28 @@ def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, 
         values = spectrum(small)
         if values[0] > 0:
             block = re.search(r"\d+", site)
-            found = ranks(small)
-            shares = tuple((values[: found.algebraic] / values[0]).tolist())
-            norm = float(values.square().sum().sqrt())
-            yield Update(task, site, int(block[0]) if block else None, found, norm, shares)
+            place = {"task": task, "site": site, "block": int(block[0]) if block else None}
+            shares = (values[: ranks(small).algebraic] / values[0]).tolist()
+            yield {**place, **vars(ranks(small)), "norm": float(values.square().sum().sqrt()), "shares": shares}
 
 
-def shared_entries(tensors: Mapping[str, Tensor], names: Iterable[str]) -> Masks | None:
+def shared_entries(tensors: Mapping[str, Tensor], names: Iterable[str]) -> MaskShares | None:
     """Coverage and overlap of all masks (K, out, in); None without masks."""
-    found: dict[str, list[float]] = defaultdict(list)
-    example: tuple[str, Tensor] | None = None
-    branches = 0
+    lines, example, branches = [], None, 0
     for name in sorted(names, key=_natural):
         mask = tensors[name]
         uses = mask.ne(0).sum(0)
-        both, same = _pairs(mask)
-        found["covered"].append(float(uses.gt(0).float().mean()))
-        found["shared"].append(float(uses.gt(1).float().mean()))
-        if both:
-            found["agreeing"].append(same / both)
+        pairs = [mask[i].int() * mask[j].int() for i in range(len(mask)) for j in range(i)]
+        both, same = (sum(int(which(p).sum()) for p in pairs) for which in (lambda p: p.ne(0), lambda p: p.gt(0)))
+        agreeing = same / both if both else float("nan")
+        lines.append((float(uses.gt(0).float().mean()), float(uses.gt(1).float().mean()), agreeing))
         branches = max(branches, len(mask))
         if example is None and mask.ndim == 3:
             example = (name, mask)
     if example is None:
         return None
-    means = {key: statistics.fmean(values) for key, values in found.items()}
-    agreeing = means.get("agreeing", float("nan"))
-    return Masks(len(found["covered"]), branches, means["covered"], means["shared"], agreeing, example)
-
-
-def _pairs(mask: Tensor) -> tuple[int, int]:
-    """Over all pairs of branches: entries in use by both, and those of them with the same sign."""
-    both = same = 0
-    for i in range(len(mask)):
-        for j in range(i):
-            product = mask[i].int() * mask[j].int()
-            both += int(product.ne(0).sum())
-            same += int(product.gt(0).sum())
-    return both, same
+    covered, shared, agreeing = pd.DataFrame(lines).mean()  # of those that are not NaN
+    return MaskShares(len(lines), branches, covered, shared, agreeing, example)
 
 
 def _views(tensors: Mapping[str, Tensor], name: str, branches: int) -> Tensor:
@@ -157,16 +123,7 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def depth_means(updates: Iterable[Update], measure: str) -> dict[int, float]:
-    """The mean of a rank (`stable`, `effective`) over the updates of each block."""
-    found: dict[int, list[float]] = defaultdict(list)
-    for update in updates:
-        if update.block is not None:
-            found[update.block].append(getattr(update.ranks, measure))
-    return {block: statistics.fmean(values) for block, values in sorted(found.items())}
-
-
-def mean_shares(updates: Sequence[Update]) -> list[float]:
+def mean_shares(updates: pd.DataFrame) -> list[float]:
     """The mean over updates of s_i / s_1, for each index that all of them have."""
-    length = min(len(update.shares) for update in updates)
-    return [statistics.fmean(update.shares[i] for update in updates) for i in range(length)]
+    length = min(map(len, updates.shares))
+    return [float(mean) for mean in pd.DataFrame([shares[:length] for shares in updates.shares]).mean()]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...vision.data import ImageData, Split, check_data, open_data
-from .known import compare
-from .task import Suite, Task
+from .fingerprints import compare
+from .task import Suite, SuiteTask
 
 _LISTED = 3
 
@@ -21,7 +21,7 @@ class TaskReport:
         hashes: the SHA-256 of train, val and test, as a run's result.json has them.
     """
 
-    task: Task
+    task: SuiteTask
     classes: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     disjoint: bool = False
@@ -41,8 +41,8 @@ class SuiteReport:
     @property
     def problems(self) -> list[str]:
         """Everything that stands between this data and a result: one line each."""
-        found = [f"{report.task.name}: {line}" for report in self.tasks for line in report.problems]
-        return found + [f"{name}: no data: {reason}" for name, reason in self.missing.items()]
+        problems = [f"{report.task.name}: {line}" for report in self.tasks for line in report.problems]
+        return problems + [f"{name}: no data: {reason}" for name, reason in self.missing.items()]
 
     def text(self) -> str:
         """A line for each task, with its remarks and problems below it."""
@@ -51,12 +51,12 @@ class SuiteReport:
     def _lines(self) -> Iterator[str]:
         for report in self.tasks:
             sizes = ", ".join(f"{name} {size:,}" for name, size in report.sizes.items())
-            found = [report.task.name]
+            parts = [report.task.name]
             if sizes:
                 hashes = ", ".join(f"{name} {sha256[:16]}" for name, sha256 in report.hashes.items())
                 apart = "disjoint" if report.disjoint else "NOT disjoint"
-                found += [f"{report.classes} classes", sizes, apart, f"sha256 of {hashes}"]
-            yield "; ".join(found)
+                parts += [f"{report.classes} classes", sizes, apart, f"sha256 of {hashes}"]
+            yield "; ".join(parts)
             yield from (f"  note: {line}" for line in report.remarks)
             yield from (f"  problem: {line}" for line in report.problems)
         yield from (f"{name}; no data\n  problem: {reason}" for name, reason in self.missing.items())
@@ -79,7 +79,7 @@ def check_suite(
     return SuiteReport(suite.name, reports, missing or {})
 
 
-def _check_task(suite: str, task: Task, progress: Callable[[str, int, int], None] | None) -> TaskReport:
+def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int], None] | None) -> TaskReport:
     names = {"train": task.train, "val": task.val, "full": task.full, "test": task.test}
     try:
         data = _open(task)
@@ -111,7 +111,7 @@ def _check_task(suite: str, task: Task, progress: Callable[[str, int, int], None
     )
 
 
-def _open(task: Task) -> ImageData:
+def _open(task: SuiteTask) -> ImageData:
     options = dict(task.options)
     return open_data(
         task.data,
@@ -130,7 +130,7 @@ def _is_the_rest(splits: Mapping[str, Split]) -> bool:
     return set(splits["full"].names) == {name for split in others for name in split.names}
 
 
-def _wrong_numbers(task: Task, classes: int, splits: Mapping[str, Split]) -> Iterator[str]:
+def _wrong_numbers(task: SuiteTask, classes: int, splits: Mapping[str, Split]) -> Iterator[str]:
     if task.classes not in (None, classes):
         yield f"{classes} classes, expected {task.classes}"
     for name, expected in task.sizes.items():

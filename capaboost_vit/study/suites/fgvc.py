@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .task import Task
+from .task import SuiteTask
 
 if TYPE_CHECKING:
-    from .places import Place
+    from .places import DataLayout
 
 
 class FineGrained(NamedTuple):
@@ -46,7 +46,7 @@ def folders(row: FineGrained) -> tuple[str, ...]:
     return tuple(name + end for name in row.names for end in ("", ".zip"))
 
 
-def task_at(row: FineGrained, place: Place) -> Task | None:
+def task_at(row: FineGrained, place: DataLayout) -> SuiteTask | None:
     """The task with the data of a place; None if the place cannot hold it."""
     if not place.splits >= {"train", "test"}:
         return None
@@ -54,7 +54,7 @@ def task_at(row: FineGrained, place: Place) -> Task | None:
     return _task(row, str(place.path), val=bool(_VAL & place.splits), foreign=foreign)
 
 
-def task_on_hub(row: FineGrained) -> Task | None:
+def task_on_hub(row: FineGrained) -> SuiteTask | None:
     """The task with the data of the hub; None if the hub has none."""
     return None if row.hub is None else _task(row, row.hub, val=row.name == "flowers", foreign=True)
 
@@ -65,10 +65,10 @@ def hint(row: FineGrained) -> str:
     return f"put train/ and test/ with a folder of images per class{hub} below the folder of --data, as {row.names[0]}"
 
 
-def _task(row: FineGrained, data: str, *, val: bool, foreign: bool) -> Task:
+def _task(row: FineGrained, data: str, *, val: bool, foreign: bool) -> SuiteTask:
     """`foreign`: whether it is the hub's set, or a download of it."""
     other = foreign and row.note is not None
-    return Task(
+    return SuiteTask(
         row.name,
         data,
         group="fine-grained",

@@ -9,32 +9,32 @@ from typing import Any, Protocol
 
 from . import fgvc, vtab1k
 from .own import read_suite
-from .places import Place, look_at
-from .task import Suite, Task, choose
+from .places import DataLayout, look_at
+from .task import Suite, SuiteTask, choose
 
 HUB = "hub"
 
 
-class _Known(Protocol):
+class _SuiteModule(Protocol):
     """What the module of a suite has."""
 
     TASKS: tuple[Any, ...]
 
     def folders(self, row: Any) -> tuple[str, ...]: ...
 
-    def task_at(self, row: Any, place: Place) -> Task | None: ...
+    def task_at(self, row: Any, place: DataLayout) -> SuiteTask | None: ...
 
-    def task_on_hub(self, row: Any) -> Task | None: ...
+    def task_on_hub(self, row: Any) -> SuiteTask | None: ...
 
     def hint(self, row: Any) -> str: ...
 
 
-SUITES: dict[str, _Known] = {"vtab1k": vtab1k, "fgvc": fgvc}
+SUITES: dict[str, _SuiteModule] = {"vtab1k": vtab1k, "fgvc": fgvc}
 SYNTHETIC = "synthetic_vtab1k"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundTasks:
     """The tasks whose data is there, and why it is not for the others, by name."""
 
     suite: Suite
@@ -54,24 +54,24 @@ def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         FileNotFoundError: no data for a task: the places that were looked at, and what to do.
         ValueError: no such suite or task, or no data named.
     """
-    found = find_tasks(spec, data=data, tasks=tasks)
-    if found.missing:
-        name, reason = next(iter(found.missing.items()))
-        others = list(found.missing)[1:]
-        more = f" (nor for {', '.join(others)})" if others else ""
-        raise FileNotFoundError(f"no data for {name}{more}: {reason}")
-    return found.suite
+    tasks_there = find_tasks(spec, data=data, tasks=tasks)
+    if tasks_there.missing:
+        name, reason = next(iter(tasks_there.missing.items()))
+        others = list(tasks_there.missing)[1:]
+        also = f" (nor for {', '.join(others)})" if others else ""
+        raise FileNotFoundError(f"no data for {name}{also}: {reason}")
+    return tasks_there.suite
 
 
-def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Found:
+def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> FoundTasks:
     """The tasks of a suite whose data is there, and what is missing; arguments and errors as `open_suite` has them.
 
     The hub is not asked whether it has its sets, and the data of a user's own suite counts as there.
     """
     if spec == SYNTHETIC:
-        return Found(Suite(spec, tuple(choose(vtab1k.synthetic_tasks(), tasks))), {})
+        return FoundTasks(Suite(spec, tuple(choose(vtab1k.synthetic_tasks(), tasks))), {})
     if spec not in SUITES:
-        return Found(_own(spec, data, tasks), {})
+        return FoundTasks(_own(spec, data, tasks), {})
     say = "say --data FOLDER with a folder or .zip per task, or --data hub"
     if data is None:
         raise ValueError(f"the suite {spec} needs data: {say}")
@@ -79,19 +79,19 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         raise FileNotFoundError(f"no folder {data}: {say}")
     suite, present, missing = SUITES[spec], [], {}
     for row in choose(suite.TASKS, tasks):
-        found = _on_hub(suite, row) if data == HUB else _below(suite, row, Path(data).expanduser())
-        if isinstance(found, Task):
-            present.append(found)
+        task = _on_hub(suite, row) if data == HUB else _below(suite, row, Path(data).expanduser())
+        if isinstance(task, SuiteTask):
+            present.append(task)
         else:
-            missing[row.name] = found
-    return Found(Suite(spec, tuple(present)), missing)
+            missing[row.name] = task
+    return FoundTasks(Suite(spec, tuple(present)), missing)
 
 
-def _on_hub(suite: _Known, row: Any) -> Task | str:
+def _on_hub(suite: _SuiteModule, row: Any) -> SuiteTask | str:
     return suite.task_on_hub(row) or f"the hub has no set of it: {suite.hint(row)}"
 
 
-def _below(suite: _Known, row: Any, root: Path) -> Task | str:
+def _below(suite: _SuiteModule, row: Any, root: Path) -> SuiteTask | str:
     """The task, or where its data was looked for in vain."""
     reasons = []
     for name in suite.folders(row):

@@ -2,7 +2,7 @@
 
 name: mine            # of the suite; without it, the name of the file
 tasks:
-  birds:              # the name of a task, with what differs from the defaults of Task
+  birds:              # the name of a task, with what differs from the defaults of SuiteTask
     data: pictures/birds
     classes: 12
   leaves:
@@ -15,19 +15,20 @@ tasks:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import fields
+import typing
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ...io.options import check_type
 from ...io.yaml import parse_yaml
 from ...vision.data.expressions import parse_split
-from .task import Suite, Task
+from .task import Suite, SuiteTask
 
-_FIELDS = tuple(field.name for field in fields(Task) if field.name != "name")
-_SIZES = ("train", "val", "full", "test")
+_HINTS = {name: hint for name, hint in typing.get_type_hints(SuiteTask).items() if name != "name"}
+_SPLITS = ("train", "val", "full", "test")
 
 
 def read_suite(path: Path, *, root: Path | None = None) -> Suite:
@@ -37,7 +38,7 @@ def read_suite(path: Path, *, root: Path | None = None) -> Suite:
     other data is what `--data` of `capaboost train` takes.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: it is no suite, by task and key.
+        FileNotFoundError: no such file. ValueError, TypeError: it is no suite, by task and key.
     """
     try:
         content = parse_yaml(path.read_text("utf-8"))
@@ -53,62 +54,34 @@ def read_suite(path: Path, *, root: Path | None = None) -> Suite:
     )
 
 
-def _read_task(where: str, name: str, values: Any, root: Path | None) -> Task:
+def _read_task(where: str, name: str, values: Any, root: Path | None) -> SuiteTask:
     if not isinstance(values, dict) or not isinstance(values.get("data"), str) or not values["data"]:
         raise ValueError(f"{where} names no data: write `data:` and what --data of capaboost train takes")
-    _refuse_unknown(where, values, _FIELDS)
-    train, val = values.get("train", Task.train), values.get("val", Task.val)
-    splits = {"train": train, "val": val, "test": values.get("test", Task.test)}
-    splits["full"] = values.get("full", train if val is None else f"{train}+{val}")
-    for key, split in splits.items():
-        if not isinstance(split, str) and (key, split) != ("val", None):
-            raise ValueError(f"{where}: {key} must be the name of a split, got {split!r}")
-        if isinstance(split, str):
-            _refuse_malformed(where, key, split)
-    here = root / values["data"] if root is not None else None
-    return Task(
-        name,
-        data=str(here) if here is not None and here.exists() else values["data"],
-        group=_typed(where, values, "group", str, ""),
-        classes=_typed(where, values, "classes", int, None),
-        sizes=_sizes(where, _typed(where, values, "sizes", dict, {})),
-        options=_typed(where, values, "options", dict, {}),
-        notes=tuple(str(note) for note in _typed(where, values, "notes", list, [])),
-        **splits,
-    )
+    _refuse_unknown(where, values, _HINTS)
+    for key, value in values.items():
+        check_type(f"{where}: {key}", value, _HINTS[key])
+    _refuse_unknown(f"{where}, sizes", values.get("sizes", {}), _SPLITS)
+    for key, value in values.get("sizes", {}).items():
+        check_type(f"{where}: sizes: {key}", value, int | tuple[int, ...])
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    train, val = options.get("train", SuiteTask.train), options.get("val", SuiteTask.val)
+    options.setdefault("full", train if val is None else f"{train}+{val}")
+    for key in _SPLITS:
+        if options.get(key) is not None:
+            try:
+                parse_split(options[key])
+            except ValueError as error:
+                raise ValueError(f"{where}: {key}: {error}") from None
+    if root is not None and (root / values["data"]).exists():
+        options["data"] = str(root / values["data"])
+    if "sizes" in options:
+        options["sizes"] = {key: tuple(n) if isinstance(n, list) else n for key, n in options["sizes"].items()}
+    return SuiteTask(name, **options)
 
 
-def _refuse_malformed(where: str, key: str, split: str) -> None:
-    try:
-        parse_split(split)
-    except ValueError as error:
-        raise ValueError(f"{where}: {key}: {error}") from None
-
-
-def _typed(where: str, values: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-    value = values.get(key, default)
-    if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise ValueError(f"{where}: {key} must be {_KINDS[kind]}, got {value!r}")
-    return value
-
-
-_KINDS = {str: "text", int: "a whole number", dict: "values by name", list: "a list"}
-
-
-def _sizes(where: str, sizes: Mapping[str, Any]) -> dict[str, int | tuple[int, ...]]:
-    _refuse_unknown(f"{where}, sizes", sizes, _SIZES)
-    found: dict[str, int | tuple[int, ...]] = {}
-    for key, value in sizes.items():
-        several = value if isinstance(value, list) else [value]
-        if not several or not all(isinstance(one, int) for one in several):
-            raise ValueError(f"{where}: sizes: {key} must be a whole number, or a list of them, got {value!r}")
-        found[key] = tuple(value) if isinstance(value, list) else value
-    return found
-
-
-def _refuse_unknown(where: str, values: Mapping[Any, Any], known: tuple[str, ...]) -> None:
+def _refuse_unknown(where: str, values: Mapping[Any, Any], names: Collection[str]) -> None:
     for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{where} has no option {key!r}{hint}; it takes: {', '.join(known)}")
+            raise ValueError(f"{where} has no option {key!r}{hint}; it takes: {', '.join(names)}")

@@ -15,7 +15,7 @@ _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 @dataclass(frozen=True)
-class Place:
+class DataLayout:
     """Data that is there.
 
     Args:
@@ -30,7 +30,7 @@ class Place:
     jpeg: bool = False
 
 
-def look_at(path: Path) -> Place:
+def look_at(path: Path) -> DataLayout:
     """What lies at a path. Raises FileNotFoundError or ValueError with nothing but the reason why it is of no use."""
     if path.is_dir():
         tree: Tree = FolderWithZip(path) if (path / "images.zip").exists() else Folder(path)
@@ -40,12 +40,14 @@ def look_at(path: Path) -> Place:
         raise FileNotFoundError("not there")
     lists = lists_of(tree)
     if lists:
-        return Place(path, False, frozenset(name[: -len(".txt")] for name in lists), _begins_with_jpeg(tree, lists[0]))
+        return DataLayout(
+            path, False, frozenset(name[: -len(".txt")] for name in lists), _begins_with_jpeg(tree, lists[0])
+        )
     if path.is_dir() and is_image_table(path):
-        return Place(path, True, _of_table(path))
+        return DataLayout(path, True, _of_table(path))
     folders = tree.folders()
     if "train" in folders:
-        return Place(path, False, frozenset(folders))
+        return DataLayout(path, False, frozenset(folders))
     raise ValueError("no lists, no parquet files and no train folder in it")
 
 

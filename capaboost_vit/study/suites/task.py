@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, TypeVar
 
 
 @dataclass(frozen=True)
-class Task:
+class SuiteTask:
     """One data set with its protocol. The splits are names or expressions, as `--train-split` takes them.
 
     Args:
@@ -28,12 +28,12 @@ class Task:
     data: str
     group: str = ""
     classes: int | None = None
-    sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    sizes: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
     train: str = "train"
     val: str | None = "val"
     full: str = "train+val"
     test: str = "test"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -42,7 +42,7 @@ class Suite:
     """Tasks that are reported together."""
 
     name: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[SuiteTask, ...]
 
 
 class Named(Protocol):

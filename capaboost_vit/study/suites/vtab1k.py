@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .task import Task
+from .task import SuiteTask
 
 if TYPE_CHECKING:
-    from .places import Place
+    from .places import DataLayout
 
 
 class Vtab(NamedTuple):
@@ -83,7 +83,7 @@ _JPEG = "JPEG copies of images that are lossless in the original"
 _CIFAR = "with JPEG copies CIFAR-100 is 10 to 15 points lower"
 
 
-def synthetic_tasks() -> tuple[Task, ...]:
+def synthetic_tasks() -> tuple[SuiteTask, ...]:
     """The 19 tasks with their sizes and classes on generated images of 224 pixels, to measure the time of them all."""
     return tuple(
         _task(row, f"synthetic:{row.classes}:800:200:{row.test_images}:224", *_PLAIN, (_SYNTHETIC,), {})
@@ -97,7 +97,7 @@ def folders(row: Vtab) -> tuple[str, ...]:
     return tuple(dict.fromkeys((row.folder, f"{row.folder}.zip", *exact, row.tfds, f"{row.tfds}.zip")))
 
 
-def task_at(row: Vtab, place: Place) -> Task | None:
+def task_at(row: Vtab, place: DataLayout) -> SuiteTask | None:
     """The task with the data of a place; None if the place cannot hold it."""
     if place.splits >= set(_LISTS):
         jpeg = place.jpeg and row.name in LOSSLESS
@@ -105,7 +105,7 @@ def task_at(row: Vtab, place: Place) -> Task | None:
     return _sliced(row, str(place.path), place.splits) if place.table else None
 
 
-def task_on_hub(row: Vtab) -> Task | None:
+def task_on_hub(row: Vtab) -> SuiteTask | None:
     """The task with the data of the hub; None if the hub has none."""
     if row.name in EXACT:
         return _exact(row, f"bramtoula/vtab_{row.name}", full=False, jpeg=False)
@@ -120,12 +120,12 @@ def hint(row: Vtab) -> str:
     return f"bash scripts/get_vtab1k.sh fetches it from the hub; or put it {where}"
 
 
-def _exact(row: Vtab, data: str, *, full: bool, jpeg: bool) -> Task:
+def _exact(row: Vtab, data: str, *, full: bool, jpeg: bool) -> SuiteTask:
     notes = (_JPEG, *((_CIFAR,) if row.name == "cifar100" else ())) if jpeg else ()
     return _task(row, data, *_LISTS, "train800val200" if full else "train800+val200", notes, {})
 
 
-def _sliced(row: Vtab, data: str, splits: frozenset[str]) -> Task:
+def _sliced(row: Vtab, data: str, splits: frozenset[str]) -> SuiteTask:
     options = {} if row.label is None else {"label_column": row.label}
     notes: tuple[str, ...] = (_NOT_EXACT,)
     test = row.test
@@ -136,8 +136,8 @@ def _sliced(row: Vtab, data: str, splits: frozenset[str]) -> Task:
 
 def _task(
     row: Vtab, data: str, train: str, val: str, test: str, full: str, notes: tuple[str, ...], options: dict[str, str]
-) -> Task:
+) -> SuiteTask:
     # the usual zip has an image of Caltech101 more than TFDS
-    tests = (6_084, 6_085) if row.name == "caltech101" else row.test_images
-    sizes = {"train": 800, "val": 200, "full": 1_000, "test": tests}
-    return Task(row.name, data, row.group, row.classes, sizes, train, val, full, test, options, notes)
+    tests: int | tuple[int, ...] = (6_084, 6_085) if row.name == "caltech101" else row.test_images
+    sizes: dict[str, int | tuple[int, ...]] = {"train": 800, "val": 200, "full": 1_000, "test": tests}
+    return SuiteTask(row.name, data, row.group, row.classes, sizes, train, val, full, test, options, notes)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from capaboost_vit.study.page.figures import draw_differences, draw_lines, draw_pareto, draw_radar, pareto_front
-from capaboost_vit.study.page.svg import COLOURS, Series, styled, swatch, to_svg
+from capaboost_vit.study.page.svg import COLOURS, series_style, styled, swatch, to_svg
 
 
 def test_the_front_is_what_no_other_point_beats():
@@ -55,7 +55,7 @@ def test_lines_and_intervals_are_where_they_say():
 
 
 def test_many_series_differ_in_colour_dash_or_marker():
-    looks = [tuple(map(str, Series(i).look.values())) for i in range(3 * COLOURS)]
+    looks = [tuple(map(str, series_style(i).values())) for i in range(3 * COLOURS)]
     assert len(set(looks)) == len(looks)
 
 

@@ -36,12 +36,13 @@ def grid(tmp_path):
     return make
 
 
-def average(grid, name):
-    return next(average for average in grid.averages if average.name == name)
+def column(grid, name):
+    return next(column for column in grid.columns if column.name == name)
 
 
 def test_a_cell_is_the_mean_and_the_sample_standard_deviation_over_seeds(grid):
-    found = grid().one("random", "1-5")
+    grid = grid()
+    found = grid.score("random", column(grid, "1-5"))
     values = [accuracy("random", "1-5", seed) for seed in range(3)]
     assert (found.mean, found.spread) == pytest.approx((sum(values) / 3, statistics.stdev(values)))
     assert found.lacking == ()
@@ -53,24 +54,24 @@ def test_both_averages_weigh_groups_and_tasks_as_they_say(grid):
     means = {task: statistics.fmean(accuracy("lora", task, seed) for seed in range(3)) for task in GROUPS}
     low = (means["0-4"] + means["1-5"]) / 2
     expected = [low, means["5-9"], (low + means["5-9"]) / 2, sum(means.values()) / 3]
-    assert [found.mean_of("lora", a).mean for a in found.averages] == pytest.approx(expected)
+    assert [found.score("lora", a).mean for a in found.averages] == pytest.approx(expected)
     assert expected[2] != pytest.approx(expected[3])
 
 
 def test_the_spread_of_an_average_is_that_over_the_seeds_of_the_average(grid):
     found = grid()
     by_seed = [statistics.fmean(accuracy("lora", task, seed) for task in GROUPS) for seed in range(3)]
-    assert found.mean_of("lora", average(found, "mean of 3 tasks")).spread == pytest.approx(statistics.stdev(by_seed))
+    assert found.score("lora", column(found, "mean of 3 tasks")).spread == pytest.approx(statistics.stdev(by_seed))
 
 
 def test_an_average_is_missing_as_long_as_one_seed_of_one_task_is(grid):
     found = grid(("lora", "1-5", 2))
     for name in ("low", "mean of 2 groups", "mean of 3 tasks"):
-        summary = found.mean_of("lora", average(found, name))
+        summary = found.score("lora", column(found, name))
         assert (summary.mean, summary.spread, summary.lacking) == (None, None, ("1-5 (2 of 3 seeds)",))
-        assert found.mean_of("random", average(found, name)).mean is not None
-    assert found.mean_of("lora", average(found, "high")).mean is not None
-    cell = found.one("lora", "1-5")
+        assert found.score("random", column(found, name)).mean is not None
+    assert found.score("lora", column(found, "high")).mean is not None
+    cell = found.score("lora", column(found, "1-5"))
     assert (cell.mean, cell.lacking) == (
         pytest.approx(statistics.fmean(accuracy("lora", "1-5", s) for s in range(2))),
         ("2 of 3 seeds",),
@@ -79,18 +80,18 @@ def test_an_average_is_missing_as_long_as_one_seed_of_one_task_is(grid):
 
 def test_a_cell_without_any_seed_has_no_mean(grid):
     found = grid(*(("random", "5-9", seed) for seed in range(3)))
-    cell = found.one("random", "5-9")
+    cell = found.score("random", column(found, "5-9"))
     assert (cell.mean, cell.spread, cell.lacking) == (None, None, ("0 of 3 seeds",))
-    assert found.mean_of("random", average(found, "high")).lacking == ("5-9 (0 of 3 seeds)",)
+    assert found.score("random", column(found, "high")).lacking == ("5-9 (0 of 3 seeds)",)
 
 
 def test_a_cell_that_nobody_has_planned_is_missing_too(tmp_path):
     done = [(trial("lora", task, 0), 50.0) for task in ("0-4", "5-9")] + [(trial("random", "0-4", 0), 60.0)]
     (part,) = read_outcomes(write(tmp_path, done).path).parts
     found = Grid(part.outcomes)
-    assert found.one("random", "5-9").lacking == ("0 of 1 seeds",)
-    assert found.mean_of("random", average(found, "mean of 2 tasks")).mean is None
-    assert found.mean_of("lora", average(found, "mean of 2 tasks")).mean == 50
+    assert found.score("random", column(found, "5-9")).lacking == ("0 of 1 seeds",)
+    assert found.score("random", column(found, "mean of 2 tasks")).mean is None
+    assert found.score("lora", column(found, "mean of 2 tasks")).mean == 50
 
 
 def test_seeds_that_were_added_for_one_method_do_not_make_the_others_incomplete(tmp_path):
@@ -98,8 +99,8 @@ def test_seeds_that_were_added_for_one_method_do_not_make_the_others_incomplete(
     done += [(trial("random", task, 0), 60.0) for task in ("0-4", "5-9")]
     (part,) = read_outcomes(write(tmp_path, done).path).parts
     found = Grid(part.outcomes)
-    assert found.mean_of("random", average(found, "mean of 2 tasks")).mean == 60
-    assert found.mean_of("random", average(found, "mean of 2 tasks")).spread is None
+    assert found.score("random", column(found, "mean of 2 tasks")).mean == 60
+    assert found.score("random", column(found, "mean of 2 tasks")).spread is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from studies import METHODS, trial, write
 
 from capaboost_vit.study.page.page import write_report
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):

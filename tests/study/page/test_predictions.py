@@ -42,20 +42,20 @@ def test_the_worst_mistakes_are_images_of_the_test_split_with_their_labels(outco
     thumbnails = Thumbnails()
     found = read_predictions(outcome, thumbnails, most=24)
     assert len(found.worst) == min(24, outcome.result["test_total"] - outcome.result["test_right"])
-    losses = [-np.log(m.label_probability) for m in found.worst]
+    losses = [-np.log(m["label_probability"]) for m in found.worst]
     assert losses == sorted(losses, reverse=True)
     for row, mistake in zip(stored["worst"], found.worst, strict=True):
         assert split.labels[row["place"]] == row["label"] != row["answer"]
-        assert mistake.name == split.names[row["place"]]
-        assert mistake.answer_probability >= mistake.label_probability
-        assert picture_of(mistake.picture, "jpeg").size == split.image(row["place"]).size
+        assert mistake["name"] == split.names[row["place"]]
+        assert mistake["answer_probability"] >= mistake["label_probability"]
+        assert picture_of(mistake["picture"], "jpeg").size == split.image(row["place"]).size
     assert thumbnails.problems == {}
 
 
 def test_fewer_mistakes_are_the_worst_of_them(outcome):
     whole = read_predictions(outcome, None, most=24)
     assert read_predictions(outcome, None, most=3).worst == whole.worst[:3]
-    assert all(mistake.picture is None for mistake in whole.worst)
+    assert all(mistake["picture"] is None for mistake in whole.worst)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_images_that_cannot_be_had_leave_the_names_and_are_said(outcome, options
     trial = dataclasses.replace(outcome.trial, config={**outcome.trial.config, **options})
     thumbnails = Thumbnails()
     found = read_predictions(dataclasses.replace(outcome, trial=trial), thumbnails, most=24)
-    assert any(mistake.picture is None for mistake in found.worst)
+    assert any(mistake["picture"] is None for mistake in found.worst)
     assert said in thumbnails.problems["5-9"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -10,7 +11,7 @@ import capaboost_vit
 from capaboost_vit.core.analysis import ranks, spectrum
 from capaboost_vit.methods.adapter_file import read_adapter_file
 from capaboost_vit.study.page.outcomes import read_outcomes
-from capaboost_vit.study.page.updates import depth_means, inspect, linear_updates, mean_shares, shared_entries
+from capaboost_vit.study.page.updates import inspect, linear_updates, mean_shares, shared_entries
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 12, "num_heads": 2, "num_classes": 3}
 KINDS = {
@@ -42,29 +43,26 @@ def saved(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_spectra_and_ranks_of_a_file_are_those_of_its_updates(saved, kind):
     found, header, tensors = saved(rank=2, alpha=3, **KINDS[kind])
-    updates = {update.site: update for update in linear_updates(header, tensors, task="a task")}
+    updates = {update["site"]: update for update in linear_updates(header, tensors, task="a task")}
     assert updates.keys() == found.keys()
     for site, branch in found.items():
         delta = branch.delta_weight().detach().double()
         expected, update = ranks(delta.float()), updates[site]
-        assert update.ranks.algebraic == expected.algebraic
-        assert update.ranks.stable == pytest.approx(expected.stable, rel=1e-4)
-        assert update.ranks.effective == pytest.approx(expected.effective, rel=1e-3)
-        assert update.norm == pytest.approx(delta.norm().item(), rel=1e-5)
+        assert update["algebraic"] == expected.algebraic
+        assert update["stable"] == pytest.approx(expected.stable, rel=1e-4)
+        assert update["effective"] == pytest.approx(expected.effective, rel=1e-3)
+        assert update["norm"] == pytest.approx(delta.norm().item(), rel=1e-5)
         values = spectrum(delta)
-        assert update.shares == pytest.approx((values / values[0])[: expected.algebraic].tolist(), abs=1e-6)
-        assert update.block == int(site.split(".")[1])
+        assert update["shares"] == pytest.approx((values / values[0])[: expected.algebraic].tolist(), abs=1e-6)
+        assert update["block"] == int(site.split(".")[1])
 
 
 def test_blocks_stand_in_the_order_of_the_model_and_means_are_means(saved):
     _, header, tensors = saved(rank=2)
-    updates = list(linear_updates(header, tensors, task="a task"))
-    assert [update.block for update in updates] == [block for block in range(12) for _ in ("q", "v")]
-    means = depth_means(updates, "stable")
-    assert list(means) == list(range(12))
-    assert means[3] == pytest.approx((updates[6].ranks.stable + updates[7].ranks.stable) / 2)
+    updates = pd.DataFrame(linear_updates(header, tensors, task="a task"))
+    assert list(updates.block) == [block for block in range(12) for _ in ("q", "v")]
     assert mean_shares(updates)[0] == 1
-    assert mean_shares(updates)[1] == pytest.approx(sum(u.shares[1] for u in updates) / 24)
+    assert mean_shares(updates)[1] == pytest.approx(sum(shares[1] for shares in updates.shares) / 24)
 
 
 @pytest.mark.parametrize("method", ["adapter", "prefix"])

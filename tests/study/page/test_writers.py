@@ -12,8 +12,8 @@ import pytest
 from studies import METHODS, trial, write
 
 from capaboost_vit.study.page.page import write_report
-from capaboost_vit.study.page.tables import Column, Entry, Table
-from capaboost_vit.study.page.writers import as_latex, as_markdown, tex
+from capaboost_vit.study.page.tables import Column, Entry, ReportTable
+from capaboost_vit.study.page.writers import render, tex
 
 NOTES = ["not VTAB-exact: 50 % & more"]
 
@@ -127,8 +127,8 @@ def test_what_latex_and_markdown_would_read_as_commands_is_escaped():
         r"a\_b \& 5\% \$x\textasciicircum{}2\$ \#1 \{c\} \textasciitilde{} \textbackslash{}cmd "
         r"\textless{}t\textgreater{} \textbar{} $\pm$"
     )
-    table = Table("k", "t", (Column("m"), Column(HOSTILE)), ((Entry("r"), Entry("x\ny", "a|b")),))
-    text = as_markdown([table])
+    table = ReportTable("k", "t", (Column("m"), Column(HOSTILE)), ((Entry("r"), Entry("x\ny", "a|b")),))
+    text = render("report.md", title="", progress="", tables=[table])
     assert "| r | x y a\\|b |" in text
     assert HOSTILE.replace("|", "\\|").replace("<", "\\<") in text
 
@@ -136,11 +136,11 @@ def test_what_latex_and_markdown_would_read_as_commands_is_escaped():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(study, tmp_path):
-    table = Table(
+    table = ReportTable(
         "k", HOSTILE, (Column("m"), Column(HOSTILE, mark="a")), ((Entry("r"), Entry("1", HOSTILE)),), (HOSTILE,)
     )
     start = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
-    (tmp_path / "a.tex").write_text(f"{start}\n{as_latex([table])}\n\\end{{document}}\n")
+    (tmp_path / "a.tex").write_text(f"{start}\n{render('report.tex', tables=[table])}\n\\end{{document}}\n")
     done = subprocess.run(["pdflatex", "-interaction=batchmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=False)
     assert done.returncode == 0
 

@@ -11,10 +11,10 @@ import pytest
 from planted import folders, lists, parquet
 
 from capaboost_vit.cli import main
-from capaboost_vit.study.suites import known
+from capaboost_vit.study.suites import fingerprints
 from capaboost_vit.study.suites.checking import check_suite
 from capaboost_vit.study.suites.opening import open_suite
-from capaboost_vit.study.suites.task import Suite, Task
+from capaboost_vit.study.suites.task import Suite, SuiteTask
 from capaboost_vit.vision.data import open_data
 
 
@@ -25,7 +25,7 @@ def suite_of(*tasks, name="mine"):
 @pytest.fixture
 def clean(tmp_path):
     folder = folders(tmp_path / "birds", train=6, val=2, test=3)
-    return Task("birds", str(folder), classes=2, sizes={"train": 12, "val": 4, "full": 16, "test": (5, 6)})
+    return SuiteTask("birds", str(folder), classes=2, sizes={"train": 12, "val": 4, "full": 16, "test": (5, 6)})
 
 
 def test_clean_data_has_no_problems_and_one_line(clean):
@@ -110,8 +110,10 @@ def test_what_official_sets_have_too_is_no_problem(clean, tmp_path):
 
 def test_a_task_without_val_and_tables_can_be_checked(tmp_path):
     parquet(tmp_path / "rows", columns=("label_count", "label_distance"), train=6, validation=2, test=3)
-    task = Task("a", str(tmp_path / "rows"), val=None, full="train", options={"label_column": "label_distance"})
-    report = check_suite(suite_of(task, Task("b", task.data, val="validation", full="train+val", options=task.options)))
+    task = SuiteTask("a", str(tmp_path / "rows"), val=None, full="train", options={"label_column": "label_distance"})
+    report = check_suite(
+        suite_of(task, SuiteTask("b", task.data, val="validation", full="train+val", options=task.options))
+    )
     assert report.problems == []
     assert [list(found.sizes) for found in report.tasks] == [
         ["train", "full", "test"],
@@ -131,7 +133,7 @@ def test_a_missing_task_is_a_problem(clean):
 
 def test_other_class_counts_than_vtabs_are_a_problem_unless_it_was_noted(tmp_path):
     path = lists(tmp_path / "dtd", train800=4, val200=2, test=3)
-    task = Task("dtd", str(path), train="train800", val="val200", full="train800val200")
+    task = SuiteTask("dtd", str(path), train="train800", val="val200", full="train800val200")
     text = "not VTAB-1k's images: train or val has other numbers of images per class"
     report = check_suite(suite_of(task, name="vtab1k"))
     assert report.problems == [f"dtd: {text}"]
@@ -150,17 +152,17 @@ def test_other_class_counts_than_vtabs_are_a_problem_unless_it_was_noted(tmp_pat
 )
 def test_where_nothing_is_known_that_is_said(tmp_path, name, text):
     path = lists(tmp_path / name, train800=4, val200=2, test=3)
-    task = Task(name, str(path), train="train800", val="val200", full="train800val200")
+    task = SuiteTask(name, str(path), train="train800", val="val200", full="train800val200")
     report = check_suite(suite_of(task, name="vtab1k"))
     assert report.problems == []
     assert report.tasks[0].remarks[0].startswith(text)
 
 
 def test_hashes_know_neither_order_nor_folders_nor_what_classes_are_called():
-    assert known.hash_names(["a/x.jpg", "y.png"]) == known.hash_names(["y", "b/c/x.jpeg"])
-    assert known.hash_names(["a.jpg"]) != known.hash_names(["b.jpg"])
-    assert known.hash_counts([0, 0, 1]) == known.hash_counts("aba")
-    assert known.hash_counts([0, 0, 1]) != known.hash_counts([0, 1, 2])
+    assert fingerprints.hash_names(["a/x.jpg", "y.png"]) == fingerprints.hash_names(["y", "b/c/x.jpeg"])
+    assert fingerprints.hash_names(["a.jpg"]) != fingerprints.hash_names(["b.jpg"])
+    assert fingerprints.hash_counts([0, 0, 1]) == fingerprints.hash_counts("aba")
+    assert fingerprints.hash_counts([0, 0, 1]) != fingerprints.hash_counts([0, 1, 2])
 
 
 CLASS = {
@@ -183,13 +185,13 @@ LISTED = {
 def test_the_known_hashes_are_those_of_the_lists(real_data):
     found = json.loads((real_data / "vtab1k_id_lists" / "vtab_trainval_splits.json").read_text())
     names = {LISTED.get(name, name): ids for name, ids in found.items()}
-    assert names.keys() - known.KNOWN.keys() == {"caltech101"}
-    assert known.KNOWN.keys() <= names.keys()
-    for name, splits in known.KNOWN.items():
+    assert names.keys() - fingerprints.FINGERPRINTS.keys() == {"caltech101"}
+    assert fingerprints.FINGERPRINTS.keys() <= names.keys()
+    for name, splits in fingerprints.FINGERPRINTS.items():
         for part, one in zip(("train", "val"), splits, strict=True):
-            assert one.names == known.hash_names(names[name][part])
+            assert one.names == fingerprints.hash_names(names[name][part])
             if name in CLASS:
-                assert one.counts == known.hash_counts(map(CLASS[name], names[name][part]))
+                assert one.counts == fingerprints.hash_counts(map(CLASS[name], names[name][part]))
             else:
                 assert (one.counts is not None) == (name == "cifar100")
 
@@ -211,12 +213,12 @@ def test_the_real_cifar_has_vtabs_class_counts_and_no_jpeg(real_data, tmp_path):
     (task,) = open_suite("vtab1k", data=str(tmp_path), tasks=("cifar100",)).tasks
     assert task.notes == ()
     data = open_data(task.data)
-    assert known.compare("cifar100", data.split(task.train), data.split(task.val)) == (
+    assert fingerprints.compare("cifar100", data.split(task.train), data.split(task.val)) == (
         True,
         "train and val have as many images of each class as in VTAB-1k",
     )
     moved = data.split("train800[9:]+val200[191:]")
-    assert known.compare("cifar100", moved, data.split(task.val))[0] is False
+    assert fingerprints.compare("cifar100", moved, data.split(task.val))[0] is False
 
 
 # the command

@@ -9,7 +9,7 @@ from planted import folders
 
 from capaboost_vit.study.suites.opening import open_suite
 from capaboost_vit.study.suites.own import __doc__ as documentation
-from capaboost_vit.study.suites.task import Task
+from capaboost_vit.study.suites.task import SuiteTask
 
 
 def write(tmp_path, text):
@@ -23,8 +23,8 @@ def test_the_example_of_the_documentation(tmp_path):
     suite = open_suite(write(tmp_path, example), data=None)
     assert suite.name == "mine"
     birds, leaves = suite.tasks
-    assert birds == Task("birds", "pictures/birds", classes=12)
-    assert leaves == Task(
+    assert birds == SuiteTask("birds", "pictures/birds", classes=12)
+    assert leaves == SuiteTask(
         "leaves",
         "leaves.zip",
         group="plants",
@@ -44,7 +44,7 @@ tasks:
     suite = open_suite(write(tmp_path, text), data=None)
     assert suite.name == "my suite"
     first, second = suite.tasks
-    assert first == Task(
+    assert first == SuiteTask(
         "2024", "digits:5-9", "a", 5, {"train": 447, "test": (109, 110)}, "train", None, "train", "test[:50%]",
         {"img_size": 32}, ("small",),
     )  # fmt: skip
@@ -76,22 +76,22 @@ def test_data_that_is_below_the_root_is_taken_from_there(tmp_path):
             "task a has no option 'clases' (did you mean 'classes'?); it takes: data,",
         ),
         ("tasks: {a: {data: x, name: y}}", "task a has no option 'name'"),
-        ("tasks: {a: {data: x, classes: many}}", "task a: classes must be a whole number, got 'many'"),
-        ("tasks: {a: {data: x, classes: true}}", "task a: classes must be a whole number, got True"),
-        ("tasks: {a: {data: x, group: 3}}", "task a: group must be text, got 3"),
-        ("tasks: {a: {data: x, notes: small}}", "task a: notes must be a list, got 'small'"),
+        ("tasks: {a: {data: x, classes: many}}", "task a: classes must be int | None, got 'many'"),
+        ("tasks: {a: {data: x, classes: true}}", "task a: classes must be int | None, got True"),
+        ("tasks: {a: {data: x, group: 3}}", "task a: group must be str, got 3"),
+        ("tasks: {a: {data: x, notes: small}}", "task a: notes must be words, got 'small'"),
         ("tasks: {a: {data: x, options: [1]}}", "task a: options must be values by name, got [1]"),
         ("tasks: {a: {data: x, sizes: {trian: 3}}}", "task a, sizes has no option 'trian' (did you mean 'train'?)"),
-        ("tasks: {a: {data: x, sizes: {train: a}}}", "task a: sizes: train must be a whole number, or a list of them"),
-        ("tasks: {a: {data: x, sizes: {train: []}}}", "task a: sizes: train must be a whole number, or a list of them"),
+        ("tasks: {a: {data: x, sizes: {train: a}}}", "task a: sizes: train must be int | tuple[int, ...]"),
+        ("tasks: {a: {data: x, sizes: {train: [a]}}}", "task a: sizes: train must be int | tuple[int, ...]"),
         ("tasks: {a: {data: x, train: 'train['}}", "task a: train: cannot read 'train[' in the split 'train['"),
         ("tasks: {a: {data: x, full: 'a++b'}}", "task a: full: cannot read ''"),
-        ("tasks: {a: {data: x, train: [a, b]}}", "task a: train must be the name of a split, got ['a', 'b']"),
-        ("tasks: {a: {data: x, test: null}}", "task a: test must be the name of a split, got None"),
+        ("tasks: {a: {data: x, train: [a, b]}}", "task a: train must be str, got ['a', 'b']"),
+        ("tasks: {a: {data: x, test: null}}", "task a: test must be str, got None"),
     ],
 )
 def test_mistakes_are_one_line_with_the_task_and_the_key(tmp_path, text, error):
     path = write(tmp_path, text)
-    with pytest.raises(ValueError, match=f"^{re.escape(path)}.*{re.escape(error)}") as caught:
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(path)}.*{re.escape(error)}") as caught:
         open_suite(path, data=None)
     assert "\n" not in str(caught.value)

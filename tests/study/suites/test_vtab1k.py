@@ -8,7 +8,7 @@ import pytest
 
 from capaboost_vit.study.suites import fgvc, vtab1k
 from capaboost_vit.study.suites.opening import open_suite
-from capaboost_vit.study.suites.places import Place
+from capaboost_vit.study.suites.places import DataLayout
 from capaboost_vit.study.suites.task import choose
 from capaboost_vit.vision.data import ImageData, Split, open_data, parse_split
 
@@ -82,7 +82,7 @@ def test_the_slices_come_to_vtabs_own_images(name):
 
 
 def _table(*splits):
-    return Place(Path("there"), True, frozenset(splits))
+    return DataLayout(Path("there"), True, frozenset(splits))
 
 
 @pytest.mark.parametrize("suite", [vtab1k, fgvc])
