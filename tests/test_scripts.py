@@ -120,7 +120,7 @@ def test_ci_runs_the_test_script_with_the_slow_tests(project):
     code, output = project.run(".ci/run")
     assert code == 0, output
     assert project.lines("pip starts") == [f"pip starts: {project.root}[dev]"]
-    assert f"python -m pytest -n 2 -m slow or not slow in {project.root}" in project.lines()
+    assert f"python -m pytest -n 2 --dist worksteal -m slow or not slow in {project.root}" in project.lines()
 
 
 def test_the_test_script_checks_before_it_tests_and_passes_its_options_on(project):
@@ -131,7 +131,7 @@ def test_the_test_script_checks_before_it_tests_and_passes_its_options_on(projec
         f"ruff check . {where}",
         f"ruff format --check . {where}",
         f"mypy  {where}",
-        f"python -m pytest -n 2 -k two words {where}",
+        f"python -m pytest -n 2 --dist worksteal -k two words {where}",
     ]
 
 
