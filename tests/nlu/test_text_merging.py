@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import EVERY_FAMILY, ONE_EACH, adapted, build, examples, padded, wake
+from small import ONE_EACH, adapted, build, each_family, examples, padded, wake
 
 from capaboost_vit.core.inject import branches, get
 from capaboost_vit.core.merge import merge
@@ -19,7 +19,6 @@ MERGED = {
     "ia3, then lora": [("ia3", {}), LORA],
     "bitfit": [("bitfit", {})],
 }
-every_merged = pytest.mark.parametrize("name", MERGED)
 
 
 def made(family, name, task="SequenceClassification", dtype=torch.float32):
@@ -41,8 +40,7 @@ def same(found, expected, relative):
     assert (found - expected).abs().max() <= relative * expected.abs().max()
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY)
-@every_merged
+@each_family(MERGED)
 @torch.no_grad()
 def test_the_merged_model_computes_the_same_and_is_plain(family, name):
     for dtype, relative in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
