@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from small import ADDED, ALL_KINDS, KINDS, LITTLE, MASKED, adapted, build, examples, padded, wake
+from small import ADDED, KINDS, LITTLE, MASKED, adapted, build, each_kind, examples, padded, wake
 from written import Written, assert_as_written
 
 from capaboost_vit.core.gate import Gate
@@ -16,8 +16,7 @@ from capaboost_vit.nlu import adapt
 NAMES = [name for name in ADDED if name.startswith("unipelt")]
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@each_kind("name", NAMES)
 def test_it_computes_what_is_written_out(family, attention, name):
     assert_as_written(family, attention, name)
 

@@ -43,7 +43,7 @@ def test_a_file_too_large_in_a_save_leaves_the_checkpoint_before(lab, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", range(2000, 150_000, 12_000))
+@pytest.mark.parametrize("size", range(2000, 150_000, 24_000))
 def test_wherever_the_limit_strikes_it_is_one_line_and_the_run_can_go_on(lab, tmp_path, size):
     output = tmp_path / "run"
     stopped = lab.start(output, file_size=size, **OPTIONS)  # TensorBoard's file is the largest: its thread too
@@ -88,7 +88,7 @@ def test_too_little_room_is_refused_before_training(lab, small_disk):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("left", [0, 20_000, 40_960, 81_920])
+@pytest.mark.parametrize("left", [0, 40_960])
 def test_a_disk_that_fills_up_while_it_trains(lab, small_disk, left):
     disk = small_disk(70_000_000)
     output = disk / "run"
