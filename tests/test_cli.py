@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from capaboost_vit.cli import main
 from capaboost_vit.nlu.config import TextConfig
+from capaboost_vit.training.job import as_dict
 from capaboost_vit.vision.config import TrainConfig
 
 COMMANDS = ("quickstart", "train", "train-text", "eval", "predict", "merge", "report", "data", "bench", "models")
@@ -194,7 +195,7 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--method.rank", "four"], "method.rank"),
         (
             ["train", "--method.bottleneck", "4"],
-            "capaboost_lora has no option 'bottleneck' (that is adapter's)",
+            "method 'lora' has no option 'bottleneck' (that is adapter's)",
         ),
         (["train", "--model", "vit_tiny_patch16_224", "--method.name", "lroa"], "unknown method 'lroa' (did you mean"),
         (["train", "--model", "vit_tiny_capabost_lora"], "timm has no model 'vit_tiny_capabost_lora'"),
@@ -210,7 +211,7 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["merge", "gone"], "required: --output; see capaboost merge --help"),
         (["merge"], "required: adapter, --output; see capaboost merge --help"),
         (["merge", "gone", "--output", "x.safetensors"], "no adapter file at gone"),
-        (["merge", "gone", "--output", "x.pth"], "--output x.pth: name a .safetensors file, or a folder"),
+        (["merge", "gone", "--output", "x.pth"], "no adapter file at gone, and no folder of a run or a timm model"),
         (["predict"], "required: model, images; see capaboost predict --help"),
         (["predict", "gone"], "required: images; see capaboost predict --help"),
         (["predict", "gone", "gone.png"], "no picture and no folder at gone.png"),
@@ -253,7 +254,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(refused, arguments, text, tm
         ("epochs: 0", "--epochs must be at least 1, got 0"),
         (
             "method: {name: lora, bottleneck: 3}",
-            "capaboost_lora has no option 'bottleneck' (that is adapter's)",
+            "method 'lora' has no option 'bottleneck' (that is adapter's)",
         ),
         ("epochs: [", "Problems parsing config"),
         ("- 1", "Unexpected config"),
@@ -275,7 +276,7 @@ def test_an_interrupt_ends_with_130_and_one_line(call, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("capaboost_vit.vision.evaluate.evaluate_adapter", interrupt)
+    monkeypatch.setattr("capaboost_vit.training.saved.open_source", interrupt)
     assert call("eval", "x") == (130, "", "capaboost eval: interrupted\n")
 
 
@@ -283,7 +284,7 @@ def test_a_lack_of_memory_says_what_makes_a_run_smaller(refused, monkeypatch):
     def starve(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much")
 
-    monkeypatch.setattr("capaboost_vit.vision.evaluate.evaluate_adapter", starve)
+    monkeypatch.setattr("capaboost_vit.training.saved.open_source", starve)
     assert "Tried to allocate much; try a smaller --batch-size, or --grad-accum-steps 2" in refused("eval", "x")
 
 
@@ -291,7 +292,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("capaboost_vit.vision.evaluate.evaluate_adapter", fail)
+    monkeypatch.setattr("capaboost_vit.training.saved.open_source", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["eval", "x"])
 
@@ -349,9 +350,9 @@ def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
         (["--lr", "1e-3"], {"lr": 1e-3}),
         (["--lr", "1"], {"lr": 1.0}),
         (["--method.rank", "4"], {"method": {"rank": 4}}),
-        (["--method.density", "0.25", "--method.pattern", "2:4"], {"method": {"density": 0.25, "pattern": "2:4"}}),
+        (["--method.density", "0.5", "--method.pattern", "2:4"], {"method": {"density": 0.5, "pattern": "2:4"}}),
         (["--method.targets", "query", "mlp_in"], {"method": {"targets": ["query", "mlp_in"]}}),
-        (["--method.deep", "false"], {"method": {"deep": False}}),
+        (["--method.name", "prompt", "--method.deep", "false"], {"method": {"name": "prompt", "deep": False}}),
         (["--no-aug", "false", "--aa", "rand-m9"], {"no_aug": False, "aa": "rand-m9"}),
         (["--method.name", "lora"], {"method": {"name": "lora"}}),
         (["--output", "a b/ü"], {"output": "a b/ü"}),
@@ -361,7 +362,7 @@ def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
 )
 def test_flags_reach_the_configuration(parsed, arguments, values):
     config = parsed(*arguments)
-    assert {name: getattr(config, name) for name in values} == values
+    assert {name: as_dict(config)[name] if name == "method" else getattr(config, name) for name in values} == values
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(TrainConfig(), f.name)}
     assert changed <= {*values, "grad_checkpointing"}
 
@@ -370,7 +371,7 @@ def test_flags_win_over_the_file_and_join_its_method(parsed, tmp_path):
     path = tmp_path / "my config.yaml"
     path.write_text("epochs: 7\nlr: 1.0e-2\nmethod: {rank: 4, density: 0.25}\n")
     config = parsed("--config", path, "--lr", "0.5", "--method.rank", "2")
-    assert (config.epochs, config.lr, config.method) == (7, 0.5, {"rank": 2, "density": 0.25})
+    assert (config.epochs, config.lr, config.method.as_given()) == (7, 0.5, {"rank": 2, "density": 0.25})
 
 
 def test_the_spellings_are_those_of_timms_train_script(parsed):
@@ -630,7 +631,7 @@ def test_a_mistake_about_texts_is_one_line_and_nothing_is_written(
 def test_no_method_is_a_mistake_about_texts_too(refused, text_material, tmp_path):
     arguments = text_arguments(text_material, tmp_path / "run")
     place = arguments.index("--method.name")
-    assert "say --method.name lora (adapter, prefix, " in refused(*arguments[:place], *arguments[place + 2 :])
+    assert "say --method.name lora (lora, adapter, prefix, " in refused(*arguments[:place], *arguments[place + 2 :])
     assert not list(tmp_path.iterdir())
 
 
@@ -672,7 +673,7 @@ def test_a_model_folder_that_lacks_something_is_named_in_one_line(refused, text_
 
 def test_what_cannot_be_done_with_a_run_on_texts_is_one_line(refused, finished_text, text_material, tmp_path):
     gated, _ = finished_text("opinions", method=texts.UNIPELT, epochs=1)
-    assert "branches have gates, which depend on the input: no merging" in refused(
+    assert "cannot merge 'bert.encoder': a prompt is no change of a weight, and likewise at" in refused(
         "merge", gated, "--output", tmp_path / "m"
     )
     folder, _ = finished_text("opinions")
@@ -742,7 +743,7 @@ def parsed_texts(monkeypatch):
             ["--method.name", "unipelt", "--method.parts", "ia3", "prefix"],
             {"method": {"name": "unipelt", "parts": ["ia3", "prefix"]}},
         ),
-        (["--method.shared", "true", "--method.copies", "2"], {"method": {"shared": True, "copies": 2}}),
+        (["--method.name", "unipelt", "--method.copies", "2"], {"method": {"name": "unipelt", "copies": 2}}),
         (["--dapt-data", "d", "--tapt-epochs", "3"], {"dapt_data": "d", "tapt_epochs": 3}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -755,13 +756,14 @@ def test_a_file_of_texts_may_name_one_column_or_a_list(parsed_texts, tmp_path):
     for content, columns in (("[a, b]", ("a", "b")), ("[a]", ("a",)), ("null", None)):
         (tmp_path / "c.yaml").write_text(f"text_columns: {content}\nmethod: {{name: unipelt, parts: [lora, prompt]}}\n")
         config = parsed_texts("--config", tmp_path / "c.yaml")
-        assert (config.text_columns, config.method) == (columns, {"name": "unipelt", "parts": ["lora", "prompt"]})
+        assert config.text_columns == columns
+        assert config.method.as_given() == {"name": "unipelt", "parts": ["lora", "prompt"]}
 
 
 def test_merging_an_adapter_is_refused_in_one_line(call, refused, base, tmp_path):
     assert call(*train_arguments(base, tmp_path / "run", method="adapter"))[0] == 0
     line = refused("merge", tmp_path / "run", "--output", tmp_path / "merged.safetensors")
-    assert "only low-rank updates of linear weights can be merged" in line
+    assert "an adapter is no change of a weight" in line
 
 
 def test_models_lists_registered_names_only(call):

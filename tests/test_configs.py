@@ -18,14 +18,14 @@ from capaboost_vit.bench.config import ScaleConfig, SpeedConfig
 from capaboost_vit.bench.loop_config import ProcessesConfig, VtabTimeConfig
 from capaboost_vit.bench.shapes import SHAPES
 from capaboost_vit.cli import main
-from capaboost_vit.methods import make_method
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.study.methods import read_method
 from capaboost_vit.study.suites.own import read_suite
+from capaboost_vit.training.config import RunConfig
+from capaboost_vit.training.job import as_dict
 from capaboost_vit.vision.config import TrainConfig
-from capaboost_vit.vision.registry import parse_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = sorted((ROOT / "configs" / "suites").glob("*.yaml"))
@@ -138,14 +138,15 @@ def test_the_command_of_a_config_runs_this_config(path):
     assert words[words.index("--config") + 1] == str(path.relative_to(ROOT))
     config = configured(path)
     assert type(config) is CLASSES[kind(path)]
-    values = as_lists(dataclasses.asdict(config))
+    values = as_dict(config) if isinstance(config, RunConfig) else as_lists(dataclasses.asdict(config))
     for name, value in yaml.safe_load(path.read_text()).items():
         assert values[name] == value
 
 
 @every_config
 def test_a_config_holds_only_what_differs_from_the_defaults(path):
-    defaults = as_lists(dataclasses.asdict(CLASSES[kind(path)]()))
+    config = CLASSES[kind(path)]()
+    defaults = as_dict(config) if isinstance(config, RunConfig) else as_lists(dataclasses.asdict(config))
     for name, value in yaml.safe_load(path.read_text()).items():
         assert value != defaults[name], name
 
@@ -154,15 +155,12 @@ def test_a_config_holds_only_what_differs_from_the_defaults(path):
 def test_model_and_method_of_a_config_exist(path):
     config = configured(path)
     if isinstance(config, TextConfig):
-        options = dict(config.method)
         assert get_task(config.task).name == config.task
-        make_method(options.pop("name"), **options)
+        assert config.method is not None
         return
     assert timm.is_model(config.model) or config.model in SHAPES
     if path in TRAINED:
-        implied = parse_name(config.model)
-        options = dict(config.method)
-        make_method(options.pop("name", implied and implied[1]), **options)
+        assert config.method is not None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +171,7 @@ def test_the_method_of_a_config_of_texts_finds_its_places_in_a_small_model(path,
     model = build_text_model(config, get_task(config.task), ("no", "yes"))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any(name.startswith(("classifier", "qa_outputs")) for name in trained)
-    assert config.method["name"] == "head" or any(".layer.0." in name for name in trained)
+    assert config.method.name == "head" or any(".layer.0." in name for name in trained)
 
 
 @every_config

@@ -56,8 +56,9 @@ def make_method(method: str, **options: Any) -> Method:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in options:
         if name not in fields:
-            listed = ", ".join(fields) or "none"
-            raise TypeError(f"method {method!r} has no option {name!r}{suggest(name, fields)}; it has: {listed}")
+            owners = [other for other in METHODS if name in option_names(other)]
+            hint = f" (that is {owners[0]}'s)" if owners else suggest(name, fields)
+            raise TypeError(f"method {method!r} has no option {name!r}{hint}; it has: {', '.join(fields) or 'none'}")
     values = {name: _as_tuple(value, hint_of(cls, name)) for name, value in options.items()}
     for name, value in values.items():  # by name, before __post_init__ asks what they mean together
         check_value(f"{name} of method {method!r}", value, hint_of(cls, name), fields[name].metadata)

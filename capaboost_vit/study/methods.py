@@ -17,7 +17,8 @@ from ..methods import make_method
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
 
-_HINTS = typing.get_type_hints(TrainConfig)
+# a method stands in files as a dict, which is made one when it is resolved
+_HINTS = {**typing.get_type_hints(TrainConfig), "method": dict[str, Any]}
 # what the study decides, and no file of a method
 _DECIDED = ("data", "output", "seed", "shots", "train_split", "val_split", "test_split", "resume", "overwrite")
 

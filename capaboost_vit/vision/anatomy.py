@@ -78,13 +78,15 @@ class PrefixAttention(Wrapper):
 
     Raises:
         TypeError: any other attention class.
-        ValueError: in a causal call.
+        ValueError: a layer that has a prefix already; or in a causal call.
     """
 
     adds = "a prefix"
     base: Attention
 
     def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
+        if isinstance(base, PrefixAttention):
+            raise ValueError("an attention layer carries a prefix already: detach it first, or leave it out of targets")
         if type(base) is not Attention:
             raise TypeError(f"prefixes need timm's plain Attention, got {type(base).__name__}")
         super().__init__(base)

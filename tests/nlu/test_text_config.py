@@ -76,7 +76,7 @@ def test_dapt_then_tapt_each_on_the_model_of_the_last():
     config = TextConfig(**own, dapt_data="docs", dapt_epochs=2, tapt_epochs=5, mlm_lr=0.3, resume=True)
     first, second = stages(config)
     for stage in (first, second):
-        assert (stage.task, stage.method, stage.lr, stage.select) == ("mlm", {"name": "full"}, 0.3, "last")
+        assert (stage.task, stage.method.name, stage.lr, stage.select) == ("mlm", "full", 0.3, "last")
         assert (stage.seed, stage.amp, stage.batch_size, stage.resume) == (3, True, 16, True)
         assert (stage.patience, stage.smoothing, stage.max_steps, stage.layer_decay) == (None, 0.0, None, None)
         assert (stage.model_ema, stage.warmup_epochs, stage.val_interval) == (False, None, 1)

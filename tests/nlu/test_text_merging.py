@@ -74,7 +74,7 @@ def test_stacked_low_rank_updates_and_scales_of_linear_layers_merge():
     model = stacked(build("bert", "SequenceClassification").double())
     for layer in model.bert.encoder.layer:
         layer.attention.self = layer.attention.self.base  # it has told the gates of the padding
-    with pytest.raises(ValueError, match=r"can be merged; 2 places .*layer\.0\.intermediate"):
+    with pytest.raises(ValueError, match=r"'.*layer\.0\.intermediate': a BertIntermediate has no weight of its own"):
         merge(model)  # scales behind the activation of the MLP have no weight
     for layer in model.bert.encoder.layer:
         layer.intermediate = layer.intermediate.base.base
@@ -85,13 +85,13 @@ def test_stacked_low_rank_updates_and_scales_of_linear_layers_merge():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("unipelt", r"branches have gates, which depend on the input: no merging \(encoder"),
-        ("unipelt-ia3", "branches have gates"),
-        ("pfeiffer", "2 places carry an adapter, a prefix, a prompt, or .*: encoder.layer.0.output.dense, ..."),
-        ("parallel", "4 places carry an adapter"),
-        ("prefix", "2 places carry .*: encoder.layer.0.attention.self, ..."),
-        ("prompt", "1 places carry .*: encoder$"),
-        ("lora+prompt+prefix", "3 places carry"),
+        ("unipelt", "cannot merge 'encoder.*: .* and likewise at"),
+        ("unipelt-ia3", "cannot merge 'encoder.*: .* and likewise at"),
+        ("pfeiffer", "cannot merge 'encoder.layer.0.output.dense': an adapter .* at 1 other"),
+        ("parallel", "an adapter is no change of a weight, and likewise at 3 other"),
+        ("prefix", "cannot merge 'encoder.layer.0.attention.self': a prefix is no change of a weight.* at 1 other"),
+        ("prompt", "cannot merge 'encoder': a prompt is no change of a weight$"),
+        ("lora+prompt+prefix", "and likewise at 2 other"),
     ],
 )
 def test_what_no_weight_can_express_is_refused_in_one_line_and_the_model_stays(name, text):
@@ -105,7 +105,7 @@ def test_what_no_weight_can_express_is_refused_in_one_line_and_the_model_stays(n
 
 
 def test_folding_does_not_make_a_prefix_mergeable():
-    with pytest.raises(ValueError, match="places carry"):
+    with pytest.raises(ValueError, match="a prefix is no change of a weight"):
         merge(fold(adapted(build("bert"), "prefix-shared")))
 
 
@@ -139,5 +139,5 @@ def test_a_merged_model_is_one_of_transformers_alone(ready, tmp_path):
     torch.save(batch, tmp_path / "batch.pt")
     ready.run(["python", "-c", FRESH, tmp_path], package=False, check=True)
     logits = torch.load(tmp_path / "logits.pt")
-    torch.testing.assert_close(logits, merged(**batch).logits, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(logits, merged(**batch).logits, rtol=1e-5, atol=1e-6)
     same(logits, model(**batch).logits, 1e-5)

@@ -179,9 +179,12 @@ def test_one_branch_at_density_1_has_no_masks_and_two_at_a_half_have_them_in_lor
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (dict(parts=["lora", "adaptor"]), "unipelt has the parts lora, prefix, adapter, ia3, prompt, got adaptor"),
+        (
+            dict(parts=["lora", "adaptor"]),
+            "parts of method 'unipelt' must be lora, .* or prompt, got 'adaptor'",
+        ),
         (dict(parts=[]), "unipelt has the parts .*, got none"),
-        (dict(copies=0), "copies must be at least 1, got 0"),
+        (dict(copies=0), "copies of method 'unipelt' must be at least 1, got 0"),
         (dict(prefix_length=-1), "must be at least 0"),
         (dict(pattern="2:4", num_branches=2, density=None, bottleneck=6), "divisible by 4"),
     ],

@@ -368,9 +368,14 @@ def test_adapt_takes_a_convolutional_timm_model_by_pattern_and_freezes_its_batch
             "adapter",
             dict(placement="beside"),
             ValueError,
-            r"unknown placement 'beside': choose from",
+            "placement of method 'adapter' must be parallel or sequential, got 'beside'",
         ),
-        ("adapter", dict(activation="swish"), ValueError, r"unknown activation 'swish'"),
+        (
+            "adapter",
+            dict(activation="swish"),
+            ValueError,
+            "activation of method 'adapter' must be relu, ",
+        ),
         (
             "adapter",
             dict(targets=("norm1",)),
