@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -71,22 +70,21 @@ class Job:
     extra_results: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def model(self) -> Any:
-        """The model on its device."""
-        return self.state.model
-
-    @functools.cached_property
-    def record(self) -> dict[str, Any]:
-        """The identity of the run: what one that goes on must have in common with it."""
+    def __post_init__(self) -> None:
         frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
-        return {
+        # the identity of the run: what one that goes on must have in common with it; of the model as it was built
+        self.record: dict[str, Any] = {
             "config": run_identity(as_dict(self.config), type(self.config)),
             "processes": self.world.size,
             "device": self.state.device.type,
             "data": {"classes": len(self.classes), "splits": self.splits},
             "base": digest(frozen),
         }
+
+    @property
+    def model(self) -> Any:
+        """The model on its device."""
+        return self.state.model
 
     def close(self) -> None:
         """Ends the loader processes."""
