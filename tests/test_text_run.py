@@ -346,7 +346,7 @@ def test_a_run_is_bitwise_repeatable_whatever_the_random_state(run):
 def test_the_seed_decides_about_order_masking_and_head(text_material):
     config = texts.configure(text_material, "masked", "nowhere", seed=3)
     train_data = build_job(config, ProcessGroup(), torch.device("cpu")).train
-    assert (train_data.seed, train_data.masking.seed) == (3, 3)
+    assert (train_data.seed, train_data.examples.masking.seed) == (3, 3)
     heads = []
     for seed in (0, 0, 1):
         torch.rand(2)
