@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,8 @@ SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
 STUB = """#!/usr/bin/env bash
 case "$1 $2" in
 "-m venv")
-    mkdir -p "$3/bin"
-    for name in python pip capaboost torchrun ruff mypy hf; do cp "$STUB_SELF" "$3/bin/$name"; done
+    mkdir -p "${!#}/bin" "${!#}/lib/python3.99/site-packages"
+    for name in python pip capaboost torchrun ruff mypy hf; do cp "$STUB_SELF" "${!#}/bin/$name"; done
     echo "venv by $(basename "$0")" >>"$STUB_LOG" ;;
 "-m pip")
     echo "pip starts: ${*: -1}" >>"$STUB_LOG"
@@ -75,11 +76,21 @@ class Copy:
         for name, text in CLUSTER.items():
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
-        own = ("PYTHON", "GPUS", "CUDA_VISIBLE_DEVICES", "NNODES", "NODE_RANK", "MASTER_ADDR", "OUTPUT")
+        own = (
+            "PYTHON",
+            "CAPABOOST_REQUIREMENTS",
+            "GPUS",
+            "CUDA_VISIBLE_DEVICES",
+            "NNODES",
+            "NODE_RANK",
+            "MASTER_ADDR",
+            "OUTPUT",
+        )
         own += ("MODEL", "METHOD", "TASKS", "SEEDS", "DATA", "SETS", "WEIGHTS", "WORKERS", "RUN_WITH")
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in own and "SLURM" not in name},
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+            "XDG_CACHE_HOME": str(tools / "cache"),
             "STUB_LOG": str(self.log),
             "STUB_SELF": str(tools / "python3"),
             "STUB_REAL": sys.executable,
@@ -119,8 +130,39 @@ def test_ci_runs_the_test_script_with_the_slow_tests(project):
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     code, output = project.run(".ci/run")
     assert code == 0, output
-    assert project.lines("pip starts") == [f"pip starts: {project.root}[dev]"]
-    assert f"python -m pytest -n 2 -m slow or not slow in {project.root}" in project.lines()
+    assert project.lines("pip starts") == [f"pip starts: {project.root}[dev]", "pip starts: capaboost_vit"]
+    assert f"python -m pytest -n 2 --dist worksteal -m slow or not slow in {project.root}" in project.lines()
+
+
+def test_clones_in_ci_share_what_is_required_and_see_themselves(project, tmp_path):
+    shutil.copytree(project.root, tmp_path / "another clone")
+    assert project.run(".ci/run")[0] == 0
+    project.root, first = tmp_path / "another clone", project.root
+    assert [project.run(".ci/run")[0] for _ in range(2)] == [0, 0]
+    assert project.lines("pip starts") == [f"pip starts: {first}[dev]", "pip starts: capaboost_vit"]
+    for clone in (first, project.root):
+        shared = (clone / ".venv" / "shared").resolve()
+        assert shared.is_relative_to(tmp_path / "tools" / "cache" / "capaboost_vit" / "requirements")
+        seen = clone / ".venv" / "lib" / "python3.99" / "site-packages" / "capaboost_vit.pth"
+        others = f"import site; site.addsitedir('{shared}/lib/python3.99/site-packages')"
+        assert seen.read_text().splitlines() == [str(clone), others]
+        program = (clone / ".venv" / "bin" / "torchrun").read_text().splitlines()[1]
+        assert shlex.split(program) == ["exec", f"{clone}/.venv/bin/python", f"{shared}/bin/torchrun", "$@"]
+    assert f"python -m pytest -n 2 --dist worksteal -m slow or not slow in {project.root}" in project.lines()
+    (shared / "complete").unlink()
+    assert project.run(".ci/run")[0] == 0
+    assert len(project.lines("pip starts")) == 4
+    with open(project.root / "setup.cfg", "a") as file:
+        file.write("\n# changed\n")
+    assert project.run(".ci/run")[0] == 0
+    assert len(project.lines("pip starts")) == 6
+
+
+def test_requirements_that_are_half_installed_are_not_used(project):
+    assert project.run(".ci/run", STUB_FAIL="1")[0] != 0
+    assert project.run(".ci/run")[0] == 0
+    assert len(project.lines("pip starts")) == 3
+    assert any("python -m pytest" in line for line in project.lines())
 
 
 def test_the_test_script_checks_before_it_tests_and_passes_its_options_on(project):
@@ -131,7 +173,7 @@ def test_the_test_script_checks_before_it_tests_and_passes_its_options_on(projec
         f"ruff check . {where}",
         f"ruff format --check . {where}",
         f"mypy  {where}",
-        f"python -m pytest -n 2 -k two words {where}",
+        f"python -m pytest -n 2 --dist worksteal -k two words {where}",
     ]
 
 
