@@ -8,7 +8,8 @@ where a new interpreter takes seconds:
     done = ready.run(["capaboost", "train", ...], ranks=2)              # two processes, as torchrun starts them
     process = ready.start(["capaboost", "train", ...])                  # to be waited for, sent a signal, or killed
 
-What is decided before the first import (interpreter options, PYTHONHASHSEED, OMP_NUM_THREADS) is that of the server.
+What is decided before the first import (interpreter options, locale, PYTHONHASHSEED, OMP_NUM_THREADS, HF_HOME) is that
+of the server: one thread, no hub, and the empty hub cache `ready.hub`, which a test may fill.
 This file is also that server: `python ready.py` answers requests, lines of JSON, until its pipe is closed. A request is
 the arguments of `_become`, answered by the process id, or {"poll": pid}, answered by the exit code (negative: the
 signal) or null.
@@ -123,14 +124,15 @@ class Ready:
     """Starts commands in ready interpreters; used as a context, at the end of which whatever is left is killed."""
 
     def __init__(self, folder: Path):
-        self.folder, self._started = folder, []
+        self.folder, self.hub, self._started = folder, folder / "hub", []
         self._pipes = {}
         far = []
         for package in (False, True):
             (request, to), (back, answer) = os.pipe(), os.pipe()
             self._pipes[package] = os.fdopen(back), os.fdopen(to, "w")
             far += [request, answer]
-        settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "77"}
+        settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "77"}
+        settings |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.hub), "HF_HUB_CACHE": str(self.hub / "hub")}
         command = [sys.executable, __file__, *map(str, far)]
         self._server = subprocess.Popen(command, pass_fds=far, stdin=subprocess.DEVNULL, env={**os.environ, **settings})
         for number in far:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -202,12 +200,10 @@ print(found)
 """
 
 
-@pytest.mark.slow
-def test_a_merged_folder_needs_nothing_of_ours(finished_text, tmp_path):
+def test_a_merged_folder_needs_nothing_of_ours(ready, finished_text, tmp_path):
     folder, found = finished_text("opinions")
     merged = merge_text(folder, tmp_path / "merged")
-    done = subprocess.run([sys.executable, "-c", PLAIN, str(merged)], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    done = ready.run(["python", "-c", PLAIN, merged], package=False, check=True)
     model = create_from_adapter(folder / "adapter.safetensors", model=found["config"]["model"])
     with torch.no_grad():
         expected = model(**texts.bert_tokenizer()("the cat is good", return_tensors="pt")).logits[0]

@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import capaboost_vit
-from capaboost_vit.core import atomic, sealed
+from capaboost_vit.io import atomic, sealed
 from capaboost_vit.methods.adapter_file import FORMAT, fingerprint
 
 METHODS = ("lora", "adapter", "prefix", "prompt")
@@ -88,7 +86,7 @@ for name in sys.argv[3:]:
 """
 
 
-def test_a_fresh_process_with_another_seed_computes_bitwise_the_same(tiny, wake, images, tmp_path):
+def test_a_fresh_process_with_another_seed_computes_bitwise_the_same(ready, tiny, wake, images, tmp_path):
     base = tiny(seed=3)
     torch.save(base.state_dict(), tmp_path / "base.pth")
     torch.save(images, tmp_path / "images.pt")
@@ -100,8 +98,7 @@ def test_a_fresh_process_with_another_seed_computes_bitwise_the_same(tiny, wake,
             with torch.no_grad():
                 expected[name] = model(images)
             capaboost_vit.save_adapter(model, tmp_path / f"{name}.safetensors")
-    command = [sys.executable, "-W", "ignore", "-c", FRESH, str(tmp_path), "12345", *expected]
-    subprocess.run(command, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "77"}, timeout=200)
+    ready.run(["python", "-c", FRESH, tmp_path, "12345", *expected], package=False, check=True)
     plain = base(images)
     for name, logits in expected.items():
         assert torch.equal(torch.load(tmp_path / f"{name}.logits.pt"), logits), name

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -208,25 +206,16 @@ assert "capaboost_vit" not in sys.modules
 """
 
 
-def by_plain_timm(folder, pictures):
+def by_plain_timm(ready, folder, pictures):
     """(logits, names of classes) of pictures, in a process that has only timm."""
-    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PLAIN, str(folder), *map(str, pictures)],
-        cwd=folder,
-        env=surroundings,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    done = ready.run(["python", "-c", PLAIN, folder, *pictures], cwd=folder, package=False, check=True)
     logits, names = json.loads(done.stdout)
     return torch.tensor(logits), names
 
 
-def test_a_merged_folder_gives_the_same_logits_to_who_has_only_timm(finished, base, folder, pictures):
+def test_a_merged_folder_gives_the_same_logits_to_who_has_only_timm(ready, finished, base, folder, pictures):
     names = [pictures / name / "3.png" for name in CLASSES]
-    logits, classes = by_plain_timm(folder, names)
+    logits, classes = by_plain_timm(ready, folder, names)
     assert classes == list(CLASSES)
     header = capaboost_vit.read_header(finished[0] / "adapter.safetensors")
     transform = timm.data.create_transform(**header["input"])
@@ -246,7 +235,7 @@ def test_a_merged_folder_gives_the_same_logits_to_who_has_only_timm(finished, ba
     ],
     ids=["input", "tag", "other sizes", "convolutions"],
 )
-def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(configure, pictures, tmp_path, options):
+def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(ready, configure, pictures, tmp_path, options):
     if options.get("model", "").startswith("test"):
         torch.manual_seed(0)
         arguments = options["model_kwargs"]
@@ -257,7 +246,7 @@ def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(configure, pi
     made = merge_adapter(tmp_path / "a run", tmp_path / "made")
     names = [pictures / name / "3.png" for name in CLASSES]
     found = predict_images(tmp_path / "a run", names, top=9)
-    logits, classes = by_plain_timm(made, names)
+    logits, classes = by_plain_timm(ready, made, names)
     assert classes == [*CLASSES, "3", "4"][: logits.shape[1]]
     for prediction, expected in zip(found, logits.softmax(-1), strict=True):
         order = [classes.index(name) for name in prediction.classes]
