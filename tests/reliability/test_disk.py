@@ -26,7 +26,6 @@ def checkpoint_size(lab):
     return max(path.stat().st_size for path in (reference / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
 def test_a_file_too_large_in_a_save_leaves_the_checkpoint_before(lab, tmp_path, checkpoint_size):
     output = tmp_path / "run"
     stopped = lab.start(output, file_size=checkpoint_size - 4000, log_interval=100, **OPTIONS)
@@ -43,7 +42,7 @@ def test_a_file_too_large_in_a_save_leaves_the_checkpoint_before(lab, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", range(2000, 150_000, 12_000))
+@pytest.mark.parametrize("size", range(2000, 150_000, 24_000))
 def test_wherever_the_limit_strikes_it_is_one_line_and_the_run_can_go_on(lab, tmp_path, size):
     output = tmp_path / "run"
     stopped = lab.start(output, file_size=size, **OPTIONS)  # TensorBoard's file is the largest: its thread too
@@ -79,7 +78,6 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
 
 
-@pytest.mark.slow
 def test_too_little_room_is_refused_before_training(lab, small_disk):
     disk = small_disk(10_000_000)
     run = lab.run(disk / "run", code=2, **OPTIONS)
@@ -88,7 +86,7 @@ def test_too_little_room_is_refused_before_training(lab, small_disk):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("left", [0, 20_000, 40_960, 81_920])
+@pytest.mark.parametrize("left", [0, 40_960])
 def test_a_disk_that_fills_up_while_it_trains(lab, small_disk, left):
     disk = small_disk(70_000_000)
     output = disk / "run"
