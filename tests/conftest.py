@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import random
@@ -21,7 +22,7 @@ from capaboost_vit.run import train
 from capaboost_vit.vision.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # for `ready` and `texts`
+sys.path.insert(0, str(ROOT / "tests"))  # for `pairs`, `ready` and `texts`
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
@@ -139,6 +140,13 @@ def finished(base, pictures, tmp_path_factory):
     return output, train(config)
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile makes its graphs as ever, but leaves them to eager kernels: inductor takes ten seconds a model."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
 def _leave_out_pictures(patch):
     patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
     patch.setattr("capaboost_vit.training.result.save_figure", lambda *_: None)
@@ -177,7 +185,18 @@ def finished_text(text_material, tmp_path_factory):
     return get
 
 
+# files whose tests take more than 15 CPU-seconds together, the longest first: no long one is left alone at the end
+LONGEST = ["bench/test_quickstart", "bench/test_speed", "reliability/test_kill", "reliability/test_signals"]
+LONGEST += ["reliability/test_text", "test_tutorial", "study/test_work", "reliability/test_torchrun"]
+LONGEST += ["reliability/test_every_update", "reliability/test_disk", "test_cli", "test_run", "test_text_run"]
+LONGEST += ["training/test_whole_runs", "training/test_processes", "bench/test_lean", "bench/test_processes"]
+LONGEST += ["test_text_processes", "nlu/test_questions_real", "nlu/test_text_capabilities"]
+LONGEST += ["vision/test_adapter_files", "reliability/test_damaged"]
+
+
 def pytest_collection_modifyitems(items):
+    places = {f"{ROOT / 'tests' / name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

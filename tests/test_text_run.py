@@ -420,13 +420,11 @@ def test_a_run_that_diverges_names_its_examples(text_material, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(("kind", "method"), [("scores", texts.UNIPELT), ("unanswered", {"name": "adapter"})])
-def test_a_compiled_run_comes_near_the_eager_one(run, kind, method):
+def test_a_compiled_run_comes_near_the_eager_one(run, traced, kind, method):
     options = {"method": method, "opt": "sgd", "lr": 1e-2, "epochs": 2}
     eager, expected, _ = run(kind, "eager", **options)
-    torch._dynamo.reset()
     compiled, found, _ = run(kind, "compiled", compile=True, **options)
     assert difference(expected, found) < 1e-4
     names = [name for name in eager if name.startswith("test")]

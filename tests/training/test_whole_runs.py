@@ -58,10 +58,10 @@ def same(first, second):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"mixup": 0.8}, marks=pytest.mark.slow),
+        {"mixup": 0.8},
         {"cutmix": 1.0, "batch_size": 7},
         {"mixup": 0.2, "cutmix": 1.0, "reprob": 0.5, "smoothing": 0.1, "no_aug": False, "aa": "rand-m5"},
-        pytest.param({"reprob": 1.0, "grad_accum_steps": 3}, marks=pytest.mark.slow),
+        {"reprob": 1.0, "grad_accum_steps": 3},
     ],
     ids=str,
 )
@@ -126,16 +126,14 @@ def test_data_without_val_cannot_choose_by_it(run, pictures, tmp_path, option):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("method", ["lora", "adapter"])
-def test_a_compiled_run_comes_near_the_eager_one_and_its_file_can_be_used(run, method, tmp_path):
+def test_a_compiled_run_comes_near_the_eager_one_and_its_file_can_be_used(run, traced, method, tmp_path):
     base = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **SMALL)
     save_file(base.state_dict(), tmp_path / "base.safetensors")
     options = {"model": f"vit_tiny_capaboost_{method}", "initial_checkpoint": str(tmp_path / "base.safetensors")}
     options |= {"drop_path": 0.0, "opt": "sgd", "model_ema": True}
     eager, expected, _ = run("eager", **options)
-    torch._dynamo.reset()
     counters.clear()
     compiled, found, _ = run("compiled", compile=True, **options)
     assert found.keys() == expected.keys()
@@ -146,11 +144,8 @@ def test_a_compiled_run_comes_near_the_eager_one_and_its_file_can_be_used(run, m
     assert evaluate_adapter(tmp_path / "compiled") == (compiled["test_right"], 9)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_a_compiled_model_is_compiled_a_few_times_whatever_the_sizes_of_batches(run):
-    torch._dynamo.reset()
+def test_a_compiled_model_is_compiled_a_few_times_whatever_the_sizes_of_batches(run, traced):
     counters.clear()
     # updates of 7, 7, 7, 7 and 2 images in two parts each: 4, 3 and 1; evaluations of 2, 2, 2, 2 and 1
     result, _, _ = run(compile=True, epochs=3, batch_size=7, grad_accum_steps=2, validation_batch_size=2)
