@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -32,18 +34,25 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def slow(*values: str) -> list[Any]:
-    """Values of a parameter that are left out of the default run."""
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
-
-
 # families with ways to compute their attention; the others by and large repeat these
 KINDS = [("bert", "sdpa"), ("roberta", "eager"), ("deberta-v3", "eager"), ("deberta-v2", "eager")]
-MORE = [("bert", "eager"), ("roberta", "sdpa"), ("electra", "sdpa"), ("electra", "eager")]
-MORE += [("deberta-c2p", "eager"), ("deberta-plain", "eager")]
-ALL_KINDS = [*KINDS, *(pytest.param(*kind, marks=pytest.mark.slow) for kind in MORE)]
+MORE_KINDS = [("bert", "eager"), ("roberta", "sdpa"), ("electra", "sdpa"), ("electra", "eager")]
+MORE_KINDS += [("deberta-c2p", "eager"), ("deberta-plain", "eager")]
 ONE_EACH = ["bert", "roberta", "electra", "deberta-v3"]
-EVERY_FAMILY = ["bert", "deberta-v3", *slow("roberta", "electra")]
+
+
+def each_kind(name: str, values: Iterable) -> pytest.MarkDecorator:
+    """family, attention and one more argument: its values with those of KINDS, the others with one value each."""
+    cases = itertools.product(KINDS, values)
+    cases = [*cases, *zip(MORE_KINDS, itertools.cycle(values))]
+    return pytest.mark.parametrize(("family", "attention", name), [(*kind, value) for kind, value in cases])
+
+
+def each_family(values: Iterable) -> pytest.MarkDecorator:
+    """family and name: each value with bert and deberta-v3, and with either roberta or electra, which repeat bert."""
+    cases = itertools.product(("bert", "deberta-v3"), values)
+    return pytest.mark.parametrize(("family", "name"), [*cases, *zip(itertools.cycle(("roberta", "electra")), values)])
+
 
 LENGTHS = (7, 4, 1)
 

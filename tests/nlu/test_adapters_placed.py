@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import ADDED, ALL_KINDS, EVERY_FAMILY, PLAIN, adapted, build, examples, padded, wake
+from small import ADDED, PLAIN, adapted, build, each_family, each_kind, examples, padded, wake
 from torch import nn
 from written import Written, assert_as_written
 
@@ -15,14 +15,12 @@ IDENTICAL = ["lora", "lora-d3", "lora-plain", "pfeiffer", "houlsby", "parallel",
 IA3 = dict(scaled_inputs=tuple(f"encoder.layer.{i}.output.dense" for i in (0, 1)))
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("name", ["lora", "lora-d3", "pfeiffer", "houlsby", "parallel", "ia3"])
+@each_kind("name", ["lora", "lora-d3", "pfeiffer", "houlsby", "parallel", "ia3"])
 def test_it_computes_what_is_written_out(family, attention, name):
     assert_as_written(family, attention, name, **(IA3 if name == "ia3" else {}))
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY)
-@pytest.mark.parametrize("name", IDENTICAL)
+@each_family(IDENTICAL)
 @torch.no_grad()
 def test_at_step_0_it_is_the_base(family, name):
     model, base = adapted(build(family), name), build(family)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from small import ALL_KINDS, KINDS, adapted, build, examples, padded, wake
+from small import KINDS, adapted, build, each_kind, examples, padded, wake
 from torch import nn
 from written import assert_as_written
 
@@ -16,14 +16,12 @@ from capaboost_vit.nlu.attention import PrefixAttention
 from capaboost_vit.nlu.masks import real_positions, with_keys, with_tokens
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("name", ["prefix", "prefix-mlp", "prefix-shared"])
+@each_kind("name", ["prefix", "prefix-mlp", "prefix-shared"])
 def test_it_computes_what_is_written_out(family, attention, name):
     assert_as_written(family, attention, name)
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("options", [{}, dict(bottleneck=4), dict(bottleneck=4, shared=True)])
+@each_kind("options", [{}, dict(bottleneck=4), dict(bottleneck=4, shared=True)])
 @torch.no_grad()
 def test_length_zero_is_the_base_and_padding_is_still_ignored(family, attention, options):
     model, base = build(family, attention=attention), build(family, attention=attention)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import ALL_KINDS, KINDS, ONE_EACH, adapted, build, examples, padded, wake
+from small import KINDS, ONE_EACH, adapted, build, each_kind, examples, padded, wake
 from written import Written, assert_as_written, tokens_of
 
 from capaboost_vit.core.inject import branches
 from capaboost_vit.nlu import adapt
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("name", ["prompt", "prompt-mlp", "lora+prompt+prefix"])
+@each_kind("name", ["prompt", "prompt-mlp", "lora+prompt+prefix"])
 def test_it_computes_what_is_written_out(family, attention, name):
     assert_as_written(family, attention, name)
 
@@ -37,8 +36,7 @@ def test_it_is_the_base_on_embeddings_with_the_prompt_in_front(family):
     assert found.shape == (3, 7, 16)
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("options", [{}, dict(bottleneck=4), dict(deep=False)])
+@each_kind("options", [{}, dict(bottleneck=4), dict(deep=False)])
 @torch.no_grad()
 def test_length_zero_is_the_base_and_padding_is_still_ignored(family, attention, options):
     model, base = build(family, attention=attention), build(family, attention=attention)
@@ -58,8 +56,7 @@ def test_more_padding_and_no_padding_give_the_same(family, attention):
         torch.testing.assert_close(long[row, : len(ids)], alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("name", ["prompt", "unipelt-all"])
+@each_kind("name", ["prompt", "unipelt-all"])
 @torch.no_grad()
 def test_hidden_states_have_no_prompt_in_them_and_the_first_token_first(family, attention, name):
     model = wake(adapted(build(family, attention=attention).double(), name))

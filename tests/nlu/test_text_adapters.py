@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from small import ADDED, EVERY_FAMILY, LITTLE, adapted, build, examples, padded, wake
+from small import ADDED, LITTLE, adapted, build, each_family, examples, padded, wake
 
 from capaboost_vit.core.inject import branches
 from capaboost_vit.methods.adapter_file import AdapterFileError, load_adapter_file, write_adapter_file
@@ -39,8 +39,7 @@ def trained(family, name, task="SequenceClassification"):
     return model
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY)
-@pytest.mark.parametrize("name", ADDED)
+@each_family(ADDED)
 @torch.no_grad()
 def test_a_file_loads_into_a_fresh_model_which_computes_the_same(family, name, tmp_path):
     model = trained(family, name)

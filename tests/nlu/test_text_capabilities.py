@@ -7,14 +7,15 @@ import pickle
 
 import pytest
 import torch
-from small import ADDED, EVERY_FAMILY, adapted, build, examples, padded, slow, wake
+from pairs import pairs
+from small import ADDED, ONE_EACH, adapted, build, each_family, examples, padded, wake
 
 from capaboost_vit.core.inject import branches
 from capaboost_vit.nlu import adapt
 
-every_family = pytest.mark.parametrize("family", EVERY_FAMILY)
-every_method = pytest.mark.parametrize("name", [name for name in ADDED if name not in ("lora-d3", "lora-plain")])
-SOME = ["parallel", "prefix-shared", "unipelt-all", *slow("lora", "prompt-mlp", "ia3", "lora+prompt+prefix")]
+ALL = [name for name in ADDED if name not in ("lora-d3", "lora-plain")]
+SOME = ["parallel", "prefix-shared", "unipelt-all", "lora", "prompt-mlp", "ia3", "lora+prompt+prefix"]
+every_method = pytest.mark.parametrize("name", ALL)
 some_methods = pytest.mark.parametrize("name", SOME)
 LABELS = torch.tensor([0, 1, 1])
 
@@ -32,8 +33,7 @@ def gradients(model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@every_family
-@every_method
+@each_family(ALL)
 def test_every_trained_parameter_gets_a_finite_gradient_and_no_frozen_one_gets_any(family, name):
     model = classifier(family, name).train()
     loss_of(model).backward()
@@ -64,9 +64,10 @@ def test_training_moves_what_is_trained_alone_and_lowers_the_loss(family, name):
         assert torch.equal(parameter, before[parameter_name]) != parameter.requires_grad, parameter_name
 
 
-@every_family
-@pytest.mark.parametrize("name", ["houlsby", "unipelt-all", *slow("lora", "prefix-shared", "prompt")])
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(
+    ("family", "name", "reentrant"),
+    pairs(ONE_EACH, ["houlsby", "unipelt-all", "lora", "prefix-shared", "prompt"], [False, True]),
+)
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_gradient_checkpointing_gives_the_same_gradients(family, name, reentrant):
     """Two batches with different padding before the first backward pass: recomputation must see its own."""
@@ -86,17 +87,17 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, name, reentrant
         torch.testing.assert_close(found[parameter_name], gradient, rtol=1e-6, atol=1e-8, msg=parameter_name)
 
 
-@every_family
-@some_methods
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
-)
+@each_family(SOME)
 @torch.no_grad()
-def test_copies_compute_the_same_and_share_nothing(family, name, duplicate):
+def test_copies_compute_the_same_and_share_nothing(family, name):
     model = classifier(family, name)
     batch = padded(model, examples())
     expected = model(**batch).logits
-    twin = duplicate(model)
+    for duplicate in (copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))):
+        assert_copied(model, duplicate(model), batch, expected)
+
+
+def assert_copied(model, twin, batch, expected):
     assert torch.equal(twin(**batch).logits, expected)
     assert twin.capaboost == model.capaboost
     assert sum(1 for _ in twin.parameters()) == sum(1 for _ in model.parameters())  # what was tied is tied
@@ -118,8 +119,7 @@ def test_the_gates_of_a_copy_look_at_the_padding_of_the_copy():
     assert paddings[0] != paddings[1]
 
 
-@every_family
-@some_methods
+@each_family(SOME)
 def test_autocast_in_bfloat16_runs_and_is_near(family, name):
     model = classifier(family, name).train()
     expected = loss_of(model)
@@ -176,7 +176,6 @@ def test_a_compiled_model_computes_the_same_with_the_same_gradients(family, name
         torch.testing.assert_close(gradients(compiled)[parameter_name], gradient, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_bert_with_unipelt_compiles_in_one_graph():
     model = classifier("bert", "unipelt", attention="sdpa")
     batch = padded(model, examples())

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from small import EVERY_FAMILY, ONE_EACH, adapted, build, examples, padded, wake
+from small import ONE_EACH, adapted, build, each_family, examples, padded, wake
 
 from capaboost_vit.core.inject import branches, get
 from capaboost_vit.core.merge import merge
@@ -23,7 +19,6 @@ MERGED = {
     "ia3, then lora": [("ia3", {}), LORA],
     "bitfit": [("bitfit", {})],
 }
-every_merged = pytest.mark.parametrize("name", MERGED)
 
 
 def made(family, name, task="SequenceClassification", dtype=torch.float32):
@@ -45,8 +40,7 @@ def same(found, expected, relative):
     assert (found - expected).abs().max() <= relative * expected.abs().max()
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY)
-@every_merged
+@each_family(MERGED)
 @torch.no_grad()
 def test_the_merged_model_computes_the_same_and_is_plain(family, name):
     for dtype, relative in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
@@ -136,18 +130,14 @@ def test_a_merged_model_is_saved_and_loaded_by_transformers(tmp_path):
         torch.testing.assert_close(again(**batch).logits, merged(**batch).logits, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 @torch.no_grad()
-def test_a_merged_model_is_one_of_transformers_alone(tmp_path):
+def test_a_merged_model_is_one_of_transformers_alone(ready, tmp_path):
     model = made("roberta", "lora, then ia3")
     batch = padded(model, examples(), 9)
     merged = merge(model)
     merged.save_pretrained(tmp_path)
     torch.save(batch, tmp_path / "batch.pt")
-    command = [sys.executable, "-W", "ignore", "-c", FRESH, str(tmp_path)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
+    ready.run(["python", "-c", FRESH, tmp_path], package=False, check=True)
     logits = torch.load(tmp_path / "logits.pt")
     torch.testing.assert_close(logits, merged(**batch).logits, rtol=1e-6, atol=1e-7)
     same(logits, model(**batch).logits, 1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from small import ADDED, ALL_KINDS, KINDS, LITTLE, MASKED, adapted, build, examples, padded, wake
+from small import ADDED, KINDS, LITTLE, MASKED, adapted, build, each_kind, examples, padded, wake
 from written import Written, assert_as_written
 
 from capaboost_vit.core.gate import Gate
@@ -16,8 +16,7 @@ from capaboost_vit.nlu import adapt
 NAMES = [name for name in ADDED if name.startswith("unipelt")]
 
 
-@pytest.mark.parametrize(("family", "attention"), ALL_KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@each_kind("name", NAMES)
 def test_it_computes_what_is_written_out(family, attention, name):
     assert_as_written(family, attention, name)
 
@@ -231,7 +230,7 @@ def trained(model):
         (dict(parts=["adapter"]), 894_528 + 12 * 769),
         (dict(parts=["lora"]), 294_912 + 24 * 769),
         (dict(num_branches=2, density=0.5), 11_083_376),
-        pytest.param(dict(copies=3), 33_250_128, marks=pytest.mark.slow),
+        (dict(copies=3), 33_250_128),
     ],
 )
 def test_parameters_on_roberta_base_are_the_published_ones(options, expected):

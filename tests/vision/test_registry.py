@@ -39,18 +39,22 @@ def test_list_models_lists_exactly_the_families_times_their_methods():
     assert not timm.is_model("vit_tiny_capaboost_loha")
 
 
-@pytest.mark.parametrize(("name", "base"), NAMES)
-def test_tags_and_configurations_are_those_of_the_base(name, base):
-    ours, theirs = timm.get_pretrained_cfg(name), timm.get_pretrained_cfg(base)
-    assert ours.tag == theirs.tag, "the base's default tag is not ours"
-    assert ours.architecture == name
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tags_and_configurations_are_those_of_the_base(family):
+    base, methods = FAMILIES[family]
+    theirs = timm.get_pretrained_cfg(base)
     source = ("hf_hub_id", "url", "file", "custom_load", "num_classes", "input_size", "mean", "std", "classifier")
-    assert [getattr(ours, key) for key in source] == [getattr(theirs, key) for key in source]
     tags = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", include_tags=True)]
-    assert sorted(timm.list_models(f"{name}.*", include_tags=True)) == sorted(f"{name}.{tag}" for tag in tags)
-    for tag in tags:
-        ours, theirs = (timm.get_pretrained_cfg(f"{arch}.{tag}").to_dict() for arch in (name, base))
-        assert resolve_data_config(pretrained_cfg=ours) == resolve_data_config(pretrained_cfg=theirs)
+    for name in (f"{family}_capaboost_{method}" for method in methods):
+        ours = timm.get_pretrained_cfg(name)
+        assert ours.tag == theirs.tag, "the base's default tag is not ours"
+        assert ours.architecture == name
+        assert [getattr(ours, key) for key in source] == [getattr(theirs, key) for key in source]
+        assert sorted(timm.list_models(f"{name}.*", include_tags=True)) == sorted(f"{name}.{tag}" for tag in tags)
+        for tag in tags:
+            both = (timm.get_pretrained_cfg(f"{arch}.{tag}").to_dict() for arch in (name, base))
+            first, second = (resolve_data_config(pretrained_cfg=config) for config in both)
+            assert first == second
 
 
 def test_list_pretrained_passes_the_tags_through():
