@@ -128,6 +128,7 @@ def test_the_pictures_are_pictures_and_in_tensorboard_too(finished):
 # the same and another run
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("options", [{}, {"no_aug": False, "scale": (0.5, 1.0)}], ids=["plain", "augmented"])
 def test_a_run_is_bitwise_repeatable_whatever_the_workers_and_the_random_state(configure, tmp_path, options):
     results = []
@@ -139,6 +140,7 @@ def test_a_run_is_bitwise_repeatable_whatever_the_workers_and_the_random_state(c
     assert same(results[0], results[2])
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_another_seed_is_another_run_on_the_same_masks(configure, tmp_path):
     for name, options in (("a", {}), ("b", {"seed": 1}), ("c", {"method": {"mask_seed": 1}})):
         train(configure(output=str(tmp_path / name), epochs=1, **options))
@@ -150,6 +152,7 @@ def test_another_seed_is_another_run_on_the_same_masks(configure, tmp_path):
     assert not any(torch.equal(first[name], masks[name]) for name in mask_names)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_gradient_checkpointing_changes_memory_not_the_result(configure, tmp_path):
     for name, flag in (("a", False), ("b", True)):
         train(configure(output=str(tmp_path / name), grad_checkpointing=flag, drop_path=0.0))
@@ -160,6 +163,7 @@ def test_gradient_checkpointing_changes_memory_not_the_result(configure, tmp_pat
 # splits
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("options", [{}, {"select": "best", "patience": 2}], ids=["last", "best"])
 def test_the_test_split_is_read_once_after_all_training(configure, monkeypatch, options):
     opened, evaluated = [], []
@@ -187,6 +191,7 @@ def test_without_a_test_split_its_accuracy_is_null_and_it_is_said(configure, pic
     assert "no test split" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("val_split", [None, "val"])
 def test_without_validation_there_is_no_such_column(configure, pictures, tmp_path, val_split):
     folder = tmp_path / "data"
@@ -287,6 +292,7 @@ def test_random_base_weights_are_warned_of(configure, capsys):
     assert "the base weights are random: say --pretrained" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(
     "options",
     [

@@ -122,7 +122,6 @@ def test_two_processes_get_what_one_gets(both, kind, options):
     assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
 
 
-@pytest.mark.slow
 def test_stages_in_two_processes_give_the_model_of_one(both):
     first, second, done = both("pairs", tapt_epochs=1, mlm_lr=1e-2, select="last")
     expected, found = (load_file(folder / "tapt" / "model" / "model.safetensors") for folder in (first, second))

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -67,6 +69,18 @@ def workplace(ready, real_data, vit_tiny_weights, tmp_path_factory):
     return folder
 
 
+def interrupted(ready, command, workplace, surroundings):
+    """What a run says that is interrupted as soon as it trains, not after so many seconds, which may be too few."""
+    process = ready.start(command, cwd=workplace, env=surroundings)
+    checkpoints = workplace / command[command.index("--output") + 1] / "checkpoints"
+    while not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        assert process.poll() is None, process.stderr
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, process.stderr
+    return process.stdout + process.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.timeout(900)
@@ -88,6 +102,10 @@ def test_every_command_runs_as_it_is_printed(ready, workplace):
             for line in block.splitlines():
                 done = ready.run(shlex.split(line), cwd=workplace, env=surroundings, timeout=600, check=True)
                 outputs.append(done.stdout + done.stderr)
+        elif kind == "bash" and block.startswith("timeout "):
+            words = shlex.split(block.replace("\\\n", " "))
+            command = words[words.index("capaboost") : words.index("||")]
+            outputs.append(interrupted(ready, command, workplace, surroundings))
         elif kind == "bash":
             command = ["bash", "-euo", "pipefail", "-c", block]
             done = subprocess.run(command, cwd=workplace, env=surroundings, capture_output=True, text=True, timeout=600)

@@ -18,6 +18,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from capaboost_vit.core.masking import Masking
 from capaboost_vit.core.rescaling import rescaling
 
 _TICKS = (0.003, 0.006, 0.012, 0.024, 0.048)
@@ -25,8 +26,8 @@ _TICKS = (0.003, 0.006, 0.012, 0.024, 0.048)
 
 def update_size(method: dict) -> float:
     """The expected norm of dW beside that of plain LoRA with r = 8 and alpha = 8, for the same norms of the factors."""
-    masks = {name: method[name] for name in ("num_branches", "density", "pattern")}
-    own = rescaling(method["rescale"], **masks) / rescaling("norm", **masks)
+    masking = Masking(method["num_branches"], method["density"], method["pattern"])
+    own = rescaling(method["rescale"], masking) / rescaling("norm", masking)
     return own * method["alpha"] / method["rank"] * math.sqrt(method["rank"] / 8)
 
 

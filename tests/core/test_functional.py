@@ -421,7 +421,6 @@ def test_gradients_per_sample_are_those_one_by_one(execution):
             torch.testing.assert_close(together[name][i], gradient)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_layer_takes_any_number_of_tokens():
     of = layer("auto").eval()

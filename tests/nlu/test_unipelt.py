@@ -233,7 +233,7 @@ def trained(model):
         (dict(parts=["adapter"]), 894_528 + 12 * 769),
         (dict(parts=["lora"]), 294_912 + 24 * 769),
         (dict(num_branches=2, density=0.5), 11_083_376),
-        pytest.param(dict(copies=3), 33_250_128, marks=pytest.mark.slow),
+        (dict(copies=3), 33_250_128),
     ],
 )
 def test_parameters_on_roberta_base_are_the_published_ones(options, expected):

@@ -26,7 +26,6 @@ def checkpoint_size(lab):
     return max(path.stat().st_size for path in (reference / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
 def test_a_file_too_large_in_a_save_leaves_the_checkpoint_before(lab, tmp_path, checkpoint_size):
     output = tmp_path / "run"
     stopped = lab.start(output, file_size=checkpoint_size - 4000, log_interval=100, **OPTIONS)
@@ -79,7 +78,6 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
 
 
-@pytest.mark.slow
 def test_too_little_room_is_refused_before_training(lab, small_disk):
     disk = small_disk(10_000_000)
     run = lab.run(disk / "run", code=2, **OPTIONS)

@@ -20,8 +20,6 @@ from capaboost_vit.vision.config import TrainConfig
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):

@@ -77,7 +77,6 @@ def test_a_run_stopped_once_after_any_update_ends_with_the_same_bits(lab, tmp_pa
         lab.same(output, tmp_path / "whole")
 
 
-@pytest.mark.slow
 def test_the_patience_variant_does_stop_early(tmp_path):
     result = train(TrainConfig(**{**OPTIONS, **VARIANTS["patience"]}, output=str(tmp_path)))
     assert result["epochs"] == 2

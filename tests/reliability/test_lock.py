@@ -31,7 +31,6 @@ def test_a_second_process_is_refused_and_the_first_goes_on(lab, tmp_path, flag):
     lab.same(output, lab.reference(**OPTIONS))
 
 
-@pytest.mark.slow
 def test_the_process_that_resumes_is_the_one_that_is_named_and_its_state_is_running(lab, tmp_path):
     output = tmp_path / "run"
     first = lab.start(output, checkpoint_interval=100, **OPTIONS)
@@ -46,7 +45,6 @@ def test_the_process_that_resumes_is_the_one_that_is_named_and_its_state_is_runn
     assert lab.status(output)["pid"] == second.pid
 
 
-@pytest.mark.slow
 def test_the_loader_processes_of_a_killed_run_do_not_hold_the_folder(lab, tmp_path):
     output = tmp_path / "run"
     first = lab.start(output, workers=2, epochs=50, **OPTIONS)
@@ -59,7 +57,6 @@ def test_the_loader_processes_of_a_killed_run_do_not_hold_the_folder(lab, tmp_pa
     assert all(Path("/proc", child).exists() for child in children)  # still alive while the second one works
 
 
-@pytest.mark.slow
 def test_a_run_that_came_and_went_while_another_was_being_built_is_not_replaced(tmp_path, monkeypatch):
     config = TrainConfig(
         model="vit_tiny_capaboost_lora",
@@ -84,7 +81,6 @@ def test_a_run_that_came_and_went_while_another_was_being_built_is_not_replaced(
     assert (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.slow
 def test_a_lock_of_a_process_that_is_gone_is_taken_over(lab, tmp_path):
     output = tmp_path / "run"
     output.mkdir()

@@ -62,7 +62,6 @@ def test_a_signal_to_the_group_stops_within_an_update_and_the_typed_command_goes
     lab.same(output, lab.reference(**options))
 
 
-@pytest.mark.slow
 def test_the_checkpoint_is_that_of_the_update_at_hand(lab, tmp_path):
     run = lab.start(tmp_path / "run", checkpoint_interval=1, pause=0.2)  # 0.6 s a save: the signal comes in one
     assert run.until(lambda: 2 in run.updates)
@@ -112,7 +111,6 @@ def test_a_signal_in_the_evaluation_of_the_last_epoch_or_of_the_test_split(lab, 
         lab.same(run.output, reference)
 
 
-@pytest.mark.slow
 def test_a_signal_before_training_begins_is_not_lost(lab, tmp_path):
     run = lab.start(tmp_path / "run", epochs=50)
     assert run.until(lambda: (run.output / ".lock").exists())

@@ -80,6 +80,7 @@ def test_a_kill_of_one_process_ends_both_and_the_run_can_go_on(lab, reference, t
     go_on(lab, tmp_path / "run", reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_both_stops_them_at_the_same_update(lab, reference, tmp_path, number):
     run = start_two(lab, tmp_path / "a run")

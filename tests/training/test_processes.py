@@ -70,8 +70,8 @@ def rows(folder):
     "options",
     [
         {"grad_accum_steps": 3, "opt": "sgd", "model_ema": True},
-        {"model": "vit_tiny_capaboost_adapter", "clip_grad": 0.1, "opt": "sgd"},
-        {"select": "best", "opt": "sgd", "workers": 1},
+        pytest.param({"model": "vit_tiny_capaboost_adapter", "clip_grad": 0.1, "opt": "sgd"}, marks=pytest.mark.slow),
+        pytest.param({"select": "best", "opt": "sgd", "workers": 1}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -58,10 +58,10 @@ def same(first, second):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"mixup": 0.8}, marks=pytest.mark.slow),
+        {"mixup": 0.8},
         {"cutmix": 1.0, "batch_size": 7},
         {"mixup": 0.2, "cutmix": 1.0, "reprob": 0.5, "smoothing": 0.1, "no_aug": False, "aa": "rand-m5"},
-        pytest.param({"reprob": 1.0, "grad_accum_steps": 3}, marks=pytest.mark.slow),
+        {"reprob": 1.0, "grad_accum_steps": 3},
     ],
     ids=str,
 )
@@ -125,6 +125,7 @@ def test_data_without_val_cannot_choose_by_it(run, pictures, tmp_path, option):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("method", ["lora", "adapter"])
 def test_a_compiled_run_comes_near_the_eager_one_and_its_file_can_be_used(run, traced, method, tmp_path):

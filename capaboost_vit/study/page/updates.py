@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from ...core.analysis import ranks, spectrum
+from ...core.masking import Masking
 from ...core.rescaling import rescaling
 from ...methods.adapter_file import read_adapter_file
 from ...training.figures import small_update
@@ -77,8 +78,8 @@ def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, 
     if len(methods) != 1:
         return
     lora = methods[0]
-    masked = {name: lora[name] for name in ("num_branches", "density", "pattern")}
-    scaling = lora["alpha"] / lora["rank"] * rescaling(lora.get("rescale"), **masked)
+    masking = Masking(lora["num_branches"], lora["density"], lora["pattern"])
+    scaling = lora["alpha"] / lora["rank"] * rescaling(lora.get("rescale"), masking)
     for name in sorted(tensors, key=_natural):
         site = name.removesuffix(".down.weight")
         if site == name or f"{site}.up.weight" not in tensors or f"{site}.up_bias" in tensors:
