@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from .timing import Session
 
 # of the run's configuration: what the base model is built from
 _BASE = ("model", "model_kwargs", "img_size", "pretrained", "initial_checkpoint", "seed", "num_classes")
+
+TARGETS = {"full": "The update of full fine-tuning", "gaussian": "Gaussian matrices of the same shapes"}
 
 
 def measure_capacity(config: CapacityConfig, session: Session) -> dict[str, Any]:
@@ -63,7 +66,24 @@ def measure_capacity(config: CapacityConfig, session: Session) -> dict[str, Any]
         }
         stored = sum(p.numel() for branch in fitted.values() for p in branch.parameters())
         by_rank.setdefault(str(rank), {})[name] = {"stored": stored, **shares}
-    return {"targets": {path: dataclasses.asdict(ranks(update)) for path, update in updates.items()}, "ranks": by_rank}
+    result = {
+        "targets": {path: dataclasses.asdict(ranks(update)) for path, update in updates.items()},
+        "ranks": by_rank,
+    }
+    return {**result, "tables": capacity_tables(result)}
+
+
+def capacity_tables(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The mean shares of the full update and of Gaussian matrices in per cent, and what the targets are."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for kind, title in TARGETS.items():
+        rows: dict[str, dict[str, Any]] = {}
+        for rank, cases in result["ranks"].items():
+            for name, case in cases.items():
+                rows.setdefault(name, {"": name})[f"r = {rank}"] = 100 * statistics.fmean(case[kind])
+        tables[title] = list(rows.values())
+    stable = statistics.fmean(target["stable"] for target in result["targets"].values())
+    return {**tables, "targets": [{"updates": len(result["targets"]), "mean stable rank": stable}]}
 
 
 def kinds(config: CapacityConfig, rank: int) -> Iterator[tuple[str, dict[str, Any]]]:

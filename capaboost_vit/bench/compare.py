@@ -11,8 +11,11 @@ import torch
 from .cases import PEFT, Case
 from .config import Workload
 from .models import make_subject
-from .timing import WHOLE, Session, clock_for, interleave, time_calls, timing
+from .timing import WHOLE, Session, clock_for, interleave, quartiles, ratios, time_calls
 
+Row = dict[str, Any]  # of a table, by column
+
+_SHORT = {"forward": "fwd ms", "backward": "bwd ms"}
 _LEAST = 0.1  # seconds that one timing lasts at least on a GPU; on a CPU steps are long enough
 
 
@@ -26,9 +29,10 @@ class Comparison:
         self.clock = clock_for(self.subject.device, workload.threads)
         self.least = _LEAST if self.subject.device.type == "cuda" else 0.0
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, str]:
         """What a result says of how it was measured."""
-        return {**self.subject.about(), "clock": self.clock.name}
+        device, items = self.subject.device.type, self.subject.family.items
+        return {"device": device, "items": items, "size": self.subject.size, "clock": self.clock.name}
 
     def prepare(self, title: str, cases: Sequence[Case], make: Callable[[Case], Any]) -> dict[str, Any]:
         """What `make` makes of the cases, by name, each called twice, as long as time is left for all their rounds.
@@ -61,11 +65,12 @@ class Comparison:
         *,
         rounds: int | None = None,
         least: float | None = None,
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, Row]:
         """Times the calls in turn, as the workload says, or in so many rounds, each at least so many seconds long.
 
         Returns:
-            By case: `times`, the timing of each phase over the reference's; `over_peft`; images or tokens a second.
+            By case, the cells of a table: medians of the times, of their ratios to the reference's and to PEFT's in the
+            same round, half the distance of these ratios' quartiles, images or tokens a second; and all `times`.
         """
         rounds = rounds or self.workload.repetitions
         times = interleave(
@@ -79,20 +84,14 @@ class Comparison:
             progress=lambda done: self.session.say(f"{title}: round {done} of {rounds}"),
         )
         gc.collect()
-        return {name: self._summary(phases, times[reference], times.get(PEFT)) for name, phases in times.items()}
-
-    def _summary(
-        self, phases: dict[str, list[float]], reference: dict[str, list[float]], peft: dict[str, list[float]] | None
-    ) -> dict[str, Any]:
-        timings = {}
-        for phase, seconds in phases.items():
-            # the floor updates nothing
-            compared = min(reference[phase]) > 0 and phase != "update"
-            timings[phase] = timing(seconds, reference[phase] if compared else None)
-        summary: dict[str, Any] = {"times": timings}
-        if peft and min(peft[WHOLE]) > 0:
-            summary["over_peft"] = timing(phases[WHOLE], peft[WHOLE])["ratio"]
-        if min(phases[WHOLE]) > 0:
-            speed = self.subject.items / timings[WHOLE]["median"]
-            summary[f"{self.subject.family.items}_per_second"] = speed
-        return summary
+        rows: dict[str, Row] = {}
+        for name, phases in times.items():
+            median = quartiles(phases[WHOLE])[1]
+            low, ratio, high = ratios(phases, times[reference])
+            row = rows[name] = {"ms": 1000 * median, f"/ {reference}": ratio, "+-": (high - low) / 2}
+            if PEFT in times:
+                row["/ peft"] = ratios(phases, times[PEFT])[1]
+            row[f"{self.subject.family.items}/s"] = self.subject.items / max(median, 1e-9)
+            row |= {title: 1000 * quartiles(phases[p])[1] for p, title in _SHORT.items() if p in phases}
+            row["times"] = phases
+        return rows

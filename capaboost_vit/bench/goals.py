@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NAME = re.compile(r"(step|memory) (all-linears|q-v|methods) \S+ / \S+|inference \S+ / \S+|import")
@@ -21,33 +21,29 @@ def check_goals(goals: Mapping[str, Any]) -> None:
             raise ValueError(f"--goals: the bound of {name!r} must be a number or [least, most], got {bound!r}")
 
 
-def judge(goals: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def judge(goals: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Each goal with its bound in words, its value and whether that, not rounded, is `met`; None: not measured."""
     judged = []
     for name, bound in goals.items():
         low, high = bound if isinstance(bound, list | tuple) else (float("-inf"), bound)
         words = f"{low:g} to {high:g}" if isinstance(bound, list | tuple) else f"<= {high:g}"
-        value = _value(name, result)
+        value = _value(name, tables)
         met = None if value is None else bool(low <= value <= high)
         judged.append({"measure": name, "bound": words, "value": value, "met": met})
     return judged
 
 
-def _value(name: str, result: Mapping[str, Any]) -> float | None:
+def _value(name: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> float | None:
     """What the goal is about: seconds, or the first case over the second; None unless all of it was measured."""
     measure, *words = name.split()
     if measure == "import":
-        seconds: float | None = result["import_seconds"]
-        return seconds
-    *group, case, _, other = words
-    entries = result["groups"].get(group[0], {"cases": {}}) if group else {"cases": result["inference"] or {}}
-    cases = entries["cases"]
+        return next((row["s"] for row in tables.get("import", ())), None)
+    table = words[0] if measure != "inference" else "inference"
+    rows = {row["case"]: row for row in tables.get(table, ())}
+    case, other = (rows.get(name, {}) for name in (words[-3], words[-1]))
     if measure == "memory":
-        peaks = {name: entry["memory"]["peak"] for name, entry in cases.items() if "memory" in entry}
-        if "stored_inputs" in entries and "floor" in peaks:
-            peaks["least"] = peaks["floor"] + entries["stored_inputs"]["all"]
-        return peaks[case] / peaks[other] if {case, other} <= peaks.keys() else None
-    times = {name: entry["times"]["whole"]["times"] for name, entry in cases.items() if "times" in entry}
-    if not {case, other} <= times.keys():
+        return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None
+    if "times" not in case or "times" not in other:
         return None
-    return statistics.median(a / b for a, b in zip(times[case], times[other], strict=True))
+    times = zip(case["times"]["whole"], other["times"]["whole"], strict=True)
+    return statistics.median(seconds / reference for seconds, reference in times)

@@ -33,8 +33,9 @@ def measure(
 ) -> dict[str, Any]:
     """Measures what a configuration of `config.py` describes; returns the result, JSON values only.
 
-    Every kind of result has `kind`, `command`, `config`, `machine`, `goals` ({measure, bound, value, met} each),
-    `left_out` (what was not measured, and why) and `seconds`, beside what its own function returns.
+    Every kind has `kind`, `command`, `config`, `tables` (rows by title), `goals` ({measure, bound, value, met} each),
+    `machine`, `left_out` (what was not measured, and why) and `seconds`; on a device also `device`, `items` (what is
+    counted), `size` (of one) and `clock`.
 
     Raises:
         ValueError: a model, device or option that does not exist or fit. ChildProcessError: see `measure_processes`.

@@ -68,8 +68,8 @@ def saved_tensors(forward: Callable[[], Tensor]) -> list[Tensor]:
     return kept
 
 
-def stored_inputs(floor: TrainingStep, names: Iterable[str]) -> dict[str, int]:
-    """Bytes of the inputs of the named linear layers: `all`, and those `not_kept_by_floor` anyway.
+def stored_inputs(floor: TrainingStep, names: Iterable[str]) -> tuple[int, int]:
+    """Bytes of the inputs of the named linear layers: all of them, and those that the floor does not keep anyway.
 
     Whoever trains a layer's first factor must keep its input, in the precision in which the layer computes. Each
     storage counts once; some, such as the output of the attention, are kept for another operation as well.
@@ -85,10 +85,7 @@ def stored_inputs(floor: TrainingStep, names: Iterable[str]) -> dict[str, int]:
         hook.remove()
     amp_width = getattr(torch, workload.amp_dtype).itemsize
     sizes = {place: x.numel() * (amp_width if workload.amp else x.itemsize) for place, x in inputs.items()}
-    return {
-        "all": sum(sizes.values()),
-        "not_kept_by_floor": sum(size for place, size in sizes.items() if place not in kept),
-    }
+    return sum(sizes.values()), sum(size for place, size in sizes.items() if place not in kept)
 
 
 def nbytes(tensors: Iterable[Tensor], without: Iterable[Tensor] = ()) -> int:

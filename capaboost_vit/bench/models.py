@@ -75,10 +75,6 @@ class Subject:
         """Where all of it is."""
         return self.labels.device
 
-    def about(self) -> dict[str, Any]:
-        """What a result says of it."""
-        return {"device": self.device.type, "items": self.family.items, "size": self.size}
-
 
 VISION = Family(
     items="images",

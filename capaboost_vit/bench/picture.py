@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..training.figures import save_figure
-from .frames import LEAST, TARGETS, frames, setting
+from .capacity import TARGETS, capacity_tables
+from .config import GROUPS
+from .speed import LEAST
 
+_PHASES = ("forward", "backward", "update")
 _MEMORY = {"peak MB": "peak", "saved MB": "saved activations"}
 _BLUES = ["#9ecae1", "#3182bd", "#08306b"]
 _COLOURS = {"floor": "#888888", "peft": "#d95f02", "capaboost": "#1b6ca8"}
@@ -31,18 +35,17 @@ def draw_result(result: dict[str, Any], path: str | Path) -> Path | None:
 
 def _speed(result: dict[str, Any]) -> Figure | None:
     """A row per group: the step in units of the floor, and its memory."""
-    groups = {name: frame for name, frame in frames(result).items() if name in result["groups"]}
+    groups = {name: pd.DataFrame(rows) for name, rows in result["tables"].items() if name in GROUPS}
     if not groups:
         return None
     heights = [1.2 + len(frame) for frame in groups.values()]
     figure = _figure(11, 0.9 + 0.3 * sum(heights), setting(result))
     panels = figure.subplots(len(groups), 2, squeeze=False, height_ratios=heights, width_ratios=[3, 2])
     for (steps, memory), (name, frame) in zip(panels, groups.items(), strict=True):
-        numbers = frame.set_index("case").astype(float)
+        numbers = frame.set_index("case")
         cases = numbers.drop(index=LEAST, errors="ignore")
         if "ms" in cases:
-            phases = pd.DataFrame({"forward": cases["fwd ms"], "backward": cases["bwd ms"]})
-            phases["update"] = (cases["ms"] - phases.sum(axis=1)).clip(lower=0)
+            phases = pd.DataFrame({p: cases["times"].map(lambda times: median(times[p])) for p in _PHASES})  # noqa: B023
             # scaled so that the bar is as long as the median ratio, which is the steadier number
             _bars(steps, phases.mul(cases["/ floor"] / phases.sum(axis=1), axis=0), color=_BLUES, stacked=True)
             steps.errorbar(cases["/ floor"], range(len(cases)), xerr=cases["+-"], fmt="none", ecolor="black")
@@ -79,14 +82,14 @@ def _write(axes: Any, ends: pd.Series[float], texts: list[str]) -> None:
 
 def _scale(result: dict[str, Any]) -> Figure | None:
     """A column per thing that grows: the step in units of the floor, and images or tokens per second."""
-    tables = frames(result)
+    tables = {axis: pd.DataFrame(rows) for axis, rows in result["tables"].items()}
     if not tables:
         return None
     figure = _figure(2.9 * len(tables) + 0.6, 5.4, setting(result))
     panels = figure.subplots(2, len(tables), squeeze=False, sharey="row")
     for (ratios, speeds), (axis, frame) in zip(panels.T, tables.items(), strict=True):
         frame[axis] = frame[axis].str.removeprefix("vit_").str.partition("_patch")[0]
-        points = frame.pivot(index=axis, columns="case").reindex(frame[axis].unique()).astype(float)
+        points = frame.pivot(index=axis, columns="case").reindex(frame[axis].unique())
         look = {"color": _COLOURS, "marker": "o", "markersize": 3, "grid": True, "legend": False, "fontsize": 8}
         points["/ floor"].plot(ax=ratios, yerr=points["+-"], xlabel="", ylabel="training step / floor", **look)
         speed = f"{result['items']}/s"
@@ -103,14 +106,25 @@ def _capacity(result: dict[str, Any]) -> Figure:
     """Two panels, the full update and Gaussian matrices: what each kind holds, over the rank."""
     size = "all of one r store as much, but for the larger rank"
     figure = _figure(9.5, 4.4, f"Held by low-rank updates, mean of {len(result['targets'])} weights; {size}")
-    tables = frames(result)
+    tables = capacity_tables(result)
     for axes, title in zip(figure.subplots(1, 2), TARGETS.values(), strict=True):
-        held = tables[title].set_index("").astype(float).T
+        held = pd.DataFrame(tables[title]).set_index("").T
         held.plot(ax=axes, style=["o-", "s--", "^--", "v--", "D--", "*--"], grid=True, title=title)
         axes.set_xticks(range(len(held)), held.index)
         axes.set(ylim=(0, None), ylabel="squared norm held (%)")
         axes.legend(fontsize=8)
     return figure
+
+
+def setting(result: dict[str, Any]) -> str:
+    """Model, inputs, precision and device in words."""
+    config, machine = result["config"], result["machine"]
+    precision = config["amp_dtype"] if config["amp"] else "float32"
+    compiled = f", compiled ({config['compile_mode']})" if config["compile"] else ""
+    cpu = f"{machine['cpu']}, {config['threads']} thread(s)"
+    where = machine["gpu"]["name"] if result["device"] == "cuda" else cpu
+    what = f"{config['model']}, {result['size']}, batch {config['batch_size']}, rank {config['rank']}"
+    return f"{what}, {precision}{compiled}; {where}"
 
 
 def _figure(width: float, height: float, title: str) -> Figure:

@@ -18,7 +18,7 @@ from .cases import scale_cases
 from .config import ProcessesConfig
 from .models import make_subject
 from .steps import TrainingStep
-from .timing import WHOLE, Clock, Lap, Session, clock_for, interleave, timing
+from .timing import WHOLE, Clock, Lap, Session, clock_for, interleave, ratios
 
 
 class Case(NamedTuple):
@@ -29,11 +29,11 @@ class Case(NamedTuple):
 
 
 def measure_processes(config: ProcessesConfig, session: Session) -> dict[str, Any]:
-    """Times a training step on each number of processes in turn, round by round: `cases`.
+    """Times a training step on each number of processes in turn, round by round.
 
     `batch_size` is that of one process, so that the update of n processes has n times as many examples; then once more
     that of the whole update. The efficiency of n processes is `examples per second / (n * those of one process)`, the
-    median over the rounds. `cpu_seconds` are those of the first process: unlike the others they leave out what else the
+    median over the rounds. CPU times are those of the first process: unlike the others they leave out what else the
     machine has to do, but also what a process waits for another.
 
     Raises:
@@ -57,21 +57,20 @@ def measure_processes(config: ProcessesConfig, session: Session) -> dict[str, An
     finally:
         for pool in pools.values():
             pool.close()
-    alone, cases = times[str(Case(1, config.batch_size))][WHOLE], []
+    alone = times[str(Case(1, config.batch_size))]
+    rows = []
     for case, pool in pools.items():
-        update = timing(times[str(case)][WHOLE], alone)
-        ideal = case.batch_size / config.batch_size / case.processes  # time over that of one process
-        cases.append(
-            {
-                **case._asdict(),
-                "update": update,
-                "cpu_seconds": statistics.median(pool.cpu_seconds[config.warmup :]),
-                "efficiency": ideal / update["ratio"],
-                "efficiency_quartiles": [ideal / ratio for ratio in reversed(update["ratio_quartiles"])],
-                "reduced_bytes": pool.trained_bytes if case.processes > 1 else 0,
-            }
-        )
-    return {**subject.about(), "clock": "wall time", "cases": cases}
+        count, size, phases = *case, times[str(case)]
+        ideal = size / config.batch_size / count  # time over that of one process
+        high, efficiency, low = (ideal / ratio for ratio in ratios(phases, alone))
+        seconds = statistics.median(phases[WHOLE])
+        row = {"processes": count, "batch, each": f"{size / count:g}", "in all": size, "update ms": 1000 * seconds}
+        row |= {"CPU ms": 1000 * statistics.median(pool.cpu_seconds[config.warmup :]), "examples/s": size / seconds}
+        row |= {"efficiency": efficiency, "+-": (high - low) / 2}
+        row["reduced kB"] = pool.trained_bytes / 1000 if count > 1 else 0.0
+        rows.append({**row, "times": phases})
+    about = {"device": subject.device.type, "items": subject.family.items, "size": subject.size}
+    return {**about, "clock": "wall time", "tables": {"updates": rows}}
 
 
 def cases_of(config: ProcessesConfig, device: torch.device, session: Session) -> list[Case]:

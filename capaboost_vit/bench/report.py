@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ..io.atomic import write_text
-from .frames import frames, setting
-from .picture import draw_result
+from .picture import draw_result, setting
 
 _WIDTH = 98
 _STEPS = (
@@ -43,24 +43,24 @@ def table_of(result: dict[str, Any]) -> str:
     about = textwrap.wrap(where + _ABOUT[result["kind"]], _WIDTH)
     machine = textwrap.wrap(_machine(result["machine"]), _WIDTH)
     lines = [f"# {result['kind'].capitalize()}", "", f"    {result['command']}", "", *about, "", *machine, ""]
-    tables = frames(result)
-    if result.get("goals"):  # results of before have none
-        words = {True: "met", False: "missed", None: "not measured"}
-        tables["goals"] = pd.DataFrame(
-            [
-                {"goal": g["measure"], "bound": g["bound"], "value": g["value"], "": words[g["met"]]}
-                for g in result["goals"]
-            ]
-        )
-    for title, frame in tables.items():
-        lines += [f"## {title}", "", "```", *_lines(frame), "```", ""]
-    left_out = [f"- {line}" for line in result.get("left_out", ())]
+    words = {True: "met", False: "missed", None: "not measured"}
+    goals = [
+        {"goal": g["measure"], "bound": g["bound"], "value": g["value"], "": words[g["met"]]} for g in result["goals"]
+    ]
+    for title, rows in {**result["tables"], "goals": goals}.items():
+        if rows:
+            lines += [f"## {title}", "", "```", *_lines(rows), "```", ""]
+            lines += (
+                [*(f"- {row['case']}: {row['what']}" for row in rows if "what" in row), ""] if "what" in rows[0] else []
+            )
+    left_out = [f"- {line}" for line in result["left_out"]]
     end = ["left out:", "", *left_out] if left_out else ["nothing was left out."]
     return "\n".join([*lines, f"{result['seconds']:.0f} s; {end[0]}", *end[1:], ""])
 
 
-def _lines(frame: pd.DataFrame) -> list[str]:
-    """A table's lines: words flush left, numbers flush right."""
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A table's lines: words flush left, numbers flush right; of what is nested nothing."""
+    frame = pd.DataFrame(rows, dtype=object).drop(columns=["times", "what", "resident MB"], errors="ignore")
     columns = []
     for name in frame:
         cells = [name, *_cells(frame[name])]

@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,18 @@ from typing import Any
 import torch
 
 from .cases import FLOOR, Case, group_of_cases, inference_cases, scale_cases
-from .compare import Comparison
+from .compare import Comparison, Row
 from .config import SETS, ScaleConfig, SpeedConfig
 from .goals import judge
 from .memory import memory_of, stored_inputs
 from .models import family_of
 from .steps import Inference, TrainingStep, layer_passes
-from .timing import Session
+from .timing import Session, ratios
 
 _LEAST_OF_LAYER = 0.02  # seconds that one timing lasts at least
 _ROUNDS_OF_INFERENCE = 4  # times as many, for three short cases and a goal of one per cent
 
+LEAST = "least"  # in the place of a case: what whoever trains the layers' factors must have in memory
 # what grows: the option that it is, and the option that lists its values
 _AXES = {
     "batch size": ("batch_size", "batch_sizes"),
@@ -39,58 +40,67 @@ _AXES = {
 
 
 def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
-    """Measures what the configuration names: `groups`, `inference`, `import_seconds`, and the `goals`.
+    """Measures what the configuration names: a table for each group and for its layers, inference and import; goals.
 
     Raises:
         ValueError: what `make_subject` refuses.
     """
     comparison = Comparison(config, session)
-    result: dict[str, Any] = {**comparison.about(), "groups": {}, "inference": None, "import_seconds": None}
-    if "import" in config.measures:
-        result["import_seconds"] = import_seconds()
+    tables: dict[str, list[Row]] = {}
     for group in config.groups if {"step", "memory", "layer"} & {*config.measures} else ():
-        result["groups"][group] = _measure_group(config, group, comparison)
+        tables |= _measure_group(config, group, comparison)
     if "inference" in config.measures:
         cases = inference_cases(comparison.subject.family, "all-linears", config.rank)
         calls = comparison.prepare("inference", cases, lambda case: Inference(case, comparison.subject, config))
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
-            result["inference"] = comparison.time("inference", calls, "base", rounds=rounds)
-    return {**result, "goals": judge(config.goals, result)}
+            timed = comparison.time("inference", calls, "base", rounds=rounds)
+            tables["inference"] = [{"case": name, **row} for name, row in timed.items()]
+    if "import" in config.measures:
+        tables["import"] = [{"": "import capaboost_vit, beyond timm", "s": import_seconds()}]
+    return {**comparison.about(), "tables": tables, "goals": judge(config.goals, tables)}
 
 
-def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> dict[str, Any]:
-    """The cases of a group: their steps, their memory, and their layers alone."""
+def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> dict[str, list[Row]]:
+    """The cases of a group, their steps and their memory; and their layers alone."""
     subject = comparison.subject
     cases = chosen(group_of_cases(subject.family, group, config.rank), config.cases)
     targets = subject.family.targets.get(group, ())
-    measured: dict[str, Any] = {"targets": list(targets), "cases": {}, "layers": {}}
-    memory: dict[str, Any] = {}
+    memory: dict[str, Row] = {}
 
     def make(case: Case) -> TrainingStep:
         step = TrainingStep(case, subject, config)
         if "memory" in config.measures:
             step()  # the optimizer gets its state
-            memory[case.name] = {"memory": memory_of(step)}
+            memory[case.name] = {f"{name} MB": size / 1e6 for name, size in memory_of(step).items()}
         return step
 
     steps = comparison.prepare(group, cases, make)
     if FLOOR not in steps:
-        return measured
-    if "memory" in config.measures and group in SETS:
-        measured["stored_inputs"] = stored_inputs(steps[FLOOR], subject.family.places(subject.base, targets))
+        return {}
     timed = comparison.time(group, steps, FLOOR) if "step" in config.measures else {}
-    for case in cases:
-        if case.name in steps:
-            about = {"what": case.what, "trained": sum(p.numel() for p in steps[case.name].trained)}
-            measured["cases"][case.name] = {**about, **timed.get(case.name, {}), **memory.get(case.name, {})}
-    if "layer" in config.measures:
-        for layer, name in subject.family.first_layers(subject.base, targets).items():
-            title = f"{group}, layer {layer}"
-            if comparison.session.has_time(title):
-                passes = layer_passes(steps, name)
-                measured["layers"][layer] = comparison.time(title, passes, FLOOR, least=_LEAST_OF_LAYER)
-    return measured
+    rows: list[Row] = [
+        {"case": case.name, **timed.get(case.name, {}), **memory.get(case.name, {}), "what": case.what}
+        | {"trained": sum(p.numel() for p in steps[case.name].trained)}
+        for case in cases
+        if case.name in steps
+    ]
+    if memory and group in SETS:
+        total, beyond = stored_inputs(steps[FLOOR], subject.family.places(subject.base, targets))
+        what = f"the floor and the layers' inputs, {total / 1e6:.1f} MB, of which it keeps all but {beyond / 1e6:.1f}"
+        rows.append({"case": LEAST, "peak MB": memory[FLOOR]["peak MB"] + total / 1e6, "what": what})
+    layers: dict[str, Row] = {name: {"case": name, "times": {}} for name in steps}
+    for layer, name in subject.family.first_layers(subject.base, targets).items() if "layer" in config.measures else ():
+        if comparison.session.has_time(title := f"{group}, layer {layer}"):
+            timed = comparison.time(title, layer_passes(steps, name), FLOOR, least=_LEAST_OF_LAYER)
+            for case, row in timed.items():
+                over = [ratios(row["times"], timed[FLOOR]["times"], phase)[1] for phase in ("forward", "backward")]
+                layers[case][layer] = ", ".join(f"{ratio:.2f}" for ratio in over)
+                layers[case]["times"][layer] = row["times"]
+    tables = {group: rows}
+    if len(layers[FLOOR]) > 2:
+        tables[f"{group}: a layer alone, forward and backward over those of the frozen layer"] = list(layers.values())
+    return tables
 
 
 def chosen(cases: list[Case], patterns: Sequence[str]) -> list[Case]:
@@ -111,29 +121,29 @@ def import_seconds(repetitions: int = 3) -> float:
 
 
 def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
-    """Measures the floor, PEFT's LoRA and CapaBoost-LoRA at each point of the `axes`.
+    """Measures the floor, PEFT's LoRA and CapaBoost-LoRA at each point of the axes: a table for each axis.
 
     One thing grows at a time, from the configuration's own values. Raises what `measure_speed` raises.
     """
     points = axes(config)
     for point in (point for values in points.values() for point in values.values()):
         family_of(point)  # before the first hour is spent
-    result: dict[str, Any] = {**Comparison(config, session).about(), "axes": {}}
+    about, tables = Comparison(config, session).about(), dict[str, list[Row]]()
     for axis, values in points.items():
         for value, point in values.items():
-            if cases := _measure_point(f"{axis} {value}", point, session):
-                result["axes"].setdefault(axis, []).append({"value": value, "cases": cases})
+            rows = [{axis: str(value), "case": name, **row} for name, row in _point(f"{axis} {value}", point, session)]
+            tables.setdefault(axis, []).extend(rows)
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    return result
+    return {**about, "tables": {axis: rows for axis, rows in tables.items() if rows}}
 
 
-def _measure_point(title: str, point: ScaleConfig, session: Session) -> dict[str, Any]:
+def _point(title: str, point: ScaleConfig, session: Session) -> Iterable[tuple[str, Row]]:
     comparison = Comparison(point, session)
     cases = scale_cases(comparison.subject.family, point)
     steps = comparison.prepare(title, cases, lambda case: TrainingStep(case, comparison.subject, point))
-    return comparison.time(title, steps, FLOOR) if FLOOR in steps else {}
+    return comparison.time(title, steps, FLOOR).items() if FLOOR in steps else ()
 
 
 def axes(config: ScaleConfig) -> dict[str, dict[Any, ScaleConfig]]:

@@ -17,7 +17,7 @@ WHOLE = "whole"  # the name of a call's time from its start to its end
 
 Lap = Callable[[str], None]
 Timed = Callable[[Lap], object]
-Times = dict[str, dict[str, list[float]]]  # seconds by case and phase, one per round
+Phases = dict[str, list[float]]  # seconds by phase, one per round
 
 
 class Session:
@@ -70,23 +70,15 @@ def _event() -> torch.cuda.Event:
     return event
 
 
-def timing(times: Sequence[float], reference: Sequence[float] | None = None) -> dict[str, Any]:
-    """What is said about one case's times, one per round: `times`, their `median` and `quartiles`.
-
-    `ratio` is the median over the rounds of the time over the reference's in the same round, `ratio_quartiles` are the
-    quartiles of these ratios; None without a reference.
-    """
-    low, median, high = quartiles(times)
-    found = {"times": [*times], "median": median, "quartiles": [low, high], "ratio": None, "ratio_quartiles": None}
-    if reference is not None:
-        low, median, high = quartiles([time / other for time, other in zip(times, reference, strict=True)])
-        found |= {"ratio": median, "ratio_quartiles": [low, high]}
-    return found
-
-
 def quartiles(values: Sequence[float]) -> list[float]:
     """The three quartiles of one value or more, the ends included."""
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+
+
+def ratios(phases: Phases, reference: Phases, phase: str = WHOLE) -> list[float]:
+    """The quartiles of the ratios of two cases' times in the same round; the median is the middle one."""
+    pairs = zip(phases[phase], reference[phase], strict=True)
+    return quartiles([seconds / max(other, 1e-9) for seconds, other in pairs])
 
 
 def interleave(
@@ -99,7 +91,7 @@ def interleave(
     seed: int = 0,
     go_on: Callable[[], bool] = lambda: True,
     progress: Callable[[int], None] = lambda done: None,
-) -> Times:
+) -> dict[str, Phases]:
     """Times every case once per round, in an order that is drawn anew for each round.
 
     Args:
@@ -118,7 +110,7 @@ def interleave(
         for name, case in cases.items():
             seconds = time_calls(case, clock)[WHOLE]
             calls[name] = min(1000, max(1, math.ceil(least / max(seconds, 1e-9))))
-    times: Times = {name: {} for name in cases}
+    times: dict[str, Phases] = {name: {} for name in cases}
     for i in range(rounds):
         if i >= 3 and not go_on():
             break

@@ -71,6 +71,8 @@ def _draw(arguments: Namespace) -> None:
     result = json.loads(path.read_text())
     if not isinstance(result, dict) or "kind" not in result:
         raise ValueError(f"{path} is no result of capaboost bench")
+    if result["kind"] != "capacity" and "tables" not in result:
+        raise ValueError(f"{path} is of an older version: measure again")
     drawn = draw_result(result, path.with_suffix(".png"))
     if drawn is None:
         raise ValueError(f"{path}: there is nothing to draw")

@@ -63,12 +63,12 @@ def test_more_processes_than_gpus_are_left_out(monkeypatch, config):
 def test_efficiency_by_hand(config, pools):
     result = measure("processes", config, command="bench")
     assert json.loads(json.dumps(result))["kind"] == "processes"
-    one, each, whole = result["cases"]
-    assert [case["update"]["times"] for case in (one, each, whole)] == [[7.0] * 3, [7.0] * 3, [4.0] * 3]
-    assert [case["efficiency"] for case in (one, each, whole)] == [1.0, 1.0, (6 / 4) / (2 * 6 / 7)]
-    assert whole["efficiency_quartiles"] == [whole["efficiency"]] * 2
-    assert [case["reduced_bytes"] for case in (one, each, whole)] == [0, 4000, 4000]
-    assert one["cpu_seconds"] == 2.0  # of 1, 2 and 3, the warm-up left out
+    one, each, whole = result["tables"]["updates"]
+    assert [row["times"]["whole"] for row in (one, each, whole)] == [[7.0] * 3, [7.0] * 3, [4.0] * 3]
+    assert [row["efficiency"] for row in (one, each, whole)] == [1.0, 1.0, pytest.approx((6 / 4) / (2 * 6 / 7))]
+    assert whole["+-"] == 0
+    assert [row["reduced kB"] for row in (one, each, whole)] == [0, 4, 4]
+    assert one["CPU ms"] == 2000  # of 1, 2 and 3 s, the warm-up left out
     assert all(pool.closed for pool in pools)
     line = next(line for line in table_of(result).splitlines() if line.split()[:3] == ["2", "3", "6"])
     assert line.split()[3:] == ["4,000.0", "2,000.0", "1.500", "0.875", "0.000", "4.000"]

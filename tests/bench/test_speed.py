@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from capaboost_vit.bench.models import VISION
 from capaboost_vit.bench.picture import draw_result
 from capaboost_vit.bench.report import table_of, write_result
 from capaboost_vit.bench.speed import axes, chosen, import_seconds
-from capaboost_vit.bench.timing import timing
+from capaboost_vit.bench.timing import ratios
 from capaboost_vit.cli import bench as command
 from capaboost_vit.cli import main
 
@@ -56,36 +58,48 @@ def scaled(tiny):
     return measure("scale", config, command="capaboost bench scale")
 
 
+def cases_of(result, table):
+    return {row["case"]: row for row in result["tables"][table]}
+
+
+LAYER = ": a layer alone, forward and backward over those of the frozen layer"
+
+
 def test_a_result_is_json_and_holds_what_was_asked_for(measured, tiny):
     assert measured["command"] == "capaboost bench speed"
     assert measured["config"]["batch_size"] == tiny["batch_size"]
     assert measured["clock"] == "CPU time of the process"
     assert (measured["items"], measured["size"]) == ("images", "16 px")
     assert measured["left_out"] == []
-    assert {group: list(found["cases"]) for group, found in measured["groups"].items()} == {
-        "all-linears": ["floor", "peft", "capaboost-d2"],
-        "q-v": ["floor", "peft", "capaboost-d2"],
+    assert {title: [row["case"] for row in rows] for title, rows in measured["tables"].items()} == {
+        "all-linears": ["floor", "peft", "capaboost-d2", "least"],
+        f"all-linears{LAYER}": ["floor", "peft", "capaboost-d2"],
+        "q-v": ["floor", "peft", "capaboost-d2", "least"],
+        f"q-v{LAYER}": ["floor", "peft", "capaboost-d2"],
         "methods": ["floor", "adapter-d1"],
+        "inference": ["base", "merged", "unmerged"],
     }
-    assert list(measured["inference"]) == ["base", "merged", "unmerged"]
-    assert list(measured["groups"]["all-linears"]["layers"]) == ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
-    assert len(measured["inference"]["merged"]["times"]["whole"]["times"]) == 4 * measured["config"]["repetitions"]
+    layers = measured["tables"][f"all-linears{LAYER}"][1]
+    assert list(layers["times"]) == ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+    assert len(measured["tables"]["inference"][0]["times"]["whole"]) == 4 * measured["config"]["repetitions"]
     for package in ("python", "torch", "timm", "capaboost_vit"):
         assert measured["machine"]["versions"][package]
 
 
 def test_every_number_follows_from_the_times(measured, tiny):
-    cases = measured["groups"]["q-v"]["cases"]
-    floor, peft, ours = (cases[name]["times"]["whole"] for name in ("floor", "peft", "capaboost-d2"))
-    assert len(ours["times"]) == tiny["repetitions"]
-    assert ours["ratio"] == timing(ours["times"], floor["times"])["ratio"]
-    assert cases["capaboost-d2"]["over_peft"] == timing(ours["times"], peft["times"])["ratio"]
-    assert cases["capaboost-d2"]["images_per_second"] == tiny["batch_size"] / ours["median"]
-    assert floor["ratio"] == 1
-    assert cases["capaboost-d2"]["times"]["update"]["ratio"] is None  # the floor updates nothing
-    layer = measured["groups"]["q-v"]["layers"]["query, value"]
-    assert layer.keys() == cases.keys()
-    assert layer["peft"]["times"].keys() == {"whole", "forward", "backward"}
+    cases = cases_of(measured, "q-v")
+    floor, peft, ours = (cases[name]["times"] for name in ("floor", "peft", "capaboost-d2"))
+    assert len(ours["whole"]) == tiny["repetitions"]
+    low, ratio, high = ratios(ours, floor)
+    row = cases["capaboost-d2"]
+    assert (row["/ floor"], row["+-"], row["/ peft"]) == (ratio, (high - low) / 2, ratios(ours, peft)[1])
+    assert row["ms"] == 1000 * statistics.median(ours["whole"])
+    assert row["fwd ms"] == 1000 * statistics.median(ours["forward"])
+    assert row["images/s"] == pytest.approx(1000 * tiny["batch_size"] / row["ms"])
+    assert cases["floor"]["/ floor"] == 1
+    layer = cases_of(measured, f"q-v{LAYER}")["peft"]
+    assert layer["times"]["query, value"].keys() == {"whole", "forward", "backward"}
+    assert re.fullmatch(r"\d+\.\d\d, \d+\.\d\d", layer["query, value"])
 
 
 def test_a_result_of_texts_has_the_same_keys_but_tokens_in_the_place_of_images(measured, measured_text, tiny_text):
@@ -93,18 +107,15 @@ def test_a_result_of_texts_has_the_same_keys_but_tokens_in_the_place_of_images(m
     assert measured_text["config"].keys() == measured["config"].keys()
     assert (measured_text["items"], measured_text["size"]) == ("tokens", "6 tokens")
     assert measured_text["left_out"] == []
-    assert list(measured_text["groups"]["methods"]["cases"]) == ["floor", "adapter-d1", "unipelt-d2"]
+    assert list(cases_of(measured_text, "methods")) == ["floor", "adapter-d1", "unipelt-d2"]
     roles = ["query", "key", "value", "attn_out", "mlp_in", "mlp_out"]
-    assert measured_text["groups"]["all-linears"]["targets"] == roles
-    assert list(measured_text["groups"]["all-linears"]["layers"]) == roles
-    ours = measured_text["groups"]["q-v"]["cases"]["capaboost-d2"]
-    images = measured["groups"]["q-v"]["cases"]["capaboost-d2"]
-    assert ours.keys() - images.keys() == {"tokens_per_second"}
-    assert images.keys() - ours.keys() == {"images_per_second"}
+    assert list(measured_text["tables"][f"all-linears{LAYER}"][0]["times"]) == roles
+    ours, images = (cases_of(result, "q-v")["capaboost-d2"] for result in (measured_text, measured))
+    assert ours.keys() - images.keys() == {"tokens/s"}
+    assert images.keys() - ours.keys() == {"images/s"}
     real = tiny_text["batch_size"] * 4  # two tokens of each text are padding
-    assert ours["tokens_per_second"] == real / ours["times"]["whole"]["median"]
-    answers = measured_text["inference"]
-    assert answers["merged"]["tokens_per_second"] == real / answers["merged"]["times"]["whole"]["median"]
+    for row in (ours, cases_of(measured_text, "inference")["merged"]):
+        assert row["tokens/s"] == pytest.approx(1000 * real / row["ms"])
     assert measured_text["machine"]["versions"]["transformers"]
 
 
@@ -113,24 +124,22 @@ def test_progress_is_said(measured, said):
     assert "q-v: round 2 of 2" in said
 
 
-def test_the_table_has_every_case_in_at_most_a_hundred_columns(measured):
+def test_the_table_has_every_case_in_about_a_hundred_columns(measured):
     table = table_of(measured)
     rows = [line for line in table.splitlines() if line.startswith(("floor ", "peft ", "capaboost-d2 ", "case "))]
-    # steps (with the least memory) and layers of two groups, the adapters' steps, inference, and what the cases are
-    assert len(rows) == 2 * (5 + 4) + 2 + 1 + 4
+    assert len(rows) == 4 * 4 + 2 + 1  # steps and layers of two groups, the adapters' steps, inference
     assert max(map(len, rows)) <= 104
     for text in ("## all-linears", "## inference", "capaboost bench speed", "nothing was left out", "peak MB"):
         assert text in table
-    peaks = [float(line.split()[3]) for line in table.splitlines() if line.startswith("floor + inputs")]
-    least = measured["groups"]["q-v"]["cases"]["floor"]["memory"]["peak"]
-    least += measured["groups"]["q-v"]["stored_inputs"]["all"]
-    assert peaks[1] == pytest.approx(least / 1e6, abs=6e-4)
+    assert "- peft: LoRA of Hugging Face PEFT, on the whole of a fused qkv\n" in table
+    cases = cases_of(measured, "q-v")
+    assert cases["least"]["peak MB"] > cases["floor"]["peak MB"]
 
 
 def test_the_table_of_texts_says_tokens_where_that_of_images_says_images(measured, measured_text):
     table = table_of(measured_text)
     titles = [line for line in table.splitlines() if line.startswith("case ")]
-    assert [line.count("tokens/s") for line in titles] == [1, 0, 1, 0, 1, 1, 0]
+    assert [line.count("tokens/s") for line in titles] == [1, 0, 1, 0, 1, 1]
     assert "roberta-base, 6 tokens, batch 4, rank 2, float32" in table
     assert "sequential adapter at the MLPs" in table
     assert "images" not in table
@@ -148,23 +157,23 @@ def test_a_written_result_has_a_table_and_a_picture_beside_it(measured, tmp_path
 
 
 def test_nothing_to_draw_is_no_picture(measured, tmp_path):
-    assert draw_result({**measured, "groups": {}}, tmp_path / "no.png") is None
+    assert draw_result({**measured, "tables": {}}, tmp_path / "no.png") is None
 
 
 def test_a_measure_alone_fills_its_own_columns(tiny):
     config = SpeedConfig(**tiny, groups=("q-v",), cases=("capaboost-d2",), measures=("memory",))
     found = measure("speed", config)
-    case = found["groups"]["q-v"]["cases"]["capaboost-d2"]
-    assert case.keys() == {"what", "trained", "memory"}
+    case = cases_of(found, "q-v")["capaboost-d2"]
+    assert case.keys() == {"case", "what", "trained", "resident MB", "peak MB", "saved MB"}
     assert "capaboost-d2" in table_of(found)
-    assert found["inference"] is None
+    assert list(found["tables"]) == ["q-v"]
 
 
 def test_the_import_is_timed(tiny, monkeypatch):
     monkeypatch.setattr(module, "import_seconds", lambda: 0.25)
     found = measure("speed", SpeedConfig(**tiny, measures=("import",), goals={"import": 0.3}))
     assert [(goal["measure"], goal["value"]) for goal in found["goals"]] == [("import", 0.25)]
-    assert found["groups"] == {}
+    assert list(found["tables"]) == ["import"]
 
 
 def test_importing_takes_some_time():
@@ -180,7 +189,7 @@ def test_every_case_is_compiled_beside_the_others(items, tiny, tiny_text):
     torch._dynamo.reset()
     found = measure("speed", config)
     assert found["left_out"] == []
-    assert list(found["groups"]["q-v"]["cases"]) == ["floor", "peft", "capaboost-d2"]
+    assert list(cases_of(found, "q-v")) == ["floor", "peft", "capaboost-d2", "least"]
     assert torch._dynamo.utils.counters["graph_break"] == {}
     assert "compiled (default)" in table_of(found)
 
@@ -192,7 +201,7 @@ def test_no_time_leaves_everything_out_and_says_so(tiny):
     found = measure("speed", SpeedConfig(**tiny, measures=("step", "inference"), budget=0))
     assert "q-v, capaboost-d2: no time left" in found["left_out"]
     assert "inference, base: no time left" in found["left_out"]
-    assert all(group["cases"] == {} for group in found["groups"].values())
+    assert found["tables"] == {}
     assert "- q-v, floor: no time left" in table_of(found)
 
 
@@ -200,7 +209,7 @@ def test_a_budget_stops_before_the_rounds_would_exceed_it(tiny, monkeypatch):
     monkeypatch.setattr("capaboost_vit.bench.compare.time_calls", lambda call, clock: {"whole": 100.0})
     config = SpeedConfig(**tiny, groups=("q-v",), measures=("step",), budget=500.0)  # 3 rounds of 100 s per case
     found = measure("speed", config)
-    assert list(found["groups"]["q-v"]["cases"]) == ["floor", "peft"]
+    assert list(cases_of(found, "q-v")) == ["floor", "peft"]
     assert found["left_out"][0] == "q-v, loop-d2: no time left"
 
 
@@ -208,10 +217,10 @@ def test_a_case_without_its_package_is_left_out_with_the_reason(tiny, monkeypatc
     monkeypatch.setitem(sys.modules, "peft", None)
     config = SpeedConfig(**tiny, groups=("q-v",), cases=FEW, measures=("step",))
     found = measure("speed", config)
-    assert list(found["groups"]["q-v"]["cases"]) == ["floor", "capaboost-d2"]
+    assert list(cases_of(found, "q-v")) == ["floor", "capaboost-d2"]
     assert len(found["left_out"]) == 1
     assert "q-v, peft: " in found["left_out"][0]
-    assert "over_peft" not in found["groups"]["q-v"]["cases"]["capaboost-d2"]
+    assert "/ peft" not in cases_of(found, "q-v")["capaboost-d2"]
 
 
 def test_cases_are_chosen_by_wildcards_in_their_order_and_the_floor_always():
@@ -239,17 +248,16 @@ def test_one_thing_grows_at_a_time():
 
 
 def test_scale_has_every_point_with_its_cases(scaled, tmp_path):
-    values = {axis: [point["value"] for point in points] for axis, points in scaled["axes"].items()}
+    values = {axis: [row[axis] for row in rows[::3]] for axis, rows in scaled["tables"].items()}
     assert values == {
-        "batch size": [1, 2],
-        "image size": [32],
+        "batch size": ["1", "2"],
+        "image size": ["32"],
         "model": ["vit_tiny_patch16_224"],
-        "rank": [2],
-        "branches": [1, 3],
+        "rank": ["2"],
+        "branches": ["1", "3"],
     }
-    for points in scaled["axes"].values():
-        for point in points:
-            assert list(point["cases"]) == ["floor", "peft", "capaboost"]
+    for rows in scaled["tables"].values():
+        assert [row["case"] for row in rows] == ["floor", "peft", "capaboost"] * (len(rows) // 3)
     paths = write_result(json.loads(json.dumps(scaled)), tmp_path / "scale.json")
     assert "## image size" in paths[1].read_text()
     with Image.open(paths[2]) as image:
@@ -260,10 +268,10 @@ def test_texts_grow_too(tiny_text, tmp_path):
     none = {name: () for name in ("batch_sizes", "img_sizes", "models", "ranks", "branch_counts")}
     config = ScaleConfig(**{**tiny_text, **none, "seq_lens": (4, 8), "padding": 0.0})
     found = measure("scale", config)
-    assert [point["value"] for point in found["axes"]["tokens"]] == [4, 8]
-    for point in found["axes"]["tokens"]:
-        ours = point["cases"]["capaboost"]
-        assert ours["tokens_per_second"] == 4 * point["value"] / ours["times"]["whole"]["median"]
+    ours = found["tables"]["tokens"][2::3]
+    assert [row["tokens"] for row in ours] == ["4", "8"]
+    for row in ours:
+        assert row["tokens/s"] == pytest.approx(1000 * 4 * int(row["tokens"]) / row["ms"])
     paths = write_result(found, tmp_path / "scale.json")
     assert "tokens/s" in paths[1].read_text()
     assert paths[2].exists()
@@ -308,14 +316,12 @@ def test_the_command_of_scale_takes_lists_without_words_and_meets_no_goal(tiny_t
     output = tmp_path / "out.json"
     assert main(["bench", "scale", *words, "--repetitions", "1", "--output", str(output)]) == 0
     assert "## tokens" in capsys.readouterr().out
-    assert list(json.loads(output.read_text())["axes"]) == ["tokens"]
+    assert list(json.loads(output.read_text())["tables"]) == ["tokens"]
 
 
-def test_a_result_of_before_is_drawn(tmp_path, monkeypatch):
+def test_the_published_capacity_is_drawn(tmp_path):
     old = json.loads((Path(__file__).parents[2] / "docs" / "study" / "capacity.json").read_text())
-    assert {"goals", "left_out"}.isdisjoint(old)
     assert draw_result(old, tmp_path / "old.png") == tmp_path / "old.png"
-    assert "lora of rank 2 r" in table_of(old)
 
 
 @pytest.mark.parametrize(
@@ -331,11 +337,13 @@ def test_a_result_of_before_is_drawn(tmp_path, monkeypatch):
         (["speed", "--model", "all-MiniLM-L6-v2", "--seq-len", "513"], "all-MiniLM-L6-v2 takes at most 512 tokens"),
         (["draw", "gone.json"], "No such file"),
         (["draw", "other.json"], "other.json is no result of capaboost bench"),
+        (["draw", "old.json"], "old.json is of an older version: measure again"),
     ],
 )
 def test_mistakes_are_one_line(words, text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text("{}")
+    Path("old.json").write_text('{"kind": "speed", "groups": {}}')
     assert main(["bench", *words]) == 2
     error = capsys.readouterr().err
     assert text in error

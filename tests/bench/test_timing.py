@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capaboost_vit.bench.timing import WHOLE, Session, clock_for, interleave, timing
+from capaboost_vit.bench.timing import WHOLE, Session, clock_for, interleave, quartiles, ratios
 
 
 class Hands:
@@ -91,17 +91,15 @@ def test_three_rounds_are_run_whatever_the_time(clock):
 
 
 def test_the_ratio_is_the_median_of_the_ratios_of_each_round_not_the_ratio_of_medians():
-    found = timing([2, 30, 4], [1, 10, 8])  # ratios 2, 3, 1/2; the medians' ratio would be 4 / 8
-    assert found["times"] == [2, 30, 4]
-    assert (found["median"], found["quartiles"]) == (4, [3, 17])
-    assert (found["ratio"], found["ratio_quartiles"]) == (2, [1.25, 2.5])
-    assert timing([1, 2, 3])["ratio"] is None
-    assert timing([5], [2])["ratio_quartiles"] == [2.5, 2.5]
+    # ratios 2, 3, 1/2; the medians' ratio would be 4 / 8
+    assert ratios({WHOLE: [2, 30, 4]}, {WHOLE: [1, 10, 8]}) == [1.25, 2, 2.5]
+    assert ratios({"forward": [5]}, {"forward": [2]}, "forward") == [2.5] * 3
+    assert quartiles([1, 2, 3, 4, 5]) == [2, 3, 4]
 
 
 def test_rounds_of_different_number_have_no_ratio():
     with pytest.raises(ValueError, match="shorter"):
-        timing([1, 2, 3], [1, 2])
+        ratios({WHOLE: [1, 2, 3]}, {WHOLE: [1, 2]})
 
 
 def test_the_clock_of_one_thread_counts_only_this_process():
@@ -132,5 +130,5 @@ def test_cuda_events_see_the_work_of_the_device():
         return call
 
     times = interleave({"one": products(2), "many": products(20)}, clock=clock_for(a.device, 1), rounds=3, warmup=2)
-    assert timing(times["many"][WHOLE], times["one"][WHOLE])["ratio"] > 3
+    assert ratios(times["many"], times["one"])[1] > 3
     assert times["one"]["products"][0] <= times["one"][WHOLE][0]
