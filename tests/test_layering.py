@@ -27,7 +27,7 @@ BELOW = {
     "nlu": {"training", "methods", "core", "io", "_lazy", "_version"},
     "run": {"vision", "nlu", "training", "methods", "core", "io"},
     "study": {"run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
-    "bench": {"study", "run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
+    "bench": {"vision", "nlu", "training", "methods", "core", "io", "_version"},
     "cli": {"bench", "study", "run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
     "_lazy": set(),
     "_version": set(),
@@ -42,8 +42,8 @@ OTHERS = {
     "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "run": {"torch", "yaml"},
-    "study": {"torch", "timm", "numpy", "pandas", "yaml", "PIL", "jinja2", "matplotlib", "scipy", "ray"},
-    "bench": {"torch", "timm", "numpy", "PIL", "yaml", "rich", "matplotlib", "transformers", "peft"},
+    "study": {"torch", "timm", "numpy", "pandas", "yaml", "PIL", "rich", "jinja2", "matplotlib", "scipy", "ray"},
+    "bench": {"torch", "timm", "yaml", "pandas", "matplotlib", "transformers", "peft"},
     "cli": {"jsonargparse", "timm"},
     "_lazy": set(),
     "_version": set(),
@@ -53,7 +53,7 @@ OTHERS = {
 LAZY = {"datasets", "fvcore", "jinja2", "peft", "ray", "scipy", "sklearn", "transformers"}
 # what `--help` is made from imports nothing heavy at the top
 QUICK = {"cli", "io/options.py", "training/config.py", "training/signals.py", "methods/method.py", "vision/config.py"}
-QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py"}
+QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py", "bench/goals.py"}
 
 
 def room(path):

@@ -1,1 +1,1 @@
-"""Runs of runs: what is built on top of `run.py`."""
+"""What training costs on this machine, measured: steps, layers, memory, processes; and what updates can hold."""

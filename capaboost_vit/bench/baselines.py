@@ -25,11 +25,7 @@ def floor(model: nn.Module, first: str) -> None:
 
 
 class _Enter:
-    """Makes the tokens require a gradient.
-
-    A compiled graph cannot give out a tensor that began to require a gradient within it; there, zeros that require one
-    are added instead, which the compiler fuses into the addition of the positions. An eager call must come first.
-    """
+    """Makes the tokens require a gradient."""
 
     def __init__(self) -> None:
         self.zeros: Tensor | None = None
@@ -39,6 +35,8 @@ class _Enter:
         if not torch.is_grad_enabled():
             return None
         if torch.compiler.is_compiling() and self.zeros is not None:
+            # a compiled graph cannot give out a tensor that began to require a gradient within it; zeros of the eager
+            # call that came first do instead, which the compiler fuses into the addition of the positions
             return (tokens + self.zeros, *args[1:])
         tokens.requires_grad_(True)
         if self.zeros is None:
@@ -50,10 +48,7 @@ class LoopOverBranches(nn.Module):
     """The branches of an adapted layer one after the other, `y = base(x) + sum_i s (B * MB_i)(A * MA_i) x`.
 
     The way of the official CapaBoost code, in its cheapest form: d masked passes are added up, but the d copies of
-    the weights are one parameter, so that nothing has to be synchronised.
-
-    Args:
-        adapted: the layer; its base and its branches are used as they are.
+    the weights are one parameter, so that nothing has to be synchronised. Base and branches are the adapted layer's.
     """
 
     def __init__(self, adapted: AdaptedLinear) -> None:
@@ -92,8 +87,7 @@ def loop_over_branches(model: nn.Module) -> None:
 class TwoProducts(nn.Module):
     """`y = base(x) + s up(relu(down(x)))` with two plain `nn.Linear`, as the library adapters writes it.
 
-    Args:
-        behind: the two are fed with `base(x)` instead of x.
+    With `behind`, the two are fed with `base(x)` instead of x.
     """
 
     def __init__(self, base: nn.Module, width: int, *, scale: float, behind: bool = False) -> None:
@@ -116,11 +110,11 @@ def two_products(
     model: nn.Module, names: Iterable[str], width: int, *, scale: float, behind: bool, head: Iterable[str]
 ) -> None:
     """Freezes the model but for its head, and puts a `TwoProducts` around each named sub-layer."""
-    freeze_but(model, head)
+    model.requires_grad_(False)
+    for name in head:
+        model.get_submodule(name).requires_grad_(True)
     for name in names:
-        parent, _, leaf = name.rpartition(".")
-        module = TwoProducts(get(model, name), width, scale=scale, behind=behind)
-        setattr(model.get_submodule(parent), leaf, module)
+        model.set_submodule(name, TwoProducts(get(model, name), width, scale=scale, behind=behind))
 
 
 def peft_lora(model: nn.Module, names: Iterable[str], rank: int, *, head: Iterable[str]) -> None:
@@ -133,12 +127,5 @@ def peft_lora(model: nn.Module, names: Iterable[str], rank: int, *, head: Iterab
 
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(names))
     peft.inject_adapter_in_model(config, model)  # freezes all but what it adds
-    for name in head:
-        model.get_submodule(name).requires_grad_(True)
-
-
-def freeze_but(model: nn.Module, head: Iterable[str]) -> None:
-    """Freezes a model but for the modules of its head."""
-    model.requires_grad_(False)
     for name in head:
         model.get_submodule(name).requires_grad_(True)

@@ -1,71 +1,84 @@
-"""The configurations of the measurements: plain dataclasses without torch, from which the command's help is made."""
+"""The configurations of the measurements: dataclasses without torch, from which the command's help is made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..io.options import option
-from .shapes import SHAPES
+from ..io.options import check_options, option
+from .goals import check_goals
 
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are
 GROUPS = (*SETS, "methods")
 MEASURES = ("step", "inference", "layer", "memory", "import")
 
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+_DEBERTA_V3 = {
+    "vocab_size": 128100,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+}
+# text encoders by name on the hub: the configuration class of transformers, and what differs from its defaults. Models
+# are built of them with random weights, none is ever fetched.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta-base": (
+        "RobertaConfig",
+        {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    ),
+    "bert-base-uncased": ("BertConfig", {}),
+    "deberta-v3-base": ("DebertaV2Config", _BASE | _DEBERTA_V3),
+    "all-MiniLM-L6-v2": ("BertConfig", {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}),
+}
+
 
 @dataclass(frozen=True)
-class Common:
-    """What everything that is measured has."""
+class Workload:
+    """What is measured: a plain model, a synthetic batch, a precision, a machine; in so many rounds."""
 
-    model: str = option("", "model")
+    model: str = option("vit_small_patch16_224", f"a plain ViT of timm, or a text encoder: {', '.join(SHAPES)}")
     model_kwargs: dict[str, Any] = option({}, "further arguments of the model")
-    img_size: int | None = option(None, "image size; none: the model's own")
-    batch_size: int = option(8, "images or texts of a step")
+    img_size: int | None = option(None, "image size; none: the model's own", low=1)
+    seq_len: int | None = option(None, "tokens of a text; none: 128", low=1)
+    padding: float = option(0.0, "share of each text that is padding", low=0, below=1)
+    num_classes: int = option(100, "classes of the head", low=1)
+    batch_size: int = option(8, "images or texts of a step", low=1)
+    rank: int = option(8, "rank of one branch, and the width of an adapter", low=1)
     amp: bool = option(False, "automatic mixed precision")
     amp_dtype: Literal["bfloat16", "float16"] = option("bfloat16", "bfloat16 or float16")
     compile: bool = option(False, "torch.compile")
     compile_mode: str = option("default", "its mode")
     device: str | None = option(None, "cpu, cuda, ...; none: cuda where there is one")
+    threads: int = option(1, "threads of a CPU; with one, the clock is the CPU time of the process", low=1)
     seed: int = option(0, "seed of all that is drawn: weights, inputs, orders")
+    repetitions: int = option(15, "rounds in which every case is timed once", low=1)
+    warmup: int = option(2, "rounds before, which do not count", low=1)
     budget: float | None = option(None, "seconds after which nothing new is started; what is left out is said")
 
-
-@dataclass(frozen=True)
-class Workload(Common):
-    """What is measured without the training loop: a plain model, a synthetic batch, a precision, a machine."""
-
-    model: str = option("vit_small_patch16_224", f"a plain ViT of timm, or a text encoder: {', '.join(SHAPES)}")
-    seq_len: int | None = option(None, "tokens of a text; none: 128")
-    padding: float = option(0.0, "share of each text that is padding")
-    num_classes: int = option(100, "classes of the head")
-    rank: int = option(8, "rank of one branch, and the width of an adapter")
-    threads: int = option(1, "threads of a CPU; with one, the clock is the CPU time of the process")
-    repetitions: int = option(15, "rounds in which every case is timed once")
-    warmup: int = option(2, "rounds before, which do not count")
-
     def __post_init__(self) -> None:
-        at_least_one(self, "batch_size", "num_classes", "rank", "threads", "repetitions", "warmup")
-        if self.seq_len is not None:
-            at_least_one(self, "seq_len")
-        if not 0 <= self.padding < 1:
-            raise ValueError(f"--padding must be at least 0 and less than 1, got {self.padding}")
-        if self.amp_dtype not in ("bfloat16", "float16"):
-            raise ValueError(f"--amp-dtype must be bfloat16 or float16, got {self.amp_dtype!r}")
+        check_options(self)
 
 
 @dataclass(frozen=True)
 class SpeedConfig(Workload):
     """What a training step costs, beside the same model with nothing to train and beside other libraries."""
 
-    groups: tuple[str, ...] = option(GROUPS, f"sets of cases, each measured in turn: {', '.join(GROUPS)}")
+    groups: tuple[str, ...] = option(GROUPS, f"sets of cases, measured in turn: {', '.join(GROUPS)}", choices=GROUPS)
     cases: tuple[str, ...] = option(("*",), "names or wildcards of cases, such as peft capaboost-d2*; the floor always")
-    measures: tuple[str, ...] = option(MEASURES, f"what to measure: {', '.join(MEASURES)}")
+    measures: tuple[str, ...] = option(MEASURES, f"what to measure: {', '.join(MEASURES)}", choices=MEASURES)
+    goals: dict[str, Any] = option(
+        {}, "the most that results may be (or [least, most]), such as {step q-v capaboost-d2 / floor: 1.02}"
+    )
     output: str = option("runs/bench/speed.json", "result file; a table (.md) and a picture (.png) beside it")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _among("groups", self.groups, GROUPS)
-        _among("measures", self.measures, MEASURES)
+        check_goals(self.goals)
 
 
 @dataclass(frozen=True)
@@ -73,32 +86,50 @@ class ScaleConfig(Workload):
     """What a training step costs as one thing grows: batch, image, text, model, rank, number of branches."""
 
     repetitions: int = option(7, "rounds in which every case is timed once")
-    targets: str = option("all-linears", f"adapted layers: {', '.join(SETS)}")
-    num_branches: int = option(2, "d, where it is not what grows")
-    batch_sizes: tuple[int, ...] = option((1, 2, 4, 8, 16), "batch sizes")
-    img_sizes: tuple[int, ...] = option((96, 160, 224, 320), "image sizes; none for a text encoder")
-    seq_lens: tuple[int, ...] = option((), "tokens of a text; none for a ViT")
+    targets: str = option("all-linears", f"adapted layers: {', '.join(SETS)}", choices=SETS)
+    num_branches: int = option(2, "d, where it is not what grows", low=1)
+    batch_sizes: tuple[int, ...] = option((1, 2, 4, 8, 16), "batch sizes", low=1)
+    img_sizes: tuple[int, ...] = option((96, 160, 224, 320), "image sizes; none for a text encoder", low=1)
+    seq_lens: tuple[int, ...] = option((), "tokens of a text; none for a ViT", low=1)
     models: tuple[str, ...] = option(
         ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224"),
         "models, from small to large",
     )
-    ranks: tuple[int, ...] = option((2, 4, 8, 16, 32), "ranks")
-    branch_counts: tuple[int, ...] = option((1, 2, 4, 8), "values of d; 1 is plain LoRA")
+    ranks: tuple[int, ...] = option((2, 4, 8, 16, 32), "ranks", low=1)
+    branch_counts: tuple[int, ...] = option((1, 2, 4, 8), "values of d; 1 is plain LoRA", low=1)
     output: str = option("runs/bench/scale.json", "result file; a table (.md) and a picture (.png) beside it")
 
+
+@dataclass(frozen=True)
+class ProcessesConfig(Workload):
+    """A training step of CapaBoost-LoRA on one process and on several, each with a GPU or cores of its own."""
+
+    batch_size: int = option(8, "images or texts of an update: those of each process, and once more those of all")
+    targets: str = option("q-v", f"adapted layers: {', '.join(SETS)}", choices=SETS)
+    num_branches: int = option(2, "d; 1 is plain LoRA", low=1)
+    processes: tuple[int, ...] = option((), "numbers of processes beside one; none: 2 and all GPUs", low=1)
+    threads: int = option(1, "threads of each process on a CPU")
+    repetitions: int = option(20, "rounds in which every number of processes makes an update")
+    warmup: int = option(5, "rounds before, which do not count")
+    output: str = option("runs/bench/processes.json", "result file; a table (.md) beside it")
+
+
+@dataclass(frozen=True)
+class CapacityConfig:
+    """How much of the update of a full fine-tuning plain and masked low-rank updates can hold."""
+
+    full: str = option("", "folder of a finished run of images with --method.name full")
+    initial_checkpoint: str | None = option(None, "file of the base weights; none: the run's own")
+    targets: tuple[str, ...] = option(("query", "value"), "adapted layers: roles or name patterns")
+    ranks: tuple[int, ...] = option((1, 2, 4, 8), "ranks r of the shared factors", low=1)
+    branch_counts: tuple[int, ...] = option((2,), "values of d", low=1)
+    patterns: tuple[str, ...] = option(("random", "complementary", "sign"), "mask patterns")
+    mask_seed: int = option(0, "seed of the masks")
+    iterations: int = option(150, "of L-BFGS, from each of two starts", low=1)
+    threads: int = option(1, "threads of the CPU", low=1)
+    output: str = option("runs/bench/capacity.json", "result file; a table (.md) and a picture (.png) beside it")
+
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _among("targets", (self.targets,), SETS)
-
-
-def at_least_one(config: Any, *names: str) -> None:
-    """Raises ValueError for an option that is less than one."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
-
-
-def _among(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
-    for value in values:
-        if value not in known:
-            raise ValueError(f"--{name}: unknown {value!r}; choose from {', '.join(known)}")
+        check_options(self)
+        if not self.ranks:
+            raise ValueError("--ranks must be numbers of at least 1")

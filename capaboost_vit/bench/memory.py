@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.inject import get
-from .cases import TrainingStep
+from .steps import TrainingStep
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of one training step.
+def memory_of(step: TrainingStep) -> dict[str, int]:
+    """Bytes of a case that has made a step before, so that its optimizer has its state.
 
-    Args:
-        resident: weights, buffers, optimizer state and the batch: what is there between the steps.
-        peak: the most there ever is within the step, `resident` included.
-        saved: what autograd keeps of an uncompiled forward pass, without parameters and buffers; views and tensors
-            that several operations keep are counted once.
+    `resident`: weights, buffers, optimizer state and the batch: what is there between the steps. `peak`: the most there
+    ever is within the step, `resident` included. `saved`: what autograd keeps of an uncompiled forward pass, without
+    parameters and buffers; views and tensors that several operations keep are counted once.
     """
-
-    resident: int
-    peak: int
-    saved: int
-
-
-def memory_of(step: TrainingStep) -> Memory:
-    """Measures a case that has made a step before, so that its optimizer has its state."""
-    resident = nbytes([*_tensors_of(step), *step.batch.inputs.values(), step.batch.labels])
-    peak = peak_of(step, step.batch.device)
-    saved = nbytes(saved_tensors(lambda: step.loss(step.model)), without=_tensors_of(step))
-    return Memory(resident, resident + peak, saved)
+    states: Iterable[dict[str, Any]] = step.optimizer.state.values() if step.optimizer else ()
+    tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    tensors += [*step.model.parameters(), *step.model.buffers()]
+    resident = nbytes([*tensors, *step.subject.inputs.values(), step.subject.labels])
+    peak = peak_of(step, step.subject.device)
+    saved = nbytes(saved_tensors(lambda: step.loss(step.model)), without=tensors)
+    return {"resident": resident, "peak": resident + peak, "saved": saved}
 
 
 def peak_of(call: Callable[[], object], device: torch.device) -> int:
@@ -92,7 +83,7 @@ def stored_inputs(floor: TrainingStep, names: Iterable[str]) -> tuple[int, int]:
     kept = {tensor.untyped_storage().data_ptr() for tensor in saved_tensors(lambda: floor.loss(floor.model))}
     for hook in hooks:
         hook.remove()
-    amp_width = torch.finfo(getattr(torch, workload.amp_dtype)).bits // 8
+    amp_width = getattr(torch, workload.amp_dtype).itemsize
     sizes = {place: x.numel() * (amp_width if workload.amp else x.itemsize) for place, x in inputs.items()}
     return sum(sizes.values()), sum(size for place, size in sizes.items() if place not in kept)
 
@@ -102,10 +93,3 @@ def nbytes(tensors: Iterable[Tensor], without: Iterable[Tensor] = ()) -> int:
     left_out = {tensor.untyped_storage().data_ptr() for tensor in without}
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(size for place, size in storages.items() if place not in left_out)
-
-
-def _tensors_of(step: TrainingStep) -> list[Tensor]:
-    """Parameters, buffers and the optimizer's state."""
-    states: Iterable[dict[str, Any]] = step.optimizer.state.values() if step.optimizer else ()
-    state = [value for entries in states for value in entries.values() if isinstance(value, Tensor)]
-    return [*step.model.parameters(), *step.model.buffers(), *state]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,68 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from ..core.inject import Anatomy, find
+from ..io.options import flag, suggest
 from ..nlu.anatomy import anatomy_of as anatomy_of_text
 from ..nlu.models import adapt as adapt_text
 from ..nlu.models import model_length
 from ..training.distributed import pick_device
 from ..vision.adapt import adapt as adapt_vit
 from ..vision.anatomy import anatomy_of as anatomy_of_vit
-from .config import Workload
-from .shapes import SHAPES
-
-
-@dataclass
-class Batch:
-    """Synthetic inputs and labels, the same for all cases, and the plain model behind them all.
-
-    Args:
-        inputs: of the model's call, by name: images (B, 3, S, S), or the numbers of tokens (B, N).
-        labels: (B,).
-        items: images, or tokens that are no padding.
-        size: of one input, in words.
-    """
-
-    family: Family
-    base: nn.Module
-    inputs: dict[str, Tensor]
-    labels: Tensor
-    items: int
-    size: str
-
-    @property
-    def device(self) -> torch.device:
-        """Where all of it is."""
-        return self.labels.device
+from .config import SHAPES, Workload
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the measurements ask of a kind of model.
+    """What the measurements ask of a kind of model, beside the part of the library that knows it."""
 
-    Args:
-        items: what is counted in a second.
-        make: builds the plain model, and draws a batch, with the global generator.
-        adapt, anatomy: of the part of the library that knows these models.
-        first: name pattern of the first block.
-        targets: roles or name patterns of linear layers, by `config.SETS`.
-        fused: whether query, key and value are one layer, which PEFT adapts as a whole.
-        adapter: options of an adapter at the MLPs: the usual place, and its scale.
-        prompt: where a prompt stands, in words.
-        unipelt: whether UniPELT, which is published for text, is among the methods.
-        foreign: options of a workload that are for the other family.
-    """
-
-    items: str
-    make: Callable[[Workload], Batch]
+    items: str  # what is counted in a second
     adapt: Callable[..., nn.Module]
     anatomy: Callable[[nn.Module], Anatomy]
-    first: str
-    targets: Mapping[str, tuple[str, ...]]
-    fused: bool
-    adapter: Mapping[str, Any]
-    prompt: str
-    unipelt: bool
-    foreign: tuple[str, ...]
+    first: str  # name pattern of the first block
+    targets: Mapping[str, tuple[str, ...]]  # roles or name patterns of linear layers, by `config.SETS`
+    placement: str  # of an adapter at the MLPs, as is usual
+    scale: float  # of such an adapter
+    foreign: tuple[str, ...]  # options of a workload that are for the other family
 
     def head(self, model: nn.Module) -> tuple[str, ...]:
         """The names of the modules that make up the head."""
@@ -97,20 +56,96 @@ class Family:
             for name in self.places(model, (target,)):
                 if name.startswith(f"{block}."):
                     titles.setdefault(name, []).append(target)
-        return {", ".join(found): name for name, found in titles.items()}
+        return {", ".join(title): name for name, title in titles.items()}
 
 
-def _images(workload: Workload) -> Batch:
-    arguments: dict[str, Any] = {"num_classes": workload.num_classes, **workload.model_kwargs}
-    if workload.img_size is not None:
-        arguments["img_size"] = workload.img_size
-    base: Any = timm.create_model(workload.model, **arguments)
+@dataclass(frozen=True)
+class Subject:
+    """The plain model behind all cases, and the batch that all of them get."""
+
+    family: Family
+    base: nn.Module
+    inputs: dict[str, Tensor]  # of the model's call, by name: images (B, 3, S, S), or the numbers of tokens (B, N)
+    labels: Tensor  # (B,)
+    items: int  # images, or tokens that are no padding
+    size: str  # of one input, in words
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it is."""
+        return self.labels.device
+
+
+VISION = Family(
+    items="images",
+    adapt=adapt_vit,
+    anatomy=anatomy_of_vit,
+    first="blocks.0",
+    # by pattern, the fused qkv is one layer; by role, its query and value are adapted each by itself
+    targets={"all-linears": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), "q-v": ("query", "value")},
+    placement="parallel",
+    scale=0.1,
+    foreign=("seq_len", "padding"),
+)
+TEXT = Family(
+    items="tokens",
+    adapt=adapt_text,
+    anatomy=anatomy_of_text,
+    first="encoder.layer.0",
+    targets={"all-linears": ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"), "q-v": ("query", "value")},
+    placement="sequential",
+    scale=1.0,
+    foreign=("img_size",),
+)
+
+
+def family_of(workload: Workload) -> Family:
+    """The family of a workload's model.
+
+    Raises:
+        ValueError: no such model, or an option that is for the other family.
+    """
+    name = workload.model
+    if name not in SHAPES and not timm.is_model(name):
+        hint = suggest(name, [*SHAPES, *timm.list_models()])
+        raise ValueError(f"--model: timm has no {name!r}{hint}; text encoders are {', '.join(SHAPES)}")
+    family = TEXT if name in SHAPES else VISION
+    for option in family.foreign:
+        if (value := getattr(workload, option)) != getattr(Workload, option):
+            raise ValueError(f"{flag(option)} {value}: {name} is no model for it, as its inputs are {family.items}")
+    return family
+
+
+def make_subject(workload: Workload) -> Subject:
+    """Builds the plain model and draws a batch, from the workload's seed; the global generator stays as it is.
+
+    Raises:
+        ValueError: what `family_of` refuses, a text that is longer than the model takes, an unknown option of a text
+            encoder, no transformers for one, or a device that is not there.
+    """
+    family, device = family_of(workload), pick_device(workload.device)
+    with seeded(workload.seed, device), device:
+        return _images(workload) if family is VISION else _texts(workload)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from this seed within the block, and as before behind it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _images(workload: Workload) -> Subject:
+    size = {} if workload.img_size is None else {"img_size": workload.img_size}
+    options = {"num_classes": workload.num_classes, **size, **workload.model_kwargs}
+    base: Any = timm.create_model(workload.model, **options)
     images = torch.randn(workload.batch_size, 3, *base.patch_embed.img_size)
     labels = torch.randint(workload.num_classes, (workload.batch_size,))
-    return Batch(VISION, base, {"x": images}, labels, items=len(images), size=f"{images.shape[-1]} px")
+    return Subject(VISION, base, {"x": images}, labels, items=len(images), size=f"{images.shape[-1]} px")
 
 
-def _texts(workload: Workload) -> Batch:
+def _texts(workload: Workload) -> Subject:
     """Random tokens, at the end of each text as much padding as the workload says; without any there is no mask."""
     base = _encoder(workload)
     config: Any = base.config
@@ -124,7 +159,7 @@ def _texts(workload: Workload) -> Batch:
         inputs["input_ids"][:, real:] = config.pad_token_id
         inputs["attention_mask"] = (torch.arange(length) < real).long().repeat(len(inputs["input_ids"]), 1)
     labels = torch.randint(workload.num_classes, (workload.batch_size,))
-    return Batch(TEXT, base, inputs, labels, items=workload.batch_size * real, size=f"{length} tokens")
+    return Subject(TEXT, base, inputs, labels, items=workload.batch_size * real, size=f"{length} tokens")
 
 
 def _encoder(workload: Workload) -> nn.Module:
@@ -137,82 +172,10 @@ def _encoder(workload: Workload) -> nn.Module:
         ) from error
     kind, shape = SHAPES[workload.model]
     make: Any = getattr(transformers, kind)
-    known = vars(make(**shape))
+    options = vars(make(**shape))
     for name in workload.model_kwargs:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"--model-kwargs: {workload.model} has no option {name!r}{hint}")
+        if name not in options:
+            raise ValueError(f"--model-kwargs: {workload.model} has no option {name!r}{suggest(name, options)}")
     config = make(**{"num_labels": workload.num_classes, **shape, **workload.model_kwargs})
     model: nn.Module = transformers.AutoModelForSequenceClassification.from_config(config)
     return model
-
-
-VISION = Family(
-    items="images",
-    make=_images,
-    adapt=adapt_vit,
-    anatomy=anatomy_of_vit,
-    first="blocks.0",
-    targets={"all-linears": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), "q-v": ("query", "value")},
-    fused=True,
-    adapter={"placement": "parallel", "scale": 0.1},
-    prompt="in each block",
-    unipelt=False,
-    foreign=("seq_len", "padding"),
-)
-TEXT = Family(
-    items="tokens",
-    make=_texts,
-    adapt=adapt_text,
-    anatomy=anatomy_of_text,
-    first="encoder.layer.0",
-    targets={
-        "all-linears": ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"),
-        "q-v": ("query", "value"),
-    },
-    fused=False,
-    adapter={"placement": "sequential", "scale": 1.0},
-    prompt="in front of the encoder",
-    unipelt=True,
-    foreign=("img_size",),
-)
-
-
-def family_of(workload: Workload) -> Family:
-    """The family of a workload's model.
-
-    Raises:
-        ValueError: no such model, or an option that is for the other family.
-    """
-    name = workload.model
-    if name not in SHAPES and not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*SHAPES, *timm.list_models()], n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"--model: timm has no {name!r}{hint}; text encoders are {', '.join(SHAPES)}")
-    family = TEXT if name in SHAPES else VISION
-    for option in family.foreign:
-        if (value := getattr(workload, option)) != getattr(Workload, option):
-            flag = option.replace("_", "-")
-            raise ValueError(f"--{flag} {value}: {name} is no model for it, as its inputs are {family.items}")
-    return family
-
-
-def make_batch(workload: Workload) -> Batch:
-    """Builds the plain model and draws a batch, from the workload's seed; the global generator stays as it is.
-
-    Raises:
-        ValueError: what `family_of` refuses, a text that is longer than the model takes, an unknown option of a text
-            encoder, no transformers for one, or a device that is not there.
-    """
-    family, device = family_of(workload), pick_device(workload.device)
-    with seeded(workload.seed, device), device:
-        return family.make(workload)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from this seed within the block, and as before behind it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -1,30 +1,35 @@
-"""A result as a table: plain text of at most 100 columns, which is Markdown too."""
+"""A result as files: JSON, tables of at most 100 columns, and a picture."""
 
 from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..io.atomic import write_text
-from .capacity import capacity_table
-from .columns import fenced
-from .loop_tables import processes_table, vtab_table
-from .machine import describe
-from .picture import draw_result
-from .timing import WHOLE
+from .picture import draw_result, setting
 
 _WIDTH = 98
-_LAYERS = 4  # side by side
+_STEPS = (
+    "Times are medians of interleaved rounds; `/ floor` and `/ peft` are medians of the ratios of each round, `+-` is "
+    "half the distance of their quartiles."
+)
+_ABOUT = {
+    "speed": _STEPS,
+    "scale": _STEPS,
+    "processes": "A training step of CapaBoost-LoRA in DistributedDataParallel. Efficiency is examples/s over n times "
+    "those of one process: the median of the rounds' ratios, +- half the distance of their quartiles. CPU ms: of the "
+    "first process for an update; reduced kB: gradients that are averaged over the processes in an update.",
+    "capacity": "What low-rank updates hold of each update of a full fine-tuning, per cent of the squared norm.",
+}
 
 
 def write_result(result: dict[str, Any], path: str | Path) -> list[Path]:
-    """Writes the result as JSON to `path`, its table and, if matplotlib is there, its picture beside it; returns them.
-
-    A result without a picture gets it from `capaboost bench draw`.
-    """
+    """Writes the result as JSON to `path`, its tables and its picture, if it has one, beside it; returns the paths."""
     path = Path(path)
     write_text(path, json.dumps(result, indent=1) + "\n")
     write_text(path.with_suffix(".md"), table_of(result))
@@ -33,130 +38,49 @@ def write_result(result: dict[str, Any], path: str | Path) -> list[Path]:
 
 
 def table_of(result: dict[str, Any]) -> str:
-    """The table of a result of any kind."""
-    tables = {
-        "speed": speed_table,
-        "scale": scale_table,
-        "vtab-time": vtab_table,
-        "processes": processes_table,
-        "capacity": capacity_table,
-    }
-    return tables[result["kind"]](result)
-
-
-def speed_table(result: dict[str, Any]) -> str:
-    """Steps, layers, inference and goals."""
-    lines = ["# Speed", "", *_origin(result), ""]
-    for name, group in result["groups"].items():
-        lines += [f"## {name}", "", *fenced(_steps(group["cases"], result["items"])), ""]
-        lines += [f"- {case}: {entry['what']}; {entry['trained']:,} trained" for case, entry in group["cases"].items()]
-        if "stored_inputs" in group:
-            stored = group["stored_inputs"]
-            lines.append(
-                f"- inputs of the adapted layers: {_mb(stored['all'])} MB, of which the floor does not keep "
-                f"{_mb(stored['not_kept_by_floor'])} MB anyway"
-            )
-        lines.append("")
-        if group["layers"]:
-            lines += ["A layer alone, its forward and its backward over those of the frozen layer:", ""]
-            layers = list(group["layers"].items())
-            for i in range(0, len(layers), _LAYERS):
-                lines += [*fenced(_layers(dict(layers[i : i + _LAYERS]))), ""]
-    if result["inference"]:
-        lines += ["## Inference", "", *fenced(_inference(result["inference"], result["items"])), ""]
-    lines += ["## Goals", "", *fenced(_goals(result["goals"])), ""]
-    return "\n".join([*lines, *_left_out(result)])
-
-
-def scale_table(result: dict[str, Any]) -> str:
-    """One table per thing that grows."""
-    items = result["items"]
-    lines = ["# Scale", "", *_origin(result), ""]
-    for name, points in result["axes"].items():
-        rows = [[name, "case", "step ms", "/ floor", "+-", "/ peft", f"{items}/s"]]
-        for point in points:
-            for case, entry in point["cases"].items():
-                rows.append([str(point["value"]), case, *_timed(entry), _number(entry.get(f"{items}_per_second"), 1)])
-        lines += [f"## {name}", "", *fenced(rows), ""]
-    return "\n".join([*lines, *_left_out(result)])
-
-
-def _origin(result: dict[str, Any]) -> list[str]:
-    config = result["config"]
-    precision = config["amp_dtype"] if config["amp"] else "float32"
-    compiled = f", compiled ({config['compile_mode']})" if config["compile"] else ""
-    about = (
-        f"{config['model']}, {result['size']}, batch {config['batch_size']}, rank {config['rank']}, "
-        f"{precision}{compiled} on {result['device']}. Clock: {result['clock']}. Times are medians of interleaved "
-        "rounds; `/ floor` and `/ peft` are medians of the ratios of each round, `+-` is half the distance of their "
-        "quartiles."
-    )
-    machine = textwrap.wrap(describe(result["machine"]), _WIDTH)
-    return [f"    {result['command']}", "", *textwrap.wrap(about, _WIDTH), "", *machine]
-
-
-def _steps(cases: dict[str, Any], items: str) -> list[list[str]]:
-    titles = ["case", "step ms", "/ floor", "+-", "/ peft", "fwd ms", "bwd ms", f"{items}/s", "peak MB", "saved MB"]
-    rows = [titles]
-    for name, entry in cases.items():
-        times, memory = entry.get("times", {}), entry.get("memory", {})
-        phases = [_ms(times[phase]["median"]) if phase in times else "" for phase in ("forward", "backward")]
-        sizes = [_mb(memory[size]) if memory else "" for size in ("peak", "saved")]
-        rows.append([name, *_timed(entry), *phases, _number(entry.get(f"{items}_per_second"), 1), *sizes])
-    return rows
-
-
-def _timed(entry: dict[str, Any]) -> list[str]:
-    """Milliseconds, ratio to the floor with its spread, ratio to PEFT."""
-    if "times" not in entry:
-        return ["", "", "", ""]
-    whole = entry["times"][WHOLE]
-    low, high = whole["ratio_quartiles"] or (0.0, 0.0)
-    return [
-        _ms(whole["median"]),
-        _number(whole["ratio"], 3),
-        _number((high - low) / 2, 3),
-        _number(entry.get("over_peft"), 3),
+    """A result of any kind in Markdown that is plain text too: how it was measured, tables, goals, what is left out."""
+    where = f"{setting(result)}. Clock: {result['clock']}. " if "device" in result else ""
+    about = textwrap.wrap(where + _ABOUT[result["kind"]], _WIDTH)
+    machine = textwrap.wrap(_machine(result["machine"]), _WIDTH)
+    lines = [f"# {result['kind'].capitalize()}", "", f"    {result['command']}", "", *about, "", *machine, ""]
+    words = {True: "met", False: "missed", None: "not measured"}
+    goals = [
+        {"goal": g["measure"], "bound": g["bound"], "value": g["value"], "": words[g["met"]]} for g in result["goals"]
     ]
+    for title, rows in {**result["tables"], "goals": goals}.items():
+        if rows:
+            lines += [f"## {title}", "", "```", *_lines(rows), "```", ""]
+            lines += (
+                [*(f"- {row['case']}: {row['what']}" for row in rows if "what" in row), ""] if "what" in rows[0] else []
+            )
+    left_out = [f"- {line}" for line in result["left_out"]]
+    end = ["left out:", "", *left_out] if left_out else ["nothing was left out."]
+    return "\n".join([*lines, f"{result['seconds']:.0f} s; {end[0]}", *end[1:], ""])
 
 
-def _layers(layers: dict[str, Any]) -> list[list[str]]:
-    rows = [["case", *(title for name in layers for title in (name, ""))]]
-    for case in next(iter(layers.values())):
-        row = [case]
-        for cases in layers.values():
-            times = cases[case]["times"]
-            row += [_number(times[phase]["ratio"], 2) for phase in ("forward", "backward")]
-        rows.append(row)
-    return rows
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A table's lines: words flush left, numbers flush right; of what is nested nothing."""
+    frame = pd.DataFrame(rows, dtype=object).drop(columns=["times", "what", "resident MB"], errors="ignore")
+    columns = []
+    for name in frame:
+        cells = [name, *_cells(frame[name])]
+        width = max(map(len, cells))
+        left = any(isinstance(value, str) for value in frame[name])
+        columns.append([cell.ljust(width) if left else cell.rjust(width) for cell in cells])
+    return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
-def _inference(cases: dict[str, Any], items: str) -> list[list[str]]:
-    rows = [["case", "ms", "/ base", "+-", f"{items}/s"]]
-    for name, entry in cases.items():
-        rows.append([name, *_timed(entry)[:3], _number(entry.get(f"{items}_per_second"), 1)])
-    return rows
+def _cells(column: pd.Series[Any]) -> list[str]:
+    """Whole numbers as they are, others with up to three decimals, the same for all; nothing for None and NaN."""
+    largest = max((abs(value) for value in column if isinstance(value, float)), default=0.0)
+    digits = 3 if largest < 10 else 2 if largest < 100 else 1
+    texts = {float: f",.{digits}f", int: ","}
+    return ["" if pd.isna(value) else format(value, texts.get(type(value), "")) for value in column]
 
 
-def _goals(goals: Iterable[dict[str, Any]]) -> list[list[str]]:
-    rows = [["goal", "bound", "value", ""]]
-    rows += [[g["measure"], g["bound"], f"{g['value']:.3f}", "met" if g["met"] else "missed"] for g in goals]
-    return rows if len(rows) > 1 else [["none: the goals are about other settings or cases"]]
-
-
-def _left_out(result: dict[str, Any]) -> list[str]:
-    if not result["left_out"]:
-        return [f"{result['seconds']:.0f} s; nothing was left out.", ""]
-    return [f"{result['seconds']:.0f} s; left out:", "", *(f"- {line}" for line in result["left_out"]), ""]
-
-
-def _ms(seconds: float) -> str:
-    return _number(1000 * seconds, 1 if seconds >= 0.01 else 3)
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.1f}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _machine(machine: dict[str, Any]) -> str:
+    """One line for the reader of a table."""
+    parts = [machine["gpu"]["name"]] if machine["gpu"] else []
+    load = f", load {machine['load'][0]:g}" if machine["load"] else ""
+    parts.append(f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads{load}")
+    return "; ".join([*parts, *(f"{name} {number}" for name, number in machine["versions"].items() if number)])

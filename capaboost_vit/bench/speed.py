@@ -1,118 +1,106 @@
-"""`capaboost bench speed`: what a training step costs, in groups of cases that are timed in turn."""
+"""`capaboost bench speed` and `scale`: what a training step costs, in groups of cases, and as one thing grows."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
-import time
-from collections.abc import Callable, Sequence
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from .cases import FLOOR, Answer, Case, TrainingStep, group_of_cases, inference_cases
-from .config import SETS, SpeedConfig, Workload
-from .goals import goals
-from .layer import layer_passes
-from .machine import import_seconds, machine
+from .cases import FLOOR, Case, group_of_cases, inference_cases, scale_cases
+from .compare import Comparison, Row
+from .config import SETS, ScaleConfig, SpeedConfig
+from .goals import judge
 from .memory import memory_of, stored_inputs
-from .models import Batch, make_batch
-from .timing import WHOLE, Budget, Timed, Times, clock_for, interleave, timing
+from .models import family_of
+from .steps import Inference, TrainingStep, layer_passes
+from .timing import Session, ratios
 
-Say = Callable[[str], None]
+_LEAST_OF_LAYER = 0.02  # seconds that one timing lasts at least
+_ROUNDS_OF_INFERENCE = 4  # times as many, for three short cases and a goal of one per cent
 
-_LEAST = 0.1  # seconds that one timing lasts at least on a GPU; on a CPU steps are long enough
-_LEAST_OF_LAYER = 0.02
-_MORE_ROUNDS = 4  # of inference, for three short cases and a goal of one per cent
+LEAST = "least"  # in the place of a case: what whoever trains the layers' factors must have in memory
+# what grows: the option that it is, and the option that lists its values
+_AXES = {
+    "batch size": ("batch_size", "batch_sizes"),
+    "image size": ("img_size", "img_sizes"),
+    "tokens": ("seq_len", "seq_lens"),
+    "model": ("model", "models"),
+    "rank": ("rank", "ranks"),
+    "branches": ("num_branches", "branch_counts"),
+}
 
 
-def measure_speed(config: SpeedConfig, *, command: str, say: Say, budget: Budget | None = None) -> dict[str, Any]:
-    """Runs what the configuration names; returns what goes into the result file.
-
-    Args:
-        command: what was typed, for the record.
-        say: told what is going on.
-        budget: of several measurements together, beside the configuration's own.
+def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
+    """Measures what the configuration names: a table for each group and for its layers, inference and import; goals.
 
     Raises:
-        ValueError: what `make_batch` refuses.
+        ValueError: what `make_subject` refuses.
     """
-    start = time.monotonic()
-    budget = Budget(config.budget, within=budget)
-    batch = prepare(config)
-    result = {
-        **head_of("speed", config, batch, command),
-        "groups": {},
-        "inference": None,
-        "import_seconds": import_seconds() if "import" in config.measures else None,
-        "left_out": [],
-    }
+    comparison = Comparison(config, session)
+    tables: dict[str, list[Row]] = {}
     for group in config.groups if {"step", "memory", "layer"} & {*config.measures} else ():
-        result["groups"][group] = _measure_group(config, group, batch, budget, say, result["left_out"])
+        tables |= _measure_group(config, group, comparison)
     if "inference" in config.measures:
-        cases = inference_cases(batch.family, "all-linears", config.rank)
-        answers, _ = warm_up(cases, Answer, batch, config, budget, say, result["left_out"], "inference")
-        if "base" in answers:
-            more = dataclasses.replace(config, repetitions=_MORE_ROUNDS * config.repetitions)
-            times = measure(answers, more, batch, budget, say, "inference")
-            result["inference"] = summary_of(times, "base", batch)
-    result["goals"] = [dataclasses.asdict(goal) for goal in goals(result)]
-    result["seconds"] = time.monotonic() - start
-    return result
+        cases = inference_cases(comparison.subject.family, "all-linears", config.rank)
+        calls = comparison.prepare("inference", cases, lambda case: Inference(case, comparison.subject, config))
+        if "base" in calls:
+            rounds = _ROUNDS_OF_INFERENCE * config.repetitions
+            timed = comparison.time("inference", calls, "base", rounds=rounds)
+            tables["inference"] = [{"case": name, **row} for name, row in timed.items()]
+    if "import" in config.measures:
+        tables["import"] = [{"": "import capaboost_vit, beyond timm", "s": import_seconds()}]
+    return {**comparison.about(), "tables": tables, "goals": judge(config.goals, tables)}
 
 
-def prepare(workload: Workload) -> Batch:
-    """Sets the number of threads, and makes the batch."""
-    torch.set_num_threads(workload.threads)
-    return make_batch(workload)
+def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> dict[str, list[Row]]:
+    """The cases of a group, their steps and their memory; and their layers alone."""
+    subject = comparison.subject
+    cases = chosen(group_of_cases(subject.family, group, config.rank), config.cases)
+    targets = subject.family.targets.get(group, ())
+    memory: dict[str, Row] = {}
 
+    def make(case: Case) -> TrainingStep:
+        step = TrainingStep(case, subject, config)
+        if "memory" in config.measures:
+            step()  # the optimizer gets its state
+            memory[case.name] = {f"{name} MB": size / 1e6 for name, size in memory_of(step).items()}
+        return step
 
-def head_of(kind: str, config: Workload, batch: Batch, command: str) -> dict[str, Any]:
-    """What a result says of how it was measured."""
-    return {
-        "kind": kind,
-        "command": command,
-        "config": dataclasses.asdict(config),
-        "device": batch.device.type,
-        "items": batch.family.items,
-        "size": batch.size,
-        "clock": clock_for(batch.device, config.threads).name,
-        "machine": machine(),
-    }
-
-
-def _measure_group(
-    config: SpeedConfig, group: str, batch: Batch, budget: Budget, say: Say, left_out: list[str]
-) -> dict[str, Any]:
-    family = batch.family
-    cases = chosen(group_of_cases(family, group, config.rank), config.cases)
-    targets = family.targets.get(group, ())
-    found: dict[str, Any] = {"targets": list(targets), "cases": {}, "layers": {}}
-    steps, memory = warm_up(cases, TrainingStep, batch, config, budget, say, left_out, group)
+    steps = comparison.prepare(group, cases, make)
     if FLOOR not in steps:
-        return found
-    if "memory" in config.measures and group in SETS:
-        total, beyond = stored_inputs(steps[FLOOR], family.places(batch.base, targets))
-        found["stored_inputs"] = {"all": total, "not_kept_by_floor": beyond}
-    timed = {}
-    if "step" in config.measures:
-        timed = summary_of(measure(steps, config, batch, budget, say, group), FLOOR, batch)
-    for case in cases:
-        if case.name in steps:
-            trained = sum(p.numel() for p in steps[case.name].trained)
-            found["cases"][case.name] = {"what": case.what, "trained": trained, **timed.get(case.name, {})}
-            if case.name in memory:
-                found["cases"][case.name]["memory"] = memory[case.name]
-    if "layer" in config.measures:
-        for layer, name in family.first_layers(batch.base, targets).items():
-            title = f"{group}, layer {layer}"
-            if budget.left() <= 0:
-                left_out.append(f"{title}: no time left")
-                continue
-            times = measure(layer_passes(steps, name), config, batch, budget, say, title, layer=True)
-            found["layers"][layer] = summary_of(times, FLOOR)
-    return found
+        return {}
+    timed = comparison.time(group, steps, FLOOR) if "step" in config.measures else {}
+    rows: list[Row] = [
+        {"case": case.name, **timed.get(case.name, {}), **memory.get(case.name, {}), "what": case.what}
+        | {"trained": sum(p.numel() for p in steps[case.name].trained)}
+        for case in cases
+        if case.name in steps
+    ]
+    if memory and group in SETS:
+        total, beyond = stored_inputs(steps[FLOOR], subject.family.places(subject.base, targets))
+        what = f"the floor and the layers' inputs, {total / 1e6:.1f} MB, of which it keeps all but {beyond / 1e6:.1f}"
+        rows.append({"case": LEAST, "peak MB": memory[FLOOR]["peak MB"] + total / 1e6, "what": what})
+    layers: dict[str, Row] = {name: {"case": name, "times": {}} for name in steps}
+    for layer, name in subject.family.first_layers(subject.base, targets).items() if "layer" in config.measures else ():
+        if comparison.session.has_time(title := f"{group}, layer {layer}"):
+            timed = comparison.time(title, layer_passes(steps, name), FLOOR, least=_LEAST_OF_LAYER)
+            for case, row in timed.items():
+                over = [ratios(row["times"], timed[FLOOR]["times"], phase)[1] for phase in ("forward", "backward")]
+                layers[case][layer] = ", ".join(f"{ratio:.2f}" for ratio in over)
+                layers[case]["times"][layer] = row["times"]
+    tables = {group: rows}
+    if len(layers[FLOOR]) > 2:
+        tables[f"{group}: a layer alone, forward and backward over those of the frozen layer"] = list(layers.values())
+    return tables
 
 
 def chosen(cases: list[Case], patterns: Sequence[str]) -> list[Case]:
@@ -122,94 +110,46 @@ def chosen(cases: list[Case], patterns: Sequence[str]) -> list[Case]:
     return sorted((case for case in cases if matched[case.name]), key=lambda case: matched[case.name][0])
 
 
-def warm_up(
-    cases: list[Case],
-    make: Callable[[Case, Batch, Workload], Any],
-    batch: Batch,
-    workload: Workload,
-    budget: Budget,
-    say: Say,
-    left_out: list[str],
-    title: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Builds the cases and calls each twice, as long as the budget leaves time for the rounds of those that there are.
+def import_seconds(repetitions: int = 3) -> float:
+    """Seconds of `import capaboost_vit` and what is behind it, beyond importing timm: the median of new processes."""
+    code = "import time, timm; start = time.perf_counter(); import capaboost_vit; capaboost_vit.adapt; "
+    command = [sys.executable, "-W", "ignore", "-c", f"{code}print(time.perf_counter() - start)"]
+    # this very package, wherever it is called from
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
+    options: dict[str, Any] = {"env": {**os.environ, "PYTHONPATH": path}, "capture_output": True, "check": True}
+    return statistics.median(float(subprocess.run(command, **options).stdout) for _ in range(repetitions))
 
-    A case whose package is missing or that does not fit into the memory is left out, with its reason.
 
-    Returns:
-        The cases that are ready, and the memory of each training step where the configuration asks for it.
+def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
+    """Measures the floor, PEFT's LoRA and CapaBoost-LoRA at each point of the axes: a table for each axis.
+
+    One thing grows at a time, from the configuration's own values. Raises what `measure_speed` raises.
     """
-    ready: dict[str, Any] = {}
-    memory: dict[str, Any] = {}
-    cost = 0.0
-    for case in cases:
-        if budget.left() <= cost:
-            left_out.append(f"{title}, {case.name}: no time left")
-            continue
-        say(f"{title}: preparing {case.name}")
-        try:
-            call = make(case, batch, workload)
-            call()
-            seconds = _wall(call, batch)
-            if "memory" in getattr(workload, "measures", ()) and isinstance(call, TrainingStep):
-                memory[case.name] = dataclasses.asdict(memory_of(call))
-        except (ImportError, RuntimeError) as error:
-            left_out.append(f"{title}, {case.name}: {str(error).strip().splitlines()[0]}")
-            continue
-        ready[case.name] = call
-        cost += (workload.repetitions + workload.warmup) * max(seconds, least(batch))
-    return ready, memory
+    points = axes(config)
+    for point in (point for values in points.values() for point in values.values()):
+        family_of(point)  # before the first hour is spent
+    about, tables = Comparison(config, session).about(), dict[str, list[Row]]()
+    for axis, values in points.items():
+        for value, point in values.items():
+            rows = [{axis: str(value), "case": name, **row} for name, row in _point(f"{axis} {value}", point, session)]
+            tables.setdefault(axis, []).extend(rows)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    return {**about, "tables": {axis: rows for axis, rows in tables.items() if rows}}
 
 
-def measure(
-    calls: dict[str, Any], workload: Workload, batch: Batch, budget: Budget, say: Say, title: str, layer: bool = False
-) -> Times:
-    """Times the calls in turn, as the workload says."""
-    timed: dict[str, Timed] = calls
-    times = interleave(
-        timed,
-        clock=clock_for(batch.device, workload.threads),
-        rounds=workload.repetitions,
-        warmup=workload.warmup,
-        least=_LEAST_OF_LAYER if layer else least(batch),
-        seed=workload.seed,
-        go_on=lambda: budget.left() > 0,
-        progress=lambda done: say(f"{title}: round {done} of {workload.repetitions}"),
-    )
-    gc.collect()
-    return times
+def _point(title: str, point: ScaleConfig, session: Session) -> Iterable[tuple[str, Row]]:
+    comparison = Comparison(point, session)
+    cases = scale_cases(comparison.subject.family, point)
+    steps = comparison.prepare(title, cases, lambda case: TrainingStep(case, comparison.subject, point))
+    return comparison.time(title, steps, FLOOR).items() if FLOOR in steps else ()
 
 
-def summary_of(times: Times, reference: str, batch: Batch | None = None) -> dict[str, dict[str, Any]]:
-    """By case: the timing of each phase over the reference's, and over PEFT's where there is one.
-
-    With a batch, what goes through a case in each call, also images or tokens per second.
-    """
-    summary: dict[str, dict[str, Any]] = {}
-    for name, phases in times.items():
-        entry: dict[str, Any] = {"times": {}}
-        for phase, seconds in phases.items():
-            other = times[reference][phase]
-            over = other if min(other) > 0 and phase != "update" else None  # the floor updates nothing
-            entry["times"][phase] = dataclasses.asdict(timing(seconds, over))
-        whole = phases[WHOLE]
-        if "peft" in times and min(times["peft"][WHOLE]) > 0:
-            entry["over_peft"] = timing(whole, times["peft"][WHOLE]).ratio
-        if batch is not None and min(whole) > 0:
-            entry[f"{batch.family.items}_per_second"] = batch.items / entry["times"][WHOLE]["median"]
-        summary[name] = entry
-    return summary
-
-
-def least(batch: Batch) -> float:
-    """Seconds that one timing of a step lasts at least on this device."""
-    return _LEAST if batch.device.type == "cuda" else 0.0
-
-
-def _wall(call: Callable[[], object], batch: Batch) -> float:
-    """Wall time of one call, for the budget."""
-    clock = clock_for(batch.device, threads=0)
-    clock.settle()
-    start = clock.mark()
-    call()
-    return clock.between(start, clock.mark())
+def axes(config: ScaleConfig) -> dict[str, dict[Any, ScaleConfig]]:
+    """By axis and value: the configuration in which nothing else has changed."""
+    return {
+        axis: {value: dataclasses.replace(config, **{name: value}) for value in getattr(config, values)}
+        for axis, (name, values) in _AXES.items()
+        if getattr(config, values)
+    }

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -17,94 +17,57 @@ WHOLE = "whole"  # the name of a call's time from its start to its end
 
 Lap = Callable[[str], None]
 Timed = Callable[[Lap], object]
-Times = dict[str, dict[str, list[float]]]  # seconds by case and phase, one per round
+Phases = dict[str, list[float]]  # seconds by phase, one per round
 
 
-class Clock(Protocol):
-    """Marks instants cheaply; what lies between two of them is asked for later."""
+class Session:
+    """One measurement under way, for so many seconds from now on (None: without end).
 
-    name: str
+    Attributes:
+        say: is told what is going on.
+        left_out: what was not measured, with the reason.
+    """
 
-    def settle(self) -> None:
-        """Waits until nothing is under way."""
+    def __init__(self, budget: float | None = None, say: Callable[[str], None] = lambda text: None) -> None:
+        self.say = say
+        self.start = time.monotonic()
+        self.end = math.inf if budget is None else self.start + budget
+        self.left_out: list[str] = []
 
-    def mark(self) -> Any:
-        """An instant."""
-
-    def between(self, start: Any, stop: Any) -> float:
-        """Seconds."""
-
-
-class HostClock:
-    """A clock of the host: `time.process_time`, which leaves out what others do on the machine, or a wall clock."""
-
-    def __init__(self, name: str, read: Callable[[], float]) -> None:
-        self.name = name
-        self.mark = read
-
-    def settle(self) -> None:
-        """Nothing is ever under way."""
-
-    def between(self, start: float, stop: float) -> float:
-        """Their difference."""
-        return stop - start
-
-
-class CudaClock:
-    """CUDA events: they cost nothing between the phases of a step, as they do not wait for the device."""
-
-    name = "CUDA events"
-
-    def settle(self) -> None:
-        """Waits for the device."""
-        torch.cuda.synchronize()
-
-    def mark(self) -> torch.cuda.Event:
-        """An event on the current stream."""
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def between(self, start: torch.cuda.Event, stop: torch.cuda.Event) -> float:
-        """Seconds on the device, once it has reached `stop`."""
-        stop.synchronize()
-        return float(start.elapsed_time(stop)) / 1000
-
-
-def clock_for(device: torch.device, threads: int) -> Clock:
-    """CUDA events on a GPU; the process's CPU time for one thread on a CPU; else wall time."""
-    if device.type == "cuda":
-        return CudaClock()
-    if device.type == "cpu" and threads == 1:
-        return HostClock("CPU time of the process", time.process_time)
-    return HostClock("wall time", time.perf_counter)
+    def has_time(self, title: str | None = None, seconds: float = 0.0) -> bool:
+        """Whether more than so many seconds are left; if not, what has this title is left out."""
+        has_time = self.end - time.monotonic() > seconds
+        if title and not has_time:
+            self.left_out.append(f"{title}: no time left")
+        return has_time
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What is said about one case's times.
+class Clock:
+    """Marks instants cheaply; the seconds between two of them are asked for later."""
 
-    Args:
-        times: seconds, one per round.
-        quartiles: their first and third quartile.
-        ratio: median over the rounds of the case's time over the reference's in the same round; None: no reference.
-        ratio_quartiles: the quartiles of these ratios.
+    name: str
+    mark: Callable[[], Any]
+    between: Callable[[Any, Any], float] = lambda start, stop: stop - start
+    settle: Callable[[], None] = lambda: None  # waits until nothing is under way
+
+
+def clock_for(device: torch.device, threads: int) -> Clock:
+    """CUDA events on a GPU; for one thread of a CPU the process's CPU time, which others do not add to; else wall time.
+
+    Events cost nothing between the phases of a step, as they do not wait for the device.
     """
+    if device.type == "cuda":
+        return Clock("CUDA events", _event, lambda start, stop: start.elapsed_time(stop) / 1000, torch.cuda.synchronize)
+    if device.type == "cpu" and threads == 1:
+        return Clock("CPU time of the process", time.process_time)
+    return Clock("wall time", time.perf_counter)
 
-    times: list[float]
-    median: float
-    quartiles: list[float]
-    ratio: float | None = None
-    ratio_quartiles: list[float] | None = None
 
-
-def timing(times: Sequence[float], reference: Sequence[float] | None = None) -> Timing:
-    """Median and quartiles of the times, and of their ratios to the reference's, round by round."""
-    first, median, third = quartiles(times)
-    if reference is None:
-        return Timing(list(times), median, [first, third])
-    low, ratio, high = quartiles([time / other for time, other in zip(times, reference, strict=True)])
-    return Timing(list(times), median, [first, third], ratio, [low, high])
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -112,16 +75,10 @@ def quartiles(values: Sequence[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
 
 
-class Budget:
-    """Seconds of wall time from now on, None for no end; it ends with the budget that it is `within` at the latest."""
-
-    def __init__(self, seconds: float | None = None, within: Budget | None = None) -> None:
-        own = math.inf if seconds is None else time.monotonic() + seconds
-        self.end: float = own if within is None else min(own, within.end)
-
-    def left(self) -> float:
-        """Seconds that are left, below zero afterwards."""
-        return self.end - time.monotonic()
+def ratios(phases: Phases, reference: Phases, phase: str = WHOLE) -> list[float]:
+    """The quartiles of the ratios of two cases' times in the same round; the median is the middle one."""
+    pairs = zip(phases[phase], reference[phase], strict=True)
+    return quartiles([seconds / max(other, 1e-9) for seconds, other in pairs])
 
 
 def interleave(
@@ -134,7 +91,7 @@ def interleave(
     seed: int = 0,
     go_on: Callable[[], bool] = lambda: True,
     progress: Callable[[int], None] = lambda done: None,
-) -> Times:
+) -> dict[str, Phases]:
     """Times every case once per round, in an order that is drawn anew for each round.
 
     Args:
@@ -151,28 +108,29 @@ def interleave(
     calls = dict.fromkeys(cases, 1)
     for _ in range(warmup):
         for name, case in cases.items():
-            seconds = _time(case, clock, 1)[WHOLE]
-            calls[name] = min(1000, max(1, math.ceil(least / max(seconds, 1e-9)))) if least else 1
-    times: Times = {name: {} for name in cases}
+            seconds = time_calls(case, clock)[WHOLE]
+            calls[name] = min(1000, max(1, math.ceil(least / max(seconds, 1e-9))))
+    times: dict[str, Phases] = {name: {} for name in cases}
     for i in range(rounds):
         if i >= 3 and not go_on():
             break
         order = list(cases)
         random.Random(f"{seed} {i}").shuffle(order)
         for name in order:
-            for phase, seconds in _time(cases[name], clock, calls[name]).items():
+            for phase, seconds in time_calls(cases[name], clock, calls[name]).items():
                 times[name].setdefault(phase, []).append(seconds)
         progress(i + 1)
     return times
 
 
-def _time(case: Timed, clock: Clock, calls: int) -> dict[str, float]:
-    """Seconds of one call, in all and by phase."""
+def time_calls(case: Timed, clock: Clock, calls: int = 1) -> dict[str, float]:
+    """Seconds of one call of so many on end, in all and by phase."""
     clock.settle()
     marks = [("", clock.mark())]
     for _ in range(calls):
         case(lambda phase: marks.append((phase, clock.mark())))
     stop = clock.mark()
+    clock.settle()  # events have a time once the device has reached them
     seconds = {WHOLE: clock.between(marks[0][1], stop) / calls}
     for (_, start), (phase, end) in pairwise(marks):
         seconds[phase] = seconds.get(phase, 0.0) + clock.between(start, end) / calls

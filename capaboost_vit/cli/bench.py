@@ -4,89 +4,55 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jsonargparse import Namespace
 
+from ..bench.config import CapacityConfig, ProcessesConfig, ScaleConfig, SpeedConfig
 from .options import parser_of, values_of
 from .parser import Parser
 
+# by name: configuration, help
+_MEASUREMENTS: dict[str, tuple[type[Any], str]] = {
+    "speed": (SpeedConfig, "a training step beside the floor, PEFT and others"),
+    "scale": (ScaleConfig, "the same as batch, image, model, rank or branches grow"),
+    "processes": (ProcessesConfig, "a training step on one process and on several"),
+    "capacity": (CapacityConfig, "how much of a full fine-tuning's update low-rank updates can hold"),
+}
+
 
 def bench_parser() -> Parser:
-    """Measurements, and the drawing of a result."""
-    parser = Parser(description="Measures what training costs and what updates hold.")
-    parser.below = {
-        "speed": (_speed_parser, "a training step beside the floor, PEFT and others"),
-        "scale": (_scale_parser, "the same as batch, image, model, rank or branches grow"),
-        "vtab-time": (_vtab_time_parser, "the whole VTAB-1k with one seed: extrapolated, or in full"),
-        "processes": (_processes_parser, "the training loop on one process and on several"),
-        "capacity": (_capacity_parser, "how much of a full fine-tuning's update low-rank updates can hold"),
-        "draw": (_draw_parser, "the picture of a result that was measured without matplotlib"),
-    }
+    """The measurements, and the drawing of a result."""
+    parser = Parser(description="Measures what training costs on this machine, and what updates hold.")
+    parser.below = {name: (partial(parser_of, config), text) for name, (config, text) in _MEASUREMENTS.items()}
+    parser.below["draw"] = (_draw_parser, "the picture of a result, drawn again")
     return parser
 
 
-def bench(arguments: Namespace) -> None:
-    """Runs the one command; what was measured is shown as a table."""
-    if arguments.subcommand == "draw":
+def bench(arguments: Namespace) -> int:
+    """Measures, shows tables and writes them; 1 if a goal of the configuration is missed."""
+    name = arguments.subcommand
+    if name == "draw":
         _draw(arguments.draw)
-        return
-    from ..bench.capacity import measure_capacity
-    from ..bench.capacity_config import CapacityConfig
-    from ..bench.config import ScaleConfig, SpeedConfig
-    from ..bench.loop_config import ProcessesConfig, VtabTimeConfig
-    from ..bench.processes import measure_processes
-    from ..bench.progress import say
+        return 0
+    from ..bench.measure import measure
     from ..bench.report import table_of, write_result
-    from ..bench.scale import measure_scale
-    from ..bench.speed import measure_speed
-    from ..bench.vtab_time import measure_vtab_time
 
-    command = f"capaboost {shlex.join(sys.argv[1:])}"
-    values = values_of(arguments[arguments.subcommand])
-    measures: dict[str, tuple[type[Any], Callable[..., dict[str, Any]]]] = {
-        "speed": (SpeedConfig, measure_speed),
-        "scale": (ScaleConfig, measure_scale),
-        "vtab-time": (VtabTimeConfig, measure_vtab_time),
-        "processes": (ProcessesConfig, measure_processes),
-        "capacity": (CapacityConfig, measure_capacity),
-    }
-    config, measure = measures[arguments.subcommand]
-    result = measure(config(**values), command=command, say=say)
-    say("")
+    config = _MEASUREMENTS[name][0](**values_of(arguments[name]))
+    result = measure(name, config, command=f"capaboost {shlex.join(sys.argv[1:])}", say=_say)
+    _say("")
     print(table_of(result))
-    print("written: " + ", ".join(map(str, write_result(result, values["output"]))))
+    print("written: " + ", ".join(map(str, write_result(result, config.output))))
+    return int(any(goal["met"] is False for goal in result["goals"]))
 
 
-def _speed_parser() -> Parser:
-    from ..bench.config import SpeedConfig
-
-    return parser_of(SpeedConfig)
-
-
-def _scale_parser() -> Parser:
-    from ..bench.config import ScaleConfig
-
-    return parser_of(ScaleConfig)
-
-
-def _vtab_time_parser() -> Parser:
-    from ..bench.loop_config import VtabTimeConfig
-
-    return parser_of(VtabTimeConfig)
-
-
-def _processes_parser() -> Parser:
-    from ..bench.loop_config import ProcessesConfig
-
-    return parser_of(ProcessesConfig)
-
-
-def _capacity_parser() -> Parser:
-    from ..bench.capacity_config import CapacityConfig
-
-    return parser_of(CapacityConfig)
+def _say(text: str) -> None:
+    """Progress on stderr: on a terminal in place of the line before (no text clears it), elsewhere without rounds."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    elif text and ": round " not in text:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _draw_parser() -> Parser:
@@ -99,13 +65,15 @@ def _draw(arguments: Namespace) -> None:
     import json
     from pathlib import Path
 
-    from ..bench.picture import PICTURES, draw_result
+    from ..bench.picture import draw_result
 
     path = Path(arguments.result)
     result = json.loads(path.read_text())
-    if not isinstance(result, dict) or result.get("kind") not in PICTURES:
+    if not isinstance(result, dict) or "kind" not in result:
         raise ValueError(f"{path} is no result of capaboost bench")
+    if result["kind"] != "capacity" and "tables" not in result:
+        raise ValueError(f"{path} is of an older version: measure again")
     drawn = draw_result(result, path.with_suffix(".png"))
     if drawn is None:
-        raise ValueError("there is nothing to draw" if "matplotlib" in sys.modules else "matplotlib is not installed")
+        raise ValueError(f"{path}: there is nothing to draw")
     print(f"drawn: {drawn}")

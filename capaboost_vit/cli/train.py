@@ -59,6 +59,6 @@ def quickstart_parser() -> Parser:
 
 def quickstart(arguments: Namespace) -> None:
     """Runs it; it prints what it does."""
-    from ..bench.quickstart import quickstart
+    from ..study.quickstart import quickstart
 
     quickstart(Path(arguments.output), seed=arguments.seed)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from capaboost_vit.bench.config import Workload
-from capaboost_vit.bench.models import make_batch
+from capaboost_vit.bench.models import make_subject
 
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 40}
@@ -40,8 +40,8 @@ def workloads(tiny, tiny_text):
 
 
 @pytest.fixture(scope="session")
-def batches(workloads):
-    return {items: make_batch(workload) for items, workload in workloads.items()}
+def subjects(workloads):
+    return {items: make_subject(workload) for items, workload in workloads.items()}
 
 
 @pytest.fixture(scope="session")
@@ -50,5 +50,5 @@ def workload(workloads):
 
 
 @pytest.fixture(scope="session")
-def batch(batches):
-    return batches["images"]
+def subject(subjects):
+    return subjects["images"]

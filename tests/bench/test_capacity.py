@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 import capaboost_vit
 from capaboost_vit.bench.capacity import measure_capacity
-from capaboost_vit.bench.capacity_config import CapacityConfig
+from capaboost_vit.bench.config import CapacityConfig
+from capaboost_vit.bench.timing import Session
 from capaboost_vit.cli import main
 from capaboost_vit.core.capacity import held_share
 from capaboost_vit.core.inject import branches
@@ -63,7 +64,7 @@ def test_the_shares_are_those_of_the_fused_layers_rows(full, base, tmp_path, cap
     assert result["ranks"]["1"]["lora of rank 2 r"]["stored"] == 2 * result["ranks"]["1"]["lora"]["stored"]
     row = next(line for line in said.splitlines() if line.startswith("sign, d 2"))
     means = [100 * statistics.fmean(result["ranks"][r]["sign, d 2"]["full"]) for r in ("1", "2")]
-    assert row.split()[3:] == [f"{mean:.1f}" for mean in means]
+    assert [float(cell) for cell in row.split()[3:]] == pytest.approx(means, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_the_shares_are_those_of_the_fused_layers_rows(full, base, tmp_path, cap
     [
         (["--full", "nowhere"], "no finished run there"),
         (["--full", "LORA"], "not a full fine-tuning: train with --method.name full"),
-        (["--full", "LORA", "--ranks", "0"], "--ranks must be numbers of at least 1"),
+        (["--full", "LORA", "--ranks", "0"], "--ranks must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line(finished, capsys, words, message):
@@ -90,23 +91,21 @@ def test_random_base_weights_are_refused(configure, tmp_path):
     )
     train(config)
     with pytest.raises(ValueError, match="were random: there is no update"):
-        measure_capacity(CapacityConfig(full=config.output), command="", say=lambda _: None)
+        measure_capacity(CapacityConfig(full=config.output), Session())
 
 
-@pytest.mark.parametrize("text", [None, "", "model: [", "model: vit_tiny_patch16_224", b"\xff\xfe"])
-def test_a_damaged_configuration_beside_the_weights_is_one_line(full, capsys, text):
+def test_a_damaged_configuration_beside_the_weights_is_one_line(full, capsys):
     path = Path(full, "config.yaml")
-    path.unlink()
-    if text is not None:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert main(["bench", "capacity", "--full", full]) == 2
-    said = capsys.readouterr().err
-    assert f"--full {full}: config.yaml is missing or damaged" in said
-    assert said.count("\n") == 1
+    for content in (None, b"", b"model: [", b"model: vit_tiny_patch16_224", b"\xff\xfe"):
+        path.unlink() if content is None else path.write_bytes(content)
+        assert main(["bench", "capacity", "--full", full]) == 2
+        said = capsys.readouterr().err
+        assert f"--full {full}: config.yaml is missing or damaged" in said
+        assert said.count("\n") == 1
 
 
 def test_a_run_on_texts_is_refused(tmp_path):
     header = {"text": {"task": "rte"}, "methods": [{"method": "full"}], "masks": {}}
     write_sealed(tmp_path / "adapter.safetensors", FORMAT, VERSION, header, {"bias": torch.zeros(1)})
     with pytest.raises(ValueError, match="a run on texts; only images are measured"):
-        measure_capacity(CapacityConfig(full=str(tmp_path)), command="", say=lambda _: None)
+        measure_capacity(CapacityConfig(full=str(tmp_path)), Session())

@@ -10,26 +10,25 @@ import torch
 from torch import nn
 
 from capaboost_vit.bench.baselines import LoopOverBranches, TwoProducts
-from capaboost_vit.bench.cases import (
-    Answer,
-    Case,
-    TrainingStep,
-    build_case,
-    group_of_cases,
-    inference_cases,
-    logits_of,
-    method_cases,
+from capaboost_vit.bench.cases import Case, build_case, group_of_cases, inference_cases, method_cases
+from capaboost_vit.bench.config import (
+    GROUPS,
+    SETS,
+    SHAPES,
+    CapacityConfig,
+    ProcessesConfig,
+    ScaleConfig,
+    SpeedConfig,
+    Workload,
 )
-from capaboost_vit.bench.config import GROUPS, SETS, ScaleConfig, SpeedConfig, Workload
-from capaboost_vit.bench.layer import LayerPass, input_of
-from capaboost_vit.bench.models import TEXT, VISION, make_batch
-from capaboost_vit.bench.shapes import SHAPES
+from capaboost_vit.bench.models import TEXT, VISION, make_subject
+from capaboost_vit.bench.steps import Inference, TrainingStep, layer_passes
+from capaboost_vit.bench.steps import logits_of as logits_in
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.inject import branches
 
 FAMILIES = {family.items: family for family in (VISION, TEXT)}
-ALL = [(i, g, case.name) for i, family in FAMILIES.items() for g in GROUPS for case in group_of_cases(family, g, 2)]
-every_case = pytest.mark.parametrize(("items", "group", "name"), ALL, ids=lambda value: value)
+every_group = pytest.mark.parametrize(("items", "group"), [(items, group) for items in FAMILIES for group in GROUPS])
 every_family = pytest.mark.parametrize("items", FAMILIES)
 
 
@@ -37,20 +36,24 @@ def find_case(items, group, name, rank=2):
     return next(case for case in group_of_cases(FAMILIES[items], group, rank) if case.name == name)
 
 
+def logits_of(model, subject):
+    return logits_in(model, subject, Workload())
+
+
 def trained(model):
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.fixture
-def build(batches):
-    return lambda items, group, name: build_case(find_case(items, group, name), batches[items])
+def build(subjects):
+    return lambda items, group, name: build_case(find_case(items, group, name), subjects[items])
 
 
 @pytest.fixture
-def step(batches, workloads):
+def step(subjects, workloads):
     def make(items, group, name, rank=2, **options):
         workload = dataclasses.replace(workloads[items], **options)
-        return TrainingStep(find_case(items, group, name, rank), batches[items], workload)
+        return TrainingStep(find_case(items, group, name, rank), subjects[items], workload)
 
     return make
 
@@ -64,39 +67,41 @@ def shake(model):
     return model
 
 
-@every_case
-def test_every_case_makes_a_step_and_moves_exactly_what_it_trains(items, group, name, step):
-    step = step(items, group, name, rank=8)  # wide enough for some ReLU to be open
-    before = {key: value.clone() for key, value in step.model.state_dict().items()}
-    phases = []
-    step(phases.append)
-    step()  # the factor that starts at zero holds back the gradient of the other one for a step
-    assert phases == ["forward", "backward", "update"]
-    moved = {key for key, value in step.model.state_dict().items() if not torch.equal(before[key], value)}
-    assert moved == {key for key, p in step.model.named_parameters(remove_duplicate=False) if p.requires_grad}
-    assert all(p.grad is None for p in step.model.parameters())
+@every_group
+def test_every_case_makes_a_step_and_moves_exactly_what_it_trains(items, group, step):
+    for case in group_of_cases(FAMILIES[items], group, 2):
+        made = step(items, group, case.name, rank=8)  # wide enough for some ReLU to be open
+        before = {key: value.clone() for key, value in made.model.state_dict().items()}
+        phases = []
+        made(phases.append)
+        made()  # the factor that starts at zero holds back the gradient of the other one for a step
+        assert phases == ["forward", "backward", "update"]
+        moved = {key for key, value in made.model.state_dict().items() if not torch.equal(before[key], value)}
+        trains = {key for key, p in made.model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        assert moved == trains, case.name
+        assert all(p.grad is None for p in made.model.parameters())
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_method_makes_a_step_on_every_text_encoder(name, workloads):
     workload = dataclasses.replace(workloads["tokens"], model=name)
-    batch = make_batch(workload)
+    subject = make_subject(workload)
     for case in (*method_cases(TEXT, 2), find_case("tokens", "all-linears", "capaboost-d2")):
-        step = TrainingStep(case, batch, workload)
+        step = TrainingStep(case, subject, workload)
         assert step.loss(step.model).isfinite()
         step()
-        assert logits_of(step.model, batch).shape == (4, 3)
+        assert logits_of(step.model, subject).shape == (4, 3)
 
 
-@every_case
-def test_every_case_but_those_with_tokens_starts_from_the_same_function(items, group, name, batches, build):
-    batch = batches[items]
+@every_group
+def test_every_case_but_those_with_tokens_starts_from_the_same_function(items, group, subjects, build):
+    subject = subjects[items]
     with torch.no_grad():
-        wanted = logits_of(batch.base.eval(), batch)
-        found = logits_of(build(items, group, name).eval(), batch)
-    assert wanted.shape == (4, 3)
-    same = torch.allclose(found, wanted, atol=1e-6)
-    assert same != name.startswith(("prefix", "prompt", "unipelt"))
+        wanted = logits_of(subject.base.eval(), subject)
+        assert wanted.shape == (4, 3)
+        for case in group_of_cases(FAMILIES[items], group, 2):
+            same = torch.allclose(logits_of(build(items, group, case.name).eval(), subject), wanted, atol=1e-6)
+            assert same != case.name.startswith(("prefix", "prompt", "unipelt")), case.name
 
 
 @pytest.mark.parametrize(("items", "before"), [("images", "patch_embed"), ("tokens", "roberta.embeddings")])
@@ -105,7 +110,7 @@ def test_the_floor_trains_nothing_and_its_gradients_reach_the_tokens_of_the_firs
     assert step.trained == []
     assert step.optimizer is None
     tokens, seen = [], []
-    first = step.model.get_submodule(step.batch.family.first_block(step.model))
+    first = step.model.get_submodule(step.subject.family.first_block(step.model))
     first.register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     inside = step.model.get_submodule(before)
     inside.register_forward_hook(lambda module, args, y: seen.append(y.requires_grad))
@@ -113,16 +118,16 @@ def test_the_floor_trains_nothing_and_its_gradients_reach_the_tokens_of_the_firs
     assert seen == [False]
     (entering,) = tokens
     assert entering.grad.shape == entering.shape
-    real = entering.grad[step.batch.inputs["attention_mask"].bool()] if items == "tokens" else entering.grad
+    real = entering.grad[step.subject.inputs["attention_mask"].bool()] if items == "tokens" else entering.grad
     assert real.abs().amax(-1).min() > 0
     assert all(p.grad is None for p in step.model.parameters())
 
 
 @every_family
-def test_the_floor_answers_without_a_gradient(items, build, batches):
+def test_the_floor_answers_without_a_gradient(items, build, subjects):
     model = build(items, "all-linears", "floor")
     with torch.no_grad():
-        assert not logits_of(model, batches[items]).requires_grad
+        assert not logits_of(model, subjects[items]).requires_grad
 
 
 @every_family
@@ -131,7 +136,7 @@ def test_a_compiled_floor_gives_the_tokens_the_same_gradient(items, step):
     step.model.eval()  # without dropout
     step.loss(step.model)  # the eager call that must come first
     tokens = []
-    first = step.model.get_submodule(step.batch.family.first_block(step.model))
+    first = step.model.get_submodule(step.subject.family.first_block(step.model))
     hook = first.register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     step.loss(step.model).backward()
     hook.remove()
@@ -157,8 +162,8 @@ def test_the_adapters_are_as_large_as_ours(items, build):
 
 
 @every_family
-def test_the_head_is_trained_by_everything_but_the_floor(items, build, batches):
-    (head,) = batches[items].family.head(batches[items].base)
+def test_the_head_is_trained_by_everything_but_the_floor(items, build, subjects):
+    (head,) = subjects[items].family.head(subjects[items].base)
     assert head == {"images": "head", "tokens": "classifier"}[items]
     made = ("all-linears", "floor"), ("q-v", "peft"), ("q-v", "loop-d2"), ("methods", "head"), ("methods", "adapter-nn")
     for group, name in made:
@@ -166,24 +171,24 @@ def test_the_head_is_trained_by_everything_but_the_floor(items, build, batches):
         assert trains == {name != "floor"}
 
 
-@every_family
-@pytest.mark.parametrize("group", SETS)
-@pytest.mark.parametrize("d", [2, 4])
-def test_the_loop_over_branches_computes_what_ours_computes(items, group, d, build, batches):
-    batch = batches[items]
+@pytest.mark.parametrize(
+    ("items", "group", "d"), [("images", "all-linears", 4), ("images", "q-v", 2), ("tokens", "all-linears", 2)]
+)
+def test_the_loop_over_branches_computes_what_ours_computes(items, group, d, build, subjects):
+    subject = subjects[items]
     ours, loop = (build(items, group, f"{name}-d{d}").eval() for name in ("capaboost", "loop"))
     shake(ours)
-    heads = batch.family.head(batch.base)
+    heads = subject.family.head(subject.base)
     names = [name for name in loop.state_dict() if not name.startswith(heads)]
     assert names == [name for name in ours.state_dict() if not name.startswith(heads)]
     loop.load_state_dict(ours.state_dict())
     assert any(isinstance(module, LoopOverBranches) for module in loop.modules())
     assert not any(isinstance(module, AdaptedLinear) for module in loop.modules())
-    torch.testing.assert_close(logits_of(loop, batch), logits_of(ours, batch), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits_of(loop, subject), logits_of(ours, subject), atol=1e-5, rtol=1e-4)
 
 
 @every_family
-def test_peft_computes_what_our_plain_lora_computes(items, build, batches):
+def test_peft_computes_what_our_plain_lora_computes(items, build, subjects):
     ours, peft = (build(items, "all-linears", name).eval() for name in ("lora", "peft"))
     shake(ours)
     with torch.no_grad():
@@ -191,13 +196,13 @@ def test_peft_computes_what_our_plain_lora_computes(items, build, batches):
             place = name.removesuffix(".branches.all")
             peft.get_submodule(f"{place}.lora_A.default").weight.copy_(branch.down.weight)
             peft.get_submodule(f"{place}.lora_B.default").weight.copy_(branch.up.weight)
-    found, wanted = (logits_of(model, batches[items]) for model in (peft, ours))
+    found, wanted = (logits_of(model, subjects[items]) for model in (peft, ours))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(found, logits_of(batches[items].base.eval(), batches[items]), atol=1e-3)
+    assert not torch.allclose(found, logits_of(subjects[items].base.eval(), subjects[items]), atol=1e-3)
 
 
 @every_family
-def test_two_products_compute_what_our_plain_adapter_computes(items, build, batches):
+def test_two_products_compute_what_our_plain_adapter_computes(items, build, subjects):
     ours, plain = (build(items, "methods", name).eval() for name in ("adapter-d1", "adapter-nn"))
     shake(ours)
     with torch.no_grad():
@@ -208,16 +213,16 @@ def test_two_products_compute_what_our_plain_adapter_computes(items, build, batc
             module.down.bias.copy_(branch.down_bias)
             module.up.weight.copy_(branch.up.weight)
             module.up.bias.copy_(branch.up_bias)
-    found, wanted = (logits_of(model, batches[items]) for model in (plain, ours))
+    found, wanted = (logits_of(model, subjects[items]) for model in (plain, ours))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(found, logits_of(batches[items].base.eval(), batches[items]), atol=1e-3)
+    assert not torch.allclose(found, logits_of(subjects[items].base.eval(), subjects[items]), atol=1e-3)
 
 
 @every_family
-def test_merged_and_unmerged_answer_alike(items, batches, workloads):
+def test_merged_and_unmerged_answer_alike(items, subjects, workloads):
     cases = {case.name: case for case in inference_cases(FAMILIES[items], "q-v", 2)}
     assert list(cases) == ["base", "merged", "unmerged"]
-    answers = {name: Answer(case, batches[items], workloads[items]) for name, case in cases.items()}
+    answers = {name: Inference(case, subjects[items], workloads[items]) for name, case in cases.items()}
     for answer in answers.values():
         answer()
     assert not any(isinstance(module, AdaptedLinear) for module in answers["merged"].model.modules())
@@ -238,18 +243,19 @@ def test_mixed_precision_is_that_of_the_workload(step):
     assert seen == [torch.bfloat16]
 
 
-def test_a_layer_alone_is_fed_with_what_the_model_feeds_it(batch, workload):
+def test_a_layer_alone_is_fed_with_what_the_model_feeds_it(subject, workload):
     linear = Case("floor", "", lambda model: model.requires_grad_(False))
-    step = TrainingStep(linear, batch, workload)
-    x = input_of(step, "blocks.1.mlp.fc2")
-    assert x.shape == (4, 5, 64)
-    layer, phases = LayerPass(step, "blocks.1.mlp.fc2", x), []
+    step = TrainingStep(linear, subject, workload)
+    seen, phases, gradients = [], [], []
+    step.model.blocks[1].mlp.fc2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    layer = layer_passes({"floor": step}, "blocks.1.mlp.fc2")["floor"]
+    assert layer.x.shape == (4, 5, 64)
+    torch.testing.assert_close(layer.x, seen[0])
     assert isinstance(layer.layer, nn.Linear)
-    seen = []
-    layer.x.register_hook(seen.append)
+    layer.x.register_hook(gradients.append)
     layer(phases.append)
     assert phases == ["forward", "backward"]
-    torch.testing.assert_close(seen[0], layer.grad @ layer.layer.weight)
+    torch.testing.assert_close(gradients[0], layer.grad @ layer.layer.weight)
     assert layer.x.grad is None
 
 
@@ -258,11 +264,16 @@ def test_a_layer_alone_is_fed_with_what_the_model_feeds_it(batch, workload):
     [
         (Workload, {"batch_size": 0}, "--batch-size must be at least 1, got 0"),
         (Workload, {"amp_dtype": "int8"}, "--amp-dtype must be bfloat16 or float16, got 'int8'"),
-        (Workload, {"seq_len": 0}, "--seq-len must be at least 1, got 0"),
-        (Workload, {"padding": 1.0}, "--padding must be at least 0 and less than 1, got 1.0"),
-        (SpeedConfig, {"groups": ("q-w",)}, "--groups: unknown 'q-w'; choose from all-linears, q-v, methods"),
-        (SpeedConfig, {"measures": ("taste",)}, "--measures: unknown 'taste'; choose from step, inference"),
-        (ScaleConfig, {"targets": "methods"}, "--targets: unknown 'methods'; choose from all-linears, q-v"),
+        (Workload, {"padding": 1.0}, r"--padding must lie in \[0, 1\), got 1.0"),
+        (SpeedConfig, {"groups": ("q-w",)}, "--groups must be all-linears, q-v or methods, got 'q-w'"),
+        (SpeedConfig, {"measures": ("taste",)}, "--measures must be step, inference, layer, memory or import, got"),
+        (SpeedConfig, {"goals": {"step q-v floor": 1.0}}, "--goals: no goal 'step q-v floor'; write one of step GROUP"),
+        (SpeedConfig, {"goals": {"import": "soon"}}, r"bound of 'import' must be a number or \[least, most\], got 'so"),
+        (ScaleConfig, {"targets": "methods"}, "--targets must be all-linears or q-v, got 'methods'"),
+        (ScaleConfig, {"ranks": (4, 0)}, "--ranks must be at least 1, got 0"),
+        (ProcessesConfig, {"processes": (0,)}, "--processes must be at least 1, got 0"),
+        (CapacityConfig, {"ranks": (0,)}, "--ranks must be at least 1, got 0"),
+        (CapacityConfig, {"ranks": ()}, "--ranks must be numbers of at least 1"),
     ],
 )
 def test_wrong_options_are_refused(cls, options, text):
@@ -272,4 +283,4 @@ def test_wrong_options_are_refused(cls, options, text):
 
 def test_a_device_that_is_not_there_is_refused(workload):
     with pytest.raises(ValueError, match="--device nowhere"):
-        make_batch(dataclasses.replace(workload, device="nowhere"))
+        make_subject(dataclasses.replace(workload, device="nowhere"))

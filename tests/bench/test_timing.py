@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import pytest
 import torch
 
-from capaboost_vit.bench.timing import WHOLE, Budget, Timing, clock_for, interleave, timing
+from capaboost_vit.bench.timing import WHOLE, Session, clock_for, interleave, quartiles, ratios
 
 
 class Hands:
@@ -94,20 +91,15 @@ def test_three_rounds_are_run_whatever_the_time(clock):
 
 
 def test_the_ratio_is_the_median_of_the_ratios_of_each_round_not_the_ratio_of_medians():
-    found = timing([2, 30, 4], [1, 10, 8])  # ratios 2, 3, 1/2; the medians' ratio would be 4 / 8
-    assert found == Timing([2, 30, 4], 4, [3, 17], 2, [1.25, 2.5])
-    assert timing([1, 2, 3]).ratio is None
-    assert timing([5], [2]) == Timing([5], 5, [5, 5], 2.5, [2.5, 2.5])
+    # ratios 2, 3, 1/2; the medians' ratio would be 4 / 8
+    assert ratios({WHOLE: [2, 30, 4]}, {WHOLE: [1, 10, 8]}) == [1.25, 2, 2.5]
+    assert ratios({"forward": [5]}, {"forward": [2]}, "forward") == [2.5] * 3
+    assert quartiles([1, 2, 3, 4, 5]) == [2, 3, 4]
 
 
 def test_rounds_of_different_number_have_no_ratio():
     with pytest.raises(ValueError, match="shorter"):
-        timing([1, 2, 3], [1, 2])
-
-
-def test_a_timing_survives_json():
-    found = timing([1.0, 2.0, 4.0], [1.0, 1.0, 3.0])
-    assert Timing(**json.loads(json.dumps(dataclasses.asdict(found)))) == found
+        ratios({WHOLE: [1, 2, 3]}, {WHOLE: [1, 2]})
 
 
 def test_the_clock_of_one_thread_counts_only_this_process():
@@ -116,12 +108,13 @@ def test_the_clock_of_one_thread_counts_only_this_process():
     assert clock_for(torch.device("cuda"), 1).name == "CUDA events"
 
 
-def test_a_budget_ends_with_the_one_around_it():
-    assert Budget().left() == float("inf")
-    assert 99 < Budget(100).left() <= 100
-    assert Budget(100, within=Budget(5)).left() <= 5
-    assert Budget(5, within=Budget()).left() <= 5
-    assert Budget(0).left() <= 0
+def test_what_there_is_no_time_for_is_left_out():
+    assert Session().has_time("a", 1e9)
+    session = Session(budget=100)
+    assert session.has_time("b", 99)
+    assert not session.has_time("c", 101)
+    assert not session.has_time(seconds=101)
+    assert session.left_out == ["c: no time left"]
 
 
 @pytest.mark.gpu
@@ -137,5 +130,5 @@ def test_cuda_events_see_the_work_of_the_device():
         return call
 
     times = interleave({"one": products(2), "many": products(20)}, clock=clock_for(a.device, 1), rounds=3, warmup=2)
-    assert timing(times["many"][WHOLE], times["one"][WHOLE]).ratio > 3
+    assert ratios(times["many"], times["one"])[1] > 3
     assert times["one"]["products"][0] <= times["one"][WHOLE][0]

@@ -7,8 +7,8 @@ import json
 import pytest
 from PIL import Image
 
-from capaboost_vit.bench import quickstart as module
 from capaboost_vit.cli import main
+from capaboost_vit.study import quickstart as module
 
 RUNS = ["base", "head-only", "lora", "capaboost-lora", "capaboost-adapter"]
 

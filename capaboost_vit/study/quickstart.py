@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..run import train
 from ..training.figures import draw_curves, save_figure
+from ..training.job import as_dict
 from ..vision.config import TrainConfig
 from ..vision.export import merge_adapter
 
@@ -77,11 +78,8 @@ def quickstart(folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
 def _finished(config: TrainConfig) -> dict[str, Any] | None:
     """The result of an earlier run with this configuration, if there is one."""
     path = Path(config.output) / "result.json"
-    if not path.exists():
-        return None
-    result = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    return result if result["config"] == wanted else None
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return result if result.get("config") == as_dict(config) else None
 
 
 def _rows(output: Path) -> list[dict[str, float | None]]:

@@ -1,0 +1,124 @@
+"""What is timed: a training step of a case, an inference, or one adapted layer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.inject import get
+from .cases import Case, build_case
+from .config import Workload
+from .models import Subject
+from .timing import Lap
+
+
+class TrainingStep:
+    """One step of a case: forward, backward, and AdamW on what it trains (the floor trains nothing).
+
+    Called with `lap`, it ends the phases "forward", "backward" and "update".
+    """
+
+    def __init__(self, case: Case, subject: Subject, workload: Workload) -> None:
+        self.subject, self.workload = subject, workload
+        self.model = build_case(case, subject, workload.seed).train()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True) if self.trained else None
+        self.called: Any = compiled(self.model, workload)
+        if workload.compile:
+            self.loss(self.model)  # eagerly once, for the floor
+
+    def loss(self, model: Any) -> Tensor:
+        """The forward pass; `model` is the one that is stepped (`called`), or the same uncompiled (`model`)."""
+        return F.cross_entropy(logits_of(model, self.subject, self.workload), self.subject.labels)
+
+    def __call__(self, lap: Lap = lambda phase: None) -> None:
+        if self.workload.compile:
+            torch.compiler.cudagraph_mark_step_begin()
+        loss = self.loss(self.called)
+        lap("forward")
+        loss.backward()
+        lap("backward")
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        lap("update")
+
+
+class Inference:
+    """One batch through a case in evaluation."""
+
+    def __init__(self, case: Case, subject: Subject, workload: Workload) -> None:
+        self.subject, self.workload = subject, workload
+        self.model = build_case(case, subject, workload.seed).eval()
+        self.called: Any = compiled(self.model, workload)
+
+    @torch.inference_mode()
+    def __call__(self, lap: Lap = lambda phase: None) -> None:
+        logits_of(self.called, self.subject, self.workload)
+
+
+class LayerPass:
+    """The layer in one slot of a case's model, forward and backward; its input x (B, N, in) requires a gradient.
+
+    Called with `lap`, it ends the phases "forward" and "backward".
+    """
+
+    def __init__(self, step: TrainingStep, name: str, x: Tensor) -> None:
+        self.step = step
+        self.layer = get(step.model, name)
+        self.called: Any = compiled(self.layer, step.workload)
+        self.x = x.detach().requires_grad_()
+        self.grad = torch.randn_like(self.forward())
+
+    def forward(self) -> Tensor:
+        """What the layer makes of x, (B, N, out)."""
+        with autocast(self.step.workload, self.x.device):
+            y: Tensor = self.called(self.x)
+        return y
+
+    def __call__(self, lap: Lap = lambda phase: None) -> None:
+        y = self.forward()
+        lap("forward")
+        y.backward(self.grad)
+        lap("backward")
+        self.x.grad = None
+        self.layer.zero_grad()
+
+
+def layer_passes(steps: Mapping[str, TrainingStep], name: str) -> dict[str, LayerPass]:
+    """The layer of that name in each of the cases, all fed with what the first case's model feeds it."""
+    first = next(iter(steps.values()))
+    inputs: list[Tensor] = []
+    hook = get(first.model, name).register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    with torch.no_grad():
+        first.loss(first.model)
+    hook.remove()
+    return {case: LayerPass(step, name, inputs[0]) for case, step in steps.items()}
+
+
+def logits_of(model: Any, subject: Subject, workload: Workload) -> Tensor:
+    """The logits of the subject's batch, (B, classes), in the precision of the workload."""
+    with autocast(workload, subject.device):
+        output = model(**subject.inputs)
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
+
+
+def compiled(model: nn.Module, workload: Workload) -> Any:
+    """The model, compiled where the workload says so."""
+    if not workload.compile:
+        return model
+    # each of many models of one class counts as a recompilation of the class; past the limit torch would silently go on
+    # uncompiled
+    torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(model, mode=workload.compile_mode)
+
+
+def autocast(workload: Workload, device: torch.device) -> torch.autocast:
+    """Mixed precision as the workload says."""
+    return torch.autocast(device.type, dtype=getattr(torch, workload.amp_dtype), enabled=workload.amp)
