@@ -11,6 +11,7 @@ import timm
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+NEW_METHOD = (ROOT / "docs" / "new_method.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = [
     line.partition("  #")[0].strip()
@@ -47,6 +48,22 @@ def test_python_blocks_run(block, hub, tmp_path, monkeypatch, capsys):
         assert "trained 371,812 of 86,170,468 parameters" in capsys.readouterr().out
     if "save_adapter" in block:
         assert (tmp_path / "adapter.safetensors").exists()
+
+
+MERGES = """
+images = torch.randn(2, 3, 224, 224)
+for module in model.modules():
+    if isinstance(module, Diagonal):
+        torch.nn.init.normal_(module.d)
+with torch.no_grad():
+    torch.testing.assert_close(capaboost_vit.merge(model).eval()(images), model.eval()(images), rtol=1e-4, atol=1e-4)
+"""
+
+
+def test_the_method_of_the_documentation_works(ready):
+    (block,) = re.findall(r"```python\n(.*?)```", NEW_METHOD, re.S)
+    done = ready.run(["python", "-c", block + MERGES], check=True)  # its timm names are no business of other tests
+    assert "mlp_out                2,304       2,304       2,304" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", CAPABOOST, ids=" ".join)
@@ -87,4 +104,5 @@ def test_file_tree_names_what_is_there():
 
 def test_numbers_of_registered_names_in_the_changelog():
     found = int(re.search(r"(\d+) registered names", (ROOT / "CHANGELOG.md").read_text())[1])
-    assert found == len(timm.list_models("*_capaboost_*"))
+    names = [name for name in timm.list_models("*_capaboost_*") if not name.endswith("_reflection")]  # of a test
+    assert found == len(names)

@@ -1,4 +1,4 @@
-"""What is added to a layer: the low-rank branch, which is made of two tied masked weights."""
+"""The low-rank branch: what is added to a layer, made of two tied masked weights."""
 
 from __future__ import annotations
 

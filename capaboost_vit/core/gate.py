@@ -1,4 +1,4 @@
-"""A number between 0 and 1 for each example, by which a branch is multiplied."""
+"""Gates: a learned number between 0 and 1 for each example, by which a branch is multiplied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .masks import random_state
 
 
 class Padding:
-    """Which positions of the sequences at hand are real, (B, N) bool, or None for all; shared by the gates of a model.
+    """Padding mask: which positions of the sequences at hand are real, (B, N) bool, or None for all; shared by gates.
 
     Whoever sees a layer's mask sets it. It belongs to the batch, so copies and pickles begin without it.
     """

@@ -1,4 +1,4 @@
-"""Verbs on a model: find the places, attach and detach wrappers, freeze what is not theirs."""
+"""Injection: find the places in a model, attach and detach wrappers, freeze what is not theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The slots of a model that wrappers stand in, and the names that things have in the base model."""
+"""Canonical names: those that modules, parameters and buffers have in the base model, without the wrappers."""
 
 from __future__ import annotations
 

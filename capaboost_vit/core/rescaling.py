@@ -1,4 +1,4 @@
-"""By what a masked update is multiplied to be as large as the plain one of the same factors."""
+"""Rescaling: the factor that makes a masked update as large as the plain one of the same factors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A frozen layer whose outputs or inputs are multiplied by learned vectors, and shifted by others."""
+"""Scaling: a frozen layer whose outputs or inputs are multiplied by learned vectors, and shifted by others."""
 
 from __future__ import annotations
 

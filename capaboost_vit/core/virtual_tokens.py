@@ -1,4 +1,4 @@
-"""Learned vectors that stand for tokens: what prefixes and prompts are made of."""
+"""Virtual tokens: learned vectors that stand for tokens, of which prefixes and prompts are made."""
 
 from __future__ import annotations
 
