@@ -129,7 +129,9 @@ def test_what_help_is_made_from_imports_nothing_heavy():
         if name in QUICK or room(path) in QUICK:
             own, others = imports(path, top_only=True)
             assert others <= {"jsonargparse"}, name
-            assert own <= {"cli", "core", "io", "methods", "training", "vision", "nlu", "study", "bench", "_version"}, name
+            assert own <= {"cli", "core", "io", "methods", "training", "vision", "nlu", "study", "bench", "_version"}, (
+                name
+            )
     code = "import sys, capaboost_vit.cli as c; c._parser(); print({'torch', 'timm', 'datasets'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "set()", done.stderr
