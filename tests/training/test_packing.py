@@ -34,7 +34,7 @@ def tensors(draw):
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.just(math.nan), st.text(), tensors()
 )
-names = st.one_of(st.text(st.characters(exclude_characters="/")), st.integers(-3, 99))
+names = st.one_of(st.text(st.characters(codec="utf-8", exclude_characters="/")), st.integers(-3, 99))
 trees = st.recursive(
     leaves,
     lambda inner: st.one_of(
