@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures training on one GPU, in about ten minutes, with synthetic images and texts.
-#   bash scripts/bench_gpu.sh [options of every measurement, such as --batch-size 32 --goals '{}']
+#   bash scripts/bench_gpu.sh [options that all measurements have, such as --batch-size 32]
 #   PYTHON  an interpreter that has what the package needs (default python3); peft is compared where it is, the text
 #           encoder measured where transformers is
 #   OUTPUT  folder of the results, below the one where it is called (default runs/bench)
