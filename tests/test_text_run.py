@@ -455,9 +455,8 @@ def test_masked_tokens_leave_a_model_that_transformers_loads(text_material, tmp_
 @pytest.mark.parametrize("method", ["adapter", "prefix", "prompt", "unipelt", "head"])
 def test_a_method_that_leaves_no_plain_model_is_not_for_masked_tokens(text_material, tmp_path, method):
     config = texts.configure(text_material, "masked", tmp_path / "run", method={"name": method})
-    with pytest.raises(
-        ValueError, match=f"leaves a plain model, which --method.name {method} does not: take full, lora"
-    ):
+    reason = "no parameter of the model is trained" if method == "head" else f"--method.name {method} does not: an? .*"
+    with pytest.raises(ValueError, match=reason):
         train(config)
     assert not (tmp_path / "run").exists()
 
