@@ -148,8 +148,10 @@ def traced(monkeypatch):
 
 
 def _leave_out_pictures(patch):
-    patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
-    patch.setattr("capaboost_vit.training.result.save_figure", lambda *_: None)
+    from ready import DRAWING
+
+    for name in DRAWING:
+        patch.setattr(name, lambda *_: None)
 
 
 @pytest.fixture
