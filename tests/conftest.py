@@ -148,8 +148,10 @@ def traced(monkeypatch):
 
 
 def _leave_out_pictures(patch):
-    patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
-    patch.setattr("capaboost_vit.training.result.save_figure", lambda *_: None)
+    from ready import DRAWING
+
+    for name in DRAWING:
+        patch.setattr(name, lambda *_: None)
 
 
 @pytest.fixture
@@ -186,16 +188,18 @@ def finished_text(text_material, tmp_path_factory):
 
 
 # files whose tests take more than 15 CPU-seconds together, the longest first: no long one is left alone at the end
-LONGEST = ["bench/test_quickstart", "bench/test_speed", "reliability/test_kill", "reliability/test_signals"]
-LONGEST += ["reliability/test_text", "test_tutorial", "study/test_work", "reliability/test_torchrun"]
-LONGEST += ["reliability/test_every_update", "reliability/test_disk", "test_cli", "test_run", "test_text_run"]
-LONGEST += ["training/test_whole_runs", "training/test_processes", "bench/test_lean", "bench/test_processes"]
-LONGEST += ["test_text_processes", "nlu/test_questions_real", "nlu/test_text_capabilities"]
-LONGEST += ["vision/test_adapter_files", "reliability/test_damaged"]
+LONGEST = ["study/test_study_command", "study/test_quickstart", "bench/test_speed", "reliability/test_kill"]
+LONGEST += ["reliability/test_signals", "reliability/test_text", "reliability/test_torchrun", "test_tutorial"]
+LONGEST += ["reliability/test_every_update", "reliability/test_disk", "test_cli", "test_configs", "test_text_run"]
+LONGEST += ["methods/test_every_method", "bench/test_processes", "bench/test_script", "nlu/test_text_capabilities"]
+LONGEST += ["nlu/test_questions_real", "vision/test_adapter_files", "training/test_whole_runs", "core/test_inject"]
+LONGEST += ["training/test_processes", "reliability/test_damaged", "test_run", "core/test_devices"]
 
 
 def pytest_collection_modifyitems(items):
     places = {f"{ROOT / 'tests' / name}.py": place for place, name in enumerate(LONGEST)}
+    if gone := [path for path in places if not Path(path).is_file()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names files that are gone: {', '.join(gone)}")
     items.sort(key=lambda item: places.get(str(item.path), len(places)))
     if not torch.cuda.is_available():
         for item in items:

@@ -30,6 +30,7 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,7 @@ _OTHERS = (
     "transformers.models.roberta.modeling_roberta",
 )
 _PACKAGE = ("capaboost_vit.run", "capaboost_vit.cli")
+DRAWING = ("capaboost_vit.training.log.Log.figure", "capaboost_vit.training.result.save_figure")
 
 
 # the tests' side
@@ -151,11 +153,14 @@ class Ready:
             back.close()
         self._server.wait(30)
 
-    def start(self, command, *, env=None, cwd=None, input=None, file_size=None, ranks=1, package=True) -> Process:
+    def start(
+        self, command, *, env=None, cwd=None, input=None, file_size=None, ranks=1, package=True, pictures=True
+    ) -> Process:
         """Starts ["capaboost", ...], ["python", "-c", code, ...] or ["python", file, ...].
 
         env: all of its environment (default: that of this process); file_size: a limit in bytes on what it writes into
-        one file; ranks: how many processes, connected as torchrun connects them.
+        one file; ranks: how many processes, connected as torchrun connects them; pictures: False for a run that draws
+        none, which is half of the work of a small one.
         """
         number = len(self._started)
         paths = [self.folder / f"{number}.{name}" for name in ("stdin", "stdout", "stderr")]
@@ -163,6 +168,7 @@ class Ready:
             path.write_text(text)
         environment = dict(os.environ if env is None else env)
         request = {"command": list(map(str, command)), "cwd": str(cwd or Path.cwd()), "file_size": file_size}
+        request["pictures"] = pictures
         request["files"] = [str(path) for path in paths]
         back, to = self._pipes[package]
 
@@ -217,7 +223,9 @@ def _serve(request: int, answer: int, modules: tuple[str, ...]) -> Callable | No
     return None
 
 
-def _become(command: list[str], env: dict[str, str], cwd: str, files: list[str], file_size: int | None) -> Callable:
+def _become(
+    command: list[str], env: dict[str, str], cwd: str, files: list[str], file_size: int | None, pictures: bool
+) -> Callable:
     """Makes this process what the command asks for; returns what runs it."""
     os.setsid()
     flags = os.O_WRONLY | os.O_APPEND
@@ -230,6 +238,9 @@ def _become(command: list[str], env: dict[str, str], cwd: str, files: list[str],
     os.chdir(cwd)
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if not pictures:
+        for name in DRAWING:
+            unittest.mock.patch(name, return_value=None).start()
     program, *arguments = command
     if program == "capaboost":
         from capaboost_vit.cli import main

@@ -78,7 +78,7 @@ def test_shares_of_an_evaluation_are_the_whole_of_it(text_material, kind, split,
 
 
 @pytest.fixture
-def both(ready, text_material, tmp_path):
+def both(ready, text_material, tmp_path, without_pictures):
     """The folders of a run in one process and in two, and what the two said."""
 
     def run(kind, **options):
@@ -88,7 +88,7 @@ def both(ready, text_material, tmp_path):
         values = as_dict(texts.configure(text_material, kind, tmp_path / "two", **settings))
         (tmp_path / "two.yaml").write_text(yaml.safe_dump(values))
         command = ["capaboost", "train-text", "--config", tmp_path / "two.yaml"]
-        done = ready.run(command, ranks=2, env={**os.environ, "COLUMNS": "200"}, check=True)
+        done = ready.run(command, ranks=2, env={**os.environ, "COLUMNS": "200"}, pictures=False, check=True)
         return tmp_path / "one", tmp_path / "two", done
 
     return run

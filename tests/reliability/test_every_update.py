@@ -49,7 +49,12 @@ TOGETHER = {"model_ema": True, "select": "best", "grad_accum_steps": 2, "max_ste
         pytest.param({}, [0, 2, 0, 1], ["auto"], id="other workers each time", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_stopped_at_every_update_ends_with_the_same_bits(lab, tmp_path, in_pieces, variant, workers, caches):
+def test_a_run_stopped_at_every_update_ends_with_the_same_bits(
+    lab, tmp_path, in_pieces, request, variant, workers, caches
+):
+    pictures = variant in (TOGETHER, {})
+    if not pictures:
+        request.getfixturevalue("without_pictures")
     options = {**OPTIONS, **variant}
     whole = train(TrainConfig(**options, output=str(tmp_path / "whole")))
 
@@ -60,7 +65,7 @@ def test_a_run_stopped_at_every_update_ends_with_the_same_bits(lab, tmp_path, in
     stops = in_pieces(configure)
     assert stops["update"] == whole["updates"]
     assert stops["evaluating"] >= 2
-    lab.same(tmp_path / "pieces", tmp_path / "whole")
+    lab.same(tmp_path / "pieces", tmp_path / "whole", pictures=pictures)
 
 
 @pytest.mark.slow

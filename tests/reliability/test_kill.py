@@ -25,6 +25,6 @@ def test_a_run_killed_in_a_save_and_after_it_ends_with_the_same_bits(lab, tmp_pa
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(lab, tmp_path, method, workers, kills):
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")  # shown when the test fails; the instants are not repeated to the microsecond
-    options = {"model": f"vit_tiny_capaboost_{method}", "workers": workers, **OPTIONS[method]}
+    options = {"model": f"vit_tiny_capaboost_{method}", "workers": workers, **OPTIONS[method], "pictures": kills == 20}
     history = lab.kill_and_resume(tmp_path, random.Random(seed), kills, **options)
     assert len(history) == kills
