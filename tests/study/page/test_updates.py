@@ -35,7 +35,8 @@ def saved(tmp_path):
             for i, branch in enumerate(found.values()):
                 for p in branch.parameters():
                     p.normal_(generator=torch.Generator().manual_seed(i))
-        return found, *read_adapter_file(capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors"))
+        file = read_adapter_file(capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors"))
+        return found, file.header, file.tensors
 
     return save
 
