@@ -19,8 +19,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # what the files of each room may import of the package: no arrow goes up
 BELOW = {
-    "core": {"_lazy"},
     "io": set(),
+    "core": {"io", "_lazy"},
     "methods": {"core", "io"},
     "training": {"methods", "core", "io", "_version"},
     "vision": {"training", "methods", "core", "io", "_version"},

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from ..io.options import suggest
 from .adapted import Prompted
 from .base import device_and_dtype as device_and_dtype
 from .base import is_linear, shape_of
@@ -215,10 +215,8 @@ def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
         for name, module in slots(model)
         if is_linear(unwrap(module))
     )
-    near = difflib.get_close_matches(target, [*present, *layers], n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
     return (
-        f"target {target!r} matches nothing in {type(model).__name__}{hint}; "
+        f"target {target!r} matches nothing in {type(model).__name__}{suggest(target, [*present, *layers])}; "
         f"roles there: {', '.join(present) or 'none'}; linear layers there: {', '.join(layers) or 'none'}"
     )
 
