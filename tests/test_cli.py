@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from capaboost_vit.cli import main
+from capaboost_vit.cli.train import train_parser
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.training.job import as_dict
 from capaboost_vit.vision.config import TrainConfig
@@ -109,6 +110,7 @@ def test_both_commands_are_the_same_program():
 EACH = """
 import sys, time
 from capaboost_vit.cli import main
+from capaboost_vit.cli.train import train_parser
 for command in sys.argv[1:]:
     start = time.process_time()
     try:
@@ -193,6 +195,13 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--method.rnak", "4"], "--method.rnak 4 (did you mean --method.rank?)"),
         (["train", "--method.num-branches", "4"], "(did you mean --method.num_branches?)"),
         (["train", "--method.rank", "four"], "method.rank"),
+        # a method is checked before any data is opened
+        (["train", "--data", "gone", "--method.rank", "0"], "rank of method 'lora' must be at least 1, got 0"),
+        (["train", "--data", "gone", "--method.name", "lroa"], "unknown method 'lroa' (did you mean 'lora'?)"),
+        (["train", "--data", "gone", "--method.name", "head"], "contradicts --model vit_base_capaboost_lora"),
+        (["train", "--data", "gone", "--model", "vit_tiny_patch16_224"], "is a plain timm model: say --method.name"),
+        (["train", "--data", "gone", "--method.density", "0"], "density must lie in (0, 1], got 0"),
+        (["train-text", "--data", "gone"], "say --method.name lora ("),
         (
             ["train", "--method.bottleneck", "4"],
             "method 'lora' has no option 'bottleneck' (that is adapter's)",
@@ -300,6 +309,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
 READ = """
 import os, sys
 from capaboost_vit.cli import main
+from capaboost_vit.cli.train import train_parser
 reader, writer = os.pipe()
 os.dup2(writer, 1)
 os.close(reader)
@@ -798,6 +808,7 @@ def test_summary_counts_what_is_trained(call):
 COMMANDS_IN_TURN = """
 import sys
 from capaboost_vit.cli import main
+from capaboost_vit.cli.train import train_parser
 while sys.argv[1:]:
     end = sys.argv.index("then")
     assert main(sys.argv[1:end]) == 0
@@ -836,3 +847,11 @@ def test_a_run_in_a_process_of_its_own_is_the_run_in_this_one(ready, finished, b
     ready.run(["capaboost", *train_arguments(base, tmp_path / "run")], check=True)
     first, second = (load_file(folder / "adapter.safetensors") for folder in (finished, tmp_path / "run"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it():
+    text = " ".join(train_parser().format_help().split())
+    targets = text[text.rindex("--method.targets TARGETS") :][:600]
+    for words in ("lora: roles or name patterns of linear layers", "adapter: roles or name patterns of sub-layers"):
+        assert words in targets
+    assert "prompt: role or name pattern of the blocks" in targets
