@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..io.options import option
+from ..io.options import check_options, option
 
 
 @dataclass(frozen=True)
@@ -13,30 +13,23 @@ class WorkConfig:
     """How the trials of a study are computed: none of this changes a result."""
 
     output: str = option("runs/study", "folder of the study")
-    workers: int = option(1, "processes that compute trials; 0: none, the study is only written down")
+    workers: int = option(1, "processes that compute trials; 0: none, the study is only written down", low=0)
     gpus: tuple[str, ...] = option((), "GPUs that the workers share in turn (numbers or UUIDs); none: all there are")
     on: Literal["machine", "ray"] = option("machine", "where the workers are: this machine, or a Ray cluster")
     ray_address: str | None = option(None, "address of the cluster, such as auto; none: Ray on this machine")
-    worker_cpus: float = option(1.0, "cores that Ray gives to each worker")
-    worker_gpus: float = option(0.0, "GPUs, or the share of one, that Ray gives to each worker")
-    lease: float = option(120.0, "seconds without a sign of life after which the trial of a worker is taken over")
-    attempts: int = option(3, "times that a trial is begun, if its workers die, before it is given up")
+    worker_cpus: float = option(1.0, "cores that Ray gives to each worker", low=0)
+    worker_gpus: float = option(0.0, "GPUs, or the share of one, that Ray gives to each worker", low=0)
+    lease: float = option(
+        120.0, "seconds without a sign of life after which the trial of a worker is taken over", above=0
+    )
+    attempts: int = option(3, "times that a trial is begun, if its workers die, before it is given up", low=1)
     retry: bool = option(False, "begin again what was given up")
     keep_models: bool = option(True, "keep the adapter files of finished trials; their checkpoints always go")
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise ValueError(f"--workers must be at least 0, got {self.workers}")
-        if not self.lease > 0:
-            raise ValueError(f"--lease must be positive, got {self.lease}")
-        if self.on not in ("machine", "ray"):
-            raise ValueError(f"--on must be machine or ray, got {self.on!r}")
+        check_options(self)
         if self.on == "machine" and (self.ray_address or self.worker_gpus):
             raise ValueError("--ray-address and --worker-gpus are for Ray: add --on ray")
-        if self.worker_cpus < 0 or self.worker_gpus < 0:
-            raise ValueError("--worker-cpus and --worker-gpus must be at least 0")
-        if self.attempts < 1:
-            raise ValueError(f"--attempts must be at least 1, got {self.attempts}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,9 @@ class StudyConfig(WorkConfig):
     methods: tuple[str, ...] = option((), "files of `capaboost train --config`, one per method, which has its name")
     backbone: str = option("augreg_in21k", "augreg_in21k or orig_in21k (ViT-B/16), or a timm model")
     initial_checkpoint: str | None = option(None, "local file with the base weights; none: the hub's")
-    shots: tuple[int, ...] = option((), "few-shot: training images per class, each a study of its own; none: all")
+    shots: tuple[int, ...] = option(
+        (), "few-shot: training images per class, each a study of its own; none: all", low=1
+    )
     known: tuple[str, ...] = option((), "report.json of other studies: trials that they hold are not run again")
     set: dict[str, Any] = option(
         {}, "an option of `capaboost train` for all trials, over those of the methods: lr=1e-3, method.rank=4"
@@ -59,9 +54,6 @@ class StudyConfig(WorkConfig):
         super().__post_init__()
         if not self.methods:
             raise ValueError("--methods is missing: name files such as configs/vtab1k/lora.yaml")
-        _check_entries("--set", self.set)
-        if any(count < 1 for count in self.shots):
-            raise ValueError(f"--shots must be at least 1, got {' '.join(map(str, self.shots))}")
 
 
 @dataclass(frozen=True)
@@ -91,15 +83,8 @@ class StudyTuneConfig(StudyConfig):
         super().__post_init__()
         if not self.tune_seeds:
             raise ValueError("--tune-seeds is empty: name at least one")
-        _check_entries("--grid", self.grid)
         if not self.grid:
             raise ValueError("--grid is missing: say for example --grid 'lr=[x0.3, x1, x3]'")
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"--grid {name}: expected a list of values, got {values!r}")
-
-
-def _check_entries(flag: str, values: Any) -> None:
-    """Raises TypeError for what a YAML file gives in place of values by name."""
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise TypeError(f"{flag} must be values by the names of options, got {values!r}")

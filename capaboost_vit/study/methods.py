@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import typing
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..io.options import check_type
+from ..io.options import check_type, suggest
 from ..io.yaml import parse_yaml
 from ..methods import make_method
 from ..vision.config import TrainConfig
@@ -39,11 +38,7 @@ def read_method(path: Path) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ValueError(f"{path} holds no options of capaboost train")
     for name, value in options.items():
-        if name not in _HINTS:
-            raise ValueError(f"{path}: {_no_option(name)}")
-        if name in _DECIDED:
-            raise ValueError(f"{path}: {name} is decided by the study: take it out")
-        check_type(f"{path}: {name}", value, _HINTS[name])
+        _check(f"{path}: ", name, value)
     implied = parse_name(options.get("model", ""))
     method = dict(options.get("method", {}))
     name = method.pop("name", implied[1] if implied else None)
@@ -68,25 +63,21 @@ def over(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     """
     values = {**options, "method": dict(options["method"])}
     for name, value in overrides.items():
-        if name in _DECIDED:
-            raise ValueError(f"{name} is decided by the study: it cannot be set")
-        if name.startswith("method."):
+        if str(name).startswith("method."):
             values["method"][name.removeprefix("method.")] = value
             continue
-        if name not in _HINTS:
-            raise ValueError(_no_option(name))
-        check_type(name, value, _HINTS[name])
-        if name == "method":
-            values["method"] |= value
-        else:
-            values[name] = value
+        _check("", name, value)
+        values[name] = {**values["method"], **value} if name == "method" else value
     return values
 
 
-def _no_option(name: Any) -> str:
-    near = difflib.get_close_matches(str(name), _HINTS, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"capaboost train has no option {name!r}{hint}"
+def _check(where: str, name: Any, value: Any) -> None:
+    """Raises unless this is an option of `capaboost train` that a method may have, and a value of its type."""
+    if name not in _HINTS:
+        raise ValueError(f"{where}capaboost train has no option {name!r}{suggest(name, _HINTS)}")
+    if name in _DECIDED:
+        raise ValueError(f"{where}{name} is decided by the study: take it out")
+    check_type(f"{where}{name}", value, _HINTS[name])
 
 
 def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -96,14 +87,15 @@ def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterato
     """
     axes = {}
     for name, values in grid.items():
-        place, key = (
-            (options["method"], name.removeprefix("method.")) if name.startswith("method.") else (options, name)
-        )
-        if place is options and key not in _HINTS:
-            raise ValueError(f"--grid {name}: capaboost train has no such option")
-        if place is not options and key not in place:
-            continue
-        default = place.get(key, getattr(TrainConfig(), key, None))
+        if str(name).startswith("method."):
+            key = name.removeprefix("method.")
+            if key not in options["method"]:
+                continue
+            default = options["method"][key]
+        elif name in _HINTS:
+            default = options.get(name, getattr(TrainConfig(), name))
+        else:
+            raise ValueError(f"--grid {name}: capaboost train has no such option{suggest(name, _HINTS)}")
         axes[name] = [_value(value, default, f"--grid {name}") for value in values]
     for combination in itertools.product(*axes.values()):
         yield dict(zip(axes, combination, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import timm
 
+from ..io.options import nearest
 from ..methods import METHODS
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
@@ -140,6 +140,6 @@ def _check_backbone(name: str) -> None:
     """Raises ValueError for a backbone that is neither a preset nor a timm model."""
     model = BACKBONES.get(name, name)
     if not timm.is_model(model) or parse_name(model):
-        near = [*difflib.get_close_matches(name, BACKBONES, n=1), *timm.list_models(f"*{name.partition('.')[0]}*")[:2]]
-        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        near = [nearest(name, BACKBONES), *timm.list_models(f"*{name.partition('.')[0]}*")[:2]]
+        hint = f" (did you mean {', '.join(filter(None, near))}?)" if any(near) else ""
         raise ValueError(f"--backbone {name!r} is neither {' nor '.join(BACKBONES)} nor a plain timm model{hint}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -83,9 +83,8 @@ def _finished(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def _rows(output: Path) -> list[dict[str, float | None]]:
-    with open(output / "summary.csv", newline="") as file:
-        rows = csv.DictReader(file)
-        return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
+    table = pd.read_csv(output / "summary.csv").astype(object)
+    return table.where(table.notna(), None).to_dict("records")
 
 
 def _report(console: Console, folder: Path, picture: Path, base: Path, results: list[dict[str, Any]]) -> None:

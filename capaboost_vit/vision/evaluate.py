@@ -10,7 +10,7 @@ from ..training.evaluation import evaluate
 from ..training.saved import ModelSource, open_source
 from .build import build_transform
 from .config import TrainConfig
-from .data import open_data
+from .data import open_configured
 from .loader import Normalise, image_eval_loader
 from .saved import open_saved
 
@@ -39,13 +39,7 @@ def evaluate_adapter(
     spec = data or config.get("data")
     if spec is None:
         raise ValueError(f"{source.path} is not in a run folder: say --data")
-    images = open_data(
-        spec,
-        image_column=config.get("image_column"),
-        label_column=config.get("label_column"),
-        root=config.get("data_dir"),
-        download=config.get("data_download", False),
-    )
+    images = open_configured({**config, "data": spec})
     part = images.split(split)
     target = pick_device(device)
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)

@@ -14,7 +14,7 @@ from ..training.state import State
 from .adapters import save_adapter
 from .build import build_data_config, build_model, build_transform, check_model
 from .config import TrainConfig
-from .data import ImageData, few_shot, open_data, unreadable
+from .data import ImageData, few_shot, open_configured, unreadable
 from .loader import Normalise, image_eval_loader, image_train_loader
 from .mix import make_mix
 
@@ -26,13 +26,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
     """
     check_model(config)  # before the data are opened, which may take a download
-    data = open_data(
-        config.data,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        root=config.data_dir,
-        download=config.data_download,
-    )
+    data = open_configured(vars(config))
     splits = {name: data.split(name) for name in _split_names(config, data)}
     bad_images: dict[str, str] = {}
     if config.bad_images == "skip":

@@ -159,7 +159,7 @@ def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
         ({"backbone": "vit_tiny_capaboost_lora"}, ValueError, "nor a plain timm model"),
         ({"initial_checkpoint": "nowhere.pth"}, FileNotFoundError, "no base weights at nowhere.pth"),
         ({"set": {"learning_rate": 1}}, ValueError, "capaboost train has no option 'learning_rate'"),
-        ({"set": {"seed": 1}}, ValueError, "seed is decided by the study: it cannot be set"),
+        ({"set": {"seed": 1}}, ValueError, "seed is decided by the study: take it out"),
         ({"set": {"lr": -1}}, ValueError, "--lr must"),
         ({"set": {"lr": "abc"}}, TypeError, "lr must be float, got 'abc'"),
         ({"set": {"amp": "maybe"}}, TypeError, "amp must be bool, got 'maybe'"),

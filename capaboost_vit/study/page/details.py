@@ -8,8 +8,18 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .tables import Entry, ReportTable, simple_table
+from .tables import Entry, ReportTable, notes_of, simple_table
 from .updates import COLUMNS, Adapters
+
+# by title the column of the costs, its unit, how a number is written, and what stands for an unknown one
+_COSTS = {
+    "trained parameters": ("trained", 1, ",.0f", "unknown"),
+    "GMACs executed": ("executed", 1e9, ".4g", "unknown"),
+    "GMACs ideal": ("ideal", 1e9, ".4g", "unknown"),
+    "training (s)": ("train_seconds", 1, ",.1f", "unknown"),
+    "memory (MB)": ("memory_mb", 1, ",.0f", "unknown"),
+    "accuracy (%)": ("accuracy", 1, ".2f", "missing"),
+}
 
 
 def csv_uri(table: pd.DataFrame) -> str:
@@ -20,27 +30,12 @@ def csv_uri(table: pd.DataFrame) -> str:
 
 def cost_table(costs: pd.DataFrame, *, key: str) -> ReportTable:
     """Costs and mean accuracy of each method, as `measure_costs` gives them."""
-    names = ("trained parameters", "GMACs executed", "GMACs ideal", "training (s)", "memory (MB)", "accuracy (%)")
     rows = (
-        (
-            Entry(c.Index),
-            _number(c.trained, ",.0f"),
-            _number(c.executed / 1e9, ".4g"),
-            _number(c.ideal / 1e9, ".4g"),
-            _number(c.train_seconds, ",.1f"),
-            _number(c.memory_mb, ",.0f"),
-            _number(c.accuracy, ".2f", "missing"),
-        )
-        for c in costs.itertuples()
+        (Entry(str(row)), *(_number(cost[name] / unit, form, unknown) for name, unit, form, unknown in _COSTS.values()))
+        for row, cost in costs.iterrows()
     )
-    notes = (
-        "Parameters without the classifier. Multiply-adds of a forward pass of one image before merging; ideal: masked "
-        "entries cost nothing, which no kernel used here achieves.",
-        "Time and memory are means over tasks and seeds as measured on the machines named above; memory is the peak of "
-        "the process, which on a CPU includes the libraries.",
-        *(f"{row}: parameters and FLOPs are unknown ({why})" for row, why in costs.problem.items() if why),
-    )
-    return simple_table(key, "Costs", ("method", *names), rows, notes)
+    problems = (f"{row}: parameters and FLOPs are unknown ({why})" for row, why in costs.problem.items() if why)
+    return simple_table(key, "Costs", ("method", *_COSTS), rows, (*notes_of("costs"), *problems))
 
 
 def rank_table(adapters: Sequence[Adapters], *, key: str) -> ReportTable:
@@ -67,8 +62,7 @@ def mask_table(adapters: Sequence[Adapters], *, key: str) -> ReportTable:
         for shown in adapters
         if (masks := shown.masks) is not None
     )
-    notes = ("Means over all masked weights of one run; entries that no branch uses are never trained.",)
-    return simple_table(key, "Coverage and overlap of the masks", ("method", *names), rows, notes)
+    return simple_table(key, "Coverage and overlap of the masks", ("method", *names), rows, notes_of("masks"))
 
 
 def update_rows(adapters: Sequence[Adapters]) -> pd.DataFrame:
@@ -78,5 +72,5 @@ def update_rows(adapters: Sequence[Adapters]) -> pd.DataFrame:
     return table[["method", *COLUMNS]]
 
 
-def _number(value: float, form: str, unknown: str = "unknown") -> Entry:
+def _number(value: float, form: str, unknown: str) -> Entry:
     return Entry(unknown, kind="missing") if math.isnan(value) else Entry(f"{value:{form}}".replace("%", " %"))

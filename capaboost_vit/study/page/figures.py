@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .svg import FAINT, INK, PAPER, empty, series_style
+from .svg import FAINT, INK, PAPER, new_axes, series_style
 
 _PANEL = (4.3, 3.1)  # inches: about the width of a telephone at 72 dots
 _LABELLED = 9  # points with their names beside them
@@ -18,8 +18,7 @@ def draw_pareto(points: Mapping[int, tuple[str, float, float]], *, label: str, l
     Args:
         points: by place in the legend, name, cost and accuracy.
     """
-    figure = empty(*_PANEL)
-    axes = figure.subplots()
+    axes = new_axes(*_PANEL)
     front = pareto_front({index: (cost, score) for index, (_, cost, score) in points.items()})
     steps = [(points[i][1], points[i][2]) for i in front]
     axes.plot([x for x, _ in steps], [y for _, y in steps], color=FAINT, linewidth=1, zorder=1)
@@ -43,7 +42,7 @@ def draw_pareto(points: Mapping[int, tuple[str, float, float]], *, label: str, l
         side = "left" if across < 0.35 else "right" if across > 0.65 else "center"
         offset = (7, -9) if side == "left" else (0, 7)  # the line goes up and to the right
         axes.annotate(name, (cost, score), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
-    return figure
+    return axes.figure
 
 
 def pareto_front(points: Mapping[int, tuple[float, float]]) -> list[int]:
@@ -57,8 +56,7 @@ def pareto_front(points: Mapping[int, tuple[float, float]]) -> list[int]:
 
 def draw_radar(values: Mapping[int, Sequence[float]], axes_names: Sequence[str]) -> Any:
     """A closed line per method over as many spokes; the rings say at what accuracy they stand."""
-    figure = empty(4.3, 3.9)
-    axes = figure.subplots(subplot_kw={"projection": "polar"})
+    axes = new_axes(4.3, 3.9, subplot_kw={"projection": "polar"})
     angles = [2 * math.pi * i / len(axes_names) for i in range(len(axes_names))]
     low = min(min(row) for row in values.values())
     high = max(max(row) for row in values.values())
@@ -73,13 +71,12 @@ def draw_radar(values: Mapping[int, Sequence[float]], axes_names: Sequence[str])
     axes.set_rlabel_position(180 / len(axes_names))
     axes.tick_params(axis="y", labelsize=7.5)
     axes.tick_params(axis="x", pad=8)
-    return figure
+    return axes.figure
 
 
 def draw_differences(lines: Sequence[tuple[str, float, float | None, float | None]], *, reference: str) -> Any:
     """A line per method: the difference to the reference and its interval, and where zero is."""
-    figure = empty(4.3, 0.9 + 0.24 * len(lines))
-    axes = figure.subplots()
+    axes = new_axes(4.3, 0.9 + 0.24 * len(lines))
     for place, (_, mean, low, high) in enumerate(lines):
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color=INK, linewidth=1.6, solid_capstyle="butt")
@@ -90,7 +87,7 @@ def draw_differences(lines: Sequence[tuple[str, float, float | None, float | Non
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"points of accuracy over {reference}")
-    return figure
+    return axes.figure
 
 
 def draw_lines(
@@ -104,8 +101,7 @@ def draw_lines(
     """Lines over whole numbers, by place in the legend."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    figure = empty(*_PANEL)
-    axes = figure.subplots()
+    axes = new_axes(*_PANEL)
     for index, (along, up) in lines.items():
         look = series_style(index)
         axes.plot(along, up, **(look if marked or len(along) < 15 else {**look, "marker": None}))
@@ -116,7 +112,7 @@ def draw_lines(
         axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel=x, ylabel=y)
-    return figure
+    return axes.figure
 
 
 def _short(value: float, _: Any = None) -> str:

@@ -20,7 +20,7 @@ from .predictions import Predictions, Thumbnails, read_predictions
 from .published import published_table, why_not_beside
 from .tables import ReportTable, accuracy_table, choices_table, paired_table, problems_table
 from .updates import inspect
-from .writers import CELLS, RUNS, as_csv, as_json, cell_rows, render, run_rows
+from .writers import as_csv, as_json, cell_rows, render, run_rows
 
 FORMATS = ("html", "md", "csv", "tex", "json")
 _STATES = ("finished", "running", "waiting", "failed", "damaged")
@@ -60,7 +60,10 @@ def write_report(
     rows = dict.fromkeys(row for _, grid, _ in compared for row in grid.rows)
     if reference is not None and reference not in rows:
         raise ValueError(f"--reference {reference}: the study has no such method; it has {', '.join(rows)}")
-    values = {"title": headline(outcomes), "progress": progress(outcomes)}
+    suites = ", ".join(dict.fromkeys(part.suite for part in outcomes.parts))
+    taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
+    progress = render("progress.txt", states=outcomes.states, taken_from=taken)
+    values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
     texts: dict[str, str] = {}
     if "html" in formats:
         texts["report.html"] = render("report.html", **values, **_page(outcomes, compared, thumbnails=thumbnails))
@@ -69,8 +72,8 @@ def write_report(
         if name in formats:
             texts[f"report.{name}"] = render(f"report.{name}", **values, tables=[*tables, *_last_tables(outcomes)])
     if "csv" in formats:
-        texts["report.csv"] = as_csv(CELLS, cell_rows(compared))
-        texts["report_runs.csv"] = as_csv(RUNS, run_rows(outcomes))
+        texts["report.csv"] = as_csv(cell_rows(compared))
+        texts["report_runs.csv"] = as_csv(run_rows(outcomes))
     if "json" in formats:
         texts["report.json"] = as_json(Study(folder), outcomes)
     target = Path(folder if output is None else output)
@@ -78,26 +81,6 @@ def write_report(
     for name, text in texts.items():
         write_text(target / name, text)
     return [target / name for name in texts]
-
-
-def headline(outcomes: Outcomes) -> str:
-    """What the study is called: its suites and its folder."""
-    suites = dict.fromkeys(part.suite for part in outcomes.parts)
-    return f"{', '.join(suites)}: {outcomes.folder.resolve().name}"
-
-
-def progress(outcomes: Outcomes) -> str:
-    """How much is there, in a sentence."""
-    final = outcomes.states["final"]
-    missing = final.total() - final["finished"] - final["failed"] - final["damaged"]
-    counts = [f"{final['finished']} of {final.total()} final trials are finished"]
-    counts += [f"{final[state]} {state}" for state in ("failed", "damaged") if final[state]]
-    counts += [f"{missing} missing"] if missing else []
-    tried = outcomes.states.get("candidate")
-    text = ", ".join(counts) + "."
-    for report, count in Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from).items():
-        text += f" {count} were taken from {report}: they have no curves, pictures or updates here."
-    return text + (f" {tried['finished']} of {tried.total()} candidates were tried on val." if tried else "")
 
 
 def _page(outcomes: Outcomes, compared: Compared, *, thumbnails: bool) -> dict[str, Any]:

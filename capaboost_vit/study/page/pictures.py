@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from .figures import draw_differences, draw_lines, draw_pareto, draw_radar
 from .grid import Grid
 from .paired import compare
 from .svg import styled, swatch, to_svg
-from .tables import ReportTable
+from .tables import ReportTable, read_words
 from .updates import Adapters, mean_shares
 
 _COSTS = (
@@ -36,9 +36,9 @@ class Picture:
     title: str
     text: str
     panels: Sequence[Panel]
-    legend: tuple[tuple[str, str], ...] = ()
-    numbers: ReportTable | None = None
-    download: tuple[str, str] | None = None
+    legend: tuple[tuple[str, str], ...]
+    numbers: ReportTable | None
+    download: tuple[str, str] | None
 
 
 class Illustrator:
@@ -60,15 +60,7 @@ class Illustrator:
                 words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in points.values())
                 title = f"Accuracy and {label}"
                 panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, points, label=label, log=log))
-        return Picture(
-            f"{self.key}-costs",
-            "Accuracy against costs",
-            "The line joins the methods that no other one beats in both accuracy and cost. Methods with a missing mean "
-            "accuracy or cost are not drawn; the table has what is known of them.",
-            panels,
-            self._legend((row for row in self.grid.rows if row in drawn), "cost-key"),
-            cost_table(costs, key=f"{self.key}-cost-table"),
-        )
+        return self._picture("costs", panels, drawn, cost_table(costs, key=f"{self.key}-cost-table"))
 
     def groups(self) -> Picture | None:
         """A radar over groups, or over tasks where there are no three groups."""
@@ -88,14 +80,8 @@ class Illustrator:
             for row, means in values.items()
         )
         lines = {self.places[row]: means for row, means in values.items()}
-        return Picture(
-            f"{self.key}-groups",
-            f"Accuracy over {what}",
-            "Rings are accuracies in per cent and do not begin at zero. Only methods without a missing cell are drawn; "
-            "the numbers are in the table of accuracies.",
-            [self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names)],
-            self._legend(values, "radar-key"),
-        )
+        panel = self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names)
+        return self._picture("groups", [panel], values, spokes=what)
 
     def differences(self, reference: str) -> Picture | None:
         """The overall differences to the reference, a panel for each of the two averages."""
@@ -110,9 +96,7 @@ class Illustrator:
                 )
                 title, name = f"Difference to {reference}, {average.name}", f"diff{len(panels)}"
                 panels.append(self._panel(title, name, words, draw_differences, lines, reference=reference))
-        text = "A dot is the mean difference, a bar its 95 % interval; where a bar crosses zero nothing is decided."
-        title = f"Differences to {reference}"
-        return Picture(f"{self.key}-differences", title, text, panels) if panels else None
+        return self._picture("differences", panels, reference=reference) if panels else None
 
     def curves(self, curves: pd.DataFrame) -> Picture | None:
         """Training loss of each task, and accuracy on val where the runs had one."""
@@ -127,16 +111,8 @@ class Illustrator:
                     options = {"x": "epoch", "y": label, "log": column == "train_loss"}
                     name, words = f"{column}-{len(panels)}", f"at the end {ends}"
                     panels.append(self._panel(f"{task}: {label}", name, words, draw_lines, lines, **options))
-        if not panels:
-            return None
-        return Picture(
-            f"{self.key}-curves",
-            "Learning curves",
-            "Means over the finished seeds. All points are in the csv file.",
-            panels,
-            self._legend((row for row in self.grid.rows if row in set(curves.method)), "curve-key"),
-            download=(f"{self.key}-learning-curves.csv", csv_uri(curves)),
-        )
+        download = (f"{self.key}-learning-curves.csv", csv_uri(curves))
+        return self._picture("curves", panels, set(curves.method), download=download) if panels else None
 
     def updates(self, adapters: Sequence[Adapters]) -> Picture | None:
         """Spectra of dW, and its ranks over the depth of the model."""
@@ -156,17 +132,9 @@ class Illustrator:
             self._panel(title, f"update{i}", words, draw_lines, lines, **options)
             for i, (title, (lines, options)) in enumerate(drawn.items())
         ]
-        return Picture(
-            f"{self.key}-updates",
-            "Spectra and ranks of the updates dW",
-            "From the adapter files of the first finished seed of each task: means over tasks, targets and, in the "
-            "spectrum, blocks. Stable rank: ||dW||_F^2 / ||dW||_2^2; effective rank: exp of the entropy of the "
-            "singular values over their sum.",
-            panels,
-            self._legend((a.row for a in shown), "update-key"),
-            rank_table(shown, key=f"{self.key}-rank-table"),
-            (f"{self.key}-updates.csv", csv_uri(update_rows(shown))),
-        )
+        table = rank_table(shown, key=f"{self.key}-rank-table")
+        download = (f"{self.key}-updates.csv", csv_uri(update_rows(shown)))
+        return self._picture("updates", panels, {a.row for a in shown}, table, download)
 
     def masks(self, adapters: Sequence[Adapters]) -> Picture | None:
         """The first masks of each method, with how much of the weights they cover and share."""
@@ -177,26 +145,29 @@ class Illustrator:
                 words = f"{shown.masks.branches} branches use {100 * shown.masks.covered:.1f} % of the entries"
                 label = name.removesuffix(".mask")
                 panels.append(self._panel(shown.row, f"mask{len(panels)}", words, draw_mask, label, mask, width=5.2))
-        if not panels:
-            return None
-        return Picture(
-            f"{self.key}-masks",
-            "Masks: coverage and overlap",
-            "One masked weight of each method, a corner where it is large: what each branch uses, and below by how "
-            "many branches each entry is used.",
-            panels,
-            numbers=mask_table(adapters, key=f"{self.key}-mask-table"),
-        )
+        table = mask_table(adapters, key=f"{self.key}-mask-table")
+        return self._picture("masks", panels, numbers=table) if panels else None
 
     def _panel(self, title: str, name: str, words: str, draw: Callable[..., Any], *data: Any, **options: Any) -> Panel:
         """What `draw` draws of the data, with its title and words as the label."""
         with styled():
-            figure = draw(*data, **options)
-        return title, to_svg(figure, prefix=f"{self.key}-{name}", label=f"{title}. {words}")
+            return title, to_svg(draw(*data, **options), prefix=f"{self.key}-{name}", label=f"{title}. {words}")
 
-    def _legend(self, rows: Iterable[str], name: str) -> tuple[tuple[str, str], ...]:
+    def _picture(
+        self,
+        name: str,
+        panels: Sequence[Panel],
+        legend: Collection[str] = (),
+        numbers: ReportTable | None = None,
+        download: tuple[str, str] | None = None,
+        **values: str,
+    ) -> Picture:
+        """A picture with its title and words in texts.yaml; the methods of its legend stand in their order."""
+        title, text = (words.format(**values) for words in read_words("texts.yaml")["pictures"][name].values())
+        key = f"{self.key}-{name}"
         with styled():
-            return tuple((swatch(self.places[row], prefix=f"{self.key}-{name}"), row) for row in rows)
+            shown = tuple((swatch(i, prefix=f"{key}-key"), row) for row, i in self.places.items() if row in legend)
+        return Picture(key, title, text, panels, shown, numbers, download)
 
 
 def _line(points: Iterable[tuple[int, float]]) -> tuple[list[int], list[float]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...vision.data import ImageData, open_data
+from ...vision.data import ImageData, open_configured
 from .outcomes import Outcome
 
 SIDE = 96  # pixels of a thumbnail
@@ -148,12 +148,7 @@ def _open(config: dict[str, Any]) -> ImageData:
     local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in ("digits", "synthetic", "torchvision")
     if not local:
         raise FileNotFoundError(f"{spec} is not on this machine")
-    return open_data(
-        spec,
-        image_column=config.get("image_column"),
-        label_column=config.get("label_column"),
-        root=config.get("data_dir"),
-    )
+    return open_configured({**config, "data_download": False})
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
-from ...io.yaml import parse_yaml
 from .grid import Grid
 from .outcomes import Comparison
-from .tables import MISSING, Entry, ReportTable, simple_table
+from .tables import MISSING, Entry, ReportTable, read_words, simple_table
 
 _BACKBONES = {"augreg_in21k": "*", "orig_in21k": ""}
 _AVERAGES = ("mean of 3 groups", "mean of 19 tasks")
@@ -28,7 +25,7 @@ def published_table(part: Comparison, grid: Grid, *, key: str) -> ReportTable | 
     """Ours, missing where one of all 19 tasks is, and what others have published; None where nothing is comparable."""
     if why_not_beside(part) is not None:
         return None
-    literature = parse_yaml(resources.files("capaboost_vit.study.page").joinpath("published.yaml").read_text("utf-8"))
+    literature = read_words("published.yaml")
     rows = [
         _row("own", f"{row}{_BACKBONES[part.backbone]}", *(_ours(grid, row, name) for name in _AVERAGES), "ours")
         for row in grid.rows

@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 # stand-ins that matplotlib can draw with; the page's style sheet says what they look like, by day and by night
 _VARIABLES = {"#010203": "var(--ink)", "#010204": "var(--faint)", "#010205": "var(--line)", "#010206": "var(--paper)"}
-INK, FAINT, LINE, PAPER = _VARIABLES
+INK, FAINT, _, PAPER = _VARIABLES
 COLOURS = 8  # of series, --c0 ... --c7
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<", ">")
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "capaboost_vit",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.linewidth": 0.8,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "text.parse_math": False,
-    "axes.unicode_minus": True,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor"), FAINT),
-    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK),
-    "grid.color": LINE,
-}
 
 
 def series_style(index: int) -> dict[str, Any]:
@@ -45,30 +25,27 @@ def series_style(index: int) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def styled() -> Iterator[None]:
+def styled() -> AbstractContextManager[None]:
     """Within the block matplotlib draws in the page's style."""
-    from matplotlib import rc_context
+    from matplotlib import style
 
-    with rc_context(_STYLE):
-        yield
+    return style.context("capaboost_vit.study.page.page")  # page.mplstyle
 
 
-def empty(width: float, height: float) -> Any:
-    """A figure of this size in inches that needs no display."""
+def new_axes(width: float, height: float, **options: Any) -> Any:
+    """Axes, made with `options` of subplots, that fill a figure of this size in inches, which needs no display."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure
+    return figure.subplots(**options)
 
 
 def to_svg(figure: Any, *, prefix: str, label: str) -> str:
-    """The figure as an `<svg>` element with a label for those who cannot see it; its ids begin with `prefix`."""
+    """The figure, `styled`, as `<svg>` with a label for those who cannot see it; its ids begin with `prefix`."""
     out = io.BytesIO()
-    with styled():
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue().decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
@@ -88,12 +65,11 @@ def to_svg(figure: Any, *, prefix: str, label: str) -> str:
 
 def swatch(index: int, *, prefix: str) -> str:
     """A short piece of the line of the i-th series with its marker, for legends."""
-    figure = empty(0.5, 0.18)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1))
+    axes = new_axes(0.5, 0.18)
+    axes.figure.set_layout_engine("none")
+    axes.set_position((0, 0, 1, 1))
     axes.set_axis_off()
     axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **series_style(index))
     axes.set(xlim=(0, 2), ylim=(-1, 1))
-    return to_svg(figure, prefix=f"{prefix}-{index}", label="").replace(
-        'role="img" aria-label=""', 'aria-hidden="true"', 1
-    )
+    text = to_svg(axes.figure, prefix=f"{prefix}-{index}", label="")
+    return text.replace('role="img" aria-label=""', 'aria-hidden="true"', 1)

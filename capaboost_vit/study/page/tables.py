@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
+from typing import Any
 
+from ...io.yaml import parse_yaml
 from .grid import Grid, Score
 from .outcomes import Comparison, Outcomes, described
 from .paired import LEVEL, RESAMPLES, Difference, compare
@@ -51,6 +55,17 @@ class ReportTable:
         return [(name, len(list(inside))) for name, inside in itertools.groupby(c.group for c in self.columns)]
 
 
+@functools.cache
+def read_words(file: str) -> Any:
+    """A YAML file of this folder."""
+    return parse_yaml(resources.files(__package__).joinpath(file).read_text("utf-8"))
+
+
+def notes_of(table: str, **values: object) -> tuple[str, ...]:
+    """What stands below a table of this name whatever is in it, with values in it."""
+    return tuple(note.format(**values) for note in read_words("texts.yaml")["notes"][table])
+
+
 def simple_table(
     key: str, title: str, names: Iterable[str], rows: Iterable[Sequence[Entry]], notes: Iterable[str] = ()
 ) -> ReportTable:
@@ -66,15 +81,7 @@ def accuracy_table(part: Comparison, grid: Grid, *, key: str) -> ReportTable:
     rows = [(_method(row, grid), *map(_accuracy, line, best)) for row, line in scores.items()]
     counts = sorted({len(grid.accuracy.loc[row]) for row in grid.rows})
     seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-    notes = (
-        f"Mean ± sample standard deviation over the seeds ({seeds} planned). The spread of an average is that of the "
-        "average over the seeds.",
-        "The highest complete mean of a column is bold, which says nothing about how sure it is: see the paired "
-        "comparison.",
-        "An average is missing as long as any seed of any of its tasks is missing.",
-        *notes,
-        *part.notes,
-    )
+    notes = (*notes_of("accuracy", seeds=seeds), *notes, *part.notes)
     return ReportTable(key, f"Test accuracy (%): {part.title}", columns, tuple(rows), notes)
 
 
@@ -86,14 +93,7 @@ def paired_table(part: Comparison, grid: Grid, reference: str, *, key: str) -> R
         for row in grid.rows
         if row != reference
     )
-    notes = (
-        f"Method minus {reference} with the same seed, mean over the seeds that both have, and its "
-        f"{100 * LEVEL:.0f} % bootstrap interval ({RESAMPLES:,} resamples, percentiles). On one task seeds are "
-        "resampled; over tasks the seeds of each task by themselves, the tasks staying as they are.",
-        "Up and down mark intervals that exclude zero. With five seeds such intervals are too narrow, and nothing is "
-        "corrected for the number of comparisons.",
-        *notes,
-    )
+    notes = (*notes_of("paired", reference=reference, level=100 * LEVEL, resamples=RESAMPLES), *notes)
     return ReportTable(key, f"Difference to {reference} (points of accuracy): {part.title}", columns, rows, notes)
 
 
@@ -117,8 +117,7 @@ def choices_table(choices: Mapping[str, Mapping[str, object]]) -> ReportTable | 
         words = (method, task, ", ".join(rest), chosen or "nothing to choose", count, f"{choice['score']:.2f}", at)
         rows.append(_words(*words))
     names = ("method", "task", "backbone", "chosen", "candidates", "val accuracy (%)", "at the edge of the grid")
-    notes = ("Chosen by accuracy on the validation split only; candidates never see the test split.",)
-    return simple_table("choices", "Options chosen on val", names, rows, notes) if choices else None
+    return simple_table("choices", "Options chosen on val", names, rows, notes_of("choices")) if choices else None
 
 
 def _words(*words: str) -> tuple[Entry, ...]:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -60,49 +60,41 @@ def _environment() -> Environment:
     return environment
 
 
-def as_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as csv; None is an empty field, whole numbers stay whole."""
-    return str(pd.DataFrame(list(rows), columns=list(columns), dtype=object).to_csv(index=False))
+    return str(pd.DataFrame(list(rows), dtype=object).to_csv(index=False))
 
 
-CELLS = (
-    *("suite", "backbone", "shots", "method", "over", "kind", "group", "mean", "std", "seeds", "planned_seeds"),
-    *("missing", "reference", "difference", "low", "high", "notes"),
-)
-RUNS = (
-    *("trial", "suite", "backbone", "shots", "task", "group", "method", "seed", "state", "test_accuracy"),
-    *("test_right", "test_total", "trained_parameters", "train_seconds", "memory_mb", "device", "problem"),
-)
-
-
-def cell_rows(compared: Iterable[tuple[Comparison, Grid, str | None]]) -> Iterator[Sequence[Any]]:
-    """For `CELLS`, a row for each method and task or average, with the comparison; the reference may be None."""
+def cell_rows(compared: Iterable[tuple[Comparison, Grid, str | None]]) -> Iterator[dict[str, Any]]:
+    """A row for each method and task or average, with the comparison; the reference may be None."""
     for part, grid, reference in compared:
         for row, column in itertools.product(grid.rows, grid.columns):
-            kind, group, notes = "average", "", ""
-            if column.trial is not None:
-                kind, group, notes = "task", column.trial.group, "; ".join(column.trial.notes)
-            score = grid.score(row, column)
-            planned, lacking = len(grid.accuracy.loc[row]), "; ".join(score.lacking)
+            score, trial = grid.score(row, column), column.trial
             other = reference if reference != row else None
             difference = Difference(None, None, None, 0) if other is None else compare(grid, row, other, column)
-            yield (
-                *(part.suite, part.backbone, part.shots, row, column.name, kind, group),
-                *(score.mean, score.spread, score.seeds, planned, lacking),
-                *(other, difference.mean, difference.low, difference.high, notes),
-            )
+            line: dict[str, Any] = {"suite": part.suite, "backbone": part.backbone, "shots": part.shots, "method": row}
+            line |= {"over": column.name, "kind": "task" if trial else "average", "group": trial.group if trial else ""}
+            line |= {"mean": score.mean, "std": score.spread, "seeds": score.seeds}
+            line |= {"planned_seeds": len(grid.accuracy.loc[row]), "missing": "; ".join(score.lacking)}
+            line |= {"reference": other, "difference": difference.mean, "low": difference.low, "high": difference.high}
+            yield {**line, "notes": "; ".join(trial.notes) if trial else ""}
 
 
-def run_rows(outcomes: Outcomes) -> Iterator[Sequence[Any]]:
-    """For `RUNS`, a row for each final trial, finished or not."""
+def run_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
+    """A row for each final trial, finished or not."""
     for o in outcomes.finals:
         trial, result = o.trial, o.result or {}
-        yield (
-            *(trial.id, trial.suite, trial.backbone, trial.shots, trial.task, trial.group, o.row, trial.seed, o.state),
-            *(result.get(name) for name in ("test_accuracy", "test_right", "test_total")),
-            *(result.get("parameters", {}).get("trained"), result.get("train_seconds"), result.get("memory_mb")),
-            *(result.get("machine", {}).get("device"), o.problem),
-        )
+        line: dict[str, Any] = {
+            "trial": trial.id,
+            "suite": trial.suite,
+            "backbone": trial.backbone,
+            "shots": trial.shots,
+        }
+        line |= {"task": trial.task, "group": trial.group, "method": o.row, "seed": trial.seed, "state": o.state}
+        line |= {name: result.get(name) for name in ("test_accuracy", "test_right", "test_total")}
+        line |= {"trained_parameters": result.get("parameters", {}).get("trained")}
+        line |= {name: result.get(name) for name in ("train_seconds", "memory_mb")}
+        yield {**line, "device": result.get("machine", {}).get("device"), "problem": o.problem}
 
 
 def as_json(study: Study, outcomes: Outcomes) -> str:

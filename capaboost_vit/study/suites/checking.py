@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ...vision.data import ImageData, Split, check_data, open_data
+from ...vision.data import ImageData, Split, check_data, open_configured
 from .fingerprints import compare
 from .task import Suite, SuiteTask
 
@@ -82,7 +82,7 @@ def check_suite(
 def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int], None] | None) -> TaskReport:
     names = {"train": task.train, "val": task.val, "full": task.full, "test": task.test}
     try:
-        data = _open(task)
+        data = open_configured({**task.options, "data": task.data})
         splits = {name: data.split(split) for name, split in names.items() if split is not None}
     except (OSError, ValueError) as error:
         return TaskReport(task, remarks=task.notes, problems=(" ".join(str(error).split()),))
@@ -108,17 +108,6 @@ def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int],
         hashes={name: str(split.record()["sha256"]) for name, split in readable.items()},
         remarks=tuple(remarks),
         problems=tuple(problems),
-    )
-
-
-def _open(task: SuiteTask) -> ImageData:
-    options = dict(task.options)
-    return open_data(
-        task.data,
-        image_column=options.get("image_column"),
-        label_column=options.get("label_column"),
-        root=options.get("data_dir"),
-        download=options.get("data_download", False),
     )
 
 

@@ -16,45 +16,21 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ...vision.data import Split
+from .vtab1k import TASKS
 
 
 class Hashes(NamedTuple):
     """Of one split: the hash of its names, and that of its numbers of images per class; None where it is unknown."""
 
-    names: str | None
-    counts: str | None
+    names: str
+    counts: str | None = None
 
 
 # by task: train and val
-FINGERPRINTS: dict[str, tuple[Hashes, Hashes]] = {
-    "cifar100": (
-        Hashes("ac3a4b7f6d6c32f7", "ee31203b73923225"),
-        Hashes("7996f329fc85b9ac", "7160106ceea0efa5"),
-    ),
-    "dtd": (Hashes("4fb3828efb453ee5", "db1778de70aa9481"), Hashes("0296f82629c5701d", "7816f70b14eab899")),
-    "oxford_flowers102": (Hashes("b137420ca5f61551", None), Hashes("ec8358f7ddb40ea1", None)),
-    "oxford_iiit_pet": (
-        Hashes("4bd43760c20f8739", "563d52bc6a62174c"),
-        Hashes("9101584f373a4934", "6a9ff16d8dc557b4"),
-    ),
-    "sun397": (
-        Hashes("f90c82af9207b690", "7011b3fb3d98bcb7"),
-        Hashes("079d9e5b2be7f091", "e4a644a634b0c930"),
-    ),
-    "patch_camelyon": (Hashes("21eaea5228a490c0", None), Hashes("d6e3e99d74f635b8", None)),
-    "eurosat": (
-        Hashes("ee44ba59847b55fd", "eb4f74e25a368afc"),
-        Hashes("4bbbd8c76684e4e2", "8ab74c86c195612a"),
-    ),
-    "resisc45": (
-        Hashes("1555d0ed84d48cf3", "3c8db390a777d812"),
-        Hashes("03f87bcc1850a609", "009916ca1dca52d1"),
-    ),
-    "diabetic_retinopathy": (Hashes("287b231ea1feb0b9", None), Hashes("254204236451f6e1", None)),
-    "clevr_count": (Hashes("ea22f798955ab466", None), Hashes("20bbd9bc48917df0", None)),
-    "clevr_dist": (Hashes("ea22f798955ab466", None), Hashes("20bbd9bc48917df0", None)),
-    "dmlab": (Hashes("7e29f7273d309b62", None), Hashes("38191ba23931b702", None)),
-    "kitti": (Hashes("97de2df7b071af32", None), Hashes("91d314d84c19bda8", None)),
+FINGERPRINTS = {
+    row.name: (Hashes(**row.train_hashes), Hashes(**row.val_hashes))
+    for row in TASKS
+    if row.train_hashes is not None and row.val_hashes is not None
 }
 
 

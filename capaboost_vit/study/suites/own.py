@@ -14,7 +14,6 @@ tasks:
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from ...io.options import check_type
+from ...io.options import check_type, suggest
 from ...io.yaml import parse_yaml
 from ...vision.data.expressions import parse_split
 from .task import Suite, SuiteTask
@@ -82,6 +81,4 @@ def _read_task(where: str, name: str, values: Any, root: Path | None) -> SuiteTa
 def _refuse_unknown(where: str, values: Mapping[Any, Any], names: Collection[str]) -> None:
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{where} has no option {key!r}{hint}; it takes: {', '.join(names)}")
+            raise ValueError(f"{where} has no option {key!r}{suggest(key, names)}; it takes: {', '.join(names)}")

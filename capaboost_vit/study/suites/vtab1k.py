@@ -12,8 +12,11 @@ defined by slices of TensorFlow Datasets (TFDS). They are had from
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...io.yaml import parse_yaml
 from .task import SuiteTask
 
 if TYPE_CHECKING:
@@ -21,57 +24,26 @@ if TYPE_CHECKING:
 
 
 class Vtab(NamedTuple):
-    """One task of VTAB-1k.
-
-    Args:
-        folder: its name in the usual zips.
-        tfds: the name of its set in TFDS, and on the hub.
-        val, test: TFDS's slices; train is the first 800 images everywhere.
-        label: the column of the labels in a set that has several.
-    """
+    """One task of VTAB-1k, as vtab1k.yaml has and explains it; `folder` and `tfds` without a word of it are `name`."""
 
     name: str
+    group: str
     classes: int
     test_images: int
-    group: str = ""
-    folder: str = ""
-    tfds: str = ""
+    folder: str
+    tfds: str
     val: str = "validation[:200]"
     test: str = "test"
     label: str | None = None
+    exact: bool = False
+    lossless: bool = False
+    train_hashes: Mapping[str, str] | None = None
+    val_hashes: Mapping[str, str] | None = None
 
 
-_N, _SP, _ST = "natural", "specialised", "structured"
-_AT_80, _AT_90, _VALIDATION = "train[80%:][:200]", "train[90%:][:200]", "validation[:200]"
-_X, _ORIENTATION = "label_x_position_16", "label_orientation_16"
-_AZIMUTH, _ELEVATION = "label_azimuth", "label_elevation"
-
-TASKS = (
-    Vtab("cifar100", 100, 10_000, _N, "cifar", "cifar100", "train[45000:45200]"),
-    Vtab("caltech101", 102, 6_084, _N, "caltech101", "caltech101", _AT_90),
-    Vtab("dtd", 47, 1_880, _N, "dtd", "dtd"),
-    Vtab("oxford_flowers102", 102, 6_149, _N, "oxford_flowers102", "oxford_flowers102"),
-    Vtab("oxford_iiit_pet", 37, 3_669, _N, "oxford_iiit_pet", "oxford_iiit_pet", "train[2944:3144]"),
-    Vtab("svhn", 10, 26_032, _N, "svhn", "svhn_cropped", _AT_90),
-    Vtab("sun397", 397, 21_750, _N, "sun397", "sun397"),
-    Vtab("patch_camelyon", 2, 32_768, _SP, "patch_camelyon", "patch_camelyon"),
-    Vtab("eurosat", 10, 5_400, _SP, "eurosat", "eurosat", "train[16200:16400]", "train[21600:]"),
-    Vtab("resisc45", 45, 6_300, _SP, "resisc45", "resisc45", "train[18900:19100]", "train[25200:]"),
-    Vtab("diabetic_retinopathy", 5, 42_670, _SP, "diabetic_retinopathy", "diabetic_retinopathy_detection"),
-    Vtab("clevr_count", 8, 15_000, _ST, "clevr_count", "clevr", _AT_90, "validation", "label_count"),
-    Vtab("clevr_dist", 6, 15_000, _ST, "clevr_dist", "clevr", _AT_90, "validation", "label_distance"),
-    Vtab("dmlab", 6, 22_735, _ST, "dmlab", "dmlab"),
-    Vtab("kitti", 4, 711, _ST, "kitti", "kitti", _VALIDATION, "test", "label_distance"),
-    Vtab("dsprites_loc", 16, 73_728, _ST, "dsprites_loc", "dsprites", _AT_80, "train[90%:]", _X),
-    Vtab("dsprites_ori", 16, 73_728, _ST, "dsprites_ori", "dsprites", _AT_80, "train[90%:]", _ORIENTATION),
-    Vtab("smallnorb_azi", 18, 12_150, _ST, "smallnorb_azi", "smallnorb", "test[:200]", "test[50%:]", _AZIMUTH),
-    Vtab("smallnorb_ele", 9, 12_150, _ST, "smallnorb_ele", "smallnorb", "test[:200]", "test[50%:]", _ELEVATION),
-)
-# the hub has a set with VTAB-1k's own splits of these
-EXACT = frozenset({"cifar100", "caltech101", "patch_camelyon"})
-# the original images of these are lossless, so that JPEG means copies; those of the others are JPEG, as far as is known
-LOSSLESS = frozenset({"cifar100", "svhn", "patch_camelyon", "clevr_count", "clevr_dist", "kitti"}) | frozenset(
-    {"dsprites_loc", "dsprites_ori", "smallnorb_azi", "smallnorb_ele"}
+TASKS = tuple(
+    Vtab(**{"name": name, "folder": name, "tfds": name, **values})
+    for name, values in parse_yaml(resources.files(__package__).joinpath("vtab1k.yaml").read_text("utf-8")).items()
 )
 
 _SYNTHETIC = "synthetic images: the time means something, the accuracy nothing"
@@ -93,21 +65,21 @@ def synthetic_tasks() -> tuple[SuiteTask, ...]:
 
 def folders(row: Vtab) -> tuple[str, ...]:
     """Where below the data root a task may lie, best first."""
-    exact = (f"vtab_{row.name}",) if row.name in EXACT else ()
+    exact = (f"vtab_{row.name}",) if row.exact else ()
     return tuple(dict.fromkeys((row.folder, f"{row.folder}.zip", *exact, row.tfds, f"{row.tfds}.zip")))
 
 
 def task_at(row: Vtab, place: DataLayout) -> SuiteTask | None:
     """The task with the data of a place; None if the place cannot hold it."""
     if place.splits >= set(_LISTS):
-        jpeg = place.jpeg and row.name in LOSSLESS
+        jpeg = place.jpeg and row.lossless
         return _exact(row, str(place.path), full="train800val200" in place.splits, jpeg=jpeg)
     return _sliced(row, str(place.path), place.splits) if place.table else None
 
 
 def task_on_hub(row: Vtab) -> SuiteTask | None:
     """The task with the data of the hub; None if the hub has none."""
-    if row.name in EXACT:
+    if row.exact:
         return _exact(row, f"bramtoula/vtab_{row.name}", full=False, jpeg=False)
     return None if row.name == "diabetic_retinopathy" else _sliced(row, f"dpdl-benchmark/{row.tfds}", frozenset())
 

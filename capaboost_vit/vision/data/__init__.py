@@ -7,7 +7,7 @@ from .image import EXTENSIONS, decode, to_rgb
 from .image_data import ImageData
 from .scan import unreadable
 from .sheet import draw_contact_sheet
-from .spec import open_data
+from .spec import open_configured, open_data
 from .split import Split
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "decode",
     "draw_contact_sheet",
     "few_shot",
+    "open_configured",
     "open_data",
     "parse_split",
     "to_rgb",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...io.tables import is_hub_name
 from .digits import read_digits
@@ -66,6 +68,17 @@ def open_data(
     if is_hub_name(spec, suffixes=(".zip", ".parquet")):
         return read_table(spec, None, **columns)
     raise FileNotFoundError(f"no data at {spec!r}: {_CHOICES}")
+
+
+def open_configured(options: Mapping[str, Any]) -> ImageData:
+    """The data set that options of `capaboost train` name, as `open_data` opens it."""
+    return open_data(
+        options["data"],
+        image_column=options.get("image_column"),
+        label_column=options.get("label_column"),
+        root=options.get("data_dir"),
+        download=options.get("data_download", False),
+    )
 
 
 def _open_folder(spec: str, path: Path, columns: dict[str, str | None]) -> ImageData:
