@@ -7,24 +7,33 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ...core.masking import resolve_density
 from ..trial import Trial
-from .outcomes import Outcome
+from .outcomes import Comparison, Outcome
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean and sample standard deviation over seeds; no mean where something is lacking.
+    """A mean over seeds, of accuracies or of their differences; without one where something is lacking.
 
     Args:
-        spread: None for a single seed.
-        seeds: how many there are.
+        spread: the sample standard deviation; None for a single seed.
+        low, high: ends of the 95 % interval of a difference; None with fewer than two seeds.
+        seeds: how many there are; pairs of each task, the smallest number of all.
         lacking: what is missing, in words.
     """
 
-    mean: float | None
-    spread: float | None
-    seeds: int
+    mean: float | None = None
+    spread: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
     lacking: tuple[str, ...] = ()
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval lies on one side of zero, else 0."""
+        return 0 if self.low is None or self.high is None else int(self.low > 0) - int(self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,17 @@ class Grid:
 
     The seeds that are planned for a method are those of all its trials; the tasks those of all methods. So a cell that
     nobody has planned is missing like one that is not finished. `runs` has a line per trial, with what it cost.
+
+    Args:
+        key: begins the ids of its tables and pictures.
+        reference: the method to compare with, if it is there; None takes the first that is plain LoRA.
     """
 
-    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+    def __init__(self, part: Comparison, *, key: str = "", reference: str | None = None) -> None:
+        self.part, self.key = part, key
         first: dict[str, Trial] = {}
         self.rows: dict[str, list[Outcome]] = {}
-        for outcome in outcomes:
+        for outcome in part.outcomes:
             first.setdefault(outcome.trial.task, outcome.trial)
             self.rows.setdefault(outcome.row, []).append(outcome)
         order = list(dict.fromkeys(trial.group for trial in first.values()))
@@ -54,12 +68,16 @@ class Grid:
         self.tasks = dict(sorted(first.items(), key=lambda item: order.index(item[1].group)))
         names = ("test_accuracy", "train_seconds", "memory_mb")
         self.runs = pd.DataFrame(
-            [(o.row, o.trial.seed, o.trial.task, *((o.result or {}).get(name) for name in names)) for o in outcomes],
+            [
+                (o.row, o.trial.seed, o.trial.task, *((o.result or {}).get(name) for name in names))
+                for o in part.outcomes
+            ],
             columns=["row", "seed", "task", *names],
         ).astype(dict.fromkeys(names, float))
         self.accuracy = (
             self.runs.groupby(["row", "seed", "task"])["test_accuracy"].last().unstack("task")[[*self.tasks]]
         )
+        self.reference = plain_lora(self.rows) if reference is None else reference if reference in self.rows else None
         self.averages = averages(self.tasks)
         self.overall = self.averages[-1] if self.averages else Average("", dict.fromkeys(self.tasks, 1.0))
         self.columns = [*self.averages, *(Average(task, {task: 1.0}, trial) for task, trial in self.tasks.items())]
@@ -74,7 +92,7 @@ class Grid:
         if column.trial is not None:
             return _score(table[column.name].dropna(), tuple(parts.values()))
         if parts:
-            return Score(None, None, 0, tuple(f"{task} ({there})" for task, there in parts.items()))
+            return Score(lacking=tuple(f"{task} ({there})" for task, there in parts.items()))
         return _score(table @ pd.Series(column.weights), ())
 
     def differences(self, row: str, reference: str) -> pd.DataFrame:
@@ -108,5 +126,20 @@ def averages(tasks: Mapping[str, Trial]) -> list[Average]:
 
 
 def _score(values: pd.Series, lacking: tuple[str, ...]) -> Score:
-    mean = float(values.mean()) if len(values) else None
-    return Score(mean, float(values.std()) if len(values) > 1 else None, len(values), lacking)
+    mean, spread = (float(number) if pd.notna(number) else None for number in (values.mean(), values.std()))
+    return Score(mean, spread, seeds=len(values), lacking=lacking)
+
+
+def plain_lora(rows: Mapping[str, Sequence[Outcome]]) -> str | None:
+    """The row to compare with: the one called `lora`, else the first that is LoRA with one branch and all entries."""
+    if "lora" in rows:
+        return "lora"
+    return next((row for row, outcomes in rows.items() if all(_is_plain_lora(o) for o in outcomes)), None)
+
+
+def _is_plain_lora(outcome: Outcome) -> bool:
+    method = outcome.trial.config.get("method") or {}
+    if method.get("name") != "lora" or method.get("num_branches") != 1 or method.get("dropout"):
+        return False
+    pattern = method.get("pattern", "random")
+    return pattern != "sign" and resolve_density(pattern, method.get("density"), 1) == 1

@@ -13,8 +13,7 @@ from ..manifest import Study
 from .costs import count_model, measure_costs
 from .curves import learning_curves
 from .grid import Grid
-from .outcomes import Comparison, Outcomes, read_outcomes
-from .paired import plain_lora
+from .outcomes import Outcomes, read_outcomes
 from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
 from .published import published_table, why_not_beside
@@ -26,10 +25,6 @@ FORMATS = ("html", "md", "csv", "tex", "json")
 _STATES = ("finished", "running", "waiting", "failed", "damaged")
 _PICTURES = 6_000_000  # bytes that thumbnails may take in all
 _THUMBNAIL = 3_600  # bytes of one
-
-
-# comparisons, with their reference methods
-Compared = Sequence[tuple[Comparison, Grid, str | None]]
 
 
 def write_report(
@@ -56,8 +51,8 @@ def write_report(
     if unknown or not formats:
         raise ValueError(f"--formats: choose from {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
     outcomes = read_outcomes(folder)
-    compared = [(part, grid := Grid(part.outcomes), _reference(grid, reference)) for part in outcomes.parts]
-    rows = dict.fromkeys(row for _, grid, _ in compared for row in grid.rows)
+    grids = [Grid(part, key=f"part{i}", reference=reference) for i, part in enumerate(outcomes.parts, 1)]
+    rows = dict.fromkeys(row for grid in grids for row in grid.rows)
     if reference is not None and reference not in rows:
         raise ValueError(f"--reference {reference}: the study has no such method; it has {', '.join(rows)}")
     suites = ", ".join(dict.fromkeys(part.suite for part in outcomes.parts))
@@ -66,13 +61,13 @@ def write_report(
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
     texts: dict[str, str] = {}
     if "html" in formats:
-        texts["report.html"] = render("report.html", **values, **_page(outcomes, compared, thumbnails=thumbnails))
-    tables = [table for i, entry in enumerate(compared) for table in _tables(f"part{i + 1}", *entry)]
+        texts["report.html"] = render("report.html", **values, **_page(outcomes, grids, thumbnails=thumbnails))
+    tables = [table for grid in grids for table in _tables(grid)]
     for name in ("md", "tex"):
         if name in formats:
             texts[f"report.{name}"] = render(f"report.{name}", **values, tables=[*tables, *_last_tables(outcomes)])
     if "csv" in formats:
-        texts["report.csv"] = as_csv(cell_rows(compared))
+        texts["report.csv"] = as_csv(cell_rows(grids))
         texts["report_runs.csv"] = as_csv(run_rows(outcomes))
     if "json" in formats:
         texts["report.json"] = as_json(Study(folder), outcomes)
@@ -83,18 +78,18 @@ def write_report(
     return [target / name for name in texts]
 
 
-def _page(outcomes: Outcomes, compared: Compared, *, thumbnails: bool) -> dict[str, Any]:
+def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dict[str, Any]:
     """What the page is made from; it asks for nothing else."""
     count = functools.cache(count_model)
     images = Thumbnails() if thumbnails else None
-    shown = sum(len(grid.first_runs()) for _, grid, _ in compared)
+    shown = sum(len(grid.first_runs()) for grid in grids)
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
     final = outcomes.states["final"]
     facts: dict[str, Iterable[object]] = {
         "Suite": (part.suite for part in outcomes.parts),
         "Backbones": (part.backbone for part in outcomes.parts),
-        "Tasks": (task for _, grid, _ in compared for task in grid.tasks),
-        "Methods": (row for _, grid, _ in compared for row in grid.rows),
+        "Tasks": (task for grid in grids for task in grid.tasks),
+        "Methods": (row for grid in grids for row in grid.rows),
         "Seeds": sorted(o.trial.seed for o in outcomes.finals),
     }
     machines = Counter(words for o in outcomes.finals if o.result and (words := _machine(o.result.get("machine"))))
@@ -103,21 +98,18 @@ def _page(outcomes: Outcomes, compared: Compared, *, thumbnails: bool) -> dict[s
         "bars": [(state, final[state], 100 * final[state] / final.total()) for state in _STATES if final[state]],
         "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
         "machines": machines.most_common(),
-        "sections": [_section(f"part{i + 1}", *entry, count, images, most) for i, entry in enumerate(compared)],
+        "sections": [_section(grid, count, images, most) for grid in grids],
         "tables": _last_tables(outcomes),
         "most": most,
     }
 
 
-def _section(
-    key: str, part: Comparison, grid: Grid, reference: str | None, count: Any, images: Thumbnails | None, most: int
-) -> dict[str, Any]:
+def _section(grid: Grid, count: Any, images: Thumbnails | None, most: int) -> dict[str, Any]:
     """One comparison on the page: its tables, pictures, the answers of runs by task, and what could not be shown."""
-    drawing = Illustrator(grid, key=key)
-    first = grid.first_runs()
+    drawing, first = Illustrator(grid), grid.first_runs()
     adapters = [a for row in grid.rows if (a := inspect(row, [o for o in first if o.row == row])) is not None]
     pictures = [
-        drawing.differences(reference) if reference is not None else None,
+        drawing.differences(grid.reference) if grid.reference is not None else None,
         drawing.costs(measure_costs(grid, count=count)),
         drawing.groups(),
         drawing.curves(learning_curves(grid)),
@@ -131,35 +123,29 @@ def _section(
             runs.setdefault(outcome.trial.task, []).append(answers)
     problems = {} if images is None else images.problems
     return {
-        "key": key,
-        "part": part,
-        "reference": reference,
-        "tables": _tables(key, part, grid, reference),
-        "why_not_published": why_not_beside(part),
+        "grid": grid,
+        "tables": _tables(grid),
+        "why_not_published": why_not_beside(grid.part),
         "pictures": [picture for picture in pictures if picture is not None],
         "runs": runs,
         "remarks": [f"No images of {task}: {why}." for task, why in problems.items() if task in grid.tasks],
     }
 
 
-def _tables(key: str, part: Comparison, grid: Grid, reference: str | None) -> list[ReportTable]:
+def _tables(grid: Grid) -> list[ReportTable]:
     """The tables of one comparison."""
-    tables = [accuracy_table(part, grid, key=f"{key}-accuracy")]
-    if reference is not None and len(grid.rows) > 1:
-        tables.append(paired_table(part, grid, reference, key=f"{key}-paired"))
-    beside = published_table(part, grid, key=f"{key}-published")
-    return tables if beside is None else [*tables, beside]
+    compared = grid.reference is not None and len(grid.rows) > 1
+    tables = [
+        accuracy_table(grid),
+        paired_table(grid, str(grid.reference)) if compared else None,
+        published_table(grid),
+    ]
+    return [table for table in tables if table is not None]
 
 
 def _last_tables(outcomes: Outcomes) -> list[ReportTable]:
     """Those of the whole study."""
     return [t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None]
-
-
-def _reference(grid: Grid, asked: str | None) -> str | None:
-    if asked is None:
-        return plain_lora(grid.rows)
-    return asked if asked in grid.rows else None
 
 
 def _machine(machine: Mapping[str, Any] | None) -> str:

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from ...core.masking import resolve_density
-from .grid import Average, Grid
-from .outcomes import Outcome
+from .grid import Average, Grid, Score
 
 RESAMPLES = 9999
 LEVEL = 0.95
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of a method minus that of the reference, in points, over the seeds that both have.
-
-    Args:
-        mean: None where something is lacking.
-        low, high: ends of the 95 % interval; None with fewer than two seeds.
-        seeds: pairs of each task, the smallest number of all.
-        lacking: what is missing, in words.
-    """
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    seeds: int
-    lacking: tuple[str, ...] = ()
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the whole interval lies on one side of zero, else 0."""
-        if self.low is None or self.high is None:
-            return 0
-        return int(self.low > 0) - int(self.high < 0)
-
-
-def compare(grid: Grid, row: str, reference: str, column: Average) -> Difference:
-    """The weighted mean over tasks of the means over seeds, and its interval.
+def compare(grid: Grid, row: str, reference: str, column: Average) -> Score:
+    """Accuracy of a method minus the reference's, in points: the weighted mean over tasks of the means over seeds.
 
     One task has that of the pairs that are there; an average has none while a task lacks a pair of planned seeds.
     """
@@ -54,10 +26,10 @@ def compare(grid: Grid, row: str, reference: str, column: Average) -> Difference
     else:
         lacking = tuple(few.values()) if fewest else ("no common seed",)
     if not fewest or (few and column.trial is None):
-        return Difference(None, None, None, fewest, lacking)
+        return Score(seeds=fewest, lacking=lacking)
     mean = sum(column.weights[task] * sum(sample) / len(sample) for task, sample in samples.items())
     low, high = bootstrap(list(samples.values()), list(column.weights.values())) if fewest > 1 else (None, None)
-    return Difference(mean, low, high, fewest, lacking)
+    return Score(mean, low=low, high=high, seeds=fewest, lacking=lacking)
 
 
 def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float, float]:
@@ -83,18 +55,3 @@ def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> t
         rng=np.random.default_rng(_SEED),
     ).confidence_interval
     return float(interval.low), float(interval.high)
-
-
-def plain_lora(rows: Mapping[str, Sequence[Outcome]]) -> str | None:
-    """The row to compare with: the one called `lora`, else the first that is LoRA with one branch and all entries."""
-    if "lora" in rows:
-        return "lora"
-    return next((row for row, outcomes in rows.items() if all(_is_plain_lora(o) for o in outcomes)), None)
-
-
-def _is_plain_lora(outcome: Outcome) -> bool:
-    method = outcome.trial.config.get("method") or {}
-    if method.get("name") != "lora" or method.get("num_branches") != 1 or method.get("dropout"):
-        return False
-    pattern = method.get("pattern", "random")
-    return pattern != "sign" and resolve_density(pattern, method.get("density"), 1) == 1

@@ -42,10 +42,10 @@ class Picture:
 
 
 class Illustrator:
-    """Draws the pictures of a comparison; `key` begins the ids of all of them."""
+    """Draws the pictures of a comparison."""
 
-    def __init__(self, grid: Grid, *, key: str) -> None:
-        self.grid, self.key = grid, key
+    def __init__(self, grid: Grid) -> None:
+        self.grid, self.key = grid, grid.key
         self.places = {row: place for place, row in enumerate(grid.rows)}
 
     def costs(self, costs: pd.DataFrame) -> Picture:

@@ -21,8 +21,9 @@ def why_not_beside(part: Comparison) -> str | None:
     return None
 
 
-def published_table(part: Comparison, grid: Grid, *, key: str) -> ReportTable | None:
+def published_table(grid: Grid) -> ReportTable | None:
     """Ours, missing where one of all 19 tasks is, and what others have published; None where nothing is comparable."""
+    part = grid.part
     if why_not_beside(part) is not None:
         return None
     literature = read_words("published.yaml")
@@ -32,7 +33,7 @@ def published_table(part: Comparison, grid: Grid, *, key: str) -> ReportTable | 
     ]
     rows += [_row("", *line) for line in literature["lines"]]
     title = f"Published numbers beside ours (%): {part.title}"
-    return simple_table(key, title, ("method", *_AVERAGES, "remark"), rows, (literature["source"],))
+    return simple_table(f"{grid.key}-published", title, ("method", *_AVERAGES, "remark"), rows, (literature["source"],))
 
 
 def _ours(grid: Grid, row: str, name: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ...io.yaml import parse_yaml
 from .grid import Grid, Score
-from .outcomes import Comparison, Outcomes, described
-from .paired import LEVEL, RESAMPLES, Difference, compare
+from .outcomes import Outcomes, described
+from .paired import LEVEL, RESAMPLES, compare
 
 MISSING = "missing"
 _LISTED = 2  # things that are missing
@@ -73,7 +73,7 @@ def simple_table(
     return ReportTable(key, title, tuple(map(Column, names)), tuple(map(tuple, rows)), tuple(notes))
 
 
-def accuracy_table(part: Comparison, grid: Grid, *, key: str) -> ReportTable:
+def accuracy_table(grid: Grid) -> ReportTable:
     """Test accuracies, mean and standard deviation over seeds; the best complete mean of a column is marked."""
     columns, notes = _columns(grid)
     scores = {row: [grid.score(row, column) for column in grid.columns] for row in grid.rows}
@@ -81,11 +81,11 @@ def accuracy_table(part: Comparison, grid: Grid, *, key: str) -> ReportTable:
     rows = [(_method(row, grid), *map(_accuracy, line, best)) for row, line in scores.items()]
     counts = sorted({len(grid.accuracy.loc[row]) for row in grid.rows})
     seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-    notes = (*notes_of("accuracy", seeds=seeds), *notes, *part.notes)
-    return ReportTable(key, f"Test accuracy (%): {part.title}", columns, tuple(rows), notes)
+    notes = (*notes_of("accuracy", seeds=seeds), *notes, *grid.part.notes)
+    return ReportTable(f"{grid.key}-accuracy", f"Test accuracy (%): {grid.part.title}", columns, tuple(rows), notes)
 
 
-def paired_table(part: Comparison, grid: Grid, reference: str, *, key: str) -> ReportTable:
+def paired_table(grid: Grid, reference: str) -> ReportTable:
     """Differences to the reference in points with their intervals, on each task and over them."""
     columns, notes = _columns(grid)
     rows = tuple(
@@ -94,7 +94,8 @@ def paired_table(part: Comparison, grid: Grid, reference: str, *, key: str) -> R
         if row != reference
     )
     notes = (*notes_of("paired", reference=reference, level=100 * LEVEL, resamples=RESAMPLES), *notes)
-    return ReportTable(key, f"Difference to {reference} (points of accuracy): {part.title}", columns, rows, notes)
+    title = f"Difference to {reference} (points of accuracy): {grid.part.title}"
+    return ReportTable(f"{grid.key}-paired", title, columns, rows, notes)
 
 
 def problems_table(outcomes: Outcomes) -> ReportTable | None:
@@ -155,7 +156,7 @@ def _accuracy(score: Score, best: float | None) -> Entry:
     return _number(score.mean, ".2f", spread, score.lacking, "best" if is_best else "")
 
 
-def _difference(difference: Difference) -> Entry:
+def _difference(difference: Score) -> Entry:
     interval = "" if difference.low is None else f"[{difference.low:+.2f}, {difference.high:+.2f}]"
     kind = {1: "up", -1: "down", 0: ""}[difference.sign]
     return _number(difference.mean, "+.2f", interval, difference.lacking, kind)

@@ -14,9 +14,9 @@ import pandas as pd
 from ..known import report_line
 from ..manifest import Study
 from ..status import states
-from .grid import Grid
-from .outcomes import Comparison, Outcomes
-from .paired import Difference, compare
+from .grid import Grid, Score
+from .outcomes import Outcomes
+from .paired import compare
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,13 +65,14 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     return str(pd.DataFrame(list(rows), dtype=object).to_csv(index=False))
 
 
-def cell_rows(compared: Iterable[tuple[Comparison, Grid, str | None]]) -> Iterator[dict[str, Any]]:
-    """A row for each method and task or average, with the comparison; the reference may be None."""
-    for part, grid, reference in compared:
+def cell_rows(grids: Iterable[Grid]) -> Iterator[dict[str, Any]]:
+    """A row for each method and task or average, with the difference to the reference."""
+    for grid in grids:
+        part = grid.part
         for row, column in itertools.product(grid.rows, grid.columns):
             score, trial = grid.score(row, column), column.trial
-            other = reference if reference != row else None
-            difference = Difference(None, None, None, 0) if other is None else compare(grid, row, other, column)
+            other = grid.reference if grid.reference != row else None
+            difference = Score() if other is None else compare(grid, row, other, column)
             line: dict[str, Any] = {"suite": part.suite, "backbone": part.backbone, "shots": part.shots, "method": row}
             line |= {"over": column.name, "kind": "task" if trial else "average", "group": trial.group if trial else ""}
             line |= {"mean": score.mean, "std": score.spread, "seeds": score.seeds}

@@ -50,7 +50,7 @@ def test_costs_are_means_over_tasks_and_missing_where_one_is(tmp_path):
         found |= {"memory_mb": 100.0} if one.method == "lora" or one.task == "0-4" else {}
         (study.run_folder(one) / "result.json").write_text(json.dumps(found))
     (part,) = read_outcomes(tmp_path).parts
-    lora, sign = measure_costs(Grid(part.outcomes), count=lambda options: (7, 100, 50)).itertuples()
+    lora, sign = measure_costs(Grid(part), count=lambda options: (7, 100, 50)).itertuples()
     assert (lora.trained, lora.executed, lora.ideal, lora.train_seconds) == (7, 100, 50, (15 + 40) / 2)
     assert (lora.memory_mb, lora.accuracy, lora.problem) == (100, 50, "")
     assert math.isnan(sign.memory_mb)
@@ -62,7 +62,7 @@ def test_a_model_that_cannot_be_built_has_unknown_costs_and_says_why(tmp_path):
     def refuse(options):
         raise ValueError("timm has no model 'x'\nand more")
 
-    (cost,) = measure_costs(Grid(part.outcomes), count=refuse).itertuples()
+    (cost,) = measure_costs(Grid(part), count=refuse).itertuples()
     assert math.isnan(cost.trained + cost.executed)
     assert cost.problem == "ValueError: timm has no model 'x'"
     with pytest.raises(ValueError, match="timm has no model"):
@@ -72,5 +72,5 @@ def test_a_model_that_cannot_be_built_has_unknown_costs_and_says_why(tmp_path):
 def test_settings_that_were_tuned_by_task_are_averaged(tmp_path):
     done = [(trial("lora", "0-4", 0), 50.0), (trial("lora", "5-9", 0, method={**LORA, "rank": 4}), 50.0)]
     (part,) = read_outcomes(write(tmp_path, done).path).parts
-    (cost,) = measure_costs(Grid(part.outcomes), count=lambda o: (json.loads(o)["method"]["rank"], 1, 1)).itertuples()
+    (cost,) = measure_costs(Grid(part), count=lambda o: (json.loads(o)["method"]["rank"], 1, 1)).itertuples()
     assert cost.trained == 3

@@ -31,7 +31,7 @@ def grid(tmp_path):
         done = [(one, accuracy(m, t, s)) for m, t, s, one in everything if (m, t, s) not in left_out]
         study = write(tmp_path / "study", done, missing=[one for m, t, s, one in everything if (m, t, s) in left_out])
         (part,) = read_outcomes(study.path).parts
-        return Grid(part.outcomes)
+        return Grid(part)
 
     return make
 
@@ -88,7 +88,7 @@ def test_a_cell_without_any_seed_has_no_mean(grid):
 def test_a_cell_that_nobody_has_planned_is_missing_too(tmp_path):
     done = [(trial("lora", task, 0), 50.0) for task in ("0-4", "5-9")] + [(trial("random", "0-4", 0), 60.0)]
     (part,) = read_outcomes(write(tmp_path, done).path).parts
-    found = Grid(part.outcomes)
+    found = Grid(part)
     assert found.score("random", column(found, "5-9")).lacking == ("0 of 1 seeds",)
     assert found.score("random", column(found, "mean of 2 tasks")).mean is None
     assert found.score("lora", column(found, "mean of 2 tasks")).mean == 50
@@ -98,7 +98,7 @@ def test_seeds_that_were_added_for_one_method_do_not_make_the_others_incomplete(
     done = [(trial("lora", task, seed), 50.0) for task in ("0-4", "5-9") for seed in range(3)]
     done += [(trial("random", task, 0), 60.0) for task in ("0-4", "5-9")]
     (part,) = read_outcomes(write(tmp_path, done).path).parts
-    found = Grid(part.outcomes)
+    found = Grid(part)
     assert found.score("random", column(found, "mean of 2 tasks")).mean == 60
     assert found.score("random", column(found, "mean of 2 tasks")).spread is None
 
@@ -119,12 +119,12 @@ def test_groups_are_averaged_only_where_every_task_has_one_of_several(grid, grou
 def test_tasks_stand_by_group_in_the_order_in_which_they_were_planned(tmp_path):
     done = [(trial("lora", t, 0, group=g), 1.0) for t, g in (("5-9", "b"), ("0-4", "a"), ("1-5", "b"), ("0-9", "a"))]
     (part,) = read_outcomes(write(tmp_path, done).path).parts
-    assert list(Grid(part.outcomes).tasks) == ["5-9", "1-5", "0-4", "0-9"]
+    assert list(Grid(part).tasks) == ["5-9", "1-5", "0-4", "0-9"]
 
 
 def test_one_task_has_no_average(tmp_path):
     (part,) = read_outcomes(write(tmp_path, [(trial("lora", "0-4", 0), 1.0)]).path).parts
-    assert Grid(part.outcomes).averages == []
+    assert Grid(part).averages == []
 
 
 def test_the_helper_writes_what_a_run_writes(real_study):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from studies import LORA, METHODS, trial, write
 
-from capaboost_vit.study.page.grid import Grid
+from capaboost_vit.study.page.grid import Grid, plain_lora
 from capaboost_vit.study.page.outcomes import read_outcomes
-from capaboost_vit.study.page.paired import bootstrap, compare, plain_lora
+from capaboost_vit.study.page.paired import bootstrap, compare
 
 TASKS = {"0-4": "low", "1-5": "low", "5-9": "high"}
 DRAW = random.Random(0)
@@ -28,7 +28,7 @@ def make(folder, *left_out, scores=SCORES):
     done = [(one, scores[key]) for key, one in everything.items() if key not in left_out]
     study = write(folder, done, missing=[everything[key] for key in left_out])
     (part,) = read_outcomes(study.path).parts
-    return Grid(part.outcomes)
+    return Grid(part)
 
 
 def column(grid, name):
@@ -124,4 +124,4 @@ def test_the_reference_is_the_plain_lora(tmp_path, monkeypatch, methods, found):
     monkeypatch.setitem(METHODS, "dropped", {**LORA, "dropout": 0.1})
     done = [(trial(method, "0-4", 0), 50.0) for method in methods]
     (part,) = read_outcomes(write(tmp_path, done).path).parts
-    assert plain_lora(Grid(part.outcomes).rows) == found
+    assert plain_lora(Grid(part).rows) == found
