@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..core.rescaling import RESCALES
@@ -44,6 +44,12 @@ class Lora(MaskedMethod):
             raise ValueError(
                 f"execution={self.execution!r} has no dropout, got dropout={self.dropout}: leave execution at 'auto'"
             )
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With its dropout, by which published settings differ."""
+        label = super().label(record)
+        return f"{label} dropout {record['dropout']:g}" if record.get("dropout") else label
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a branch for each of its parts that is a target.

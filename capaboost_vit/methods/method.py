@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..core.masking import Masking
+from ..core.masking import Masking, resolve_density
 from ..core.rescaling import rescaling
 from ..io.options import check_options, option
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 RESCALE_HELP = (
     "rescale the update to the plain method's: mean (by 1 / (d s^2)) or norm (to its Frobenius norm); none: not"
 )
+
+# options of a size that stand in a label, and the letter before each
+SIZES = {"rank": "r", "bottleneck": "w", "prefix_length": "p", "prompt_length": "p"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,31 @@ class Method:
     def record(self) -> dict[str, Any]:
         """The method as adapter files hold it: its name as `method`, and every option."""
         return {"method": self.name, **self.options()}
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """What people call it with the options of a `record`: `capaboost-lora r8 d2`, `lora r8`, `head`.
+
+        A density that is not the pattern's own stands behind: `capaboost-lora r8 d2 s1` is tied, but not masked. The
+        record may be of an older release, and have fewer options.
+        """
+        name = str(record["method"])
+        words = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
+        branches, pattern = record.get("num_branches", 1), str(record.get("pattern", "random"))
+        own = resolve_density(pattern, None, branches)
+        density = resolve_density(pattern, record.get("density", own if branches > 1 else 1.0), branches)
+        if branches > 1 or density < 1 or pattern == "sign":
+            name = f"capaboost-{name}"
+            words.append(f"d{branches}")
+            if pattern != "random":
+                words.append(pattern)
+            if density != own:
+                words.append(f"s{density:g}")
+        if record.get("rescale") is not None:
+            words.append(f"rescaled by {record['rescale']}")
+        if record.get("learned_scale"):
+            words.append(f"learned scale {record['learned_scale']}")
+        return " ".join([name, *words])
 
     def as_given(self) -> dict[str, Any]:
         """What a configuration keeps: what was given, or `name` and the options that are not at their defaults."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +12,7 @@ from .adapter import Adapter
 from .ia3 import Ia3
 from .index import register
 from .lora import Lora
-from .method import MaskedMethod, Method
+from .method import SIZES, MaskedMethod, Method
 from .prefix import Prefix
 from .prompt import Prompt
 
@@ -59,6 +59,15 @@ class Unipelt(MaskedMethod):
         super().__post_init__()
         if not self.parts:
             raise ValueError(f"unipelt has the parts {', '.join(PARTS)}, got none")
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With the parts that it has beyond the published three, and those of them that it lacks; without sizes."""
+        usual = ("lora", "prefix", "adapter")
+        more = [part for part in record["parts"] if part not in usual]
+        less = [f"no-{part}" for part in usual if part not in record["parts"]]
+        options = {name: value for name, value in record.items() if name not in SIZES}
+        return super().label({**options, "method": "-".join([cls.name, *more, *less])})
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """The wrappers of the parts, then those that tell the gates where padding is.

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.masking import resolve_density
 from ..io.atomic import write_text
+from ..methods import METHODS, Method
 from ..nlu.metrics import glue_average
 from ..nlu.tasks import GLUE, TASKS
 
@@ -57,38 +57,8 @@ def collect(folders: Iterable[str | Path]) -> list[FinishedRun]:
 
 
 def method_name(methods: Sequence[Mapping[str, Any]]) -> str:
-    """What people call a method with its options: `capaboost-lora r8 d2`, `lora r8`, `head`.
-
-    A density that is not the pattern's own stands behind: `capaboost-lora r8 d2 s1` is tied, but not masked.
-    """
-    names = []
-    for method in methods:
-        name, words = str(method["method"]), []
-        if name == "unipelt":
-            parts = [part for part in method["parts"] if part not in ("lora", "prefix", "adapter")]
-            lacking = [part for part in ("lora", "prefix", "adapter") if part not in method["parts"]]
-            name = "-".join(["unipelt", *parts, *(f"no-{part}" for part in lacking)])
-        for option, letter in (("rank", "r"), ("bottleneck", "w"), ("prefix_length", "p"), ("prompt_length", "p")):
-            if method.get(option) is not None and method["method"] != "unipelt":
-                words.append(f"{letter}{method[option]}")
-        branches, pattern = method.get("num_branches", 1), str(method.get("pattern", "random"))
-        own = resolve_density(pattern, None, branches)
-        density = resolve_density(pattern, method.get("density", own if branches > 1 else 1.0), branches)
-        if branches > 1 or density < 1 or pattern == "sign":
-            name = f"capaboost-{name}"
-            words.append(f"d{branches}")
-            if pattern != "random":
-                words.append(pattern)
-            if density != own:
-                words.append(f"s{density:g}")
-        if method.get("rescale") is not None:
-            words.append(f"rescaled by {method['rescale']}")
-        if name.endswith("lora") and method.get("dropout"):
-            words.append(f"dropout {method['dropout']:g}")
-        if method.get("learned_scale"):
-            words.append(f"learned scale {method['learned_scale']}")
-        names.append(" ".join([name, *words]))
-    return " + ".join(names) or "none"
+    """The labels of the methods of a run, as result.json and adapter files record them."""
+    return " + ".join(METHODS.get(method["method"], Method).label(method) for method in methods) or "none"
 
 
 def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
