@@ -429,7 +429,7 @@ def test_a_study_without_data_or_weights_is_refused_in_one_line(project, sets, m
 def test_all_that_the_hub_has_of_vtab_is_fetched_to_where_it_is_looked_for_and_checked(project, tmp_path):
     code, output = project.run("scripts/get_vtab1k.sh", "--tasks", "clevr_*", cwd=tmp_path, DATA="my data")
     assert code == 0, output
-    tasks = {row: vtab1k.task_on_hub(row) for row in vtab1k.TASKS}
+    tasks = {row: row.task_on_hub() for row in vtab1k.TASKS}
     hub = {task.data for task in tasks.values() if task}
     assert {line.split()[2]: line.partition(" --local-dir ")[2] for line in project.lines("hf download")} == {
         name: f"my data/{name.partition('/')[2]} in {tmp_path}" for name in hub
@@ -437,7 +437,7 @@ def test_all_that_the_hub_has_of_vtab_is_fetched_to_where_it_is_looked_for_and_c
     assert all("--repo-type dataset" in line for line in project.lines("hf download"))
     assert len(project.lines("hf")) == len(hub) == 15
     for row, task in tasks.items():
-        assert task is None or task.data.partition("/")[2] in vtab1k.folders(row)
+        assert task is None or task.data.partition("/")[2] in row.folders()
     check = f"capaboost study check --suite vtab1k --data my data --tasks clevr_* in {tmp_path}"
     assert project.lines()[-1] == check
     assert "To be asked for by hand: Diabetic Retinopathy Detection" in output

@@ -5,31 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from . import fgvc, vtab1k
+from .fgvc import FineGrained
 from .own import read_suite
-from .places import DataLayout, look_at
+from .places import look_at
 from .task import Suite, SuiteTask, choose
+from .vtab1k import Vtab
 
 HUB = "hub"
 
 
-class _SuiteModule(Protocol):
-    """What the module of a suite has."""
-
-    TASKS: tuple[Any, ...]
-
-    def folders(self, row: Any) -> tuple[str, ...]: ...
-
-    def task_at(self, row: Any, place: DataLayout) -> SuiteTask | None: ...
-
-    def task_on_hub(self, row: Any) -> SuiteTask | None: ...
-
-    def hint(self, row: Any) -> str: ...
-
-
-SUITES: dict[str, _SuiteModule] = {"vtab1k": vtab1k, "fgvc": fgvc}
+SUITES: dict[str, Sequence[Vtab | FineGrained]] = {"vtab1k": vtab1k.TASKS, "fgvc": fgvc.TASKS}
 SYNTHETIC = "synthetic_vtab1k"
 
 
@@ -69,7 +56,7 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
     The hub is not asked whether it has its sets, and the data of a user's own suite counts as there.
     """
     if spec == SYNTHETIC:
-        return FoundTasks(Suite(spec, tuple(choose(vtab1k.synthetic_tasks(), tasks))), {})
+        return FoundTasks(Suite(spec, tuple(row.synthetic() for row in choose(vtab1k.TASKS, tasks))), {})
     if spec not in SUITES:
         return FoundTasks(_own(spec, data, tasks), {})
     say = "say --data FOLDER with a folder or .zip per task, or --data hub"
@@ -77,9 +64,9 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         raise ValueError(f"the suite {spec} needs data: {say}")
     if data != HUB and not Path(data).expanduser().is_dir():
         raise FileNotFoundError(f"no folder {data}: {say}")
-    suite, present, missing = SUITES[spec], [], {}
-    for row in choose(suite.TASKS, tasks):
-        task = _on_hub(suite, row) if data == HUB else _below(suite, row, Path(data).expanduser())
+    present, missing = [], {}
+    for row in choose(SUITES[spec], tasks):
+        task = _on_hub(row) if data == HUB else _below(row, Path(data).expanduser())
         if isinstance(task, SuiteTask):
             present.append(task)
         else:
@@ -87,23 +74,23 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
     return FoundTasks(Suite(spec, tuple(present)), missing)
 
 
-def _on_hub(suite: _SuiteModule, row: Any) -> SuiteTask | str:
-    return suite.task_on_hub(row) or f"the hub has no set of it: {suite.hint(row)}"
+def _on_hub(row: Vtab | FineGrained) -> SuiteTask | str:
+    return row.task_on_hub() or f"the hub has no set of it: {row.hint()}"
 
 
-def _below(suite: _SuiteModule, row: Any, root: Path) -> SuiteTask | str:
+def _below(row: Vtab | FineGrained, root: Path) -> SuiteTask | str:
     """The task, or where its data was looked for in vain."""
     reasons = []
-    for name in suite.folders(row):
+    for name in row.folders():
         try:
-            task = suite.task_at(row, look_at(root / name))
+            task = row.task_at(look_at(root / name))
         except (OSError, ValueError) as error:
             reasons.append(f"{name}: {error}")
             continue
         if task is not None:
             return task
         reasons.append(f"{name}: other splits than this task needs")
-    return f"looked in {root} for {'; '.join(reasons)}: {suite.hint(row)}"
+    return f"looked in {root} for {'; '.join(reasons)}: {row.hint()}"
 
 
 def _own(spec: str, data: str | None, tasks: Sequence[str]) -> Suite:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib import resources
 from typing import Any, Protocol, TypeVar
+
+from ...io.yaml import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,9 @@ def choose(tasks: Iterable[Item], patterns: Sequence[str]) -> list[Item]:
         if not any(fnmatchcase(task.name, pattern) for task in tasks):
             raise ValueError(f"--tasks: nothing is called {pattern!r}; there are {', '.join(t.name for t in tasks)}")
     return [task for task in tasks if any(fnmatchcase(task.name, pattern) for pattern in patterns)]
+
+
+def read_rows(file: str) -> list[dict[str, Any]]:
+    """The tasks that a YAML file of this folder holds by name, each with its `name`."""
+    rows = parse_yaml(resources.files(__package__).joinpath(file).read_text("utf-8"))
+    return [{"name": name, **values} for name, values in rows.items()]

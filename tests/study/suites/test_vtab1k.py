@@ -72,7 +72,7 @@ def test_the_slices_come_to_vtabs_own_images(name):
     sizes, val, test = TFDS[name]
     data = ImageData("x", (), {n: Split(tuple(map(str, range(c))), tuple(range(c)), str) for n, c in sizes.items()})
     row = by_name(name)
-    task = vtab1k.task_at(row, _table(*sizes))
+    task = row.task_at(_table(*sizes))
     assert ("TFDS's validation" in str(task.notes)) == (name == "clevr_dist")
     assert data.split(task.train).labels == tuple(range(800))
     assert data.split(task.val).labels == tuple(val)
@@ -87,19 +87,19 @@ def _table(*splits):
 @pytest.mark.parametrize("suite", [vtab1k, fgvc])
 def test_every_expression_of_every_task_can_be_read(suite):
     for row in suite.TASKS:
-        for task in (suite.task_on_hub(row), suite.task_at(row, _table("train", "test"))):
+        for task in (row.task_on_hub(), row.task_at(_table("train", "test"))):
             for split in (task.train, task.val, task.full, task.test) if task else ():
                 assert parse_split(split)
 
 
 def test_what_the_hub_has():
-    data = {row.name: (task := vtab1k.task_on_hub(row)) and task.data for row in vtab1k.TASKS}
+    data = {row.name: (task := row.task_on_hub()) and task.data for row in vtab1k.TASKS}
     assert data.pop("diabetic_retinopathy") is None
     assert {name for name, spec in data.items() if spec == f"bramtoula/vtab_{name}"} == EXACT
     assert {spec.partition("/")[0] for name, spec in data.items() if name not in EXACT} == {"dpdl-benchmark"}
     assert data["clevr_dist"] == "dpdl-benchmark/clevr"
     assert data["svhn"] == "dpdl-benchmark/svhn_cropped"
-    notes = {row.name: task.notes for row in vtab1k.TASKS if (task := vtab1k.task_on_hub(row))}
+    notes = {row.name: task.notes for row in vtab1k.TASKS if (task := row.task_on_hub())}
     assert {name for name, found in notes.items() if not found} == EXACT
     assert notes["dtd"] == ("not VTAB-exact: the order of the images is not verified",)
     assert len(notes["clevr_count"]) == 2
@@ -119,7 +119,7 @@ def test_what_the_hub_has():
     ],
 )
 def test_derived_labels_have_their_column(name, column):
-    assert vtab1k.task_on_hub(by_name(name)).options == ({} if column is None else {"label_column": column})
+    assert by_name(name).task_on_hub().options == ({} if column is None else {"label_column": column})
 
 
 def test_the_five_fine_grained_sets():
@@ -130,7 +130,7 @@ def test_the_five_fine_grained_sets():
         "dogs": 120,
         "cars": 196,
     }
-    tasks = {row.name: fgvc.task_on_hub(row) for row in fgvc.TASKS}
+    tasks = {row.name: row.task_on_hub() for row in fgvc.TASKS}
     assert tasks["nabirds"] is None
     assert (tasks["flowers"].train, tasks["flowers"].val, tasks["flowers"].full) == ("train", "val", "train+val")
     assert (tasks["cub"].train, tasks["cub"].val, tasks["cub"].full) == (
