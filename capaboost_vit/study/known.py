@@ -9,6 +9,8 @@ from typing import Any
 
 from ..io.atomic import write_text
 from .manifest import Study
+from .outcomes import Outcomes
+from .status import states
 from .trial import Trial, digest, identity_of
 
 _IDENTITY = ("suite", "task", "backbone", "stage", "weights")
@@ -19,7 +21,26 @@ _NUMBERS = (
 )
 
 
-def report_line(trial: Trial, state: str, result: Mapping[str, Any] | None) -> dict[str, Any]:
+def as_json(outcomes: Outcomes) -> str:
+    """All trials, candidates too, a line each, and what was chosen of them; nothing in it says where files lay.
+
+    `options` are those of `capaboost train` that are not at their defaults; `weights` is the SHA-256 of the base
+    weights' file; accuracies are in per cent, and null where nobody asked for them. A damaged result stops nothing.
+    """
+    study = Study(outcomes.folder)
+    finals = {outcome.trial.id: (outcome.state, outcome.result) for outcome in outcomes.finals}
+    lines = []
+    for trial, state in states(study):
+        try:
+            state, result = finals.get(trial.id) or (state, study.result(trial))
+        except ValueError:
+            state, result = "damaged", None
+        lines.append(json.dumps(_line(trial, state, result)))
+    text = ",\n".join(lines)
+    return f'{{"trials": [\n{text}\n],\n"choices": {json.dumps(outcomes.choices)}}}\n'
+
+
+def _line(trial: Trial, state: str, result: Mapping[str, Any] | None) -> dict[str, Any]:
     """What report.json holds of a trial: what makes it another one, and its numbers; nothing of where files lie."""
     line = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
     options = {name: value for name, value in trial.own_options().items() if name not in ("seed", "shots")}

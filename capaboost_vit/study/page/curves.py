@@ -7,8 +7,8 @@ import operator
 
 import pandas as pd
 
+from ..outcomes import Outcome
 from .grid import Grid
-from .outcomes import Outcome
 
 COLUMNS = ("train_loss", "train_accuracy", "val_accuracy")
 

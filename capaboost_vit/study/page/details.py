@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 
 import pandas as pd
 
+from .predictions import data_uri
 from .tables import Entry, ReportTable, notes_of, simple_table
 from .updates import COLUMNS, Adapters
 
@@ -24,8 +24,7 @@ _COSTS = {
 
 def csv_uri(table: pd.DataFrame) -> str:
     """A table as a csv file inside a link."""
-    content = table.to_csv(index=False, float_format="%.5g")
-    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(content.encode()).decode()}"
+    return data_uri("text/csv;charset=utf-8", table.to_csv(index=False, float_format="%.5g").encode())
 
 
 def cost_table(costs: pd.DataFrame, *, key: str) -> ReportTable:

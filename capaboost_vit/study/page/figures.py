@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from .svg import FAINT, INK, PAPER, new_axes, series_style
 
 _PANEL = (4.3, 3.1)  # inches: about the width of a telephone at 72 dots
@@ -90,22 +92,15 @@ def draw_differences(lines: Sequence[tuple[str, float, float | None, float | Non
     return axes.figure
 
 
-def draw_lines(
-    lines: Mapping[int, tuple[Sequence[float], Sequence[float]]],
-    *,
-    x: str,
-    y: str,
-    log: bool = False,
-    marked: bool = False,
-) -> Any:
-    """Lines over whole numbers, by place in the legend."""
+def draw_lines(lines: Mapping[int, pd.Series], *, x: str, y: str, log: bool = False, marked: bool = False) -> Any:
+    """Lines over whole numbers, their index, by place in the legend."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axes = new_axes(*_PANEL)
-    for index, (along, up) in lines.items():
+    for index, line in lines.items():
         look = series_style(index)
-        axes.plot(along, up, **(look if marked or len(along) < 15 else {**look, "marker": None}))
-    if log and all(value > 0 for _, up in lines.values() for value in up):
+        axes.plot(line, **(look if marked or len(line) < 15 else {**look, "marker": None}))
+    if log and all((line > 0).all() for line in lines.values()):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...core.masking import resolve_density
+from ..outcomes import Comparison, Outcome
 from ..trial import Trial
-from .outcomes import Comparison, Outcome
 
 
 @dataclass(frozen=True)

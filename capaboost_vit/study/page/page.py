@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ...io.atomic import write_text
-from ..manifest import Study
+from ..known import as_json
+from ..outcomes import Outcomes, read_outcomes
 from .costs import count_model, measure_costs
 from .curves import learning_curves
 from .grid import Grid
-from .outcomes import Outcomes, read_outcomes
 from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
 from .published import published_table, why_not_beside
 from .tables import ReportTable, accuracy_table, choices_table, paired_table, problems_table
 from .updates import inspect
-from .writers import as_csv, as_json, cell_rows, render, run_rows
+from .writers import as_csv, cell_rows, render, run_rows
 
 FORMATS = ("html", "md", "csv", "tex", "json")
-_STATES = ("finished", "running", "waiting", "failed", "damaged")
 _PICTURES = 6_000_000  # bytes that thumbnails may take in all
 _THUMBNAIL = 3_600  # bytes of one
 
@@ -59,18 +58,20 @@ def write_report(
     taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
     progress = render("progress.txt", states=outcomes.states, taken_from=taken)
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
+    last_tables = [t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None]
     texts: dict[str, str] = {}
     if "html" in formats:
-        texts["report.html"] = render("report.html", **values, **_page(outcomes, grids, thumbnails=thumbnails))
-    tables = [table for grid in grids for table in _tables(grid)]
+        page = _page(outcomes, grids, thumbnails=thumbnails)
+        texts["report.html"] = render("report.html", **values, **page, tables=last_tables)
+    tables = [*(table for grid in grids for table in _tables(grid)), *last_tables]
     for name in ("md", "tex"):
         if name in formats:
-            texts[f"report.{name}"] = render(f"report.{name}", **values, tables=[*tables, *_last_tables(outcomes)])
+            texts[f"report.{name}"] = render(f"report.{name}", **values, tables=tables)
     if "csv" in formats:
         texts["report.csv"] = as_csv(cell_rows(grids))
         texts["report_runs.csv"] = as_csv(run_rows(outcomes))
     if "json" in formats:
-        texts["report.json"] = as_json(Study(folder), outcomes)
+        texts["report.json"] = as_json(outcomes)
     target = Path(folder if output is None else output)
     target.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -84,7 +85,6 @@ def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dic
     images = Thumbnails() if thumbnails else None
     shown = sum(len(grid.first_runs()) for grid in grids)
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
-    final = outcomes.states["final"]
     facts: dict[str, Iterable[object]] = {
         "Suite": (part.suite for part in outcomes.parts),
         "Backbones": (part.backbone for part in outcomes.parts),
@@ -95,11 +95,10 @@ def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dic
     machines = Counter(words for o in outcomes.finals if o.result and (words := _machine(o.result.get("machine"))))
     return {
         "outcomes": outcomes,
-        "bars": [(state, final[state], 100 * final[state] / final.total()) for state in _STATES if final[state]],
         "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
         "machines": machines.most_common(),
         "sections": [_section(grid, count, images, most) for grid in grids],
-        "tables": _last_tables(outcomes),
+        "no_images": {} if images is None else images.problems,
         "most": most,
     }
 
@@ -121,14 +120,12 @@ def _section(grid: Grid, count: Any, images: Thumbnails | None, most: int) -> di
         answers = read_predictions(outcome, images, most=most)
         if answers is not None:
             runs.setdefault(outcome.trial.task, []).append(answers)
-    problems = {} if images is None else images.problems
     return {
         "grid": grid,
         "tables": _tables(grid),
         "why_not_published": why_not_beside(grid.part),
         "pictures": [picture for picture in pictures if picture is not None],
         "runs": runs,
-        "remarks": [f"No images of {task}: {why}." for task, why in problems.items() if task in grid.tasks],
     }
 
 
@@ -141,11 +138,6 @@ def _tables(grid: Grid) -> list[ReportTable]:
         published_table(grid),
     ]
     return [table for table in tables if table is not None]
-
-
-def _last_tables(outcomes: Outcomes) -> list[ReportTable]:
-    """Those of the whole study."""
-    return [t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None]
 
 
 def _machine(machine: Mapping[str, Any] | None) -> str:

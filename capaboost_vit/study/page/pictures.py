@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ _COSTS = (
     ("memory_mb", "peak memory of the process (MB)", False),
     ("train_seconds", "training time of a run (s)", False),
 )
-
 
 Panel = tuple[str, str]
 
@@ -106,7 +105,7 @@ class Illustrator:
                 points = curves[curves.task == task].dropna(subset=[column])
                 of_row = dict(iter(points.groupby("method", sort=False)))
                 if of_row:
-                    lines = {self.places[r]: (list(t.epoch), list(t[column])) for r, t in of_row.items()}
+                    lines = {self.places[row]: table.set_index("epoch")[column] for row, table in of_row.items()}
                     ends = "; ".join(f"{row}: {table[column].iloc[-1]:.4g}" for row, table in of_row.items())
                     options = {"x": "epoch", "y": label, "log": column == "train_loss"}
                     name, words = f"{column}-{len(panels)}", f"at the end {ends}"
@@ -119,11 +118,11 @@ class Illustrator:
         shown = [a for a in adapters if len(a.updates)]
         if not shown:
             return None
-        spectra = {self.places[a.row]: _line(enumerate(mean_shares(a.updates), 1)) for a in shown}
+        spectra = {self.places[a.row]: mean_shares(a.updates) for a in shown}
         drawn = {"Spectrum of dW": (spectra, {"x": "index", "y": "singular value / the largest", "log": True})}
         for measure in ("effective", "stable"):
             depths = {self.places[a.row]: a.updates.groupby("block")[measure].mean() for a in shown}
-            lines = {place: _line(depth.items()) for place, depth in depths.items() if len(depth)}
+            lines = {place: depth for place, depth in depths.items() if len(depth)}
             if lines:
                 options = {"x": "block", "y": f"{measure} rank", "marked": True}
                 drawn[f"{measure.capitalize()} rank of dW by block"] = (lines, options)
@@ -168,8 +167,3 @@ class Illustrator:
         with styled():
             shown = tuple((swatch(i, prefix=f"{key}-key"), row) for row, i in self.places.items() if row in legend)
         return Picture(key, title, text, panels, shown, numbers, download)
-
-
-def _line(points: Iterable[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    along, up = zip(*points, strict=True)
-    return list(along), list(up)

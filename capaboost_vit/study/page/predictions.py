@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...vision.data import ImageData, open_configured
-from .outcomes import Outcome
+from ..outcomes import Outcome
 
 SIDE = 96  # pixels of a thumbnail
 _AS_TABLE = 20  # more classes than that are a picture
@@ -117,7 +117,7 @@ def confusion_png(counts: np.ndarray) -> str:
     picture.putpalette([*_COLOUR] * 16)
     out = io.BytesIO()
     picture.save(out, format="PNG", bits=4, transparency=bytes(17 * level for level in range(16)), optimize=True)
-    return _uri("image/png", out.getvalue())
+    return data_uri("image/png", out.getvalue())
 
 
 def jpeg(image: Image.Image) -> str:
@@ -126,7 +126,7 @@ def jpeg(image: Image.Image) -> str:
     small.thumbnail((SIDE, SIDE))
     out = io.BytesIO()
     small.convert("RGB").save(out, format="JPEG", quality=72, optimize=True)
-    return _uri("image/jpeg", out.getvalue())
+    return data_uri("image/jpeg", out.getvalue())
 
 
 def _mistake(
@@ -151,5 +151,6 @@ def _open(config: dict[str, Any]) -> ImageData:
     return open_configured({**config, "data_download": False})
 
 
-def _uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """Content inside a link."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

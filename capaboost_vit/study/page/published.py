@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..outcomes import Comparison
 from .grid import Grid
-from .outcomes import Comparison
 from .tables import MISSING, Entry, ReportTable, read_words, simple_table
 
 _BACKBONES = {"augreg_in21k": "*", "orig_in21k": ""}

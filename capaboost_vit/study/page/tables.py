@@ -10,8 +10,8 @@ from importlib import resources
 from typing import Any
 
 from ...io.yaml import parse_yaml
+from ..outcomes import Outcomes, described
 from .grid import Grid, Score
-from .outcomes import Outcomes, described
 from .paired import LEVEL, RESAMPLES, compare
 
 MISSING = "missing"

@@ -15,7 +15,7 @@ from ...core.masking import Masking
 from ...core.rescaling import rescaling
 from ...methods.adapter_file import read_adapter_file
 from ...training.figures import small_update
-from .outcomes import Outcome
+from ..outcomes import Outcome
 
 COLUMNS = ("task", "site", "block", "algebraic", "stable", "effective", "norm", "shares")
 
@@ -124,7 +124,7 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def mean_shares(updates: pd.DataFrame) -> list[float]:
-    """The mean over updates of s_i / s_1, for each index that all of them have."""
+def mean_shares(updates: pd.DataFrame) -> pd.Series:
+    """The mean over updates of s_i / s_1, by i from 1, for each i that all of them have."""
     length = min(map(len, updates.shares))
-    return [float(mean) for mean in pd.DataFrame([shares[:length] for shares in updates.shares]).mean()]
+    return pd.DataFrame([shares[:length] for shares in updates.shares], columns=range(1, length + 1)).mean()

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..known import report_line
-from ..manifest import Study
-from ..status import states
+from ..outcomes import Outcomes
 from .grid import Grid, Score
-from .outcomes import Outcomes
 from .paired import compare
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-_TEX |= {"±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
+# what LaTeX reads as a command, and what ends a cell of a Markdown table or begins an element of HTML
+_TEX = str.maketrans(
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
+)
+_MARKDOWN = str.maketrans({"|": r"\|", "<": r"\<", "\n": " "})
 
 
 def render(template: str, **values: Any) -> str:
@@ -35,13 +31,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def tex(text: str) -> str:
-    """A text with everything escaped that LaTeX would read as a command."""
-    return re.sub(r"[&%$#_{}\\~^±<>|…]", lambda match: _TEX[match[0]], text)
+    """A text as LaTeX prints it."""
+    return text.translate(_TEX)
 
 
 def markdown(text: str) -> str:
-    """A text that neither ends a cell of a Markdown table nor begins an element of HTML."""
-    return text.replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
+    """A text inside a cell of a Markdown table."""
+    return text.translate(_MARKDOWN)
 
 
 @functools.cache
@@ -96,21 +92,3 @@ def run_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
         line |= {"trained_parameters": result.get("parameters", {}).get("trained")}
         line |= {name: result.get(name) for name in ("train_seconds", "memory_mb")}
         yield {**line, "device": result.get("machine", {}).get("device"), "problem": o.problem}
-
-
-def as_json(study: Study, outcomes: Outcomes) -> str:
-    """All trials, candidates too, a line each, and what was chosen of them; nothing in it says where files lay.
-
-    `options` are those of `capaboost train` that are not at their defaults; `weights` is the SHA-256 of the base
-    weights' file; accuracies are in per cent, and null where nobody asked for them. A damaged result stops nothing.
-    """
-    finals = {outcome.trial.id: (outcome.state, outcome.result) for outcome in outcomes.finals}
-    lines = []
-    for trial, state in states(study):
-        try:
-            state, result = finals.get(trial.id) or (state, study.result(trial))
-        except ValueError:
-            state, result = "damaged", None
-        lines.append(json.dumps(report_line(trial, state, result)))
-    text = ",\n".join(lines)
-    return f'{{"trials": [\n{text}\n],\n"choices": {json.dumps(outcomes.choices)}}}\n'

@@ -9,9 +9,9 @@ import pytest
 import torch
 from studies import COMMON, LORA, METHODS, VIT, result, trial, write
 
+from capaboost_vit.study.outcomes import read_outcomes
 from capaboost_vit.study.page.costs import count_model, measure_costs, model_options
 from capaboost_vit.study.page.grid import Grid
-from capaboost_vit.study.page.outcomes import read_outcomes
 
 WIDTH, DEPTH = VIT["embed_dim"], VIT["depth"]
 

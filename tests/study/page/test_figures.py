@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 
+import pandas as pd
 import pytest
 
 from capaboost_vit.study.page.figures import draw_differences, draw_lines, draw_pareto, draw_radar, pareto_front
@@ -47,7 +48,7 @@ def test_lines_and_intervals_are_where_they_say():
     with styled():
         axes = draw_differences([("a", 1.0, 0.5, 2.0), ("b", -1.0, None, None)], reference="lora").axes[0]
         radar = draw_radar({0: [50.0, 60.0, 70.0]}, ["x", "y", "z"]).axes[0]
-        lines = draw_lines({0: ([1, 2], [0.5, 0.25])}, x="epoch", y="loss", log=True).axes[0]
+        lines = draw_lines({0: pd.Series([0.5, 0.25], [1, 2])}, x="epoch", y="loss", log=True).axes[0]
     assert [list(line.get_xdata()) for line in axes.lines][:3] == [[0.5, 2.0], [1.0], [-1.0]]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert list(radar.lines[0].get_ydata()) == [50, 60, 70, 50]
@@ -61,7 +62,7 @@ def test_many_series_differ_in_colour_dash_or_marker():
 
 def test_a_drawing_takes_its_colours_from_the_page_and_keeps_its_ids_to_itself():
     with styled():
-        figure = draw_lines({9: ([1, 2, 3], [1, 2, 3])}, x="$x_{", y="a < b & c", marked=True)
+        figure = draw_lines({9: pd.Series([1, 2, 3], [1, 2, 3])}, x="$x_{", y="a < b & c", marked=True)
         text = to_svg(figure, prefix="mine", label='a "quoted" <label> & more')
     assert "var(--c1)" in text
     assert "var(--ink)" in text

@@ -7,8 +7,8 @@ import statistics
 import pytest
 from studies import result, trial, write
 
+from capaboost_vit.study.outcomes import read_outcomes
 from capaboost_vit.study.page.grid import Grid
-from capaboost_vit.study.page.outcomes import read_outcomes
 
 GROUPS = {"0-4": "low", "1-5": "low", "5-9": "high"}
 

@@ -8,7 +8,7 @@ import pytest
 from studies import METHODS, result, trial, write
 
 from capaboost_vit.study.manifest import Study
-from capaboost_vit.study.page.outcomes import described, read_outcomes
+from capaboost_vit.study.outcomes import described, read_outcomes
 
 
 def states(study):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from studies import LORA, METHODS, trial, write
 
+from capaboost_vit.study.outcomes import read_outcomes
 from capaboost_vit.study.page.grid import Grid, plain_lora
-from capaboost_vit.study.page.outcomes import read_outcomes
 from capaboost_vit.study.page.paired import bootstrap, compare
 
 TASKS = {"0-4": "low", "1-5": "low", "5-9": "high"}

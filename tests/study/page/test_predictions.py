@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capaboost_vit.study.page.outcomes import read_outcomes
+from capaboost_vit.study.outcomes import read_outcomes
 from capaboost_vit.study.page.predictions import Thumbnails, confusion_png, confusions, jpeg, read_predictions
 from capaboost_vit.vision.data import open_data
 

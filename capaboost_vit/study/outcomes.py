@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...training.folder import differences
-from ..choose import read_choices
-from ..manifest import Study
-from ..runs import method_name, row_labels
-from ..status import states
-from ..trial import Trial
+from ..training.folder import differences
+from .choose import read_choices
+from .manifest import Study
+from .runs import method_name, row_labels
+from .status import states
+from .trial import Trial
 
 
 @dataclass(frozen=True)
@@ -112,21 +112,19 @@ def described(outcomes: Sequence[Outcome]) -> str:
 
 
 def _outcome(study: Study, trial: Trial, state: str, row: str) -> Outcome:
-    folder = study.run_folder(trial)
+    result = problem = None
     failure = study.failure(trial) if state == "failed" else None
     if failure is not None:
         attempts = failure.get("attempts")
-        tries = f" (attempts: {attempts})" if attempts else ""
-        return Outcome(trial, row, folder, None, state, f"{failure.get('error')}{tries}")
-    if state != "finished":
-        return Outcome(trial, row, folder, None, state)
-    try:
-        result = study.result(trial)
-        _check(result, trial)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = str(error) if isinstance(error, ValueError) else f"result.json is not that of a run ({error!r})"
-        return Outcome(trial, row, folder, None, "damaged", why)
-    return Outcome(trial, row, folder, result, state)
+        problem = f"{failure.get('error')}" + (f" (attempts: {attempts})" if attempts else "")
+    if state == "finished":
+        try:
+            result = study.result(trial)
+            _check(result, trial)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = str(error) if isinstance(error, ValueError) else f"result.json is not that of a run ({error!r})"
+            result, state, problem = None, "damaged", why
+    return Outcome(trial, row, study.run_folder(trial), result, state, problem)
 
 
 def _check(result: Any, trial: Trial) -> None:
