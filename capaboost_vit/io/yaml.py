@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 
 class _Loader(yaml.SafeLoader):
@@ -20,3 +24,11 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str) -> Any:
     """What a text holds: numbers, texts, lists, dicts; nothing is executed. Raises yaml.YAMLError."""
     return yaml.load(text, _Loader)
+
+
+def read_yaml(path: Path | Traversable) -> Any:
+    """What a file holds. Raises FileNotFoundError, or ValueError if it is no YAML."""
+    try:
+        return parse_yaml(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..io.options import check_type, suggest
-from ..io.yaml import parse_yaml
+from ..io.yaml import read_yaml
 from ..methods import make_method
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
@@ -30,11 +28,9 @@ def read_method(path: Path) -> dict[str, Any]:
             names no method, or that decides what the study decides.
     """
     try:
-        options = parse_yaml(path.read_text("utf-8"))
+        options = read_yaml(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"no method file at {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} holds no options of capaboost train")
     for name, value in options.items():

@@ -36,7 +36,7 @@ def final_trials(config: StudyRunConfig, choices: Choices | None = None) -> list
 
     Raises:
         FileNotFoundError, ValueError, TypeError: a file, task, option or method that does not exist or fit; a cell
-            without a choice.
+            without a choice; two methods with the same options.
     """
     plan = _Plan(config)
     trials = []
@@ -45,7 +45,12 @@ def final_trials(config: StudyRunConfig, choices: Choices | None = None) -> list
             raise ValueError(f"nothing was chosen for {key}: run capaboost study tune with the same options first")
         chosen = {} if choices is None else choices[key]["options"]
         trials.append(plan.trial(task, method, chosen, seed, shots, "final"))
-    return _distinct(trials)
+    labels: dict[str, str] = {}
+    for trial in trials:
+        other = labels.setdefault(trial.id, trial.method)
+        if other != trial.method:
+            raise ValueError(f"the methods {other!r} and {trial.method!r} have the same options: leave one out")
+    return trials
 
 
 def candidate_trials(config: StudyTuneConfig) -> dict[str, list[tuple[dict[str, Any], list[Trial]]]]:
@@ -124,16 +129,6 @@ def _anywhere(place: str) -> str:
     """A path that is there as workers in other folders find it; hub ids and the like as they are."""
     path = Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place
-
-
-def _distinct(trials: list[Trial]) -> list[Trial]:
-    """The same trials. Raises ValueError if two methods of a study are the same by all their options."""
-    labels: dict[str, str] = {}
-    for trial in trials:
-        other = labels.setdefault(trial.id, trial.method)
-        if other != trial.method:
-            raise ValueError(f"the methods {other!r} and {trial.method!r} have the same options: leave one out")
-    return trials
 
 
 def _check_backbone(name: str) -> None:

@@ -71,7 +71,7 @@ def quickstart(folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
     picture = folder / "learning_curves.png"
     curves = {result["name"]: _rows(Path(result["output"])) for result in results}
     save_figure(draw_curves(curves, title="Digits 5-9, from a small ViT pretrained on 0-4"), picture)
-    _report(console, folder, picture, base, results)
+    _report(console, folder, picture, results)
     return results
 
 
@@ -87,7 +87,7 @@ def _rows(output: Path) -> list[dict[str, float | None]]:
     return table.where(table.notna(), None).to_dict("records")
 
 
-def _report(console: Console, folder: Path, picture: Path, base: Path, results: list[dict[str, Any]]) -> None:
+def _report(console: Console, folder: Path, picture: Path, results: list[dict[str, Any]]) -> None:
     table = Table(title="Test accuracy on digits 5-9 (one seed)")
     table.add_column("method")
     for column in ("trainable", "file (kB)", "accuracy (%)", "time (s)"):
@@ -102,14 +102,11 @@ def _report(console: Console, folder: Path, picture: Path, base: Path, results: 
         )
     console.print(table)
     adapter = Path(results[2]["output"]) / "adapter.safetensors"
+    run = shlex.quote(str(adapter.parent))
     console.print(f"Learning curves:  {picture}")
-    console.print(f"TensorBoard:      tensorboard --logdir {_quoted(folder)}")
+    console.print(f"TensorBoard:      tensorboard --logdir {shlex.quote(str(folder))}")
     console.print(f"Adapter file:     {adapter}")
-    console.print(f"Evaluate it:      capaboost eval {_quoted(adapter.parent)}")
-    console.print(f"Merge it:         capaboost merge {_quoted(adapter.parent)} --output merged.safetensors")
+    console.print(f"Evaluate it:      capaboost eval {run}")
+    console.print(f"Merge it:         capaboost merge {run} --output merged.safetensors")
     console.print("Your own pictures, one folder per class:")
     console.print("  capaboost train --model vit_tiny_capaboost_lora --pretrained --data FOLDER --output runs/mine")
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))

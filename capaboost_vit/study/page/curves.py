@@ -22,8 +22,8 @@ def learning_curves(grid: Grid) -> pd.DataFrame:
     curves = []
     for row, outcomes in grid.rows.items():
         for task in grid.tasks:
-            tables = [_summary(o) for o in outcomes if o.trial.task == task and o.result is not None]
-            tables = [table for table in tables if len(table)]
+            finished = [o for o in outcomes if o.trial.task == task and o.result is not None]
+            tables = [table for table in map(_summary, finished) if len(table)]
             if tables:
                 # sums over the seeds: NaN in all columns where one lacks the epoch, in one where it lacks the number
                 mean = functools.reduce(operator.add, tables).dropna(how="all") / len(tables)

@@ -63,8 +63,7 @@ def draw_radar(values: Mapping[int, Sequence[float]], axes_names: Sequence[str])
     low = min(min(row) for row in values.values())
     high = max(max(row) for row in values.values())
     for index, row in values.items():
-        look = {**series_style(index), "linewidth": 1.3}
-        axes.plot([*angles, angles[0]], [*row, row[0]], **look)
+        axes.plot([*angles, angles[0]], [*row, row[0]], **{**series_style(index), "linewidth": 1.3})
     start = max(0.0, 5 * math.floor((low - 0.15 * (high - low) - 1) / 5))
     axes.set_ylim(start, min(100.0, high + 0.05 * (high - start)))
     axes.set_xticks(angles, axes_names, fontsize=9)

@@ -57,10 +57,10 @@ class Grid:
     """
 
     def __init__(self, part: Comparison, *, key: str = "", reference: str | None = None) -> None:
-        self.part, self.key = part, key
+        self.part, self.key, outcomes = part, key, part.outcomes
         first: dict[str, Trial] = {}
         self.rows: dict[str, list[Outcome]] = {}
-        for outcome in part.outcomes:
+        for outcome in outcomes:
             first.setdefault(outcome.trial.task, outcome.trial)
             self.rows.setdefault(outcome.row, []).append(outcome)
         order = list(dict.fromkeys(trial.group for trial in first.values()))
@@ -68,10 +68,7 @@ class Grid:
         self.tasks = dict(sorted(first.items(), key=lambda item: order.index(item[1].group)))
         names = ("test_accuracy", "train_seconds", "memory_mb")
         self.runs = pd.DataFrame(
-            [
-                (o.row, o.trial.seed, o.trial.task, *((o.result or {}).get(name) for name in names))
-                for o in part.outcomes
-            ],
+            [(o.row, o.trial.seed, o.trial.task, *((o.result or {}).get(name) for name in names)) for o in outcomes],
             columns=["row", "seed", "task", *names],
         ).astype(dict.fromkeys(names, float))
         self.accuracy = (

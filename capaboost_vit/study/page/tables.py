@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from ...io.yaml import parse_yaml
+from ...io.yaml import read_yaml
 from ..outcomes import Outcomes, described
 from .grid import Grid, Score
 from .paired import LEVEL, RESAMPLES, compare
@@ -58,7 +58,7 @@ class ReportTable:
 @functools.cache
 def read_words(file: str) -> Any:
     """A YAML file of this folder."""
-    return parse_yaml(resources.files(__package__).joinpath(file).read_text("utf-8"))
+    return read_yaml(resources.files(__package__) / file)
 
 
 def notes_of(table: str, **values: object) -> tuple[str, ...]:

@@ -99,9 +99,11 @@ def shared_entries(tensors: Mapping[str, Tensor], names: Iterable[str]) -> MaskS
     lines, example, branches = [], None, 0
     for name in sorted(names, key=_natural):
         mask = tensors[name]
-        uses = mask.ne(0).sum(0)
-        pairs = [mask[i].int() * mask[j].int() for i in range(len(mask)) for j in range(i)]
-        both, same = (sum(int(which(p).sum()) for p in pairs) for which in (lambda p: p.ne(0), lambda p: p.gt(0)))
+        positive, negative = mask.gt(0).sum(0), mask.lt(0).sum(0)
+        uses = positive + negative
+        # n branches are n (n - 1) / 2 pairs; the halves cancel
+        same = int((positive * (positive - 1) + negative * (negative - 1)).sum())
+        both = int((uses * (uses - 1)).sum())
         agreeing = same / both if both else float("nan")
         lines.append((float(uses.gt(0).float().mean()), float(uses.gt(1).float().mean()), agreeing))
         branches = max(branches, len(mask))

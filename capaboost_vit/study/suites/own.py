@@ -19,10 +19,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...io.options import check_type, suggest
-from ...io.yaml import parse_yaml
+from ...io.yaml import read_yaml
 from ...vision.data.expressions import parse_split
 from .task import Suite, SuiteTask
 
@@ -39,10 +37,7 @@ def read_suite(path: Path, *, root: Path | None = None) -> Suite:
     Raises:
         FileNotFoundError: no such file. ValueError, TypeError: it is no suite, by task and key.
     """
-    try:
-        content = parse_yaml(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     tasks = content.get("tasks") if isinstance(content, dict) else None
     if not isinstance(tasks, dict) or not tasks:
         raise ValueError(f"{path} has no `tasks:` with the tasks by name, such as {{birds: {{data: pictures/birds}}}}")

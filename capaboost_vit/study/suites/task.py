@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from importlib import resources
 from typing import Any, Protocol, TypeVar
 
-from ...io.yaml import parse_yaml
+from ...io.yaml import read_yaml
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,4 @@ def choose(tasks: Iterable[Item], patterns: Sequence[str]) -> list[Item]:
 
 def read_rows(file: str) -> list[dict[str, Any]]:
     """The tasks that a YAML file of this folder holds by name, each with its `name`."""
-    rows = parse_yaml(resources.files(__package__).joinpath(file).read_text("utf-8"))
-    return [{"name": name, **values} for name, values in rows.items()]
+    return [{"name": name, **row} for name, row in read_yaml(resources.files(__package__) / file).items()]
