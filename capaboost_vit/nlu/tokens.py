@@ -65,15 +65,11 @@ def encode(
     segments = len(split.texts[0]) if split.texts else 1
     _check(tokenizer, max_length, model_length, segments=segments)
     tokens = list(_tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first"))
-    targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
-    return _encoded(
-        tokens,
-        split.names,
-        tokenizer,
-        targets=targets if split.labels or not len(split) else None,
-        cut=sum(example.cut for example in tokens),
-        max_length=max_length,
-    )
+    targets = None
+    if split.labels or not len(split):
+        targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
+    cut = sum(example.cut for example in tokens)
+    return _encoded(tokens, split.names, tokenizer, max_length=max_length, targets=targets, cut=cut)
 
 
 def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_length: int | None = None) -> Encoded:
@@ -98,7 +94,7 @@ def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_le
                 names.append(split.names[document] + (f" ({number})" if number > 1 else ""))
     if len(split) and not kept:
         raise ValueError("the tokenizer finds no token in any of the texts")
-    return _encoded(kept, tuple(names), tokenizer, targets=None, cut=0, max_length=max_length)
+    return _encoded(kept, tuple(names), tokenizer, max_length=max_length)
 
 
 class _Tokens(NamedTuple):
@@ -125,9 +121,9 @@ def _encoded(
     names: tuple[str, ...],
     tokenizer: Any,
     *,
-    targets: Tensor | None,
-    cut: int,
     max_length: int,
+    targets: Tensor | None = None,
+    cut: int = 0,
 ) -> Encoded:
     types = tuple(example.types for example in tokens if example.types is not None)
     ids = tuple(example.ids for example in tokens)

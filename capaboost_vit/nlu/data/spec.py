@@ -13,9 +13,8 @@ from .columns import text_layouts
 from .files import SUFFIXES, read_file
 from .labels import number_labels
 from .protocols import PROTOCOLS, apply_protocol
-from .rows import read_rows
 from .split import TextData, TextSplit
-from .table import Table, table_of
+from .table import Table, read_rows, table_of
 
 _SPLITS = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
 for _name in ("validation", "dev", "test"):  # MNLI has two of them
@@ -34,7 +33,7 @@ def open_texts(
     seed: int = 0,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
-) -> TextData:
+) -> TextData[TextSplit]:
     """Reads the texts and labels of a task. A local path wins over other readings.
 
     - a folder with train, dev (or val, valid, validation) and test as .tsv, .csv or .jsonl, such as one of GLUE's;
@@ -101,7 +100,7 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
         return {_SPLITS.get(path.stem.lower(), "train"): _read(path, task, layouts)}
     if spec == "hub":
         if task.hub is None:
-            raise ValueError(f"no data set of the hub is known for the task {task.name}: give a folder or a file")
+            raise ValueError(f"task {task.name} has no data set on the hub that we know of: give a folder, --data DIR")
         spec = ":".join(filter(None, task.hub))
     if is_hub_name(spec, suffixes=suffixes):
         return _of_datasets(spec, load_from_hub(spec, what="data", instead=_INSTEAD))

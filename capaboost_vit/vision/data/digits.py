@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from PIL import Image
 
@@ -26,7 +28,7 @@ def read_digits(spec: str) -> ImageData:
         if not 0 <= first <= last <= 9:
             raise ValueError(f"{spec!r}: the digits' classes are 0-9")
     digits = load_digits()
-    images = _Digits((digits.images * (255 / 16)).round().astype(np.uint8))
+    images = partial(_digit, (digits.images * (255 / 16)).round().astype(np.uint8))
     chosen = [i for i, label in enumerate(digits.target) if first <= label <= last]
     parts = {"train": [i for i in chosen if i % 2 == 0], "val": [i for i in chosen if i % 4 == 1]}
     parts["test"] = [i for i in chosen if i % 4 == 3]
@@ -37,11 +39,6 @@ def read_digits(spec: str) -> ImageData:
     return ImageData(spec, tuple(str(label) for label in range(first, last + 1)), splits)
 
 
-class _Digits:
+def _digit(images: np.ndarray, name: str) -> Image.Image:
     """Opens `digit i`."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
-
-    def __call__(self, name: str) -> Image.Image:
-        return Image.fromarray(self.images[int(name.split()[1])])
+    return Image.fromarray(images[int(name.split()[1])])

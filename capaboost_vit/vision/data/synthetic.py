@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -27,22 +28,19 @@ def read_synthetic(spec: str) -> ImageData:
         raise ValueError(f"{spec!r}: only the validation images may be none")
     sizes = {"train": train, "val": val, "test": test}
     splits = {
-        name: Split(tuple(f"{name} {i}" for i in range(n)), tuple(i % classes for i in range(n)), _Drawn(classes, size))
+        name: Split(
+            tuple(f"{name} {i}" for i in range(n)), tuple(i % classes for i in range(n)), partial(_draw, classes, size)
+        )
         for name, n in sizes.items()
         if n
     }
     return ImageData(spec, tuple(f"class {i}" for i in range(classes)), splits)
 
 
-class _Drawn:
+def _draw(classes: int, size: int, name: str) -> Image.Image:
     """Opens `train 17`."""
-
-    def __init__(self, classes: int, size: int) -> None:
-        self.classes, self.size = classes, size
-
-    def __call__(self, name: str) -> Image.Image:
-        label = int(name.split()[1]) % self.classes
-        colour = np.array([words("synthetic colour", label)[i] % 128 for i in range(3)])
-        # RandomState's stream is frozen: the same pixels with every version of numpy
-        noise = np.random.RandomState(words(f"synthetic {name}")[0]).randint(0, 128, (self.size, self.size, 3))
-        return Image.fromarray((colour + noise).astype(np.uint8))
+    label = int(name.split()[1]) % classes
+    colour = np.array([words("synthetic colour", label)[i] % 128 for i in range(3)])
+    # RandomState's stream is frozen: the same pixels with every version of numpy
+    noise = np.random.RandomState(words(f"synthetic {name}")[0]).randint(0, 128, (size, size, 3))
+    return Image.fromarray((colour + noise).astype(np.uint8))
