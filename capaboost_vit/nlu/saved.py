@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..core.merge import merge
 from ..io.atomic import is_taken
+from ..io.options import tuples
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.loader import EvalLoader
@@ -49,12 +50,13 @@ def open_saved_text(path: str | Path | ModelSource, *, model: str | None = None)
     if source.adapter is None or not source.is_text:
         raise ValueError(f"{source.path} is no adapter of a task on texts")
     adapter, header = source.adapter, source.adapter.header
-    config = _run_config(source)
-    if config is None:
-        known: dict[str, Any] = {"task": header["text"]["task"], "model": model or header["base"].get("tag") or ""}
+    if source.config:  # the run may lie elsewhere now
+        options = {**tuples(source.config), "output": str(source.path.parent)}
+    else:
+        options = {"task": header["text"]["task"], "model": model or header["base"].get("tag") or ""}
         if header["text"]["max_length"] is not None:
-            known["max_length"] = header["text"]["max_length"]
-        config = TextConfig(**known)
+            options["max_length"] = header["text"]["max_length"]
+    config = TextConfig(**options)
     if not (model or has_weights(config) or adapter.trains_all()):
         raise ValueError(
             f"the base weights of {source.path} were random, and nobody kept them: leave out --pretrained false"
@@ -125,11 +127,3 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
         raise FileExistsError(f"{output} exists: choose another --output")
     saved = open_saved_text(adapter, model=model)
     return save_model(merge(saved.model, inplace=True), saved.tokenizer, output)
-
-
-def _run_config(source: ModelSource) -> TextConfig | None:
-    """The configuration of the run that left an adapter file, at the place where it lies now; None without one."""
-    if not source.config:
-        return None
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in source.config.items()}
-    return TextConfig(**{**values, "output": str(source.path.parent)})

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ..io.options import suggest
+from ..io.options import suggest, tuples
 from ..io.yaml import parse_yaml
 
 Kind = Literal["classification", "regression", "questions", "masked"]
@@ -56,13 +56,8 @@ class Task:
     flawed: bool = False
 
 
-def _task(name: str, fields: dict[str, Any]) -> Task:
-    values: dict[str, Any] = {field: tuple(v) if isinstance(v, list) else v for field, v in fields.items()}
-    return Task(name, **values)
-
-
 _TEXT = Path(__file__).with_name("tasks.yaml").read_text("utf-8")
-TASKS = {name: _task(name, fields) for name, fields in parse_yaml(_TEXT).items()}
+TASKS = {name: Task(name, **tuples(fields)) for name, fields in parse_yaml(_TEXT).items()}
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")  # in the order of the tables; WNLI is left out
 DOMAINS = {
     domain: tuple(name for name, task in TASKS.items() if task.domain == domain)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ...io.labels import LabelColumn
+from ...io.columns import LabelColumn
 from ..tasks import Task
 from .columns import label_column, text_columns
 from .labels import plain

@@ -11,7 +11,7 @@ from torch import Tensor
 from .features import CLS, Windows
 from .split import QuestionSplit
 
-_AT_ONCE = 1024  # windows
+_AT_ONCE = 128  # windows, each with n_best x n_best candidates
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...io.tables import is_hub_name
-from .digits import read_digits
+from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
 from .layouts import lists_of, read_folders, read_lists
-from .synthetic import read_synthetic
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, FolderWithZip, Zip
