@@ -39,7 +39,7 @@ OTHERS = {
     "io": {"torch", "safetensors", "yaml", "datasets"},
     "methods": {"torch", "numpy", "safetensors"},
     "training": {"torch", "timm", "numpy", "yaml", "rich", "matplotlib", "tensorboard", "filelock"},
-    "vision": {"torch", "torchvision", "timm", "numpy", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
+    "vision": {"torch", "torchvision", "timm", "numpy", "pandas", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "run": {"torch", "yaml"},
     "study": {"torch", "timm", "numpy", "pandas", "yaml", "PIL", "rich", "jinja2", "matplotlib", "scipy", "ray"},

@@ -22,7 +22,7 @@ from capaboost_vit.training import result
 from capaboost_vit.training.job import as_dict
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
-from capaboost_vit.vision.evaluate import evaluate_adapter
+from capaboost_vit.vision.saved import evaluate_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 FILES = {"adapter.safetensors", "config.yaml", "result.json", "status.json", "summary.csv", ".lock"}

@@ -50,9 +50,9 @@ def test_shares_of_an_evaluation_are_the_whole_of_it(text_material, kind, split,
     task = get_task(config.task)
     data = encode_task(config, task, create_tokenizer(config.model), config.model)
     objective, _ = make_objective(config, task, data)
-    model = build_text_model(config, task, data.classes)
+    model = build_text_model(config, task, data.data.classes)
     options = {"prepare": lambda batch: batch, "config": config, "objective": objective}
-    encoded = data.splits[split].encoded
+    encoded = data.encoded[split]
     assert len(encoded) % 2 or kind == "unanswered"
     whole = evaluate(model, text_eval_loader(encoded, batch_size=batch_size), **options)
     tallies = []

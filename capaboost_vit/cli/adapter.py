@@ -41,7 +41,7 @@ def evaluate(arguments: Namespace) -> None:
         )
         print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         return
-    from ..vision.evaluate import evaluate_adapter
+    from ..vision.saved import evaluate_adapter
 
     right, total = evaluate_adapter(
         source,
@@ -109,7 +109,7 @@ def merge(arguments: Namespace) -> None:
 
         path = merge_text(source, output, model=arguments.initial_checkpoint)
     else:
-        from ..vision.export import merge_adapter
+        from ..vision.saved import merge_adapter
 
         path = merge_adapter(source, output, initial_checkpoint=arguments.initial_checkpoint)
     print(f"merged: {path}")

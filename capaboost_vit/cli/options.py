@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from ..io.options import tuples
 from .parser import Parser, add_option
 
 
@@ -36,4 +37,4 @@ def values_of(arguments: Namespace) -> dict[str, Any]:
     """The fields of a configuration; lists are tuples in it."""
     values = arguments.as_dict()
     values.pop("config")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return tuples(values)

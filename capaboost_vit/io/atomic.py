@@ -1,8 +1,9 @@
-"""Atomic writes: after a crash at any instant a file is the old one or the new one."""
+"""Atomic writes: after a crash at any instant a file is the old one or the new one, a folder whole or not there."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,33 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _flush(path.parent)  # the rename itself is on the disk only then
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Atomic write of a folder: gives a hidden one beside `path` to fill, flushes it and moves it there.
+
+    Raises:
+        FileExistsError: the folder is there already; an empty one is taken.
+    """
+    if is_taken(path):
+        raise FileExistsError(f"{path} exists: choose another, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+        partial = Path(beside, path.name)
+        partial.mkdir()
+        yield partial
+        for file in partial.rglob("*.safetensors"):
+            file.chmod(partial.stat().st_mode & 0o666)  # safetensors writes files that only their owner can read
+        for file in (*partial.rglob("*"), partial):
+            _flush(file)
+        os.replace(partial, path)
+        _flush(path.parent)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether something is there that is no empty folder."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,10 +1,13 @@
-"""Columns of a table: the one that was asked for, or the only one that fits."""
+"""Columns of a table: the one that was asked for, or the only one that fits; label columns and their classes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from .options import suggest
+
+_LISTED = 20
 
 
 def asked_column(where: str, columns: Collection[str], asked: str, flag: str) -> str:
@@ -32,3 +35,82 @@ def no_column(where: str, columns: Collection[str], name: str, flag: str, *, tak
     hint = suggest(name, [other for other in columns if other not in taken])
     there = ", ".join(other if len(other) <= 30 else other[:30] + "..." for other in columns)
     return ValueError(f"{where} has no column {name!r}{hint}; it has: {there}. Choose another one with {flag}")
+
+
+class LabelColumn:
+    """The labels of one split.
+
+    Args:
+        name: of the column.
+        cells: what it holds, one per row.
+        locate: from a row's place here to where a person finds it, for messages.
+        plain: from a cell to the value that it stands for; None where it is no label.
+        classes: their names, where the table tells them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cells: Sequence[Any],
+        locate: Callable[[int], str],
+        *,
+        plain: Callable[[Any], Any],
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.cells, self.locate, self.classes = name, cells, locate, classes
+        self.values = [plain(cell) for cell in cells]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a label: test sets are often published with -1 in each row, or nothing."""
+        return all(value is None or value == -1 for value in self.values)
+
+    def numbered(self, index: Mapping[str, int], expected: str, *, names: Sequence[str] = ()) -> tuple[int, ...]:
+        """The label of each row.
+
+        Args:
+            index: labels by values, as text.
+            expected: instead of a value that is not in the index, for messages.
+            names: which of them may have been misspelt.
+
+        Raises:
+            ValueError: by row: a value that is not in the index.
+        """
+        labels = tuple(index.get(str(value), -1) for value in self.values)
+        if -1 in labels:
+            row = labels.index(-1)
+            hint = suggest(self.values[row], names)
+            raise ValueError(
+                f"{self.locate(row)} has the label {self.values[row]!r} in {self.name!r}{hint}; {expected}"
+            )
+        return labels
+
+
+def labelled(where: str, columns: Mapping[str, LabelColumn], *, needed: Collection[str] = ()) -> dict[str, LabelColumn]:
+    """The columns, by split, that hold labels, one in each row.
+
+    Args:
+        where: the data set or its column, for messages.
+        needed: splits that are of no use without labels.
+
+    Raises:
+        ValueError: no split has labels; a row without one in a split that has some.
+    """
+    kept = {split: column for split, column in columns.items() if split in needed or not column.is_empty}
+    if not kept:
+        raise ValueError(f"{where} holds no label")
+    for column in kept.values():
+        if None in column.values:
+            row = column.values.index(None)
+            raise ValueError(f"{column.locate(row)} has no label in {column.name!r} ({column.cells[row]!r})")
+    return kept
+
+
+def training_column(columns: Mapping[str, LabelColumn]) -> LabelColumn:
+    """The column whose values are the classes: that of train, else the first one."""
+    return columns.get("train") or next(iter(columns.values()))
+
+
+def listed(classes: Sequence[str]) -> str:
+    """Classes for a message."""
+    return "the classes are: " + ", ".join(classes[:_LISTED]) + (" and more" if len(classes) > _LISTED else "")

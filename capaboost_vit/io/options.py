@@ -81,6 +81,11 @@ def check_type(what: str, value: Any, hint: Any) -> None:
         raise TypeError(f"{what} must be {_type_in_words(hint)}, got {value!r}")
 
 
+def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as YAML, JSON and the command line give them, with tuples for lists, as configurations hold them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def suggest(word: Any, choices: Iterable[Any], *, cutoff: float = 0.6) -> str:
     """` (did you mean 'x'?)` with the choice most like a misspelt word; nothing where none is like it.
 

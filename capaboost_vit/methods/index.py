@@ -20,8 +20,14 @@ def register(method: M) -> M:
 
     Raises:
         ValueError: it has no name, or another class has it.
+        TypeError: it is no dataclass, or a field was not made by `option`, which gives it its help.
     """
     name = getattr(method, "name", None)
+    if "__dataclass_fields__" not in vars(method):
+        raise TypeError(f"{method.__name__} is no dataclass: put @dataclass(frozen=True) below @register")
+    for field in dataclasses.fields(method):
+        if "help" not in field.metadata:
+            raise TypeError(f"{method.__name__}.{field.name} needs a help: {field.name}: ... = option(default, help)")
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"{method.__name__} needs `name: ClassVar[str]`, a word by which it is called, got {name!r}")
     if METHODS.setdefault(name, method) is not method:

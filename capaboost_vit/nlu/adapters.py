@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 from .._version import __version__
+from ..io.atomic import new_folder
 from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
 from ..methods.load import load_into
 from .anatomy import head_names
@@ -90,25 +89,13 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
 
 
 def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> Path:
-    """Writes a plain model and its tokenizer as transformers reads them, whole or not at all; returns the folder.
+    """Atomic write of a plain model and its tokenizer as transformers reads them; returns the folder.
 
     Raises:
         FileExistsError: the folder is there already; an empty one is taken.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} exists: choose another, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-        whole = Path(beside, folder.name)
+    with new_folder(folder) as partial:
         with quiet():
-            model.save_pretrained(whole)  # type: ignore[operator]
-        tokenizer.save_pretrained(whole)
-        readers = (whole / "config.json").stat().st_mode
-        for path in (*whole.iterdir(), whole):
-            if path.suffix == ".safetensors":
-                path.chmod(readers)  # safetensors writes files that only their owner can read
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        os.replace(whole, folder)
+            model.save_pretrained(partial)  # type: ignore[operator]
+        tokenizer.save_pretrained(partial)
     return folder

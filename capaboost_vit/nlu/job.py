@@ -36,7 +36,8 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         raise ValueError(f"say --method.name lora ({', '.join(METHODS)})")
     base = base_model(config)
     tokenizer = create_tokenizer(config.tokenizer or base)
-    data = encode_task(config, task, tokenizer, base)
+    encoded = encode_task(config, task, tokenizer, base)
+    data = encoded.data
     if "train" not in data.splits:
         raise ValueError(f"{config.data} has no split 'train'")
     if "val" not in data.splits and (config.patience is not None or config.select == "best"):
@@ -50,7 +51,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
     shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
     train = text_train_loader(
-        data.splits["train"].encoded,
+        encoded.encoded["train"],
         batch_size=config.batch_size,
         seed=config.seed,
         accumulation=config.grad_accum_steps,
@@ -58,20 +59,20 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         **shard,
     )
     held_out = {
-        name: text_eval_loader(split.encoded, batch_size=config.validation_batch_size, **shard)
-        for name, split in data.splits.items()
+        name: text_eval_loader(ids, batch_size=config.validation_batch_size, **shard)
+        for name, ids in encoded.encoded.items()
         if name != "train"
     }
-    objective, calibrate = make_objective(config, task, data)
+    objective, calibrate = make_objective(config, task, encoded)
     return Job(
         config=config,
         world=world,
         title=f"{Path(config.model).name} on {task.name}",
         data=f"{task.name} ({config.data})",
         classes=data.classes,
-        sizes={name: len(split.encoded) for name, split in data.splits.items()},
-        splits=data.record(),
-        names=data.splits["train"].encoded.names.__getitem__,
+        sizes={name: len(ids) for name, ids in encoded.encoded.items()},
+        splits={name: split.record() for name, split in data.splits.items()},
+        names=encoded.encoded["train"].names.__getitem__,
         state=State(model, config, len(train)),
         objective=objective,
         train=train,
@@ -84,9 +85,9 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         extra_results={
             "protocol": data.protocol,
             "left_out": data.left_out,
-            "cut": {name: split.encoded.cut for name, split in data.splits.items()},
+            "cut": {name: ids.cut for name, ids in encoded.encoded.items()},
         },
-        warnings=_warnings(config, data),
+        warnings=_warnings(config, encoded),
     )
 
 
@@ -135,13 +136,11 @@ def _save(
     )
 
 
-def _warnings(config: TextConfig, data: EncodedTask) -> list[str]:
-    warnings = [f"{count} broken rows of {name} are left out" for name, count in data.left_out.items()]
-    for name, encoded in ((name, split.encoded) for name, split in data.splits.items()):
-        if encoded.cut:
-            warnings.append(
-                f"{encoded.cut} of {len(encoded)} texts of {name} are cut to --max-length {config.max_length}"
-            )
+def _warnings(config: TextConfig, task: EncodedTask) -> list[str]:
+    warnings = [f"{count} broken rows of {name} are left out" for name, count in task.data.left_out.items()]
+    for name, ids in task.encoded.items():
+        if ids.cut:
+            warnings.append(f"{ids.cut} of {len(ids)} texts of {name} are cut to --max-length {config.max_length}")
     if config.needs_base_weights() and not has_weights(config):
         warnings.append("the base weights are random: leave out --pretrained false")
     return warnings

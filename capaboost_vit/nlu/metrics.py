@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from ..io.options import suggest
 from .tasks import GLUE, TASKS
+
+_OF_CLASSES = ("accuracy", "f1", "matthews", "macro_f1", "micro_f1")
+_OF_NUMBERS = ("pearson", "spearman")
+_AVERAGES = {"f1": "binary", "macro_f1": "macro", "micro_f1": "micro"}  # of scikit-learn
 
 
 def scores(
@@ -34,7 +38,6 @@ def scores(
         ValueError: an unknown metric, or one of the other kind of task; no example; shapes that differ; a number that
             is not finite; a class that is not there.
     """
-    known = _OF_NUMBERS if num_classes is None else _OF_CLASSES
     for metric in metrics:
         _refuse(metric, num_classes)
     if predictions.ndim != 1 or predictions.shape != targets.shape:
@@ -44,7 +47,7 @@ def scores(
     if len(targets) == 0:
         raise ValueError("no example to score: the split is empty")
     given = [_values(what, values, num_classes) for what, values in (("prediction", predictions), ("target", targets))]
-    return {metric: 100 * known[metric](*given) for metric in metrics}
+    return {metric: 100 * _metric(metric, *given) for metric in metrics}
 
 
 def glue_average(rows: Mapping[str, Mapping[str, float]]) -> float | None:
@@ -89,51 +92,19 @@ def _values(what: str, values: Tensor, num_classes: int | None) -> np.ndarray:
     return classes
 
 
-def _accuracy(predictions: np.ndarray, targets: np.ndarray) -> float:
-    return float((predictions == targets).mean())
+def _metric(name: str, predictions: np.ndarray, targets: np.ndarray) -> float:
+    if name == "accuracy":
+        return float((predictions == targets).mean())
+    from scipy import stats
+    from sklearn.metrics import f1_score, matthews_corrcoef
 
-
-def _f1(average: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    def of(predictions: np.ndarray, targets: np.ndarray) -> float:
-        from sklearn.metrics import f1_score
-
-        return float(f1_score(targets, predictions, average=average, zero_division=0))
-
-    return of
-
-
-def _matthews(predictions: np.ndarray, targets: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    if _constant(predictions) or _constant(targets):
-        return 0.0  # scikit-learn's value too, but it warns where both are the same constant
-    return float(matthews_corrcoef(targets, predictions))
-
-
-def _correlation(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    def of(predictions: np.ndarray, targets: np.ndarray) -> float:
-        from scipy import stats
-
-        if _constant(predictions) or _constant(targets):
-            return 0.0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that numbers are nearly constant
-            value = float(getattr(stats, name)(predictions, targets).statistic)
-        return 0.0 if math.isnan(value) else value  # constant to rounding
-
-    return of
-
-
-def _constant(values: np.ndarray) -> bool:
-    return bool((values == values[0]).all())
-
-
-_Metric = Callable[[np.ndarray, np.ndarray], float]
-_OF_CLASSES: dict[str, _Metric] = {
-    "accuracy": _accuracy,
-    "f1": _f1("binary"),
-    "matthews": _matthews,
-    "macro_f1": _f1("macro"),
-    "micro_f1": _f1("micro"),
-}
-_OF_NUMBERS: dict[str, _Metric] = {"pearson": _correlation("pearsonr"), "spearman": _correlation("spearmanr")}
+    if name in _AVERAGES:
+        return float(f1_score(targets, predictions, average=_AVERAGES[name], zero_division=0))
+    if any((values == values[0]).all() for values in (predictions, targets)):
+        return 0.0  # scikit-learn's value of matthews too, but it warns where both are the same constant
+    if name == "matthews":
+        return float(matthews_corrcoef(targets, predictions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that numbers are nearly constant
+        value = float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[name](predictions, targets).statistic)
+    return 0.0 if math.isnan(value) else value  # constant to rounding

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.merge import merge
+from ..io.atomic import is_taken
+from ..io.options import tuples
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.loader import EvalLoader
@@ -48,12 +50,13 @@ def open_saved_text(path: str | Path | ModelSource, *, model: str | None = None)
     if source.adapter is None or not source.is_text:
         raise ValueError(f"{source.path} is no adapter of a task on texts")
     adapter, header = source.adapter, source.adapter.header
-    config = _run_config(source)
-    if config is None:
-        known: dict[str, Any] = {"task": header["text"]["task"], "model": model or header["base"].get("tag") or ""}
+    if source.config:  # the run may lie elsewhere now
+        options = {**tuples(source.config), "output": str(source.path.parent)}
+    else:
+        options = {"task": header["text"]["task"], "model": model or header["base"].get("tag") or ""}
         if header["text"]["max_length"] is not None:
-            known["max_length"] = header["text"]["max_length"]
-        config = TextConfig(**known)
+            options["max_length"] = header["text"]["max_length"]
+    config = TextConfig(**options)
     if not (model or has_weights(config) or adapter.trains_all()):
         raise ValueError(
             f"the base weights of {source.path} were random, and nobody kept them: leave out --pretrained false"
@@ -94,8 +97,8 @@ def evaluate_text(
         raise ValueError(f"{source.path} is not in a run folder: say --data")
     base = model or base_model(config)
     encoded = encode_task(config, saved.task, saved.tokenizer, base, classes=saved.classes)
-    if split not in encoded.splits:
-        raise ValueError(f"{config.data} has no split {split!r}; it has: {', '.join(encoded.splits)}")
+    if split not in encoded.encoded:
+        raise ValueError(f"{config.data} has no split {split!r}; it has: {', '.join(encoded.encoded)}")
     target = pick_device(device)
     network = saved.model.to(target)
     objective, calibrate = make_objective(config, saved.task, encoded)
@@ -103,10 +106,10 @@ def evaluate_text(
     prepare = partial(moved, device=target)
 
     def answers(name: str) -> tuple[Tensor, EvalLoader]:
-        batches = text_eval_loader(encoded.splits[name].encoded, batch_size=batch_size)
+        batches = text_eval_loader(encoded.encoded[name], batch_size=batch_size)
         return evaluate(network, batches, prepare=prepare, config=config, objective=objective), batches
 
-    if calibrate is not None and "val" in encoded.splits:
+    if calibrate is not None and "val" in encoded.encoded:
         calibrate(*answers("val"))
     return objective.scores(*answers(split))
 
@@ -120,15 +123,7 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
     """
     if output.suffix == ".safetensors":
         raise ValueError(f"--output {output}: a model on texts becomes a folder, as transformers loads it")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if is_taken(output):
         raise FileExistsError(f"{output} exists: choose another --output")
     saved = open_saved_text(adapter, model=model)
     return save_model(merge(saved.model, inplace=True), saved.tokenizer, output)
-
-
-def _run_config(source: ModelSource) -> TextConfig | None:
-    """The configuration of the run that left an adapter file, at the place where it lies now; None without one."""
-    if not source.config:
-        return None
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in source.config.items()}
-    return TextConfig(**{**values, "output": str(source.path.parent)})

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..training.objective import Objective, classification
 from .config import TextConfig
-from .encoded import EncodedSplit, EncodedTask
+from .encoded import EncodedTask
 from .metrics import scores
 from .objectives import masked_tokens, regression, spans
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
@@ -37,7 +37,7 @@ def make_objective(
         return regression(score=of_numbers, names=task.metrics), None
     if task.kind == "questions":
         questions = QuestionScores(config, data)
-        return spans(score=questions.scores, names=task.metrics), questions.calibrate if data.no_answer else None
+        return spans(score=questions.scores, names=task.metrics), questions.calibrate if questions.no_answer else None
 
     def of_classes(confusion: Tensor) -> dict[str, float]:
         return scores(task.metrics, *_expanded(confusion), num_classes=len(confusion))
@@ -60,6 +60,7 @@ class QuestionScores:
 
     def __init__(self, config: TextConfig, data: EncodedTask) -> None:
         self.config, self.data = config, data
+        self.no_answer = any(split.unanswerable for split in data.data.splits.values())
         self.threshold = 0.0
 
     def scores(self, logits: Tensor, batches: Any) -> dict[str, float]:
@@ -73,17 +74,16 @@ class QuestionScores:
         self.threshold = best_threshold(*self._answered(logits, batches))
 
     def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
-        split: EncodedSplit = self.data.split_of(batches.examples.encoded)
-        assert isinstance(split.split, QuestionSplit)
-        assert isinstance(split.encoded, Windows)
+        windows: Windows = batches.examples.encoded
+        split: QuestionSplit = self.data.split_of(windows)
         answers = best_answers(
-            split.split,
-            split.encoded,
+            split,
+            windows,
             logits[:, 0],
             logits[:, 1],
             n_best=self.config.n_best,
             max_answer_length=self.config.max_answer_length,
-            no_answer=self.data.no_answer,
+            no_answer=self.no_answer,
             threshold=self.threshold,
         )
-        return split.split, answers
+        return split, answers

@@ -1,11 +1,16 @@
-"""The tasks that a text model can be trained on, by name: their texts, labels, metrics and split protocols."""
+"""The tasks that a text model can be trained on, by name: their texts, labels, metrics and split protocols.
+
+They stand in tasks.yaml, which is read without torch: the help of the command line lists them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from ..io.options import suggest
+from ..io.options import suggest, tuples
+from ..io.yaml import parse_yaml
 
 Kind = Literal["classification", "regression", "questions", "masked"]
 Protocol = Literal["own", "dev", "halves", "thousand"]
@@ -51,163 +56,12 @@ class Task:
     flawed: bool = False
 
 
-_GLUE = "nyu-mll/glue"
-_TEXT = ("text",)
-_PAIR = ("sentence1", "sentence2")
-_ENTAILED = ("entailment", "not_entailment")
-
-_ALL = [
-    # GLUE: the small tasks halve the public dev set, the large ones take 1,000 examples of train
-    Task(
-        "cola",
-        "classification",
-        ("matthews",),
-        columns=("sentence",),
-        label="label",
-        classes=("unacceptable", "acceptable"),
-        hub=(_GLUE, "cola"),
-        folder="CoLA",
-        protocol="halves",
-        header=("source", "label", "star", "sentence"),
-    ),
-    Task(
-        "sst2",
-        "classification",
-        ("accuracy",),
-        columns=("sentence",),
-        label="label",
-        classes=("negative", "positive"),
-        hub=(_GLUE, "sst2"),
-        folder="SST-2",
-        protocol="thousand",
-    ),
-    Task(
-        "mrpc",
-        "classification",
-        ("accuracy", "f1"),
-        columns=_PAIR,
-        label="label",
-        classes=("not_equivalent", "equivalent"),
-        hub=(_GLUE, "mrpc"),
-        folder="MRPC",
-        protocol="halves",
-        file_columns=("#1 String", "#2 String"),
-        file_label="Quality",
-    ),
-    Task(
-        "qqp",
-        "classification",
-        ("accuracy", "f1"),
-        columns=("question1", "question2"),
-        label="label",
-        classes=("not_duplicate", "duplicate"),
-        hub=(_GLUE, "qqp"),
-        folder="QQP",
-        protocol="thousand",
-        file_label="is_duplicate",
-        flawed=True,
-    ),
-    Task(
-        "stsb",
-        "regression",
-        ("pearson", "spearman"),
-        columns=_PAIR,
-        label="label",
-        hub=(_GLUE, "stsb"),
-        folder="STS-B",
-        protocol="halves",
-        file_label="score",
-    ),
-    Task(
-        "mnli",
-        "classification",
-        ("accuracy",),
-        columns=("premise", "hypothesis"),
-        label="label",
-        classes=("entailment", "neutral", "contradiction"),
-        hub=(_GLUE, "mnli"),
-        folder="MNLI",
-        protocol="thousand",
-        file_columns=_PAIR,
-        file_label="gold_label",
-    ),
-    Task(
-        "qnli",
-        "classification",
-        ("accuracy",),
-        columns=("question", "sentence"),
-        label="label",
-        classes=_ENTAILED,
-        hub=(_GLUE, "qnli"),
-        folder="QNLI",
-        protocol="thousand",
-    ),
-    Task(
-        "rte",
-        "classification",
-        ("accuracy",),
-        columns=_PAIR,
-        label="label",
-        classes=_ENTAILED,
-        hub=(_GLUE, "rte"),
-        folder="RTE",
-        protocol="halves",
-    ),
-    Task(
-        "wnli",
-        "classification",
-        ("accuracy",),
-        columns=_PAIR,
-        label="label",
-        classes=("not_entailment", "entailment"),
-        hub=(_GLUE, "wnli"),
-        folder="WNLI",
-        protocol="halves",
-    ),
-    Task("squad", "questions", ("exact_match", "f1"), hub=("rajpurkar/squad", None)),
-    Task("squad_v2", "questions", ("exact_match", "f1"), hub=("rajpurkar/squad_v2", None)),
-    # "Don't Stop Pretraining": by file where the hub has no set of the paper's splits that we know of
-    Task("chemprot", "classification", ("micro_f1",), _TEXT, "label", folder="chemprot", domain="biomed"),
-    Task("rct", "classification", ("micro_f1",), _TEXT, "label", folder="rct-20k", domain="biomed"),
-    Task("acl-arc", "classification", ("macro_f1",), _TEXT, "label", folder="citation_intent", domain="cs"),
-    Task("scierc", "classification", ("macro_f1",), _TEXT, "label", folder="sciie-relation-extraction", domain="cs"),
-    Task("hyperpartisan", "classification", ("macro_f1",), _TEXT, "label", folder="hyperpartisan_news", domain="news"),
-    Task(
-        "agnews",
-        "classification",
-        ("macro_f1",),
-        columns=_TEXT,
-        label="label",
-        classes=("World", "Sports", "Business", "Sci/Tech"),
-        hub=("fancyzhx/ag_news", None),
-        folder="ag",
-        domain="news",
-        file_columns=("title", "description"),
-        file_label="class",
-        header=("class", "title", "description"),
-        from_one=True,
-    ),
-    Task("helpfulness", "classification", ("macro_f1",), _TEXT, "label", folder="amazon", domain="reviews"),
-    Task(
-        "imdb",
-        "classification",
-        ("macro_f1",),
-        columns=_TEXT,
-        label="label",
-        hub=("stanfordnlp/imdb", None),
-        folder="imdb",
-        domain="reviews",
-    ),
-    # for files of one's own
-    Task("classification", "classification", ("accuracy", "macro_f1")),
-    Task("regression", "regression", ("pearson", "spearman")),
-    Task("mlm", "masked", ("accuracy",)),
-]
-
-TASKS = {task.name: task for task in _ALL}
+_TEXT = Path(__file__).with_name("tasks.yaml").read_text("utf-8")
+TASKS = {name: Task(name, **tuples(fields)) for name, fields in parse_yaml(_TEXT).items()}
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")  # in the order of the tables; WNLI is left out
 DOMAINS = {
-    domain: tuple(task.name for task in _ALL if task.domain == domain) for domain in ("biomed", "cs", "news", "reviews")
+    domain: tuple(name for name, task in TASKS.items() if task.domain == domain)
+    for domain in ("biomed", "cs", "news", "reviews")
 }
 
 
@@ -217,7 +71,7 @@ def get_task(name: str) -> Task:
     Raises:
         ValueError: there is none; the message has the nearest name, and all.
     """
-    known = {_plain(other): task for task in _ALL for other in (task.folder, task.name) if other}
+    known = {_plain(other): task for task in TASKS.values() for other in (task.folder, task.name) if other}
     if _plain(name) in known:
         return known[_plain(name)]
     raise ValueError(f"there is no task {name!r}{suggest(_plain(name), TASKS)}; the tasks: {', '.join(TASKS)}")

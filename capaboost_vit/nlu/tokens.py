@@ -64,16 +64,14 @@ def encode(
     """
     segments = len(split.texts[0]) if split.texts else 1
     _check(tokenizer, max_length, model_length, segments=segments)
-    tokens = list(_tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first"))
-    targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
-    return _encoded(
-        tokens,
-        split.names,
-        tokenizer,
-        targets=targets if split.labels or not len(split) else None,
-        cut=sum(example.cut for example in tokens),
-        max_length=max_length,
-    )
+    pieces, cut = [], 0
+    for piece, encoding in tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first"):
+        pieces.append(piece)
+        cut += bool(encoding.overflowing)
+    targets = None
+    if split.labels or not len(split):
+        targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
+    return Encoded(**tokens_of(pieces, tokenizer), targets=targets, names=split.names, cut=cut, max_length=max_length)
 
 
 def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_length: int | None = None) -> Encoded:
@@ -88,50 +86,50 @@ def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_le
     _check(tokenizer, max_length, model_length, segments=1)
     special = set(tokenizer.all_special_ids)
     documents = [(" ".join(segments).strip(),) for segments in split.texts]
-    pieces = _tokenized(tokenizer, documents, max_length=max_length, truncation=True, return_overflowing_tokens=True)
-    kept: list[_Tokens] = []
+    pieces = tokenized(tokenizer, documents, max_length=max_length, truncation=True, return_overflowing_tokens=True)
+    kept: list[Piece] = []
     names: list[str] = []
-    for document, its_pieces in itertools.groupby(pieces, key=lambda piece: piece.text):
-        for number, piece in enumerate(its_pieces, start=1):
+    for document, its_pieces in itertools.groupby(pieces, key=lambda pair: pair[0].text):
+        for number, (piece, _) in enumerate(its_pieces, start=1):
             if not special.issuperset(piece.ids.tolist()):
                 kept.append(piece)
-                names.append(split.names[document] + (f" ({number})" if number > 1 else ""))
+                names.append(piece_name(split.names[document], number))
     if len(split) and not kept:
         raise ValueError("the tokenizer finds no token in any of the texts")
-    return _encoded(kept, tuple(names), tokenizer, targets=None, cut=0, max_length=max_length)
+    return Encoded(**tokens_of(kept, tokenizer), targets=None, names=tuple(names), max_length=max_length)
 
 
-class _Tokens(NamedTuple):
+class Piece(NamedTuple):
     """The tokens of a text, or of a piece of it."""
 
     text: int  # its place
     ids: np.ndarray
     types: np.ndarray | None
-    cut: bool
 
 
-def _tokenized(tokenizer: Any, texts: Sequence[tuple[str, ...]], **options: Any) -> Iterator[_Tokens]:
+def tokenized(tokenizer: Any, texts: Sequence[tuple[str, ...]], **options: Any) -> Iterator[tuple[Piece, Any]]:
+    """Pieces of texts, or of pairs of them, in their order, each with the tokenizer's own encoding of it.
+
+    The encodings know the offsets in the text: do not keep them, they take many times the room of the tokens.
+    """
     for start in range(0, len(texts), _AT_ONCE):
         segments = map(list, zip(*texts[start : start + _AT_ONCE], strict=True))
         rows = tokenizer(*segments, return_attention_mask=False, verbose=False, **options)
         places = rows.get("overflow_to_sample_mapping", range(_AT_ONCE))  # of pieces
         for i, (place, ids) in enumerate(zip(places, rows["input_ids"], strict=False)):
             types = _array(rows["token_type_ids"][i]) if "token_type_ids" in rows else None
-            yield _Tokens(start + place, _array(ids), types, bool(rows.encodings[i].overflowing))
+            yield Piece(start + place, _array(ids), types), rows.encodings[i]
 
 
-def _encoded(
-    tokens: Sequence[_Tokens],
-    names: tuple[str, ...],
-    tokenizer: Any,
-    *,
-    targets: Tensor | None,
-    cut: int,
-    max_length: int,
-) -> Encoded:
-    types = tuple(example.types for example in tokens if example.types is not None)
-    ids = tuple(example.ids for example in tokens)
-    return Encoded(ids, types or None, targets, names, tokenizer.pad_token_id, cut, max_length)
+def piece_name(name: str, number: int) -> str:
+    """The name of the n-th piece of a text: `name`, `name (2)`, ..."""
+    return name if number == 1 else f"{name} ({number})"
+
+
+def tokens_of(pieces: Sequence[Piece], tokenizer: Any) -> dict[str, Any]:
+    """The fields `ids`, `types` and `pad_id` of encoded pieces."""
+    types = tuple(piece.types for piece in pieces if piece.types is not None)
+    return {"ids": tuple(piece.ids for piece in pieces), "types": types or None, "pad_id": tokenizer.pad_token_id}
 
 
 def _check(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:

@@ -16,7 +16,7 @@ from ..run import train
 from ..training.figures import draw_curves, save_figure
 from ..training.job import as_dict
 from ..vision.config import TrainConfig
-from ..vision.export import merge_adapter
+from ..vision.saved import merge_adapter
 
 # a small timm ViT: vit_tiny_patch16_224 with these arguments, 0.3 million parameters
 _SMALL_VIT = {"patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def save_adapter(
         options = {name for method in METHODS for name in option_names(method)}  # they stand in the methods' records
         left_out = {"pretrained", "num_classes"} | options
         arguments = {key: value for key, value in get_model_args(model).items() if key not in left_out}
-        if _is_json(arguments):  # a class, say, is not: such a file loads into a model, but cannot build one
+        with suppress(TypeError):  # a class, say, is no JSON: such a file loads into a model, but cannot build one
+            json.dumps(arguments)
             header["model_args"] = arguments
         header["input"] = data_config or resolve_input_data_config(model)
     return write_adapter_file(path, model, header, head=head_names(model))
@@ -119,11 +121,3 @@ def create_from_adapter(
     if initial_checkpoint is not None:
         load_base_weights(model, initial_checkpoint)
     return load_adapter(model, file, force=force).eval()
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""From a path to the model that lies there: a run folder, an adapter file, or a folder in timm's hub format."""
+"""What is done with a finished run on images, an adapter file or a folder in timm's hub format: open, score, merge."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors.torch import save
 from timm.data import resolve_input_data_config
+from timm.models import save_for_hf
 from torch import nn
 
+from ..core.merge import merge
+from ..io.atomic import is_taken, new_folder, replacing
 from ..methods.adapter_file import AdapterFile
+from ..training.distributed import pick_device
+from ..training.evaluation import evaluate
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter
+from .build import build_transform
+from .config import TrainConfig
+from .data import open_configured
+from .loader import Normalise, image_eval_loader
+
+_OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does not mean a folder
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,73 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
     return _from_timm_folder(source.path)
 
 
+def evaluate_adapter(
+    adapter: str | Path | ModelSource,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    initial_checkpoint: str | None = None,
+    batch_size: int = 256,
+    device: str | None = None,
+) -> tuple[int, int]:
+    """(right answers, all) of an adapter file, a run folder or a timm folder, on one split of a data set.
+
+    Args:
+        data: what to evaluate on; None takes that of the run folder. It is opened with the run's options.
+        initial_checkpoint: the base weights of an adapter; None takes those of its run, or timm's hub.
+
+    Raises:
+        FileNotFoundError: no model, data or weights. ValueError: no data named, other classes, or what `open_saved`
+            refuses.
+    """
+    source = open_source(adapter)
+    config = source.config
+    spec = data or config.get("data")
+    if spec is None:
+        raise ValueError(f"{source.path} is not in a run folder: say --data")
+    images = open_configured({**config, "data": spec})
+    part = images.split(split)
+    target = pick_device(device)
+    saved = open_saved(source, initial_checkpoint=initial_checkpoint)
+    _check_classes(spec, images.classes, saved.classes, saved.model.num_classes)  # type: ignore[arg-type]
+    batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
+    settings = TrainConfig(device=device, validation_batch_size=batch_size)
+    confusion = evaluate(saved.model.to(target), batches, prepare=Normalise(saved.input, target), config=settings)
+    return int(confusion.trace()), int(confusion.sum())
+
+
+def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_checkpoint: str | None = None) -> Path:
+    """Writes the merged model, which needs no capaboost_vit; returns the path. It is there whole or not at all.
+
+    Args:
+        output: a name that ends in .safetensors gets the plain state dict; any other becomes a folder in timm's hub
+            format (weights, arguments, class names and input configuration) for `timm.create_model("local-dir:...",
+            pretrained=True)`.
+
+    Raises:
+        FileExistsError: the output is there already; an empty folder is taken.
+        ValueError: the method cannot be merged (all but LoRA), or `output` has the suffix of another kind of file.
+    """
+    as_file = output.suffix == ".safetensors"
+    if output.suffix in _OTHER_FILES:
+        raise ValueError(f"--output {output}: name a .safetensors file, or a folder to be made in timm's hub format")
+    if is_taken(output) or (as_file and output.exists()):
+        raise FileExistsError(f"{output} exists: choose another --output")
+    source = open_source(adapter)
+    if source.adapter is None:
+        raise ValueError(f"{source.path} is a timm model already: nothing to merge")
+    saved = open_saved(source, initial_checkpoint=initial_checkpoint)
+    merged = merge(saved.model, inplace=True)
+    if as_file:
+        with replacing(output) as partial:
+            partial.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
+        return output
+    with new_folder(output) as folder:
+        labels = {"label_names": list(saved.classes)}
+        save_for_hf(saved.model, str(folder), labels, safe_serialization=True, data_config=dict(saved.input))
+    return output
+
+
 def _from_adapter(source: ModelSource, adapter: AdapterFile, initial_checkpoint: str | None) -> Saved:
     config, header = source.config, adapter.header
     checkpoint = initial_checkpoint or config.get("initial_checkpoint")
@@ -73,3 +152,14 @@ def _class_names(names: Sequence[str] | Mapping[Any, str], count: int) -> tuple[
     by_number = names if isinstance(names, Mapping) else dict(enumerate(names))
     known = {int(number): str(name) for number, name in by_number.items()}
     return tuple(known.get(i, str(i)) for i in range(count)) if known else ()
+
+
+def _check_classes(spec: str, found: Sequence[str], wanted: Sequence[str], count: int) -> None:
+    """Raises ValueError unless label i of the data means output i of the model; classes without names must trust."""
+    if len(found) > count:
+        raise ValueError(f"{spec} has {len(found)} classes, the adapter {count}")
+    if not wanted or all(name == str(i) for i, name in enumerate(found)):
+        return
+    for i, name in enumerate(found):
+        if name != wanted[i]:
+            raise ValueError(f"class {i} of {spec} is {name!r}, that of the adapter {wanted[i]!r}: other classes")

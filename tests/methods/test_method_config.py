@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from capaboost_vit.core.inject import Anatomy, branches
-from capaboost_vit.methods import make_method
+from capaboost_vit.methods import METHODS, Method, make_method, register
 from capaboost_vit.methods.apply import apply_method
-from capaboost_vit.methods.index import option_names
+from capaboost_vit.methods.index import method_of, option_names
+from capaboost_vit.methods.lora import Lora
 
 
 def test_defaults_are_the_papers():
@@ -120,3 +124,61 @@ def test_one_branch_at_density_one_is_peft_lora():
         layer = theirs.base_model.model.get_submodule(name.partition(".")[0])
         torch.testing.assert_close(branch.down.weight.grad, layer.lora_A["default"].weight.grad, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(branch.up.weight.grad, layer.lora_B["default"].weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class NoHelp(Method):
+    """An option without words."""
+
+    name: ClassVar[str] = "no_help"
+    strength: float = 0.1
+
+
+class NoDataclass(Method):
+    """Its decorator was forgotten."""
+
+    name: ClassVar[str] = "no_dataclass"
+
+
+@dataclass(frozen=True)
+class NoName(Method):
+    """Nobody could call it."""
+
+
+@dataclass(frozen=True)
+class SecondLora(Method):
+    """Its name is taken."""
+
+    name: ClassVar[str] = "lora"
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        (NoHelp, TypeError, r"NoHelp\.strength needs a help: strength: \.\.\. = option\(default, help\)"),
+        (NoDataclass, TypeError, "NoDataclass is no dataclass: put @dataclass"),
+        (NoName, ValueError, "NoName needs `name: ClassVar"),
+        (SecondLora, ValueError, r"there is a method 'lora' already, capaboost_vit\.methods\.lora\.Lora"),
+    ],
+)
+def test_a_method_that_cannot_be_registered_is_refused_and_changes_nothing(method, error, message):
+    before = dict(METHODS)
+    with pytest.raises(error, match=message):
+        register(method)
+    assert before == METHODS
+
+
+def test_what_was_given_is_what_a_configuration_keeps():
+    assert method_of({"rank": 8}, implied="lora").as_given() == {"rank": 8}
+    assert method_of({"name": "lora", "rank": 4}).as_given() == {"name": "lora", "rank": 4}
+    assert method_of({}, implied="lora").as_given() == {}
+    assert method_of({}) is None
+    assert Lora(rank=4).as_given() == {"name": "lora", "rank": 4}
+    with pytest.raises(ValueError, match=r"--method\.rank is an option of no method: say --method\.name too"):
+        method_of({"rank": 4})
+
+
+def test_start_values_follow_the_run_unless_they_were_chosen():
+    assert method_of({"name": "lora"}).seeded(5).init_seed == 5
+    assert method_of({"name": "lora", "init_seed": 0}).seeded(5).init_seed == 0
+    assert make_method("head").seeded(5) == make_method("head")

@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from capaboost_vit.run import train
-from capaboost_vit.vision.evaluate import evaluate_adapter
+from capaboost_vit.vision.saved import evaluate_adapter
 
 PLUS = {
     "name": "adapter",

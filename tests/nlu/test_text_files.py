@@ -415,7 +415,7 @@ def test_an_option_that_does_not_fit_is_an_error(folder, options, text):
         ("not/there/at all", FileNotFoundError, "no data at 'not/there/at all': give a folder"),
         ("nothing.jsonl", FileNotFoundError, "no data at 'nothing.jsonl'"),
         ("", FileNotFoundError, "no data at ''"),
-        ("hub", ValueError, "no data set of the hub is known for the task classification"),
+        ("hub", ValueError, "task classification has no data set on the hub that we know of"),
     ],
 )
 def test_a_spec_that_leads_nowhere(spec, kind, text):

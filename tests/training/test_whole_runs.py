@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 
 from capaboost_vit.run import train
 from capaboost_vit.vision.config import TrainConfig
-from capaboost_vit.vision.evaluate import evaluate_adapter
+from capaboost_vit.vision.saved import evaluate_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 

@@ -239,7 +239,7 @@ def test_split_folders_share_the_classes_of_train(tmp_path, val):
         ({"train": 0}, r"train/? holds no class folders"),
         ({"cat": 12, "dog": 9}, r"class 'dog' has only 9 images, too few for 80 / 10 / 10"),
         ({"cat": 12, "dog": 0}, r"class folder .*dog holds no image"),
-        ({"train/cat": 1, "val/cat": 1, "valid/cat": 1}, r"holds val, valid: keep one of them"),
+        ({"train/cat": 1, "val/cat": 1, "valid/cat": 1}, r"holds val and valid, both val: keep one of them"),
         ({"train/.cat": 1}, r"train/? holds no class folders"),
         ({}, r"holds no train\.txt, no train folder and no class folders"),
     ],

@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 import capaboost_vit
 from capaboost_vit.run import train
 from capaboost_vit.vision.data import open_data
-from capaboost_vit.vision.evaluate import evaluate_adapter
-from capaboost_vit.vision.export import merge_adapter
 from capaboost_vit.vision.predict import Prediction, predict_images, write_predictions
+from capaboost_vit.vision.saved import evaluate_adapter, merge_adapter
 
 CLASSES = ("blue", "green", "red")
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -269,7 +268,7 @@ def test_an_adapter_without_names_of_classes_gives_a_folder_without(finished, ba
 
 @pytest.mark.parametrize("output", ["a file", "a full folder", "old.pth", "model.bin"])
 def test_a_folder_that_cannot_be_made_is_refused_first(finished, tmp_path, output, monkeypatch):
-    monkeypatch.setattr("capaboost_vit.vision.export.open_saved", None)
+    monkeypatch.setattr("capaboost_vit.vision.saved.open_saved", None)
     (tmp_path / "a file").write_text("mine")
     (tmp_path / "a full folder").mkdir()
     (tmp_path / "a full folder" / "notes").write_text("mine")
@@ -287,11 +286,10 @@ def test_an_empty_folder_is_filled(finished, tmp_path):
 
 def test_a_merge_that_fails_half_way_leaves_nothing(finished, tmp_path, monkeypatch):
     def fail(model, folder, *_, **__):
-        Path(folder).mkdir()
         Path(folder, "config.json").write_text("{")
         raise OSError("disk full")
 
-    monkeypatch.setattr("capaboost_vit.vision.export.save_for_hf", fail)
+    monkeypatch.setattr("capaboost_vit.vision.saved.save_for_hf", fail)
     with pytest.raises(OSError, match="disk full"):
         merge_adapter(finished[0], tmp_path / "made")
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -74,29 +73,20 @@ def _tabbed(content: str) -> Iterator[tuple[int, list[str]]]:
 
 def _quoted(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
     """Rows by the line on which they begin."""
+    rows, number = [], 1
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    number = 1
-    while True:
-        try:
-            with _long_cells():
-                cells = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {number} cannot be read as csv: {error}") from error
-        if cells is None:
-            return
-        if cells:
-            yield number, cells
-        number = reader.line_num + 1
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Documents are longer than what csv takes for a broken file; the limit is one for the whole process."""
+    # documents are longer than what csv takes for a broken file; the limit is one for the whole process
     limit = csv.field_size_limit(_LONGEST_CELL)
     try:
-        yield
+        for cells in reader:
+            if cells:
+                rows.append((number, cells))
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {number} cannot be read as csv: {error}") from error
     finally:
         csv.field_size_limit(limit)
+    return iter(rows)
 
 
 def _objects(path: Path, content: str) -> Iterator[Row]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ...io.labels import LabelColumn, labelled, listed, training_column
+from ...io.columns import LabelColumn, labelled, listed, training_column
 from ..tasks import Task
 
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ...io.splits import VAL_NAMES
+from ...io.splits import SPLIT_NAMES, by_split
 from ...io.tables import is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
 from .columns import text_layouts
 from .files import SUFFIXES, read_file
 from .labels import number_labels
 from .protocols import PROTOCOLS, apply_protocol
-from .rows import read_rows
 from .split import TextData, TextSplit
-from .table import Table, table_of
+from .table import Table, read_rows, table_of
 
-_SPLITS = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
+_SPLITS = dict(SPLIT_NAMES)
 for _name in ("validation", "dev", "test"):  # MNLI has two of them
     _SPLITS |= {f"{_name}_matched": _SPLITS[_name], f"{_name}_mismatched": f"{_SPLITS[_name]}_mismatched"}
-_ORDER = tuple(dict.fromkeys(_SPLITS.values()))
 _NEED_LABELS = ("train", "val")
 _INSTEAD = "give a local folder or file (.tsv, .csv, .jsonl) instead"
-T = TypeVar("T")
 
 
 def open_texts(
@@ -34,7 +31,7 @@ def open_texts(
     seed: int = 0,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
-) -> TextData:
+) -> TextData[TextSplit]:
     """Reads the texts and labels of a task. A local path wins over other readings.
 
     - a folder with train, dev (or val, valid, validation) and test as .tsv, .csv or .jsonl, such as one of GLUE's;
@@ -85,7 +82,7 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
     suffixes = (*SUFFIXES, ".txt") if task.kind == "masked" else SUFFIXES
     if spec.strip() and path.is_dir():
         there = {file.name: file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
-        files = _by_split(spec, there, others=False)
+        files = {split: there[name] for split, name in by_split(spec, there, _SPLITS).items()}
         for name in (task.folder, task.name):
             if "train" not in files and name and (path / name).is_dir():
                 return _tables(str(path / name), path / name, task, layouts)
@@ -101,7 +98,7 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
         return {_SPLITS.get(path.stem.lower(), "train"): _read(path, task, layouts)}
     if spec == "hub":
         if task.hub is None:
-            raise ValueError(f"no data set of the hub is known for the task {task.name}: give a folder or a file")
+            raise ValueError(f"task {task.name} has no data set on the hub that we know of: give a folder, --data DIR")
         spec = ":".join(filter(None, task.hub))
     if is_hub_name(spec, suffixes=suffixes):
         return _of_datasets(spec, load_from_hub(spec, what="data", instead=_INSTEAD))
@@ -112,30 +109,9 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
 
 
 def _of_datasets(spec: str, splits: Mapping[str, Any]) -> dict[str, Table]:
-    tables = {name: table_of(spec, name, rows) for name, rows in splits.items()}
-    return _by_split(spec, tables, others=True)
+    names = by_split(spec, splits, _SPLITS, others=True)
+    return {split: table_of(spec, name, splits[name]) for split, name in names.items()}
 
 
 def _read(file: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     return read_file(file, texts=layouts, header=task.header, flawed=task.flawed)
-
-
-def _by_split(spec: str, parts: Mapping[str, T], *, others: bool) -> dict[str, T]:
-    """Files or tables under the name of their split, train first.
-
-    Args:
-        others: keep names that stand for no split.
-
-    Raises:
-        ValueError: there are two of one split.
-    """
-    names: dict[str, str] = {}
-    for name in parts:
-        stem = name.partition(".")[0].lower()
-        split = _SPLITS.get(stem, name if others else None)
-        if split in names:
-            raise ValueError(f"{spec} holds {names[split]} and {name}, both {split}: keep one of them")
-        if split is not None:
-            names[split] = name
-    order = sorted(names, key=lambda split: _ORDER.index(split) if split in _ORDER else len(_ORDER))
-    return {split: parts[names[split]] for split in order}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from ...io.splits import VAL_NAMES, find_split
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,11 @@ class TextSplit:
 
 
 @dataclass(frozen=True)
-class TextData:
-    """The splits of a data set by name, and its class names in the order of the labels (none for a regression).
+class TextData(Generic[S]):
+    """The splits of a data set by name, and its class names in the order of the labels (none where labels are none).
 
     Args:
+        splits: TextSplits, or QuestionSplits.
         unlabelled: splits that are there, but whose labels are not: nothing can be done with them here.
         protocol: by which the splits were made.
         left_out: by split, how many broken rows of a published file were left out, where it is known for them.
@@ -59,16 +63,17 @@ class TextData:
 
     spec: str
     classes: tuple[str, ...]
-    splits: dict[str, TextSplit]
+    splits: dict[str, S]
     unlabelled: tuple[str, ...] = ()
     protocol: str = "own"
     left_out: dict[str, int] = field(default_factory=dict)
 
-    def split(self, name: str) -> TextSplit:
+    def split(self, name: str) -> S:
         """A split by its name, or by a usual alias (val: valid, validation, dev).
 
         Raises:
             ValueError: there is none, or it has no labels.
         """
-        aliases = VAL_NAMES if name in VAL_NAMES else ()
+        # of questions, split by article, `dev` is none: SQuAD's dev set is the test set here
+        aliases = VAL_NAMES if name in VAL_NAMES and self.protocol != "articles" else ()
         return self.splits[find_split(self.spec, (name, *aliases), self.splits, self.unlabelled)]

@@ -4,12 +4,11 @@ from .answers import Answer, best_answers
 from .features import Windows, encode_questions
 from .opening import open_questions
 from .scoring import best_threshold, normalize_answer, score_answer, score_answers
-from .split import Question, QuestionData, QuestionSplit
+from .split import Question, QuestionSplit
 
 __all__ = [
     "Answer",
     "Question",
-    "QuestionData",
     "QuestionSplit",
     "Windows",
     "best_answers",

@@ -11,7 +11,7 @@ from torch import Tensor
 from .features import CLS, Windows
 from .split import QuestionSplit
 
-_AT_ONCE = 1024  # windows
+_AT_ONCE = 128  # windows, each with n_best x n_best candidates
 
 
 @dataclass(frozen=True)
@@ -106,25 +106,18 @@ def _best_spans(
     wrong = np.flatnonzero((read & ~((start < np.inf) & (end < np.inf))).any(1))
     if len(wrong):
         raise ValueError(f"NaN or inf among the logits of {windows.names[part][wrong[0]]}: did the model diverge?")
-    start, end = _only_best(start, context, n_best), _only_best(end, context, n_best)
-    score = np.full(start.shape, -np.inf)  # of the best span that begins at each token
-    last = np.zeros(start.shape, dtype=np.int64)
-    tokens = np.arange(start.shape[1])
-    for more in range(min(max_answer_length, start.shape[1])):
-        count = start.shape[1] - more
-        sums = start[:, :count] + end[:, more:]
-        better = sums > score[:, :count]
-        score[:, :count][better] = sums[better]
-        last[:, :count] = np.where(better, tokens[more:], last[:, :count])
-    first = score.argmax(1)
-    rows = np.arange(len(score))
-    return score[rows, first], first, last[rows, first]
+    firsts, start = _likeliest(start, context, n_best)
+    lasts, end = _likeliest(end, context, n_best)
+    scores = start[:, :, None] + end[:, None, :]
+    length = 1 + lasts[:, None, :] - firsts[:, :, None]
+    scores[(length < 1) | (length > max_answer_length)] = -np.inf
+    first, last = np.divmod(scores.reshape(len(scores), -1).argmax(1), end.shape[1])
+    rows = np.arange(len(scores))
+    return scores[rows, first, last], firsts[rows, first], lasts[rows, last]
 
 
-def _only_best(logits: np.ndarray, context: np.ndarray, n_best: int) -> np.ndarray:
-    """The logits of the `n_best` context tokens of each row, of equals the first; -inf elsewhere."""
+def _likeliest(logits: np.ndarray, context: np.ndarray, n_best: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `n_best` context tokens of each row, of equals the first, in their order, and their logits; others -inf."""
     inside = np.where(context, logits, -np.inf)
-    order = np.argsort(-inside, axis=1, kind="stable")[:, :n_best]
-    kept = np.full(inside.shape, -np.inf)
-    np.put_along_axis(kept, order, np.take_along_axis(inside, order, 1), 1)
-    return kept
+    tokens = np.sort(np.argsort(-inside, axis=1, kind="stable")[:, :n_best])
+    return tokens, np.take_along_axis(inside, tokens, 1)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..tokens import Encoded
+from ..tokens import Encoded, Piece, piece_name, tokenized, tokens_of
 from .split import Question, QuestionSplit
 
 CLS = 0  # the token of a window that stands for "not in here"
-_AT_ONCE = 256  # questions, so that a split's offsets do not lie in memory as Python's tuples
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,45 +61,29 @@ def encode_questions(
     _check_lengths(max_length, stride, max_question, model_length)
     _check_tokenizer(tokenizer)
     asked, cut = _questions(split, tokenizer, max_question, max_length, stride)
+    options: dict[str, Any] = {"max_length": max_length, "stride": stride, "return_overflowing_tokens": True}
+    pairs = [(text, question.context) for text, question in zip(asked, split.questions, strict=True)]
+    pieces: list[Piece] = []
     names: list[str] = []
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
     spans: list[np.ndarray] = []
-    owners: list[int] = []
-    number = 1
     targets: list[tuple[int, int]] = []
-    for first in range(0, len(split), _AT_ONCE):
-        chunk = split.questions[first : first + _AT_ONCE]
-        encoded = tokenizer(
-            asked[first : first + _AT_ONCE],
-            [question.context for question in chunk],
-            truncation="only_second",
-            max_length=max_length,
-            stride=stride,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-        )
-        ids += [np.asarray(window, dtype=np.int32) for window in encoded["input_ids"]]
-        types += [np.asarray(window, dtype=np.int32) for window in encoded.get("token_type_ids", ())]
-        here = encoded["overflow_to_sample_mapping"]
-        for i, (owner, encoding) in enumerate(zip(here, encoded.encodings, strict=True)):
-            is_first, is_last = i == 0 or here[i - 1] != owner, i + 1 == len(here) or here[i + 1] != owner
-            number = 1 if is_first else number + 1
+    encoded = tokenized(tokenizer, pairs, truncation="only_second", **options)
+    for place, of_question in groupby(encoded, key=lambda pair: pair[0].text):
+        question, windows = split.questions[place], list(of_question)
+        for number, (piece, encoding) in enumerate(windows, start=1):
             of_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
             span = np.where(of_context[:, None], np.array(encoding.offsets, dtype=np.int32), np.int32(-1))
-            names.append(chunk[owner].id if is_first else f"{chunk[owner].id} ({number})")
+            pieces.append(piece)
+            names.append(piece_name(question.id, number))
             spans.append(span)
-            owners.append(first + owner)
-            targets.append(_target(chunk[owner], span, is_first, is_last))
+            targets.append(_target(question, span, number == 1, number == len(windows)))
     return Windows(
+        **tokens_of(pieces, tokenizer),
         names=tuple(names),
-        ids=tuple(ids),
-        types=tuple(types) if types else None,
         targets=torch.tensor(targets, dtype=torch.int64).reshape(-1, 2),
-        pad_id=tokenizer.pad_token_id,
         cut=cut,
         max_length=max_length,
-        question=tuple(owners),
+        question=tuple(piece.text for piece in pieces),
         spans=tuple(spans),
     )
 

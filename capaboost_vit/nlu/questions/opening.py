@@ -6,14 +6,18 @@ import hashlib
 from pathlib import Path
 
 from ...io.tables import is_hub_name, load_from_hub
+from ..data.split import TextData
 from .reading import read_json, read_rows
-from .split import Question, QuestionData, QuestionSplit
+from .split import Question, QuestionSplit
 
 _CHOICES = "give a SQuAD .json file, a folder with train*.json and dev*.json, or owner/name on the hub"
+_PROTOCOL = "articles"  # by which the splits are made
 _INSTEAD = "give a SQuAD .json file, or a folder with train*.json and dev*.json instead"
 
 
-def open_questions(spec: str, *, held_out: float = 0.2, val: float | None = None, seed: int = 0) -> QuestionData:
+def open_questions(
+    spec: str, *, held_out: float = 0.2, val: float | None = None, seed: int = 0
+) -> TextData[QuestionSplit]:
     """Reads questions as train, val and test. A local path wins over a name of the hub.
 
     - a folder with one train*.json and one dev*.json of SQuAD v1.1 or v2: dev is test, since SQuAD's own test set is
@@ -39,7 +43,7 @@ def open_questions(spec: str, *, held_out: float = 0.2, val: float | None = None
         return _of_two(spec, read_json(_only(path, "train*.json")), read_json(_only(path, "dev*.json")), val, seed)
     if path.is_file():
         shares = {"test": held_out, "val": 0.1 if val is None else val}
-        return QuestionData(spec, _by_article(spec, read_json(path), shares, seed))
+        return TextData(spec, (), _by_article(spec, read_json(path), shares, seed), protocol=_PROTOCOL)
     if is_hub_name(spec, suffixes=(".json",)):
         return _of_two(spec, *_read_hub(spec), val, seed)
     raise FileNotFoundError(f"no questions at {spec!r}: {_CHOICES}")
@@ -68,12 +72,12 @@ def _only(folder: Path, pattern: str) -> Path:
 
 def _of_two(
     spec: str, train: tuple[Question, ...], dev: tuple[Question, ...], val: float | None, seed: int
-) -> QuestionData:
+) -> TextData[QuestionSplit]:
     both = {question.id for question in train} & {question.id for question in dev}
     if both:
         raise ValueError(f"{spec}: {len(both)} questions are in train and in dev, such as {min(both)!r}")
     splits = _by_article(spec, train, {"val": 0.05 if val is None else val}, seed)
-    return QuestionData(spec, {**splits, "test": QuestionSplit(dev)})
+    return TextData(spec, (), {**splits, "test": QuestionSplit(dev)}, protocol=_PROTOCOL)
 
 
 def _by_article(

@@ -6,8 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from ...io.splits import find_split
-
 
 @dataclass(frozen=True)
 class Question:
@@ -52,20 +50,3 @@ class QuestionSplit:
         for question in self.questions:
             digest.update(json.dumps(vars(question)).encode() + b"\n")
         return {"examples": len(self), "sha256": digest.hexdigest()}
-
-
-@dataclass(frozen=True)
-class QuestionData:
-    """The splits of a set of questions by name: train, val, test."""
-
-    spec: str
-    splits: dict[str, QuestionSplit]
-
-    def split(self, name: str) -> QuestionSplit:
-        """A split by its name. Raises ValueError that lists the names if there is none."""
-        return self.splits[find_split(self.spec, (name,), self.splits)]
-
-    @property
-    def no_answer(self) -> bool:
-        """Whether some question has no answer, as in SQuAD v2."""
-        return any(split.unanswerable for split in self.splits.values())

@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...io.options import check_type, suggest
+from ...io.options import check_type, suggest, tuples
 from ...io.yaml import read_yaml
 from ...vision.data.expressions import parse_split
 from .task import Suite, SuiteTask
@@ -57,7 +57,7 @@ def _read_task(where: str, name: str, values: Any, root: Path | None) -> SuiteTa
     _refuse_unknown(f"{where}, sizes", values.get("sizes", {}), _SPLITS)
     for key, value in values.get("sizes", {}).items():
         check_type(f"{where}: sizes: {key}", value, int | tuple[int, ...])
-    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    options = tuples(values)
     train, val = options.get("train", SuiteTask.train), options.get("val", SuiteTask.val)
     options.setdefault("full", train if val is None else f"{train}+{val}")
     for key in _SPLITS:
@@ -69,7 +69,7 @@ def _read_task(where: str, name: str, values: Any, root: Path | None) -> SuiteTa
     if root is not None and (root / values["data"]).exists():
         options["data"] = str(root / values["data"])
     if "sizes" in options:
-        options["sizes"] = {key: tuple(n) if isinstance(n, list) else n for key, n in options["sizes"].items()}
+        options["sizes"] = tuples(options["sizes"])
     return SuiteTask(name, **options)
 
 

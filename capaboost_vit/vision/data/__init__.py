@@ -2,13 +2,12 @@
 
 from .check import DataReport, check_data
 from .expressions import parse_split
-from .few_shot import few_shot
 from .image import EXTENSIONS, decode, to_rgb
 from .image_data import ImageData
 from .scan import unreadable
 from .sheet import draw_contact_sheet
 from .spec import open_configured, open_data
-from .split import Split
+from .split import Split, few_shot
 
 __all__ = [
     "EXTENSIONS",

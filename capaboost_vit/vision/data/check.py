@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from PIL import Image
 
@@ -47,29 +48,34 @@ def check_data(
         apart: the pairs of splits that must not share images; None: all, but for those that are meant to.
         progress: is told how many images, over all splits, have been looked at, after each.
     """
+    import pandas as pd
+
     reports = {}
-    places: dict[bytes, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))  # by content, then by split
+    readable: list[tuple[str, int, int, bytes]] = []
     done = 0
     for name, split in data.splits.items():
         seen: list[_Seen] = []
         for one in in_threads(lambda i, split=split: _look(split, i), len(split), workers=os.cpu_count() or 1):  # type: ignore[misc]
             if one.digest:
-                places[one.digest][name].append(len(seen))
+                readable.append((name, len(seen), split.labels[len(seen)], one.digest))
             seen.append(one)
             done += 1
             if progress is not None:
                 progress(done)
         reports[name] = _summary(split, seen, len(data.classes))
-    within = {name: _copies(data, name, places) for name in data.splits}
+    images = pd.DataFrame(readable, columns=["part", "number", "label", "digest"])
+    images["content"] = pd.factorize(images["digest"])[0]  # counted in the order in which they are first met
+    of = {name: images[images["part"] == name] for name in data.splits}
     pairs = [pair for pair in combinations(data.splits, 2) if not _nested(data, *pair)] if apart is None else apart
-    between = {pair: _shared(data, pair, places) for pair in pairs}
+    within = {name: _repeated(data, part, part[part.duplicated("content")]) for name, part in of.items()}
+    between = {(a, b): _repeated(data, of[a], of[b][of[b]["content"].isin(of[a]["content"])]) for a, b in pairs}
     return DataReport(
         spec=data.spec,
         classes=data.classes,
         splits=reports,
         copies={name: copies for name, copies in within.items() if copies.count},
         shared={pair: shared for pair, shared in between.items() if shared.count},
-        contradictions=_contradictions(data, places),
+        contradictions=_contradictions(data, images),
         unlabelled=data.unlabelled,
     )
 
@@ -111,18 +117,6 @@ def _summary(split: Split, seen: list[_Seen], classes: int) -> SplitReport:
     )
 
 
-def _where(data: ImageData, name: str, index: int) -> str:
-    split = data.splits[name]
-    return split.locate(split.names[index])
-
-
-def _copies(data: ImageData, name: str, places: dict[bytes, dict[str, list[int]]]) -> Shared:
-    """Images of a split whose content another one before them has."""
-    groups = [at[name] for at in places.values() if len(at.get(name, ())) > 1]
-    example = (_where(data, name, groups[0][0]), _where(data, name, groups[0][1])) if groups else None
-    return Shared(sum(len(group) - 1 for group in groups), example)
-
-
 def _nested(data: ImageData, first: str, second: str) -> bool:
     a, b = data.splits[first], data.splits[second]
     if a.open != b.open or first.startswith("test") or second.startswith("test"):
@@ -131,24 +125,25 @@ def _nested(data: ImageData, first: str, second: str) -> bool:
     return names[0] <= names[1] or names[1] <= names[0]
 
 
-def _shared(data: ImageData, pair: tuple[str, str], places: dict[bytes, dict[str, list[int]]]) -> Shared:
-    """Images of the second split whose content is in the first one too."""
-    first, second = pair
-    both = [(at[first][0], at[second]) for at in places.values() if first in at and second in at]
-    example = (_where(data, first, both[0][0]), _where(data, second, both[0][1][0])) if both else None
-    return Shared(sum(len(indices) for _, indices in both), example)
+def _repeated(data: ImageData, images: Any, again: Any) -> Shared:
+    """How many images are there again, and the first example: rows `again` have the content of other rows `images`."""
+    if again.empty:
+        return Shared(0, None)
+    content = again["content"].min()
+    one, other = (rows[rows["content"] == content].iloc[0] for rows in (images, again))
+    return Shared(len(again), (_where(data, one), _where(data, other)))
 
 
-def _contradictions(data: ImageData, places: dict[bytes, dict[str, list[int]]]) -> tuple[str, ...]:
+def _contradictions(data: ImageData, images: Any) -> tuple[str, ...]:
     """One line per content that stands under several labels: where it is, and as what."""
-    lines = []
-    for at in places.values():
-        first: dict[int, str] = {}
-        for name, indices in at.items():
-            for index in indices:
-                label = data.splits[name].labels[index]
-                if label not in first:
-                    first[label] = _where(data, name, index)
-        if len(first) > 1:
-            lines.append(", ".join(f"{place} ({data.classes[label]})" for label, place in sorted(first.items())))
-    return tuple(lines)
+    firsts = images.drop_duplicates(["content", "label"]).sort_values(["content", "label"])
+    return tuple(
+        ", ".join(f"{_where(data, row)} ({data.classes[row.label]})" for row in rows.itertuples())
+        for _, rows in firsts.groupby("content")
+        if len(rows) > 1
+    )
+
+
+def _where(data: ImageData, row: Any) -> str:
+    split = data.splits[row.part]
+    return split.locate(split.names[row.number])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -103,8 +104,8 @@ class Resolver:
         if len(self.sources) == 1:
             return replace(first, names=tuple(image.name for image in images), labels=labels)
         names = tuple(f"{image.source}: {image.name}" for image in images)
-        joined = _Joined({source: replace(split, names=(), labels=()) for source, split in self.sources.items()})
-        return Split(names, labels, joined.read, joined.locate)
+        sources = {source: replace(split, names=(), labels=()) for source, split in self.sources.items()}
+        return Split(names, labels, partial(_read, sources), partial(_locate, sources))
 
     def _sum(self, parts: Sequence[Part]) -> list[_Image]:
         images = [self._part(part) for part in parts]
@@ -147,18 +148,12 @@ class Resolver:
         return of - asked.to if bound.startswith("-") else asked.to
 
 
-class _Joined:
-    """Reads `source: name`."""
+def _read(sources: dict[str, Split], name: str) -> bytes | Image.Image:
+    """Reads `source: name` as the source does."""
+    source, _, name = name.partition(": ")
+    return sources[source].open(name)
 
-    def __init__(self, sources: dict[str, Split]) -> None:
-        self.sources = sources
 
-    def read(self, name: str) -> bytes | Image.Image:
-        """As the source reads it."""
-        source, _, name = name.partition(": ")
-        return self.sources[source].open(name)
-
-    def locate(self, name: str) -> str:
-        """Where the source finds it."""
-        source, _, name = name.partition(": ")
-        return self.sources[source].locate(name)
+def _locate(sources: dict[str, Split], name: str) -> str:
+    source, _, name = name.partition(": ")
+    return sources[source].locate(name)

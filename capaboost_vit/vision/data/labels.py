@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...io.labels import LabelColumn, labelled, listed, training_column
+from ...io.columns import LabelColumn, labelled, listed, training_column
 
 MOST_CLASSES = 1_000_000  # a larger label is a mistake, such as an id
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from ...io.splits import VAL_NAMES
+from ...io.splits import SPLIT_NAMES, by_split
 from .image import EXTENSIONS
 from .image_data import ImageData
 from .labels import MOST_CLASSES
 from .split import Split, name_digest
 from .tree import Tree, printable
-
-_SPLIT_FOLDERS = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
 
 
 def lists_of(tree: Tree) -> list[str]:
@@ -33,7 +31,7 @@ def read_folders(spec: str, tree: Tree) -> ImageData:
     """train/, val/, test/ with a folder per class, or class folders alone. Raises ValueError for anything else."""
     folders = tree.folders()
     if "train" in folders:
-        return _split_folders(spec, tree, [name for name in folders if name in _SPLIT_FOLDERS])
+        return _split_folders(spec, tree, [name for name in folders if name in SPLIT_NAMES])
     if folders:
         return _class_folders(spec, tree)
     raise ValueError(f"{spec} holds no train.txt, no train folder and no class folders: nothing to train on")
@@ -77,12 +75,8 @@ def _class_images(tree: Tree, below: str = "") -> dict[str, list[str]]:
 
 
 def _split_folders(spec: str, tree: Tree, folders: list[str]) -> ImageData:
-    images: dict[str, dict[str, list[str]]] = {}
-    for folder in sorted(folders, key=list(_SPLIT_FOLDERS).index):
-        if _SPLIT_FOLDERS[folder] in images:
-            names = ", ".join(name for name in folders if _SPLIT_FOLDERS[name] == _SPLIT_FOLDERS[folder])
-            raise ValueError(f"{spec} holds {names}: keep one of them")
-        images[_SPLIT_FOLDERS[folder]] = _class_images(tree, f"{folder}/")
+    folder_of = by_split(spec, folders, SPLIT_NAMES)
+    images = {name: _class_images(tree, f"{folder}/") for name, folder in folder_of.items()}
     classes = sorted(images["train"])
     labels = {name: label for label, name in enumerate(classes)}
     splits = {}

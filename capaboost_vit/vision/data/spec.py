@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...io.tables import is_hub_name
-from .digits import read_digits
+from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
 from .layouts import lists_of, read_folders, read_lists
-from .synthetic import read_synthetic
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, FolderWithZip, Zip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -95,6 +96,32 @@ class Split:
             if not 0 <= index < len(self):
                 raise IndexError(f"no image {index} in a split of {len(self)}")
         return self.only(i for i in range(len(self)) if i not in left_out)
+
+
+def few_shot(split: Split, shots: int, *, seed: int, classes: Sequence[str]) -> Split:
+    """`shots` images of each class: those with the lowest SHA-256 of (seed, name), in the order of the split.
+
+    So the draw depends neither on the order of the images nor on any generator, and with the same seed fewer shots are
+    a part of more.
+
+    Args:
+        classes: the names of all classes, in the order of the labels.
+
+    Raises:
+        ValueError: a class has fewer images.
+    """
+    by_label: dict[int, list[int]] = defaultdict(list)
+    for index, label in enumerate(split.labels):
+        by_label[label].append(index)
+    drawn: list[int] = []
+    for label, name in enumerate(classes):
+        indices = by_label[label]
+        if len(indices) < shots:
+            few = [classes[i] for i in range(len(classes)) if len(by_label[i]) < shots]
+            others = f", and {len(few) - 1} more have too few" if len(few) > 1 else ""
+            raise ValueError(f"--shots {shots}: class {name!r} has {len(indices)} training images{others}")
+        drawn += sorted(indices, key=lambda i: (name_digest(split.names[i], "few-shot", seed), i))[:shots]
+    return split.only(sorted(drawn))
 
 
 def name_digest(name: str, *key: str | int) -> bytes:

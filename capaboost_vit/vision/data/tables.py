@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from ...io.columns import asked_column, only_column
 from ...io.tables import is_table_folder, load_from_hub, load_local, root_cause
@@ -58,9 +57,9 @@ def read_table(
             table = tables[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
         except Exception as error:  # pyarrow's too
             raise ValueError(f"{spec}: the column {image!r} holds no images: {root_cause(error)}") from error
-        rows = _Rows(table, image, f"{name} in {spec}")
         names = tuple(f"row {i}" for i in range(len(labels_of_split)))
-        splits[name] = Split(names, labels_of_split, rows.read, rows.locate)
+        locate = partial(_locate, table, image, f"{name} in {spec}")
+        splits[name] = Split(names, labels_of_split, partial(_read, table, image), locate)
     return ImageData(spec, classes, splits, unlabelled)
 
 
@@ -101,23 +100,15 @@ def _found(spec: str, features: dict[str, Any], candidates: list[str], what: str
     return column
 
 
-class _Rows:
-    """Reads `row i` of a table."""
+def _read(table: Any, column: str, name: str) -> bytes:
+    """The encoded bytes of `row i`, from the table or from the file that it names."""
+    cell = table[int(name.split()[1])][column]
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise ValueError("there is no image in this row")
+    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
-    def __init__(self, table: Any, column: str, where: str) -> None:
-        self.table, self.column, self.where = table, column, where
 
-    def read(self, name: str) -> bytes | Image.Image:
-        """The encoded bytes, from the table or from the file that it names."""
-        cell = self._cell(name)
-        if cell is None or (cell["bytes"] is None and cell["path"] is None):
-            raise ValueError("there is no image in this row")
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-
-    def locate(self, name: str) -> str:
-        """The row, and the file where there is one."""
-        path = (self._cell(name) or {}).get("path")
-        return f"{name} of {self.where}" + (f" ({printable(path)})" if path else "")
-
-    def _cell(self, name: str) -> Any:
-        return self.table[int(name.split()[1])][self.column]
+def _locate(table: Any, column: str, where: str, name: str) -> str:
+    """The row, and the file where there is one."""
+    path = (table[int(name.split()[1])][column] or {}).get("path")
+    return f"{name} of {where}" + (f" ({printable(path)})" if path else "")

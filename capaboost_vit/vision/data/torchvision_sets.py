@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,25 +53,19 @@ def read_torchvision(spec: str, *, root: str | None = None, download: bool = Fal
     classes, numbered, unlabelled = number_labels(spec, "label", labels, names)
     splits = {}
     for part, labels_of_part in numbered.items():
-        images = _Images(parts[part], f"torchvision's {name} {part} in {folder}")
         image_names = tuple(f"image {i}" for i in range(len(labels_of_part)))
-        splits[part] = Split(image_names, labels_of_part, images.read, images.locate)
+        locate = partial(_locate, f"torchvision's {name} {part} in {folder}")
+        splits[part] = Split(image_names, labels_of_part, partial(_read, parts[part]), locate)
     return ImageData(spec, classes, splits, unlabelled)
 
 
-class _Images:
-    """Reads `image i` of one part."""
+def _read(images: Any, name: str) -> Image.Image:
+    """`image i` as torchvision gives it."""
+    return images[int(name.split()[1])][0]
 
-    def __init__(self, images: Any, where: str) -> None:
-        self.images, self.where = images, where
 
-    def read(self, name: str) -> Image.Image:
-        """The image as torchvision gives it."""
-        return self.images[int(name.split()[1])][0]
-
-    def locate(self, name: str) -> str:
-        """The number in torchvision's order."""
-        return f"{name} of {self.where}"
+def _locate(where: str, name: str) -> str:
+    return f"{name} of {where}"
 
 
 def _set_name(spec: str) -> str:

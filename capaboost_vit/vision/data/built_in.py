@@ -1,0 +1,80 @@
+"""Images that need no files: scikit-learn's digits, and generated ones."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from ...core.seeds import words
+from .image_data import ImageData
+from .split import Split
+
+
+def read_digits(spec: str) -> ImageData:
+    """`digits`, or `digits:5-9` for some of its classes: 1,797 images of 8 x 8 pixels, split by half, quarter, quarter.
+
+    Raises:
+        ValueError: the range is malformed, or beyond the digits.
+    """
+    from sklearn.datasets import load_digits
+
+    first, last = 0, 9
+    if ":" in spec:
+        try:
+            first, last = (int(part) for part in spec.partition(":")[2].split("-"))
+        except ValueError:
+            raise ValueError(f"{spec!r}: write digits, or a range of its classes such as digits:5-9") from None
+        if not 0 <= first <= last <= 9:
+            raise ValueError(f"{spec!r}: the digits' classes are 0-9")
+    digits = load_digits()
+    images = partial(_digit, (digits.images * (255 / 16)).round().astype(np.uint8))
+    chosen = [i for i, label in enumerate(digits.target) if first <= label <= last]
+    parts = {"train": [i for i in chosen if i % 2 == 0], "val": [i for i in chosen if i % 4 == 1]}
+    parts["test"] = [i for i in chosen if i % 4 == 3]
+    splits = {
+        name: Split(tuple(f"digit {i}" for i in part), tuple(int(digits.target[i]) - first for i in part), images)
+        for name, part in parts.items()
+    }
+    return ImageData(spec, tuple(str(label) for label in range(first, last + 1)), splits)
+
+
+def _digit(images: np.ndarray, name: str) -> Image.Image:
+    """Opens `digit i`."""
+    return Image.fromarray(images[int(name.split()[1])])
+
+
+def read_synthetic(spec: str) -> ImageData:
+    """`synthetic:CLASSES:TRAIN:VAL:TEST:SIZE`: so many classes, images of each split, and pixels of a side.
+
+    Image i is of class i % CLASSES, and a function of split and i alone: noise around the mean colour of its class, so
+    that a model can learn something. Nothing is kept in memory: this is for measurements of time.
+
+    Raises:
+        ValueError: the numbers are malformed, or zero (VAL alone may be).
+    """
+    if re.fullmatch(r"synthetic(:\d{1,9}){5}", spec) is None:
+        raise ValueError(f"{spec!r}: write synthetic:CLASSES:TRAIN:VAL:TEST:SIZE, such as synthetic:10:800:200:5400:64")
+    classes, train, val, test, size = map(int, spec.split(":")[1:])
+    if not all((classes, train, test, size)):
+        raise ValueError(f"{spec!r}: only the validation images may be none")
+    sizes = {"train": train, "val": val, "test": test}
+    splits = {
+        name: Split(
+            tuple(f"{name} {i}" for i in range(n)), tuple(i % classes for i in range(n)), partial(_draw, classes, size)
+        )
+        for name, n in sizes.items()
+        if n
+    }
+    return ImageData(spec, tuple(f"class {i}" for i in range(classes)), splits)
+
+
+def _draw(classes: int, size: int, name: str) -> Image.Image:
+    """Opens `train 17`."""
+    label = int(name.split()[1]) % classes
+    colour = np.array([words("synthetic colour", label)[i] % 128 for i in range(3)])
+    # RandomState's stream is frozen: the same pixels with every version of numpy
+    noise = np.random.RandomState(words(f"synthetic {name}")[0]).randint(0, 128, (size, size, 3))
+    return Image.fromarray((colour + noise).astype(np.uint8))
