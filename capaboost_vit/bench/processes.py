@@ -7,6 +7,7 @@ import os
 import socket
 import statistics
 import time
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -115,7 +116,8 @@ class Pool:
     def step(self, lap: Lap = lambda phase: None) -> None:
         """Makes an update."""
         for pipe in self.pipes:
-            pipe.send("step")
+            with suppress(OSError):  # of a process that has died: its answer says so
+                pipe.send("step")
         self.cpu_seconds.append(self._answer())
 
     def close(self) -> None:
@@ -132,7 +134,7 @@ class Pool:
             for pipe in pipes:
                 try:
                     answers[pipe] = pipe.recv()
-                except EOFError:
+                except (EOFError, OSError):  # closed, or reset where it was killed
                     answers[pipe] = "one has died"
                 if isinstance(answers[pipe], str):
                     self.close()

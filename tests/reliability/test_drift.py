@@ -101,10 +101,10 @@ def test_another_option_is_named_and_refused(place, material, options, texts):
 
 
 def test_a_run_of_a_release_with_fewer_options_goes_on(material, tmp_path, monkeypatch):
-    def older(config):
+    def older(config, kind):
         return {
             name: value
-            for name, value in run_identity(config, TrainConfig).items()
+            for name, value in run_identity(config, kind).items()
             if name not in ("compile_mode", "channels_last")
         }
 
