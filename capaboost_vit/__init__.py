@@ -63,7 +63,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-__getattr__, _names = lazy_names(__name__, _PUBLIC)
+__getattr__, _ = lazy_names(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

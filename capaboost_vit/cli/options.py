@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from ..io.options import tuples
+from ..io.options import hints_of, tuples
 from .parser import Parser, add_option
 
 
@@ -17,7 +17,7 @@ def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
     """Every field of a configuration as an option, `but` some; lists take several words, or none."""
     parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
-    hints = typing.get_type_hints(config)
+    hints = hints_of(config)
     for field in dataclasses.fields(config):
         if field.name in but:
             continue

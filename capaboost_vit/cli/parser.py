@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..io.options import nearest
+from ..io.options import hints_of, nearest
 from ..methods import METHODS
-from ..methods.index import hint_of, takes_several
+from ..methods.index import takes_several
 
 
 class Parser(ArgumentParser):
@@ -100,7 +100,7 @@ def add_method_options(parser: Parser) -> None:
     uses: dict[str, dict[tuple[str, Any], list[str]]] = {}  # by option: methods by their words and type
     for name, method in METHODS.items():
         for field in dataclasses.fields(method):
-            key = field.metadata["help"], hint_of(method, field.name)
+            key = field.metadata["help"], hints_of(method)[field.name]
             uses.setdefault(field.name, {}).setdefault(key, []).append(name)
     for option, kinds in uses.items():
         text = "; ".join(f"{', '.join(names)}: {words}" for (words, _), names in kinds.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -37,12 +38,9 @@ def dense(layer: Any) -> Tensor:
     Raises:
         TypeError: it has none (its weight is made of integers, say).
     """
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"a {type(layer).__name__} has no weight of its own")
-    if not weight.is_floating_point():
-        raise TypeError(f"the weight of a {type(layer).__name__} is {str(weight.dtype).removeprefix('torch.')}")
-    return weight
+    if lack := _lack(layer):
+        raise TypeError(lack)
+    return layer.weight
 
 
 def why_not_dense(layer: nn.Module) -> str | None:
@@ -50,12 +48,19 @@ def why_not_dense(layer: nn.Module) -> str | None:
 
     An update that is added to integers would be rounded away.
     """
+    lack = _lack(layer)
+    if lack and isinstance(getattr(layer, "weight", None), Tensor):
+        return f"{lack}, where an update vanishes: keep the adapter"
+    return lack
+
+
+def _lack(layer: nn.Module) -> str | None:
+    """What a layer lacks of a floating-point weight, in words; None where it has one."""
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         return f"a {type(layer).__name__} has no weight of its own"
     if not weight.is_floating_point():
-        kind = str(weight.dtype).removeprefix("torch.")
-        return f"the weight of a {type(layer).__name__} is {kind}, where an update vanishes: keep the adapter"
+        return f"the weight of a {type(layer).__name__} is {str(weight.dtype).removeprefix('torch.')}"
     return None
 
 
@@ -67,5 +72,5 @@ def device_and_dtype(module: nn.Module) -> dict[str, Any]:
     floating = next((p for p in module.parameters() if p.is_floating_point()), None)
     if floating is not None:
         return {"device": floating.device, "dtype": floating.dtype}
-    tensor = next((t for t in (*module.parameters(), *module.buffers())), torch.empty(0))
+    tensor = next(chain(module.parameters(), module.buffers()), torch.empty(0))
     return {"device": tensor.device, "dtype": torch.float32}

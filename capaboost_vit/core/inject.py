@@ -10,10 +10,9 @@ from torch import nn
 
 from ..io.options import suggest
 from .adapted import Prompted
-from .base import device_and_dtype as device_and_dtype
 from .base import is_linear, shape_of
-from .names import namer, unwrap
-from .wrapper import Frozen, Wrapper
+from .names import namer
+from .wrapper import Frozen, Wrapper, unwrap
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from .wrapper import Wrapper
-from .wrapper import unwrap as unwrap
 
 
 def carries(module: nn.Module, kind: type[Any]) -> bool:

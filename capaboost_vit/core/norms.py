@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .inject import slots
-from .names import unwrap
+from .wrapper import unwrap
 
 
 def norm_names(model: nn.Module) -> list[str]:

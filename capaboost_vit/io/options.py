@@ -55,7 +55,7 @@ def check_options(config: Any, what: Callable[[str], str] = flag) -> None:
         TypeError: a value is not of its field's type. ValueError: it is out of range, or none of the choices.
     """
     for cls in filter(dataclasses.is_dataclass, type(config).__mro__):
-        hints = _hints(cls)
+        hints = hints_of(cls)
         for field in dataclasses.fields(cls):
             check_value(what(field.name), getattr(config, field.name), hints[field.name], field.metadata)
 
@@ -103,10 +103,12 @@ def nearest(word: Any, choices: Iterable[Any], *, cutoff: float = 0.6) -> str | 
     return by_lower[near[0]] if near else None
 
 
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Evaluating the annotations of a configuration takes about a millisecond: once is enough."""
-    return typing.get_type_hints(cls)
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields. Evaluating its annotations takes about a millisecond: once is enough."""
+    return _evaluated(cls)
+
+
+_evaluated = functools.cache(typing.get_type_hints)
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:

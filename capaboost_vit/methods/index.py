@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ..io.options import check_value, suggest
+from ..io.options import hints_of, suggest
 from .method import Method
 
 M = TypeVar("M", bound=type[Method])
@@ -56,19 +56,30 @@ def option_names(method: str) -> list[str]:
     return [field.name for field in dataclasses.fields(find_method(method))]
 
 
+def no_option(what: str, method: str, name: str) -> str:
+    """The error for an option that a method does not have: whose it is, or what it may have meant.
+
+    Args:
+        what: the method, as the message calls it.
+    """
+    names = option_names(method)
+    owner = owner_of(name)
+    hint = f" (that is {owner}'s)" if owner else suggest(name, names)
+    return f"{what} has no option {name!r}{hint}; it has: {', '.join(names) or 'none'}"
+
+
+def owner_of(option: str) -> str | None:
+    """The first method that has an option; None where none has."""
+    return next((method for method in METHODS if option in option_names(method)), None)
+
+
 def make_method(method: str, **options: Any) -> Method:
     """The checked method with these options. Raises ValueError / TypeError that name the nearest valid word."""
-    cls = find_method(method)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    cls, names = find_method(method), option_names(method)
     for name in options:
-        if name not in fields:
-            owners = [other for other in METHODS if name in option_names(other)]
-            hint = f" (that is {owners[0]}'s)" if owners else suggest(name, fields)
-            raise TypeError(f"method {method!r} has no option {name!r}{hint}; it has: {', '.join(fields) or 'none'}")
-    values = {name: _as_tuple(value, hint_of(cls, name)) for name, value in options.items()}
-    for name, value in values.items():  # by name, before __post_init__ asks what they mean together
-        check_value(f"{name} of method {method!r}", value, hint_of(cls, name), fields[name].metadata)
-    made = cls(**values)
+        if name not in names:
+            raise TypeError(no_option(f"method {method!r}", method, name))
+    made = cls(**{name: _as_tuple(value, hints_of(cls)[name]) for name, value in options.items()})
     object.__setattr__(made, "given", ("name", *options))
     return made
 
@@ -91,11 +102,6 @@ def method_of(options: Mapping[str, Any], *, implied: str | None = None) -> Meth
     made = make_method(name or str(implied), **values)
     object.__setattr__(made, "given", tuple(options))  # without `name` where the model's name implies it
     return made
-
-
-def hint_of(method: type[Method], name: str) -> Any:
-    """The type of an option."""
-    return typing.get_type_hints(method)[name]
 
 
 def takes_several(hint: Any) -> bool:

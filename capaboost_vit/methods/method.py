@@ -150,6 +150,10 @@ class Method:
         return {name: value for name, value in values.items() if name == "name" or value != defaults[name]}
 
 
+# options of a masked method without masks
+PLAIN_OPTIONS: dict[str, Any] = {"num_branches": 1, "density": 1.0, "pattern": "random"}
+
+
 @dataclass(frozen=True)
 class MaskedMethod(Method):
     """Options that every masked method has. num_branches=1 with density=1 is the plain method."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import PLAIN_OPTIONS, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,4 +74,4 @@ class Prefix(MaskedMethod):
         """Plain tables."""
         if self.bottleneck is None:
             return self
-        return replace(self, bottleneck=None, shared=False, num_branches=1, density=1.0, pattern="random")
+        return replace(self, bottleneck=None, shared=False, **PLAIN_OPTIONS)

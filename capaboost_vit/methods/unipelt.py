@@ -12,7 +12,7 @@ from .adapter import Adapter
 from .ia3 import Ia3
 from .index import register
 from .lora import Lora
-from .method import SIZES, MaskedMethod, Method
+from .method import PLAIN_OPTIONS, SIZES, MaskedMethod, Method
 from .prefix import Prefix
 from .prompt import Prompt
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 PARTS = ("lora", "prefix", "adapter", "ia3", "prompt")
-_PLAIN: dict[str, Any] = {"num_branches": 1, "density": 1.0, "pattern": "random"}
 
 
 @register
@@ -114,10 +113,10 @@ class Unipelt(MaskedMethod):
                 prefix_length=self.prefix_length,
                 bottleneck=self.prefix_bottleneck,
                 shared=shared,
-                **(masks if shared else _PLAIN),
+                **(masks if shared else PLAIN_OPTIONS),
                 **seeds,
             ),
-            "prompt": Prompt(prompt_length=self.prompt_length, deep=False, **_PLAIN, **seeds),
+            "prompt": Prompt(prompt_length=self.prompt_length, deep=False, **PLAIN_OPTIONS, **seeds),
         }
         yield from (method for part, method in made.items() if part in self.parts)
 

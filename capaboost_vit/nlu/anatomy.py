@@ -8,8 +8,8 @@ from typing import Any, cast
 from torch import nn
 
 from ..core.inject import Anatomy, Site, slots
-from ..core.names import unwrap
 from ..core.norms import norm_names
+from ..core.wrapper import unwrap
 from .attention import PrefixAttention, WatchedAttention, takes_prefix
 from .encoder import PromptedEncoder
 

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from ..core.gate import Padding
 from ..core.inject import features
-from ..core.names import unwrap
 from ..core.virtual_tokens import VirtualTokens
-from ..core.wrapper import Wrapper
+from ..core.wrapper import Wrapper, unwrap
 from .masks import real_positions, with_keys
 
 

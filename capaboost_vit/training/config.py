@@ -72,10 +72,8 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.method, Mapping):  # as files and the command line give it
-            object.__setattr__(self, "method", method_of(self.method, implied=self.implied_method()))
-        elif self.method is None and self.implied_method():
-            object.__setattr__(self, "method", method_of({}, implied=self.implied_method()))
+        if self.method is None or isinstance(self.method, Mapping):  # as files and the command line give it
+            object.__setattr__(self, "method", method_of(self.method or {}, implied=self.implied_method()))
         check_options(self)
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"--warmup-epochs must lie in [0, epochs = {self.epochs}), got {self.warmup_epochs}")

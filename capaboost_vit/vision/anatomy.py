@@ -13,10 +13,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.inject import Anatomy, Site, get, slots
-from ..core.names import unwrap
 from ..core.norms import norm_names
 from ..core.virtual_tokens import VirtualTokens
-from ..core.wrapper import Wrapper
+from ..core.wrapper import Wrapper, unwrap
 
 _QKV = ("q", "k", "v")
 

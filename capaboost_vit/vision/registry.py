@@ -12,7 +12,7 @@ from torch import nn
 
 from ..io.options import nearest
 from ..methods import METHODS
-from ..methods.index import on_register, option_names
+from ..methods.index import no_option, on_register, option_names, owner_of
 from ..methods.method import Method
 
 # family: (timm architecture, whether its attention layers are timm's plain ones, which take prefixes and prompts)
@@ -110,11 +110,9 @@ def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
 
 
 def _refuse_foreign_options(name: str, method: str, kwargs: dict[str, Any]) -> None:
-    for other in METHODS:
-        for key in set(option_names(other)) & kwargs.keys():
-            raise TypeError(
-                f"{name} has no option {key!r} (that is {other}'s); it has: {', '.join(option_names(method))}"
-            )
+    for key in kwargs:  # others may be timm's own
+        if owner_of(key):
+            raise TypeError(no_option(name, method, key))
 
 
 def _nearest_option(method: str, kwargs: dict[str, Any]) -> str:

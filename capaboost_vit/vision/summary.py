@@ -12,7 +12,8 @@ from timm.data import resolve_input_data_config
 from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
-from ..core.inject import detach, device_and_dtype, find, get
+from ..core.base import device_and_dtype
+from ..core.inject import detach, find, get
 from ..core.names import namer
 from ..core.wrapper import Wrapper
 from .anatomy import anatomy_of

@@ -12,8 +12,9 @@ from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.gate import Gate
 from capaboost_vit.core.inject import branches, detach, freeze_base, get, slots
 from capaboost_vit.core.merge import merge
-from capaboost_vit.core.names import carries, distinct, namer, unwrap
+from capaboost_vit.core.names import carries, distinct, namer
 from capaboost_vit.core.scaled import Scale, Scaled
+from capaboost_vit.core.wrapper import unwrap
 
 X = torch.randn(3, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
 
