@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -128,14 +129,17 @@ def _register(method: type[Method]) -> None:
         if method.name not in methods_of(family):
             continue
         name = f"{family}_capaboost_{method.name}"
-        default = timm.get_pretrained_cfg(base, allow_unregistered=False).tag or ""  # type: ignore[union-attr]
-        tags = [tagged.partition(".")[2] for tagged in timm.list_models(f"{base}.*", include_tags=True)]
-        star = {default: "*"}  # timm's mark of the default tag
-        configurations: dict[str, Any] = {
-            f"{name}.{tag}{star.get(tag, '')}": timm.get_pretrained_cfg(f"{base}.{tag}") for tag in tags
-        }
+        configurations: dict[str, Any] = {f"{name}.{tag}": config for tag, config in _configurations(base).items()}
         default_cfgs.update(generate_default_cfgs(configurations))
         setattr(sys.modules[__name__], name, register_model(_entrypoint(name, base, method.name)))
+
+
+@functools.cache
+def _configurations(base: str) -> dict[str, Any]:
+    """A base's pretrained configurations by tag, the default one marked with timm's star; the same for all methods."""
+    default = timm.get_pretrained_cfg(base, allow_unregistered=False).tag or ""  # type: ignore[union-attr]
+    tags = [tagged.partition(".")[2] for tagged in timm.list_models(f"{base}.*", include_tags=True)]
+    return {f"{tag}*" if tag == default else tag: timm.get_pretrained_cfg(f"{base}.{tag}") for tag in tags}
 
 
 default_cfgs: dict[str, Any] = {}  # where timm's register_model looks
