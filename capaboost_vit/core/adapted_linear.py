@@ -96,12 +96,6 @@ class AdaptedLinear(Wrapper):
         """The gates look at the layer's input."""
         return dict.fromkeys(self.additions(), self.in_features)
 
-    def cannot_merge(self) -> str | None:
-        """A gate depends on the input."""
-        if any(branch.gate is not None for branch in self._own()):
-            return "a gate depends on the input, which no weight can express"
-        return super().cannot_merge()
-
     def merged(self, base: nn.Module) -> nn.Module:
         """The layer with W + dW."""
         return merged_weights(self, base)

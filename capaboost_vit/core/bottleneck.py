@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .products import linear, linear_plus
+from .products import as_autocast, linear, linear_plus
 
 # each activation, and the gradient of its argument h from that of its value
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -33,10 +33,8 @@ def add_bottleneck(
         up, up_bias: B (out, R), b (out,).
         act: a name in `ACTIVATIONS`.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
+    x = as_autocast(x)
+    with torch.autocast(x.device.type, enabled=False):
         tokens, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         total, _ = _AddBottleneck.apply(rows, tokens, down, down_bias, up, up_bias, act)
     return total.view(y.shape)

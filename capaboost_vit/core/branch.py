@@ -106,17 +106,16 @@ class LowRankBranch(nn.Module):
         channels = {None: 0, "scalar": 1, "channel": out_features}[learned_scale]
         self.gain = nn.Parameter(torch.ones(channels)) if channels else None
         self.gate: Gate | None = None
-        self.reset_parameters(masking.init_seed)
+        self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self, init_seed: int = 0) -> None:
+    def reset_parameters(self) -> None:
         """Fills A, and for "houlsby" B, from streams of (init_seed, path); the rest becomes zero, and a gain one."""
-        down, up = (f"{self.path}.{name}.init" for name in ("down", "up"))
         if self.init == "houlsby":
-            self.down.fill_truncated_normal(_HOULSBY_STD, seed=init_seed, path=down)
-            self.up.fill_truncated_normal(_HOULSBY_STD, seed=init_seed, path=up)
+            self.down.fill_truncated_normal(_HOULSBY_STD)
+            self.up.fill_truncated_normal(_HOULSBY_STD)
         else:
-            self.down.fill_uniform(1 / math.sqrt(self.in_features), seed=init_seed, path=down)
+            self.down.fill_uniform(1 / math.sqrt(self.in_features))
             self.up.weight.zero_()
         for parameter in (self.down_bias, self.up_bias):
             if parameter is not None:

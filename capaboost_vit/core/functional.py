@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .products import linear, linear_plus
+from .products import as_autocast, linear, linear_plus
 
 EXECUTIONS = ("auto", "weight", "token", "plain")
 
@@ -37,10 +37,10 @@ def updated_weight(weight: Tensor, parts: Sequence[Part], down: Tensor, ups: Seq
     weight = weight.to(exact)
     downs = down.to(exact).split([up.shape[1] for up in ups])
     rows, at = [], 0
-    for (start, stop, scaling), own, up in zip(parts, downs, ups, strict=True):
+    for (start, stop, scaling), down_of_part, up in zip(parts, downs, ups, strict=True):
         if start > at:
             rows.append(weight[at:start])
-        rows.append(linear_plus(weight[start:stop], scaling * up.to(exact), own.t()))
+        rows.append(linear_plus(weight[start:stop], scaling * up.to(exact), down_of_part.t()))
         at = stop
     if at < len(weight):
         rows.append(weight[at:])
@@ -70,40 +70,16 @@ def low_rank_linear(
     Args:
         parts, down, ups: as in `updated_weight`.
     """
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
+    x = as_autocast(x)
+    with torch.autocast(x.device.type, enabled=False):
         rows = x.reshape(-1, x.shape[-1])
-        if torch.is_grad_enabled():
-            y = _LowRankLinear.apply(rows, weight, bias, tuple(parts), in_weight_space, down, *ups)
-        else:
-            y = _forward(rows, weight, bias, parts, in_weight_space, down, ups)
+        function = _LowRankLinear.apply if torch.is_grad_enabled() else _LowRankLinear.forward
+        y = function(rows, weight, bias, tuple(parts), in_weight_space, down, *ups)
     return y.view(*x.shape[:-1], len(weight))
 
 
-def _forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    parts: Sequence[Part],
-    in_weight_space: bool,
-    down: Tensor,
-    ups: Sequence[Tensor],
-) -> Tensor:
-    """(N, in) to (N, out)."""
-    bias = None if bias is None else bias.to(x.dtype)
-    if in_weight_space:
-        return linear(x, updated_weight(weight, parts, down, ups).to(x.dtype), bias)
-    y = linear(x, weight.to(x.dtype), bias)
-    hidden = linear(x, down.to(x.dtype))
-    for (start, stop, scaling), own, up in _by_part(parts, hidden, ups):
-        y[:, start:stop].addmm_(own, up.to(x.dtype).t(), alpha=scaling)
-    return y
-
-
 class _LowRankLinear(torch.autograd.Function):
-    """See `low_rank_linear`; X is (N, in) here."""
+    """See `low_rank_linear`; X is (N, in) and Y (N, out) here."""
 
     generate_vmap_rule = True
 
@@ -117,7 +93,14 @@ class _LowRankLinear(torch.autograd.Function):
         down: Tensor,
         *ups: Tensor,
     ) -> Tensor:
-        return _forward(x, weight, bias, parts, in_weight_space, down, ups)
+        bias = None if bias is None else bias.to(x.dtype)
+        if in_weight_space:
+            return linear(x, updated_weight(weight, parts, down, ups).to(x.dtype), bias)
+        y = linear(x, weight.to(x.dtype), bias)
+        hidden = linear(x, down.to(x.dtype))
+        for (start, stop, scaling), hidden_of_part, up in _by_part(parts, hidden, ups):
+            y[:, start:stop].addmm_(hidden_of_part, up.to(x.dtype).t(), alpha=scaling)
+        return y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -153,9 +136,9 @@ class _LowRankLinear(torch.autograd.Function):
                 d_down = linear(d_hidden.t().contiguous(), kept.t()).to(down.dtype)
             if any(needs_ups):
                 hidden = linear(kept, factor) if ctx.keeps_input else kept
-                for i, ((start, stop, scaling), own, up) in enumerate(_by_part(ctx.parts, hidden, ups)):
+                for i, ((start, stop, scaling), hidden_of_part, up) in enumerate(_by_part(ctx.parts, hidden, ups)):
                     if needs_ups[i]:
-                        d_up = linear(own.t().contiguous(), dy[:, start:stop].t()) * scaling
+                        d_up = linear(hidden_of_part.t().contiguous(), dy[:, start:stop].t()) * scaling
                         d_ups[i] = d_up.t().to(up.dtype)
             if needs_bias:
                 d_bias = dy.sum(0)

@@ -8,6 +8,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
+def as_autocast(x: Tensor) -> Tensor:
+    """The input of a product in the dtype that autocast, where it is on, gives it; float64 keeps its own."""
+    device = x.device.type
+    cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return x.to(torch.get_autocast_dtype(device)) if cast else x
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x W^T + b`, (..., in) to (..., out).
 

@@ -112,9 +112,7 @@ class Scaled(Wrapper):
         return dict.fromkeys(self.additions(), features(self)[0])
 
     def cannot_merge(self) -> str | None:
-        """A gate depends on the input, and a shift needs a bias to hold it."""
-        if any(cast(Scale, scale).gate is not None for scale in self.scales.values()):
-            return "a gate depends on the input, which no weight can express"
+        """Besides what it is for every wrapper, a shift without a bias to hold it."""
         if self.shifted and getattr(unwrap(self.base), "bias", None) is None:
             return "there is no bias that could hold the shift"
         return super().cannot_merge()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ class TiedMaskedWeight(nn.Module):
     Args:
         shape: shape of the shared weight, (out, in).
         masking: how many masks, and which.
-        path: names the weight within the model: the key of its masks.
+        path: names the weight within the model: with a seed the key of its masks, and of its start values.
 
     Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; forward
     and gradients are the same.
@@ -54,7 +55,7 @@ class TiedMaskedWeight(nn.Module):
     def __init__(self, shape: tuple[int, ...], masking: Masking, *, path: str) -> None:
         super().__init__()
         masks = make_masks(shape, masking, path=path)
-        self.num_branches = masking.num_branches
+        self.num_branches, self.init_seed, self.path = masking.num_branches, masking.init_seed, path
         self.weight = nn.Parameter(torch.zeros(shape))
         self.register_buffer("mask", None if masks is None else torch.from_numpy(masks))
 
@@ -80,22 +81,23 @@ class TiedMaskedWeight(nn.Module):
         return _JoinedViews.apply(weight, mask, dim, views)
 
     @torch.no_grad()
-    def fill_uniform(self, bound: float, *, seed: int, path: str) -> None:
-        """Draws W from U(-bound, bound), keyed by (seed, path)."""
-        draw = random_state(seed, path).uniform(-bound, bound, self.weight.shape)
-        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
+    def fill_uniform(self, bound: float) -> None:
+        """Draws W from U(-bound, bound), keyed by (init_seed, path)."""
+        self.weight.copy_(torch.from_numpy(self._start().uniform(-bound, bound, self.weight.shape)))
 
     @torch.no_grad()
-    def fill_normal(self, std: float, *, seed: int, path: str) -> None:
-        """Draws W from N(0, std^2), keyed by (seed, path)."""
-        draw = random_state(seed, path).normal(0.0, std, self.weight.shape)
-        self.weight.copy_(torch.from_numpy(draw).to(self.weight.dtype))
+    def fill_normal(self, std: float) -> None:
+        """Draws W from N(0, std^2), keyed by (init_seed, path)."""
+        self.weight.copy_(torch.from_numpy(self._start().normal(0.0, std, self.weight.shape)))
 
     @torch.no_grad()
-    def fill_truncated_normal(self, std: float, *, seed: int, path: str) -> None:
-        """Draws W from N(0, std^2) within two deviations, keyed by (seed, path)."""
-        shares = random_state(seed, path).uniform(*_WITHIN_TWO, self.weight.shape)
-        self.weight.copy_(std * torch.special.ndtri(torch.from_numpy(shares)).to(self.weight.dtype))
+    def fill_truncated_normal(self, std: float) -> None:
+        """Draws W from N(0, std^2) within two deviations, keyed by (init_seed, path)."""
+        shares = torch.from_numpy(self._start().uniform(*_WITHIN_TWO, self.weight.shape))
+        self.weight.copy_(std * torch.special.ndtri(shares).to(self.weight.dtype))
+
+    def _start(self) -> np.random.RandomState:
+        return random_state(self.init_seed, f"{self.path}.init")
 
     def extra_repr(self) -> str:
         mask = "none" if self.mask is None else f"{self.mask.ne(0).float().mean().item():.3g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +52,14 @@ class VirtualTokens(nn.Module):
         self.length, self.width = length, width
         plain = bottleneck is not None or length == 0  # nothing to mask in the table
         inner = width if bottleneck is None or table_width is None else table_width
-        self.table = TiedMaskedWeight((length, inner), PLAIN if plain else masking, path=f"{path}.table")
-        self.table.fill_normal(0.02, seed=masking.init_seed, path=f"{path}.table.init")
+        table_masking = replace(PLAIN, init_seed=masking.init_seed) if plain else masking
+        self.table = TiedMaskedWeight((length, inner), table_masking, path=f"{path}.table")
+        self.table.fill_normal(0.02)
         self.mlp: LowRankBranch | None = None
         self.gate: Gate | None = None
         if bottleneck is not None:
             self.mlp = LowRankBranch(inner, width, bottleneck, masking, act=act, bias=True, path=f"{path}.mlp")
-            self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck), seed=masking.init_seed, path=f"{path}.mlp.up.init")
+            self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck))
 
     def forward(self) -> Tensor:
         """The vectors, (P, D)."""

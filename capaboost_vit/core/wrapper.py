@@ -45,6 +45,11 @@ class Wrapper(nn.Module):
                 children[name] = child
         return children
 
+    def added_state(self, prefix: str = "") -> dict[str, Tensor]:
+        """The live tensors of its state outside of `base`, by name behind the prefix."""
+        state = self.state_dict(prefix=prefix, keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if not name.startswith(f"{prefix}base.")}
+
     def added_parameters(self) -> list[nn.Parameter]:
         """All parameters outside of `base`, each once."""
         return [p for name, p in self.named_parameters() if not name.startswith("base.")]
@@ -65,6 +70,8 @@ class Wrapper(nn.Module):
         """Why `merged` would raise, in words; None where it would not."""
         if type(self).merged is Wrapper.merged:
             return f"{self.adds} is no change of a weight"
+        if any(getattr(addition, "gate", None) is not None for addition in self.additions().values()):
+            return "a gate depends on the input, which no weight can express"
         return why_not_dense(unwrap(self.base))
 
     def merged(self, base: nn.Module) -> nn.Module:
@@ -132,12 +139,11 @@ class Frozen(Wrapper):
         return base
 
 
-def _read_base_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _read_base_keys(module: Wrapper, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     if any(key.startswith(f"{prefix}base.") for key in state_dict):
         return
-    own = module.state_dict(prefix=prefix)
-    added = {key for key in own if not key.startswith(f"{prefix}base.")}
+    added = module.added_state(prefix)
     for key in [key for key in state_dict if key.startswith(prefix) and key not in added]:
         state_dict[f"{prefix}base.{key[len(prefix) :]}"] = state_dict.pop(key)
-    if not added & state_dict.keys():
-        state_dict.update({key: own[key] for key in added})
+    if not added.keys() & state_dict.keys():
+        state_dict.update(added)
