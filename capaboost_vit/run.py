@@ -163,18 +163,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
             else:
                 (folder.path / "summary.csv").unlink(missing_ok=True)
             folder.write_status("running", state.progress.update)
-        fit(
-            state,
-            job.train,
-            job.val,
-            prepare=job.prepare,
-            mix=job.mix,
-            log=log,
-            objective=job.objective,
-            save=save,
-            stop=stop,
-            world=world,
-        )
+        fit(job, log, save=save, stop=stop)
         return finish_run(job, folder, log, stop)
 
 

@@ -13,6 +13,8 @@ from ..core.seeds import seeded
 from ..methods import Method
 from .job import Job
 
+_NAMES = ("penalty", "losses", "after_backward", "after_step")
+
 
 class Hooks:
     """Calls the hooks that the given objects have; what none of them has costs nothing.
@@ -24,28 +26,15 @@ class Hooks:
 
     def __init__(self, hooks: Sequence[Any], *, seed: int, devices: bool) -> None:
         self.seed, self.devices = seed, devices
-        self._penalties, self._losses, self._after_backward, self._after_step = (
-            [getattr(hook, name) for hook in hooks if _has(hook, name)]
-            for name in ("penalty", "losses", "after_backward", "after_step")
-        )
+        self._by_name = {name: [getattr(hook, name) for hook in hooks if _has(hook, name)] for name in _NAMES}
 
-    def losses(self, forward: Callable[[Any], Tensor], inputs: Any, outputs: Tensor, targets: Tensor) -> list[Tensor]:
-        """What is added to the loss of a batch: sums over its examples."""
-        return [v for f in self._losses if (v := f(forward, inputs, outputs, targets)) is not None]
+    def added(self, name: str, *arguments: Any) -> list[Tensor]:
+        """What `losses` adds to the loss of a batch, or `penalty` once to that of an update: sums over its examples."""
+        return [value for hook in self._by_name[name] if (value := hook(*arguments)) is not None]
 
-    def penalties(self, model: nn.Module) -> list[Tensor]:
-        """What is added once to the loss of an update: sums over its examples."""
-        return [v for f in self._penalties if (v := f(model)) is not None]
-
-    def after_backward(self, model: nn.Module, update: int, updates: int) -> None:
-        """In front of the optimizer's step; the same random numbers in all processes, whose gradients are the same."""
-        self._call(self._after_backward, "after_backward", model, update, updates)
-
-    def after_step(self, model: nn.Module, update: int, updates: int) -> None:
-        """Behind the optimizer's step, also where a gradient scaler has skipped it."""
-        self._call(self._after_step, "after_step", model, update, updates)
-
-    def _call(self, hooks: list[Callable[..., None]], name: str, model: nn.Module, update: int, updates: int) -> None:
+    def call(self, name: str, model: nn.Module, update: int, updates: int) -> None:
+        """Calls `after_backward` or `after_step`; the same random numbers in all processes, as the gradients are."""
+        hooks = self._by_name[name]
         with seeded(name, self.seed, update, devices=self.devices) if hooks else nullcontext():
             for hook in hooks:
                 hook(model, update, updates)

@@ -11,8 +11,8 @@ from torch import nn
 
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.objectives import Outputs, TokenCounts, masked_tokens, regression, spans
-from capaboost_vit.training.compiled import forward
 from capaboost_vit.training.distributed import ProcessGroup
+from capaboost_vit.training.evaluation import forward
 from capaboost_vit.training.objective import Confusion, classification
 
 CLASSES, TOKENS, WORDS, COUNT = 3, 7, 11, 6
