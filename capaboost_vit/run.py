@@ -14,7 +14,7 @@ import yaml
 
 from .io.atomic import write_text
 from .nlu.config import TextConfig, base_model, stages
-from .training.checkpoint import CheckpointError, Checkpoints
+from .training.checkpoint import CheckpointError
 from .training.config import RunConfig
 from .training.distributed import ProcessGroup, broadcast, initialized, pick_device, torchrun_group
 from .training.folder import RunFolder, differences
@@ -119,11 +119,10 @@ def _pretrain(config: TextConfig, world: ProcessGroup, device: torch.device, sto
 def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
     """Trains from the newest checkpoint or from the start, and concludes."""
     config, world, state = job.config, job.world, job.state
-    checkpoints = Checkpoints(folder.checkpoints)
     notes: list[str] = []
     tree = None
     if world.is_main:
-        tree = _resumed(job, folder, checkpoints, notes.append) if config.resume else None
+        tree = _resumed(job, folder, notes.append) if config.resume else None
         folder.need(3 * _TENSORS_PER_WEIGHT * sum(p.nbytes for p in state.trained()) + _SPACE)
         if tree is None:
             folder.empty()
@@ -145,7 +144,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
         if world.is_main:
             events = log.sizes()
             snapshot = {"state": state.pack(), "events": events, "record": job.record}
-            checkpoints.save(state.progress.update, {**snapshot, "machine": machine(state.device, world)})
+            folder.checkpoints.save(state.progress.update, {**snapshot, "machine": machine(state.device, world)})
             folder.write_status("running", state.progress.update)
 
     with _status_written(job, folder, log):
@@ -167,11 +166,9 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
         return finish_run(job, folder, log, stop)
 
 
-def _resumed(
-    job: Job, folder: RunFolder, checkpoints: Checkpoints, note: Callable[[str], None]
-) -> dict[str, Any] | None:
+def _resumed(job: Job, folder: RunFolder, note: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest good checkpoint, if it is of this run."""
-    tree = checkpoints.newest(note)
+    tree = folder.checkpoints.newest(note)
     if tree is None:
         if set(folder.present()) - {"config.yaml", "status.json", "tensorboard", "checkpoints"}:
             raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")

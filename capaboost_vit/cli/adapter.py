@@ -6,7 +6,13 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from .parser import Parser, add_base_weights, add_device
+from .parser import Parser, add_option
+
+_BASE_WEIGHTS = (
+    "local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, or the "
+    "hub's"
+)
+_DEVICE = "cpu, cuda, ...; null: cuda where there is one"
 
 
 def eval_parser() -> Parser:
@@ -15,11 +21,11 @@ def eval_parser() -> Parser:
         description="Accuracy, or the task's scores, of an adapter on one split, each example counted once."
     )
     parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
-    parser.add_argument("--data", type=str | None, default=None, help="data set; null: that of the run")
-    parser.add_argument("--split", type=str, default="test", help="name of the split or list")
-    add_base_weights(parser)
-    parser.add_argument("--validation-batch-size", type=int, default=256, help="examples at a time")
-    add_device(parser)
+    add_option(parser, "--data", str | None, None, "data set; null: that of the run")
+    add_option(parser, "--split", str, "test", "name of the split or list")
+    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
+    add_option(parser, "--validation-batch-size", int, 256, "examples at a time")
+    add_option(parser, "--device", str | None, None, _DEVICE)
     return parser
 
 
@@ -28,29 +34,17 @@ def evaluate(arguments: Namespace) -> None:
     from ..training.saved import open_source
 
     source = open_source(arguments.adapter)
+    options = {name: arguments[name] for name in ("data", "split", "device")}
+    options["batch_size"] = arguments.validation_batch_size
     if source.is_text:
         from ..nlu.saved import evaluate_text
 
-        scores = evaluate_text(
-            source,
-            data=arguments.data,
-            split=arguments.split,
-            model=arguments.initial_checkpoint,
-            batch_size=arguments.validation_batch_size,
-            device=arguments.device,
-        )
+        scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
         print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
         return
     from ..vision.saved import evaluate_adapter
 
-    right, total = evaluate_adapter(
-        source,
-        data=arguments.data,
-        split=arguments.split,
-        initial_checkpoint=arguments.initial_checkpoint,
-        batch_size=arguments.validation_batch_size,
-        device=arguments.device,
-    )
+    right, total = evaluate_adapter(source, initial_checkpoint=arguments.initial_checkpoint, **options)
     print(f"accuracy {100 * right / total:.2f} % ({right} of {total})")
 
 
@@ -59,35 +53,30 @@ def predict_parser() -> Parser:
     parser = Parser(description="The most probable classes of pictures, with their probabilities.")
     parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
     parser.add_argument("images", type=str, nargs="+", help="pictures, and folders with pictures at any depth")
-    parser.add_argument("--top", type=int, default=5, help="classes per picture")
-    parser.add_argument("--csv", type=str | None, default=None, help="also write them to this file")
-    add_base_weights(parser)
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at a time")
-    add_device(parser)
+    add_option(parser, "--top", int, 5, "classes per picture")
+    add_option(parser, "--csv", str | None, None, "also write them to this file")
+    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
+    add_option(parser, "--batch-size", int, 64, "pictures at a time")
+    add_option(parser, "--device", str | None, None, _DEVICE)
     return parser
 
 
 def predict(arguments: Namespace) -> None:
     """Prints a few lines per picture, and writes the table."""
-    if arguments.csv is not None and Path(arguments.csv).is_dir():
-        raise IsADirectoryError(f"--csv {arguments.csv} is a folder: name a file in it")
+    options = arguments.as_dict()
+    table = options.pop("csv")
+    if table is not None and Path(table).is_dir():
+        raise IsADirectoryError(f"--csv {table} is a folder: name a file in it")
     from ..vision.data.tree import printable
     from ..vision.predict import predict_images, write_predictions
 
-    predictions = predict_images(
-        arguments.model,
-        arguments.images,
-        top=arguments.top,
-        initial_checkpoint=arguments.initial_checkpoint,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-    )
-    for found in predictions:
-        print(printable(str(found.image)))
-        for name, probability in zip(found.classes, found.probabilities, strict=True):
+    predictions = predict_images(**options)
+    for prediction in predictions:
+        print(printable(str(prediction.image)))
+        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
             print(f"  {100 * probability:6.2f} %  {name if len(name) <= 65 else name[:62] + '...'}")
-    if arguments.csv is not None:
-        print(f"written: {write_predictions(predictions, Path(arguments.csv))}")
+    if table is not None:
+        print(f"written: {write_predictions(predictions, Path(table))}")
 
 
 def merge_parser() -> Parser:
@@ -95,7 +84,7 @@ def merge_parser() -> Parser:
     parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
     parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
     parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
-    add_base_weights(parser)
+    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     return parser
 
 

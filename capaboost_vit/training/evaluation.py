@@ -1,4 +1,4 @@
-"""The model as it is called: compiled or not, in mixed precision or not, and over held-out batches."""
+"""The model as it is called: compiled or not, in mixed precision or not; and evaluation on held-out batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from .distributed import ProcessGroup
 from .loader import Batch
 from .objective import Objective, classification
 from .signals import Interrupted, StopSignals
-
-
-def compiled(model: nn.Module, config: RunConfig) -> Any:
-    """The model, compiled where the configuration says so; it shares all tensors with the one given."""
-    return torch.compile(model, mode=config.compile_mode) if config.compile else model
 
 
 def forward(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
 from .distributed import parallel, sync_statistics
-from .evaluation import compiled, forward
+from .evaluation import forward
 from .hooks import Hooks, refuse_unreached
 from .job import Job
 from .loader import Prefetcher, Update
@@ -51,7 +51,8 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
     """
     config, state = job.config, job.state
     progress = state.progress
-    model = compiled(job.model, config)
+    # shares all tensors with the one that is compiled
+    model: Any = torch.compile(job.model, mode=config.compile_mode) if config.compile else job.model
     job.model.train()
     runner = parallel(model, job.world, state.device)
     hooks = Hooks((config.method, state.averages), seed=config.seed, devices=state.device.type != "cpu")

@@ -113,7 +113,6 @@ class Mistakes:
 
         `place` in the split, `label`, `answer`, and the probabilities of both.
         """
-        rows = [] if self.rows is None else [row for row in self.rows.tolist() if row[0] > -torch.inf]
         mistakes = [
             {
                 "loss": loss,
@@ -123,10 +122,11 @@ class Mistakes:
                 "label_probability": of_label,
                 "answer_probability": of_answer,
             }
-            for loss, position, label, answer, of_label, of_answer in rows
+            for loss, position, label, answer, of_label, of_answer in ([] if self.rows is None else self.rows.tolist())
+            if loss > -torch.inf
         ]
-        gathered = sorted(self.world.gather(mistakes), key=lambda row: (-row["loss"], row["place"]))
-        return [{name: value for name, value in row.items() if name != "loss"} for row in gathered[: self.keep]]
+        worst = sorted(self.world.gather(mistakes), key=lambda row: (-row["loss"], row["place"]))[: self.keep]
+        return [{name: value for name, value in row.items() if name != "loss"} for row in worst]
 
 
 def accuracy(confusion: Tensor) -> dict[str, float]:

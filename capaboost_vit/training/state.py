@@ -91,7 +91,8 @@ class State:
         self.device = self.trained()[0].device
         fp16 = config.amp and config.amp_dtype == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        self.averages = Averages(self._parameters(), config.model_ema_decay) if config.model_ema else None
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averages = Averages(trained, config.model_ema_decay) if config.model_ema else None
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress()
         self.set_rate()
@@ -174,6 +175,3 @@ class State:
         self.best = None if tree["best"] is None else {n: t.to(self.device) for n, t in tree["best"].items()}
         self.progress = Progress(**tree["progress"])
         self.set_rate()
-
-    def _parameters(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
