@@ -18,10 +18,9 @@ from .training.checkpoint import CheckpointError
 from .training.config import RunConfig
 from .training.distributed import ProcessGroup, broadcast, initialized, pick_device, torchrun_group
 from .training.folder import RunFolder, differences
-from .training.hooks import run_stages
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
-from .training.loop import NotFinite, fit
+from .training.loop import NotFinite, fit, run_stages
 from .training.result import finish_run, machine
 from .training.signals import Interrupted, StopSignals
 from .training.state import State
@@ -142,9 +141,8 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
 
     def save(state: State) -> None:
         if world.is_main:
-            events = log.sizes()
-            snapshot = {"state": state.pack(), "events": events, "record": job.record}
-            folder.checkpoints.save(state.progress.update, {**snapshot, "machine": machine(state.device, world)})
+            tree = {"state": state.pack(), "events": log.sizes(), "record": job.record}
+            folder.checkpoints.save(state.progress.update, {**tree, "machine": machine(state.device, world)})
             folder.write_status("running", state.progress.update)
 
     with _status_written(job, folder, log):
@@ -155,12 +153,10 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
             run_stages(job, log.say)  # before the first checkpoint, so that a run that is killed in them begins anew
             save(state)  # before any update: the folder can be written, and there is room
         elif world.is_main:
-            for name in ("bad_batch.json", "result.json"):
+            for name in ("bad_batch.json", "result.json", "summary.csv"):  # what lies behind the checkpoint
                 (folder.path / name).unlink(missing_ok=True)
             if state.progress.rows:
                 write_table(folder.path / "summary.csv", state.progress.rows)
-            else:
-                (folder.path / "summary.csv").unlink(missing_ok=True)
             folder.write_status("running", state.progress.update)
         fit(job, log, save=save, stop=stop)
         return finish_run(job, folder, log, stop)

@@ -13,7 +13,7 @@ from .._version import __version__
 from ..nlu.config import TextConfig
 from ..training.signals import Interrupted
 from ..vision.config import TrainConfig
-from . import adapter, bench, look, report, study, train
+from . import bench, look, report, study, train
 from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
@@ -25,9 +25,9 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
         partial(train.train, TextConfig),
         "train a model of transformers on texts",
     ),
-    "eval": (adapter.eval_parser, adapter.evaluate, "scores of a finished run or an adapter file"),
-    "predict": (adapter.predict_parser, adapter.predict, "the most probable classes of pictures"),
-    "merge": (adapter.merge_parser, adapter.merge, "write a plain model with the updates merged in"),
+    "eval": (train.eval_parser, train.evaluate, "scores of a finished run or an adapter file"),
+    "predict": (train.predict_parser, train.predict, "the most probable classes of pictures"),
+    "merge": (train.merge_parser, train.merge, "write a plain model with the updates merged in"),
     "report": (report.report_parser, report.report, "a table of finished runs: methods by tasks, over seeds"),
     "data": (look.data_parser, look.data, "look at a data set before training: data check"),
     "study": (study.study_parser, study.study, "compare methods on suites of tasks: study check, tune, run, report"),

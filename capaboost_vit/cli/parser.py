@@ -20,26 +20,21 @@ from ..methods.index import takes_several
 class Parser(ArgumentParser):
     """Says what is wrong in one line, with the nearest option, and exits with 2.
 
-    `below` are its own subcommands, by name: parser and help; `families` are all commands that have such.
+    `below` are its own subcommands, by name: parser and help.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
         self.below: dict[str, tuple[Callable[[], Parser], str]] = {}
-        self.families: list[Parser] = []
 
     def add_commands(self, commands: Mapping[str, tuple[Callable[[], Parser], str]], *, required: bool) -> None:
         """Adds subcommands and those below them, from the top as jsonargparse wants it."""
         added = self.add_subcommands(required=required)
-        families = []
         for name, (make_parser, text) in commands.items():
             parser = make_parser()
             added.add_subcommand(name, parser, help=text)
             if parser.below:
                 parser.add_commands(parser.below, required=True)
-                families.append(parser)
-        for parser in (self, *families):
-            parser.families = families
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
@@ -71,9 +66,11 @@ class Parser(ArgumentParser):
     def _nearest(self, text: str) -> str:
         """What an unknown word in an error may have meant: a flag, the name of a YAML key, or a command elsewhere."""
         command = re.search(r"invalid choice: '([\w-]+)'", text)
-        family = next((one for one in self.families if command and command[1] in one.below), None)
-        if command and family:
-            return f" (did you mean {family.prog.replace(' [options]', '')} {command[1]}?)"
+        if command and self._subcommands_action:
+            top = getattr(self, "parent_parser", self)  # an attribute that jsonargparse gives subcommands
+            for parser in top._subcommands_action.choices.values():  # type: ignore[union-attr]
+                if command[1] in parser.below:
+                    return f" (did you mean {parser.prog.replace(' [options]', '')} {command[1]}?)"
         wrong = re.search(r"(unrecognized arguments: --|not accept option ')([\w.-]+)", text)
         if wrong is None:
             return ""

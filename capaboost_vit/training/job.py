@@ -18,7 +18,6 @@ from .distributed import ProcessGroup
 from .evaluation import evaluate
 from .loader import EvalLoader, TrainLoader
 from .objective import Objective
-from .signals import StopSignals
 from .state import State
 
 # options that are no part of a run's identity: they change neither its weights nor its table
@@ -90,25 +89,10 @@ class Job:
         """The model on its device."""
         return self.state.model
 
-    def evaluate(
-        self,
-        batches: EvalLoader,
-        *,
-        model: nn.Module | None = None,
-        stop: StopSignals | None = None,
-        also: Callable[[Tensor, Tensor], None] | None = None,
-    ) -> Tensor:
-        """The objective's accumulator over batches of this job, of its model or the compiled one; see `evaluate`."""
-        return evaluate(
-            self.model if model is None else model,
-            batches,
-            prepare=self.prepare,
-            config=self.config,
-            objective=self.objective,
-            world=self.world,
-            stop=stop,
-            also=also,
-        )
+    def evaluate(self, batches: EvalLoader, *, model: nn.Module | None = None, **options: Any) -> Tensor:
+        """The objective's accumulator over batches, of the job's model or of the compiled one; see `evaluate`."""
+        options |= {"prepare": self.prepare, "config": self.config, "objective": self.objective, "world": self.world}
+        return evaluate(self.model if model is None else model, batches, **options)
 
     def close(self) -> None:
         """Ends the loader processes."""

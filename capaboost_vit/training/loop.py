@@ -83,6 +83,18 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
     state.finish()
 
 
+def run_stages(job: Job, say: Callable[[str], None]) -> None:
+    """Does what the method wants done before the first update."""
+    config, state = job.config, job.state
+    stages = [] if config.method is None else list(config.method.stages(job))
+    for number, stage in enumerate(stages):
+        say(f"stage {number + 1} of {len(stages)}: {stage.title}")
+        with seeded("stage", config.seed, number, devices=state.device.type != "cpu"):
+            stage.run()
+    if stages and state.averages:
+        state.averages.restart()
+
+
 def _step(
     job: Job, runner: Any, update: Update, *, hooks: Hooks, stop: StopSignals, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, float], bool]:
@@ -112,7 +124,8 @@ def _step(
                     loss = loss + value / update.size
                     loss_sum += value.detach() / world.size
                 scaler.scale(loss).backward()
-            right += objective.right(outputs.detach(), targets)
+            if objective.right is not None:
+                right += objective.right(outputs.detach(), targets)
     if progress.update == 0:
         refuse_unreached(model)
     scaler.unscale_(state.optimizer)
@@ -155,7 +168,7 @@ def _close_epoch(job: Job, model: nn.Module, log: Log, stop: StopSignals) -> Non
     progress = state.progress
     sync_statistics(job.model, job.world)
     row: dict[str, Any] = {"epoch": state.epochs_done, "update": progress.update, **progress.means()}
-    if not objective.counts_right:
+    if objective.right is None:
         del row["train_accuracy"]
     if job.val is not None:
         row |= {f"val_{name}": None for name in objective.names}

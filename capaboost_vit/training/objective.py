@@ -21,11 +21,6 @@ class Accumulator(Protocol):
     def result(self, world: ProcessGroup) -> Tensor: ...  # over all processes, on the CPU
 
 
-def none_right(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Zero: for what is neither right nor wrong, such as a number."""
-    return torch.zeros((), device=outputs.device)
-
-
 @dataclass(frozen=True)
 class Objective:
     """Objective: a loss to minimise, and scores to maximise.
@@ -35,7 +30,7 @@ class Objective:
         loss: from outputs and targets, the sum over the examples; padding labels add nothing.
         accumulator: makes a new one for an evaluation, from its batches.
         scores: by name, from the accumulated tensor and the batches.
-        right: how many of the examples are predicted right.
+        right: how many of the examples are predicted right; None for what is neither right nor wrong, such as a number.
         confusion: whether a confusion matrix is accumulated.
     """
 
@@ -43,13 +38,8 @@ class Objective:
     loss: Callable[[Tensor, Tensor], Tensor]
     accumulator: Callable[[Any], Accumulator]
     scores: Callable[[Tensor, Any], dict[str, float]]
-    right: Callable[[Tensor, Tensor], Tensor] = none_right
+    right: Callable[[Tensor, Tensor], Tensor] | None = None
     confusion: bool = False
-
-    @property
-    def counts_right(self) -> bool:
-        """Whether an example can be predicted right or wrong."""
-        return self.right is not none_right
 
 
 class Confusion:

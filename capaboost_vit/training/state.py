@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .averages import Averages, put
 from .checkpoint import CheckpointError, changing
 from .config import RunConfig
+from .hooks import Averages, put
 from .optim import make_optimizer, make_schedule
 
 _GIVEN = ("lr", "initial_lr", "weight_decay", "momentum", "fused")  # options of a group that no optimizer changes
