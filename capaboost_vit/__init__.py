@@ -31,43 +31,22 @@ if TYPE_CHECKING:
     from .vision.anatomy import anatomy_of
     from .vision.summary import summary
 
-_PUBLIC = {
-    "AdapterFileError": "methods.adapter_file",
-    "Anatomy": "core.inject",
-    "CannotMerge": "core.wrapper",
-    "METHODS": "methods.index",
-    "MaskedMethod": "methods.method",
-    "Method": "methods.method",
-    "Site": "core.inject",
-    "Wrapper": "core.wrapper",
-    "adapt": "vision.adapt",
-    "anatomy_of": "vision.anatomy",
-    "apply_method": "methods.apply",
-    "branches": "core.inject",
-    "count_flops": "core.analysis",
-    "create_from_adapter": "vision.adapters",
-    "detach": "core.inject",
-    "find": "core.inject",
-    "fold": "methods.fold",
-    "freeze_base": "core.inject",
-    "load_adapter": "vision.adapters",
-    "make_method": "methods.index",
-    "merge": "core.merge",
-    "merged_weights": "core.wrapper",
-    "ranks": "core.analysis",
-    "read_header": "methods.adapter_file",
-    "register": "methods.index",
-    "save_adapter": "vision.adapters",
-    "summary": "vision.summary",
+_MODULES = {
+    "core.analysis": ("count_flops", "ranks"),
+    "core.inject": ("Anatomy", "Site", "branches", "detach", "find", "freeze_base"),
+    "core.merge": ("merge",),
+    "core.wrapper": ("CannotMerge", "Wrapper", "merged_weights"),
+    "methods.adapter_file": ("AdapterFileError", "read_header"),
+    "methods.apply": ("apply_method",),
+    "methods.fold": ("fold",),
+    "methods.index": ("METHODS", "make_method", "register"),
+    "methods.method": ("MaskedMethod", "Method"),
+    "vision.adapt": ("adapt",),
+    "vision.adapters": ("create_from_adapter", "load_adapter", "save_adapter"),
+    "vision.anatomy": ("anatomy_of",),
+    "vision.summary": ("summary",),
 }
-__all__ = ["__version__", *_PUBLIC]
-
-
-__getattr__, _ = lazy_names(__name__, _PUBLIC)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES, also=("__version__",))
 
 
 def _register_timm_models(_: Any = None) -> None:

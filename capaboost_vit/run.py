@@ -14,14 +14,13 @@ import yaml
 
 from .io.atomic import write_text
 from .nlu.config import TextConfig, base_model, stages
-from .training.checkpoint import CheckpointError, Checkpoints
+from .training.checkpoint import CheckpointError
 from .training.config import RunConfig
 from .training.distributed import ProcessGroup, broadcast, initialized, pick_device, torchrun_group
 from .training.folder import RunFolder, differences
-from .training.hooks import run_stages
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
-from .training.loop import NotFinite, fit
+from .training.loop import NotFinite, fit, run_stages
 from .training.result import finish_run, machine
 from .training.signals import Interrupted, StopSignals
 from .training.state import State
@@ -119,11 +118,10 @@ def _pretrain(config: TextConfig, world: ProcessGroup, device: torch.device, sto
 def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
     """Trains from the newest checkpoint or from the start, and concludes."""
     config, world, state = job.config, job.world, job.state
-    checkpoints = Checkpoints(folder.checkpoints)
     notes: list[str] = []
     tree = None
     if world.is_main:
-        tree = _resumed(job, folder, checkpoints, notes.append) if config.resume else None
+        tree = _resumed(job, folder, notes.append) if config.resume else None
         folder.need(3 * _TENSORS_PER_WEIGHT * sum(p.nbytes for p in state.trained()) + _SPACE)
         if tree is None:
             folder.empty()
@@ -143,9 +141,8 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
 
     def save(state: State) -> None:
         if world.is_main:
-            events = log.sizes()
-            snapshot = {"state": state.pack(), "events": events, "record": job.record}
-            checkpoints.save(state.progress.update, {**snapshot, "machine": machine(state.device, world)})
+            tree = {"state": state.pack(), "events": log.sizes(), "record": job.record}
+            folder.checkpoints.save(state.progress.update, {**tree, "machine": machine(state.device, world)})
             folder.write_status("running", state.progress.update)
 
     with _status_written(job, folder, log):
@@ -156,33 +153,18 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
             run_stages(job, log.say)  # before the first checkpoint, so that a run that is killed in them begins anew
             save(state)  # before any update: the folder can be written, and there is room
         elif world.is_main:
-            for name in ("bad_batch.json", "result.json"):
+            for name in ("bad_batch.json", "result.json", "summary.csv"):  # what lies behind the checkpoint
                 (folder.path / name).unlink(missing_ok=True)
             if state.progress.rows:
                 write_table(folder.path / "summary.csv", state.progress.rows)
-            else:
-                (folder.path / "summary.csv").unlink(missing_ok=True)
             folder.write_status("running", state.progress.update)
-        fit(
-            state,
-            job.train,
-            job.val,
-            prepare=job.prepare,
-            mix=job.mix,
-            log=log,
-            objective=job.objective,
-            save=save,
-            stop=stop,
-            world=world,
-        )
+        fit(job, log, save=save, stop=stop)
         return finish_run(job, folder, log, stop)
 
 
-def _resumed(
-    job: Job, folder: RunFolder, checkpoints: Checkpoints, note: Callable[[str], None]
-) -> dict[str, Any] | None:
+def _resumed(job: Job, folder: RunFolder, note: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest good checkpoint, if it is of this run."""
-    tree = checkpoints.newest(note)
+    tree = folder.checkpoints.newest(note)
     if tree is None:
         if set(folder.present()) - {"config.yaml", "status.json", "tensorboard", "checkpoints"}:
             raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")

@@ -515,7 +515,7 @@ def test_data_check_hands_its_options_on(call, monkeypatch):
         seen.append((spec, options))
         raise ValueError("enough")
 
-    monkeypatch.setattr("capaboost_vit.vision.data.open_data", opened)
+    monkeypatch.setattr("capaboost_vit.vision.data.spec.open_data", opened)
     options = ["--image-column", "img", "--label-column", "fine", "--data-dir", "d", "--data-download"]
     assert call("data", "check", "owner/name", *options)[0] == 2
     expected = {"image_column": "img", "label_column": "fine", "root": "d", "download": True}
@@ -850,7 +850,7 @@ def test_a_run_in_a_process_of_its_own_is_the_run_in_this_one(ready, finished, b
 
 
 def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it():
-    text = " ".join(train_parser().format_help().split())
+    text = " ".join(train_parser(TrainConfig).format_help().split())
     targets = text[text.rindex("--method.targets TARGETS") :][:600]
     for words in ("lora: roles or name patterns of linear layers", "adapter: roles or name patterns of sub-layers"):
         assert words in targets

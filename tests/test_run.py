@@ -18,8 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import capaboost_vit
 from capaboost_vit.run import train
-from capaboost_vit.training import result
-from capaboost_vit.training.job import as_dict
+from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
 from capaboost_vit.vision.saved import evaluate_adapter
@@ -167,13 +166,16 @@ def test_gradient_checkpointing_changes_memory_not_the_result(configure, tmp_pat
 @pytest.mark.parametrize("options", [{}, {"select": "best", "patience": 2}], ids=["last", "best"])
 def test_the_test_split_is_read_once_after_all_training(configure, monkeypatch, options):
     opened, evaluated = [], []
-    image, evaluate = Split.image, result.evaluate
+    image, evaluate = Split.image, Job.evaluate
     monkeypatch.setattr(Split, "image", lambda self, i: opened.append(self.names[i]) or image(self, i))
-    monkeypatch.setattr(result, "evaluate", lambda *args, **kwargs: evaluated.append(1) or evaluate(*args, **kwargs))
+    monkeypatch.setattr(
+        Job, "evaluate", lambda job, part, **more: evaluated.append(part) or evaluate(job, part, **more)
+    )
     config = configure(epochs=3, **options)
     train(config)
     names = open_data(config.data).split("test").names
-    assert evaluated == [1]
+    assert len(evaluated) == 4
+    assert evaluated.count(evaluated[-1]) == 1
     assert tuple(opened[-6:]) == names
     assert not set(opened[:-6]) & set(names)
 

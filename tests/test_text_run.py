@@ -26,7 +26,7 @@ from capaboost_vit.nlu.questions import best_answers, best_threshold, encode_que
 from capaboost_vit.run import build_job, train
 from capaboost_vit.training import result
 from capaboost_vit.training.distributed import ProcessGroup
-from capaboost_vit.training.job import as_dict
+from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.training.loader import EvalLoader, TrainLoader
 
 EVERYWHERE = {"config.yaml", "result.json", "status.json", "summary.csv", ".lock", "learning_curve.png"}
@@ -209,7 +209,7 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for(run):
 @pytest.mark.parametrize("kind", ["opinions", "three", "unanswered"])
 def test_the_test_split_is_read_once_after_all_training(run, monkeypatch, kind):
     seen, read, trained, evaluated = [], EvalLoader.__iter__, TrainLoader.epoch, []
-    evaluate = result.evaluate
+    evaluate = Job.evaluate
 
     def watched(self):
         seen.append(self.examples.encoded.names)
@@ -221,7 +221,9 @@ def test_the_test_split_is_read_once_after_all_training(run, monkeypatch, kind):
 
     monkeypatch.setattr(EvalLoader, "__iter__", watched)
     monkeypatch.setattr(TrainLoader, "epoch", epoch)
-    monkeypatch.setattr(result, "evaluate", lambda *args, **kwargs: evaluated.append(1) or evaluate(*args, **kwargs))
+    monkeypatch.setattr(
+        Job, "evaluate", lambda job, part, **more: evaluated.append(part) or evaluate(job, part, **more)
+    )
     run(kind, epochs=2)
     val = seen[1]
     during, after = seen[:4], seen[4:]
@@ -229,7 +231,7 @@ def test_the_test_split_is_read_once_after_all_training(run, monkeypatch, kind):
     tests = {"opinions": 1, "three": 1 + 2, "unanswered": 1}[kind]  # of three: two sets, and the other val
     threshold = [val] if kind == "unanswered" else []  # chosen on val with the model that is kept
     assert after[: len(threshold)] == threshold
-    assert len(after) == len(evaluated) == len(threshold) + tests
+    assert len(after) == len(evaluated[2:]) == len(threshold) + tests  # behind the two on val
     assert len({*after} - {val}) == tests
 
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from jsonargparse import Namespace
 
 from .._version import __version__
+from ..nlu.config import TextConfig
 from ..training.signals import Interrupted
-from . import adapter, bench, data, look, report, study, train
+from ..vision.config import TrainConfig
+from . import bench, look, report, study, train
 from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
 _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | None], str]] = {
     "quickstart": (train.quickstart_parser, train.quickstart, "the whole story on the embedded digits"),
-    "train": (train.train_parser, train.train, "train a model on images"),
-    "train-text": (train.text_parser, train.train_text, "train a model of transformers on texts"),
-    "eval": (adapter.eval_parser, adapter.evaluate, "scores of a finished run or an adapter file"),
-    "predict": (adapter.predict_parser, adapter.predict, "the most probable classes of pictures"),
-    "merge": (adapter.merge_parser, adapter.merge, "write a plain model with the updates merged in"),
+    "train": (partial(train.train_parser, TrainConfig), partial(train.train, TrainConfig), "train a model on images"),
+    "train-text": (
+        partial(train.train_parser, TextConfig),
+        partial(train.train, TextConfig),
+        "train a model of transformers on texts",
+    ),
+    "eval": (train.eval_parser, train.evaluate, "scores of a finished run or an adapter file"),
+    "predict": (train.predict_parser, train.predict, "the most probable classes of pictures"),
+    "merge": (train.merge_parser, train.merge, "write a plain model with the updates merged in"),
     "report": (report.report_parser, report.report, "a table of finished runs: methods by tasks, over seeds"),
-    "data": (data.data_parser, data.data, "look at a data set before training: data check"),
+    "data": (look.data_parser, look.data, "look at a data set before training: data check"),
     "study": (study.study_parser, study.study, "compare methods on suites of tasks: study check, tune, run, report"),
     "bench": (bench.bench_parser, bench.bench, "measure what training costs: bench speed, scale"),
     "models": (look.models_parser, look.models, "list the registered timm names"),

@@ -10,8 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from ..bench.config import CapacityConfig, ProcessesConfig, ScaleConfig, SpeedConfig
-from .options import parser_of, values_of
-from .parser import Parser
+from .parser import Parser, parser_of, values_of
 
 # by name: configuration, help
 _MEASUREMENTS: dict[str, tuple[type[Any], str]] = {

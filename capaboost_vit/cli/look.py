@@ -1,11 +1,57 @@
-"""`capaboost models` and `capaboost summary`: what there is, before anything is trained."""
+"""`capaboost data check`, `capaboost models` and `capaboost summary`: what there is, before anything is trained."""
 
 from __future__ import annotations
+
+import sys
 
 from jsonargparse import Namespace
 
 from ..vision.config import TrainConfig
 from .parser import Parser, add_method_options, add_option, method_options
+
+
+def data_parser() -> Parser:
+    """One command so far."""
+    parser = Parser(description="Looks at data sets.")
+    parser.below = {"check": (_check_parser, "read every image, count, and look for problems")}
+    return parser
+
+
+def _check_parser() -> Parser:
+    parser = Parser(
+        description="Reads every image of a data set: counts, sizes, unreadable images, copies, the same image in two "
+        "splits or under two labels. Ends with 1 if there are problems."
+    )
+    parser.add_argument("spec", type=str, help="data set, as --data of capaboost train")
+    add_option(parser, "--sheet", str | None, None, "PNG to write, with some images of each class")
+    for name in ("image", "label"):
+        text = f"column of the {name}s (hub, parquet); null: found by type or name"
+        add_option(parser, f"--{name}-column", str | None, None, text)
+    add_option(parser, "--data-dir", str | None, None, "folder of torchvision's data sets")
+    add_option(parser, "--data-download", bool, False, "let torchvision download the data set")
+    return parser
+
+
+def data(arguments: Namespace) -> int:
+    """Checks a data set; 1 if it has problems."""
+    from ..vision.data import check_data, draw_contact_sheet, open_configured
+
+    options = arguments.check
+    images = open_configured({**options.as_dict(), "data": options.spec})
+    total = sum(map(len, images.splits.values()))
+    shown = sys.stderr.isatty()
+    report = check_data(images, progress=(lambda done: _show(done, total)) if shown else None)
+    if shown:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(report.text(), end="")
+    if options.sheet is not None:
+        print(f"\nContact sheet: {draw_contact_sheet(images, options.sheet)}")
+    return 1 if report.problems else 0
+
+
+def _show(done: int, total: int) -> None:
+    if done % max(1, total // 100) == 0:
+        print(f"\r{done} of {total} images", end="", file=sys.stderr, flush=True)
 
 
 def models_parser() -> Parser:
@@ -31,10 +77,8 @@ def summary_parser() -> Parser:
     """Which model, with which method."""
     parser = Parser(description="Trained, stored and live parameters by role, and FLOPs, of an untrained model.")
     parser.add_argument("model", type=str, help="timm model name")
-    parser.add_argument(
-        "--num-classes", type=int | None, default=None, help="classes of the head; null: the model's own"
-    )
-    parser.add_argument("--img-size", type=int | None, default=None, help="image size; null: the model's own")
+    add_option(parser, "--num-classes", int | None, None, "classes of the head; null: the model's own")
+    add_option(parser, "--img-size", int | None, None, "image size; null: the model's own")
     add_method_options(parser)
     return parser
 

@@ -1,4 +1,4 @@
-"""The parser behind every command, and the options that several commands share."""
+"""The parser behind every command: from the dataclass of a configuration and back, and options that several share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import operator
 import re
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..io.options import hints_of, nearest
+from ..io.options import flag, hints_of, nearest, tuples
 from ..methods import METHODS
 from ..methods.index import takes_several
 
@@ -19,26 +20,21 @@ from ..methods.index import takes_several
 class Parser(ArgumentParser):
     """Says what is wrong in one line, with the nearest option, and exits with 2.
 
-    `below` are its own subcommands, by name: parser and help; `families` are all commands that have such.
+    `below` are its own subcommands, by name: parser and help.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
         self.below: dict[str, tuple[Callable[[], Parser], str]] = {}
-        self.families: list[Parser] = []
 
     def add_commands(self, commands: Mapping[str, tuple[Callable[[], Parser], str]], *, required: bool) -> None:
         """Adds subcommands and those below them, from the top as jsonargparse wants it."""
         added = self.add_subcommands(required=required)
-        families = []
         for name, (make_parser, text) in commands.items():
             parser = make_parser()
             added.add_subcommand(name, parser, help=text)
             if parser.below:
                 parser.add_commands(parser.below, required=True)
-                families.append(parser)
-        for parser in (self, *families):
-            parser.families = families
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
@@ -70,9 +66,11 @@ class Parser(ArgumentParser):
     def _nearest(self, text: str) -> str:
         """What an unknown word in an error may have meant: a flag, the name of a YAML key, or a command elsewhere."""
         command = re.search(r"invalid choice: '([\w-]+)'", text)
-        family = next((one for one in self.families if command and command[1] in one.below), None)
-        if command and family:
-            return f" (did you mean {family.prog.replace(' [options]', '')} {command[1]}?)"
+        if command and self._subcommands_action:
+            top = getattr(self, "parent_parser", self)  # an attribute that jsonargparse gives subcommands
+            for parser in top._subcommands_action.choices.values():  # type: ignore[union-attr]
+                if command[1] in parser.below:
+                    return f" (did you mean {parser.prog.replace(' [options]', '')} {command[1]}?)"
         wrong = re.search(r"(unrecognized arguments: --|not accept option ')([\w.-]+)", text)
         if wrong is None:
             return ""
@@ -89,6 +87,32 @@ def add_option(parser: Parser, flag: str, hint: Any, default: Any, text: str) ->
     """One option; a switch needs no value on the command line, as in timm, but takes true or false."""
     extra: dict[str, Any] = {"nargs": "?", "const": True} if hint is bool else {}
     parser.add_argument(flag, type=hint, default=default, help=text, **extra)
+
+
+def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
+    """Every field of a configuration as an option, `but` some; lists take several words, or none."""
+    parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
+    hints = hints_of(config)
+    for field in dataclasses.fields(config):
+        if field.name in but:
+            continue
+        default: Any = field.default_factory() if callable(field.default_factory) else field.default
+        name, text, hint = flag(field.name), field.metadata["help"], hints[field.name]
+        lists = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_args(kind)[1:] == (...,)]
+        if lists:
+            several = None if default is None else list(default)
+            parser.add_argument(name, type=typing.get_args(lists[0])[0], nargs="*", default=several, help=text)
+        else:
+            add_option(parser, name, hint, default, text)
+    return parser
+
+
+def values_of(arguments: Namespace) -> dict[str, Any]:
+    """The fields of a configuration; lists are tuples in it."""
+    values = arguments.as_dict()
+    values.pop("config")
+    return tuples(values)
 
 
 def add_method_options(parser: Parser) -> None:
@@ -115,19 +139,3 @@ def add_method_options(parser: Parser) -> None:
 def method_options(arguments: Namespace) -> dict[str, Any]:
     """What was given of the options that `add_method_options` adds."""
     return {name: value for name, value in arguments.method.as_dict().items() if value is not None}
-
-
-def add_base_weights(parser: Parser) -> None:
-    """`--initial-checkpoint`, for what is built on the base weights of a run."""
-    parser.add_argument(
-        "--initial-checkpoint",
-        type=str | None,
-        default=None,
-        help="local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, "
-        "or the hub's",
-    )
-
-
-def add_device(parser: Parser) -> None:
-    """`--device`, for what computes."""
-    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, ...; null: cuda where there is one")

@@ -12,8 +12,7 @@ from jsonargparse import Namespace
 
 from ..io.yaml import parse_yaml
 from ..study.config import StudyConfig, StudyRunConfig, StudyTuneConfig, WorkConfig
-from .options import parser_of, values_of
-from .parser import Parser, add_option
+from .parser import Parser, add_option, parser_of, values_of
 
 if TYPE_CHECKING:
     from ..study.manifest import Study

@@ -1,4 +1,4 @@
-"""`capaboost train`, `capaboost train-text` and `capaboost quickstart`."""
+"""`capaboost quickstart`, `train` and `train-text`; `eval`, `predict` and `merge`, for what they leave."""
 
 from __future__ import annotations
 
@@ -6,40 +6,25 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from ..nlu.config import TextConfig
 from ..training.config import RunConfig
-from ..vision.config import TrainConfig
-from .options import parser_of, values_of
-from .parser import Parser, add_method_options, method_options
+from .parser import Parser, add_method_options, add_option, method_options, parser_of, values_of
+
+_BASE_WEIGHTS = (
+    "local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, or the "
+    "hub's"
+)
+_DEVICE = "cpu, cuda, ...; null: cuda where there is one"
 
 
-def train_parser() -> Parser:
-    """Every field of TrainConfig as an option, and those of the methods."""
-    return _parser_of(TrainConfig)
-
-
-def text_parser() -> Parser:
-    """Every field of TextConfig as an option, and those of the methods."""
-    return _parser_of(TextConfig)
-
-
-def train(arguments: Namespace) -> None:
-    """Trains on images, and says where the result lies."""
-    _train(TrainConfig, arguments)
-
-
-def train_text(arguments: Namespace) -> None:
-    """Trains on texts, and says where the result lies."""
-    _train(TextConfig, arguments)
-
-
-def _parser_of(config: type[RunConfig]) -> Parser:
+def train_parser(config: type[RunConfig]) -> Parser:
+    """Every field of a configuration as an option, and those of the methods."""
     parser = parser_of(config, but=("method",))
     add_method_options(parser)
     return parser
 
 
-def _train(config: type[RunConfig], arguments: Namespace) -> None:
+def train(config: type[RunConfig], arguments: Namespace) -> None:
+    """Trains on images or texts, and says where the result lies."""
     values = {**values_of(arguments), "method": method_options(arguments)}
     from ..run import train
 
@@ -52,8 +37,8 @@ def _train(config: type[RunConfig], arguments: Namespace) -> None:
 def quickstart_parser() -> Parser:
     """Where, and from which seed."""
     parser = Parser(description="Pretrains a small ViT on five digits and adapts it to the other five, four ways.")
-    parser.add_argument("--output", type=str, default="runs/quickstart", help="folder of the runs")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all runs")
+    add_option(parser, "--output", str, "runs/quickstart", "folder of the runs")
+    add_option(parser, "--seed", int, 0, "seed of all runs")
     return parser
 
 
@@ -62,3 +47,92 @@ def quickstart(arguments: Namespace) -> None:
     from ..study.quickstart import quickstart
 
     quickstart(Path(arguments.output), seed=arguments.seed)
+
+
+def eval_parser() -> Parser:
+    """Which adapter, on which images."""
+    parser = Parser(
+        description="Accuracy, or the task's scores, of an adapter on one split, each example counted once."
+    )
+    parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
+    add_option(parser, "--data", str | None, None, "data set; null: that of the run")
+    add_option(parser, "--split", str, "test", "name of the split or list")
+    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
+    add_option(parser, "--validation-batch-size", int, 256, "examples at a time")
+    add_option(parser, "--device", str | None, None, _DEVICE)
+    return parser
+
+
+def evaluate(arguments: Namespace) -> None:
+    """Prints the accuracy, or the scores of a task on texts."""
+    from ..training.saved import open_source
+
+    source = open_source(arguments.adapter)
+    options = {name: arguments[name] for name in ("data", "split", "device")}
+    options["batch_size"] = arguments.validation_batch_size
+    if source.is_text:
+        from ..nlu.saved import evaluate_text
+
+        scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
+        print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        return
+    from ..vision.saved import evaluate_adapter
+
+    right, total = evaluate_adapter(source, initial_checkpoint=arguments.initial_checkpoint, **options)
+    print(f"accuracy {100 * right / total:.2f} % ({right} of {total})")
+
+
+def predict_parser() -> Parser:
+    """Which model, on which pictures."""
+    parser = Parser(description="The most probable classes of pictures, with their probabilities.")
+    parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
+    parser.add_argument("images", type=str, nargs="+", help="pictures, and folders with pictures at any depth")
+    add_option(parser, "--top", int, 5, "classes per picture")
+    add_option(parser, "--csv", str | None, None, "also write them to this file")
+    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
+    add_option(parser, "--batch-size", int, 64, "pictures at a time")
+    add_option(parser, "--device", str | None, None, _DEVICE)
+    return parser
+
+
+def predict(arguments: Namespace) -> None:
+    """Prints a few lines per picture, and writes the table."""
+    options = arguments.as_dict()
+    table = options.pop("csv")
+    if table is not None and Path(table).is_dir():
+        raise IsADirectoryError(f"--csv {table} is a folder: name a file in it")
+    from ..vision.data.tree import printable
+    from ..vision.predict import predict_images, write_predictions
+
+    predictions = predict_images(**options)
+    for prediction in predictions:
+        print(printable(str(prediction.image)))
+        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+            print(f"  {100 * probability:6.2f} %  {name if len(name) <= 65 else name[:62] + '...'}")
+    if table is not None:
+        print(f"written: {write_predictions(predictions, Path(table))}")
+
+
+def merge_parser() -> Parser:
+    """Which adapter, and where to."""
+    parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
+    parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
+    parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
+    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
+    return parser
+
+
+def merge(arguments: Namespace) -> None:
+    """Writes it, and says where."""
+    from ..training.saved import open_source
+
+    source, output = open_source(arguments.adapter), Path(arguments.output)
+    if source.is_text:
+        from ..nlu.saved import merge_text
+
+        path = merge_text(source, output, model=arguments.initial_checkpoint)
+    else:
+        from ..vision.saved import merge_adapter
+
+        path = merge_adapter(source, output, initial_checkpoint=arguments.initial_checkpoint)
+    print(f"merged: {path}")

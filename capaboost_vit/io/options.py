@@ -57,11 +57,10 @@ def check_options(config: Any, what: Callable[[str], str] = flag) -> None:
     for cls in filter(dataclasses.is_dataclass, type(config).__mro__):
         hints = hints_of(cls)
         for field in dataclasses.fields(cls):
-            check_value(what(field.name), getattr(config, field.name), hints[field.name], field.metadata)
+            _check_value(what(field.name), getattr(config, field.name), hints[field.name], field.metadata)
 
 
-def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> None:
-    """Checks a value against the type and the metadata of a field, as `check_options` does."""
+def _check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> None:
     choices = valid.get("choices") or _literals(hint)
     if value is None or not choices:
         check_type(what, value, hint)
@@ -103,12 +102,8 @@ def nearest(word: Any, choices: Iterable[Any], *, cutoff: float = 0.6) -> str | 
     return by_lower[near[0]] if near else None
 
 
-def hints_of(cls: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields. Evaluating its annotations takes about a millisecond: once is enough."""
-    return _evaluated(cls)
-
-
-_evaluated = functools.cache(typing.get_type_hints)
+# the types of a dataclass's fields; evaluating its annotations takes about a millisecond: once is enough
+hints_of: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Tables as Hugging Face's `datasets` reads them, of the hub or local: quietly, and with clear errors."""
+"""Splits by name, and tables as Hugging Face's `datasets` reads them, of the hub or local, with clear errors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,56 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+VAL_NAMES = ("val", "valid", "validation", "dev")  # usual names of what chooses the epoch
+SPLIT_NAMES = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
-_SPLIT_OF_FILE = re.compile(r"(?:^|[-_. ])(train|validation|valid|val|dev|test)(?:$|[-_. \d])", re.IGNORECASE)
+_SPLIT_OF_FILE = re.compile(rf"(?:^|[-_. ])({'|'.join(SPLIT_NAMES)})(?:$|[-_. \d])", re.IGNORECASE)
 _PARQUET = ("*.parquet", "*/*.parquet", "*/train/*.parquet")  # a file each, a clone, the hub's own conversion
+
+
+def by_split(spec: str, names: Iterable[str], splits: Mapping[str, str], *, others: bool = False) -> dict[str, str]:
+    """Files, folders or tables by the split that their name stands for, train first; an ending `.csv` does not count.
+
+    Args:
+        spec: the data set, for messages.
+        splits: by the names that stand for them, in lower case.
+        others: keep names that stand for no split.
+
+    Raises:
+        ValueError: there are two of one split.
+    """
+    named: dict[str, str] = {}
+    for name in names:
+        split = splits.get(name.partition(".")[0].lower(), name if others else None)
+        if split in named:
+            raise ValueError(f"{spec} holds {named[split]} and {name}, both {split}: keep one of them")
+        if split is not None:
+            named[split] = name
+    order = list(dict.fromkeys(splits.values()))
+    return {split: named[split] for split in sorted(named, key=lambda s: order.index(s) if s in order else len(order))}
+
+
+def find_split(spec: str, names: Iterable[str], splits: Collection[str], unlabelled: Collection[str] = ()) -> str:
+    """The first of some names, the one asked for and its aliases, that is a split.
+
+    Args:
+        spec: the data set, for messages.
+        unlabelled: splits that are there, but whose labels are not.
+
+    Raises:
+        ValueError: there is none, or it has no labels.
+    """
+    names = tuple(names)
+    name = next((name for name in names if name in splits or name in unlabelled), None)
+    if name is None:
+        raise ValueError(f"{spec} has no split {names[0]!r}; it has: {', '.join(splits)}")
+    if name not in splits:
+        raise ValueError(f"{spec}: the split {name!r} has no labels")
+    return name
 
 
 def is_hub_name(spec: str, *, suffixes: Collection[str] = ()) -> bool:

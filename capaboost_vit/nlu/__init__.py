@@ -11,13 +11,9 @@ if TYPE_CHECKING:
     from .anatomy import anatomy_of
     from .models import adapt, create_text_model
 
-__all__ = ["adapt", "anatomy_of", "create_from_adapter", "create_text_model", "load_adapter", "save_adapter"]
 _MODULES = {
-    "adapt": "models",
-    "anatomy_of": "anatomy",
-    "create_from_adapter": "adapters",
-    "create_text_model": "models",
-    "load_adapter": "adapters",
-    "save_adapter": "adapters",
+    "adapters": ("create_from_adapter", "load_adapter", "save_adapter"),
+    "anatomy": ("anatomy_of",),
+    "models": ("adapt", "create_text_model"),
 }
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _MODULES)

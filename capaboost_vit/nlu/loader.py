@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..training.loader import EvalLoader, TrainLoader
-from ..training.order import Part
+from ..training.loader import EvalLoader, Part, TrainLoader
 from .masking import NOT_ASKED, Masking
 from .tokens import Encoded
 

@@ -17,8 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
-_VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -50,8 +48,8 @@ class ProcessGroup:
 
 def torchrun_group() -> ProcessGroup:
     """The group that torchrun gives in RANK, WORLD_SIZE and LOCAL_RANK; without it one process."""
-    rank, size, local = (int(os.environ.get(name, d)) for name, d in _VARIABLES.items())
-    return ProcessGroup(rank, size, local)
+    variables = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    return ProcessGroup(*(int(os.environ.get(name, alone)) for name, alone in variables.items()))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from ..io.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_DPI = 120
 _NAMED_CLASSES = 30  # more class names than that cannot be read
 _SHOWN_LAYERS = 24
 _NAMED_LAYERS = 12
@@ -26,8 +28,21 @@ _ROWS, _COLUMNS = 32, 192  # of a mask
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Atomic write of a figure as PNG."""
+    from matplotlib.image import imsave
+
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=120, format="png")
+        imsave(partial, pixels(figure), format="png", dpi=_DPI)
+
+
+def pixels(figure: Figure) -> Any:
+    """The figure as it is drawn, (H, W, 4) uint8; the file and TensorBoard share one drawing, which takes a while."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    if figure.stale or not isinstance(figure.canvas, FigureCanvasAgg):
+        figure.set_dpi(_DPI)
+        FigureCanvasAgg(figure).draw()  # becomes the figure's canvas
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+    return np.asarray(figure.canvas.buffer_rgba())
 
 
 def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, score: str = "accuracy") -> Figure:
@@ -203,10 +218,8 @@ def _count_along(axes: Any) -> None:
 
 def _figure(width: float, height: float, title: str) -> Any:
     """An empty figure that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, parse_math=False)
     return figure

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..io.atomic import write_text
+from .checkpoint import Checkpoints
 
 FILES = (
     "result.json",
@@ -38,7 +39,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = Checkpoints(path / "checkpoints")
         self.run_lock = FileLock(path / ".lock", thread_local=False)
 
     def present(self) -> list[str]:
@@ -96,7 +97,7 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise OSError(f"cannot write to {self.path} ({error.strerror}): choose another --output") from error
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints.folder):
             for partial in folder.glob(".*.partial"):
                 partial.unlink()
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..core.inject import wrappers
 from ..core.seeds import seeded
 from ..methods import Method
-from .job import Job
+
+_NAMES = ("penalty", "losses", "after_backward", "after_step")
 
 
 class Hooks:
@@ -24,28 +26,15 @@ class Hooks:
 
     def __init__(self, hooks: Sequence[Any], *, seed: int, devices: bool) -> None:
         self.seed, self.devices = seed, devices
-        self._penalties, self._losses, self._after_backward, self._after_step = (
-            [getattr(hook, name) for hook in hooks if _has(hook, name)]
-            for name in ("penalty", "losses", "after_backward", "after_step")
-        )
+        self._by_name = {name: [getattr(hook, name) for hook in hooks if _has(hook, name)] for name in _NAMES}
 
-    def losses(self, forward: Callable[[Any], Tensor], inputs: Any, outputs: Tensor, targets: Tensor) -> list[Tensor]:
-        """What is added to the loss of a batch: sums over its examples."""
-        return [v for f in self._losses if (v := f(forward, inputs, outputs, targets)) is not None]
+    def added(self, name: str, *arguments: Any) -> list[Tensor]:
+        """What `losses` adds to the loss of a batch, or `penalty` once to that of an update: sums over its examples."""
+        return [value for hook in self._by_name[name] if (value := hook(*arguments)) is not None]
 
-    def penalties(self, model: nn.Module) -> list[Tensor]:
-        """What is added once to the loss of an update: sums over its examples."""
-        return [v for f in self._penalties if (v := f(model)) is not None]
-
-    def after_backward(self, model: nn.Module, update: int, updates: int) -> None:
-        """In front of the optimizer's step; the same random numbers in all processes, whose gradients are the same."""
-        self._call(self._after_backward, "after_backward", model, update, updates)
-
-    def after_step(self, model: nn.Module, update: int, updates: int) -> None:
-        """Behind the optimizer's step, also where a gradient scaler has skipped it."""
-        self._call(self._after_step, "after_step", model, update, updates)
-
-    def _call(self, hooks: list[Callable[..., None]], name: str, model: nn.Module, update: int, updates: int) -> None:
+    def call(self, name: str, model: nn.Module, update: int, updates: int) -> None:
+        """Calls `after_backward` or `after_step`; the same random numbers in all processes, as the gradients are."""
+        hooks = self._by_name[name]
         with seeded(name, self.seed, update, devices=self.devices) if hooks else nullcontext():
             for hook in hooks:
                 hook(model, update, updates)
@@ -70,13 +59,45 @@ def refuse_unreached(model: nn.Module) -> None:
             )
 
 
-def run_stages(job: Job, say: Callable[[str], None]) -> None:
-    """Does what the method wants done before the first update."""
-    config, state = job.config, job.state
-    stages = [] if config.method is None else list(config.method.stages(job))
-    for number, stage in enumerate(stages):
-        say(f"stage {number + 1} of {len(stages)}: {stage.title}")
-        with seeded("stage", config.seed, number, devices=state.device.type != "cpu"):
-            stage.run()
-    if stages and state.averages:
-        state.averages.restart()
+class Averages:
+    """`average <- decay * average + (1 - decay) * value` for the trained tensors alone: the frozen base has no copy.
+
+    With warm-up the decay of update t is `min(decay, (1 + t) / (10 + t))`, as TensorFlow's, so that the start is soon
+    forgotten.
+
+    Args:
+        trained: the live tensors by name.
+    """
+
+    def __init__(self, trained: Mapping[str, Tensor], decay: float) -> None:
+        self.trained, self.decay = dict(trained), decay
+        self.values: dict[str, Tensor] = {}
+        self.restart()
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, update: int, updates: int) -> None:
+        """A hook of the training loop: takes in the values behind an update, counted from 0."""
+        count = update + 1
+        weight = 1 - min(self.decay, (1 + count) / (10 + count))
+        torch._foreach_lerp_(list(self.values.values()), list(self.trained.values()), weight)
+
+    def restart(self) -> None:
+        """The values of now are the averages, as where training begins."""
+        self.values = {name: tensor.detach().clone() for name, tensor in self.trained.items()}
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The averages stand in the model for the block; after it the values are back, bit for bit."""
+        before = {name: tensor.detach().clone() for name, tensor in self.trained.items()}
+        put(self.trained, self.values)
+        try:
+            yield
+        finally:
+            put(self.trained, before)
+
+
+@torch.no_grad()
+def put(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copies values into live tensors of the same names."""
+    for name, value in values.items():
+        targets[name].copy_(value)

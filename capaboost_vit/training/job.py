@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..core.inject import wrappers
 from ..io.sealed import digest
 from .config import RunConfig
 from .distributed import ProcessGroup
+from .evaluation import evaluate
+from .loader import EvalLoader, TrainLoader
 from .objective import Objective
 from .state import State
 
@@ -40,7 +43,7 @@ class Job:
         data: the data set's name in the log.
         sizes: examples by split. splits: fingerprints by split.
         names: name of a training example, by its index.
-        train: Updates, with `close`. val, test: batches, with `close`; None where there is no such split.
+        val, test: None where there is no such split.
         prepare: moves a batch to the device and normalises it there.
         save: writes what was trained into the folder of a run; returns the path.
         mix: batch augmentation.
@@ -59,13 +62,13 @@ class Job:
     names: Callable[[int], str]
     state: State
     objective: Objective
-    train: Any
-    val: Any | None
-    test: Any | None
+    train: TrainLoader
+    val: EvalLoader | None
+    test: EvalLoader | None
     prepare: Callable[[Any], Any]
     save: Callable[[Path], Path]
     mix: Callable[[Any], Any] = lambda batch: batch
-    extra_tests: dict[str, Any] = field(default_factory=dict)
+    extra_tests: dict[str, EvalLoader] = field(default_factory=dict)
     calibrate: Callable[[Tensor, Any], None] | None = None
     extra_results: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -86,6 +89,11 @@ class Job:
         """The model on its device."""
         return self.state.model
 
+    def evaluate(self, batches: EvalLoader, *, model: nn.Module | None = None, **options: Any) -> Tensor:
+        """The objective's accumulator over batches, of the job's model or of the compiled one; see `evaluate`."""
+        options |= {"prepare": self.prepare, "config": self.config, "objective": self.objective, "world": self.world}
+        return evaluate(self.model if model is None else model, batches, **options)
+
     def close(self) -> None:
         """Ends the loader processes."""
         for batches in (self.train, self.val, self.test):
@@ -96,14 +104,23 @@ class Job:
 def start_lines(job: Job) -> Iterator[str]:
     """The first lines of a run's log."""
     sizes = ", ".join(f"{name} {size}" for name, size in job.sizes.items())
-    trained = sum(p.numel() for p in job.state.trained())
+    parameters = count_parameters(job.model)
     classes = f"{len(job.classes)} classes, " if job.classes else ""
     yield (
         f"{job.config.model} on {job.data}: {classes}{sizes}; "
-        f"{trained:,} of {sum(p.numel() for p in job.model.parameters()):,} parameters trained"
+        f"{parameters['trained']:,} of {parameters['total']:,} parameters trained"
     )
     for warning in job.warnings:
         yield f"warning: {warning}"
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Numbers of parameters: those with a gradient, those of the branches, all."""
+    return {
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "branches": sum({id(p): p.numel() for _, w in wrappers(model) for p in w.added_parameters()}.values()),
+        "total": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:

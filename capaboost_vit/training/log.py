@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..io.atomic import write_text
+from .figures import pixels
 
 # column names of summary.csv as they are shown, so that a line fits into 80 columns
 _SHORT = {"train_loss": "loss", "train_accuracy": "train %", "val_accuracy": "val %"}
@@ -116,7 +117,7 @@ class Log:
 
     def figure(self, name: str, figure: Any, update: int) -> None:
         """A matplotlib figure in TensorBoard."""
-        self._write("add_figure", name, figure, update, close=False)
+        self._write("add_image", name, pixels(figure)[..., :3], update, dataformats="HWC")
         self._write("flush")  # the run may be finished when this returns
 
     def text(self, name: str, text: str) -> None:

@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
-from .compiled import compiled, forward
-from .distributed import ProcessGroup, parallel, sync_statistics
-from .evaluation import evaluate
+from .distributed import parallel, sync_statistics
+from .evaluation import forward
 from .hooks import Hooks, refuse_unreached
-from .objective import Objective, classification
+from .job import Job
+from .loader import Prefetcher, Update
+from .log import Log
 from .optim import draws_numbers
-from .order import Batch, Update
-from .prefetch import Prefetcher
 from .signals import Interrupted, StopSignals
 from .state import State
 
 _MAX_OVERFLOWS = 30  # a scale of 65536 is below 1e-4 by then: it is not the scale
-
-
-class Updates(Protocol):
-    """Training loader: the number of updates of an epoch as its `len`, and an epoch's updates from a given one on."""
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]: ...
-
-
-class Logger(Protocol):
-    """Logger of the training loop: a run's Log, or a clock, which does without the libraries of that."""
-
-    def start(self, update: int) -> None: ...
-
-    def inputs(self, inputs: Any) -> None: ...
-
-    def step(self, update: int, examples: int, values: Mapping[str, float]) -> float: ...  # the seconds that it took
-
-    def epoch(self, rows: Sequence[Mapping[str, Any]], *, per_second: float) -> None: ...
 
 
 class NotFinite(FloatingPointError):
@@ -54,29 +33,13 @@ class NotFinite(FloatingPointError):
         self.indices = list(indices)
 
 
-def fit(
-    state: State,
-    train: Updates,
-    val: Iterable[Batch] | None,
-    *,
-    prepare: Callable[[Batch], Batch],
-    log: Logger,
-    objective: Objective | None = None,
-    mix: Callable[[Batch], Batch] = lambda batch: batch,
-    save: Callable[[State], None] = lambda state: None,
-    stop: StopSignals | None = None,
-    world: ProcessGroup | None = None,
-) -> None:
-    """Trains from where the state stands to the end; afterwards the model is the chosen one.
+def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals) -> None:
+    """Trains a job's model from where its state stands to the end; afterwards the model is the chosen one.
 
     `loss = sum of the losses / examples of the update`, over batches and processes; random numbers of update u in
     process k are a function of (seed, u, k).
 
     Args:
-        objective: None is a classification with the smoothing of the configuration.
-        val: validation batches of this process, or None.
-        prepare: moves a batch to the device and normalises it there.
-        mix: batch augmentation in training, such as mixup; may return targets as probabilities (B, C).
         save: called after every epoch and every `checkpoint_interval` updates, and before stopping.
         stop: looked at after each update.
 
@@ -86,39 +49,28 @@ def fit(
             float16 that is not finite skips the update itself, up to 30 times in a row.)
         Interrupted: `stop` has noted a signal; the state was saved.
     """
-    config, progress = state.config, state.progress
-    world, stop = world or ProcessGroup(), stop or StopSignals()
-    objective = objective or classification(smoothing=config.smoothing)
-    model = compiled(state.model, config)
-    state.model.train()
-    runner = parallel(model, world, state.device)
+    config, state = job.config, job.state
+    progress = state.progress
+    # shares all tensors with the one that is compiled
+    model: Any = torch.compile(job.model, mode=config.compile_mode) if config.compile else job.model
+    job.model.train()
+    runner = parallel(model, job.world, state.device)
     hooks = Hooks((config.method, state.averages), seed=config.seed, devices=state.device.type != "cpu")
     while True:
         if state.epochs_done > len(progress.rows):  # also where a run goes on that stopped while evaluating
             try:
-                _close_epoch(state, model, val, objective, prepare=prepare, log=log, stop=stop, world=world)
+                _close_epoch(job, model, log, stop)
             finally:
                 save(state)
         if state.is_done:
             break
-        state.model.train()
+        job.model.train()
         log.start(progress.update)
-        updates = Prefetcher(train.epoch(*divmod(progress.update, state.updates_per_epoch)))
+        updates = Prefetcher(job.train.epoch(*divmod(progress.update, state.updates_per_epoch)))
         for update in updates:
             if progress.update == 0:
                 log.inputs(update.batches[0][0])
-            values, asked = _step(
-                state,
-                runner,
-                update,
-                objective,
-                hooks=hooks,
-                prepare=prepare,
-                mix=mix,
-                stop=stop,
-                world=world,
-                meanwhile=updates.fetch,
-            )
+            values, asked = _step(job, runner, update, hooks=hooks, stop=stop, meanwhile=updates.fetch)
             progress.seconds += log.step(progress.update, update.size, values)
             progress.examples += update.size
             if asked:
@@ -131,47 +83,51 @@ def fit(
     state.finish()
 
 
+def run_stages(job: Job, say: Callable[[str], None]) -> None:
+    """Does what the method wants done before the first update."""
+    config, state = job.config, job.state
+    stages = [] if config.method is None else list(config.method.stages(job))
+    for number, stage in enumerate(stages):
+        say(f"stage {number + 1} of {len(stages)}: {stage.title}")
+        with seeded("stage", config.seed, number, devices=state.device.type != "cpu"):
+            stage.run()
+    if stages and state.averages:
+        state.averages.restart()
+
+
 def _step(
-    state: State,
-    runner: Any,
-    update: Update,
-    objective: Objective,
-    *,
-    hooks: Hooks,
-    prepare: Callable[[Batch], Batch],
-    mix: Callable[[Batch], Batch],
-    stop: StopSignals,
-    world: ProcessGroup,
-    meanwhile: Callable[[], None],
+    job: Job, runner: Any, update: Update, *, hooks: Hooks, stop: StopSignals, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, float], bool]:
     """One step of the optimizer: what is logged of it, and whether any process was asked to stop.
 
     `meanwhile` is called when the device has all its work, before it is waited for.
     """
-    config, progress, scaler = state.config, state.progress, state.scaler
+    config, world, objective, state = job.config, job.world, job.objective, job.state
+    model, progress, scaler = job.model, state.progress, state.scaler
     loss_sum, right = (torch.zeros((), device=state.device) for _ in range(2))
     gpu = state.device.type != "cpu"
     state.optimizer.zero_grad(set_to_none=True)
     with seeded("update", config.seed, progress.update, world.rank, devices=gpu), factors_formed_once():
         for i, batch in enumerate(update.batches):
-            inputs, targets = mix(prepare(batch))
+            inputs, targets = job.mix(job.prepare(batch))
             last = i == len(update.batches) - 1
             # gradients are averaged over the processes once per update, in the backward pass of the last batch
             with nullcontext() if last or world.size == 1 else runner.no_sync():
                 outputs = forward(runner, inputs, config)
                 loss = objective.loss(outputs, targets)
-                for value in hooks.losses(lambda again: forward(runner, again, config), inputs, outputs, targets):
+                for value in hooks.added("losses", lambda x: forward(runner, x, config), inputs, outputs, targets):
                     loss = loss + value
                 loss_sum += loss.detach()
                 # DistributedDataParallel takes the mean over the processes: times their number it is the sum
                 loss = loss * (world.size / update.size)
-                for value in hooks.penalties(state.model) if last else ():  # alike in all processes
+                for value in hooks.added("penalty", model) if last else ():  # alike in all processes
                     loss = loss + value / update.size
                     loss_sum += value.detach() / world.size
                 scaler.scale(loss).backward()
-            right += objective.right(outputs.detach(), targets)
+            if objective.right is not None:
+                right += objective.right(outputs.detach(), targets)
     if progress.update == 0:
-        refuse_unreached(state.model)
+        refuse_unreached(model)
     scaler.unscale_(state.optimizer)
     trained = state.trained()
     norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
@@ -192,13 +148,13 @@ def _step(
         )
     values = {"loss": total / update.size, "grad_norm": length, "lr": state.optimizer.param_groups[0]["lr"]}
     if finite:
-        hooks.after_backward(state.model, progress.update, state.updates)
+        hooks.call("after_backward", model, progress.update, state.updates)
         # an optimizer that draws random numbers draws the same ones in all processes, and after a resume
         drawing = draws_numbers(state.optimizer)
         with seeded("optimizer", config.seed, progress.update, devices=gpu) if drawing else nullcontext():
             scaler.step(state.optimizer)
     scaler.update()
-    hooks.after_step(state.model, progress.update, state.updates)
+    hooks.call("after_step", model, progress.update, state.updates)  # also where the scaler has skipped the step
     progress.update += 1
     state.set_rate()
     if finite:
@@ -206,31 +162,20 @@ def _step(
     return values, asked > 0
 
 
-def _close_epoch(
-    state: State,
-    model: nn.Module,
-    val: Iterable[Batch] | None,
-    objective: Objective,
-    *,
-    prepare: Callable[[Batch], Batch],
-    log: Logger,
-    stop: StopSignals,
-    world: ProcessGroup,
-) -> None:
+def _close_epoch(job: Job, model: nn.Module, log: Log, stop: StopSignals) -> None:
     """Evaluates on val where it is due, and adds a row to the table."""
-    config, progress = state.config, state.progress
-    sync_statistics(state.model, world)
+    objective, state = job.objective, job.state
+    progress = state.progress
+    sync_statistics(job.model, job.world)
     row: dict[str, Any] = {"epoch": state.epochs_done, "update": progress.update, **progress.means()}
-    if not objective.counts_right:
+    if objective.right is None:
         del row["train_accuracy"]
-    if val is not None:
+    if job.val is not None:
         row |= {f"val_{name}": None for name in objective.names}
-        if state.epochs_done % config.val_interval == 0 or progress.update == state.updates:
+        if state.epochs_done % job.config.val_interval == 0 or progress.update == state.updates:
             with state.averaged():
-                accumulated = evaluate(
-                    model, val, prepare=prepare, config=config, objective=objective, world=world, stop=stop
-                )
-            scores = objective.scores(accumulated, val)
+                accumulated = job.evaluate(job.val, model=model, stop=stop)
+            scores = objective.scores(accumulated, job.val)
             row |= {f"val_{name}": scores[name] for name in objective.names}
             state.keep_best(scores[objective.names[0]])
     progress.start_epoch()

@@ -1,8 +1,8 @@
-"""Objectives: the loss of training, and the scores of evaluation."""
+"""Objectives: the loss of training, the scores of evaluation, and the worst mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,11 +21,6 @@ class Accumulator(Protocol):
     def result(self, world: ProcessGroup) -> Tensor: ...  # over all processes, on the CPU
 
 
-def none_right(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Zero: for what is neither right nor wrong, such as a number."""
-    return torch.zeros((), device=outputs.device)
-
-
 @dataclass(frozen=True)
 class Objective:
     """Objective: a loss to minimise, and scores to maximise.
@@ -35,7 +30,7 @@ class Objective:
         loss: from outputs and targets, the sum over the examples; padding labels add nothing.
         accumulator: makes a new one for an evaluation, from its batches.
         scores: by name, from the accumulated tensor and the batches.
-        right: how many of the examples are predicted right.
+        right: how many of the examples are predicted right; None for what is neither right nor wrong, such as a number.
         confusion: whether a confusion matrix is accumulated.
     """
 
@@ -43,13 +38,8 @@ class Objective:
     loss: Callable[[Tensor, Tensor], Tensor]
     accumulator: Callable[[Any], Accumulator]
     scores: Callable[[Tensor, Any], dict[str, float]]
-    right: Callable[[Tensor, Tensor], Tensor] = none_right
+    right: Callable[[Tensor, Tensor], Tensor] | None = None
     confusion: bool = False
-
-    @property
-    def counts_right(self) -> bool:
-        """Whether an example can be predicted right or wrong."""
-        return self.right is not none_right
 
 
 class Confusion:
@@ -74,6 +64,59 @@ class Confusion:
     def result(self, world: ProcessGroup) -> Tensor:
         """The sum over all processes; (0, 0) of no batch."""
         return torch.zeros(0, 0, dtype=torch.int64) if self.counts is None else world.sum(self.counts).cpu()
+
+
+class Mistakes:
+    """Top losses: the wrong answers with the largest cross-entropy, kept beside the confusion matrix.
+
+    Nothing is waited for before the end: at most `keep` rows stay on the device.
+
+    Answers that are no number are not among them. Places are exact up to 2^24 examples in a process.
+
+    Args:
+        indices: places in the split of this process's examples, in the order in which they come.
+        keep: how many.
+    """
+
+    def __init__(self, indices: Sequence[int], world: ProcessGroup, *, keep: int = 24) -> None:
+        self.indices, self.world, self.keep = indices, world, keep
+        self.seen = 0
+        self.rows: Tensor | None = None  # (keep, 6): loss, position, label, answer, probabilities of both
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """outputs (B, C), targets (B,); labels of -1 count for nothing."""
+        logs = outputs.float().log_softmax(-1)
+        labels, answers = targets.clamp(min=0), outputs.argmax(-1)
+        of_label, of_answer = (logs.gather(1, index[:, None])[:, 0] for index in (labels, answers))
+        wrong = (targets >= 0) & (answers != labels)
+        losses = torch.where(wrong, -of_label, -torch.inf).nan_to_num(
+            nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf
+        )
+        places = torch.arange(self.seen, self.seen + len(targets), device=outputs.device)
+        batch_rows = torch.stack([losses, places, labels, answers, of_label.exp(), of_answer.exp()], 1)
+        self.seen += len(targets)
+        rows = batch_rows if self.rows is None else torch.cat([self.rows, batch_rows])
+        self.rows = rows[rows[:, 0].argsort(descending=True, stable=True)[: self.keep]]
+
+    def result(self) -> list[dict[str, Any]]:
+        """Those of all processes, the worst first, of equals the one that comes first in the split.
+
+        `place` in the split, `label`, `answer`, and the probabilities of both.
+        """
+        mistakes = [
+            {
+                "loss": loss,
+                "place": self.indices[int(position)],
+                "label": int(label),
+                "answer": int(answer),
+                "label_probability": of_label,
+                "answer_probability": of_answer,
+            }
+            for loss, position, label, answer, of_label, of_answer in ([] if self.rows is None else self.rows.tolist())
+            if loss > -torch.inf
+        ]
+        worst = sorted(self.world.gather(mistakes), key=lambda row: (-row["loss"], row["place"]))[: self.keep]
+        return [{name: value for name, value in row.items() if name != "loss"} for row in worst]
 
 
 def accuracy(confusion: Tensor) -> dict[str, float]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_class
+from timm.optim import create_optimizer_v2, get_optimizer_class, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from .checkpoint import pack
 from .config import RunConfig
 
-# torch's optimizers that can update all parameters in one kernel, on these devices
+# torch's optimizers that can update all parameters in one kernel, on a CPU or a GPU
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-_FUSED_ON = ("cpu", "cuda")
 
 
 def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -32,16 +31,8 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
         raise ValueError("no parameter of the model is trained: choose a method, or give the model classes")
     try:
         kind = get_optimizer_class(config.opt.lower().rpartition("_")[2], bind_defaults=False)
-        fused: dict[str, Any] = {"fused": True} if kind in _FUSED and devices <= {*_FUSED_ON} else {}
-        optimizer = create_optimizer_v2(
-            model,
-            opt=config.opt,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            layer_decay=config.layer_decay,
-            **fused,
-        )
+        fused: dict[str, Any] = {"fused": True} if kind in _FUSED and devices <= {"cpu", "cuda"} else {}
+        optimizer = create_optimizer_v2(model, **optimizer_kwargs(config), **fused)  # the names are timm's
     except (ValueError, AssertionError) as error:  # by assertions timm asks for CUDA, APEX or bitsandbytes
         raise ValueError(f"--opt {config.opt}: {error}") from error
     if getattr(optimizer, "is_second_order", False):

@@ -6,25 +6,22 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _version
-from ..core.inject import wrappers
 from ..io.atomic import write_text
 from ..methods.fold import fold
 from .distributed import ProcessGroup
-from .evaluation import evaluate
 from .figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
-from .job import Job, as_dict
+from .job import Job, as_dict, count_parameters
 from .log import Log, peak_memory
-from .mistakes import Mistakes
+from .objective import Mistakes
 from .signals import StopSignals
 
 
@@ -41,7 +38,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     """
     config, world, state, model = job.config, job.world, job.state, job.model
     progress = state.progress
-    trained, methods = _count(model), model.capaboost["methods"]  # before folding, which leaves less to count
+    parameters, methods = count_parameters(model), model.capaboost["methods"]  # before folding, which leaves less
     fold(model)
     if world.is_main:
         saved = job.save(folder.path)
@@ -56,7 +53,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
         title = f"{job.title}: {'val' if job.test is None else 'test'}"
         figures["confusion_matrix"] = draw_confusion(confusion, names, title=title)
         if job.test is not None:
-            _write_predictions(folder, confusion, names, worst, getattr(job.test, "names", None))
+            _write_predictions(folder.path, confusion, names, worst, job.test.names)
     for name, figure in figures.items():
         save_figure(figure, folder.path / f"{name}.png")
     for name, drawn in {**figures, "masks": draw_masks(model), "spectrum": draw_spectrum(model)}.items():
@@ -71,7 +68,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
         "epochs": state.epochs_done,
         "model": config.model,
         "method": methods,
-        "parameters": trained,
+        "parameters": parameters,
         "adapter_bytes": _size(saved),
         "data": {"spec": config.data, **job.record["data"], **job.extra_results},
         "config": as_dict(config),
@@ -89,19 +86,18 @@ def _final_scores(job: Job, log: Log, stop: StopSignals) -> tuple[dict[str, Any]
     They are those of the test split; where there is none, the matrix is that of val.
     """
     objective, world, progress = job.objective, job.world, job.state.progress
-    on_split = partial(evaluate, job.model, prepare=job.prepare, config=job.config, objective=objective, world=world)
     scores: dict[str, Any] = {f"val_{name}": progress.rows[-1].get(f"val_{name}") for name in objective.names}
     scores |= {f"best_val_{objective.names[0]}": progress.best_score, "best_epoch": progress.best_epoch}
     scores |= {f"test_{name}": None for name in objective.names}
     if job.calibrate is not None and job.val is not None:
-        job.calibrate(on_split(job.val), job.val)
+        job.calibrate(job.evaluate(job.val), job.val)
     if job.test is None:
         log.say(f"no test split: no test {objective.names[0]}")
-        return scores, on_split(job.val) if objective.confusion and job.val is not None else None, []
+        return scores, job.evaluate(job.val) if objective.confusion and job.val is not None else None, []
     confusion, mistakes = None, Mistakes(job.test.indices, world)
     for name, batches in {"test": job.test, **job.extra_tests}.items():
         of_test = objective.confusion and batches is job.test
-        accumulated = on_split(batches, stop=stop, also=mistakes.add if of_test else None)
+        accumulated = job.evaluate(batches, stop=stop, also=mistakes.add if of_test else None)
         measured = objective.scores(accumulated, batches)
         line = "  ".join(f"{score} {value:.2f}" for score, value in measured.items())
         scores |= {f"{name}_{score}": value for score, value in measured.items()}
@@ -115,7 +111,7 @@ def _final_scores(job: Job, log: Log, stop: StopSignals) -> tuple[dict[str, Any]
 
 
 def _write_predictions(
-    folder: RunFolder,
+    folder: Path,
     confusion: Tensor,
     classes: list[str],
     worst: list[dict[str, Any]],
@@ -130,7 +126,7 @@ def _write_predictions(
     named = [{"name": None if examples is None else examples[row["place"]], **row} for row in worst]
     lists = {"classes": classes, "counts": counts, "worst": named}
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in lists.items())
-    write_text(folder.path / "predictions.json", f"{{\n{text}\n}}\n")
+    write_text(folder / "predictions.json", f"{{\n{text}\n}}\n")
 
 
 def _size(path: Path) -> int:
@@ -151,13 +147,4 @@ def machine(device: torch.device, world: ProcessGroup) -> dict[str, Any]:
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-    }
-
-
-def _count(model: nn.Module) -> dict[str, int]:
-    """Numbers of parameters: those with a gradient, those of the branches, all."""
-    return {
-        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "branches": sum({id(p): p.numel() for _, w in wrappers(model) for p in w.added_parameters()}.values()),
-        "total": sum(p.numel() for p in model.parameters()),
     }

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..io.yaml import read_yaml
 from ..methods.adapter_file import AdapterFile, read_adapter_file
 
 
@@ -40,27 +39,18 @@ def open_source(path: str | Path | ModelSource) -> ModelSource:
     """
     if isinstance(path, ModelSource):
         return path
-    found = _find(Path(str(path).removeprefix("local-dir:")))
-    if found.is_dir():
-        return ModelSource(found, None, {})
-    return ModelSource(found, read_adapter_file(found), _run_config(found.parent / "config.yaml"))
-
-
-def _find(path: Path) -> Path:
-    adapter = path / "adapter.safetensors"
-    if path.is_file() or (not adapter.is_file() and (path / "config.json").is_file()):
-        return path
-    if adapter.is_file():
-        return adapter
-    if path.is_dir():
-        raise FileNotFoundError(f"no adapter file at {adapter}, and no config.json that timm could load a model by")
-    raise FileNotFoundError(f"no adapter file at {path}, and no folder of a run or a timm model")
+    named = Path(str(path).removeprefix("local-dir:"))
+    file = named if named.is_file() else named / "adapter.safetensors"
+    if file.is_file():
+        return ModelSource(file, read_adapter_file(file), _run_config(file.with_name("config.yaml")))
+    if (named / "config.json").is_file():
+        return ModelSource(named, None, {})
+    if named.is_dir():
+        raise FileNotFoundError(f"no adapter file at {file}, and no config.json that timm could load a model by")
+    raise FileNotFoundError(f"no adapter file at {named}, and no folder of a run or a timm model")
 
 
 def _run_config(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    values = read_yaml(file) if file.is_file() else {}
     # any program may have a config.yaml: ours names these
     return values if isinstance(values, dict) and values.keys() >= {"data", "model", "method", "pretrained"} else {}

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .averages import Averages, put
 from .checkpoint import CheckpointError, changing
 from .config import RunConfig
+from .hooks import Averages, put
 from .optim import make_optimizer, make_schedule
 
 _GIVEN = ("lr", "initial_lr", "weight_decay", "momentum", "fused")  # options of a group that no optimizer changes
@@ -91,7 +91,8 @@ class State:
         self.device = self.trained()[0].device
         fp16 = config.amp and config.amp_dtype == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        self.averages = Averages(self._parameters(), config.model_ema_decay) if config.model_ema else None
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averages = Averages(trained, config.model_ema_decay) if config.model_ema else None
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress()
         self.set_rate()
@@ -174,6 +175,3 @@ class State:
         self.best = None if tree["best"] is None else {n: t.to(self.device) for n, t in tree["best"].items()}
         self.progress = Progress(**tree["progress"])
         self.set_rate()
-
-    def _parameters(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core.seeds import seeded
-from ..training.loader import EvalLoader, TrainLoader
-from ..training.order import Part
+from ..training.loader import EvalLoader, Part, TrainLoader
 from .data import Split
 from .workers import Workers
 

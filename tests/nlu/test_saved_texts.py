@@ -147,7 +147,7 @@ def test_a_configuration_of_another_program_beside_an_adapter_is_left_alone(fini
     with pytest.raises(ValueError, match="say --data"):
         evaluate_text(alone("opinions"), model=found["config"]["model"])
     (tmp_path / "config.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"config\.yaml is damaged"):
+    with pytest.raises(ValueError, match=r"config\.yaml is no YAML"):
         evaluate_text(alone("opinions"), model=found["config"]["model"])
 
 

@@ -105,9 +105,9 @@ def test_a_loss_that_is_no_number_stops_the_run_names_the_images_and_can_be_resu
     folder, seen = tmp_path / "run", []
     step, real = loop._step, objective.F.cross_entropy
 
-    def watched(state, runner, update, *more, **arguments):
-        seen.append((state.progress.update + 1, update.indices))
-        return step(state, runner, update, *more, **arguments)
+    def watched(job, runner, update, **arguments):
+        seen.append((job.state.progress.update + 1, update.indices))
+        return step(job, runner, update, **arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_step", watched)

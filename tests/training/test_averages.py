@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import Saves, Scripted, begin, go_on, largest_difference, small, state, train, trained_names
 
-from capaboost_vit.training.averages import Averages
+from capaboost_vit.training.hooks import Averages
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9998])

@@ -111,10 +111,10 @@ def test_a_run_that_goes_on_draws_the_same_numbers_and_runs_no_stage_again(
 def test_hooks_that_are_absent_cost_nothing_and_the_global_stream_is_left_alone():
     hooks, model = Hooks((None, Lora()), seed=0, devices=False), nn.Linear(1, 1)
     state = torch.get_rng_state()
-    assert hooks.losses(lambda x: x, None, torch.zeros(1), torch.zeros(1)) == []
-    assert hooks.penalties(model) == []
-    hooks.after_backward(model, 0, 1)
-    hooks.after_step(model, 0, 1)
+    assert hooks.added("losses", lambda x: x, None, torch.zeros(1), torch.zeros(1)) == []
+    assert hooks.added("penalty", model) == []
+    hooks.call("after_backward", model, 0, 1)
+    hooks.call("after_step", model, 0, 1)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -10,7 +10,7 @@ from toys import Fixed, small
 
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.evaluation import evaluate
-from capaboost_vit.training.mistakes import Mistakes
+from capaboost_vit.training.objective import Mistakes
 from capaboost_vit.vision.config import TrainConfig
 
 CLASSES, COUNT = 5, 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capaboost_vit.training.order import epoch_order, share_of
+from capaboost_vit.training.loader import epoch_order, share_of
 
 LENGTHS = np.random.default_rng(0).integers(1, 200, 5000)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toys import Fixed, begin, go_on, largest_difference, small, state, train
 
-from capaboost_vit.training.prefetch import Prefetcher
+from capaboost_vit.training.loader import Prefetcher
 
 
 def counted(made, *, fail_at=None):

@@ -105,8 +105,9 @@ from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.training.distributed import initialized, torchrun_group
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.loop import fit
+from capaboost_vit.training.signals import StopSignals
 from capaboost_vit.training.state import State
-from toys import Records, Step
+from toys import Records, Step, job_of
 
 method, device = sys.argv[1], torch.device("cpu")
 torch.set_num_threads(1)
@@ -152,7 +153,7 @@ with initialized(world, device):
     prepare = lambda batch: batch
     log = Records()
     state = State(model, config, 3)
-    fit(state, Share([9, 1, 4]), Val(5), prepare=prepare, log=log, world=world)
+    fit(job_of(state, Share([9, 1, 4]), Val(5), world=world), log, save=lambda state: None, stop=StopSignals())
     whole = {**state.pack()["model"], **state.averages.values}
     flat = torch.cat([tensor.detach().double().reshape(-1) for tensor in model.state_dict().values()])
     flat = torch.cat([flat, torch.tensor([row["val_accuracy"] for row in log.rows] + log.losses).double()])

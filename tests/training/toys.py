@@ -10,7 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from capaboost_vit.core.seeds import words
+from capaboost_vit.training.distributed import ProcessGroup
+from capaboost_vit.training.job import Job
 from capaboost_vit.training.loop import fit
+from capaboost_vit.training.objective import classification
+from capaboost_vit.training.signals import StopSignals
 from capaboost_vit.training.state import State
 from capaboost_vit.vision.config import TrainConfig
 
@@ -84,16 +88,25 @@ def begin(model, batches=None, **options):
     return State(model, TrainConfig(**{**FAST, **options}), len(Fixed() if batches is None else batches))
 
 
-def go_on(state, batches=None, val=None, *, prepare=lambda batch: batch, **options):
-    """Trains to the end; returns what was recorded."""
+def job_of(state, train, val=None, *, prepare=lambda batch: batch, **options):
+    """A job of batches that are there already."""
+    nothing = {"classes": (), "sizes": {}, "splits": {}, "names": str, "test": None, "save": lambda folder: folder}
+    options = {"world": ProcessGroup(), "objective": classification(smoothing=state.config.smoothing), **options}
+    fields = {"config": state.config, "title": "toy", "data": "toy", **nothing, **options}
+    return Job(state=state, train=train, val=val, prepare=prepare, **fields)
+
+
+def go_on(state, batches=None, val=None, *, save=lambda state: None, stop=None, **options):
+    """Trains to the end; returns what was recorded. `options` are fields of the job."""
     log = Records()
     log.state = state
-    fit(state, Fixed() if batches is None else batches, val, prepare=prepare, log=log, **options)
+    job = job_of(state, Fixed() if batches is None else batches, val, **options)
+    fit(job, log, save=save, stop=stop or StopSignals())
     return log
 
 
 def train(model, batches=None, val=None, *, hooks=None, **options):
-    """Trains from the start; `hooks` are the other arguments of `fit`, `options` those of the configuration."""
+    """Trains from the start; `hooks` are the other arguments of `go_on`, `options` those of the configuration."""
     return go_on(begin(model, batches, **options), batches, val, **(hooks or {}))
 
 

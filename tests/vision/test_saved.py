@@ -142,7 +142,7 @@ def test_a_configuration_of_another_program_beside_an_adapter_is_left_alone(fini
 def test_a_damaged_configuration_of_a_run_is_named(finished, tmp_path):
     (tmp_path / "adapter.safetensors").write_bytes((finished[0] / "adapter.safetensors").read_bytes())
     (tmp_path / "config.yaml").write_text("data: [")
-    with pytest.raises(ValueError, match=r"config\.yaml is damaged: "):
+    with pytest.raises(ValueError, match=r"config\.yaml is no YAML: "):
         evaluate_adapter(tmp_path)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...io.splits import SPLIT_NAMES, by_split
-from ...io.tables import is_hub_name, is_table_folder, load_from_hub, load_local
+from ...io.tables import SPLIT_NAMES, by_split, is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
 from .columns import text_layouts
 from .files import SUFFIXES, read_file

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ...io.splits import VAL_NAMES, find_split
+from ...io.tables import VAL_NAMES, find_split
 
 S = TypeVar("S")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...io.splits import VAL_NAMES, find_split
+from ...io.tables import VAL_NAMES, find_split
 from .expressions import Resolver, is_name, parse_split
 from .split import Split
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...io.splits import SPLIT_NAMES, by_split
+from ...io.tables import SPLIT_NAMES, by_split
 from .image import EXTENSIONS
 from .image_data import ImageData
 from .labels import MOST_CLASSES
