@@ -18,11 +18,10 @@ from ..training.state import State
 from .adapters import save_adapter, save_model
 from .config import TextConfig, base_model, has_weights
 from .encoded import EncodedTask, encode_task
-from .loader import moved, text_eval_loader, text_train_loader
-from .masking import Masking
-from .models import adapt, create_text_model, create_tokenizer
-from .scores import make_objective
-from .tasks import Task, get_task
+from .loader import Masking, moved, text_eval_loader, text_train_loader
+from .models import adapt, create_text_model
+from .objectives import make_objective
+from .tasks import Task
 
 
 def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device) -> Job:
@@ -31,13 +30,10 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     Raises:
         ValueError, TypeError, FileNotFoundError: a task, model, method, data set or file that does not exist or fit.
     """
-    task = get_task(config.task)
     if config.method is None:  # before the data are opened, which may take a download
         raise ValueError(f"say --method.name lora ({', '.join(METHODS)})")
-    base = base_model(config)
-    tokenizer = create_tokenizer(config.tokenizer or base)
-    encoded = encode_task(config, task, tokenizer, base)
-    data = encoded.data
+    encoded = encode_task(config)
+    task, tokenizer, data = encoded.task, encoded.tokenizer, encoded.data
     if "train" not in data.splits:
         raise ValueError(f"{config.data} has no split 'train'")
     if "val" not in data.splits and (config.patience is not None or config.select == "best"):
@@ -63,7 +59,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         for name, ids in encoded.encoded.items()
         if name != "train"
     }
-    objective, calibrate = make_objective(config, task, encoded)
+    objective, calibrate = make_objective(encoded)
     return Job(
         config=config,
         world=world,

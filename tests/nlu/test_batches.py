@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from capaboost_vit.nlu.loader import text_eval_loader, text_train_loader
-from capaboost_vit.nlu.masking import Masking
+from capaboost_vit.nlu.loader import Masking, text_eval_loader, text_train_loader
 from capaboost_vit.nlu.tokens import Encoded
 
 PAD, MASK, SPECIAL, VOCABULARY = 1, 4, (0, 1, 2, 3, 4), 60
@@ -300,12 +299,6 @@ def test_the_shortest_example_is_asked_for_its_only_token_and_none_without_one()
         assert (inputs.tolist(), targets.tolist()) == ([0, 2], [-100, -100])
     places = {int(np.flatnonzero(masking(np.arange(5, 25), epoch=0, index=i)[1] != -100)[0]) for i in range(300)}
     assert places == set(range(20))
-
-
-@pytest.mark.parametrize("probability", [0, -0.1, 1.1, float("nan")])
-def test_a_probability_outside_its_range_is_an_error(probability):
-    with pytest.raises(ValueError, match="probability of masking must lie in"):
-        Masking(MASK, VOCABULARY, SPECIAL, probability)
 
 
 def test_everything_may_be_asked_for():

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from capaboost_vit.nlu.data import TextSplit, open_texts
-from capaboost_vit.nlu.masking import Masking
+from capaboost_vit.nlu.loader import Masking
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.nlu.tokens import encode, encode_pieces
 
@@ -211,7 +211,7 @@ def test_robertas_ids(roberta):
 
 @pytest.mark.realdata
 def test_rte_in_robertas_tokens(roberta, real_data):
-    train = open_texts(str(real_data / "glue_small"), TASKS["rte"]).split("train")
+    train = open_texts(str(real_data / "glue_small"), TASKS["rte"]).splits["train"]
     encoded = encode(train, roberta, max_length=128, model_length=512)
     assert encoded.cut == sum(len(roberta(*texts)["input_ids"]) > 128 for texts in train.texts)
     assert 0 < encoded.cut < 400

@@ -9,11 +9,9 @@ from typing import Any
 from ...io.splits import SPLIT_NAMES, by_split
 from ...io.tables import is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
-from .columns import text_layouts
+from .columns import number_labels, text_layouts
 from .files import SUFFIXES, read_file
-from .labels import number_labels
-from .protocols import PROTOCOLS, apply_protocol
-from .split import TextData, TextSplit
+from .split import PROTOCOLS, TextData, TextSplit, apply_protocol
 from .table import Table, read_rows, table_of
 
 _SPLITS = dict(SPLIT_NAMES)
@@ -44,7 +42,7 @@ def open_texts(
 
     Args:
         task: `dataclasses.replace(task, classes=...)` reads a file with the classes of a model that was trained before.
-        protocol: of the splits (see `protocols`); None takes the task's.
+        protocol: of the splits (see `nlu.data.split`); None takes the task's.
         seed: of what the protocol draws.
         text_columns: the column of texts, or the two of pairs; None finds them by their usual names.
         label_column: of labels or scores; None finds it.

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from ...io.columns import LabelColumn
 from ..tasks import Task
-from .columns import label_column, text_columns
-from .labels import plain
+from .columns import label_column, plain, text_columns
 
 _AT_ONCE = 1000  # rows that are taken from a data set together
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..tokens import Encoded, Piece, piece_name, tokenized, tokens_of
-from .split import Question, QuestionSplit
+from ..tokens import Encoded, Tokens, check_tokenizer, piece_name, tokenized
+from .reading import Question, QuestionSplit
 
 CLS = 0  # the token of a window that stands for "not in here"
 
@@ -54,36 +53,37 @@ def encode_questions(
         model_length: the most tokens that the model reads; None does not check.
 
     Raises:
-        TypeError: a tokenizer without character offsets.
-        ValueError: it has no token to pad with, or none at the start of a text; a length that is not positive or above
-            the model's; a question that leaves no room for more context than the stride, by its id.
+        TypeError, ValueError: see `check_tokenizer`. ValueError too: no cls token at the start of a text; a question
+            that leaves no room for more context than the stride, by its id.
     """
-    _check_lengths(max_length, stride, max_question, model_length)
-    _check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer, max_length, model_length, segments=2)
+    if tokenizer.cls_token_id is None or tokenizer("a", "b")["input_ids"][CLS] != tokenizer.cls_token_id:
+        kind = type(tokenizer).__name__
+        raise ValueError(f"{kind} begins no text with a cls token, which here stands for no answer: take an encoder's")
     asked, cut = _questions(split, tokenizer, max_question, max_length, stride)
-    options: dict[str, Any] = {"max_length": max_length, "stride": stride, "return_overflowing_tokens": True}
     pairs = [(text, question.context) for text, question in zip(asked, split.questions, strict=True)]
-    pieces: list[Piece] = []
+    windows_of = tokenized(tokenizer, pairs, truncation="only_second", max_length=max_length, stride=stride)
+    tokens = Tokens(tokenizer)
     names: list[str] = []
+    places: list[int] = []
     spans: list[np.ndarray] = []
     targets: list[tuple[int, int]] = []
-    encoded = tokenized(tokenizer, pairs, truncation="only_second", **options)
-    for place, of_question in groupby(encoded, key=lambda pair: pair[0].text):
-        question, windows = split.questions[place], list(of_question)
-        for number, (piece, encoding) in enumerate(windows, start=1):
-            of_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
-            span = np.where(of_context[:, None], np.array(encoding.offsets, dtype=np.int32), np.int32(-1))
-            pieces.append(piece)
+    for place, (question, windows) in enumerate(zip(split.questions, windows_of, strict=True)):
+        for number, window in enumerate(windows, start=1):
+            of_context = np.array([sequence == 1 for sequence in window.sequence_ids])
+            span = np.where(of_context[:, None], np.array(window.offsets, dtype=np.int32), np.int32(-1))
+            tokens.add(window)
             names.append(piece_name(question.id, number))
+            places.append(place)
             spans.append(span)
             targets.append(_target(question, span, number == 1, number == len(windows)))
     return Windows(
-        **tokens_of(pieces, tokenizer),
+        **tokens.fields(),
         names=tuple(names),
         targets=torch.tensor(targets, dtype=torch.int64).reshape(-1, 2),
         cut=cut,
         max_length=max_length,
-        question=tuple(piece.text for piece in pieces),
+        question=tuple(places),
         spans=tuple(spans),
     )
 
@@ -127,22 +127,3 @@ def _questions(
                 f"context, expected more than the stride {stride}: raise max_length, or lower stride or max_question"
             )
     return asked, len(long)
-
-
-def _check_lengths(max_length: int, stride: int, max_question: int, model_length: int | None) -> None:
-    for name, value, least in (("max_length", max_length, 1), ("max_question", max_question, 1), ("stride", stride, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if model_length is not None and max_length > model_length:
-        raise ValueError(f"max_length {max_length} is more than the {model_length} tokens that the model reads")
-
-
-def _check_tokenizer(tokenizer: Any) -> None:
-    kind = type(tokenizer).__name__
-    if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(f"{kind} knows no character offsets: load a fast tokenizer (AutoTokenizer, use_fast=True)")
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"{kind} has no token to pad with: set tokenizer.pad_token")
-    ids = tokenizer("a", "b")["input_ids"]
-    if tokenizer.cls_token_id is None or ids[CLS] != tokenizer.cls_token_id:
-        raise ValueError(f"{kind} begins no text with a cls token, which here stands for no answer: take an encoder's")
