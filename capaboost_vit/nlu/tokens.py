@@ -55,18 +55,19 @@ def encode(
         regression: labels are scores.
 
     Raises:
-        TypeError, ValueError: see `check_tokenizer`.
+        ValueError: see `check_length`.
     """
-    check_tokenizer(tokenizer, max_length, model_length, segments=len(split.texts[0]) if split.texts else 1)
+    check_length(tokenizer, max_length, model_length, segments=len(split.texts[0]) if split.texts else 1)
     tokens = Tokens(tokenizer)
     cut = 0
-    for first, *others in tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first"):
-        tokens.add(first)
+    pieces_of = tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first")
+    for name, (first, *others) in zip(split.names, pieces_of, strict=True):
+        tokens.add(first, name)
         cut += bool(others)
     targets = None
     if split.labels or not len(split):
         targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
-    return Encoded(**tokens.fields(), targets=targets, names=split.names, cut=cut, max_length=max_length)
+    return Encoded(**tokens.fields(), targets=targets, cut=cut, max_length=max_length)
 
 
 def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_length: int | None = None) -> Encoded:
@@ -76,22 +77,20 @@ def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_le
     by its number there from the second one on: `train.txt:17 (2)`. A piece of special tokens alone is left out.
 
     Raises:
-        TypeError, ValueError: see `check_tokenizer`; ValueError too where nothing is left.
+        ValueError: see `check_length`; or nothing is left.
     """
-    check_tokenizer(tokenizer, max_length, model_length, segments=1)
+    check_length(tokenizer, max_length, model_length, segments=1)
     special = set(tokenizer.all_special_ids)
     documents = [(" ".join(segments).strip(),) for segments in split.texts]
     tokens = Tokens(tokenizer)
-    names: list[str] = []
     pieces_of = tokenized(tokenizer, documents, max_length=max_length, truncation=True)
     for document, pieces in zip(split.names, pieces_of, strict=True):
         for number, piece in enumerate(pieces, start=1):
             if not special.issuperset(piece.ids):
-                tokens.add(piece)
-                names.append(piece_name(document, number))
-    if len(split) and not names:
+                tokens.add(piece, document, number)
+    if len(split) and not tokens.names:
         raise ValueError("the tokenizer finds no token in any of the texts")
-    return Encoded(**tokens.fields(), targets=None, names=tuple(names), max_length=max_length)
+    return Encoded(**tokens.fields(), targets=None, max_length=max_length)
 
 
 def tokenized(tokenizer: Any, texts: Sequence[tuple[str, ...]], **options: Any) -> Iterator[list[Any]]:
@@ -106,44 +105,31 @@ def tokenized(tokenizer: Any, texts: Sequence[tuple[str, ...]], **options: Any) 
         yield from ([encoding, *encoding.overflowing] for encoding in rows.encodings)
 
 
-def piece_name(name: str, number: int) -> str:
-    """The name of the n-th piece of a text: `name`, `name (2)`, ..."""
-    return name if number == 1 else f"{name} ({number})"
-
-
 class Tokens:
-    """Collects ids and types of encodings, as arrays."""
+    """Collects ids and types of encodings, as arrays, and their names."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.pad_id: int = tokenizer.pad_token_id
         self.has_types = "token_type_ids" in tokenizer.model_input_names
         self.ids: list[np.ndarray] = []
         self.types: list[np.ndarray] = []
+        self.names: list[str] = []
 
-    def add(self, encoding: Any) -> None:
-        """Adds one encoding."""
+    def add(self, encoding: Any, name: str, number: int = 1) -> None:
+        """Adds the n-th piece of a text, which is called `name`, `name (2)`, ..."""
+        self.names.append(name if number == 1 else f"{name} ({number})")
         self.ids.append(np.array(encoding.ids, dtype=np.int32))
         if self.has_types:
             self.types.append(np.array(encoding.type_ids, dtype=np.int32))
 
     def fields(self) -> dict[str, Any]:
-        """The fields `ids`, `types` and `pad_id` of `Encoded`."""
-        return {"ids": tuple(self.ids), "types": tuple(self.types) or None, "pad_id": self.pad_id}
+        """The fields of `Encoded` that tell of the texts."""
+        types = tuple(self.types) or None
+        return {"ids": tuple(self.ids), "types": types, "names": tuple(self.names), "pad_id": self.pad_id}
 
 
-def check_tokenizer(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:
-    """Checks a tokenizer, and the length of an example, special tokens included.
-
-    Args:
-        model_length: tokens that the model takes; None for any number.
-        segments: texts of an example, one or two.
-
-    Raises:
-        TypeError: the tokenizer is no fast one of transformers.
-        ValueError: more tokens than the model takes, or too few for any text; the tokenizer cannot fill up a batch.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(f"expected a fast tokenizer of transformers, got {type(tokenizer).__name__}")
+def check_length(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:
+    """Raises ValueError for more tokens than a model takes (None: any number), or too few for one text or two."""
     if model_length is not None and max_length > model_length:
         raise ValueError(f"--max-length {max_length}: the model takes {model_length} tokens at most")
     special = tokenizer.num_special_tokens_to_add(segments == 2)
@@ -152,5 +138,3 @@ def check_tokenizer(tokenizer: Any, max_length: int, model_length: int | None, *
             f"--max-length {max_length} leaves no room: the tokenizer adds {special} special tokens to "
             f"{'a text' if segments == 1 else 'two texts'}"
         )
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no padding token: set its pad_token")
