@@ -14,11 +14,12 @@ from ..core.merge import merge, unmergeable
 from ..methods import METHODS
 from ..training.distributed import ProcessGroup
 from ..training.job import Job
+from ..training.loader import TrainLoader
 from ..training.state import State
 from .adapters import save_adapter, save_model
 from .config import TextConfig, base_model, has_weights
 from .encoded import EncodedTask, encode_task
-from .loader import Masking, moved, text_eval_loader, text_train_loader
+from .loader import Masking, TextExamples, moved, text_eval_loader
 from .models import adapt, create_text_model
 from .objectives import make_objective
 from .tasks import Task
@@ -45,17 +46,17 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     masking = None
     if task.kind == "masked":
         masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
-    shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
-    train = text_train_loader(
-        encoded.encoded["train"],
+    shard = {"rank": world.rank, "world_size": world.size}
+    train = TrainLoader(
+        TextExamples(encoded.encoded["train"], masking),
         batch_size=config.batch_size,
         seed=config.seed,
         accumulation=config.grad_accum_steps,
-        group_by_length=config.group_by_length,
+        lengths=encoded.encoded["train"].lengths if config.group_by_length else None,
         **shard,
     )
     held_out = {
-        name: text_eval_loader(ids, batch_size=config.validation_batch_size, **shard)
+        name: text_eval_loader(ids, masking=masking, batch_size=config.validation_batch_size, **shard)
         for name, ids in encoded.encoded.items()
         if name != "train"
     }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.seeds import words
-from ..training.loader import EvalLoader, TrainLoader
+from ..training.loader import EvalLoader
 from ..training.order import Part
 from .tokens import Encoded
 
@@ -130,24 +130,10 @@ class TextExamples:
         return inputs, targets
 
 
-def text_train_loader(
-    encoded: Encoded, *, masking: Masking | None = None, group_by_length: bool = True, **updates: Any
-) -> TrainLoader:
-    """The training examples of one split as updates of the optimizer.
-
-    Args:
-        group_by_length: examples of about the same length come into the same update.
-        updates: see `TrainLoader`.
-    """
-    lengths = encoded.lengths if group_by_length else None
-    return TrainLoader(TextExamples(encoded, masking), lengths=lengths, **updates)
-
-
 def text_eval_loader(encoded: Encoded, *, masking: Masking | None = None, **share: Any) -> EvalLoader:
     """Batches of one split for an evaluation, the longest examples first, so that little is filled up.
 
-    Args:
-        share: see `EvalLoader`.
+    The share of a process is that of `EvalLoader`.
     """
     order = np.argsort(-encoded.lengths, kind="stable").tolist()
     return EvalLoader(TextExamples(encoded, masking), order=order, **share)

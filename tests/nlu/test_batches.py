@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from capaboost_vit.nlu.loader import Masking, text_eval_loader, text_train_loader
+from capaboost_vit.nlu.loader import Masking, TextExamples, text_eval_loader
 from capaboost_vit.nlu.tokens import Encoded
+from capaboost_vit.training.loader import TrainLoader
 
 PAD, MASK, SPECIAL, VOCABULARY = 1, 4, (0, 1, 2, 3, 4), 60
 MASKING = Masking(MASK, VOCABULARY, SPECIAL, seed=7)
@@ -39,8 +40,9 @@ def encoded(count=53, *, types=True, kind="classes", longest=40, **options):
     return Encoded(tuple(ids), segments if types else None, targets, names, PAD, **options)
 
 
-def updates_of(examples, *, batch_size=8, seed=0, **options):
-    return text_train_loader(examples, batch_size=batch_size, seed=seed, **options)
+def updates_of(examples, *, masking=None, group_by_length=True, **options):
+    lengths = examples.lengths if group_by_length else None
+    return TrainLoader(TextExamples(examples, masking), lengths=lengths, **{"batch_size": 8, "seed": 0, **options})
 
 
 def same(first, second):

@@ -398,9 +398,6 @@ def test_what_is_wrong_is_one_line_that_names_the_place(folder, task, files, tex
         ({"protocol": "thirds"}, "unknown split protocol 'thirds': choose own, dev, halves, thousand"),
         ({"text_columns": ["nothing"]}, "has no column 'nothing'; it has: text, label"),
         ({"text_columns": ["lable"]}, "did you mean 'label'"),
-        ({"text_columns": []}, "--text-columns: expected one column or two, got none"),
-        ({"text_columns": ["a", "b", "c"]}, "--text-columns: expected one column or two, got a, b, c"),
-        ({"text_columns": ["text", "text"]}, "--text-columns: expected one column or two"),
         ({"label_column": "lable"}, "has no column 'lable' (did you mean 'label'?); it has: text, label"),
     ],
 )

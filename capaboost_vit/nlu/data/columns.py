@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...io.columns import LabelColumn, asked_column, labelled, listed, no_column, only_column, training_column
 from ..tasks import Task
 
-_TEXTS = (
+TEXTS = (  # usual names of the columns of texts
     ("text",),
     ("sentence",),
     ("sentence1", "sentence2"),
@@ -24,19 +24,6 @@ _INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 Labels = tuple[int, ...] | tuple[float, ...]
-
-
-def text_layouts(task: Task, asked: Sequence[str] | None) -> list[tuple[str, ...]]:
-    """Names that the columns of texts may have, those asked for or those of the task.
-
-    Raises:
-        ValueError: other than one or two columns were asked for.
-    """
-    if asked is not None:
-        if not 1 <= len(set(asked)) == len(asked) <= 2:
-            raise ValueError(f"--text-columns: expected one column or two, got {', '.join(asked) or 'none'}")
-        return [tuple(asked)]
-    return [names for names in (task.columns, task.file_columns) if names] or list(_TEXTS)
 
 
 def text_columns(where: str, columns: Collection[str], layouts: list[tuple[str, ...]]) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ CLS = 0  # the token of a window that stands for "not in here"
 class Windows(Encoded):
     """Token windows, W of them, each with a question and a part of its context.
 
-    `names` are the ids of the questions, with a number from the second window of a question on, `id (2)`; `targets`
-    (W, 2) the first and the last token of the first answer, and 0, 0 (the cls token) for a window that lacks a part of it;
-    `cut` counts the questions that were too long and lost their end, while no context loses anything.
+    `names` are the ids of the questions, with a number from the second window of a question on, `id (2)`. `targets`
+    (W, 2) are the first and the last token of the first answer, or 0, 0 (the cls token) where the window lacks a part
+    of it. `cut` counts the questions that were too long and lost their end, while no context loses anything.
 
     Args:
         question: of each window, the index of its question in the split.
