@@ -86,7 +86,7 @@ def written(tmp_path_factory):
 def test_a_fingerprint_is_the_one_that_was_released(written, data, split):
     if data == "tsv":
         protocol, split_name = split.split()
-        record = open_texts(str(written / "tsv"), TASKS["rte"], protocol=protocol).split(split_name).record()
+        record = open_texts(str(written / "tsv"), TASKS["rte"], protocol=protocol).splits[split_name].record()
     else:
         spec = written / data / "train.parquet" if data == "parquet" else written / data
         record = open_data(str(spec)).split(split).record()

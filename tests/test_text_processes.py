@@ -15,9 +15,7 @@ from safetensors.torch import load_file
 from capaboost_vit.nlu.encoded import encode_task
 from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.loader import text_eval_loader
-from capaboost_vit.nlu.models import create_tokenizer
-from capaboost_vit.nlu.scores import make_objective
-from capaboost_vit.nlu.tasks import get_task
+from capaboost_vit.nlu.objectives import make_objective
 from capaboost_vit.run import train
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.job import as_dict
@@ -47,10 +45,9 @@ class Both:
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_shares_of_an_evaluation_are_the_whole_of_it(text_material, kind, split, batch_size):
     config = texts.configure(text_material, kind, "nowhere")
-    task = get_task(config.task)
-    data = encode_task(config, task, create_tokenizer(config.model), config.model)
-    objective, _ = make_objective(config, task, data)
-    model = build_text_model(config, task, data.data.classes)
+    data = encode_task(config)
+    objective, _ = make_objective(data)
+    model = build_text_model(config, data.task, data.data.classes)
     options = {"prepare": lambda batch: batch, "config": config, "objective": objective}
     encoded = data.encoded[split]
     assert len(encoded) % 2 or kind == "unanswered"

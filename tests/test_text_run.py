@@ -311,7 +311,7 @@ def spans_of(folder, split, config, **options):
 
 def test_the_scores_of_questions_are_those_of_the_answers(finished_text):
     folder, found = finished_text("questions")
-    test = open_questions(found["config"]["data"]).split("test")
+    test = open_questions(found["config"]["data"]).splits["test"]
     expected = score_answers(test, spans_of(folder, test, found["config"]))
     assert {name: found[f"test_{name}"] for name in expected} == pytest.approx(expected)
     assert expected["f1"] > 20
@@ -320,7 +320,7 @@ def test_the_scores_of_questions_are_those_of_the_answers(finished_text):
 def test_the_threshold_of_no_answer_is_the_best_one_on_val(finished_text):
     folder, found = finished_text("unanswered", epochs=4)
     data, config = open_questions(found["config"]["data"]), found["config"]
-    val, test = data.split("val"), data.split("test")
+    val, test = data.splits["val"], data.splits["test"]
     threshold = best_threshold(val, spans_of(folder, val, config, no_answer=True))
     assert abs(threshold) > 1e-3
     by_threshold = {t: spans_of(folder, test, config, no_answer=True, threshold=t) for t in (threshold, 0.0)}

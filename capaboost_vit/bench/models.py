@@ -149,7 +149,7 @@ def _texts(workload: Workload) -> Subject:
     """Random tokens, at the end of each text as much padding as the workload says; without any there is no mask."""
     base = _encoder(workload)
     config: Any = base.config
-    length, longest = workload.seq_len or 128, model_length(base)
+    length, longest = workload.seq_len or 128, model_length(base.config)
     if longest is not None and length > longest:
         raise ValueError(f"--seq-len {length}: {workload.model} takes at most {longest} tokens")
     shape = (workload.batch_size, length)

@@ -14,7 +14,7 @@ from ..core.gate import Padding
 from ..core.inject import features
 from ..core.virtual_tokens import VirtualTokens
 from ..core.wrapper import Wrapper, unwrap
-from .masks import real_positions, with_keys
+from .encoder import real_positions, with_keys
 
 
 def takes_prefix(attention: nn.Module) -> bool:

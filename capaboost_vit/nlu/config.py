@@ -67,8 +67,9 @@ class TextConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.text_columns is not None and len(self.text_columns) not in (1, 2):
-            raise ValueError(f"--text-columns takes one column or two, got {len(self.text_columns)}")
+        columns = self.text_columns
+        if columns is not None and not 1 <= len(set(columns)) == len(columns) <= 2:
+            raise ValueError(f"--text-columns takes one column or two, got {', '.join(columns) or 'none'}")
         if self.task != "mlm" and self.texts_of is not None:
             raise ValueError("--texts-of is for --task mlm")
         if self.task == "mlm" and (self.dapt_data is not None or self.tapt_epochs):

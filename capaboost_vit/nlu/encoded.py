@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from ..io.options import flag
-from .config import TextConfig
+from .config import TextConfig, base_model
 from .data import TextData, open_texts
-from .models import known_limits
+from .models import create_tokenizer, known_limits
 from .questions import encode_questions, open_questions
 from .tasks import Task, get_task
 from .tokens import Encoded, encode, encode_pieces
@@ -18,8 +18,16 @@ from .tokens import Encoded, encode, encode_pieces
 
 @dataclass(frozen=True)
 class EncodedTask:
-    """Data of a task, and the ids that the model reads, by split; of questions these are windows of the contexts."""
+    """A task with its data, and the ids that the model reads, by split; of questions these are windows of the contexts.
 
+    Args:
+        config: names the task, its data and the base model.
+        tokenizer: that of the model, or another one that was asked for.
+    """
+
+    config: TextConfig
+    task: Task
+    tokenizer: Any
     data: TextData[Any]
     encoded: dict[str, Encoded]
 
@@ -28,19 +36,18 @@ class EncodedTask:
         return next(self.data.splits[name] for name, ids in self.encoded.items() if ids is encoded)
 
 
-def encode_task(
-    config: TextConfig, task: Task, tokenizer: Any, model: str, *, classes: tuple[str, ...] = ()
-) -> EncodedTask:
+def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> EncodedTask:
     """Reads and encodes the splits that the configuration's data and protocol give.
 
     Args:
-        model: folder or hub id of the model that is to read them.
         classes: those of a model that was trained before; none: the task's or the data's own.
 
     Raises:
-        FileNotFoundError, ValueError: what `open_texts`, `open_questions` and the encoders refuse; a tokenizer that has
-            more tokens than the model.
+        FileNotFoundError, ValueError: no such task or model; what `open_texts`, `open_questions` and the encoders
+            refuse; a tokenizer that has more tokens than the model.
     """
+    task, model = get_task(config.task), base_model(config)
+    tokenizer = create_tokenizer(config.tokenizer or model)
     length, vocabulary = known_limits(model)
     encoder: Callable[..., Encoded]
     if task.kind == "questions":
@@ -62,7 +69,7 @@ def encode_task(
             f"the tokenizer has tokens up to number {highest}, and {model} knows {vocabulary} of them: "
             "name the model's own with --tokenizer"
         )
-    return EncodedTask(data, encoded)
+    return EncodedTask(config, task, tokenizer, data, encoded)
 
 
 def _open_texts(config: TextConfig, task: Task, classes: tuple[str, ...]) -> TextData[Any]:

@@ -14,15 +14,15 @@ from ..core.merge import merge, unmergeable
 from ..methods import METHODS
 from ..training.distributed import ProcessGroup
 from ..training.job import Job
+from ..training.loader import TrainLoader
 from ..training.state import State
 from .adapters import save_adapter, save_model
 from .config import TextConfig, base_model, has_weights
 from .encoded import EncodedTask, encode_task
-from .loader import moved, text_eval_loader, text_train_loader
-from .masking import Masking
-from .models import adapt, create_text_model, create_tokenizer
-from .scores import make_objective
-from .tasks import Task, get_task
+from .loader import Masking, TextExamples, moved, text_eval_loader
+from .models import adapt, create_text_model
+from .objectives import make_objective
+from .tasks import Task
 
 
 def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device) -> Job:
@@ -31,13 +31,10 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     Raises:
         ValueError, TypeError, FileNotFoundError: a task, model, method, data set or file that does not exist or fit.
     """
-    task = get_task(config.task)
     if config.method is None:  # before the data are opened, which may take a download
         raise ValueError(f"say --method.name lora ({', '.join(METHODS)})")
-    base = base_model(config)
-    tokenizer = create_tokenizer(config.tokenizer or base)
-    encoded = encode_task(config, task, tokenizer, base)
-    data = encoded.data
+    encoded = encode_task(config)
+    task, tokenizer, data = encoded.task, encoded.tokenizer, encoded.data
     if "train" not in data.splits:
         raise ValueError(f"{config.data} has no split 'train'")
     if "val" not in data.splits and (config.patience is not None or config.select == "best"):
@@ -49,21 +46,21 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     masking = None
     if task.kind == "masked":
         masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
-    shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "masking": masking}
-    train = text_train_loader(
-        encoded.encoded["train"],
+    shard = {"rank": world.rank, "world_size": world.size}
+    train = TrainLoader(
+        TextExamples(encoded.encoded["train"], masking),
         batch_size=config.batch_size,
         seed=config.seed,
         accumulation=config.grad_accum_steps,
-        group_by_length=config.group_by_length,
+        lengths=encoded.encoded["train"].lengths if config.group_by_length else None,
         **shard,
     )
     held_out = {
-        name: text_eval_loader(ids, batch_size=config.validation_batch_size, **shard)
+        name: text_eval_loader(ids, masking=masking, batch_size=config.validation_batch_size, **shard)
         for name, ids in encoded.encoded.items()
         if name != "train"
     }
-    objective, calibrate = make_objective(config, task, encoded)
+    objective, calibrate = make_objective(encoded)
     return Job(
         config=config,
         world=world,

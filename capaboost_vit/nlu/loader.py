@@ -1,24 +1,83 @@
-"""Texts as batches: token ids, padded to the longest example of their batch."""
+"""Texts as batches: token ids, padded to the longest example of their batch, and masked where tokens are asked for."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..training.loader import EvalLoader, Part, TrainLoader
-from .masking import NOT_ASKED, Masking
+from ..core.seeds import words
+from ..training.loader import EvalLoader, Part
 from .tokens import Encoded
 
 Batch = tuple[dict[str, Tensor], Tensor]  # input_ids, attention_mask[, token_type_ids] (B, N) int64; targets
 # the padding label, that of an example that only stands in: -1 for classes and spans, -100 for masked tokens, and NaN
 # for scores, of which -1 may be one
 
+NOT_ASKED = -100
 _MULTIPLE = 8  # of tokens, as GPUs like it
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Of the tokens that are not special, each is asked for with a probability; at least one of every example.
+
+    Of those asked for, 80 % become the mask, 10 % another token, drawn from all that are not special, and 10 % stay as
+    they are. What is drawn is a function of (seed, epoch, index) on every platform.
+
+    Args:
+        mask_id: of the mask token.
+        vocab_size: ids are below it.
+        special_ids: tokens that are never asked for and never drawn.
+        probability: of being asked for.
+        seed: keys what is drawn.
+    """
+
+    mask_id: int
+    vocab_size: int
+    special_ids: tuple[int, ...]
+    probability: float = 0.15
+    seed: int = 0
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, probability: float = 0.15, seed: int = 0) -> Masking:
+        """The masking for a tokenizer. Raises ValueError if it has no mask token."""
+        if tokenizer.mask_token_id is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no mask token: its model cannot be asked for masked ones")
+        size = max(tokenizer.get_vocab().values()) + 1  # len(tokenizer) is less where ids are left out
+        return cls(tokenizer.mask_token_id, size, tuple(tokenizer.all_special_ids), probability, seed)
+
+    def __call__(self, ids: np.ndarray, *, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """From the tokens (N,) of an example to what the model reads, and the tokens asked for, -100 where none is."""
+        state = np.random.RandomState(words("masking", self.seed, epoch, index))
+        places = np.flatnonzero(self._is_ordinary[ids])
+        chosen = places[state.random_sample(len(places)) < self.probability]
+        if not len(chosen) and len(places):
+            chosen = places[state.randint(len(places), size=1)]
+        inputs, targets = ids.copy(), np.full_like(ids, NOT_ASKED)
+        targets[chosen] = ids[chosen]
+        fate = state.random_sample(len(chosen))
+        ordinary = self._ordinary
+        drawn = ordinary[state.randint(len(ordinary), size=len(chosen))]
+        inputs[chosen] = np.where(fate < 0.8, self.mask_id, np.where(fate < 0.9, drawn, ids[chosen]))
+        return inputs, targets
+
+    @cached_property
+    def _is_ordinary(self) -> np.ndarray:
+        """Whether a token is not special, by id."""
+        ordinary = np.ones(self.vocab_size, dtype=bool)
+        ordinary[list(self.special_ids)] = False
+        return ordinary
+
+    @cached_property
+    def _ordinary(self) -> np.ndarray:
+        return np.flatnonzero(self._is_ordinary)
 
 
 class TextExamples:
@@ -70,24 +129,10 @@ class TextExamples:
         return inputs, targets
 
 
-def text_train_loader(
-    encoded: Encoded, *, masking: Masking | None = None, group_by_length: bool = True, **updates: Any
-) -> TrainLoader:
-    """The training examples of one split as updates of the optimizer.
-
-    Args:
-        group_by_length: examples of about the same length come into the same update.
-        updates: see `TrainLoader`.
-    """
-    lengths = encoded.lengths if group_by_length else None
-    return TrainLoader(TextExamples(encoded, masking), lengths=lengths, **updates)
-
-
 def text_eval_loader(encoded: Encoded, *, masking: Masking | None = None, **share: Any) -> EvalLoader:
     """Batches of one split for an evaluation, the longest examples first, so that little is filled up.
 
-    Args:
-        share: see `EvalLoader`.
+    The share of a process is that of `EvalLoader`.
     """
     order = np.argsort(-encoded.lengths, kind="stable").tolist()
     return EvalLoader(TextExamples(encoded, masking), order=order, **share)

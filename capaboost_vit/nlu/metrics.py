@@ -9,18 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from ..io.options import suggest
 from .tasks import GLUE, TASKS
 
-_OF_CLASSES = ("accuracy", "f1", "matthews", "macro_f1", "micro_f1")
-_OF_NUMBERS = ("pearson", "spearman")
 _AVERAGES = {"f1": "binary", "macro_f1": "macro", "micro_f1": "micro"}  # of scikit-learn
 
 
-def scores(
-    metrics: Sequence[str], predictions: Tensor, targets: Tensor, *, num_classes: int | None
-) -> dict[str, float]:
-    """100 x each metric, in the order asked for.
+def scores(metrics: Sequence[str], predictions: Tensor, targets: Tensor) -> dict[str, float]:
+    """100 x each metric of predictions (B,) and targets (B,), in the order asked for.
 
     Of classes: `accuracy`; `f1` of class 1 (two classes only); `matthews`; `micro_f1`, which is the accuracy where each
     example has one class; `macro_f1`, the mean of the F1 of the classes that occur in targets or predictions (a class
@@ -28,26 +23,18 @@ def scores(
     A ratio without a value is 0, without a warning: the F1 of a class that is never predicted, or of one without an
     example; `matthews` of constant predictions or targets; a correlation of constants, or of a single example.
 
-    Args:
-        metrics: names.
-        predictions: (B,) class numbers, or numbers for a regression.
-        targets: (B,) of the same kind.
-        num_classes: None for a regression.
-
     Raises:
-        ValueError: an unknown metric, or one of the other kind of task; no example; shapes that differ; a number that
-            is not finite; a class that is not there.
+        ValueError: no example, or a prediction that is not finite.
     """
-    for metric in metrics:
-        _refuse(metric, num_classes)
-    if predictions.ndim != 1 or predictions.shape != targets.shape:
-        raise ValueError(
-            f"expected one prediction for each target, got shapes {tuple(predictions.shape)} and {tuple(targets.shape)}"
-        )
     if len(targets) == 0:
         raise ValueError("no example to score: the split is empty")
-    given = [_values(what, values, num_classes) for what, values in (("prediction", predictions), ("target", targets))]
-    return {metric: 100 * _metric(metric, *given) for metric in metrics}
+    predicted, expected = (values.detach().cpu().double().numpy() for values in (predictions, targets))
+    wrong = np.flatnonzero(~np.isfinite(predicted))
+    if len(wrong):
+        raise ValueError(
+            f"prediction {wrong[0]} is {predicted[wrong[0]]}, as {len(wrong)} of {len(predicted)}: did it diverge?"
+        )
+    return {metric: 100 * _metric(metric, predicted, expected) for metric in metrics}
 
 
 def glue_average(rows: Mapping[str, Mapping[str, float]]) -> float | None:
@@ -63,33 +50,6 @@ def glue_average(rows: Mapping[str, Mapping[str, float]]) -> float | None:
     if any(metric not in rows.get(task, {}) for task, metric in wanted):
         return None
     return math.fsum(rows[task][metric] for task, metric in wanted) / len(wanted)
-
-
-def _refuse(metric: str, num_classes: int | None) -> None:
-    known = [*_OF_CLASSES, *_OF_NUMBERS]
-    if metric not in known:
-        raise ValueError(f"no metric {metric!r}{suggest(metric, known, cutoff=0)}; there are: {', '.join(known)}")
-    if (metric in _OF_NUMBERS) != (num_classes is None):
-        kind = "a regression" if num_classes is None else f"{num_classes} classes"
-        fitting = _OF_NUMBERS if num_classes is None else _OF_CLASSES
-        raise ValueError(f"{metric} is not a metric of {kind}: take {', '.join(fitting)}")
-    if metric == "f1" and num_classes != 2:
-        raise ValueError(f"f1 is that of class 1 of 2, but there are {num_classes} classes: take macro_f1 or micro_f1")
-
-
-def _values(what: str, values: Tensor, num_classes: int | None) -> np.ndarray:
-    """As float64 for a regression, as int64 for classes."""
-    array = values.detach().cpu().double().numpy()
-    wrong = np.flatnonzero(~np.isfinite(array))
-    if len(wrong):
-        raise ValueError(f"{what} {wrong[0]} is {array[wrong[0]]}, as {len(wrong)} of {len(array)}: did it diverge?")
-    if num_classes is None:
-        return array
-    classes = array.astype(np.int64)
-    wrong = np.flatnonzero((classes != array) | (classes < 0) | (classes >= num_classes))
-    if len(wrong):
-        raise ValueError(f"{what} {wrong[0]} is {array[wrong[0]]:g}, expected a class from 0 to {num_classes - 1}")
-    return classes
 
 
 def _metric(name: str, predictions: np.ndarray, targets: np.ndarray) -> float:

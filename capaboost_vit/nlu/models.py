@@ -50,10 +50,7 @@ def create_text_model(
     elif kind == "classification":
         if not classes:
             raise ValueError('a classification needs the names of its classes, such as classes=("no", "yes")')
-        options |= {
-            "id2label": dict(enumerate(classes)),
-            "label2id": {label: i for i, label in enumerate(classes)},
-        }
+        options |= {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
     import transformers
 
     with _explained(name, "the model"):
@@ -69,7 +66,7 @@ def create_text_model(
     for key, stored, wanted in info["mismatched_keys"]:
         if key.startswith(encoder):
             raise ValueError(f"{name} has {key} of shape {tuple(stored)}, these options ask for {tuple(wanted)}")
-    new = [key for key in info["missing_keys"]] + [key for key, _, _ in info["mismatched_keys"]]
+    new = [*info["missing_keys"], *(key for key, _, _ in info["mismatched_keys"])]
     fresh = {".".join(key.split(".")[: 2 if key.startswith(encoder) else 1]) for key in new}
     lacking = {module for module in fresh if module.startswith(encoder)} - {f"{encoder}pooler"}
     if lacking:
@@ -79,7 +76,7 @@ def create_text_model(
 
 
 def create_tokenizer(name: str) -> Any:
-    """The fast tokenizer of a model. Raises ValueError if there is none, or one that knows no word."""
+    """The fast tokenizer of a model. Raises ValueError if there is none, or one without words or padding token."""
     import transformers
 
     with _explained(name, "the tokenizer"):
@@ -88,13 +85,9 @@ def create_tokenizer(name: str) -> Any:
         raise ValueError(f"{name} has no fast tokenizer, whose offsets are needed: take a model with tokenizer.json")
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of no file at all
         raise ValueError(f"the tokenizer of {name} knows no word: the folder needs tokenizer.json")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"the tokenizer of {name} has no padding token: name another one with --tokenizer")
     return tokenizer
-
-
-def model_length(model: nn.Module) -> int | None:
-    """The most tokens that a model takes, or None for no limit."""
-    config: Any = model.config
-    return length_of(config)
 
 
 def known_limits(name: str) -> tuple[int | None, int]:
@@ -107,14 +100,15 @@ def known_limits(name: str) -> tuple[int | None, int]:
 
     with _explained(name, "the configuration"):
         config = transformers.AutoConfig.from_pretrained(name)
-        return length_of(config), config.vocab_size
+        return model_length(config), config.vocab_size
 
 
-def length_of(config: Any) -> int | None:
-    """The most tokens by a configuration of transformers; RoBERTa's positions begin behind that of the padding."""
+def model_length(config: Any) -> int | None:
+    """The most tokens that a model of transformers takes, by its configuration; None for no limit."""
     length: int | None = getattr(config, "max_position_embeddings", None)
     if length is None or getattr(config, "position_biased_input", True) is False:
         return None  # DeBERTa-v3: relative positions alone
+    # their positions begin behind that of the padding
     shifted = "roberta" in config.model_type or config.model_type in ("camembert", "xlm-roberta", "mpnet")
     return length - config.pad_token_id - 1 if shifted else length
 

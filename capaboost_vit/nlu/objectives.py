@@ -1,4 +1,4 @@
-"""Objectives of tasks that are no classification: regression, spans of a text, masked language modelling."""
+"""Objectives of text tasks: their losses, what is kept of a held-out split, and the metrics that it is scored by."""
 
 from __future__ import annotations
 
@@ -10,9 +10,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..training.distributed import ProcessGroup
-from ..training.objective import Objective
+from ..training.objective import Objective, classification
+from .encoded import EncodedTask
+from .metrics import scores
+from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
 
 Score = Callable[[Tensor, Any], dict[str, float]]
+
+
+def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
+    """The objective of a task, and what chooses the no-answer threshold on val (for SQuAD v2 alone).
+
+    Raises:
+        ValueError: smoothing of a task without classes.
+    """
+    task, smoothing = data.task, data.config.smoothing
+    if smoothing and task.kind != "classification":
+        raise ValueError(f"--smoothing is for classes, and {task.name} has none")
+    if task.kind == "masked":
+        return masked_tokens(), None
+    if task.kind == "questions":
+        questions = QuestionScores(data)
+        return spans(score=questions.scores, names=task.metrics), questions.calibrate if questions.no_answer else None
+    if task.kind == "regression":
+
+        def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
+            return scores(task.metrics, outputs, batches.examples.encoded.targets)
+
+        return regression(score=of_numbers, names=task.metrics), None
+
+    def of_classes(confusion: Tensor) -> dict[str, float]:
+        size = len(confusion)
+        cells = torch.arange(size * size).repeat_interleave(confusion.flatten())  # an example each, in some order
+        return scores(task.metrics, predictions=cells % size, targets=cells // size)
+
+    return classification(smoothing=smoothing, score=of_classes, names=task.metrics), None
 
 
 class Outputs:
@@ -119,3 +151,39 @@ def _token_losses(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     masked = targets >= 0
     losses = F.cross_entropy(outputs.float().transpose(1, 2), targets.where(masked, -100), reduction="none")
     return losses, masked
+
+
+class QuestionScores:
+    """Exact match and F1 of questions, from the logits of their windows.
+
+    Where questions need not have an answer, they get none if that is likelier by more than `threshold`.
+    """
+
+    def __init__(self, data: EncodedTask) -> None:
+        self.data = data
+        self.no_answer = any(split.unanswerable for split in data.data.splits.values())
+        self.threshold = 0.0
+
+    def scores(self, logits: Tensor, batches: Any) -> dict[str, float]:
+        """From logits (windows, 2, N) of one split."""
+        return score_answers(*self._answered(logits, batches))
+
+    def calibrate(self, logits: Tensor, batches: Any) -> None:
+        """Takes the no-answer threshold that is best on this split."""
+        self.threshold = 0.0
+        self.threshold = best_threshold(*self._answered(logits, batches))
+
+    def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
+        windows: Windows = batches.examples.encoded
+        split: QuestionSplit = self.data.split_of(windows)
+        answers = best_answers(
+            split,
+            windows,
+            logits[:, 0],
+            logits[:, 1],
+            n_best=self.data.config.n_best,
+            max_answer_length=self.data.config.max_answer_length,
+            no_answer=self.no_answer,
+            threshold=self.threshold,
+        )
+        return split, answers

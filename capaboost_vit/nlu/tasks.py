@@ -29,7 +29,7 @@ class Task:
         hub: repository and configuration on the hub; None where we know of none that holds the published data, which is
             then given by file.
         folder: of the data among others, as GLUE's and the papers' archives call it.
-        protocol: which split protocol is the usual one, see `nlu.data.protocols`.
+        protocol: which split protocol is the usual one, see `nlu.data.split`.
         domain: of the eight data sets of "Don't Stop Pretraining".
         file_columns, file_label: as the published tsv or csv calls them, if otherwise. Where several of them stand for
             a single column, their texts are joined with a space, as the hub's set was made.

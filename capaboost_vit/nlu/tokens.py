@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,25 +52,22 @@ def encode(
     """The tokens of each example, with the special ones; of a pair the longer text is cut first.
 
     Args:
-        tokenizer: a fast one of transformers.
-        max_length: tokens of an example, with the special ones.
         regression: labels are scores.
-        model_length: tokens that the model takes.
 
     Raises:
-        TypeError: the tokenizer is not a fast one.
-        ValueError: more tokens than the model takes, or too few for any text; the tokenizer cannot fill up a batch.
+        ValueError: see `check_length`.
     """
-    segments = len(split.texts[0]) if split.texts else 1
-    _check(tokenizer, max_length, model_length, segments=segments)
-    pieces, cut = [], 0
-    for piece, encoding in tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first"):
-        pieces.append(piece)
-        cut += bool(encoding.overflowing)
+    check_length(tokenizer, max_length, model_length, segments=len(split.texts[0]) if split.texts else 1)
+    tokens = Tokens(tokenizer)
+    cut = 0
+    pieces_of = tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first")
+    for name, (first, *others) in zip(split.names, pieces_of, strict=True):
+        tokens.add(first, name)
+        cut += bool(others)
     targets = None
     if split.labels or not len(split):
         targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
-    return Encoded(**tokens_of(pieces, tokenizer), targets=targets, names=split.names, cut=cut, max_length=max_length)
+    return Encoded(**tokens.fields(), targets=targets, cut=cut, max_length=max_length)
 
 
 def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_length: int | None = None) -> Encoded:
@@ -81,60 +77,59 @@ def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_le
     by its number there from the second one on: `train.txt:17 (2)`. A piece of special tokens alone is left out.
 
     Raises:
-        As `encode`; ValueError too where nothing is left.
+        ValueError: see `check_length`; or nothing is left.
     """
-    _check(tokenizer, max_length, model_length, segments=1)
+    check_length(tokenizer, max_length, model_length, segments=1)
     special = set(tokenizer.all_special_ids)
     documents = [(" ".join(segments).strip(),) for segments in split.texts]
-    pieces = tokenized(tokenizer, documents, max_length=max_length, truncation=True, return_overflowing_tokens=True)
-    kept: list[Piece] = []
-    names: list[str] = []
-    for document, its_pieces in itertools.groupby(pieces, key=lambda pair: pair[0].text):
-        for number, (piece, _) in enumerate(its_pieces, start=1):
-            if not special.issuperset(piece.ids.tolist()):
-                kept.append(piece)
-                names.append(piece_name(split.names[document], number))
-    if len(split) and not kept:
+    tokens = Tokens(tokenizer)
+    pieces_of = tokenized(tokenizer, documents, max_length=max_length, truncation=True)
+    for document, pieces in zip(split.names, pieces_of, strict=True):
+        for number, piece in enumerate(pieces, start=1):
+            if not special.issuperset(piece.ids):
+                tokens.add(piece, document, number)
+    if len(split) and not tokens.names:
         raise ValueError("the tokenizer finds no token in any of the texts")
-    return Encoded(**tokens_of(kept, tokenizer), targets=None, names=tuple(names), max_length=max_length)
+    return Encoded(**tokens.fields(), targets=None, max_length=max_length)
 
 
-class Piece(NamedTuple):
-    """The tokens of a text, or of a piece of it."""
+def tokenized(tokenizer: Any, texts: Sequence[tuple[str, ...]], **options: Any) -> Iterator[list[Any]]:
+    """Of each text, or pair of them, its pieces: the first one is what truncation leaves, the others are the rest.
 
-    text: int  # its place
-    ids: np.ndarray
-    types: np.ndarray | None
-
-
-def tokenized(tokenizer: Any, texts: Sequence[tuple[str, ...]], **options: Any) -> Iterator[tuple[Piece, Any]]:
-    """Pieces of texts, or of pairs of them, in their order, each with the tokenizer's own encoding of it.
-
-    The encodings know the offsets in the text: do not keep them, they take many times the room of the tokens.
+    They are encodings of `tokenizers`, which know the offsets in the text: do not keep them, they take many times the
+    room of the tokens.
     """
     for start in range(0, len(texts), _AT_ONCE):
         segments = map(list, zip(*texts[start : start + _AT_ONCE], strict=True))
         rows = tokenizer(*segments, return_attention_mask=False, verbose=False, **options)
-        places = rows.get("overflow_to_sample_mapping", range(_AT_ONCE))  # of pieces
-        for i, (place, ids) in enumerate(zip(places, rows["input_ids"], strict=False)):
-            types = _array(rows["token_type_ids"][i]) if "token_type_ids" in rows else None
-            yield Piece(start + place, _array(ids), types), rows.encodings[i]
+        yield from ([encoding, *encoding.overflowing] for encoding in rows.encodings)
 
 
-def piece_name(name: str, number: int) -> str:
-    """The name of the n-th piece of a text: `name`, `name (2)`, ..."""
-    return name if number == 1 else f"{name} ({number})"
+class Tokens:
+    """Collects ids and types of encodings, as arrays, and their names."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.pad_id: int = tokenizer.pad_token_id
+        self.has_types = "token_type_ids" in tokenizer.model_input_names
+        self.ids: list[np.ndarray] = []
+        self.types: list[np.ndarray] = []
+        self.names: list[str] = []
+
+    def add(self, encoding: Any, name: str, number: int = 1) -> None:
+        """Adds the n-th piece of a text, which is called `name`, `name (2)`, ..."""
+        self.names.append(name if number == 1 else f"{name} ({number})")
+        self.ids.append(np.array(encoding.ids, dtype=np.int32))
+        if self.has_types:
+            self.types.append(np.array(encoding.type_ids, dtype=np.int32))
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of `Encoded` that tell of the texts."""
+        types = tuple(self.types) or None
+        return {"ids": tuple(self.ids), "types": types, "names": tuple(self.names), "pad_id": self.pad_id}
 
 
-def tokens_of(pieces: Sequence[Piece], tokenizer: Any) -> dict[str, Any]:
-    """The fields `ids`, `types` and `pad_id` of encoded pieces."""
-    types = tuple(piece.types for piece in pieces if piece.types is not None)
-    return {"ids": tuple(piece.ids for piece in pieces), "types": types or None, "pad_id": tokenizer.pad_token_id}
-
-
-def _check(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:
-    if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(f"expected a fast tokenizer of transformers, got {type(tokenizer).__name__}")
+def check_length(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:
+    """Raises ValueError for more tokens than a model takes (None: any number), or too few for one text or two."""
     if model_length is not None and max_length > model_length:
         raise ValueError(f"--max-length {max_length}: the model takes {model_length} tokens at most")
     special = tokenizer.num_special_tokens_to_add(segments == 2)
@@ -143,9 +138,3 @@ def _check(tokenizer: Any, max_length: int, model_length: int | None, *, segment
             f"--max-length {max_length} leaves no room: the tokenizer adds {special} special tokens to "
             f"{'a text' if segments == 1 else 'two texts'}"
         )
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no padding token: set its pad_token")
-
-
-def _array(ids: list[int]) -> np.ndarray:
-    return np.asarray(ids, dtype=np.int32)

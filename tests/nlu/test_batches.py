@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from capaboost_vit.nlu.loader import text_eval_loader, text_train_loader
-from capaboost_vit.nlu.masking import Masking
+from capaboost_vit.nlu.loader import Masking, TextExamples, text_eval_loader
 from capaboost_vit.nlu.tokens import Encoded
+from capaboost_vit.training.loader import TrainLoader
 
 PAD, MASK, SPECIAL, VOCABULARY = 1, 4, (0, 1, 2, 3, 4), 60
 MASKING = Masking(MASK, VOCABULARY, SPECIAL, seed=7)
@@ -40,8 +40,9 @@ def encoded(count=53, *, types=True, kind="classes", longest=40, **options):
     return Encoded(tuple(ids), segments if types else None, targets, names, PAD, **options)
 
 
-def updates_of(examples, *, batch_size=8, seed=0, **options):
-    return text_train_loader(examples, batch_size=batch_size, seed=seed, **options)
+def updates_of(examples, *, masking=None, group_by_length=True, **options):
+    lengths = examples.lengths if group_by_length else None
+    return TrainLoader(TextExamples(examples, masking), lengths=lengths, **{"batch_size": 8, "seed": 0, **options})
 
 
 def same(first, second):
@@ -300,12 +301,6 @@ def test_the_shortest_example_is_asked_for_its_only_token_and_none_without_one()
         assert (inputs.tolist(), targets.tolist()) == ([0, 2], [-100, -100])
     places = {int(np.flatnonzero(masking(np.arange(5, 25), epoch=0, index=i)[1] != -100)[0]) for i in range(300)}
     assert places == set(range(20))
-
-
-@pytest.mark.parametrize("probability", [0, -0.1, 1.1, float("nan")])
-def test_a_probability_outside_its_range_is_an_error(probability):
-    with pytest.raises(ValueError, match="probability of masking must lie in"):
-        Masking(MASK, VOCABULARY, SPECIAL, probability)
 
 
 def test_everything_may_be_asked_for():

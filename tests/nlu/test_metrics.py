@@ -19,13 +19,13 @@ OF_CLASSES = ("accuracy", "f1", "matthews", "macro_f1", "micro_f1")
 NAN, INF = float("nan"), float("inf")
 
 
-def of_classes(names, predictions, targets, num_classes=2):
-    return scores(names, torch.tensor(predictions), torch.tensor(targets), num_classes=num_classes)
+def of_classes(names, predictions, targets):
+    return scores(names, torch.tensor(predictions), torch.tensor(targets))
 
 
 def of_numbers(predictions, targets):
     tensors = (torch.tensor(values, dtype=torch.float64) for values in (predictions, targets))
-    return scores(["pearson", "spearman"], *tensors, num_classes=None)
+    return scores(["pearson", "spearman"], *tensors)
 
 
 # by hand: 3 true positives, 1 false positive, 2 false negatives, 4 true negatives
@@ -59,7 +59,7 @@ def test_f1_is_that_of_class_1():
 
 def test_macro_f1_counts_classes_that_occur_in_targets_or_predictions_and_no_other():
     # class 0: F1 1; class 1 is only a target, class 2 only a prediction: 0 each; class 3 is nowhere
-    assert of_classes(["macro_f1"], [0, 0, 2], [0, 0, 1], 4)["macro_f1"] == pytest.approx(100 / 3)
+    assert of_classes(["macro_f1"], [0, 0, 2], [0, 0, 1])["macro_f1"] == pytest.approx(100 / 3)
 
 
 def test_correlations_by_hand():
@@ -78,7 +78,7 @@ def test_classes_agree_with_scikit_learn(data, num_classes):
     pairs = data.draw(st.lists(st.tuples(*[st.integers(0, num_classes - 1)] * 2), min_size=1, max_size=30))
     predictions, targets = zip(*pairs, strict=True)
     names = [name for name in OF_CLASSES if name != "f1" or num_classes == 2]
-    found = of_classes(names, list(predictions), list(targets), num_classes)
+    found = of_classes(names, list(predictions), list(targets))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         oracle = {
@@ -163,59 +163,29 @@ def test_nearly_constant_numbers_give_no_warning():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.int64, torch.uint8])
 def test_any_type_of_tensor_will_do(dtype):
     given = torch.tensor(PREDICTIONS, dtype=dtype), torch.tensor(TARGETS, dtype=dtype)
-    assert scores(["accuracy"], *given, num_classes=2) == pytest.approx({"accuracy": 70})
-    assert scores(["pearson"], *given, num_classes=None)["pearson"] == pytest.approx(100 * 10 / math.sqrt(600))
+    assert scores(["accuracy"], *given) == pytest.approx({"accuracy": 70})
+    assert scores(["pearson"], *given)["pearson"] == pytest.approx(100 * 10 / math.sqrt(600))
 
 
 def test_predictions_may_need_gradients():
     predictions = torch.tensor([0.0, 1.0, 3.0], requires_grad=True)
-    assert scores(["spearman"], predictions, torch.arange(3.0), num_classes=None)["spearman"] == pytest.approx(100)
+    assert scores(["spearman"], predictions, torch.arange(3.0))["spearman"] == pytest.approx(100)
 
 
 # what is refused
 
 
 @pytest.mark.parametrize(
-    ("metric", "num_classes", "error"),
+    ("predictions", "targets", "error"),
     [
-        (
-            "acuracy",
-            2,
-            "no metric 'acuracy' (did you mean 'accuracy'?); "
-            "there are: accuracy, f1, matthews, macro_f1, micro_f1, pearson, spearman",
-        ),
-        ("mcc", 2, "no metric 'mcc' (did you mean "),
-        ("pearson", 3, "pearson is not a metric of 3 classes: take accuracy, f1, matthews, macro_f1, micro_f1"),
-        ("accuracy", None, "accuracy is not a metric of a regression: take pearson, spearman"),
-        ("f1", 3, "f1 is that of class 1 of 2, but there are 3 classes: take macro_f1 or micro_f1"),
+        ([], [], "no example to score: the split is empty"),
+        ([0.0, NAN, NAN], [0.0, 1.0, 1.0], "prediction 1 is nan, as 2 of 3: did it diverge"),
+        ([0.0, -INF], [0.0, 1.0], "prediction 1 is -inf, as 1 of 2"),
     ],
 )
-def test_a_metric_that_does_not_fit_is_refused(metric, num_classes, error):
-    with pytest.raises(ValueError, match=r"metric|f1 is") as caught:
-        scores([metric], torch.zeros(2), torch.zeros(2), num_classes=num_classes)
-    assert str(caught.value).startswith(error)
-
-
-@pytest.mark.parametrize(
-    ("predictions", "targets", "num_classes", "error"),
-    [
-        ([], [], 2, "no example to score: the split is empty"),
-        ([], [], None, "no example to score"),
-        ([0, 1], [0], 2, r"one prediction for each target, got shapes \(2,\) and \(1,\)"),
-        ([[0, 1]], [[0, 1]], 2, r"got shapes \(1, 2\)"),
-        ([0.0, NAN, NAN], [0.0, 1.0, 1.0], None, "prediction 1 is nan, as 2 of 3: did it diverge"),
-        ([0.0, -INF], [0.0, 1.0], None, "prediction 1 is -inf, as 1 of 2"),
-        ([0.0, 1.0], [NAN, 1.0], None, "target 0 is nan"),
-        ([0.0, NAN], [0.0, 1.0], 2, "prediction 1 is nan"),
-        ([0, 2], [0, 1], 2, "prediction 1 is 2, expected a class from 0 to 1"),
-        ([0, 1], [-1, 1], 2, "target 0 is -1, expected a class"),
-        ([0.5, 1.0], [0.0, 1.0], 2, "prediction 0 is 0.5, expected a class"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused(predictions, targets, num_classes, error):
-    metric = "accuracy" if num_classes else "pearson"
+def test_what_cannot_be_scored_is_refused(predictions, targets, error):
     with pytest.raises(ValueError, match=error):
-        scores([metric], torch.tensor(predictions), torch.tensor(targets), num_classes=num_classes)
+        scores(["pearson"], torch.tensor(predictions), torch.tensor(targets))
 
 
 # GLUE

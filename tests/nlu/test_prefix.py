@@ -13,7 +13,7 @@ from written import assert_as_written
 from capaboost_vit.core.inject import branches, get
 from capaboost_vit.nlu import adapt
 from capaboost_vit.nlu.attention import PrefixAttention
-from capaboost_vit.nlu.masks import real_positions, with_keys, with_tokens
+from capaboost_vit.nlu.encoder import real_positions, with_keys, with_tokens
 
 
 @each_kind("name", ["prefix", "prefix-mlp", "prefix-shared"])

@@ -59,7 +59,7 @@ def test_questions_of_v2_may_have_no_answer_and_plausible_ones_are_not_read(tmp_
     a, b = read_json(path)
     assert (a.answers, b.answers, b.starts) == (("cat",), (), ())
     split = QuestionSplit((a, b))
-    assert (split.unanswerable, len(split), split.names) == (1, 2, ("a", "b"))
+    assert (split.unanswerable, len(split), tuple(split)) == (1, 2, (a, b))
     assert QuestionSplit((a,)).unanswerable == 0
 
 
@@ -86,11 +86,11 @@ def test_an_article_without_a_title_is_an_article_all_the_same(tmp_path):
 
 
 def ids(data, name):
-    return set(data.split(name).names)
+    return {question.id for question in data.splits[name]}
 
 
 def titles(data, name):
-    return {question.title for question in data.split(name).questions}
+    return {question.title for question in data.splits[name].questions}
 
 
 def test_a_single_file_is_split_by_article(tmp_path):
@@ -106,13 +106,9 @@ def test_a_single_file_is_split_by_article(tmp_path):
         assert not titles(data, name) & others
 
 
-def test_the_shares_are_those_asked_for_and_nothing_is_empty(tmp_path):
-    path = str(write(tmp_path / "a.json", *articles(40)))
-    data = open_questions(path, held_out=0.5, val=0.25)
-    assert [len(titles(data, name)) for name in ("train", "val", "test")] == [10, 10, 20]
-    data = open_questions(path, held_out=0.001, val=0.001)
-    assert [len(titles(data, name)) for name in ("train", "val", "test")] == [38, 1, 1]
-    assert open_questions(str(write(tmp_path / "b.json", *articles(3)))).splits["val"]
+def test_no_split_is_empty(tmp_path):
+    data = open_questions(str(write(tmp_path / "b.json", *articles(3))))
+    assert [len(titles(data, name)) for name in ("train", "val", "test")] == [1, 1, 1]
 
 
 def test_which_articles_are_taken_depends_on_the_seed_and_titles_alone(tmp_path):
@@ -122,7 +118,6 @@ def test_which_articles_are_taken_depends_on_the_seed_and_titles_alone(tmp_path)
     turned = open_questions(str(write(tmp_path / "b.json", *reversed(articles(40)))))
     assert all(ids(turned, name) == ids(data, name) for name in data.splits)
     assert ids(open_questions(str(path), seed=1), "test") != ids(data, "test")
-    assert ids(open_questions(str(path), val=0.2), "test") == ids(data, "test")  # test is taken first
     # what this release takes; it may never change
     assert sorted(titles(data, "val")) == ["title 10", "title 21", "title 27", "title 37"]
 
@@ -131,18 +126,17 @@ def test_of_train_and_dev_files_dev_is_test_and_val_comes_from_train(tmp_path):
     write(tmp_path / "train-v2.0.json", *articles(40))
     write(tmp_path / "dev-v2.0.json", *articles(5, start=40))
     data = open_questions(str(tmp_path))
-    assert data.split("test").questions == read_json(tmp_path / "dev-v2.0.json")
+    assert data.splits["test"].questions == read_json(tmp_path / "dev-v2.0.json")
     assert [len(titles(data, name)) for name in ("train", "val", "test")] == [38, 2, 5]
     assert ids(data, "train") | ids(data, "val") == {q.id for q in read_json(tmp_path / "train-v2.0.json")}
     assert not titles(data, "train") & titles(data, "val")
-    assert len(titles(open_questions(str(tmp_path), val=0.5), "val")) == 20
 
 
 def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path):
     data = open_questions(str(write(tmp_path / "a.json", *articles(5))))
     assert "dev" not in data.splits
     with pytest.raises(ValueError, match=r"a\.json has no split 'dev'; it has: train, val, test"):
-        data.split("dev")
+        data.find("dev")
 
 
 def test_the_record_changes_with_anything_that_a_question_holds():
@@ -255,18 +249,11 @@ def test_a_folder_must_hold_one_of_each(tmp_path, files, error):
         open_questions(str(tmp_path))
 
 
-@pytest.mark.parametrize(("count", "held_out", "val"), [(1, 0.2, 0.1), (2, 0.2, 0.1), (4, 0.5, 0.45)])
-def test_too_few_articles_are_refused(tmp_path, count, held_out, val):
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_articles_are_refused(tmp_path, count):
     path = write(tmp_path / "a.json", *articles(count))
     with pytest.raises(ValueError, match=f"has {count} articles, too few for train, test, val"):
-        open_questions(str(path), held_out=held_out, val=val)
-
-
-@pytest.mark.parametrize(("held_out", "val"), [(0, 0.1), (0.2, 0), (-0.1, 0.1), (0.5, 0.5), (1, 0.1)])
-def test_shares_that_leave_nothing_are_refused(tmp_path, held_out, val):
-    path = write(tmp_path / "a.json", *articles(20))
-    with pytest.raises(ValueError, match="shares of articles must be above 0 and leave some for train, got "):
-        open_questions(str(path), held_out=held_out, val=val)
+        open_questions(str(path))
 
 
 @pytest.mark.parametrize("spec", ["", "nowhere.json", "no/where.json", "rajpurkar", "/no/where/at/all"])
@@ -321,10 +308,10 @@ def test_a_hub_set_is_split_as_train_and_dev_files_are(monkeypatch, spec, argume
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **_: asked.append(args) or loaded)
     data = open_questions(spec)
     assert asked == [arguments]
-    assert [len(data.split(name)) for name in ("train", "val", "test")] == [76, 4, 5]
+    assert [len(data.splits[name]) for name in ("train", "val", "test")] == [76, 4, 5]
     assert not titles(data, "train") & titles(data, "val")
-    assert data.split("test").unanswerable == 2
-    assert data.split("test").questions[0] == Question("80", "Who sat?", CONTEXT, ("cat",), (5,), "title 40")
+    assert data.splits["test"].unanswerable == 2
+    assert data.splits["test"].questions[0] == Question("80", "Who sat?", CONTEXT, ("cat",), (5,), "title 40")
 
 
 def test_rows_without_a_title_are_one_article_where_the_context_is_the_same():

@@ -58,8 +58,8 @@ def test_its_articles_make_a_train_a_val_and_a_test_split_that_never_change(path
     data = open_questions(str(path))
     sizes = {name: (len(split), len({q.title for q in split.questions})) for name, split in data.splits.items()}
     assert sizes == {"train": (7234, 33), "val": (1463, 5), "test": (1873, 10)}
-    assert data.split("train").record()["sha256"].startswith("2373031e7277a5d8")
-    assert sorted(name for split in data.splits.values() for name in split.names) == sorted(dev.names)
+    assert data.splits["train"].record()["sha256"].startswith("2373031e7277a5d8")
+    assert sorted(q.id for split in data.splits.values() for q in split) == sorted(q.id for q in dev)
     contexts = [{question.context for question in split.questions} for split in data.splits.values()]
     assert sum(map(len, contexts)) == len(set.union(*contexts))
 

@@ -138,7 +138,7 @@ def test_scores_are_percent_of_all_questions():
     answers = {"a": "the cat", "b": Answer("bird", 1.0, 0.0, "dog"), "c": "cat", "d": "ignored"}
     expected = {"exact_match": 100 / 3, "f1": 100 * (1 + 0 + 2 / 3) / 3}
     assert score_answers(split, answers) == pytest.approx(expected)
-    assert score_answers(list(split.questions), answers) == pytest.approx(expected)
+    assert score_answers(list(split), answers) == pytest.approx(expected)
 
 
 def test_questions_without_an_answer_are_scored_apart_too():

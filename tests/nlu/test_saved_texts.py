@@ -62,6 +62,7 @@ def test_other_splits_and_batches_give_their_scores(finished_text):
             assert evaluate_text(folder, split=split, batch_size=batch_size)["accuracy"] == pytest.approx(
                 found[f"{split}_accuracy"]
             )
+    assert evaluate_text(folder, split="dev")["accuracy"] == pytest.approx(found["val_accuracy"])
     with pytest.raises(ValueError, match="has no split 'tset'; it has: train, val, test, val_mismatched, test_mism"):
         evaluate_text(folder, split="tset")
 

@@ -48,8 +48,8 @@ def hub(monkeypatch):
 def check_rte(data):
     assert data.classes == ("entailment", "not_entailment")
     assert {name: split.labels for name, split in data.splits.items()} == {"train": (0, 1, 1, 0), "val": (1, 0)}
-    assert data.split("train").texts[2] == ("sentence1 2", "sentence2 2")
-    assert data.split("train").names == ("train:0", "train:1", "train:2", "train:3")
+    assert data.splits["train"].texts[2] == ("sentence1 2", "sentence2 2")
+    assert data.splits["train"].names == ("train:0", "train:1", "train:2", "train:3")
     assert data.unlabelled == ("test",)
 
 
@@ -84,7 +84,7 @@ def test_the_protocol_of_each_task_is_applied_to_the_hubs_splits(hub, name):
     data = open_texts("hub", task)
     large = task.protocol == "thousand"
     sizes = {"train": 200 if large else 1200, "val": 1000 if large else 5, "test": 10 if large else 5}
-    assert {key: len(data.split(key)) for key in sizes} == sizes
+    assert {key: len(data.splits[key]) for key in sizes} == sizes
     assert ("test_mismatched" in data.splits) is (name == "mnli")
     assert data.classes == task.classes
 
@@ -97,7 +97,7 @@ def test_classes_that_the_data_names_keep_its_order(hub):
     }
     data = open_texts("hub", TASKS["imdb"])
     assert data.classes == ("pos", "neg")
-    assert data.split("train").labels == (1, 0)
+    assert data.splits["train"].labels == (1, 0)
     assert data.unlabelled == ("unsupervised",)
 
 
@@ -124,7 +124,7 @@ def test_a_local_path_wins_over_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "train.tsv").write_text("sentence1\tsentence2\tlabel\na\tb\t0\n")
-    assert len(open_texts("hub", TASKS["rte"], protocol="own").split("train")) == 1
+    assert len(open_texts("hub", TASKS["rte"], protocol="own").splits["train"]) == 1
 
 
 def test_offline_the_message_tells_to_give_a_path():
@@ -144,4 +144,4 @@ def test_a_cache_that_cannot_be_written_to_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
     assert cache_folder() != str(tmp_path / "file" / "cache")
     rte()["train"].to_parquet(tmp_path / "train.parquet")
-    assert len(open_texts(str(tmp_path), TASKS["rte"], protocol="own").split("train")) == 4
+    assert len(open_texts(str(tmp_path), TASKS["rte"], protocol="own").splits["train"]) == 4

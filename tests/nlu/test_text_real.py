@@ -29,13 +29,13 @@ def opened(real_data, name, protocol="own"):
 )
 def test_glue_has_its_published_counts(real_data, name, sizes, labels):
     data = opened(real_data, name)
-    assert (len(data.split("train")), len(data.split("dev"))) == sizes
+    assert (len(data.splits["train"]), len(data.splits["val"])) == sizes
     assert data.unlabelled == ("test",)
     if labels:
-        found = Counter(data.classes[label] for label in data.split("train").labels)
+        found = Counter(data.classes[label] for label in data.splits["train"].labels)
         assert found == labels
     else:
-        scores = data.split("train").labels
+        scores = data.splits["train"].labels
         assert (min(scores), max(scores)) == (0.0, 5.0)
         assert data.classes == ()
 
@@ -51,40 +51,40 @@ def test_glue_has_its_published_counts(real_data, name, sizes, labels):
 )
 def test_the_domains_have_their_published_counts(real_data, name, sizes, classes):
     data = opened(real_data, name)
-    assert tuple(len(data.split(split)) for split in ("train", "val", "test")) == sizes
+    assert tuple(len(data.splits[split]) for split in ("train", "val", "test")) == sizes
     assert len(data.classes) == classes
-    assert set(data.split("train").labels) == set(range(classes))
+    assert set(data.splits["train"].labels) == set(range(classes))
 
 
 def test_a_lone_file_is_the_split_of_its_name(real_data):
     qnli = open_texts(str(real_data / "glue_small" / "QNLI" / "dev.tsv"), get_task("qnli"), protocol="own")
     assert {name: len(split) for name, split in qnli.splits.items()} == {"val": 5463}
     news = open_texts(str(real_data / "domain_tasks" / "ag_news_test" / "test.csv"), get_task("agnews"))
-    assert Counter(news.split("test").labels) == dict.fromkeys(range(4), 1900)
-    assert news.split("test").texts[1][0].startswith("The Race is On: Second Private Team Sets Launch Date for Human")
-    assert news.classes[news.split("test").labels[1]] == "Sci/Tech"
+    assert Counter(news.splits["test"].labels) == dict.fromkeys(range(4), 1900)
+    assert news.splits["test"].texts[1][0].startswith("The Race is On: Second Private Team Sets Launch Date for Human")
+    assert news.classes[news.splits["test"].labels[1]] == "Sci/Tech"
 
 
 @pytest.mark.parametrize("name", ["cola", "mrpc", "rte", "stsb"])
 def test_small_tasks_halve_the_dev_set(real_data, name):
     data, own = opened(real_data, name, protocol=None), opened(real_data, name)
-    dev = own.split("val")
-    val, test = data.split("val"), data.split("test")
+    dev = own.splits["val"]
+    val, test = data.splits["val"], data.splits["test"]
     assert (len(val), len(test)) == (len(dev) // 2, len(dev) - len(dev) // 2)
     assert sorted(val.names + test.names) == sorted(dev.names)
-    assert data.split("train") == own.split("train")
+    assert data.splits["train"] == own.splits["train"]
 
 
 def test_large_tasks_take_a_thousand_examples_of_train(real_data):
     data, own = opened(real_data, "sst2", protocol=None), opened(real_data, "sst2")
-    train, val = data.split("train"), data.split("val")
+    train, val = data.splits["train"], data.splits["val"]
     assert (len(val), len(train)) == (1000, 67349 - 1000)
-    assert sorted(val.names + train.names) == sorted(own.split("train").names)
-    assert data.split("test") == own.split("dev")
+    assert sorted(val.names + train.names) == sorted(own.splits["train"].names)
+    assert data.splits["test"] == own.splits["val"]
 
 
 def test_an_example_is_found_by_its_name(real_data):
-    train = opened(real_data, "rte").split("train")
+    train = opened(real_data, "rte").splits["train"]
     lines = (real_data / "glue_small" / "RTE" / "train.tsv").read_text("utf-8").split("\n")
     for index in (0, 700, 2489):
         file, _, number = train.names[index].rpartition(":")
@@ -93,5 +93,5 @@ def test_an_example_is_found_by_its_name(real_data):
 
 
 def test_texts_keep_their_quotes(real_data):
-    train = opened(real_data, "mrpc").split("train")
+    train = opened(real_data, "mrpc").splits["train"]
     assert train.texts[0][0].startswith('Amrozi accused his brother , whom he called " the witness " , of')

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from capaboost_vit.nlu.data import TextSplit, open_texts
-from capaboost_vit.nlu.masking import Masking
+from capaboost_vit.nlu.loader import Masking
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.nlu.tokens import encode, encode_pieces
 
@@ -99,27 +99,15 @@ def test_a_split_without_examples():
 
 @pytest.mark.parametrize("make", [encode, encode_pieces])
 @pytest.mark.parametrize(
-    ("tokenizer", "options", "kind", "text"),
+    ("options", "text"),
     [
-        (
-            word_tokenizer(),
-            {"max_length": 513, "model_length": 512},
-            ValueError,
-            "513: the model takes 512 tokens at most",
-        ),
-        (
-            word_tokenizer(),
-            {"max_length": 2},
-            ValueError,
-            "--max-length 2 leaves no room: the tokenizer adds 2 special",
-        ),
-        (word_tokenizer(pad_token=None), {"max_length": 8}, ValueError, "has no padding token"),
-        (str.split, {"max_length": 8}, TypeError, "expected a fast tokenizer of transformers"),
+        ({"max_length": 513, "model_length": 512}, "513: the model takes 512 tokens at most"),
+        ({"max_length": 2}, "--max-length 2 leaves no room: the tokenizer adds 2 special"),
     ],
 )
-def test_what_cannot_be_encoded_is_an_error(make, tokenizer, options, kind, text):
-    with pytest.raises(kind, match=text):
-        make(split_of("w1"), tokenizer, **options)
+def test_a_length_that_does_not_fit_is_an_error(make, options, text):
+    with pytest.raises(ValueError, match=text):
+        make(split_of("w1"), word_tokenizer(), **options)
 
 
 def test_two_texts_need_room_for_a_token_each():
@@ -211,7 +199,7 @@ def test_robertas_ids(roberta):
 
 @pytest.mark.realdata
 def test_rte_in_robertas_tokens(roberta, real_data):
-    train = open_texts(str(real_data / "glue_small"), TASKS["rte"]).split("train")
+    train = open_texts(str(real_data / "glue_small"), TASKS["rte"]).splits["train"]
     encoded = encode(train, roberta, max_length=128, model_length=512)
     assert encoded.cut == sum(len(roberta(*texts)["input_ids"]) > 128 for texts in train.texts)
     assert 0 < encoded.cut < 400

@@ -1,13 +1,16 @@
-"""Which columns of a table hold the texts, and which the labels."""
+"""Which columns of a table hold the texts, and which the labels; from their values to classes from 0, or to scores."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from ...io.columns import asked_column, no_column, only_column
+from ...io.columns import LabelColumn, asked_column, labelled, listed, no_column, only_column, training_column
 from ..tasks import Task
 
-_TEXTS = (
+TEXTS = (  # usual names of the columns of texts
     ("text",),
     ("sentence",),
     ("sentence1", "sentence2"),
@@ -17,19 +20,10 @@ _TEXTS = (
     ("#1 String", "#2 String"),
 )
 _LABELS = ("label", "labels", "class", "category", "target", "score")
+_INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
-
-def text_layouts(task: Task, asked: Sequence[str] | None) -> list[tuple[str, ...]]:
-    """Names that the columns of texts may have, those asked for or those of the task.
-
-    Raises:
-        ValueError: other than one or two columns were asked for.
-    """
-    if asked is not None:
-        if not 1 <= len(set(asked)) == len(asked) <= 2:
-            raise ValueError(f"--text-columns: expected one column or two, got {', '.join(asked) or 'none'}")
-        return [tuple(asked)]
-    return [names for names in (task.columns, task.file_columns) if names] or list(_TEXTS)
+Labels = tuple[int, ...] | tuple[float, ...]
 
 
 def text_columns(where: str, columns: Collection[str], layouts: list[tuple[str, ...]]) -> tuple[str, ...]:
@@ -67,3 +61,70 @@ def label_column(where: str, columns: Collection[str], task: Task, asked: str | 
     if column is None and needed:
         raise no_column(where, columns, task.label or "label", "--label-column")
     return column
+
+
+def number_labels(
+    where: str, task: Task, columns: Mapping[str, LabelColumn], *, needed: Collection[str]
+) -> tuple[tuple[str, ...], dict[str, Labels]]:
+    """Class names, and labels by split, without those splits that have none (no column, or all empty or -1).
+
+    Labels of a task with class names are these names, or their numbers from 0. Else the classes are those that the
+    data set names, or the values in train: integers by size, text sorted. Scores are numbers.
+
+    Args:
+        where: the first table, for messages.
+        needed: splits that are of no use without labels.
+
+    Raises:
+        ValueError: by file and line: no label, one that is unknown or out of range, a score that is no number.
+    """
+    if task.kind == "masked":
+        return (), {name: () for name in columns}
+    columns = labelled(where, columns, needed=needed)
+    if task.kind == "regression":
+        return (), {name: _scores(column) for name, column in columns.items()}
+    classes, numbers = _classes(task, columns)
+    index = {str(number): label for number, label in numbers.items()}
+    index |= {name: label for label, name in enumerate(classes)}
+    expected = listed(classes) + (f", or {min(numbers)} to {max(numbers)}" if numbers else "")
+    return classes, {name: column.numbered(index, expected, names=classes) for name, column in columns.items()}
+
+
+def plain(cell: Any) -> Any:
+    """An integer where it is one, also where a file holds it as text; text; None where there is nothing."""
+    if isinstance(cell, bool):
+        return str(cell).lower()  # as JSON writes it
+    if isinstance(cell, str):
+        text = cell.strip()
+        return int(text.partition(".")[0]) if _INTEGER.fullmatch(text) else text or None
+    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+
+
+def _scores(column: LabelColumn) -> tuple[float, ...]:
+    scores = []
+    for row, value in enumerate(column.values):
+        number = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{column.locate(row)}: expected a number in {column.name!r}, got {number!r}")
+        scores.append(float(number))
+    return tuple(scores)
+
+
+def _classes(task: Task, columns: Mapping[str, LabelColumn]) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Class names, and labels by the integers that may stand for them."""
+    if task.classes:
+        if any(_INTEGER.fullmatch(name) for name in task.classes):  # then an integer is a name
+            return task.classes, {}
+        count = len(task.classes)
+        from_one = task.from_one and any(count in column.values for column in columns.values())
+        return task.classes, {label + from_one: label for label in range(count)}
+    column = training_column(columns)
+    if column.classes:
+        return column.classes, {}
+    for row, value in enumerate(column.values):
+        if not isinstance(value, int | str):
+            raise ValueError(
+                f"{column.locate(row)}: expected a class in {column.name!r}, text or an integer, got {value!r}"
+            )
+    in_order = sorted(set(column.values), key=lambda value: (isinstance(value, str), value))
+    return tuple(str(value) for value in in_order), {}

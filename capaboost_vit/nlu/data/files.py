@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
+from ..tasks import Task
 from .table import Row, Table
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 _LONGEST_CELL = 2**31 - 1  # the largest limit that csv takes on every platform
 
 
-def read_file(path: Path, *, texts: list[tuple[str, ...]], header: tuple[str, ...] = (), flawed: bool = False) -> Table:
+def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     """A file by its suffix, in UTF-8.
 
     - .tsv: cells between tabs, as they are: quotes are part of the text;
@@ -24,9 +25,9 @@ def read_file(path: Path, *, texts: list[tuple[str, ...]], header: tuple[str, ..
     - any other: a document per line, in the column `text`; lines without text are passed over.
 
     Args:
-        texts: columns of texts, one of which tells that the first line of a tsv or csv names the columns.
-        header: names of the columns of a file whose first line does not; none: its first line does.
-        flawed: rows with other than the header's number of cells are no error.
+        task: with names of the columns, where a published file has none: then its first line names them only if it
+            holds one of the layouts. In a file that is known to be flawed, the number of cells may be wrong.
+        layouts: names that the columns of texts may have.
 
     Raises:
         ValueError: by file and line: not UTF-8, nothing in it, no JSON, a wrong number of cells.
@@ -34,19 +35,21 @@ def read_file(path: Path, *, texts: list[tuple[str, ...]], header: tuple[str, ..
     content = _decoded(path)
     if not content.strip():
         raise ValueError(f"{path} is empty")
-    if path.suffix.lower() not in (".tsv", ".csv"):
-        rows = _objects(path, content) if path.suffix.lower() == ".jsonl" else _documents(content)
+    suffix = path.suffix.lower()
+    if suffix not in (".tsv", ".csv"):
+        rows = _objects(path, content) if suffix == ".jsonl" else _documents(content)
         first = next(rows)
-        return Table(str(path), path.name, "line", tuple(first[1]), chain([first], rows), {})
-    lines = _tabbed(content) if path.suffix.lower() == ".tsv" else _quoted(path, content)
+        return Table(str(path), path.name, tuple(first[1]), chain([first], rows))
+    lines = _quoted(path, content) if suffix == ".csv" else ((n, line.split("\t")) for n, line in _lines(content))
     top, cells = next(lines)
-    if len(cells) == len(header) and not any(set(names) <= set(cells) for names in texts):
+    header = task.header
+    if len(cells) == len(header) and not any(set(names) <= set(cells) for names in layouts):
         lines = chain([(top, cells)], lines)
     else:
         header = tuple(cells)
         if len(set(header)) < len(header):
             raise ValueError(f"{path}, line {top} names a column twice: {', '.join(_short(header))}")
-    return Table(str(path), path.name, "line", header, _named(path, header, lines, flawed), {})
+    return Table(str(path), path.name, header, _named(path, header, lines, task.flawed))
 
 
 def _decoded(path: Path) -> str:
@@ -65,10 +68,6 @@ def _lines(content: str) -> Iterator[tuple[int, str]]:
         line = line.removesuffix("\r")
         if line:
             yield number, line
-
-
-def _tabbed(content: str) -> Iterator[tuple[int, list[str]]]:
-    return ((number, line.split("\t")) for number, line in _lines(content))
 
 
 def _quoted(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:

@@ -8,11 +8,9 @@ from typing import Any
 
 from ...io.tables import SPLIT_NAMES, by_split, is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
-from .columns import text_layouts
+from .columns import TEXTS, number_labels
 from .files import SUFFIXES, read_file
-from .labels import number_labels
-from .protocols import PROTOCOLS, apply_protocol
-from .split import TextData, TextSplit
+from .split import PROTOCOLS, TextData, TextSplit, apply_protocol
 from .table import Table, read_rows, table_of
 
 _SPLITS = dict(SPLIT_NAMES)
@@ -43,7 +41,7 @@ def open_texts(
 
     Args:
         task: `dataclasses.replace(task, classes=...)` reads a file with the classes of a model that was trained before.
-        protocol: of the splits (see `protocols`); None takes the task's.
+        protocol: of the splits (see `nlu.data.split`); None takes the task's.
         seed: of what the protocol draws.
         text_columns: the column of texts, or the two of pairs; None finds them by their usual names.
         label_column: of labels or scores; None finds it.
@@ -57,7 +55,8 @@ def open_texts(
     chosen = protocol or task.protocol
     if chosen not in PROTOCOLS:
         raise ValueError(f"unknown split protocol {chosen!r}: choose {', '.join(PROTOCOLS)}")
-    layouts = text_layouts(task, text_columns)
+    asked = (text_columns,) if text_columns else (task.columns, task.file_columns)
+    layouts = [tuple(names) for names in asked if names] or list(TEXTS)
     path = Path(spec).expanduser()
     one_file = bool(spec.strip()) and path.is_file()
     tables = _tables(spec, path, task, layouts)
@@ -90,11 +89,11 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
         if not files:
             inside = f", and no folder {task.folder}" if task.folder else ""
             raise ValueError(f"{spec} holds no train file ({', '.join(suffixes)}){inside}")
-        return {name: _read(file, task, layouts) for name, file in files.items()}
+        return {name: read_file(file, task, layouts) for name, file in files.items()}
     if path.is_file():
         if path.suffix.lower() not in suffixes:
             raise ValueError(f"{spec} is none of {', '.join(suffixes)}")
-        return {_SPLITS.get(path.stem.lower(), "train"): _read(path, task, layouts)}
+        return {_SPLITS.get(path.stem.lower(), "train"): read_file(path, task, layouts)}
     if spec == "hub":
         if task.hub is None:
             raise ValueError(f"task {task.name} has no data set on the hub that we know of: give a folder, --data DIR")
@@ -110,7 +109,3 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
 def _of_datasets(spec: str, splits: Mapping[str, Any]) -> dict[str, Table]:
     names = by_split(spec, splits, _SPLITS, others=True)
     return {split: table_of(spec, name, splits[name]) for split, name in names.items()}
-
-
-def _read(file: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
-    return read_file(file, texts=layouts, header=task.header, flawed=task.flawed)

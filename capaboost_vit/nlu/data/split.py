@@ -1,4 +1,15 @@
-"""A data set of texts in memory: segments and labels of its examples by split."""
+"""A data set of texts in memory: segments and labels by split; and which examples train, choose the epoch, and test.
+
+GLUE's own test sets have no public labels. So the public dev set stands in for them, and what chooses the best epoch is
+taken from elsewhere; a result says by which protocol it was made:
+
+- own: the splits as they are in the data;
+- dev: train, and the public dev set as val; no test;
+- halves: all of train; half of the public dev set as val, and the other half as test (for small tasks);
+- thousand: 1,000 examples of train as val, the others as train, and the public dev set as test (for large tasks).
+
+What is drawn is a function of the protocol and the seed, on every platform.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +18,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
+
+from ...core.masks import random_state
 from ...io.tables import VAL_NAMES, find_split
+
+PROTOCOLS = ("own", "dev", "halves", "thousand")
+_THOUSAND = 1000
+_KINDS = ("", "_mismatched")  # MNLI has a second dev set, and a second test set
 
 S = TypeVar("S")
 
@@ -68,12 +86,59 @@ class TextData(Generic[S]):
     protocol: str = "own"
     left_out: dict[str, int] = field(default_factory=dict)
 
-    def split(self, name: str) -> S:
-        """A split by its name, or by a usual alias (val: valid, validation, dev).
+    def find(self, name: str) -> str:
+        """The name of a split, by itself or by a usual alias (val: valid, validation, dev).
 
         Raises:
             ValueError: there is none, or it has no labels.
         """
         # of questions, split by article, `dev` is none: SQuAD's dev set is the test set here
         aliases = VAL_NAMES if name in VAL_NAMES and self.protocol != "articles" else ()
-        return self.splits[find_split(self.spec, (name, *aliases), self.splits, self.unlabelled)]
+        return find_split(self.spec, (name, *aliases), self.splits, self.unlabelled)
+
+
+def apply_protocol(spec: str, splits: dict[str, TextSplit], *, protocol: str, seed: int) -> dict[str, TextSplit]:
+    """The splits of a protocol. Of MNLI, `val` and `test` are the matched sets, `*_mismatched` the others.
+
+    halves: the permutation of a dev set of n examples is cut behind its n // 2 first ones, which become val; examples
+    keep their order. thousand: the first 1,000 of the permutation of train become val; where there is no dev set, the
+    test set of the data stays the test set, if it has one.
+
+    Raises:
+        ValueError: no dev set to halve; too few examples.
+    """
+    if protocol == "own":
+        return splits
+    needed = "train" if protocol == "thousand" else "val"
+    if needed not in splits:
+        raise ValueError(
+            f"{spec}: the split protocol {protocol!r} needs a {needed} set; there is: {', '.join(splits)}. "
+            "Choose own to take the splits as they are"
+        )
+    if protocol == "dev":
+        return {name: split for name, split in splits.items() if not name.startswith("test")}
+    if protocol == "halves":
+        made = {name: split for name, split in splits.items() if name == "train"}
+        for kind in _KINDS:
+            if f"val{kind}" in splits:
+                dev = splits[f"val{kind}"]
+                made[f"val{kind}"], made[f"test{kind}"] = _cut(spec, dev, max(1, len(dev) // 2), protocol, seed)
+        return made
+    val, train = _cut(spec, splits["train"], _THOUSAND, protocol, seed)
+    made = {"train": train, "val": val}
+    for kind in _KINDS:
+        test = splits.get(f"val{kind}", splits.get(f"test{kind}"))
+        if test is not None:
+            made[f"test{kind}"] = test
+    return made
+
+
+def _cut(spec: str, split: TextSplit, count: int, protocol: str, seed: int) -> tuple[TextSplit, TextSplit]:
+    """As many examples as are asked for, drawn, and the others; both in the order of the split."""
+    if len(split) <= count:
+        raise ValueError(
+            f"{spec}: the split protocol {protocol!r} takes {count:,} examples of a set, and one has only "
+            f"{len(split):,}: choose own, dev or halves"
+        )
+    order = random_state(seed, f"split protocol {protocol}").permutation(len(split))
+    return split.take(np.sort(order[:count])), split.take(np.sort(order[count:]))

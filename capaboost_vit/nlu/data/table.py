@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ...io.columns import LabelColumn
 from ..tasks import Task
-from .columns import label_column, text_columns
-from .labels import plain
-
-_AT_ONCE = 1000  # rows that are taken from a data set together
+from .columns import label_column, plain, text_columns
 
 Row = tuple[int, Mapping[str, Any]]  # its number, and cells by column
 
@@ -23,19 +20,19 @@ class Table:
     Args:
         where: the file, or the split of a hub set, as messages name it.
         name: as its examples are named: `train.tsv`.
-        unit: what is counted: lines of a file from 1, rows of a hub set from 0.
         columns: names of all columns, those of the first row where each row names its own.
         rows: one of a file that has too few cells for its header lacks the last ones if the file is known to be flawed,
             and is an error else.
+        unit: what is counted: lines of a file from 1, rows of a hub set from 0.
         class_names: of integer labels by column, where the data tells them.
     """
 
     where: str
     name: str
-    unit: str
     columns: tuple[str, ...]
     rows: Iterable[Row]
-    class_names: Mapping[str, tuple[str, ...]]
+    unit: str = "line"
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def locate(self, number: int) -> str:
         """Where a person finds a row."""
@@ -49,38 +46,30 @@ def table_of(spec: str, split: str, rows: Any) -> Table:
     names = {
         column: tuple(kind.names) for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)
     }
-    return Table(f"{split} of {spec}", split, "row", tuple(rows.features), _rows(rows, names), names)
 
-
-def _rows(rows: Any, names: Mapping[str, tuple[str, ...]]) -> Iterator[Row]:
-    number = 0
-    for columns in rows.iter(_AT_ONCE):
-        for cells in zip(*columns.values(), strict=True):
-            row = dict(zip(columns, cells, strict=True))
+    def named() -> Iterator[Row]:
+        for number, row in enumerate(rows):
             for column, classes in names.items():
                 label = row[column]
                 row[column] = None if label is None or label < 0 else classes[label]
             yield number, row
-            number += 1
+
+    return Table(f"{split} of {spec}", split, tuple(rows.features), named(), unit="row", class_names=names)
 
 
 class Rows(NamedTuple):
-    """What was read of one split."""
+    """What was read of one split: fields of `TextSplit`, labels as they stand there, and how many rows were broken."""
 
-    texts: tuple[tuple[str, ...], ...]  # one or two segments per example
-    names: tuple[str, ...]  # by which a person finds each example: `train.tsv:17`
+    texts: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...]
     labels: LabelColumn  # without cells where the table has none
-    left_out: int  # broken rows that were passed over
+    left_out: int
 
 
 def read_rows(
     table: Table, task: Task, *, layouts: list[tuple[str, ...]], asked: str | None, needs_labels: bool
 ) -> Rows:
-    """All examples of a table.
-
-    Args:
-        layouts: names that the columns of texts may have.
-        asked: the label column that was asked for.
+    """All examples of a table; `asked` is the label column that was asked for.
 
     Raises:
         ValueError: by line or row: a column that is not there, a text that is empty or no text.
@@ -88,7 +77,7 @@ def read_rows(
     columns = text_columns(table.where, table.columns, layouts)
     joined = len(task.columns) == 1 and columns == task.file_columns
     label = label_column(table.where, table.columns, task, asked, needed=needs_labels)
-    needed = {*columns} if label is None else {*columns, label}
+    needed = {*columns, *filter(None, [label])}
     texts: list[tuple[str, ...]] = []
     numbers: list[int] = []
     label_cells: list[Any] = []

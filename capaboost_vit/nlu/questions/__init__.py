@@ -3,8 +3,8 @@
 from .answers import Answer, best_answers
 from .features import Windows, encode_questions
 from .opening import open_questions
+from .reading import Question, QuestionSplit
 from .scoring import best_threshold, normalize_answer, score_answer, score_answers
-from .split import Question, QuestionSplit
 
 __all__ = [
     "Answer",

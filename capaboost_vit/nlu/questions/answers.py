@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from .features import CLS, Windows
-from .split import QuestionSplit
+from .reading import QuestionSplit
 
 _AT_ONCE = 128  # windows, each with n_best x n_best candidates
 
@@ -59,11 +59,8 @@ def best_answers(
         by the id of the question; a question without a candidate has an empty text.
 
     Raises:
-        ValueError: logits of another shape, or NaN or inf among those that are read; n_best or max_answer_length
-            below 1.
+        ValueError: logits of another shape, or NaN or inf among those that are read.
     """
-    if n_best < 1 or max_answer_length < 1:
-        raise ValueError(f"n_best and max_answer_length must be at least 1, got {n_best} and {max_answer_length}")
     start, end = _array(start_logits), _array(end_logits)
     longest = max((len(span) for span in windows.spans), default=0)
     if start.shape != end.shape or start.ndim != 2 or len(start) != len(windows) or start.shape[1] < longest:
@@ -77,16 +74,16 @@ def best_answers(
         part = slice(low, low + _AT_ONCE)
         scores, firsts, lasts = _best_spans(windows, part, start[part], end[part], n_best, max_answer_length)
         nulls = start[part, CLS] + end[part, CLS]
-        for i, question in enumerate(windows.question[part]):
-            null[question] = min(null[question], nulls[i])
-            if scores[i] > best[question][0]:
+        for i, place in enumerate(windows.question[part]):
+            null[place] = min(null[place], nulls[i])
+            if scores[i] > best[place][0]:
                 span = windows.spans[low + i]
-                text = split.questions[question].context[span[firsts[i], 0] : span[lasts[i], 1]]
-                best[question] = (float(scores[i]), text)
+                text = split.questions[place].context[span[firsts[i], 0] : span[lasts[i], 1]]
+                best[place] = (float(scores[i]), text)
     answers = {}
-    for name, (score, span_text), null_score in zip(split.names, best, null, strict=True):
+    for question, (score, span_text), null_score in zip(split, best, null, strict=True):
         gap = float(null_score - score) if score > -math.inf else math.inf
-        answers[name] = Answer("" if no_answer and gap > threshold else span_text, score, gap, span_text)
+        answers[question.id] = Answer("" if no_answer and gap > threshold else span_text, score, gap, span_text)
     return answers
 
 

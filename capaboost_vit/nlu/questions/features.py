@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..tokens import Encoded, Piece, piece_name, tokenized, tokens_of
-from .split import Question, QuestionSplit
+from ..tokens import Encoded, Tokens, check_length, tokenized
+from .reading import Question, QuestionSplit
 
 CLS = 0  # the token of a window that stands for "not in here"
 
@@ -19,10 +18,9 @@ CLS = 0  # the token of a window that stands for "not in here"
 class Windows(Encoded):
     """Token windows, W of them, each with a question and a part of its context.
 
-    As what a batch is made from, they are examples like others: `names` are the ids of the questions, with a number
-    from the second window of a question on, `id (2)`; `targets` (W, 2) are the first and the last token of the first
-    answer, and 0, 0 (the cls token) for a window that does not hold the whole answer; `cut` counts the questions that
-    were too long and lost their end, while no context loses anything.
+    `names` are the ids of the questions, with a number from the second window of a question on, `id (2)`. `targets`
+    (W, 2) are the first and the last token of the first answer, or 0, 0 (the cls token) where the window lacks a part
+    of it. `cut` counts the questions that were too long and lost their end, while no context loses anything.
 
     Args:
         question: of each window, the index of its question in the split.
@@ -46,44 +44,40 @@ def encode_questions(
     """`cls question sep context-part sep` for as many parts as the context needs, in the tokenizer's own arrangement.
 
     Args:
-        tokenizer: a fast one of transformers, such as BERT's (with token types) or RoBERTa's (without).
         max_length: tokens of a window.
         stride: tokens by which a part overlaps the next, as transformers counts; in Google's code of BERT, the word is
             for the distance from one part to the next.
         max_question: a longer question is cut after so many tokens; white space around it is left out.
-        model_length: the most tokens that the model reads; None does not check.
 
     Raises:
-        TypeError: a tokenizer without character offsets.
-        ValueError: it has no token to pad with, or none at the start of a text; a length that is not positive or above
-            the model's; a question that leaves no room for more context than the stride, by its id.
+        ValueError: see `check_length`; no cls token at the start of a text; a question that leaves no room for more
+            context than the stride, by its id.
     """
-    _check_lengths(max_length, stride, max_question, model_length)
-    _check_tokenizer(tokenizer)
+    check_length(tokenizer, max_length, model_length, segments=2)
+    if tokenizer.cls_token_id is None or tokenizer("a", "b")["input_ids"][CLS] != tokenizer.cls_token_id:
+        kind = type(tokenizer).__name__
+        raise ValueError(f"{kind} begins no text with a cls token, which here stands for no answer: take an encoder's")
     asked, cut = _questions(split, tokenizer, max_question, max_length, stride)
-    options: dict[str, Any] = {"max_length": max_length, "stride": stride, "return_overflowing_tokens": True}
     pairs = [(text, question.context) for text, question in zip(asked, split.questions, strict=True)]
-    pieces: list[Piece] = []
-    names: list[str] = []
+    windows_of = tokenized(tokenizer, pairs, truncation="only_second", max_length=max_length, stride=stride)
+    tokens = Tokens(tokenizer)
+    places: list[int] = []
     spans: list[np.ndarray] = []
     targets: list[tuple[int, int]] = []
-    encoded = tokenized(tokenizer, pairs, truncation="only_second", **options)
-    for place, of_question in groupby(encoded, key=lambda pair: pair[0].text):
-        question, windows = split.questions[place], list(of_question)
-        for number, (piece, encoding) in enumerate(windows, start=1):
-            of_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
-            span = np.where(of_context[:, None], np.array(encoding.offsets, dtype=np.int32), np.int32(-1))
-            pieces.append(piece)
-            names.append(piece_name(question.id, number))
+    for place, (question, windows) in enumerate(zip(split.questions, windows_of, strict=True)):
+        for number, window in enumerate(windows, start=1):
+            of_context = np.array([sequence == 1 for sequence in window.sequence_ids])
+            span = np.where(of_context[:, None], np.array(window.offsets, dtype=np.int32), np.int32(-1))
+            tokens.add(window, question.id, number)
+            places.append(place)
             spans.append(span)
             targets.append(_target(question, span, number == 1, number == len(windows)))
     return Windows(
-        **tokens_of(pieces, tokenizer),
-        names=tuple(names),
+        **tokens.fields(),
         targets=torch.tensor(targets, dtype=torch.int64).reshape(-1, 2),
         cut=cut,
         max_length=max_length,
-        question=tuple(piece.text for piece in pieces),
+        question=tuple(places),
         spans=tuple(spans),
     )
 
@@ -110,8 +104,6 @@ def _questions(
 ) -> tuple[list[str], int]:
     """The questions as they are asked, and how many were cut."""
     asked = [question.question.strip() for question in split.questions]
-    if not asked:
-        return [], 0
     alone = tokenizer(asked, add_special_tokens=False, verbose=False).encodings
     counts = [len(encoding) for encoding in alone]
     long = [i for i, count in enumerate(counts) if count > max_question]
@@ -123,26 +115,8 @@ def _questions(
         left = room - count
         if left <= stride:  # the tokenizer panics then, which is no Exception
             raise ValueError(
-                f"question {split.questions[i].id!r} leaves {max(left, 0)} of max_length {max_length} tokens for the "
-                f"context, expected more than the stride {stride}: raise max_length, or lower stride or max_question"
+                f"question {split.questions[i].id!r} leaves {max(left, 0)} of --max-length {max_length} tokens for the "
+                f"context, expected more than --stride {stride}: raise --max-length, or lower --stride or "
+                "--max-question"
             )
     return asked, len(long)
-
-
-def _check_lengths(max_length: int, stride: int, max_question: int, model_length: int | None) -> None:
-    for name, value, least in (("max_length", max_length, 1), ("max_question", max_question, 1), ("stride", stride, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if model_length is not None and max_length > model_length:
-        raise ValueError(f"max_length {max_length} is more than the {model_length} tokens that the model reads")
-
-
-def _check_tokenizer(tokenizer: Any) -> None:
-    kind = type(tokenizer).__name__
-    if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(f"{kind} knows no character offsets: load a fast tokenizer (AutoTokenizer, use_fast=True)")
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"{kind} has no token to pad with: set tokenizer.pad_token")
-    ids = tokenizer("a", "b")["input_ids"]
-    if tokenizer.cls_token_id is None or ids[CLS] != tokenizer.cls_token_id:
-        raise ValueError(f"{kind} begins no text with a cls token, which here stands for no answer: take an encoder's")

@@ -3,63 +3,53 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...io.tables import is_hub_name, load_from_hub
 from ..data.split import TextData
-from .reading import read_json, read_rows
-from .split import Question, QuestionSplit
+from .reading import Question, QuestionSplit, read_json, read_rows
 
 _CHOICES = "give a SQuAD .json file, a folder with train*.json and dev*.json, or owner/name on the hub"
-_PROTOCOL = "articles"  # by which the splits are made
 _INSTEAD = "give a SQuAD .json file, or a folder with train*.json and dev*.json instead"
+# shares of the articles: val of a train set; test and val of a single file
+_OF_TRAIN = {"val": 0.05}
+_OF_ONE_FILE = {"test": 0.2, "val": 0.1}
+
+_Questions = tuple[Question, ...]
 
 
-def open_questions(
-    spec: str, *, held_out: float = 0.2, val: float | None = None, seed: int = 0
-) -> TextData[QuestionSplit]:
+def open_questions(spec: str, *, seed: int = 0) -> TextData[QuestionSplit]:
     """Reads questions as train, val and test. A local path wins over a name of the hub.
 
     - a folder with one train*.json and one dev*.json of SQuAD v1.1 or v2: dev is test, since SQuAD's own test set is
-      not public, and val is taken from train;
+      not public, and val is taken from train: 0.05 of its articles;
     - `owner/name` or `owner/name:config` of the Hugging Face hub, such as rajpurkar/squad or rajpurkar/squad_v2: its
       validation split is test, and val is taken from train;
-    - one .json file: val and test are taken from it.
+    - one .json file: 0.2 of its articles are test, 0.1 val.
 
     Whole articles are taken, so no article is in two splits. Which ones depends on nothing but `seed` and the titles:
     they are ordered by the SHA-256 of `seed:title`, test is taken first, then val. Questions keep their order.
-
-    Args:
-        held_out: share of the articles of a single file that is test.
-        val: share of the articles that is val; None takes 0.05 of train, and 0.1 of a single file.
-        seed: of the choice of articles.
 
     Raises:
         FileNotFoundError: no such file or folder, or the hub cannot be reached.
         ValueError: nothing usable there, a question that is wrong, by its id, or too few articles.
     """
     path = Path(spec).expanduser()
-    if spec.strip() and path.is_dir():
-        return _of_two(spec, read_json(_only(path, "train*.json")), read_json(_only(path, "dev*.json")), val, seed)
     if path.is_file():
-        shares = {"test": held_out, "val": 0.1 if val is None else val}
-        return TextData(spec, (), _by_article(spec, read_json(path), shares, seed), protocol=_PROTOCOL)
-    if is_hub_name(spec, suffixes=(".json",)):
-        return _of_two(spec, *_read_hub(spec), val, seed)
-    raise FileNotFoundError(f"no questions at {spec!r}: {_CHOICES}")
-
-
-def _read_hub(spec: str) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
-    """The questions of the splits train and validation of `owner/name[:config]`."""
-    tables = load_from_hub(spec, what="questions", instead=_INSTEAD)
-    for split in ("train", "validation"):
-        if split not in tables:
-            raise ValueError(f"{spec} has no split {split!r}, it has {', '.join(tables)}; {_INSTEAD}")
-        missing = {"id", "question", "context", "answers"} - set(tables[split].column_names)
-        if missing:
-            raise ValueError(f"{spec}: {split} has no column {', '.join(sorted(missing))}, as SQuAD has; {_INSTEAD}")
-    train, validation = (read_rows(f"{split} of {spec}", tables[split]) for split in ("train", "validation"))
-    return train, validation
+        splits = _by_article(spec, read_json(path), _OF_ONE_FILE, seed)
+    else:
+        if spec.strip() and path.is_dir():
+            train, dev = (read_json(_only(path, f"{split}*.json")) for split in ("train", "dev"))
+        elif is_hub_name(spec, suffixes=(".json",)):
+            train, dev = _read_hub(spec)
+        else:
+            raise FileNotFoundError(f"no questions at {spec!r}: {_CHOICES}")
+        both = {question.id for question in train} & {question.id for question in dev}
+        if both:
+            raise ValueError(f"{spec}: {len(both)} questions are in train and in dev, such as {min(both)!r}")
+        splits = _by_article(spec, train, _OF_TRAIN, seed) | {"test": QuestionSplit(dev)}
+    return TextData(spec, (), splits, protocol="articles")
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -70,22 +60,20 @@ def _only(folder: Path, pattern: str) -> Path:
     return files[0]
 
 
-def _of_two(
-    spec: str, train: tuple[Question, ...], dev: tuple[Question, ...], val: float | None, seed: int
-) -> TextData[QuestionSplit]:
-    both = {question.id for question in train} & {question.id for question in dev}
-    if both:
-        raise ValueError(f"{spec}: {len(both)} questions are in train and in dev, such as {min(both)!r}")
-    splits = _by_article(spec, train, {"val": 0.05 if val is None else val}, seed)
-    return TextData(spec, (), {**splits, "test": QuestionSplit(dev)}, protocol=_PROTOCOL)
+def _read_hub(spec: str) -> Iterator[_Questions]:
+    """The questions of the splits train and validation of `owner/name[:config]`."""
+    tables = load_from_hub(spec, what="questions", instead=_INSTEAD)
+    for split in ("train", "validation"):
+        if split not in tables:
+            raise ValueError(f"{spec} has no split {split!r}, it has {', '.join(tables)}; {_INSTEAD}")
+        missing = {"id", "question", "context", "answers"} - set(tables[split].column_names)
+        if missing:
+            raise ValueError(f"{spec}: {split} has no column {', '.join(sorted(missing))}, as SQuAD has; {_INSTEAD}")
+        yield read_rows(f"{split} of {spec}", tables[split])
 
 
-def _by_article(
-    spec: str, questions: tuple[Question, ...], shares: dict[str, float], seed: int
-) -> dict[str, QuestionSplit]:
+def _by_article(spec: str, questions: _Questions, shares: dict[str, float], seed: int) -> dict[str, QuestionSplit]:
     """Splits train, then val and perhaps test, of whole articles; each gets at least one."""
-    if any(share <= 0 for share in shares.values()) or sum(shares.values()) >= 1:
-        raise ValueError(f"shares of articles must be above 0 and leave some for train, got {shares}")
     titles = sorted(
         {question.title for question in questions},
         key=lambda title: hashlib.sha256(f"{seed}:{title}".encode("utf-8", "surrogatepass")).digest(),

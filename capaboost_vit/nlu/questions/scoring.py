@@ -10,14 +10,13 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from .answers import Answer
-from .split import Question, QuestionSplit
+from .reading import Question
 
-_Given = TypeVar("_Given")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -38,9 +37,7 @@ def score_answer(text: str, references: Iterable[str]) -> tuple[float, float]:
     return float(words in golds), max(_f1(words, gold) for gold in golds)
 
 
-def score_answers(
-    questions: QuestionSplit | Iterable[Question], answers: Mapping[str, Answer | str]
-) -> dict[str, float]:
+def score_answers(questions: Iterable[Question], answers: Mapping[str, Answer | str]) -> dict[str, float]:
     """`exact_match` and `f1` in percent of the questions; where some have no answer, also by whether they have one.
 
     The latter are has_answer_exact_match, has_answer_f1, no_answer_exact_match and no_answer_f1, each where it has a
@@ -53,7 +50,8 @@ def score_answers(
         ValueError: no question, or one without an answer in `answers` (an empty text is one), by its id.
     """
     rows = []
-    for question, answer in _pairs(questions, answers):
+    for question in _answered(questions, answers):
+        answer = answers[question.id]
         text = answer.text if isinstance(answer, Answer) else answer
         rows.append((bool(question.answers), *score_answer(text, question.answers)))
     table = np.array(rows)
@@ -67,7 +65,7 @@ def score_answers(
     }
 
 
-def best_threshold(questions: QuestionSplit | Iterable[Question], answers: Mapping[str, Answer]) -> float:
+def best_threshold(questions: Iterable[Question], answers: Mapping[str, Answer]) -> float:
     """argmax over t of the F1 of answering with the best span where null_gap <= t, and not at all elsewhere.
 
     Meant for val; the threshold is then that of `best_answers` on test. As in the official script t is one of the gaps,
@@ -82,7 +80,8 @@ def best_threshold(questions: QuestionSplit | Iterable[Question], answers: Mappi
         ValueError: no question, or one without an answer in `answers`, by its id.
     """
     gains: dict[float, float] = {}
-    for question, answer in _pairs(questions, answers):
+    for question in _answered(questions, answers):
+        answer = answers[question.id]
         gain = score_answer(answer.span, question.answers)[1] - score_answer("", question.answers)[1]
         gains[answer.null_gap] = gains.get(answer.null_gap, 0.0) + gain
     gaps = sorted(gains)
@@ -91,16 +90,15 @@ def best_threshold(questions: QuestionSplit | Iterable[Question], answers: Mappi
     return gaps[best - 1] if best else gaps[0] - 1
 
 
-def _pairs(
-    questions: QuestionSplit | Iterable[Question], answers: Mapping[str, _Given]
-) -> list[tuple[Question, _Given]]:
-    asked = list(questions.questions if isinstance(questions, QuestionSplit) else questions)
+def _answered(questions: Iterable[Question], answers: Mapping[str, Any]) -> list[Question]:
+    """The questions, each of which has an answer. Raises ValueError elsewhere."""
+    asked = list(questions)
     if not asked:
         raise ValueError("no question to score: the split is empty")
     missing = [question.id for question in asked if question.id not in answers]
     if missing:
         raise ValueError(f"{len(missing)} of {len(asked)} questions have no answer, such as {missing[0]!r}")
-    return [(question, answers[question.id]) for question in asked]
+    return asked
 
 
 def _f1(words: list[str], gold: list[str]) -> float:
