@@ -6,28 +6,22 @@ from collections.abc import Callable
 
 import torch
 from timm.data.random_erasing import RandomErasing
-from torch import Tensor
 from torchvision.transforms import v2
 
-Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W), labels (B,)
+from ..training.order import Batch
+from .config import TrainConfig
 
 
-def make_mix(
-    *, num_classes: int, reprob: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0, device: torch.device
-) -> Callable[[Batch], Batch]:
+def make_mix(config: TrainConfig, *, num_classes: int, device: torch.device) -> Callable[[Batch], Batch]:
     """timm's random erasing (boxes take the mean colour), then torchvision's MixUp or CutMix, one of them per batch.
 
     With mixup or cutmix the labels become probabilities (B, num_classes). A batch whose labels are -1 counts for
     nothing and is left alone.
-
-    Args:
-        reprob: probability that a box of an image is erased.
-        mixup, cutmix: alpha of the beta distribution of the share; 0 for none.
     """
-    erase = RandomErasing(reprob, mode="const", device=device) if reprob > 0 else None
+    erase = RandomErasing(config.reprob, mode="const", device=device) if config.reprob > 0 else None
     kinds = [
         kind(alpha=alpha, num_classes=num_classes)
-        for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        for kind, alpha in ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
         if alpha > 0
     ]
     blend = v2.RandomChoice(kinds) if kinds else None
@@ -37,9 +31,8 @@ def make_mix(
         if erase is not None:
             images = erase(images)
         # one image alone may be such a stand-in; looking at its label waits for the device
-        if blend is None or (len(labels) == 1 and bool(labels[0] < 0)):
-            return images, labels
-        images, labels = blend(images, labels)
+        if blend is not None and not (len(labels) == 1 and bool(labels[0] < 0)):
+            images, labels = blend(images, labels)
         return images, labels
 
     return mix
