@@ -89,14 +89,6 @@ class Split:
         kept = tuple(indices)
         return replace(self, names=tuple(self.names[i] for i in kept), labels=tuple(self.labels[i] for i in kept))
 
-    def without(self, indices: Iterable[int]) -> Split:
-        """The split without some of its images, in the same order. Raises IndexError for an index that is not there."""
-        left_out = set(indices)
-        for index in left_out:
-            if not 0 <= index < len(self):
-                raise IndexError(f"no image {index} in a split of {len(self)}")
-        return self.only(i for i in range(len(self)) if i not in left_out)
-
 
 def few_shot(split: Split, shots: int, *, seed: int, classes: Sequence[str]) -> Split:
     """`shots` images of each class: those with the lowest SHA-256 of (seed, name), in the order of the split.
