@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from .methods.fold import fold
     from .methods.index import METHODS, make_method, register
     from .methods.method import MaskedMethod, Method
-    from .vision.adapt import adapt
-    from .vision.adapters import create_from_adapter, load_adapter, save_adapter
+    from .vision.adapters import adapt, create_from_adapter, load_adapter, save_adapter
     from .vision.anatomy import anatomy_of
     from .vision.summary import summary
 
@@ -40,7 +39,7 @@ _PUBLIC = {
     "Method": "methods.method",
     "Site": "core.inject",
     "Wrapper": "core.wrapper",
-    "adapt": "vision.adapt",
+    "adapt": "vision.adapters",
     "anatomy_of": "vision.anatomy",
     "apply_method": "methods.apply",
     "branches": "core.inject",

@@ -9,7 +9,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from ..methods import METHODS, Method
-from .adapt import adapt
+from .adapters import adapt
 from .config import TrainConfig
 from .registry import parse_name
 from .weights import create_base, load_base_weights

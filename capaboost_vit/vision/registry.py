@@ -65,7 +65,7 @@ def parse_name(name: str) -> tuple[str, str] | None:
 def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         # here, as importing timm registers the names: modules of this package may be half imported then
-        from .adapt import adapt
+        from .adapters import adapt
         from .weights import checkpoint_filter
 
         options = {key: kwargs.pop(key) for key in option_names(method) if key in kwargs}
