@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
-from .image import to_rgb
 from .image_data import ImageData
 from .report import DataReport, Shared, SplitReport
-from .split import Split
+from .split import Split, content_of, decode, to_rgb
 
 _SMALL, _LARGE, _RATIO = 32, 50_000_000, 4
 _ORIENTATION = 0x0112
@@ -101,11 +100,11 @@ def _reason(split: Split, index: int) -> str:
 def _look(split: Split, index: int) -> _Look:
     try:
         with split.naming(index):
-            opened, content = split.stored(index)
-            with opened as image:
+            stored = split.open(split.names[index])
+            with decode(stored) as image:
                 odd = _odd(image)
                 to_rgb(image)
-                return _Look(hashlib.sha256(content).digest(), image.size, odd)
+                return _Look(hashlib.sha256(content_of(stored)).digest(), image.size, odd)
     except ValueError as error:
         return _Look(reason=str(error))
 

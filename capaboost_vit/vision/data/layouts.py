@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ...io.splits import SPLIT_NAMES, by_split
-from .image import EXTENSIONS
 from .image_data import ImageData
-from .labels import MOST_CLASSES
-from .split import Split, name_digest
+from .split import EXTENSIONS, Split, name_digest
+from .tables import MOST_CLASSES
 from .tree import Tree, printable
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from PIL import Image
 
 from ...io.options import suggest
-from .image import decode
 from .image_data import ImageData
-from .labels import number_labels
-from .split import Split
+from .split import Split, decode
+from .tables import number_labels
 
 _BY_PARTS = {  # one part for all images is called train here
     "train": "Caltech101 Caltech256 EuroSAT SEMEION SUN397",
