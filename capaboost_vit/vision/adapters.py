@@ -21,7 +21,7 @@ from ..methods.apply import adapt_model
 from ..methods.index import option_names
 from ..methods.load import load_into
 from .anatomy import anatomy_of, head_names
-from .weights import create_base, load_base_weights
+from .weights import create_base
 
 # arguments of timm.create_model that name files: an adapter file has no business with them
 _SOURCES = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -141,10 +141,9 @@ def create_from_adapter(
         raise AdapterFileError(f"{path} asks to load other files ({', '.join(sorted(foreign))}): refused")
     model = create_base(
         name,
-        pretrained=pretrained and initial_checkpoint is None and not file.trains_all(),
+        pretrained=pretrained and not file.trains_all(),
+        initial_checkpoint=initial_checkpoint,
         num_classes=header["num_classes"],
         **header["model_args"],
     )
-    if initial_checkpoint is not None:
-        load_base_weights(model, initial_checkpoint)
     return load_adapter(model, file, force=force).eval()

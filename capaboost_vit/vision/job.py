@@ -13,11 +13,10 @@ from ..training.loader import TrainLoader
 from ..training.objective import classification
 from ..training.state import State
 from .adapters import save_adapter
-from .build import build_data_config, build_model, build_transform, check_model
+from .build import build_data_config, build_model, build_transform, check_model, make_mix
 from .config import TrainConfig
 from .data import ImageData, few_shot, open_configured, unreadable
 from .loader import ImageExamples, Normalise, image_eval_loader
-from .mix import make_mix
 
 
 def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.device) -> Job:

@@ -70,9 +70,8 @@ def _checked(batch: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     """Signals to the whole group of a run must not take away the images that it needs to come to a stop."""
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_TO_LIVE))
     if hasattr(signal, "pthread_sigmask"):

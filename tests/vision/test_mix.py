@@ -10,8 +10,8 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
 from capaboost_vit.core.seeds import seeded
+from capaboost_vit.vision.build import make_mix
 from capaboost_vit.vision.config import TrainConfig
-from capaboost_vit.vision.mix import make_mix
 
 CPU = torch.device("cpu")
 
