@@ -74,8 +74,8 @@ def check_data(
         spec=data.spec,
         classes=data.classes,
         splits={name: _summary(looked_at[looked_at["part"] == name], len(data.classes)) for name in data.splits},
-        copies={name: copies for name, copies in within.items() if copies.count},
-        shared={pair: shared for pair, shared in between.items() if shared.count},
+        copies={name: copies for name, copies in within.items() if copies is not None},
+        shared={pair: shared for pair, shared in between.items() if shared is not None},
         contradictions=_contradictions(data, images),
         unlabelled=data.unlabelled,
     )
@@ -144,10 +144,10 @@ def _nested(data: ImageData, first: str, second: str) -> bool:
     return names[0] <= names[1] or names[1] <= names[0]
 
 
-def _repeated(data: ImageData, images: Any, again: Any) -> Shared:
+def _repeated(data: ImageData, images: Any, again: Any) -> Shared | None:
     """How many images are there again, and the first example: rows `again` have the content of other rows `images`."""
     if again.empty:
-        return Shared(0, None)
+        return None
     content = again["content"].min()
     one, other = (rows[rows["content"] == content].iloc[0] for rows in (images, again))
     return Shared(len(again), (_where(data, one), _where(data, other)))
