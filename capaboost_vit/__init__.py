@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from .methods.fold import fold
     from .methods.index import METHODS, make_method, register
     from .methods.method import MaskedMethod, Method
-    from .vision.adapt import adapt
-    from .vision.adapters import create_from_adapter, load_adapter, save_adapter
+    from .vision.adapters import adapt, create_from_adapter, load_adapter, save_adapter
     from .vision.anatomy import anatomy_of
     from .vision.summary import summary
 
@@ -41,8 +40,7 @@ _MODULES = {
     "methods.fold": ("fold",),
     "methods.index": ("METHODS", "make_method", "register"),
     "methods.method": ("MaskedMethod", "Method"),
-    "vision.adapt": ("adapt",),
-    "vision.adapters": ("create_from_adapter", "load_adapter", "save_adapter"),
+    "vision.adapters": ("adapt", "create_from_adapter", "load_adapter", "save_adapter"),
     "vision.anatomy": ("anatomy_of",),
     "vision.summary": ("summary",),
 }

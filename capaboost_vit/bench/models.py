@@ -17,7 +17,7 @@ from ..nlu.anatomy import anatomy_of as anatomy_of_text
 from ..nlu.models import adapt as adapt_text
 from ..nlu.models import model_length
 from ..training.distributed import pick_device
-from ..vision.adapt import adapt as adapt_vit
+from ..vision.adapters import adapt as adapt_vit
 from ..vision.anatomy import anatomy_of as anatomy_of_vit
 from .config import SHAPES, Workload
 

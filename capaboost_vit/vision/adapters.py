@@ -1,4 +1,4 @@
-"""Adapter files of timm models: save, load, and build a model from nothing but the file and the base weights."""
+"""Timm models adapted, and their adapter files: save, load, build from nothing but the file and the base weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -15,16 +15,44 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
-from ..methods import METHODS
+from ..methods import METHODS, Method
 from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.apply import adapt_model
 from ..methods.index import option_names
 from ..methods.load import load_into
-from .adapt import adapt
-from .anatomy import head_names
-from .weights import create_base, load_base_weights
+from .anatomy import anatomy_of, head_names
+from .weights import create_base
 
 # arguments of timm.create_model that name files: an adapter file has no business with them
 _SOURCES = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
+    """Adds a method's branches to a model, in place, and freezes everything but them and the head.
+
+    Args:
+        model: a timm model, or any torch model when `targets` are name patterns such as `encoder.*.linear1`.
+        method: the name of one of `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf; bitfit,
+            norm, head (linear probe) or full (fine-tuning); or a method that is made already.
+        head: names or patterns of further modules to train; None takes a timm model's classifier.
+        options: of the method, see `capaboost_vit.methods`, such as `rank=8, num_branches=2, density=0.5,
+            targets=("query", "value")`.
+
+    Returns:
+        The same model, still of its own class. A second call adds a second method.
+
+    Raises:
+        ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
+
+    Example:
+        >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224"), "lora", rank=4)
+    """
+    pretrained_cfg = getattr(model, "pretrained_cfg", {})
+    base = {"architecture": pretrained_cfg.get("architecture", type(model).__name__), "tag": pretrained_cfg.get("tag")}
+    adapt_model(model, anatomy_of(model), base, method, head=head, **options)
+    return model
 
 
 def save_adapter(
@@ -76,8 +104,8 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
     inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
-    own = getattr(inner, "pretrained_cfg", {}).get("architecture", type(inner).__name__)
-    load_into(inner, path, architecture=own, adapt=adapt, head_names=head_names, force=force)
+    architecture = getattr(inner, "pretrained_cfg", {}).get("architecture", type(inner).__name__)
+    load_into(inner, path, architecture=architecture, adapt=adapt, head_names=head_names, force=force)
     return model
 
 
@@ -104,20 +132,18 @@ def create_from_adapter(
     base = header["base"]
     name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)
     try:
-        known = timm.get_pretrained_cfg(name) is not None and "model_args" in header
+        buildable = timm.get_pretrained_cfg(name) is not None and "model_args" in header
     except RuntimeError:  # timm knows the architecture, but not this tag
-        known = False
-    if not known:
+        buildable = False
+    if not buildable:
         raise AdapterFileError(f"{path} was made for {name}, which timm cannot build: build it, then use load_adapter")
-    foreign = _SOURCES & header["model_args"].keys()
-    if foreign:
+    if foreign := _SOURCES & header["model_args"].keys():
         raise AdapterFileError(f"{path} asks to load other files ({', '.join(sorted(foreign))}): refused")
     model = create_base(
         name,
-        pretrained=pretrained and initial_checkpoint is None and not file.trains_all(),
+        pretrained=pretrained and not file.trains_all(),
+        initial_checkpoint=initial_checkpoint,
         num_classes=header["num_classes"],
         **header["model_args"],
     )
-    if initial_checkpoint is not None:
-        load_base_weights(model, initial_checkpoint)
     return load_adapter(model, file, force=force).eval()

@@ -1,18 +1,23 @@
-"""From a run's configuration to its model, its input configuration and its transforms."""
+"""From a run's configuration to its model, its input configuration, its transforms and its batch augmentation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
+import torch
 from timm.data import create_transform, resolve_data_config
+from timm.data.random_erasing import RandomErasing
 from torch import nn
+from torchvision.transforms import v2
 
 from ..methods import METHODS, Method
-from .adapt import adapt
+from ..training.loader import Batch
+from .adapters import adapt
 from .config import TrainConfig
 from .registry import parse_name
-from .weights import create_base, load_base_weights
+from .weights import create_base
 
 
 def check_model(config: TrainConfig) -> Method:
@@ -48,28 +53,23 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")
     if "img_size" in config.model_kwargs:
         raise ValueError("--model-kwargs img_size: say --img-size, which the transforms follow too")
-    if config.img_size is not None and _fixed_size(config.model):
+    base_config = timm.get_pretrained_cfg(config.model)
+    # others take images of any size, and have no such argument
+    if config.img_size is not None and base_config is not None and base_config.fixed_input_size:
         arguments["img_size"] = config.img_size
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
     implied = parse_name(config.model) is not None
     if implied:
         arguments |= {name: value for name, value in method.as_given().items() if name != "name"}
-    fetch = config.pretrained and config.initial_checkpoint is None
-    model: Any = create_base(config.model, pretrained=fetch, **arguments)
-    if config.initial_checkpoint is not None:
-        load_base_weights(model, config.initial_checkpoint)
+    model: Any = create_base(
+        config.model, pretrained=config.pretrained, initial_checkpoint=config.initial_checkpoint, **arguments
+    )
     if not implied:
         adapt(model, method)
     if config.grad_checkpointing:
         model.set_grad_checkpointing(True)
     return model
-
-
-def _fixed_size(name: str) -> bool:
-    """Whether the model takes its image size as an argument; others take images of any size."""
-    cfg = timm.get_pretrained_cfg(name)
-    return cfg is not None and cfg.fixed_input_size
 
 
 def build_data_config(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
@@ -95,3 +95,29 @@ def build_transform(data_config: dict[str, Any], augment: TrainConfig | None = N
         color_jitter=augment.color_jitter,
         auto_augment=augment.aa,
     )
+
+
+def make_mix(config: TrainConfig, *, num_classes: int, device: torch.device) -> Callable[[Batch], Batch]:
+    """timm's random erasing (boxes take the mean colour), then torchvision's MixUp or CutMix, one of them per batch.
+
+    With mixup or cutmix the labels become probabilities (B, num_classes). A batch whose labels are -1 counts for
+    nothing and is left alone.
+    """
+    erase = RandomErasing(config.reprob, mode="const", device=device) if config.reprob > 0 else None
+    kinds = [
+        kind(alpha=alpha, num_classes=num_classes)
+        for kind, alpha in ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
+        if alpha > 0
+    ]
+    blend = v2.RandomChoice(kinds) if kinds else None
+
+    def mix(batch: Batch) -> Batch:
+        images, labels = batch
+        if erase is not None:
+            images = erase(images)
+        # one image alone may be such a stand-in; looking at its label waits for the device
+        if blend is not None and not (len(labels) == 1 and bool(labels[0] < 0)):
+            images, labels = blend(images, labels)
+        return images, labels
+
+    return mix

@@ -9,14 +9,14 @@ import torch
 
 from ..training.distributed import ProcessGroup
 from ..training.job import Job
+from ..training.loader import TrainLoader
 from ..training.objective import classification
 from ..training.state import State
 from .adapters import save_adapter
-from .build import build_data_config, build_model, build_transform, check_model
+from .build import build_data_config, build_model, build_transform, check_model, make_mix
 from .config import TrainConfig
 from .data import ImageData, few_shot, open_configured, unreadable
-from .loader import Normalise, image_eval_loader, image_train_loader
-from .mix import make_mix
+from .loader import ImageExamples, Normalise, image_eval_loader
 
 
 def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.device) -> Job:
@@ -30,34 +30,37 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     splits = {name: data.split(name) for name in _split_names(config, data)}
     bad_images: dict[str, str] = {}
     if config.bad_images == "skip":
-        train_split = splits[config.train_split]
-        reasons = unreadable(train_split, workers=config.workers)
-        bad_images = {train_split.names[index]: reason for index, reason in reasons.items()}
-        splits[config.train_split] = train_split.without(reasons)
+        read = splits[config.train_split]
+        reasons = unreadable(read, workers=config.workers)
+        bad_images = {read.names[index]: reason for index, reason in reasons.items()}
+        splits[config.train_split] = read.only(index for index in range(len(read)) if index not in reasons)
     if config.shots is not None:
         drawn = few_shot(splits[config.train_split], config.shots, seed=config.seed, classes=data.classes)
         splits[config.train_split] = drawn
+    val, test = config.val_split, config.test_split
+    if val not in splits and (config.patience is not None or config.select == "best"):
+        raise ValueError(f"{config.data} has no split {val!r}, which --patience and --select best need")
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
     eval_transform = build_transform(image_config)
-    shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "workers": config.workers}
-    shard |= {"cache": config.cache, "device": device}
-    train = image_train_loader(
-        splits[config.train_split],
-        eval_transform if config.no_aug else build_transform(image_config, config),
+    shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
+    reading: dict[str, Any] = {"workers": config.workers, "cache": config.cache, "device": device}
+    train = TrainLoader(
+        ImageExamples(
+            splits[config.train_split],
+            eval_transform if config.no_aug else build_transform(image_config, config),
+            seed=None if config.no_aug else config.seed,
+            **reading,
+        ),
         batch_size=config.batch_size,
         seed=config.seed,
-        augmented=not config.no_aug,
         accumulation=config.grad_accum_steps,
         **shard,
     )
-    shard["batch_size"] = config.validation_batch_size
-    val, test = config.val_split, config.test_split
-    if val not in splits and (config.patience is not None or config.select == "best"):
-        raise ValueError(f"{config.data} has no split {val!r}, which --patience and --select best need")
+    held_out = {"batch_size": config.validation_batch_size, **shard, **reading}
     return Job(
         config=config,
         world=world,
@@ -70,16 +73,10 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         state=State(model, config, len(train)),
         objective=classification(smoothing=config.smoothing),
         train=train,
-        val=image_eval_loader(splits[val], eval_transform, **shard) if val in splits else None,
-        test=image_eval_loader(splits[test], eval_transform, keep=False, **shard) if test in splits else None,
+        val=image_eval_loader(splits[val], eval_transform, **held_out) if val in splits else None,
+        test=image_eval_loader(splits[test], eval_transform, keep=False, **held_out) if test in splits else None,
         prepare=Normalise(image_config, device, channels_last=config.channels_last),
-        mix=make_mix(
-            num_classes=model.num_classes,  # type: ignore[arg-type]
-            reprob=config.reprob,
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            device=device,
-        ),
+        mix=make_mix(config, num_classes=model.num_classes, device=device),  # type: ignore[arg-type]
         save=lambda folder: save_adapter(
             model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
         ),

@@ -12,40 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core.seeds import seeded
-from ..training.loader import EvalLoader, Part, TrainLoader
+from ..training.loader import Batch, EvalLoader, Part
 from .data import Split
 from .workers import Workers
 
-Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W), labels (B,)
 Transform = Callable[[Image.Image], Any]  # from an RGB image to uint8 pixels (3, H, W), all of one size
 
 MEMORY = 1 << 30  # bytes of one split that are kept in memory
 _SHARE = 0.1  # of a GPU's free memory, for one split
 _CPU = torch.device("cpu")
-
-
-def image_train_loader(
-    split: Split,
-    transform: Transform,
-    *,
-    batch_size: int,
-    seed: int,
-    augmented: bool = False,
-    accumulation: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
-    **reading: Any,
-) -> TrainLoader:
-    """The training images of one split as updates of the optimizer.
-
-    Args:
-        seed: keys the order and a random transform.
-        augmented: the transform is random.
-        reading: workers, cache and device, see `ImageExamples`. The others: see `TrainLoader`.
-    """
-    images = ImageExamples(split, transform, seed=seed if augmented else None, **reading)
-    share: dict[str, Any] = {"accumulation": accumulation, "rank": rank, "world_size": world_size}
-    return TrainLoader(images, batch_size=batch_size, seed=seed, **share)
 
 
 def image_eval_loader(
@@ -106,7 +81,7 @@ class ImageExamples:
         return len(self.labels)
 
     def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Batch]:
-        """One pass: a batch for each part; an image that does not count has the label -1."""
+        """One pass: images (B, 3, H, W) and labels (B,) for each part; what does not count has the label -1."""
         missing = [[row for row, (index, _) in enumerate(part) if index not in self.filled] for part in parts]
         keys = [[(epoch, part[row][0]) for row in rows] for part, rows in zip(parts, missing, strict=True) if rows]
         read = self.workers.batches(keys)
@@ -193,7 +168,7 @@ class _Pixels(Dataset[Any]):
         self.split, self.transform, self.seed, self.room = split, transform, seed, room
         self.images: dict[int, Image.Image] = {}
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Tensor | ValueError:
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Tensor | ValueError:
         try:
             return torch.stack([self._pixels(epoch, index) for epoch, index in keys])
         except ValueError as error:

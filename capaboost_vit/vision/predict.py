@@ -13,7 +13,7 @@ from ..io.atomic import replacing
 from ..training.distributed import pick_device
 from .build import build_transform
 from .data import EXTENSIONS, Split
-from .data.tree import printable
+from .data.tree import Folder
 from .loader import Normalise, image_eval_loader
 from .saved import open_saved
 
@@ -56,18 +56,18 @@ def predict_images(
     network = saved.model.to(target)
     count: int = network.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
-    split = Split(tuple(map(str, files)), (0,) * len(files), _read, printable)
+    tree = Folder(Path())
+    split = Split(tuple(map(str, files)), (0,) * len(files), tree.read, tree.locate)
     batches = image_eval_loader(split, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
-    found = []
+    predictions: list[Prediction] = []
     with torch.inference_mode():
         for batch in batches:
             best = network(prepare(batch)[0]).float().softmax(-1).topk(min(top, count))
-            found += list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
-    return [
-        Prediction(file, tuple(classes[i] for i in indices), tuple(probabilities))
-        for file, (probabilities, indices) in zip(files, found, strict=True)
-    ]
+            for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                names = tuple(classes[i] for i in indices)
+                predictions.append(Prediction(files[len(predictions)], names, tuple(probabilities)))
+    return predictions
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> Path:
@@ -78,27 +78,25 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> Path:
     ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("image", "rank", "class", "probability"))
-        for found in predictions:
-            for i, (name, probability) in enumerate(zip(found.classes, found.probabilities, strict=True)):
-                rows.writerow((found.image, i + 1, name, f"{probability:.9g}"))  # nine digits tell any two float32
+        for prediction in predictions:
+            ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+            for rank, (name, probability) in enumerate(ranked, start=1):
+                rows.writerow((prediction.image, rank, name, f"{probability:.9g}"))  # nine digits tell any two float32
     return path
 
 
-def _read(name: str) -> bytes:
-    return Path(name).read_bytes()
-
-
 def _image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files, and the pictures below the folders, without hidden ones, each once."""
-    found: dict[Path, None] = {}
+    """The files, and the pictures below the folders, as data sets find them, each once."""
+    files: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"no picture and no folder at {path}")
         inside = [path]
         if path.is_dir():
-            files = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            inside = sorted(p for p in files if not any(part[0] == "." for part in p.relative_to(path).parts))
+            tree = Folder(path)
+            names = (*tree.files(), *tree.walk())
+            inside = sorted(path / name for name in names if name.lower().endswith(EXTENSIONS))
             if not inside:
                 raise ValueError(f"the folder {path} holds no picture ({', '.join(EXTENSIONS)})")
-        found |= dict.fromkeys(inside)
-    return list(found)
+        files |= dict.fromkeys(inside)
+    return list(files)

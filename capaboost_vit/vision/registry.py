@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
-from timm.models import generate_default_cfgs, load_pretrained, model_entrypoint, register_model
+from timm.models import FeatureListNet, generate_default_cfgs, load_pretrained, model_entrypoint, register_model
+from timm.models._features import FeatureGetterNet  # not exported by timm.models
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
 
 from ..io.options import nearest
@@ -16,47 +19,33 @@ from ..methods import METHODS
 from ..methods.index import no_option, on_register, option_names, owner_of
 from ..methods.method import Method
 
-# family: (timm architecture, whether its attention layers are timm's plain ones, which take prefixes and prompts)
+# families of a name: timm's architecture for a size, its sizes, and whether all attention layers are timm's plain ones,
+# which take prefixes and prompts
+_ARCHITECTURES = (
+    ("vit", "vit_{}_patch16_224", "tiny small base large", True),
+    ("vit", "vit_{}_patch14_224", "huge giant", True),
+    ("deit3", "deit3_{}_patch16_224", "small base large", True),
+    ("deit3", "deit3_{}_patch14_224", "huge", True),
+    ("dinov2", "vit_{}_patch14_dinov2", "small base large giant", True),
+    ("siglip", "vit_{}_patch16_siglip_224", "base", True),
+    ("siglip", "vit_{}_patch14_siglip_224", "so400m", True),
+    ("clip", "vit_{}_patch16_clip_224", "base", True),
+    ("clip", "vit_{}_patch14_clip_224", "large huge", True),
+    ("dinov3", "vit_{}_patch16_dinov3", "small base large", False),
+    ("eva02", "eva02_{}_patch14_224", "tiny small base large", False),
+    ("beit", "beit_{}_patch16_224", "base large", False),
+    ("beitv2", "beitv2_{}_patch16_224", "base large", False),
+    ("swin", "swin_{}_patch4_window7_224", "tiny small base large", False),
+    ("swinv2", "swinv2_{}_window8_256", "tiny small base", False),
+)
+# by family, such as vit_base: (timm architecture, whether its attention is plain)
 FAMILIES: dict[str, tuple[str, bool]] = {
-    "vit_tiny": ("vit_tiny_patch16_224", True),
-    "vit_small": ("vit_small_patch16_224", True),
-    "vit_base": ("vit_base_patch16_224", True),
-    "vit_large": ("vit_large_patch16_224", True),
-    "vit_huge": ("vit_huge_patch14_224", True),
-    "vit_giant": ("vit_giant_patch14_224", True),
-    "deit3_small": ("deit3_small_patch16_224", True),
-    "deit3_base": ("deit3_base_patch16_224", True),
-    "deit3_large": ("deit3_large_patch16_224", True),
-    "deit3_huge": ("deit3_huge_patch14_224", True),
-    "dinov2_small": ("vit_small_patch14_dinov2", True),
-    "dinov2_base": ("vit_base_patch14_dinov2", True),
-    "dinov2_large": ("vit_large_patch14_dinov2", True),
-    "dinov2_giant": ("vit_giant_patch14_dinov2", True),
-    "siglip_base": ("vit_base_patch16_siglip_224", True),
-    "siglip_so400m": ("vit_so400m_patch14_siglip_224", True),
-    "clip_base": ("vit_base_patch16_clip_224", True),
-    "clip_large": ("vit_large_patch14_clip_224", True),
-    "clip_huge": ("vit_huge_patch14_clip_224", True),
-    "dinov3_small": ("vit_small_patch16_dinov3", False),
-    "dinov3_base": ("vit_base_patch16_dinov3", False),
-    "dinov3_large": ("vit_large_patch16_dinov3", False),
-    "eva02_tiny": ("eva02_tiny_patch14_224", False),
-    "eva02_small": ("eva02_small_patch14_224", False),
-    "eva02_base": ("eva02_base_patch14_224", False),
-    "eva02_large": ("eva02_large_patch14_224", False),
-    "beit_base": ("beit_base_patch16_224", False),
-    "beit_large": ("beit_large_patch16_224", False),
-    "beitv2_base": ("beitv2_base_patch16_224", False),
-    "beitv2_large": ("beitv2_large_patch16_224", False),
-    "swin_tiny": ("swin_tiny_patch4_window7_224", False),
-    "swin_small": ("swin_small_patch4_window7_224", False),
-    "swin_base": ("swin_base_patch4_window7_224", False),
-    "swin_large": ("swin_large_patch4_window7_224", False),
-    "swinv2_tiny": ("swinv2_tiny_window8_256", False),
-    "swinv2_small": ("swinv2_small_window8_256", False),
-    "swinv2_base": ("swinv2_base_window8_256", False),
-    "test_vit": ("test_vit", True),  # timm's own tiny test model
+    f"{name}_{size}": (architecture.format(size), plain)
+    for name, architecture, sizes, plain in _ARCHITECTURES
+    for size in sizes.split()
 }
+FAMILIES["test_vit"] = ("test_vit", True)  # timm's own tiny test model
+_FEATURE_OPTIONS = ("features_only", "out_indices", "feature_cls", "norm", "output_fmt")
 
 
 def methods_of(family: str) -> tuple[str, ...]:
@@ -76,13 +65,14 @@ def parse_name(name: str) -> tuple[str, str] | None:
 def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         # here, as importing timm registers the names: modules of this package may be half imported then
-        from .adapt import adapt
-        from .features import FEATURE_OPTIONS, feature_net
+        from .adapters import adapt
         from .weights import checkpoint_filter
 
         options = {key: kwargs.pop(key) for key in option_names(method) if key in kwargs}
-        _refuse_foreign_options(name, method, kwargs)
-        features = {key: kwargs.pop(key) for key in FEATURE_OPTIONS if key in kwargs}
+        for key in kwargs:  # others may be timm's own
+            if owner_of(key):
+                raise TypeError(no_option(name, method, key))
+        features = {key: kwargs.pop(key) for key in _FEATURE_OPTIONS if key in kwargs}
         if features.get("features_only") and options.get("deep") is False:
             raise ValueError("features_only needs deep prompts: shallow ones stay in the outputs of inner blocks")
         # a saved folder holds the adapted model: its weights are loaded when the branches are there
@@ -102,7 +92,7 @@ def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
                 filter_fn=checkpoint_filter(model),
             )
         model.pretrained_cfg["architecture"] = name
-        return feature_net(model, features) if features.pop("features_only", False) else model
+        return _feature_net(model, features) if features.pop("features_only", False) else model
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__
@@ -110,17 +100,41 @@ def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
     return create
 
 
-def _refuse_foreign_options(name: str, method: str, kwargs: dict[str, Any]) -> None:
-    for key in kwargs:  # others may be timm's own
-        if owner_of(key):
-            raise TypeError(no_option(name, method, key))
-
-
 def _nearest_option(method: str, kwargs: dict[str, Any]) -> str:
     """What a misspelt option may have meant, for the error of timm's constructor, which knows only its own."""
     near = {key: nearest(key, option_names(method), cutoff=0.7) for key in kwargs}
     hints = [f"{key!r}: did you mean {near_name!r}?" for key, near_name in near.items() if near_name]
     return f" ({'; '.join(hints)})" if hints else ""
+
+
+def _feature_net(model: Any, options: dict[str, Any]) -> nn.Module:
+    """What timm's builder returns for features_only=True, with its defaults: lists for Swin, a getter for the others.
+
+    Args:
+        model: the adapted model, which becomes part of the net.
+        options: timm's `out_indices`, `output_fmt`, for getters `norm`, and `feature_cls` ("list" or "getter").
+
+    Raises:
+        ValueError: another `feature_cls`.
+    """
+    listed = isinstance(model, (SwinTransformer, SwinTransformerV2))
+    kind = options.pop("feature_cls", "list" if listed else "getter")
+    if kind not in ("list", "getter"):
+        raise ValueError(f"feature_cls must be 'list' or 'getter', got {kind!r}")
+    metadata = {name: getattr(model, name) for name in ("_traits", "in_chans") if hasattr(model, name)}
+    options = {"out_indices": tuple(range(model.num_layers)) if listed else 3, **options}
+    net: Any
+    if kind == "list":
+        fmt = {"output_fmt": model.output_fmt} if hasattr(model, "output_fmt") else {}
+        net = FeatureListNet(model, flatten_sequential=True, **{**fmt, **options})
+    else:
+        net = FeatureGetterNet(model, **options)
+    for name, value in metadata.items():
+        setattr(net, name, value)
+    dropped = ("num_classes", "classifier", "global_pool")
+    net.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in dropped}
+    net.default_cfg = net.pretrained_cfg
+    return net
 
 
 def _register(method: type[Method]) -> None:

@@ -85,10 +85,10 @@ def evaluate_adapter(
     part = images.split(split)
     target = pick_device(device)
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
-    _check_classes(spec, images.classes, saved.classes, saved.model.num_classes)  # type: ignore[arg-type]
+    _check_classes(spec, images.classes, saved)
     batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
-    settings = TrainConfig(device=device, validation_batch_size=batch_size)
-    confusion = evaluate(saved.model.to(target), batches, prepare=Normalise(saved.input, target), config=settings)
+    prepare = Normalise(saved.input, target)
+    confusion = evaluate(saved.model.to(target), batches, prepare=prepare, config=TrainConfig())
     return int(confusion.trace()), int(confusion.sum())
 
 
@@ -150,16 +150,17 @@ def _from_timm_folder(folder: Path) -> Saved:
 def _class_names(names: Sequence[str] | Mapping[Any, str], count: int) -> tuple[str, ...]:
     """A name for each of `count` classes, the number of those that have none; timm has lists, or names by number."""
     by_number = names if isinstance(names, Mapping) else dict(enumerate(names))
-    known = {int(number): str(name) for number, name in by_number.items()}
-    return tuple(known.get(i, str(i)) for i in range(count)) if known else ()
+    named = {int(number): str(name) for number, name in by_number.items()}
+    return tuple(named.get(i, str(i)) for i in range(count)) if named else ()
 
 
-def _check_classes(spec: str, found: Sequence[str], wanted: Sequence[str], count: int) -> None:
+def _check_classes(spec: str, classes: Sequence[str], saved: Saved) -> None:
     """Raises ValueError unless label i of the data means output i of the model; classes without names must trust."""
-    if len(found) > count:
-        raise ValueError(f"{spec} has {len(found)} classes, the adapter {count}")
-    if not wanted or all(name == str(i) for i, name in enumerate(found)):
+    count: int = saved.model.num_classes  # type: ignore[assignment]
+    if len(classes) > count:
+        raise ValueError(f"{spec} has {len(classes)} classes, the adapter {count}")
+    if all(name == str(i) for i, name in enumerate(classes)):
         return
-    for i, name in enumerate(found):
-        if name != wanted[i]:
-            raise ValueError(f"class {i} of {spec} is {name!r}, that of the adapter {wanted[i]!r}: other classes")
+    for i, (name, expected) in enumerate(zip(classes, saved.classes, strict=False)):  # it has none, or more
+        if name != expected:
+            raise ValueError(f"class {i} of {spec} is {name!r}, that of the adapter {expected!r}: other classes")

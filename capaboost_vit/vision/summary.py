@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,12 +40,8 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [f"{'':<16}{'trained':>12}{'stored':>12}{'live':>12}   {self.name}"]
-        rows: list[tuple[Any, ...]] = [
-            (role, counts.trained, counts.stored, counts.live) for role, counts in self.roles.items()
-        ]
-        sums = [sum(row[column] for row in rows) for column in (1, 2, 3)]
-        for role, *counts in [*rows, ("all of them", *sums)]:
-            lines.append(f"{role:<16}" + "".join(f"{count:>12,}" for count in counts))
+        for role, counts in {**self.roles, "all of them": _add(self.roles.values())}.items():
+            lines.append(f"{role:<16}{counts.trained:>12,}{counts.stored:>12,}{counts.live:>12,}")
         share = 100 * self.trained / self.total if self.total else 0.0
         lines.append(f"trained {self.trained:,} of {self.total:,} parameters ({share:.2f} %)")
         if self.flops is not None and self.base_flops is not None:
@@ -64,27 +61,21 @@ def summary(
         input_size: (channels, height, width) for the FLOPs; None takes a timm model's own.
         flops: count multiply-adds with fvcore, fused attention included; executed by dense kernels, and ideal, with
             masked entries for free.
-
         verbose: print the table.
 
     Example:
         >>> trained = capaboost_vit.summary(model).trained
     """
-    counted = {role: _add(counts) for role, counts in _counts_of_wrappers(model).items()}
-    for head in anatomy_of(model).head:
-        module = get(model, head)
-        stored = sum(p.numel() for p in module.parameters())
-        counted[head] = Parameters(sum(p.numel() for p in module.parameters() if p.requires_grad), stored, stored)
-    own = getattr(model, "pretrained_cfg", {})
-    found = base = None
-    if flops:
-        found, base = _flops(model, input_size or _input_size(model))
+    roles = {role: _add(counts) for role, counts in _counts_of_wrappers(model).items()}
+    roles |= {head: count_parameters(get(model, head)) for head in anatomy_of(model).head}
+    everything = count_parameters(model)
+    adapted, base = _flops(model, input_size) if flops else (None, None)
     result = Summary(
-        name=own.get("architecture", type(model).__name__),
-        roles=counted,
-        total=sum(p.numel() for p in model.parameters()),
-        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops=found,
+        name=getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__),
+        roles=roles,
+        total=everything.stored,
+        trained=everything.trained,
+        flops=adapted,
         base_flops=base,
     )
     if verbose:
@@ -107,10 +98,7 @@ def _counts_of_wrappers(model: nn.Module) -> dict[str, list[Parameters]]:
             counts[role].append(count_parameters(module, counted))
         rest = [p for p in wrapper.added_parameters() if id(p) not in counted]  # of no module of its own
         if rest:
-            stored = sum(p.numel() for p in rest)
-            trained = sum(p.numel() for p in rest if p.requires_grad)
-            counts[roles.get((slot, "all"), slot)].append(Parameters(trained, stored, stored))
-            counted.update(map(id, rest))
+            counts[roles.get((slot, "all"), slot)].append(count_parameters(nn.ParameterList(rest), counted))
     return counts
 
 
@@ -127,19 +115,16 @@ def _roles(model: nn.Module) -> dict[tuple[str, str], str]:
     return roles
 
 
-def _add(counts: list[Parameters]) -> Parameters:
+def _add(counts: Collection[Parameters]) -> Parameters:
     return Parameters(sum(c.trained for c in counts), sum(c.stored for c in counts), sum(c.live for c in counts))
 
 
-def _input_size(model: nn.Module) -> tuple[int, int, int]:
-    if not hasattr(model, "pretrained_cfg"):
-        raise ValueError(f"give input_size=(channels, height, width): {type(model).__name__} does not tell its own")
-    return resolve_input_data_config(model)["input_size"]
-
-
-def _flops(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Flops, int]:
+def _flops(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[Flops, int]:
     """FLOPs of the model and of its base, in evaluation mode, without touching either."""
+    if input_size is None:
+        if not hasattr(model, "pretrained_cfg"):
+            raise ValueError(f"give input_size=(channels, height, width): {type(model).__name__} does not tell its own")
+        input_size = resolve_input_data_config(model)["input_size"]
     probe = copy.deepcopy(model).eval()
     images = torch.zeros(1, *input_size, **device_and_dtype(probe))
-    counted = count_flops(probe, images)
-    return counted, count_flops(detach(probe), images).executed
+    return count_flops(probe, images), count_flops(detach(probe), images).executed

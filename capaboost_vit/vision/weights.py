@@ -18,15 +18,24 @@ from ..core.names import namer
 from .anatomy import head_names
 
 
-def create_base(name: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
-    """`timm.create_model`; weights that cannot be fetched are one clear ValueError that names the local way."""
+def create_base(
+    name: str, *, pretrained: bool, initial_checkpoint: str | Path | None = None, **arguments: Any
+) -> nn.Module:
+    """`timm.create_model` with its weights from a local file, or if there is none and they are wanted, from timm's hub.
+
+    Raises:
+        ValueError: they cannot be fetched. ValueError, FileNotFoundError: see `load_base_weights`.
+    """
     try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        model = timm.create_model(name, pretrained=pretrained and initial_checkpoint is None, **arguments)
     except OSError as error:
         raise ValueError(
             f"cannot fetch the weights of {name} from the hub ({type(error).__name__}): give a local file, "
             "--initial-checkpoint FILE or initial_checkpoint=, or set HF_HUB_OFFLINE=1 to use the local cache at once"
         ) from error
+    if initial_checkpoint is not None:
+        load_base_weights(model, initial_checkpoint)
+    return model
 
 
 def load_base_weights(model: nn.Module, path: str | Path) -> None:
@@ -50,12 +59,9 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read weights from {path}: {reason}") from error
-    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if strange or not state:
-        raise ValueError(
-            f"cannot read weights from {path}: it holds {strange[0] if strange else 'nothing'}, no tensors"
-        )
-    canonical = namer(model)
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        raise ValueError(f"cannot read weights from {path}: it holds {others[0] if others else 'nothing'}, no tensors")
     filter_fn = checkpoint_filter(model)
     try:
         state = filter_fn(state, model) if filter_fn else state
@@ -63,19 +69,19 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
         raise ValueError(
             f"{path} does not hold the weights of this {type(model).__name__}: {type(error).__name__}: {error}"
         ) from error
-    own = {canonical(name): tensor for name, tensor in model.state_dict().items()}
-    heads = tuple(f"{name}." for name in head_names(model)) or ("head.", "head_dist.", "fc.")
-    for name in [name for name in state if name.startswith(heads)]:
-        if name not in own or own[name].shape != state[name].shape:
-            del state[name]
+    canonical = namer(model)
+    shapes = {canonical(name): tensor.shape for name, tensor in model.state_dict().items()}
     added = tuple(f"{name}." for name in branches(model))
-    missing = [name for name in own if name not in state and not name.startswith((*added, *heads))]
-    foreign = [name for name in state if name not in own]
-    wrong = [name for name in state if name in own and own[name].shape != state[name].shape]
-    if missing or foreign or wrong:
-        parts = [("missing", missing), ("unknown", foreign), ("of another shape", wrong)]
-        found = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in parts if names)
-        raise ValueError(f"{path} does not hold the weights of this {type(model).__name__}: {found}")
+    heads = tuple(f"{name}." for name in head_names(model)) or ("head.", "head_dist.", "fc.")
+    state = {n: tensor for n, tensor in state.items() if not n.startswith(heads) or shapes.get(n) == tensor.shape}
+    differences = {
+        "missing": [n for n in shapes if n not in state and not n.startswith((*added, *heads))],
+        "unknown": [n for n in state if n not in shapes],
+        "of another shape": [n for n, tensor in state.items() if n in shapes and shapes[n] != tensor.shape],
+    }
+    if any(differences.values()):
+        listed = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in differences.items() if names)
+        raise ValueError(f"{path} does not hold the weights of this {type(model).__name__}: {listed}")
     model.load_state_dict(state, strict=False)
 
 

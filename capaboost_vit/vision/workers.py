@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 _SECONDS_TO_LIVE = 30  # of a loader process after SIGTERM, which the whole group of a run may get
@@ -19,19 +19,19 @@ class Workers:
     The global random state is left alone, and signals to the whole group of a run do not take the processes away.
 
     Args:
-        dataset: its `__getitems__` makes a batch of a list of keys, or returns a ValueError, which is raised in this
+        dataset: its `__getitem__` makes a batch of a list of keys, or returns a ValueError, which is raised in this
             process: what is raised in a loader process loses its text.
         workers: loader processes; 0 loads in this one.
         lasting: they live on between passes, until `close`.
     """
 
     def __init__(self, dataset: Dataset[Any], *, workers: int, lasting: bool) -> None:
-        self.keys = _Keys()
+        self.keys: list[list[Any]] = []  # a DataLoader takes its sampler once, while each pass has other keys
         self.loader: DataLoader[Any] = DataLoader(
             dataset,
-            batch_sampler=self.keys,
+            batch_size=None,
+            sampler=self.keys,
             num_workers=workers,
-            collate_fn=_as_it_is,
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and lasting,
@@ -43,7 +43,7 @@ class Workers:
         """One pass: a batch for each list of keys. Raises the ValueError that stands for a batch."""
         if not keys:
             return iter(())  # without starting a process
-        self.keys.batches = keys
+        self.keys[:] = keys
         self.running = self._begin()
         return map(_checked, self.running)
 
@@ -62,23 +62,6 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Keys(Sampler[list[Any]]):
-    """What a DataLoader iterates over, which it takes once, while each pass has other keys."""
-
-    def __init__(self) -> None:
-        self.batches: Sequence[list[Any]] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return iter(self.batches)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def _checked(batch: Any) -> Any:
     if isinstance(batch, ValueError):
         raise batch
@@ -87,9 +70,8 @@ def _checked(batch: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     """Signals to the whole group of a run must not take away the images that it needs to come to a stop."""
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_TO_LIVE))
     if hasattr(signal, "pthread_sigmask"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from drawn import Drawn, split_of
+from drawn import Drawn, split_of, train_loader
 from PIL import Image
 
 from capaboost_vit.vision import loader as loader_module
 from capaboost_vit.vision.build import build_data_config, build_transform
 from capaboost_vit.vision.config import TrainConfig
-from capaboost_vit.vision.loader import ImageExamples, image_eval_loader, image_train_loader
+from capaboost_vit.vision.loader import ImageExamples, image_eval_loader
 
 MODEL = timm.create_model("test_vit")
 DATA = build_data_config(TrainConfig(img_size=24), MODEL)
@@ -28,9 +28,7 @@ def updates_of():
     def make(split=None, *, batch_size=4, seed=0, augmented=False, **options):
         transform = build_transform(DATA, TrainConfig(no_aug=False) if augmented else None)
         split = split_of(18) if split is None else split
-        made.append(
-            image_train_loader(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options)
-        )
+        made.append(train_loader(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options))
         return made[-1]
 
     yield make

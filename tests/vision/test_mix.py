@@ -10,7 +10,8 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
 from capaboost_vit.core.seeds import seeded
-from capaboost_vit.vision.mix import make_mix
+from capaboost_vit.vision.build import make_mix
+from capaboost_vit.vision.config import TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -23,7 +24,7 @@ def batch_of(size=8, classes=5):
 def mixed(batch, *key, **options):
     images, labels = batch
     with seeded("update", *(key or (1, 2, 0))):
-        return make_mix(num_classes=5, device=CPU, **options)((images.clone(), labels.clone()))
+        return make_mix(TrainConfig(**options), num_classes=5, device=CPU)((images.clone(), labels.clone()))
 
 
 def test_without_options_nothing_happens():

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from drawn import Drawn, split_of
+from drawn import Drawn, split_of, train_loader
 from PIL import Image
 
 from capaboost_vit.vision.build import build_data_config, build_transform
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split
-from capaboost_vit.vision.loader import image_train_loader
 
 MODEL = timm.create_model("test_vit")
 AUGMENT = TrainConfig(no_aug=False, aa="rand-m9-mstd0.5", scale=(0.3, 1.0))
@@ -31,9 +30,7 @@ def updates_of():
     def make(split, *, seed=0, batch_size=8, augmented=False, **options):
         data = build_data_config(TrainConfig(img_size=24), MODEL)
         transform = build_transform(data, AUGMENT if augmented else None)
-        made.append(
-            image_train_loader(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options)
-        )
+        made.append(train_loader(split, transform, batch_size=batch_size, seed=seed, augmented=augmented, **options))
         return made[-1]
 
     yield make
@@ -175,7 +172,7 @@ def test_closing_ends_the_loader_processes_at_once_wherever_they_are():
     gc.collect()
     before = set(multiprocessing.active_children())
     data = build_data_config(TrainConfig(img_size=24), MODEL)
-    updates = image_train_loader(split_of(40), build_transform(data), batch_size=4, seed=0, workers=2)
+    updates = train_loader(split_of(40), build_transform(data), batch_size=4, seed=0, workers=2)
     epoch = updates.epoch(0)
     next(epoch)
     assert len(set(multiprocessing.active_children()) - before) == 2

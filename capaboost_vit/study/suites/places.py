@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...vision.data.layouts import lists_of
 from ...vision.data.tables import is_image_table
-from ...vision.data.tree import Folder, FolderWithZip, Tree, Zip
+from ...vision.data.tree import Folder, Tree, Zip
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -33,7 +33,7 @@ class DataLayout:
 def look_at(path: Path) -> DataLayout:
     """What lies at a path. Raises FileNotFoundError or ValueError with nothing but the reason why it is of no use."""
     if path.is_dir():
-        tree: Tree = FolderWithZip(path) if (path / "images.zip").exists() else Folder(path)
+        tree: Tree = Folder(path, with_zip=True)
     elif path.is_file():
         tree = Zip(path, look_through=True)
     else:

@@ -1,13 +1,11 @@
 """Where images come from, and what is wrong with them."""
 
-from .check import DataReport, check_data
+from .check import DataReport, check_data, unreadable
 from .expressions import parse_split
-from .image import EXTENSIONS, decode, to_rgb
 from .image_data import ImageData
-from .scan import unreadable
 from .sheet import draw_contact_sheet
 from .spec import open_configured, open_data
-from .split import Split, few_shot
+from .split import EXTENSIONS, Split, decode, few_shot, to_rgb
 
 __all__ = [
     "EXTENSIONS",

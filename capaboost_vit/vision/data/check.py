@@ -5,31 +5,38 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 
-from .image import to_rgb
 from .image_data import ImageData
 from .report import DataReport, Shared, SplitReport
-from .scan import in_threads
-from .split import Split
+from .split import Split, content_of, decode, to_rgb
 
 _SMALL, _LARGE, _RATIO = 32, 50_000_000, 4
 _ORIENTATION = 0x0112
+_AHEAD = 1000  # images that are given to the threads at once
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Look(NamedTuple):
     """What one look at an image tells; a reason where it cannot be read."""
 
     digest: bytes = b""
     size: tuple[int, int] = (0, 0)
     odd: tuple[str, ...] = ()
     reason: str = ""
+
+
+def unreadable(split: Split, *, workers: int = 0) -> dict[int, str]:
+    """Why an image cannot be read, by its index; every image is decoded, by so many threads."""
+    looks = _in_threads(partial(_reason, split), len(split), workers)
+    return {index: reason for index, reason in enumerate(looks) if reason}
 
 
 def check_data(
@@ -50,20 +57,14 @@ def check_data(
     """
     import pandas as pd
 
-    reports = {}
-    readable: list[tuple[str, int, int, bytes]] = []
-    done = 0
+    rows: list[tuple[Any, ...]] = []
     for name, split in data.splits.items():
-        seen: list[_Seen] = []
-        for one in in_threads(lambda i, split=split: _look(split, i), len(split), workers=os.cpu_count() or 1):  # type: ignore[misc]
-            if one.digest:
-                readable.append((name, len(seen), split.labels[len(seen)], one.digest))
-            seen.append(one)
-            done += 1
+        for number, look in enumerate(_in_threads(partial(_look, split), len(split), os.cpu_count() or 1)):
+            rows.append((name, number, split.labels[number], *look))
             if progress is not None:
-                progress(done)
-        reports[name] = _summary(split, seen, len(data.classes))
-    images = pd.DataFrame(readable, columns=["part", "number", "label", "digest"])
+                progress(len(rows))
+    looked_at = pd.DataFrame(rows, columns=["part", "number", "label", *_Look._fields])
+    images = looked_at[looked_at["reason"] == ""].copy()
     images["content"] = pd.factorize(images["digest"])[0]  # counted in the order in which they are first met
     of = {name: images[images["part"] == name] for name in data.splits}
     pairs = [pair for pair in combinations(data.splits, 2) if not _nested(data, *pair)] if apart is None else apart
@@ -72,24 +73,40 @@ def check_data(
     return DataReport(
         spec=data.spec,
         classes=data.classes,
-        splits=reports,
-        copies={name: copies for name, copies in within.items() if copies.count},
-        shared={pair: shared for pair, shared in between.items() if shared.count},
+        splits={name: _summary(looked_at[looked_at["part"] == name], len(data.classes)) for name in data.splits},
+        copies={name: copies for name, copies in within.items() if copies is not None},
+        shared={pair: shared for pair, shared in between.items() if shared is not None},
         contradictions=_contradictions(data, images),
         unlabelled=data.unlabelled,
     )
 
 
-def _look(split: Split, index: int) -> _Seen:
+def _in_threads(look: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
+    """look(0), look(1), ..., in this order, by several threads, as PIL decodes outside Python's lock."""
+    Image.init()  # its plug-ins, before there are threads
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for start in range(0, count, _AHEAD):  # a pool that is given all of a million images at once takes a GB
+            yield from pool.map(look, range(start, min(start + _AHEAD, count)))
+
+
+def _reason(split: Split, index: int) -> str:
+    try:
+        split.image(index)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _look(split: Split, index: int) -> _Look:
     try:
         with split.naming(index):
-            opened, content = split.stored(index)
-            with opened as image:
+            stored = split.open(split.names[index])
+            with decode(stored) as image:
                 odd = _odd(image)
                 to_rgb(image)
-                return _Seen(hashlib.sha256(content).digest(), image.size, odd)
+                return _Look(hashlib.sha256(content_of(stored)).digest(), image.size, odd)
     except ValueError as error:
-        return _Seen(reason=str(error))
+        return _Look(reason=str(error))
 
 
 def _odd(image: Image.Image) -> tuple[str, ...]:
@@ -105,14 +122,16 @@ def _odd(image: Image.Image) -> tuple[str, ...]:
     return tuple(kind for kind, true in kinds.items() if true)
 
 
-def _summary(split: Split, seen: list[_Seen], classes: int) -> SplitReport:
-    counts = Counter(split.labels)
-    sizes = sorted((one.size for one in seen if not one.reason), key=lambda size: (size[0] * size[1], size))
+def _summary(looked_at: Any, classes: int) -> SplitReport:
+    """Of the images of one split."""
+    counts = Counter(looked_at["label"])
+    unreadable = looked_at[looked_at["reason"] != ""]
+    sizes = sorted(looked_at["size"].drop(unreadable.index), key=lambda size: (size[0] * size[1], size))
     return SplitReport(
-        images=len(split),
+        images=len(looked_at),
         class_counts=tuple(counts[label] for label in range(classes)),
-        unreadable={index: one.reason for index, one in enumerate(seen) if one.reason},
-        odd=dict(Counter(kind for one in seen for kind in one.odd).most_common()),
+        unreadable=dict(zip(unreadable["number"], unreadable["reason"], strict=True)),
+        odd=dict(Counter(kind for kinds in looked_at["odd"] for kind in kinds).most_common()),
         sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
     )
 
@@ -125,10 +144,10 @@ def _nested(data: ImageData, first: str, second: str) -> bool:
     return names[0] <= names[1] or names[1] <= names[0]
 
 
-def _repeated(data: ImageData, images: Any, again: Any) -> Shared:
+def _repeated(data: ImageData, images: Any, again: Any) -> Shared | None:
     """How many images are there again, and the first example: rows `again` have the content of other rows `images`."""
     if again.empty:
-        return Shared(0, None)
+        return None
     content = again["content"].min()
     one, other = (rows[rows["content"] == content].iloc[0] for rows in (images, again))
     return Shared(len(again), (_where(data, one), _where(data, other)))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from typing import NamedTuple
+
+from PIL import Image
 
 from ...io.tables import VAL_NAMES, find_split
-from .expressions import Resolver, is_name, parse_split
-from .split import Split
+from .expressions import Part, is_name, parse_split
+from .split import Split, name_digest
 
 _ALIASES = {"train": ("train800", "trainval"), "val": (*VAL_NAMES, "val200")}
+
+
+class _Image(NamedTuple):
+    source: str  # the split that it is taken from
+    name: str
+    label: int
 
 
 @dataclass(frozen=True)
@@ -27,13 +39,23 @@ class ImageData:
         """A split by its name, by a usual alias (train: train800, trainval; val: valid, validation, dev, val200), or by
         an expression of names such as `train[:800]`, `train+val`, `mixed(train)[90%:]` (see `expressions`).
 
+        Images of several sources, such as the splits of a table, are called `source: name`, as each of them may have
+        the same rows.
+
         Raises:
             ValueError: there is none, or it has no labels; a malformed expression, a slice that is empty or goes beyond
                 the last image, an image in two parts of a sum.
         """
         if is_name(name) or name in self.splits or name in self.unlabelled:
-            return self._named(name)[1]
-        return Resolver(self.spec, self._named).resolve(parse_split(name))
+            return self.splits[self._named(name)]
+        sources: dict[str, Split] = {}
+        images = self._sum(parse_split(name), sources)
+        first, labels = next(iter(sources.values())), tuple(image.label for image in images)
+        if len(sources) == 1:
+            return replace(first, names=tuple(image.name for image in images), labels=labels)
+        names = tuple(f"{image.source}: {image.name}" for image in images)
+        sources = {source: replace(split, names=(), labels=()) for source, split in sources.items()}
+        return Split(names, labels, partial(_open, sources), partial(_locate, sources))
 
     def has(self, name: str) -> bool:
         """Whether `split(name)` would succeed."""
@@ -43,7 +65,59 @@ class ImageData:
             return False
         return True
 
-    def _named(self, name: str) -> tuple[str, Split]:
-        """A split by its name or alias, with the name that it has here."""
-        name = find_split(self.spec, (name, *_ALIASES.get(name, ())), self.splits, self.unlabelled)
-        return name, self.splits[name]
+    def _named(self, name: str) -> str:
+        """The name that a split has here, from its name or alias."""
+        return find_split(self.spec, (name, *_ALIASES.get(name, ())), self.splits, self.unlabelled)
+
+    def _sum(self, parts: Sequence[Part], sources: dict[str, Split]) -> list[_Image]:
+        """The images of all parts; notes in `sources` where they are from, splits that are opened alike once."""
+        images = [self._part(part, sources) for part in parts]
+        for (one, first), (other, second) in combinations(zip(parts, images, strict=True), 2):
+            shared = {image[:2] for image in first} & {image[:2] for image in second}
+            if shared:
+                source, name = min(shared)
+                where = sources[source].locate(name)
+                count = "an image" if len(shared) == 1 else f"{len(shared)} images"
+                raise ValueError(f"{self.spec}: {one.text} and {other.text} share {count}, such as {where}")
+        return [image for part in images for image in part]
+
+    def _part(self, part: Part, sources: dict[str, Split]) -> list[_Image]:
+        if isinstance(part.source, str):
+            name = self._named(part.source)
+            split = self.splits[name]
+            # lists of one folder share its files: an image in two of them is one image
+            name = next((other for other, source in sources.items() if source.open == split.open), name)
+            sources.setdefault(name, split)
+            images = [_Image(name, *image) for image in zip(split.names, split.labels, strict=True)]
+        else:
+            images = sorted(self._sum(part.source, sources), key=lambda image: name_digest(image.name))
+        for start, stop in part.slices:
+            left = images[self._index(start or "0", images, part) : self._index(stop or "100%", images, part)]
+            if not left:
+                written = f"[{start or ''}:{stop or ''}] of {len(images)} images"
+                raise ValueError(f"{self.spec}: {part.text} is empty: {written}")
+            images = left
+        return images
+
+    def _index(self, bound: str, images: Sequence[_Image], part: Part) -> int:
+        """The image at which a slice begins or ends."""
+        from datasets import ReadInstruction
+
+        number, of = int(bound.strip("-%")), len(images)
+        # ReadInstruction would cut this off without a word
+        if number > (100 if bound.endswith("%") else of):
+            raise ValueError(f"{self.spec}: {part.text} goes beyond the last image: {bound} of {of} images")
+        # asked without its sign: [-1%:] of ten images would be all of them, as -0 is 0
+        (asked,) = ReadInstruction.from_spec(f"images[:{bound.lstrip('-')}]").to_absolute({"images": of})
+        return of - asked.to if bound.startswith("-") else asked.to
+
+
+def _open(sources: dict[str, Split], name: str) -> bytes | Image.Image:
+    """Opens `source: name` as the source does."""
+    source, _, name = name.partition(": ")
+    return sources[source].open(name)
+
+
+def _locate(sources: dict[str, Split], name: str) -> str:
+    source, _, name = name.partition(": ")
+    return sources[source].locate(name)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ...io.tables import SPLIT_NAMES, by_split
-from .image import EXTENSIONS
 from .image_data import ImageData
-from .labels import MOST_CLASSES
-from .split import Split, name_digest
+from .split import EXTENSIONS, Split, name_digest
+from .tables import MOST_CLASSES
 from .tree import Tree, printable
 
 
@@ -18,7 +17,7 @@ def lists_of(tree: Tree) -> list[str]:
 
 def read_lists(spec: str, tree: Tree, lists: list[str]) -> ImageData:
     """Lists of `path label` lines, and class names in `classes.txt`. Raises ValueError by file and line."""
-    splits = {name[: -len(".txt")]: Split(*_read_list(name, tree), tree.read, tree.locate) for name in lists}
+    splits = {name.removesuffix(".txt"): _split(tree, _read_list(name, tree)) for name in lists}
     top = max(max(split.labels) for split in splits.values())
     names = tree.read("classes.txt").decode("utf-8-sig").split("\n") if "classes.txt" in tree else []
     classes = [name.strip() for name in names if name.strip()] or [str(label) for label in range(top + 1)]
@@ -37,8 +36,8 @@ def read_folders(spec: str, tree: Tree) -> ImageData:
     raise ValueError(f"{spec} holds no train.txt, no train folder and no class folders: nothing to train on")
 
 
-def _read_list(file: str, tree: Tree) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    names, labels = [], []
+def _read_list(file: str, tree: Tree) -> list[tuple[str, int]]:
+    pairs = []
     where = tree.locate(file)
     for number, line in enumerate(tree.read(file).decode("utf-8-sig", "surrogateescape").split("\n"), start=1):
         if not line.strip():
@@ -52,11 +51,10 @@ def _read_list(file: str, tree: Tree) -> tuple[tuple[str, ...], tuple[int, ...]]
             raise ValueError(f"{where}, line {number}: the label {label[:20]} is beyond {MOST_CLASSES - 1:,}")
         if name not in tree:
             raise ValueError(f"{where}, line {number}: no image {printable(name)!r} beside it or in images.zip")
-        names.append(name)
-        labels.append(int(label))
-    if not names:
+        pairs.append((name, int(label)))
+    if not pairs:
         raise ValueError(f"{where} is empty")
-    return tuple(names), tuple(labels)
+    return pairs
 
 
 def _class_images(tree: Tree, below: str = "") -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ class Shared:
     """How many images are also elsewhere, and where the first of them is found twice."""
 
     count: int
-    example: tuple[str, str] | None
+    example: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class DataReport:
     def grave(self) -> list[str]:
         """The images that cannot be read, and those in two splits: no result is worth anything with them."""
         lines = [f"{name}: {reason}" for name, part in self.splits.items() for reason in part.unreadable.values()]
-        for (first, second), shared in self.shared.items():
-            lines.append(f"{first} and {second} share {_images(shared.count)}{_example(shared)}")
+        for (one, other), shared in self.shared.items():
+            lines.append(f"{one} and {other} share {images(shared.count)}, such as {' and '.join(shared.example)}")
         return lines
 
     @property
@@ -66,7 +66,8 @@ class DataReport:
         """What official sets have too: contradictions, copies, classes without images, splits without labels."""
         lines = [f"one image under several labels: {line}" for line in self.contradictions]
         for name, copies in self.copies.items():
-            lines.append(f"{name} holds {_images(copies.count)} more than once{_example(copies)}")
+            where = " and ".join(copies.example)
+            lines.append(f"{name} holds {images(copies.count)} more than once, such as {where}")
         for name, part in self.splits.items():
             missing = [self.classes[i] for i, count in enumerate(part.class_counts) if count == 0]
             if missing:
@@ -124,12 +125,9 @@ class DataReport:
             yield from _wrap(f"with 1 to {_FEW - 1} images: {counts_of_splits}", "")
 
 
-def _images(count: int) -> str:
+def images(count: int) -> str:
+    """`1 image`, `2 images`."""
     return "1 image" if count == 1 else f"{count:,} images"
-
-
-def _example(shared: Shared) -> str:
-    return f", such as {shared.example[0]} and {shared.example[1]}" if shared.example else ""
 
 
 def _some(names: list[str]) -> str:
@@ -142,6 +140,5 @@ def _short(text: str, width: int) -> str:
 
 
 def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
-    ) or [indent]
+    deeper = indent + "  "
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=deeper, break_on_hyphens=False)

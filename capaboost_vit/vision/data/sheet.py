@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...io.atomic import replacing
 from .image_data import ImageData
+from .report import images
 from .split import Split
 
 _CLASSES = 20
@@ -32,32 +33,27 @@ def draw_contact_sheet(
     name = split or ("train" if data.has("train") else next(iter(data.splits)))
     part = data.split(name)
     shown = data.classes[:_CLASSES]
+    left_out = len(data.classes) - len(shown)
     large, bold, small = (ImageFont.load_default(size) for size in (24, 17, 14))
-    widest = max(bold.getlength(label) for label in shown)
-    names = int(min(max(widest, 90), 230)) + 2 * _GAP
+    names = int(min(max(90, *map(bold.getlength, shown)), 230)) + 2 * _GAP
     width = 2 * _MARGIN + names + columns * (_THUMB + _GAP) - _GAP
-    height = 2 * _MARGIN + _TITLE + len(shown) * (_THUMB + _GAP) - _GAP + (_FOOT if len(data.classes) > _CLASSES else 0)
+    height = 2 * _MARGIN + _TITLE + len(shown) * (_THUMB + _GAP) - _GAP + (_FOOT if left_out else 0)
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     title = f"{Path(data.spec).name or data.spec}: {name}"
     draw.text((_MARGIN, _MARGIN), _fit(title, large, width - 2 * _MARGIN), _INK, large)
     line = f"{len(part):,} images, {len(data.classes)} classes; drawn at random with seed {seed}"
     draw.text((_MARGIN, _MARGIN + 32), _fit(line, small, width - 2 * _MARGIN), _FAINT, small)
-    by_class: list[list[int]] = [[] for _ in data.classes]
-    for index, label in enumerate(part.labels):
-        by_class[label].append(index)
     for label, class_name in enumerate(shown):
         top = _MARGIN + _TITLE + label * (_THUMB + _GAP)
-        indices = by_class[label]
+        indices = [index for index, other in enumerate(part.labels) if other == label]
         draw.text((_MARGIN, top + _THUMB // 2 - 20), _fit(class_name, bold, names - 2 * _GAP), _INK, bold)
-        count = "1 image" if len(indices) == 1 else f"{len(indices):,} images"
-        draw.text((_MARGIN, top + _THUMB // 2 + 4), count, _FAINT, small)
-        chosen = np.random.default_rng([seed, label]).permutation(indices)[:columns]
-        for column, index in enumerate(chosen.tolist()):
+        draw.text((_MARGIN, top + _THUMB // 2 + 4), images(len(indices)), _FAINT, small)
+        drawn = np.random.default_rng([seed, label]).permutation(indices)[:columns]
+        for column, index in enumerate(drawn.tolist()):
             _place(sheet, draw, part, int(index), (_MARGIN + names + column * (_THUMB + _GAP), top))
-    if len(data.classes) > _CLASSES:
-        rest = f"and {len(data.classes) - _CLASSES} more classes"
-        draw.text((_MARGIN, height - _MARGIN - 16), rest, _FAINT, small)
+    if left_out:
+        draw.text((_MARGIN, height - _MARGIN - 16), f"and {left_out} more classes", _FAINT, small)
     with replacing(path) as partial:
         sheet.save(partial, "png")
     return Path(path)
@@ -70,10 +66,9 @@ def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, part: Split, index: in
     try:
         image = part.image(index)
     except ValueError:
-        inner = _THUMB // 4
-        ends = (x + inner, y + inner, x + _THUMB - inner, y + _THUMB - inner)
-        draw.line(ends, _RED, 6)
-        draw.line((ends[0], ends[3], ends[2], ends[1]), _RED, 6)
+        near, far = _THUMB // 4, _THUMB - _THUMB // 4
+        draw.line((x + near, y + near, x + far, y + far), _RED, 6)
+        draw.line((x + near, y + far, x + far, y + near), _RED, 6)
         return
     scale = _THUMB / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)

@@ -12,7 +12,7 @@ from .image_data import ImageData
 from .layouts import lists_of, read_folders, read_lists
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
-from .tree import Folder, FolderWithZip, Zip
+from .tree import Folder, Zip
 
 _CHOICES = "give digits, or the path of an image folder, a .zip or a .parquet, owner/name on the hub, torchvision:NAME"
 
@@ -83,7 +83,7 @@ def open_configured(options: Mapping[str, Any]) -> ImageData:
 def _open_folder(spec: str, path: Path, columns: dict[str, str | None]) -> ImageData:
     tree = Folder(path)
     if lists := lists_of(tree):
-        return read_lists(spec, FolderWithZip(path) if (path / "images.zip").exists() else tree, lists)
+        return read_lists(spec, Folder(path, with_zip=True), lists)
     return read_table(spec, path, **columns) if is_image_table(path) else read_folders(spec, tree)
 
 

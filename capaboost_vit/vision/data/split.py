@@ -1,17 +1,18 @@
-"""A split: names and labels of its images, and how to read the i-th; no pixels."""
+"""A split: names and labels of its images, and how to read the i-th, from encoded bytes to upright RGB."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .image import decode, refuse_bomb, to_rgb
-
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _HASHED_BYTES = 1 << 30
 
 
@@ -36,27 +37,13 @@ class Split:
 
     def image(self, index: int) -> Image.Image:
         """The image as RGB, upright. Raises ValueError that names the file if it cannot be read."""
-        with self.naming(index), self.stored(index)[0] as image:
+        with self.naming(index), decode(self.open(self.names[index])) as image:
             return to_rgb(image)
 
     def content(self, index: int) -> bytes:
-        """The encoded bytes; mode, size and pixels where there are none. Raises ValueError that names the file."""
+        """The `content_of` the image as it is stored. Raises ValueError that names the file."""
         with self.naming(index):
-            read = self.open(self.names[index])
-            if isinstance(read, bytes):
-                return read
-            with read as image:
-                return _pixels(image)
-
-    def stored(self, index: int) -> tuple[Image.Image, bytes]:
-        """The image as it is stored, its pixels perhaps not yet read, and its `content`.
-
-        Raises what the decoder raises, and ValueError for an image that is too large: use it inside `naming`.
-        """
-        read = self.open(self.names[index])
-        image = decode(read) if isinstance(read, bytes) else read
-        refuse_bomb(image)
-        return image, read if isinstance(read, bytes) else _pixels(image)
+            return content_of(self.open(self.names[index]))
 
     @contextmanager
     def naming(self, index: int) -> Iterator[None]:
@@ -88,14 +75,6 @@ class Split:
         """Some images of the split, in the order of the indices."""
         kept = tuple(indices)
         return replace(self, names=tuple(self.names[i] for i in kept), labels=tuple(self.labels[i] for i in kept))
-
-    def without(self, indices: Iterable[int]) -> Split:
-        """The split without some of its images, in the same order. Raises IndexError for an index that is not there."""
-        left_out = set(indices)
-        for index in left_out:
-            if not 0 <= index < len(self):
-                raise IndexError(f"no image {index} in a split of {len(self)}")
-        return self.only(i for i in range(len(self)) if i not in left_out)
 
 
 def few_shot(split: Split, shots: int, *, seed: int, classes: Sequence[str]) -> Split:
@@ -129,6 +108,43 @@ def name_digest(name: str, *key: str | int) -> bytes:
     return hashlib.sha256(":".join([*map(str, key), name]).encode("utf-8", "surrogateescape")).digest()
 
 
-def _pixels(image: Image.Image) -> bytes:
-    refuse_bomb(image)
-    return f"{image.mode} {image.width} {image.height}\n".encode() + image.tobytes()
+def content_of(stored: bytes | Image.Image) -> bytes:
+    """The encoded bytes of an image; mode, size and pixels where there are none."""
+    if isinstance(stored, bytes):
+        return stored
+    with decode(stored) as image:
+        return f"{image.mode} {image.width} {image.height}\n".encode() + image.tobytes()
+
+
+def decode(stored: bytes | Image.Image) -> Image.Image:
+    """The image of encoded bytes, its pixels not yet read; one that is decoded already is given back.
+
+    Raises ValueError for bytes that hold no image, and for more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (PIL itself
+    only warns up to twice that).
+    """
+    if not stored:
+        raise ValueError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else stored
+    except UnidentifiedImageError:
+        raise ValueError("this is no image in a format that PIL knows, or its header is damaged") from None
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are more than {limit:,}, PIL's limit against decompression bombs: "
+            "make it smaller"
+        )
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image as RGB: upright by its EXIF tag, 16-bit scaled to 8, transparency on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
+        image = Image.fromarray((values * (255.0 / top)).clip(0, 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -1,18 +1,19 @@
-"""Images in the tables of Hugging Face's `datasets`: parquet, metadata files, saved sets, the hub."""
+"""Images in the tables of Hugging Face's `datasets`: parquet, metadata files, saved sets, the hub; label columns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...io.columns import asked_column, only_column
+from ...io.columns import LabelColumn, asked_column, labelled, listed, only_column, training_column
 from ...io.tables import is_table_folder, load_from_hub, load_local, root_cause
 from .image_data import ImageData
-from .labels import number_labels
 from .split import Split
 from .tree import printable
 
+MOST_CLASSES = 1_000_000  # a larger label is a mistake, such as an id
 _INSTEAD = "give a local folder of images, a .zip, or a .parquet file instead"
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
 _LABEL_NAMES = ("label", "labels", "class", "fine_label", "class_label", "category", "target")
@@ -61,6 +62,51 @@ def read_table(
         locate = partial(_locate, table, image, f"{name} in {spec}")
         splits[name] = Split(names, labels_of_split, partial(_read, table, image), locate)
     return ImageData(spec, classes, splits, unlabelled)
+
+
+def number_labels(
+    spec: str, column: str, cells: Mapping[str, Sequence[Any]], names: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Class names, labels by split, and the splits without any label (all None or -1), which get no labels.
+
+    Args:
+        spec, column: for messages.
+        cells: the column of each split: integers, or text, whose classes are then those of train, sorted.
+        names: of integer labels; None calls class i `str(i)`.
+
+    Raises:
+        ValueError: by split and row: no label, text among numbers, out of range, a class that train does not have.
+    """
+    every = {name: LabelColumn(column, part, _locate_row(spec, name), plain=_plain) for name, part in cells.items()}
+    columns = labelled(f"{spec}: the column {column!r}", every)
+    if any(isinstance(value, str) for part in columns.values() for value in part.values):
+        for part in columns.values():
+            for row, value in enumerate(part.values):
+                if not isinstance(value, str):
+                    raise ValueError(f"{part.locate(row)} has the label {value!r}, others are text")
+        names = sorted(set(training_column(columns).values))
+        index, expected, alike = {name: label for label, name in enumerate(names)}, listed(names), names
+    else:
+        end = MOST_CLASSES if names is None else len(names)
+        if names is None:
+            in_range = (v for part in columns.values() for v in part.values if isinstance(v, int) and 0 <= v < end)
+            names = [str(label) for label in range(1 + max(in_range, default=-1))]
+        index, expected, alike = {str(i): i for i in range(len(names))}, f"expected 0 to {end - 1:,}", []
+    labels = {name: part.numbered(index, expected, names=alike) for name, part in columns.items()}
+    return tuple(names), labels, tuple(name for name in cells if name not in columns)
+
+
+def _locate_row(spec: str, split: str) -> Callable[[int], str]:
+    return lambda row: f"{spec}: row {row} of {split}"
+
+
+def _plain(cell: Any) -> Any:
+    """Text, an integer, or what else stands there; None for NaN, -1, and text without a letter in it."""
+    if cell is None or cell != cell or cell == -1 or (isinstance(cell, str) and not cell.strip()):
+        return None
+    if isinstance(cell, bool):
+        return str(cell)
+    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
 
 
 def _image_column(spec: str, features: dict[str, Any], asked: str | None) -> str:

@@ -11,10 +11,9 @@ from typing import Any
 from PIL import Image
 
 from ...io.options import suggest
-from .image import decode
 from .image_data import ImageData
-from .labels import number_labels
-from .split import Split
+from .split import Split, decode
+from .tables import number_labels
 
 _BY_PARTS = {  # one part for all images is called train here
     "train": "Caltech101 Caltech256 EuroSAT SEMEION SUN397",
@@ -82,20 +81,12 @@ def _part(name: str, part: str, folder: Path, download: bool) -> Any:
     import torchvision.datasets
 
     kind = getattr(torchvision.datasets, name)
-    takes = inspect.signature(kind).parameters
-    options: dict[str, Any] = {}
-    if "split" in takes:
-        options["split"] = part
-    elif "train" in takes:
-        options["train"] = part == "train"
-    if "download" in takes:
-        options["download"] = download
-    if "loader" in takes:
-        options["loader"] = _load
+    options: dict[str, Any] = {"split": part, "train": part == "train", "download": download, "loader": _load}
+    taken = inspect.signature(kind).parameters.keys() & options.keys()
     if download:
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        return kind(str(folder), **options)
+        return kind(str(folder), **{name: options[name] for name in taken})
     except Exception as error:  # RuntimeError where it is not there; whatever a damaged file leads to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if download:

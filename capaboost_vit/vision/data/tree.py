@@ -1,32 +1,10 @@
-"""Files by their name below a root, `/` between the parts: in a folder, in a zip, or in a folder and its zip."""
+"""Files by their name below a root, `/` between the parts, in a folder or a zip. Hidden ones are not there."""
 
 from __future__ import annotations
 
 import os
 import zipfile
 from pathlib import Path
-from typing import Protocol
-
-
-class Tree(Protocol):
-    """What the layouts need to know of a folder or a zip. Hidden files and `__MACOSX` are not there."""
-
-    def folders(self, below: str = "") -> list[str]:
-        """Names of the folders directly below a folder (`""`, or a name with `/` behind it), sorted."""
-
-    def files(self, below: str = "") -> list[str]:
-        """Names of the files directly below a folder, sorted."""
-
-    def walk(self, below: str = "") -> list[str]:
-        """Names, below the root, of all files in the folders below a folder."""
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file."""
-
-    def locate(self, name: str) -> str:
-        """Where a person finds it."""
-
-    def __contains__(self, name: str) -> bool: ...
 
 
 def printable(name: str) -> str:
@@ -35,47 +13,51 @@ def printable(name: str) -> str:
 
 
 class Folder:
-    """Files of a folder. Links to folders are followed, but not in a circle, and to each folder only once per class."""
+    """Files of a folder. Links to folders are followed, but not in a circle, and to each folder only once per class.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        with_zip: the files of its `images.zip`, if there is one, are read too, and come first; they are not listed.
+    """
+
+    def __init__(self, path: Path, *, with_zip: bool = False) -> None:
         self.path = path
+        packed = path / "images.zip"
+        self.zip = Zip(packed) if with_zip and packed.exists() else None
 
     def folders(self, below: str = "") -> list[str]:
+        """Names of the folders directly below a folder (`""`, or a name with `/` behind it), sorted."""
         above = self._above(below)
         with os.scandir(self.path / below) as entries:
             return sorted(e.name for e in entries if _visible(e.name) and e.is_dir() and _identity(e.path) not in above)
 
     def files(self, below: str = "") -> list[str]:
+        """Names of the files directly below a folder, sorted."""
         with os.scandir(self.path / below) as entries:
             return sorted(e.name for e in entries if _visible(e.name) and _is_file(e))
 
     def walk(self, below: str = "") -> list[str]:
-        files: list[str] = []
-        for folder in self.folders(below):
-            seen = self._above(below)
-            stack = [f"{below}{folder}/"]
-            while stack:
-                inside = stack.pop()
-                identity = _identity(self.path / inside)
-                if identity in seen:
-                    continue
-                seen.add(identity)
-                with os.scandir(self.path / inside) as entries:
-                    for entry in sorted(entries, key=lambda e: e.name, reverse=True):
-                        if _visible(entry.name) and entry.is_dir():
-                            stack.append(f"{inside}{entry.name}/")
-                        elif _visible(entry.name) and _is_file(entry):
-                            files.append(inside + entry.name)
-        return files
+        """Names, below the root, of all files in the folders below a folder."""
+        return [name for inner in self.folders(below) for name in self._inside(f"{below}{inner}/", self._above(below))]
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        """The bytes of a file."""
+        return self.zip.read(name) if self.zip and name in self.zip else (self.path / name).read_bytes()
 
     def locate(self, name: str) -> str:
-        return printable(str(self.path / name))
+        """Where a person finds it."""
+        return self.zip.locate(name) if self.zip and name in self.zip else printable(str(self.path / name))
 
     def __contains__(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        return (self.zip is not None and name in self.zip) or (self.path / name).is_file()
+
+    def _inside(self, folder: str, seen: set[tuple[int, int]]) -> list[str]:
+        """Names, below the root, of all files of a folder at any depth, each folder once; `seen` has those left out."""
+        identity = _identity(self.path / folder)
+        if identity in seen:
+            return []
+        seen.add(identity)
+        deeper = (name for inner in self.folders(folder) for name in self._inside(f"{folder}{inner}/", seen))
+        return [*(folder + name for name in self.files(folder)), *deeper]
 
     def _above(self, below: str) -> set[tuple[int, int]]:
         """The folder, and all that it lies in."""
@@ -84,9 +66,12 @@ class Folder:
 
 
 class Zip:
-    """Members of a zip file, without unpacking; one handle per process, as loader workers must not share one.
+    """Members of a zip file, found and read as files of a folder are; nothing is unpacked.
 
-    Where all members lie in one folder, that folder is the root. Raises ValueError for a file that is no zip.
+    One handle per process, as loader workers must not share one. Raises ValueError for a file that is no zip.
+
+    Args:
+        look_through: where all members lie in one folder, that folder is the root.
     """
 
     def __init__(self, path: Path, *, look_through: bool = False) -> None:
@@ -132,21 +117,7 @@ class Zip:
         return {**self.__dict__, "handles": {}}
 
 
-class FolderWithZip(Folder):
-    """A folder whose `images.zip` holds more files; the zip comes first."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.zip = Zip(path / "images.zip")
-
-    def read(self, name: str) -> bytes:
-        return self.zip.read(name) if name in self.zip else super().read(name)
-
-    def locate(self, name: str) -> str:
-        return self.zip.locate(name) if name in self.zip else super().locate(name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.zip or super().__contains__(name)
+Tree = Folder | Zip
 
 
 def _visible(name: str) -> bool:
