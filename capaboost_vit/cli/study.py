@@ -82,9 +82,9 @@ def _check(arguments: Namespace) -> int:
     from ..study.suites.checking import check_suite
     from ..study.suites.opening import find_tasks
 
-    found = find_tasks(arguments.suite, data=arguments.data, tasks=arguments.tasks)
+    suite = find_tasks(arguments.suite, data=arguments.data, tasks=arguments.tasks)
     shown = sys.stderr.isatty()
-    report = check_suite(found.suite, missing=found.missing, progress=_show_progress if shown else None)
+    report = check_suite(suite, progress=_show_progress if shown else None)
     if shown:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     print(report.text(), end="")

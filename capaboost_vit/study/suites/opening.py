@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import fgvc, vtab1k
@@ -14,18 +13,8 @@ from .task import Suite, SuiteTask, choose
 from .vtab1k import Vtab
 
 HUB = "hub"
-
-
 SUITES: dict[str, Sequence[Vtab | FineGrained]] = {"vtab1k": vtab1k.TASKS, "fgvc": fgvc.TASKS}
 SYNTHETIC = "synthetic_vtab1k"
-
-
-@dataclass(frozen=True)
-class FoundTasks:
-    """The tasks whose data is there, and why it is not for the others, by name."""
-
-    suite: Suite
-    missing: Mapping[str, str]
 
 
 def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Suite:
@@ -41,44 +30,44 @@ def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         FileNotFoundError: no data for a task: the places that were looked at, and what to do.
         ValueError: no such suite or task, or no data named.
     """
-    tasks_there = find_tasks(spec, data=data, tasks=tasks)
-    if tasks_there.missing:
-        name, reason = next(iter(tasks_there.missing.items()))
-        others = list(tasks_there.missing)[1:]
+    suite = find_tasks(spec, data=data, tasks=tasks)
+    if suite.missing:
+        name, *others = suite.missing
         also = f" (nor for {', '.join(others)})" if others else ""
-        raise FileNotFoundError(f"no data for {name}{also}: {reason}")
-    return tasks_there.suite
+        raise FileNotFoundError(f"no data for {name}{also}: {suite.missing[name]}")
+    return suite
 
 
-def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> FoundTasks:
+def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Suite:
     """The tasks of a suite whose data is there, and what is missing; arguments and errors as `open_suite` has them.
 
     The hub is not asked whether it has its sets, and the data of a user's own suite counts as there.
     """
+    root = None if data is None else Path(data).expanduser()
     if spec == SYNTHETIC:
-        return FoundTasks(Suite(spec, tuple(row.synthetic() for row in choose(vtab1k.TASKS, tasks))), {})
+        return Suite(spec, tuple(row.synthetic() for row in choose(vtab1k.TASKS, tasks)))
     if spec not in SUITES:
-        return FoundTasks(_own(spec, data, tasks), {})
-    say = "say --data FOLDER with a folder or .zip per task, or --data hub"
-    if data is None:
-        raise ValueError(f"the suite {spec} needs data: {say}")
-    if data != HUB and not Path(data).expanduser().is_dir():
-        raise FileNotFoundError(f"no folder {data}: {say}")
+        path = Path(spec).expanduser()
+        if not path.is_file():
+            raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, {SYNTHETIC}, or a YAML file with `tasks:`")
+        suite = read_suite(path, root=root)
+        return Suite(suite.name, tuple(choose(suite.tasks, tasks)))
+    hint = "say --data FOLDER with a folder or .zip per task, or --data hub"
+    if root is None:
+        raise ValueError(f"the suite {spec} needs data: {hint}")
+    if data != HUB and not root.is_dir():
+        raise FileNotFoundError(f"no folder {data}: {hint}")
     present, missing = [], {}
     for row in choose(SUITES[spec], tasks):
-        task = _on_hub(row) if data == HUB else _below(row, Path(data).expanduser())
+        task = (row.task_on_hub() or "the hub has no set of it") if data == HUB else _task_below(root, row)
         if isinstance(task, SuiteTask):
             present.append(task)
         else:
-            missing[row.name] = task
-    return FoundTasks(Suite(spec, tuple(present)), missing)
+            missing[row.name] = f"{task}: {row.hint()}"
+    return Suite(spec, tuple(present), missing)
 
 
-def _on_hub(row: Vtab | FineGrained) -> SuiteTask | str:
-    return row.task_on_hub() or f"the hub has no set of it: {row.hint()}"
-
-
-def _below(row: Vtab | FineGrained, root: Path) -> SuiteTask | str:
+def _task_below(root: Path, row: Vtab | FineGrained) -> SuiteTask | str:
     """The task, or where its data was looked for in vain."""
     reasons = []
     for name in row.folders():
@@ -90,12 +79,4 @@ def _below(row: Vtab | FineGrained, root: Path) -> SuiteTask | str:
         if task is not None:
             return task
         reasons.append(f"{name}: other splits than this task needs")
-    return f"looked in {root} for {'; '.join(reasons)}: {row.hint()}"
-
-
-def _own(spec: str, data: str | None, tasks: Sequence[str]) -> Suite:
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, {SYNTHETIC}, or a YAML file with `tasks:`")
-    suite = read_suite(path, root=None if data is None else Path(data).expanduser())
-    return Suite(suite.name, tuple(choose(suite.tasks, tasks)))
+    return f"looked in {root} for {'; '.join(reasons)}"

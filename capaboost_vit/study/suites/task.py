@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -42,10 +42,11 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are reported together."""
+    """Tasks that are reported together; `missing` says of those without data why there is none, by name."""
 
     name: str
     tasks: tuple[SuiteTask, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 class Named(Protocol):
