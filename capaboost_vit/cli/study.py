@@ -157,16 +157,15 @@ def _write_down(study: Study, trials: list[Trial], config: StudyConfig) -> list[
 
 
 def _compute(study: Study, config: StudyConfig) -> None:
-    from ..study.pool import run_pool, work_options
-    from ..study.ray_pool import run_on_ray
+    from ..study.pool import run_workers, work_command
 
     if not study.open_trials():
         return
     if config.workers == 0:
-        command = shlex.join(["capaboost", "study", "work", *work_options(study, config)])
+        command = shlex.join(["capaboost", *work_command(study, config)])
         print(f"no workers on this machine; each one is started with: {command}")
     else:
-        (run_on_ray if config.on == "ray" else run_pool)(study, config, say=print)
+        run_workers(study, config)
 
 
 def _work_parser() -> Parser:
