@@ -98,7 +98,7 @@ def _show_progress(task: str, done: int, total: int) -> None:
 
 def _tune(arguments: Namespace) -> int:
     """Computes the candidates, and chooses; ends with 1 if something is missing."""
-    from ..study.choose import choose, write_choices
+    from ..study.choose import Candidate, choose, write_choices
     from ..study.manifest import Study
     from ..study.plan import candidate_trials
 
@@ -107,15 +107,16 @@ def _tune(arguments: Namespace) -> int:
     candidates = candidate_trials(config)
     kept = iter(_write_down(study, [t for cell in candidates.values() for _, trials in cell for t in trials], config))
     candidates = {
-        key: [(point, [next(kept) for _ in trials]) for point, trials in cell] for key, cell in candidates.items()
+        key: [Candidate(options, [next(kept) for _ in trials]) for options, trials in cell]
+        for key, cell in candidates.items()
     }
     _compute(study, config)
     choices, missing = choose(study, candidates, across_tasks=config.across_tasks)
     write_choices(study, choices)
     for key, choice in choices.items():
-        chosen = ", ".join(f"{name} {value}" for name, value in choice.options.items()) or "nothing to choose"
-        edge = f" (at the edge of the grid: {', '.join(choice.at_the_edge)})" if choice.at_the_edge else ""
-        print(f"{key}: {chosen}, val {choice.score:.2f}{edge}")
+        chosen = ", ".join(f"{name} {value}" for name, value in choice["options"].items()) or "nothing to choose"
+        edge = f" (at the edge of the grid: {', '.join(choice['at_the_edge'])})" if choice["at_the_edge"] else ""
+        print(f"{key}: {chosen}, val {choice['score']:.2f}{edge}")
     for line in missing:
         print(f"no choice for {line}", file=sys.stderr)
     print(f"written: {study.choices}")
