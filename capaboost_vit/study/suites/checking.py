@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...vision.data import ImageData, Split, check_data, open_configured
-from .task import Suite, SuiteTask
+from .task import SPLITS, Suite, SuiteTask
 from .vtab1k import compare
 
 _LISTED = 3
@@ -73,10 +73,9 @@ def check_suite(suite: Suite, *, progress: Callable[[str, int, int], None] | Non
 
 
 def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int], None] | None) -> TaskReport:
-    names = {"train": task.train, "val": task.val, "full": task.full, "test": task.test}
     try:
         data = open_configured({**task.options, "data": task.data})
-        splits = {name: data.split(split) for name, split in names.items() if split is not None}
+        splits = {name: data.split(getattr(task, name)) for name in SPLITS if getattr(task, name) is not None}
     except (OSError, ValueError) as error:
         return TaskReport(task, remarks=task.notes, problems=(" ".join(str(error).split()),))
     looked_at = {name: split for name, split in splits.items() if name != "full" or not _is_the_rest(splits)}

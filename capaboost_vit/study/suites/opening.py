@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...vision.data.layouts import lists_of
+from ...vision.data.tables import is_image_table
+from ...vision.data.tree import Folder, FolderWithZip, Tree, Zip
 from . import fgvc, vtab1k
 from .fgvc import FineGrained
-from .own import read_suite
-from .places import look_at
-from .task import Suite, SuiteTask, choose
+from .task import DataLayout, Suite, SuiteTask, choose, read_suite
 from .vtab1k import Vtab
 
 HUB = "hub"
 SUITES: dict[str, Sequence[Vtab | FineGrained]] = {"vtab1k": vtab1k.TASKS, "fgvc": fgvc.TASKS}
 SYNTHETIC = "synthetic_vtab1k"
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Suite:
     """The tasks of a suite, all of them with their data.
 
     Args:
-        spec: vtab1k, fgvc, synthetic_vtab1k, or a YAML file with `tasks:` (see `own`).
+        spec: vtab1k, fgvc, synthetic_vtab1k, or a YAML file with `tasks:` (see `task`).
         data: the folder that holds a folder or a .zip per task, or `hub`. Where a task is found in several ways, lists
             of VTAB-1k win over sets of the hub that were downloaded, and those with VTAB-1k's own splits over others.
         tasks: names or wildcards.
@@ -80,3 +84,39 @@ def _task_below(root: Path, row: Vtab | FineGrained) -> SuiteTask | str:
             return task
         reasons.append(f"{name}: other splits than this task needs")
     return f"looked in {root} for {'; '.join(reasons)}"
+
+
+def look_at(path: Path) -> DataLayout:
+    """What lies at a path. Raises FileNotFoundError or ValueError with nothing but the reason why it is of no use."""
+    if path.is_dir():
+        tree: Tree = FolderWithZip(path) if (path / "images.zip").exists() else Folder(path)
+    elif path.is_file():
+        tree = Zip(path, look_through=True)
+    else:
+        raise FileNotFoundError("not there")
+    lists = lists_of(tree)
+    if lists:
+        return DataLayout(
+            path, False, frozenset(name[: -len(".txt")] for name in lists), _begins_with_jpeg(tree, lists[0])
+        )
+    if path.is_dir() and is_image_table(path):
+        return DataLayout(path, True, _of_table(path))
+    folders = tree.folders()
+    if "train" in folders:
+        return DataLayout(path, False, frozenset(folders))
+    raise ValueError("no lists, no parquet files and no train folder in it")
+
+
+def _begins_with_jpeg(tree: Tree, file: str) -> bool:
+    line = tree.read(file).decode("utf-8-sig", "surrogateescape").strip().partition("\n")[0]
+    name = line.strip().rpartition(" ")[0].rstrip()
+    return name in tree and tree.read(name).startswith(b"\xff\xd8\xff")
+
+
+def _of_table(path: Path) -> frozenset[str]:
+    """The splits by the names of the files: train-00000-of-00001.parquet, or train/0000.parquet."""
+    saved = path / "dataset_dict.json"
+    if saved.is_file():
+        return frozenset(json.loads(saved.read_text("utf-8"))["splits"])
+    files = [file for pattern in ("*.parquet", "*/*.parquet", "*/train/*.parquet") for file in path.glob(pattern)]
+    return frozenset(file.parent.name if file.stem.isdigit() else _SHARD.sub("", file.stem) for file in files)

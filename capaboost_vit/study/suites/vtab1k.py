@@ -23,13 +23,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...vision.data import Split
-from .task import SuiteTask, read_rows
-
-if TYPE_CHECKING:
-    from .places import DataLayout
+from .task import DataLayout, SuiteTask, read_rows
 
 _SYNTHETIC = "synthetic images: the time means something, the accuracy nothing"
 _LISTS = {"train": "train800", "val": "val200", "test": "test"}

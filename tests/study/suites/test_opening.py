@@ -9,8 +9,7 @@ import shutil
 import pytest
 from planted import folders, lists, pack, parquet
 
-from capaboost_vit.study.suites.opening import find_tasks, open_suite
-from capaboost_vit.study.suites.places import look_at
+from capaboost_vit.study.suites.opening import find_tasks, look_at, open_suite
 from capaboost_vit.vision.data import open_data
 
 VTAB = {"train800": 4, "val200": 2, "test": 3}
