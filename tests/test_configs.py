@@ -20,7 +20,7 @@ from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.tasks import get_task
 from capaboost_vit.study.methods import read_method
-from capaboost_vit.study.suites.own import read_suite
+from capaboost_vit.study.suites.task import read_suite
 from capaboost_vit.training.config import RunConfig
 from capaboost_vit.training.job import as_dict
 from capaboost_vit.vision.config import TrainConfig

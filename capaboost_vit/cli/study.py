@@ -81,9 +81,9 @@ def _check(arguments: Namespace) -> int:
     from ..study.suites.checking import check_suite
     from ..study.suites.opening import find_tasks
 
-    found = find_tasks(arguments.suite, data=arguments.data, tasks=arguments.tasks)
+    suite = find_tasks(arguments.suite, data=arguments.data, tasks=arguments.tasks)
     shown = sys.stderr.isatty()
-    report = check_suite(found.suite, missing=found.missing, progress=_show_progress if shown else None)
+    report = check_suite(suite, progress=_show_progress if shown else None)
     if shown:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     print(report.text(), end="")
@@ -97,7 +97,7 @@ def _show_progress(task: str, done: int, total: int) -> None:
 
 def _tune(arguments: Namespace) -> int:
     """Computes the candidates, and chooses; ends with 1 if something is missing."""
-    from ..study.choose import choose, write_choices
+    from ..study.choose import Candidate, choose, write_choices
     from ..study.manifest import Study
     from ..study.plan import candidate_trials
 
@@ -106,15 +106,16 @@ def _tune(arguments: Namespace) -> int:
     candidates = candidate_trials(config)
     kept = iter(_write_down(study, [t for cell in candidates.values() for _, trials in cell for t in trials], config))
     candidates = {
-        key: [(point, [next(kept) for _ in trials]) for point, trials in cell] for key, cell in candidates.items()
+        key: [Candidate(options, [next(kept) for _ in trials]) for options, trials in cell]
+        for key, cell in candidates.items()
     }
     _compute(study, config)
     choices, missing = choose(study, candidates, across_tasks=config.across_tasks)
     write_choices(study, choices)
     for key, choice in choices.items():
-        chosen = ", ".join(f"{name} {value}" for name, value in choice.options.items()) or "nothing to choose"
-        edge = f" (at the edge of the grid: {', '.join(choice.at_the_edge)})" if choice.at_the_edge else ""
-        print(f"{key}: {chosen}, val {choice.score:.2f}{edge}")
+        chosen = ", ".join(f"{name} {value}" for name, value in choice["options"].items()) or "nothing to choose"
+        edge = f" (at the edge of the grid: {', '.join(choice['at_the_edge'])})" if choice["at_the_edge"] else ""
+        print(f"{key}: {chosen}, val {choice['score']:.2f}{edge}")
     for line in missing:
         print(f"no choice for {line}", file=sys.stderr)
     print(f"written: {study.choices}")
@@ -156,16 +157,15 @@ def _write_down(study: Study, trials: list[Trial], config: StudyConfig) -> list[
 
 
 def _compute(study: Study, config: StudyConfig) -> None:
-    from ..study.pool import run_pool, work_options
-    from ..study.ray_pool import run_on_ray
+    from ..study.pool import run_workers, work_command
 
     if not study.open_trials():
         return
     if config.workers == 0:
-        command = shlex.join(["capaboost", "study", "work", *work_options(study, config)])
+        command = shlex.join(["capaboost", *work_command(study, config)])
         print(f"no workers on this machine; each one is started with: {command}")
     else:
-        (run_on_ray if config.on == "ray" else run_pool)(study, config, say=print)
+        run_workers(study, config)
 
 
 def _work_parser() -> Parser:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 from ..io.atomic import write_text
 from .manifest import Study
 from .trial import Trial
 
-Candidates = Mapping[str, Sequence[tuple[dict[str, Any], Sequence[Trial]]]]
+
+class Candidate(NamedTuple):
+    """Options over those of a method, and their trials on one task, one for each seed."""
+
+    options: dict[str, Any]
+    trials: list[Trial]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen for one cell.
+class Choice(TypedDict):
+    """What was chosen for one cell, as `choices.json` holds it.
 
     Args:
         options: over those of the method.
@@ -29,15 +31,17 @@ class Choice:
 
     options: dict[str, Any]
     score: float
-    tried: tuple[tuple[dict[str, Any], float], ...]
-    at_the_edge: tuple[str, ...]
+    tried: list[tuple[dict[str, Any], float]]
+    at_the_edge: list[str]
 
 
-def choose(study: Study, candidates: Candidates, *, across_tasks: bool = False) -> tuple[dict[str, Choice], list[str]]:
+def choose(
+    study: Study, candidates: Mapping[str, Sequence[Candidate]], *, across_tasks: bool = False
+) -> tuple[dict[str, Choice], list[str]]:
     """The best candidate of each cell by its mean accuracy on val at the end of training; the first of equals.
 
     Args:
-        candidates: by `choice_key`.
+        candidates: by `choice_key`; those of a method are the same on all tasks, as its own options say what they are.
         across_tasks: the mean runs over tasks too, and all tasks of a method get the same candidate.
 
     Returns:
@@ -45,50 +49,47 @@ def choose(study: Study, candidates: Candidates, *, across_tasks: bool = False) 
     """
     scores: dict[str, list[float]] = {}
     missing = []
-    for key, tried in candidates.items():
-        values = [[_score(study, trial) for trial in trials] for _, trials in tried]
+    groups: dict[str, list[str]] = {}
+    for key, cell in candidates.items():
+        groups.setdefault(key.partition(" | ")[2] if across_tasks else key, []).append(key)
+        values = [[_score(study, trial) for trial in candidate.trials] for candidate in cell]
         lacking = sum(value is None for row in values for value in row)
         if lacking:
             missing.append(f"{key}: {lacking} of {sum(map(len, values))} candidates are not finished")
         else:
             scores[key] = [statistics.fmean(v for v in row if v is not None) for row in values]
-    groups: dict[str, list[str]] = {}
-    for key in candidates:
-        groups.setdefault(key.partition(" | ")[2] if across_tasks else key, []).append(key)
     choices: dict[str, Choice] = {}
     for keys in groups.values():
-        if all(key in scores for key in keys):
-            means = [statistics.fmean(column) for column in zip(*(scores[key] for key in keys), strict=True)]
-            points = [point for point, _ in candidates[keys[0]]]
-            if any([point for point, _ in candidates[key]] != points for key in keys):
-                raise ValueError(f"the candidates of {' and '.join(keys)} are not the same: they cannot share a choice")
-            best = means.index(max(means))
-            choice = Choice(points[best], means[best], tuple(zip(points, means, strict=True)), _edges(points, best))
-            choices |= dict.fromkeys(keys, choice)
+        if not all(key in scores for key in keys):
+            continue
+        means = [statistics.fmean(column) for column in zip(*(scores[key] for key in keys), strict=True)]
+        points = [candidate.options for candidate in candidates[keys[0]]]
+        best = means.index(max(means))
+        tried = list(zip(points, means, strict=True))
+        choice = Choice(options=points[best], score=means[best], tried=tried, at_the_edge=_edges(points, best))
+        choices |= dict.fromkeys(keys, choice)
     return choices, missing
 
 
 def write_choices(study: Study, choices: Mapping[str, Choice]) -> None:
     """Adds the choices to `choices.json`; those of other cells stay."""
     earlier = read_choices(study) if study.choices.exists() else {}
-    values = {**earlier, **{key: dataclasses.asdict(choice) for key, choice in choices.items()}}
-    write_text(study.choices, json.dumps(values, indent=1) + "\n")
+    write_text(study.choices, json.dumps({**earlier, **choices}, indent=1) + "\n")
 
 
-def read_choices(study: Study) -> dict[str, dict[str, Any]]:
+def read_choices(study: Study) -> dict[str, Choice]:
     """What was chosen, by `choice_key`. Raises FileNotFoundError if nothing was, ValueError if the file is damaged."""
     try:
-        choices: dict[str, dict[str, Any]] = json.loads(study.choices.read_text("utf-8"))
-        return {
-            key: {**value, "options": dict(value["options"]), "score": float(value["score"])}
-            for key, value in choices.items()
-        }
+        choices: dict[str, Choice] = json.loads(study.choices.read_text("utf-8"))
+        for choice in choices.values():
+            choice["options"], choice["score"] = dict(choice["options"]), float(choice["score"])
     except FileNotFoundError:
         raise FileNotFoundError(
             f"nothing was chosen in {study.path}: run capaboost study tune with the same options first"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{study.choices} is damaged ({error!r}): run capaboost study tune again") from error
+    return choices
 
 
 def _score(study: Study, trial: Trial) -> float | None:
@@ -96,11 +97,11 @@ def _score(study: Study, trial: Trial) -> float | None:
     return None if result is None else float(result["val_accuracy"])
 
 
-def _edges(points: Sequence[Mapping[str, Any]], best: int) -> tuple[str, ...]:
+def _edges(points: Sequence[Mapping[str, Any]], best: int) -> list[str]:
     """Options with several numbers to choose from, the best of which is the smallest or the largest."""
     at_the_edge = []
     for name, value in points[best].items():
         values = {point[name] for point in points if isinstance(point[name], (int, float))}
         if len(values) > 1 and value in (min(values), max(values)):
             at_the_edge.append(name)
-    return tuple(at_the_edge)
+    return at_the_edge

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from ..io.options import check_options, option
 
+WORKER_OPTIONS = ("lease", "attempts", "keep_models")  # what each worker is told, wherever it is
+
 
 @dataclass(frozen=True)
 class WorkConfig:

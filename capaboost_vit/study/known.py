@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..io.atomic import write_text
+from ..training.job import as_dict
+from ..vision.config import TrainConfig
 from .manifest import Study
-from .outcomes import Outcomes
-from .status import states
-from .trial import Trial, digest, identity_of
+from .outcomes import Outcome, Outcomes
+from .trial import Trial, key_of
 
-_IDENTITY = ("suite", "task", "backbone", "stage", "weights")
 # what a report says of a finished trial, as result.json has it
 _NUMBERS = (
     *("val_accuracy", "test_accuracy", "test_right", "test_total", "epochs", "updates"),
@@ -27,24 +27,21 @@ def as_json(outcomes: Outcomes) -> str:
     `options` are those of `capaboost train` that are not at their defaults; `weights` is the SHA-256 of the base
     weights' file; accuracies are in per cent, and null where nobody asked for them. A damaged result stops nothing.
     """
-    study = Study(outcomes.folder)
-    finals = {outcome.trial.id: (outcome.state, outcome.result) for outcome in outcomes.finals}
-    lines = []
-    for trial, state in states(study):
-        try:
-            state, result = finals.get(trial.id) or (state, study.result(trial))
-        except ValueError:
-            state, result = "damaged", None
-        lines.append(json.dumps(_line(trial, state, result)))
-    text = ",\n".join(lines)
-    return f'{{"trials": [\n{text}\n],\n"choices": {json.dumps(outcomes.choices)}}}\n'
+    lines = ",\n".join(json.dumps(_line(outcome)) for outcome in outcomes.trials)
+    return f'{{"trials": [\n{lines}\n],\n"choices": {json.dumps(outcomes.choices)}}}\n'
 
 
-def _line(trial: Trial, state: str, result: Mapping[str, Any] | None) -> dict[str, Any]:
+def _line(outcome: Outcome) -> dict[str, Any]:
     """What report.json holds of a trial: what makes it another one, and its numbers; nothing of where files lie."""
+    trial, result, defaults = outcome.trial, outcome.result, as_dict(TrainConfig())
     line = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
-    options = {name: value for name, value in trial.own_options().items() if name not in ("seed", "shots")}
-    line |= {"seed": trial.seed, "shots": trial.shots, "weights": trial.weights, "state": state, "options": options}
+    options = {
+        name: value
+        for name, value in trial.options().items()
+        if name not in ("seed", "shots") and value != defaults.get(name)
+    }
+    line |= {name: getattr(trial, name) for name in ("seed", "shots", "weights")}
+    line |= {"state": outcome.state, "options": options}
     if result is not None:
         line |= {name: result[name] for name in _NUMBERS if name in result}
         line["device"] = result.get("machine", {}).get("device")
@@ -67,7 +64,7 @@ def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Pa
     for trial in trials:
         if study.run_folder(trial).exists() or study.failure(trial) is not None:
             continue
-        key = digest(trial.identity())
+        key = trial.key()
         report = next((report for report, lines in published.items() if key in lines), None)
         if report is not None:
             folder = study.run_folder(trial)
@@ -82,15 +79,10 @@ def _finished(report: Path) -> dict[str, dict[str, Any]]:
     """The lines of a report's finished trials, by what makes a trial another one."""
     try:
         lines = json.loads(report.read_text("utf-8"))["trials"]
-        finished = [line for line in lines if line["state"] == "finished"]
         return {
-            digest(
-                identity_of(
-                    {**line["options"], "seed": line["seed"], "shots": line["shots"]},
-                    **{name: line[name] for name in _IDENTITY},
-                )
-            ): line
-            for line in finished
+            key_of({**line["options"], "seed": line["seed"], "shots": line["shots"]}, line): line
+            for line in lines
+            if line["state"] == "finished"
         }
     except FileNotFoundError:
         raise FileNotFoundError(f"--known {report}: there is no such file") from None

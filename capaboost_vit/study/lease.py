@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..io.atomic import write_text
@@ -42,35 +39,29 @@ class Leases:
 
     def claim(self, trial: str) -> Lease | None:
         """The lease of a trial that nobody alive has, or None."""
-        number, held = self.newest(trial)
-        if held is not None and not self._stale(trial, held):
+        texts = self.generations(trial)
+        if texts and not self._stale(trial, texts[-1]):
             return None
-        lease = Lease(self.folder / f"{trial}.{number + 1}.json", generation=number + 1, owner=self.worker)
-        return lease if lease.take(self.seconds) else None
+        lease = Lease(self.folder, trial, len(texts) + 1, owner=self.worker, seconds=self.seconds)
+        return lease if lease.take() else None
 
     def owner(self, trial: str) -> dict[str, Any] | None:
         """What the newest lease of a trial says, unless it was given back or its process is known to be dead."""
-        text = self.newest(trial)[1]
-        return None if text is None or _free(content := _content(text)) else content
+        texts = self.generations(trial)
+        return None if not texts or _free(content := _content(texts[-1])) else content
 
     def attempts(self, trial: str) -> int:
         """How often a trial was begun and not given back in good order: its worker died, or said why it failed."""
-        begun = [_content(text) for text in self._generations(trial)]
+        begun = map(_content, self.generations(trial))
         return sum(not lease.get("released") or "error" in lease for lease in begun)
 
-    def newest(self, trial: str) -> tuple[int, str | None]:
-        """(generation, text of the file) of a trial's newest lease; (0, None) where there is none."""
-        number, newest = 0, None
-        for text in self._generations(trial):
-            number, newest = number + 1, text
-        return number, newest
-
-    def _generations(self, trial: str) -> Iterator[str]:
-        for number in itertools.count(1):
-            try:
-                yield (self.folder / f"{trial}.{number}.json").read_text("utf-8")
-            except FileNotFoundError:
-                return
+    def generations(self, trial: str) -> list[str]:
+        """The texts of a trial's leases, the oldest first."""
+        texts: list[str] = []
+        with suppress(FileNotFoundError):
+            while True:
+                texts.append(_file(self.folder, trial, len(texts) + 1).read_text("utf-8"))
+        return texts
 
     def _stale(self, trial: str, text: str) -> bool:
         if _free(_content(text)):
@@ -85,20 +76,26 @@ class Leases:
 class Lease:
     """One generation, owned; as a context it beats until the block ends, and is then given back."""
 
-    path: Path
+    folder: Path
+    trial: str
     generation: int
     owner: str
+    seconds: float
+    beat: int = 0
     error: str | None = None  # why the trial failed, said when the lease is given back
 
-    def take(self, seconds: float) -> bool:
+    def __post_init__(self) -> None:
+        self.path = _file(self.folder, self.trial, self.generation)
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+
+    def take(self) -> bool:
         """Makes the file, unless another has made it. Returns whether it is ours."""
-        self.every = seconds / 4
-        self.beat = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f".{self.path.name}.{self.owner}.partial")
         write_text(partial, self._text())
         try:
-            os.link(partial, self.path)
+            os.link(partial, self.path)  # unlike a rename, it fails where the name is taken
         except FileExistsError:
             return False
         finally:
@@ -106,28 +103,23 @@ class Lease:
         return True
 
     def __enter__(self) -> Lease:
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.done.set()
         self.thread.join()
-        if not self.lost():
+        if not self._lost():
             reason = {} if self.error is None else {"error": self.error}
             write_text(self.path, self._text(released=True, **reason))
 
-    def lost(self) -> bool:
+    def _lost(self) -> bool:
         """Whether another has taken the trial over."""
-        trial = self.path.name.split(".")[0]
-        return (self.path.parent / f"{trial}.{self.generation + 1}.json").exists()
+        return _file(self.folder, self.trial, self.generation + 1).exists()
 
     def _beat(self) -> None:
-        while not self.done.wait(self.every):
-            if self.lost():  # this process was stopped for so long that another goes on with its trial
+        while not self.done.wait(self.seconds / 4):
+            if self._lost():  # this process was stopped for so long that another goes on with its trial
                 print(f"the lease {self.path.name} was taken over: ending", flush=True)
                 os._exit(_LOST)
             self.beat += 1
@@ -145,6 +137,10 @@ class Lease:
             **fields,
         }
         return json.dumps(values) + "\n"
+
+
+def _file(folder: Path, trial: str, generation: int) -> Path:
+    return folder / f"{trial}.{generation}.json"
 
 
 def _content(text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..io.atomic import write_text
 from ..vision.config import TrainConfig
-from .trial import Trial, digest
+from .trial import Trial
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
 
@@ -55,24 +55,20 @@ class Study:
         A trial that is there already, if perhaps by an older release that lacked some options, keeps its id.
         """
         earlier = self.trials() if self.manifest.exists() else {}
-        ids = {digest(trial.identity()): trial.id for trial in earlier.values()}
-        kept, lines, new = [], [], 0
-        for trial in trials:
-            same = ids.get(digest(trial.identity()))
-            trial = trial if same is None else dataclasses.replace(trial, id=same)
-            new += same is None
-            kept.append(trial)
-            if earlier.get(trial.id) != trial:  # new, or said with other places and names
-                lines.append(json.dumps(dataclasses.asdict(trial)) + "\n")
-        if lines:
+        ids = {trial.key(): trial.id for trial in earlier.values()}
+        kept = [dataclasses.replace(trial, id=ids.get(trial.key(), trial.id)) for trial in trials]
+        changed = [
+            trial for trial in kept if earlier.get(trial.id) != trial
+        ]  # new, or said with other places and names
+        if changed:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.manifest, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            with os.fdopen(descriptor, "ab") as file:
-                # a newline first ends a line that was torn
-                file.write(("\n" if earlier or self.manifest.stat().st_size else "").encode() + "".join(lines).encode())
+            lines = "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in changed)
+            with open(self.manifest, "ab") as file:
+                # a newline first ends a line that was torn; all of it in one write, as others may append too
+                file.write((b"\n" if file.tell() else b"") + lines.encode())
                 file.flush()
                 os.fsync(file.fileno())
-        return kept, new
+        return kept, sum(trial.id not in earlier for trial in kept)
 
     def run_folder(self, trial: Trial) -> Path:
         """Where a trial is run."""
@@ -96,7 +92,7 @@ class Study:
     def failure(self, trial: Trial) -> dict[str, Any] | None:
         """Why a trial was given up, or None."""
         try:
-            failure: dict[str, Any] = json.loads(self._failure_file(trial).read_text("utf-8"))
+            failure: dict[str, Any] = json.loads(self._note(trial, "failed").read_text("utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -105,29 +101,26 @@ class Study:
 
     def give_up(self, trial: Trial, error: str, attempts: int) -> None:
         """Notes that nobody should begin this trial again."""
-        write_text(self._failure_file(trial), json.dumps({"error": error, "attempts": attempts}) + "\n")
+        write_text(self._note(trial, "failed"), json.dumps({"error": error, "attempts": attempts}) + "\n")
 
     def forgive(self, trial: Trial) -> None:
         """Lets workers begin a trial again that was given up."""
         with suppress(FileNotFoundError):
-            self._failure_file(trial).rename(self._forgiven_file(trial))
+            self._note(trial, "failed").rename(self._note(trial, "forgiven"))
 
     def forgiven(self, trial: Trial) -> int:
         """How many attempts of a trial no longer count, as it was given up once and begun again."""
         try:
-            return int(json.loads(self._forgiven_file(trial).read_text("utf-8"))["attempts"])
+            return int(json.loads(self._note(trial, "forgiven").read_text("utf-8"))["attempts"])
         except FileNotFoundError:
             return 0
 
     def open_trials(self) -> list[Trial]:
         """Those that are neither finished nor given up."""
-        return [t for t in self.trials().values() if not self.finished(t) and not self._failure_file(t).exists()]
+        return [t for t in self.trials().values() if not self.finished(t) and not self._note(t, "failed").exists()]
 
-    def _failure_file(self, trial: Trial) -> Path:
-        return self.path / "trials" / f"{trial.id}.failed.json"
-
-    def _forgiven_file(self, trial: Trial) -> Path:
-        return self.path / "trials" / f"{trial.id}.forgiven.json"
+    def _note(self, trial: Trial, what: str) -> Path:
+        return self.path / "trials" / f"{trial.id}.{what}.json"
 
 
 def run_config(study: Study, trial: Trial) -> TrainConfig:

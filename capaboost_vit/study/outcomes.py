@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.folder import differences
-from .choose import read_choices
+from .choose import Choice, read_choices
 from .manifest import Study
 from .runs import method_name, row_labels
 from .status import states
@@ -18,7 +18,7 @@ from .trial import Trial
 
 @dataclass(frozen=True)
 class Outcome:
-    """A final trial and its result.
+    """A trial and its result.
 
     Args:
         row: the label of its method; numbered where trials of one cell differ in more than the seed.
@@ -57,18 +57,26 @@ class Outcomes:
     """Everything that a report tells of."""
 
     folder: Path
+    trials: tuple[Outcome, ...]  # candidates too, in the order of the manifest
     parts: tuple[Comparison, ...]
-    states: dict[str, Counter[str]]  # numbers of trials by stage and state
-    choices: dict[str, dict[str, Any]]  # of `study tune`, by cell
+    choices: dict[str, Choice]  # of `study tune`, by cell
 
     @property
     def finals(self) -> list[Outcome]:
         """The final trials of all parts."""
         return [outcome for part in self.parts for outcome in part.outcomes]
 
+    @property
+    def states(self) -> dict[str, Counter[str]]:
+        """Numbers of trials by stage and state."""
+        counts: dict[str, Counter[str]] = {}
+        for outcome in self.trials:
+            counts.setdefault(outcome.trial.stage, Counter())[outcome.state] += 1
+        return counts
+
 
 def read_outcomes(folder: str | Path) -> Outcomes:
-    """Reads a study's manifest and results; only trials of the stage "final" have outcomes.
+    """Reads a study's manifest and results; only trials of the stage "final" are in a comparison.
 
     A result that cannot be used is named in its outcome, and stops nothing.
 
@@ -78,31 +86,29 @@ def read_outcomes(folder: str | Path) -> Outcomes:
     """
     study = Study(folder)
     everything = states(study)
-    grouped: dict[tuple[str, str, str | None, int | None], list[tuple[Trial, str]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str | None, int | None], list[tuple[Trial, str]]] = defaultdict(list)
     for trial, state in everything:
         if trial.stage == "final":
-            grouped[trial.suite, trial.backbone, trial.weights, trial.shots].append((trial, state))
-    if not grouped:
+            groups[trial.suite, trial.backbone, trial.weights, trial.shots].append((trial, state))
+    if not groups:
         raise ValueError(
             f"{study.path} has no final trial yet ({len(everything)} candidates): run capaboost study run --output "
             f"{study.path} first"
         )
-    parts = []
-    for (suite, backbone, weights, shots), members in grouped.items():
+    parts: list[Comparison] = []
+    finals: dict[str, Outcome] = {}
+    for (suite, backbone, weights, shots), members in groups.items():
         rows, notes = _rows([trial for trial, _ in members])
         outcomes = tuple(_outcome(study, trial, state, rows[trial.id]) for trial, state in members)
-        words = [suite, backbone]
-        if len({key[2] for key in grouped if key[:2] == (suite, backbone)}) > 1:
-            words.append(f"weights {weights[:8]}" if weights else "weights of the hub")
+        finals |= {outcome.trial.id: outcome for outcome in outcomes}
+        title = [suite, backbone]
+        if len({key[2] for key in groups if key[:2] == (suite, backbone)}) > 1:
+            title.append(f"weights {weights[:8]}" if weights else "weights of the hub")
         if shots is not None:
-            words.append(f"{shots} {'shots' if shots != 1 else 'shot'}")
-        parts.append(Comparison(", ".join(words), suite, backbone, shots, outcomes, tuple(notes)))
-    # after reading: a result that is there may be damaged
-    counts = {"final": Counter(outcome.state for part in parts for outcome in part.outcomes)}
-    candidates = Counter(state for trial, state in everything if trial.stage == "candidate")
-    if candidates:
-        counts["candidate"] = candidates
-    return Outcomes(study.path, tuple(parts), counts, read_choices(study) if study.choices.exists() else {})
+            title.append(f"{shots} {'shots' if shots != 1 else 'shot'}")
+        parts.append(Comparison(", ".join(title), suite, backbone, shots, outcomes, tuple(notes)))
+    trials = tuple(finals.get(trial.id) or _outcome(study, trial, state, trial.method) for trial, state in everything)
+    return Outcomes(study.path, trials, tuple(parts), read_choices(study) if study.choices.exists() else {})
 
 
 def described(outcomes: Sequence[Outcome]) -> str:
@@ -120,7 +126,8 @@ def _outcome(study: Study, trial: Trial, state: str, row: str) -> Outcome:
     if state == "finished":
         try:
             result = study.result(trial)
-            _check(result, trial)
+            if trial.stage == "final":
+                _check(result, trial)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             why = str(error) if isinstance(error, ValueError) else f"result.json is not that of a run ({error!r})"
             result, state, problem = None, "damaged", why
@@ -144,7 +151,7 @@ def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
     """The row of each trial by its id, and how the rows of one method differ."""
     runs = []
     for trial in trials:
-        options = {name: value for name, value in trial.identity()["options"].items() if name != "seed"}
+        options = {name: value for name, value in trial.options().items() if name != "seed"}
         runs.append(((trial.method, trial.task), trial.method, trial.seed, options))
     rows: dict[str, str] = {}
     notes: dict[str, None] = {}

@@ -14,6 +14,7 @@ from ..io.options import nearest
 from ..methods import METHODS
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
+from .choose import Candidate, Choice
 from .config import StudyConfig, StudyRunConfig, StudyTuneConfig
 from .methods import over, points, read_method, resolved
 from .suites.opening import open_suite
@@ -25,10 +26,9 @@ BACKBONES = {
     "augreg_in21k": "vit_base_patch16_224.augreg_in21k",
     "orig_in21k": "vit_base_patch16_224.orig_in21k",
 }
-Choices = Mapping[str, Mapping[str, Any]]
 
 
-def final_trials(config: StudyRunConfig, choices: Choices | None = None) -> list[Trial]:
+def final_trials(config: StudyRunConfig, choices: Mapping[str, Choice] | None = None) -> list[Trial]:
     """A trial for each seed, task, number of shots and method, in this order: each seed alone is a whole table.
 
     Args:
@@ -53,19 +53,19 @@ def final_trials(config: StudyRunConfig, choices: Choices | None = None) -> list
     return trials
 
 
-def candidate_trials(config: StudyTuneConfig) -> dict[str, list[tuple[dict[str, Any], list[Trial]]]]:
-    """By `choice_key`, the candidates' options, each with its trials, one for each seed.
+def candidate_trials(config: StudyTuneConfig) -> dict[str, list[Candidate]]:
+    """The candidates by `choice_key`.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: as for `final_trials`; a task without a val split; an empty grid.
     """
     plan = _Plan(config)
-    candidates: dict[str, list[tuple[dict[str, Any], list[Trial]]]] = {}
+    candidates: dict[str, list[Candidate]] = {}
     for key, task, shots, method in plan.cells():
         if task.val is None:
             raise ValueError(f"{task.name} has no val split to choose by: leave it out of --tasks")
         candidates[key] = [
-            (point, [plan.trial(task, method, point, seed, shots, "candidate") for seed in config.tune_seeds])
+            Candidate(point, [plan.trial(task, method, point, seed, shots, "candidate") for seed in config.tune_seeds])
             for point in points(config.grid, plan.methods[method])
         ]
     return candidates

@@ -1,84 +1,111 @@
-"""Workers on this machine: started, watched, started again, and stopped together."""
+"""The workers of a study, on this machine or a Ray cluster: started, watched, started again, and stopped together."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..training.signals import StopSignals
-from .config import WorkConfig
+import torch
+
+from ..io.options import flag
+from ..training.signals import Interrupted, StopSignals
+from .config import WORKER_OPTIONS, WorkConfig
 from .manifest import Study
-from .status import ProgressLine, interrupted
+from .status import progress_line, states
+from .work import work
 
 _GRACE = 120.0  # seconds that workers have for a last checkpoint
-_LOOK = 0.5  # seconds between two looks at the workers
+_GRACE_ON_RAY = 60.0
+_LOOK = 0.5  # seconds between two looks at the processes
+_LOOK_ON_RAY = 2.0
 _TELL = 5.0  # seconds between two looks at the study
 
 
-def run_pool(study: Study, config: WorkConfig, *, say: Callable[[str], None]) -> None:
-    """Runs `config.workers` processes until no trial is open; a worker that dies is replaced.
+def run_workers(study: Study, config: WorkConfig) -> None:
+    """Computes with `config.workers` workers until no trial is open; one that dies is replaced.
 
-    Each writes to `workers/N.log`, and has one GPU (with more workers than GPUs they share them) or its part of the
-    CPU's cores.
+    On this machine each is a process that writes to `workers/N.log`, and has one GPU (with more workers than GPUs they
+    share them) or its part of the CPU's cores. On Ray each is a task; all machines see the study's folder, and what the
+    driver's paths name, under the same paths, and have this package.
 
     Raises:
         Interrupted: a signal came; the workers were told, and have saved what they had.
         RuntimeError: workers die before they begin anything.
+        ModuleNotFoundError: Ray is not installed. ConnectionError: no cluster at `config.ray_address`.
     """
-    gpus = config.gpus or visible_gpus()
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    begun, quick_deaths = {}, 0
     with StopSignals() as stop:
-        try:
-            for number in range(config.workers):
-                running[number] = _start(study, config, number, gpus)
-                begun[number] = time.monotonic()
-            progress, told = ProgressLine(study, say), -_TELL
-            while running and not stop.number:
-                time.sleep(_LOOK)
-                for number, process in list(running.items()):
-                    code = process.poll()
-                    if code is None:
-                        continue
-                    del running[number]
-                    if code == 0 or not study.open_trials():
-                        continue
-                    quick_deaths = quick_deaths + 1 if time.monotonic() - begun[number] < 10 else 0
-                    if quick_deaths > 2 * config.workers:
-                        raise RuntimeError(f"the workers die as they begin: see {_log(study, number)}")
-                    say(f"worker {number} died (exit code {code}): another one is started")
-                    running[number] = _start(study, config, number, gpus)
-                    begun[number] = time.monotonic()
-                if running and time.monotonic() - told < _TELL:
-                    continue
-                progress.tell()
-                told = time.monotonic()
-        finally:
-            _end(running)
+        (_run_tasks if config.on == "ray" else _run_processes)(study, config, stop)
     if stop.number:
-        raise interrupted(study, stop.number)
+        raise Interrupted(stop.number, f"stopped; go on with the same command: what is finished in {study.path} stays")
 
 
-def visible_gpus() -> tuple[str, ...]:
+def work_command(study: Study, config: WorkConfig) -> list[str]:
+    """The command, after `capaboost`, that starts one of this study's workers."""
+    options = [word for name in WORKER_OPTIONS for word in (flag(name), json.dumps(getattr(config, name)))]
+    return ["study", "work", "--output", str(study.path), *options]
+
+
+class _Progress:
+    """Prints how far a study is whenever that has changed."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.line, self.looked = study, "", -math.inf
+
+    def tell(self, *, now: bool) -> None:
+        """`now`: however short ago it has looked at the study, of which all files are read."""
+        if not now and time.monotonic() - self.looked < _TELL:
+            return
+        before, self.line, self.looked = self.line, progress_line(states(self.study)), time.monotonic()
+        if self.line != before:
+            print(self.line)
+
+
+def _run_processes(study: Study, config: WorkConfig, stop: StopSignals) -> None:
+    gpus, progress = config.gpus or _visible_gpus(), _Progress(study)
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    begun: dict[int, float] = {}
+    quick_deaths = 0
+
+    def start(number: int) -> None:
+        running[number] = _start(study, config, number, gpus)
+        begun[number] = time.monotonic()
+
+    try:
+        for number in range(config.workers):
+            start(number)
+        while running and not stop.number:
+            time.sleep(_LOOK)
+            for number, process in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[number]
+                if code == 0 or not study.open_trials():
+                    continue
+                quick_deaths = quick_deaths + 1 if time.monotonic() - begun[number] < 10 else 0
+                if quick_deaths > 2 * config.workers:
+                    raise RuntimeError(f"the workers die as they begin: see {_log(study, number)}")
+                print(f"worker {number} died (exit code {code}): another one is started")
+                start(number)
+            progress.tell(now=not running)
+    finally:
+        _end(list(running.values()))
+
+
+def _visible_gpus() -> tuple[str, ...]:
     """What CUDA_VISIBLE_DEVICES names, else the numbers of all GPUs; empty without any."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return tuple(word.strip() for word in named.split(",") if word.strip())
-    import torch
-
+        return tuple(name.strip() for name in named.split(",") if name.strip())
     return tuple(map(str, range(torch.cuda.device_count())))
-
-
-def work_options(study: Study, config: WorkConfig) -> list[str]:
-    """The options of `capaboost study work` that make it one of this study's workers."""
-    options = ["--output", str(study.path), "--lease", str(config.lease), "--attempts", str(config.attempts)]
-    return [*options, "--keep-models", str(config.keep_models).lower()]
 
 
 def _start(study: Study, config: WorkConfig, number: int, gpus: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -90,7 +117,7 @@ def _start(study: Study, config: WorkConfig, number: int, gpus: Sequence[str]) -
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "capaboost_vit.cli", "study", "work", *work_options(study, config)],
+            [sys.executable, "-m", "capaboost_vit.cli", *work_command(study, config)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -99,12 +126,12 @@ def _start(study: Study, config: WorkConfig, number: int, gpus: Sequence[str]) -
         )
 
 
-def _end(running: dict[int, subprocess.Popen[bytes]]) -> None:
-    for process in running.values():
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
     until = time.monotonic() + _GRACE
-    for process in running.values():
+    for process in processes:
         try:
             process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -114,3 +141,39 @@ def _end(running: dict[int, subprocess.Popen[bytes]]) -> None:
 
 def _log(study: Study, number: int) -> Path:
     return study.path / "workers" / f"{number}.log"
+
+
+def _run_tasks(study: Study, config: WorkConfig, stop: StopSignals) -> None:
+    """Runs Ray tasks; Ray itself begins one again whose process or machine died."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Ray is not installed: pip install capaboost_vit[ray]", name="ray") from error
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(address=config.ray_address, log_to_driver=False, include_dashboard=False)
+    task = ray.remote(_work).options(
+        num_cpus=config.worker_cpus, num_gpus=config.worker_gpus, max_retries=-1, name="capaboost study work"
+    )
+    progress = _Progress(study)
+    try:
+        tasks = [task.remote(study.path.resolve(), os.getcwd(), config) for _ in range(config.workers)]
+        waiting = tasks
+        while waiting and not stop.number:
+            done, waiting = ray.wait(waiting, timeout=_LOOK_ON_RAY)
+            ray.get(done)  # raises what a worker has raised
+            progress.tell(now=not waiting)
+        if stop.number:
+            for each in tasks:
+                ray.cancel(each)
+            until = time.monotonic() + _GRACE_ON_RAY
+            while waiting and time.monotonic() < until:
+                waiting = ray.wait(waiting, timeout=_LOOK_ON_RAY)[1]
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _work(folder: Path, home: str, config: WorkConfig) -> int:
+    os.chdir(home)  # data may be named from there
+    return work(Study(folder), **{name: getattr(config, name) for name in WORKER_OPTIONS})

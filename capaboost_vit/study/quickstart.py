@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from ..run import train
 from ..training.figures import draw_curves, save_figure
+from ..training.folder import RunFolder
 from ..training.job import as_dict
 from ..vision.config import TrainConfig
 from ..vision.saved import merge_adapter
@@ -69,7 +69,10 @@ def quickstart(folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
             result = train(dataclasses.replace(config, overwrite=True))
         results.append({"name": name, "output": str(output), **result})
     picture = folder / "learning_curves.png"
-    curves = {result["name"]: _rows(Path(result["output"])) for result in results}
+    curves = {}
+    for result in results:
+        summary = pd.read_csv(Path(result["output"]) / "summary.csv").astype(object)
+        curves[result["name"]] = summary.where(summary.notna(), None).to_dict("records")
     save_figure(draw_curves(curves, title="Digits 5-9, from a small ViT pretrained on 0-4"), picture)
     _report(console, folder, picture, results)
     return results
@@ -77,19 +80,12 @@ def quickstart(folder: Path, *, seed: int = 0) -> list[dict[str, Any]]:
 
 def _finished(config: TrainConfig) -> dict[str, Any] | None:
     """The result of an earlier run with this configuration, if there is one."""
-    path = Path(config.output) / "result.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return result if result.get("config") == as_dict(config) else None
-
-
-def _rows(output: Path) -> list[dict[str, float | None]]:
-    table = pd.read_csv(output / "summary.csv").astype(object)
-    return table.where(table.notna(), None).to_dict("records")
+    result = RunFolder(Path(config.output)).result()
+    return result if result is not None and result["config"] == as_dict(config) else None
 
 
 def _report(console: Console, folder: Path, picture: Path, results: list[dict[str, Any]]) -> None:
-    table = Table(title="Test accuracy on digits 5-9 (one seed)")
-    table.add_column("method")
+    table = Table("method", title="Test accuracy on digits 5-9 (one seed)")
     for column in ("trainable", "file (kB)", "accuracy (%)", "time (s)"):
         table.add_column(column, justify="right")
     for result in results:

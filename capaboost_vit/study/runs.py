@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class FinishedRun:
     scores: dict[str, float]
     trained: int
     seconds: float
-    settings: str  # what the other runs of a cell must have in common
+    settings: dict[str, Any]  # what the other runs of a cell must have in common
     folder: Path
 
 
@@ -67,21 +66,22 @@ def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     A cell without a run is `-`. The average of GLUE is that of the 11 numbers of its eight tasks (MRPC, QQP and STS-B
     have two each), the mean over seeds of each, and stands only where all are there.
     """
-    rows: dict[tuple[str, str], dict[str, list[FinishedRun]]] = defaultdict(lambda: defaultdict(list))
-    labels = row_labels(((r.model, r.method, r.task), r.method, r.seed, json.loads(r.settings)) for r in runs)
-    for run, (label, *_) in zip(runs, labels, strict=True):
-        rows[run.model, label][run.task].append(run)
-    tasks = sorted({run.task for run in runs}, key=_column)
-    several = len({run.model for run in runs}) > 1
+    labels = row_labels(((r.model, r.method, r.task), r.method, r.seed, r.settings) for r in runs)
+    frame = pd.DataFrame([vars(run) for run in runs]).assign(row=[label for label, *_ in labels])
+    ordered = dict.fromkeys([*GLUE, *TASKS, *sorted(frame["task"])])
+    tasks = [task for task in ordered if task in set(frame["task"])]
+    several = frame["model"].nunique() > 1
     averaged = all(task in tasks for task in GLUE)
     head = [*(["model"] if several else []), "method", "trained", *tasks, *(["average of 11"] if averaged else [])]
     lines = []
-    for (model, label), cells in rows.items():
-        trained = sorted({run.trained for inside in cells.values() for run in inside})
-        counts = f"{trained[0]:,}" + (f" to {trained[-1]:,}" if len(trained) > 1 else "")
-        line = [*([model] if several else []), label, counts, *(_cell(cells.get(task, [])) for task in tasks)]
+    for (model, label), inside in frame.groupby(["model", "row"], sort=False):
+        # by task: a row for each run, a column for each metric in the order of the first run
+        cells = {task: pd.DataFrame(list(scores)) for task, scores in inside.groupby("task")["scores"]}
+        fewest, most = inside["trained"].min(), inside["trained"].max()
+        counts = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        line = [*([model] if several else []), label, counts, *(_cell(cells.get(task)) for task in tasks)]
         if averaged:
-            average = glue_average({task: _means(inside) for task, inside in cells.items() if task in GLUE})
+            average = glue_average({task: dict(scores.mean()) for task, scores in cells.items()})
             line.append(_MISSING if average is None else f"{average:.2f}")
         lines.append(line)
     return head, lines
@@ -101,7 +101,8 @@ def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
     elif path.suffix == ".csv":
         text = pd.DataFrame(rows, columns=head).to_csv(index=False)
     elif path.suffix == ".json":
-        text = json.dumps([{**vars(run), "folder": str(run.folder)} for run in runs], indent=2) + "\n"
+        texts = [{"settings": json.dumps(run.settings, sort_keys=True), "folder": str(run.folder)} for run in runs]
+        text = json.dumps([{**vars(run), **text} for run, text in zip(runs, texts, strict=True)], indent=2) + "\n"
     else:
         raise ValueError(f"--output {path}: name a .md, .csv or .json file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def _run(path: Path) -> FinishedRun:
             scores=scores,
             trained=result["parameters"]["trained"],
             seconds=result["train_seconds"],
-            settings=json.dumps(settings, sort_keys=True),
+            settings=settings,
             folder=path.parent,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -164,20 +165,8 @@ def row_labels(
         yield label if number == 1 else f"{label} ({number})", variants[cell][0], options
 
 
-def _means(runs: Sequence[FinishedRun]) -> dict[str, float]:
-    return {name: statistics.fmean(run.scores[name] for run in runs) for name in (runs[0].scores if runs else ())}
-
-
-def _cell(runs: Sequence[FinishedRun]) -> str:
-    if not runs:
+def _cell(scores: pd.DataFrame | None) -> str:
+    if scores is None:
         return _MISSING
-    means = "/".join(f"{value:.2f}" for value in _means(runs).values())
-    if len(runs) == 1:
-        return means
-    spreads = "/".join(f"{statistics.stdev(run.scores[name] for run in runs):.2f}" for name in runs[0].scores)
-    return f"{means} ± {spreads} ({len(runs)})"
-
-
-def _column(task: str) -> tuple[int, str]:
-    order = list(dict.fromkeys((*GLUE, *TASKS)))
-    return (order.index(task) if task in order else len(order), task)
+    means, spreads = ("/".join(map("{:.2f}".format, values)) for values in (scores.mean(), scores.std()))
+    return means if len(scores) == 1 else f"{means} ± {spreads} ({len(scores)})"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 
-from ..training.signals import Interrupted
 from .lease import Leases
 from .manifest import Study
 from .trial import Trial
@@ -28,29 +27,11 @@ def states(study: Study) -> list[tuple[Trial, str]]:
     return [(trial, state(trial)) for trial in study.trials().values()]
 
 
-def progress_line(study: Study) -> str:
-    """The numbers of trials in each state."""
-    counts = Counter(state for _, state in states(study))
+def progress_line(trials: list[tuple[Trial, str]]) -> str:
+    """How many trials are in each state, as `states` gives them."""
+    counts = Counter(state for _, state in trials)
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state] or state == "finished"]
-    return f"{sum(counts.values())} trials: {', '.join(parts)}"
-
-
-class ProgressLine:
-    """Says how far a study is whenever that has changed."""
-
-    def __init__(self, study: Study, say: Callable[[str], None]) -> None:
-        self.study, self.say, self._said = study, say, ""
-
-    def tell(self) -> None:
-        line = progress_line(self.study)
-        if line != self._said:
-            self.say(line)
-            self._said = line
-
-
-def interrupted(study: Study, signal: int) -> Interrupted:
-    """What is raised after a signal, once all workers have ended."""
-    return Interrupted(signal, f"stopped; go on with the same command: what is finished in {study.path} stays")
+    return f"{len(trials)} trials: {', '.join(parts)}"
 
 
 def describe(study: Study) -> Iterator[str]:
@@ -60,16 +41,14 @@ def describe(study: Study) -> Iterator[str]:
         FileNotFoundError: there is no study. ValueError: a result that is damaged.
     """
     trials = states(study)
-    yield f"{study.path}: {progress_line(study)}"
-    for stage in ("candidate", "final"):
-        by_method: dict[str, Counter[str]] = {}
-        for trial, state in trials:
-            if trial.stage == stage:
-                by_method.setdefault(trial.method, Counter())[state] += 1
-        width = max(map(len, by_method), default=0)
-        for method, counts in by_method.items():
-            others = "".join(f", {counts[state]} {state}" for state in STATES[1:] if counts[state])
-            yield f"  {stage:9}  {method:{width}}  {counts['finished']} of {sum(counts.values())} finished{others}"
+    yield f"{study.path}: {progress_line(trials)}"
+    by_method: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for trial, state in trials:
+        by_method[trial.stage, trial.method][state] += 1
+    width = max((len(method) for _, method in by_method), default=0)
+    for (stage, method), counts in sorted(by_method.items(), key=lambda item: item[0][0]):  # candidates come first
+        others = "".join(f", {counts[state]} {state}" for state in STATES[1:] if counts[state])
+        yield f"  {stage:9}  {method:{width}}  {counts['finished']} of {sum(counts.values())} finished{others}"
     leases = Leases(study.leases, seconds=float("inf"))
     for trial, state in trials:
         owner = leases.owner(trial.id) if state == "running" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from ..vision.config import TrainConfig
 _ID_DIGITS = 12
 # options that say where something lies, not what it is
 _PLACES = {"data", "initial_checkpoint"}
+# what makes it another trial, besides the options of its run
+_IDENTITY = ("suite", "task", "backbone", "stage", "weights")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Trial:
         stage: "candidate" trains on a part and never sees the test split; "final" is tested once.
         shots: training images per class; None: all of them.
         weights: SHA-256 of the local file of base weights; None: those that the model's name says.
-        config: the options of the run, as `capaboost_vit.training.job.plain` gives them.
+        config: the options of the run, as `capaboost_vit.training.job.as_dict` gives them.
     """
 
     id: str
@@ -44,15 +47,13 @@ class Trial:
     weights: str | None
     config: dict[str, Any]
 
-    def identity(self) -> dict[str, Any]:
-        """What makes it another trial."""
-        fields = {name: getattr(self, name) for name in ("suite", "task", "backbone", "stage", "weights")}
-        return identity_of(self.config, **fields)
+    def options(self) -> dict[str, Any]:
+        """The options of its run that make it another trial."""
+        return _options(self.config)
 
-    def own_options(self) -> dict[str, Any]:
-        """The options of its identity that are not at their defaults."""
-        defaults = as_dict(TrainConfig())
-        return {name: value for name, value in self.identity()["options"].items() if defaults.get(name) != value}
+    def key(self) -> str:
+        """What it is known by whatever its id, which an older release may have given."""
+        return key_of(self.config, vars(self))
 
     def title(self) -> str:
         """How people are told of it."""
@@ -65,21 +66,22 @@ def make_trial(config: TrainConfig, **fields: Any) -> Trial:
     """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial."""
     options = {name: value for name, value in as_dict(config).items() if name != "output"}
     trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
-    return dataclasses.replace(trial, id=digest(trial.identity())[:_ID_DIGITS])
+    return dataclasses.replace(trial, id=trial.key()[:_ID_DIGITS])
 
 
-def identity_of(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """What makes a trial another one: options of its run, each with its default where it is lacking, and `fields`."""
-    return {
-        **fields,
-        "options": {name: value for name, value in run_identity(config, TrainConfig).items() if name not in _PLACES},
-    }
+def key_of(config: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    """SHA-256 of what makes a trial another one: of its run's options and of the `fields` that Trial has too.
 
-
-def digest(value: Any) -> str:
-    """SHA-256 of a value as canonical JSON, in which 8 and 8.0 are the same."""
-    same = json.loads(json.dumps(value), parse_float=_number)
+    It is that of canonical JSON, in which 8 and 8.0 are the same.
+    """
+    identity = {name: fields[name] for name in _IDENTITY} | {"options": _options(config)}
+    same = json.loads(json.dumps(identity), parse_float=_number)
     return hashlib.sha256(json.dumps(same, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide about a run, each with its default where it is lacking."""
+    return {name: value for name, value in run_identity(dict(config), TrainConfig).items() if name not in _PLACES}
 
 
 def _number(text: str) -> float:

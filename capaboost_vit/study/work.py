@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +27,6 @@ def work(
     attempts: int = 3,
     keep_models: bool = True,
     wait: bool = True,
-    say: Callable[[str], None] = print,
 ) -> int:
     """Computes trials until none is open; returns how many it has finished.
 
@@ -44,7 +42,7 @@ def work(
     Raises:
         Interrupted: a signal came; the trial at hand has a checkpoint and was given back.
     """
-    worker = _Worker(study, Leases(study.leases, seconds=lease), attempts, keep_models, say)
+    worker = _Worker(study, Leases(study.leases, seconds=lease), attempts, keep_models)
     done = 0
     while waiting := study.open_trials():
         for trial in waiting:
@@ -66,7 +64,6 @@ class _Worker:
     leases: Leases
     attempts: int
     keep_models: bool
-    say: Callable[[str], None]
 
     def claim(self, trial: Trial) -> Lease | None:
         """The lease of a trial, unless another worker has it, or has finished it in the meantime, or it is given up."""
@@ -80,21 +77,21 @@ class _Worker:
                 return held
             reason = f"its workers died, or it failed, {counted} times"
             self.study.give_up(trial, reason, before)
-            self.say(f"given up: {trial.title()}: {reason}")
+            print(f"given up: {trial.title()}: {reason}")
         with held:
             return None
 
     def compute(self, trial: Trial, lease: Lease) -> bool:
         """Runs a trial to its end; returns whether it is finished."""
         begin = time.monotonic()
-        self.say(f"begins: {trial.title()} ({trial.id})")
+        print(f"begins: {trial.title()} ({trial.id})")
         try:
             train(run_config(self.study, trial))
         except Interrupted as stopped:
             what = f"stopped in {trial.title()}, with a checkpoint; any worker goes on with it"
             raise Interrupted(stopped.number, what) from None
         except BlockingIOError:  # a worker that was thought dead still has the folder open
-            self.say(f"left: {trial.title()}: its folder is in use")
+            print(f"left: {trial.title()}: its folder is in use")
             time.sleep(1.0)
             return False
         except Exception as error:
@@ -106,7 +103,7 @@ class _Worker:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if trial.stage == "candidate" or not self.keep_models:
             (folder / "adapter.safetensors").unlink(missing_ok=True)
-        self.say(f"finished: {trial.title()} ({time.monotonic() - begin:.0f} s)")
+        print(f"finished: {trial.title()} ({time.monotonic() - begin:.0f} s)")
         return True
 
     def _failed(self, trial: Trial, lease: Lease, error: Exception) -> None:
@@ -115,7 +112,7 @@ class _Worker:
         lasting = not isinstance(error, _PASSING) or isinstance(error, _LASTING)
         if lasting or tries - self.study.forgiven(trial) >= self.attempts:
             self.study.give_up(trial, lease.error, tries)
-        self.say(f"failed: {trial.title()}: {lease.error}")
+        print(f"failed: {trial.title()}: {lease.error}")
 
 
 def _tidy_up() -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from capaboost_vit.study.choose import choose, read_choices, write_choices
+from capaboost_vit.study.choose import Candidate, choose, read_choices, write_choices
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def scored(study, trial_of):
                     if value is not None:
                         study.run_folder(trial).mkdir(parents=True)
                         (study.run_folder(trial) / "result.json").write_text(json.dumps({"val_accuracy": value}))
-                cell.append((points[i] if points else {"lr": 10.0**-i}, trials))
+                cell.append(Candidate(points[i] if points else {"lr": 10.0**-i}, trials))
             candidates[key] = cell
         return candidates
 
@@ -38,19 +38,19 @@ def test_the_best_mean_over_seeds_is_chosen(study, scored):
     choices, missing = choose(study, scored({"a | lora | b": [[50, 70], [61, 61], [90, 0]]}))
     assert missing == []
     choice = choices["a | lora | b"]
-    assert (choice.options, choice.score, choice.at_the_edge) == ({"lr": 0.1}, 61, ())
-    assert choice.tried == (({"lr": 1.0}, 60), ({"lr": 0.1}, 61), ({"lr": 0.01}, 45))
+    assert (choice["options"], choice["score"], choice["at_the_edge"]) == ({"lr": 0.1}, 61, [])
+    assert choice["tried"] == [({"lr": 1.0}, 60), ({"lr": 0.1}, 61), ({"lr": 0.01}, 45)]
 
 
 def test_of_equals_the_first_is_taken_and_an_edge_of_the_grid_is_told(study, scored):
     choice = choose(study, scored({"a | lora | b": [[60], [60]]}))[0]["a | lora | b"]
-    assert (choice.options, choice.at_the_edge) == ({"lr": 1.0}, ("lr",))
+    assert (choice["options"], choice["at_the_edge"]) == ({"lr": 1.0}, ["lr"])
 
 
 def test_one_point_or_words_have_no_edge(study, scored):
-    assert choose(study, scored({"a | lora | b": [[60]]}))[0]["a | lora | b"].at_the_edge == ()
+    assert choose(study, scored({"a | lora | b": [[60]]}))[0]["a | lora | b"]["at_the_edge"] == []
     words = scored({"c | lora | b": [[60], [50]]}, points=[{"opt": "sgd"}, {"opt": "adamw"}])
-    assert choose(study, words)[0]["c | lora | b"].at_the_edge == ()
+    assert choose(study, words)[0]["c | lora | b"]["at_the_edge"] == []
 
 
 def test_a_cell_with_a_missing_candidate_has_no_choice(study, scored):
@@ -62,12 +62,12 @@ def test_a_cell_with_a_missing_candidate_has_no_choice(study, scored):
 def test_across_tasks_the_mean_over_tasks_counts_and_methods_stay_apart(study, scored):
     cells = {"a | lora | b": [[60], [50]], "c | lora | b": [[0], [20]], "a | head | b": [[5], [4]]}
     choices, _ = choose(study, scored(cells), across_tasks=True)
-    assert {key: choice.options["lr"] for key, choice in choices.items()} == {
+    assert {key: choice["options"]["lr"] for key, choice in choices.items()} == {
         "a | lora | b": 0.1,
         "c | lora | b": 0.1,
         "a | head | b": 1.0,
     }
-    assert choices["a | lora | b"].score == 35
+    assert choices["a | lora | b"]["score"] == 35
 
 
 def test_across_tasks_one_missing_candidate_leaves_all_tasks_of_the_method_without_a_choice(study, scored):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ...vision.data import ImageData, Split, check_data, open_configured
-from .fingerprints import compare
-from .task import Suite, SuiteTask
+from .task import SPLITS, Suite, SuiteTask
+from .vtab1k import compare
 
 _LISTED = 3
 
@@ -32,17 +32,16 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """What `check_suite` found, and why other tasks were not looked at, by name."""
+    """What `check_suite` found of the tasks whose data is there."""
 
-    name: str
+    suite: Suite
     tasks: tuple[TaskReport, ...]
-    missing: Mapping[str, str]
 
     @property
     def problems(self) -> list[str]:
         """Everything that stands between this data and a result: one line each."""
         problems = [f"{report.task.name}: {line}" for report in self.tasks for line in report.problems]
-        return problems + [f"{name}: no data: {reason}" for name, reason in self.missing.items()]
+        return problems + [f"{name}: no data: {reason}" for name, reason in self.suite.missing.items()]
 
     def text(self) -> str:
         """A line for each task, with its remarks and problems below it."""
@@ -59,31 +58,24 @@ class SuiteReport:
             yield "; ".join(parts)
             yield from (f"  note: {line}" for line in report.remarks)
             yield from (f"  problem: {line}" for line in report.problems)
-        yield from (f"{name}; no data\n  problem: {reason}" for name, reason in self.missing.items())
-        yield f"{self.name}: {_several(len(self.tasks), 'task')} looked at, {_several(len(self.problems), 'problem')}"
+        yield from (f"{name}; no data\n  problem: {reason}" for name, reason in self.suite.missing.items())
+        tasks, problems = _several(len(self.tasks), "task"), _several(len(self.problems), "problem")
+        yield f"{self.suite.name}: {tasks} looked at, {problems}"
 
 
-def check_suite(
-    suite: Suite,
-    *,
-    missing: Mapping[str, str] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> SuiteReport:
+def check_suite(suite: Suite, *, progress: Callable[[str, int, int], None] | None = None) -> SuiteReport:
     """Reads every image of every task once, and the first GiB of each split again for its hash.
 
     Args:
-        missing: tasks without data and why, as `find_tasks` tells them.
         progress: is told the task, how many of its images have been looked at, and how many there are.
     """
-    reports = tuple(_check_task(suite.name, task, progress) for task in suite.tasks)
-    return SuiteReport(suite.name, reports, missing or {})
+    return SuiteReport(suite, tuple(_check_task(suite.name, task, progress) for task in suite.tasks))
 
 
 def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int], None] | None) -> TaskReport:
-    names = {"train": task.train, "val": task.val, "full": task.full, "test": task.test}
     try:
         data = open_configured({**task.options, "data": task.data})
-        splits = {name: data.split(split) for name, split in names.items() if split is not None}
+        splits = {name: data.split(getattr(task, name)) for name in SPLITS if getattr(task, name) is not None}
     except (OSError, ValueError) as error:
         return TaskReport(task, remarks=task.notes, problems=(" ".join(str(error).split()),))
     looked_at = {name: split for name, split in splits.items() if name != "full" or not _is_the_rest(splits)}

@@ -9,12 +9,8 @@ on all training and validation images. A set lies in a folder of class folders, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from .task import SuiteTask, read_rows
-
-if TYPE_CHECKING:
-    from .places import DataLayout
+from .task import DataLayout, SuiteTask, read_rows
 
 _VAL = frozenset({"val", "valid", "validation", "dev"})
 

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from ...vision.data.layouts import lists_of
+from ...vision.data.tables import is_image_table
+from ...vision.data.tree import Folder, Tree, Zip
 from . import fgvc, vtab1k
 from .fgvc import FineGrained
-from .own import read_suite
-from .places import look_at
-from .task import Suite, SuiteTask, choose
+from .task import DataLayout, Suite, SuiteTask, choose, read_suite
 from .vtab1k import Vtab
 
 HUB = "hub"
-
-
 SUITES: dict[str, Sequence[Vtab | FineGrained]] = {"vtab1k": vtab1k.TASKS, "fgvc": fgvc.TASKS}
 SYNTHETIC = "synthetic_vtab1k"
-
-
-@dataclass(frozen=True)
-class FoundTasks:
-    """The tasks whose data is there, and why it is not for the others, by name."""
-
-    suite: Suite
-    missing: Mapping[str, str]
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Suite:
     """The tasks of a suite, all of them with their data.
 
     Args:
-        spec: vtab1k, fgvc, synthetic_vtab1k, or a YAML file with `tasks:` (see `own`).
+        spec: vtab1k, fgvc, synthetic_vtab1k, or a YAML file with `tasks:` (see `task`).
         data: the folder that holds a folder or a .zip per task, or `hub`. Where a task is found in several ways, lists
             of VTAB-1k win over sets of the hub that were downloaded, and those with VTAB-1k's own splits over others.
         tasks: names or wildcards.
@@ -41,44 +34,44 @@ def open_suite(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         FileNotFoundError: no data for a task: the places that were looked at, and what to do.
         ValueError: no such suite or task, or no data named.
     """
-    tasks_there = find_tasks(spec, data=data, tasks=tasks)
-    if tasks_there.missing:
-        name, reason = next(iter(tasks_there.missing.items()))
-        others = list(tasks_there.missing)[1:]
+    suite = find_tasks(spec, data=data, tasks=tasks)
+    if suite.missing:
+        name, *others = suite.missing
         also = f" (nor for {', '.join(others)})" if others else ""
-        raise FileNotFoundError(f"no data for {name}{also}: {reason}")
-    return tasks_there.suite
+        raise FileNotFoundError(f"no data for {name}{also}: {suite.missing[name]}")
+    return suite
 
 
-def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> FoundTasks:
+def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) -> Suite:
     """The tasks of a suite whose data is there, and what is missing; arguments and errors as `open_suite` has them.
 
     The hub is not asked whether it has its sets, and the data of a user's own suite counts as there.
     """
+    root = None if data is None else Path(data).expanduser()
     if spec == SYNTHETIC:
-        return FoundTasks(Suite(spec, tuple(row.synthetic() for row in choose(vtab1k.TASKS, tasks))), {})
+        return Suite(spec, tuple(row.synthetic() for row in choose(vtab1k.TASKS, tasks)))
     if spec not in SUITES:
-        return FoundTasks(_own(spec, data, tasks), {})
-    say = "say --data FOLDER with a folder or .zip per task, or --data hub"
-    if data is None:
-        raise ValueError(f"the suite {spec} needs data: {say}")
-    if data != HUB and not Path(data).expanduser().is_dir():
-        raise FileNotFoundError(f"no folder {data}: {say}")
+        path = Path(spec).expanduser()
+        if not path.is_file():
+            raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, {SYNTHETIC}, or a YAML file with `tasks:`")
+        suite = read_suite(path, root=root)
+        return Suite(suite.name, tuple(choose(suite.tasks, tasks)))
+    hint = "say --data FOLDER with a folder or .zip per task, or --data hub"
+    if root is None:
+        raise ValueError(f"the suite {spec} needs data: {hint}")
+    if data != HUB and not root.is_dir():
+        raise FileNotFoundError(f"no folder {data}: {hint}")
     present, missing = [], {}
     for row in choose(SUITES[spec], tasks):
-        task = _on_hub(row) if data == HUB else _below(row, Path(data).expanduser())
+        task = (row.task_on_hub() or "the hub has no set of it") if data == HUB else _task_below(root, row)
         if isinstance(task, SuiteTask):
             present.append(task)
         else:
-            missing[row.name] = task
-    return FoundTasks(Suite(spec, tuple(present)), missing)
+            missing[row.name] = f"{task}: {row.hint()}"
+    return Suite(spec, tuple(present), missing)
 
 
-def _on_hub(row: Vtab | FineGrained) -> SuiteTask | str:
-    return row.task_on_hub() or f"the hub has no set of it: {row.hint()}"
-
-
-def _below(row: Vtab | FineGrained, root: Path) -> SuiteTask | str:
+def _task_below(root: Path, row: Vtab | FineGrained) -> SuiteTask | str:
     """The task, or where its data was looked for in vain."""
     reasons = []
     for name in row.folders():
@@ -90,12 +83,40 @@ def _below(row: Vtab | FineGrained, root: Path) -> SuiteTask | str:
         if task is not None:
             return task
         reasons.append(f"{name}: other splits than this task needs")
-    return f"looked in {root} for {'; '.join(reasons)}: {row.hint()}"
+    return f"looked in {root} for {'; '.join(reasons)}"
 
 
-def _own(spec: str, data: str | None, tasks: Sequence[str]) -> Suite:
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, {SYNTHETIC}, or a YAML file with `tasks:`")
-    suite = read_suite(path, root=None if data is None else Path(data).expanduser())
-    return Suite(suite.name, tuple(choose(suite.tasks, tasks)))
+def look_at(path: Path) -> DataLayout:
+    """What lies at a path. Raises FileNotFoundError or ValueError with nothing but the reason why it is of no use."""
+    if path.is_dir():
+        tree: Tree = Folder(path, with_zip=True)
+    elif path.is_file():
+        tree = Zip(path, look_through=True)
+    else:
+        raise FileNotFoundError("not there")
+    lists = lists_of(tree)
+    if lists:
+        return DataLayout(
+            path, False, frozenset(name[: -len(".txt")] for name in lists), _begins_with_jpeg(tree, lists[0])
+        )
+    if path.is_dir() and is_image_table(path):
+        return DataLayout(path, True, _of_table(path))
+    folders = tree.folders()
+    if "train" in folders:
+        return DataLayout(path, False, frozenset(folders))
+    raise ValueError("no lists, no parquet files and no train folder in it")
+
+
+def _begins_with_jpeg(tree: Tree, file: str) -> bool:
+    line = tree.read(file).decode("utf-8-sig", "surrogateescape").strip().partition("\n")[0]
+    name = line.strip().rpartition(" ")[0].rstrip()
+    return name in tree and tree.read(name).startswith(b"\xff\xd8\xff")
+
+
+def _of_table(path: Path) -> frozenset[str]:
+    """The splits by the names of the files: train-00000-of-00001.parquet, or train/0000.parquet."""
+    saved = path / "dataset_dict.json"
+    if saved.is_file():
+        return frozenset(json.loads(saved.read_text("utf-8"))["splits"])
+    files = [file for pattern in ("*.parquet", "*/*.parquet", "*/train/*.parquet") for file in path.glob(pattern)]
+    return frozenset(file.parent.name if file.stem.isdigit() else _SHARD.sub("", file.stem) for file in files)

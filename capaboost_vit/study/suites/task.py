@@ -1,14 +1,34 @@
-"""One task of a suite: which data, which of its images for what, and what readers must be told with each number."""
+"""A suite: its tasks, each with its data, which of its images serve what, and what readers must be told of its numbers.
+
+A user's own suite is a YAML file with `tasks:`.
+
+name: mine            # of the suite; without it, the name of the file
+tasks:
+  birds:              # the name of a task, with what differs from the defaults of SuiteTask
+    data: pictures/birds
+    classes: 12
+  leaves:
+    data: leaves.zip
+    group: plants
+    train: mixed(train)[:80%]
+    val: mixed(train)[80%:]
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import resources
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ...io.options import check_type, suggest, tuples
 from ...io.yaml import read_yaml
+from ...vision.data.expressions import parse_split
+
+SPLITS = ("train", "val", "full", "test")
 
 
 @dataclass(frozen=True)
@@ -42,10 +62,27 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are reported together."""
+    """Tasks that are reported together; `missing` says of those without data why there is none, by name."""
 
     name: str
     tasks: tuple[SuiteTask, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataLayout:
+    """What lies at a path where the data of a task may be.
+
+    Args:
+        table: whether it is of parquet, metadata files and the like; else lists, or folders of splits.
+        splits: the names of its lists, folders or parquet files.
+        jpeg: whether the first image of the first list is a JPEG; false for everything else.
+    """
+
+    path: Path
+    table: bool
+    splits: frozenset[str]
+    jpeg: bool = False
 
 
 class Named(Protocol):
@@ -75,3 +112,54 @@ def choose(tasks: Iterable[Item], patterns: Sequence[str]) -> list[Item]:
 def read_rows(file: str) -> list[dict[str, Any]]:
     """The tasks that a YAML file of this folder holds by name, each with its `name`."""
     return [{"name": name, **row} for name, row in read_yaml(resources.files(__package__) / file).items()]
+
+
+def read_suite(path: Path, *, root: Path | None = None) -> Suite:
+    """The suite of a file.
+
+    Where `full` is not given, it is train and val together. Data that is there below `root` is taken from there; all
+    other data is what `--data` of `capaboost train` takes.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError, TypeError: it is no suite, by task and key.
+    """
+    content = read_yaml(path)
+    tasks = content.get("tasks") if isinstance(content, dict) else None
+    if not isinstance(tasks, dict) or not tasks:
+        raise ValueError(f"{path} has no `tasks:` with the tasks by name, such as {{birds: {{data: pictures/birds}}}}")
+    _check(str(path), content, {"name": Any, "tasks": Any})
+    return Suite(
+        str(content.get("name", path.stem)),
+        tuple(_read_task(f"{path}, task {name}", str(name), values, root) for name, values in tasks.items()),
+    )
+
+
+_HINTS = {name: hint for name, hint in typing.get_type_hints(SuiteTask).items() if name != "name"}
+
+
+def _read_task(where: str, name: str, values: Any, root: Path | None) -> SuiteTask:
+    if not isinstance(values, dict) or not isinstance(values.get("data"), str) or not values["data"]:
+        raise ValueError(f"{where} names no data: write `data:` and what --data of capaboost train takes")
+    _check(where, values, _HINTS)
+    sizes = values.get("sizes", {})
+    _check(f"{where}, sizes", sizes, dict.fromkeys(SPLITS, int | tuple[int, ...]))
+    options = {**tuples(values), "sizes": tuples(sizes)}
+    train, val = options.get("train", SuiteTask.train), options.get("val", SuiteTask.val)
+    options.setdefault("full", train if val is None else f"{train}+{val}")
+    for key in SPLITS:
+        if options.get(key) is not None:
+            try:
+                parse_split(options[key])
+            except ValueError as error:
+                raise ValueError(f"{where}: {key}: {error}") from None
+    if root is not None and (root / values["data"]).exists():
+        options["data"] = str(root / values["data"])
+    return SuiteTask(name, **options)
+
+
+def _check(where: str, values: Mapping[Any, Any], hints: Mapping[str, Any]) -> None:
+    """Raises unless all keys are among those of `hints`, and the values of these types."""
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f"{where} has no option {key!r}{suggest(key, hints)}; it takes: {', '.join(hints)}")
+        check_type(f"{where}: {key}", value, hints[key])

@@ -8,22 +8,28 @@ defined by slices of TensorFlow Datasets (TFDS). They are had from
 - sets of the hub with splits train800, val200 and test: `bramtoula/vtab_*`;
 - parquet made from TFDS, `dpdl-benchmark/*`, sliced as TFDS slices its own. Nobody has verified that its images stand
   in TFDS's order, so these tasks carry a note; `capaboost study check` can tell for some of them.
+
+The hashes of 14 tasks are of the ids that TFDS gives for the 800 and the 200 images, as E2VPT's repository lists them
+(github ChengHan111/E2VPT at 7a66e75, vtab_trainval_splits.json): of the names without folder and ending, and of the
+numbers of images per class where the ids tell the class. Those of CIFAR-100, whose ids do not, are of a set that was
+made after this list. The list is in no order that two tasks with the same images share, and holds neither labels nor
+test images: so nothing is said about orders and tests. Caltech101's names are not unique, five tasks are not in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-from .task import SuiteTask, read_rows
-
-if TYPE_CHECKING:
-    from .places import DataLayout
+from ...vision.data import Split
+from .task import DataLayout, SuiteTask, read_rows
 
 _SYNTHETIC = "synthetic images: the time means something, the accuracy nothing"
-_LISTS = ("train800", "val200", "test")
-_PLAIN = ("train", "val", "test", "train+val")
+_LISTS = {"train": "train800", "val": "val200", "test": "test"}
 _NOT_EXACT = "not VTAB-exact: the order of the images is not verified"
 _CLEVR = "tested on the split test of the hub's set, which is taken for TFDS's validation"
 _JPEG = "JPEG copies of images that are lossless in the original"
@@ -55,7 +61,7 @@ class Vtab:
 
     def task_at(self, place: DataLayout) -> SuiteTask | None:
         """The task with the data of a place; None if the place cannot hold it."""
-        if place.splits >= set(_LISTS):
+        if place.splits >= set(_LISTS.values()):
             jpeg = place.jpeg and self.lossless
             return self._exact(str(place.path), full="train800val200" in place.splits, jpeg=jpeg)
         return self._sliced(str(place.path), place.splits) if place.table else None
@@ -68,8 +74,7 @@ class Vtab:
 
     def synthetic(self) -> SuiteTask:
         """The task with its sizes and classes on generated images of 224 pixels, to measure the time of them all."""
-        data = f"synthetic:{self.classes}:800:200:{self.test_images}:224"
-        return self._task(data, *_PLAIN, (_SYNTHETIC,), {})
+        return self._task(f"synthetic:{self.classes}:800:200:{self.test_images}:224", notes=(_SYNTHETIC,))
 
     def hint(self) -> str:
         """How to come by the data."""
@@ -80,23 +85,54 @@ class Vtab:
 
     def _exact(self, data: str, *, full: bool, jpeg: bool) -> SuiteTask:
         notes = (_JPEG, *((_CIFAR,) if self.name == "cifar100" else ())) if jpeg else ()
-        return self._task(data, *_LISTS, "train800val200" if full else "train800+val200", notes, {})
+        return self._task(data, **_LISTS, full="train800val200" if full else "train800+val200", notes=notes)
 
     def _sliced(self, data: str, splits: frozenset[str]) -> SuiteTask:
         options = {} if self.label is None else {"label_column": self.label}
+        splits_of_task = {"train": "train[:800]", "val": self.val, "test": self.test}
         notes: tuple[str, ...] = (_NOT_EXACT,)
-        test = self.test
-        if test == "validation" and test not in splits:  # CLEVR on the hub has train and test alone
-            notes, test = (*notes, _CLEVR), "test"
-        return self._task(data, "train[:800]", self.val, test, f"train[:800]+{self.val}", notes, options)
+        if self.test == "validation" and "validation" not in splits:  # CLEVR on the hub has train and test alone
+            splits_of_task["test"], notes = "test", (*notes, _CLEVR)
+        return self._task(data, **splits_of_task, full=f"train[:800]+{self.val}", notes=notes, options=options)
 
-    def _task(
-        self, data: str, train: str, val: str, test: str, full: str, notes: tuple[str, ...], options: dict[str, str]
-    ) -> SuiteTask:
+    def _task(self, data: str, **values: Any) -> SuiteTask:
         # the usual zip has an image of Caltech101 more than TFDS
         tests: int | tuple[int, ...] = (6_084, 6_085) if self.name == "caltech101" else self.test_images
-        sizes: dict[str, int | tuple[int, ...]] = {"train": 800, "val": 200, "full": 1_000, "test": tests}
-        return SuiteTask(self.name, data, self.group, self.classes, sizes, train, val, full, test, options, notes)
+        sizes = {"train": 800, "val": 200, "full": 1_000, "test": tests}
+        return SuiteTask(self.name, data, group=self.group, classes=self.classes, sizes=sizes, **values)
 
 
 TASKS = tuple(Vtab(**{"folder": row["name"], "tfds": row["name"], **row}) for row in read_rows("vtab1k.yaml"))
+
+
+def compare(task: str, train: Split, val: Split) -> tuple[bool | None, str]:
+    """Whether these are VTAB-1k's own images for a task, as far as it can be told, and what that rests on.
+
+    Returns:
+        True for the same names or class counts, False for other class counts, None where nothing can be told.
+    """
+    row = next((row for row in TASKS if row.name == task), None)
+    if row is None or row.train_hashes is None or row.val_hashes is None:
+        return None, "nothing is known to compare its images with"
+    pairs = [(row.train_hashes, train), (row.val_hashes, val)]
+    if all(hashes["names"] == hash_names(split.names) for hashes, split in pairs):
+        return True, "train and val are VTAB-1k's own images, by their names"
+    if any("counts" not in hashes for hashes, _ in pairs):
+        return None, "its images have other names than VTAB-1k's, and nothing else is known to compare them with"
+    if all(hashes["counts"] == hash_counts(split.labels) for hashes, split in pairs):
+        return True, "train and val have as many images of each class as in VTAB-1k"
+    return False, "not VTAB-1k's images: train or val has other numbers of images per class"
+
+
+def hash_names(names: Iterable[str]) -> str:
+    """Of the names without folder and ending, whatever their order."""
+    return _hash(sorted(re.sub(r"\.\w+$", "", name.rpartition("/")[2]) for name in names))
+
+
+def hash_counts(labels: Iterable[object]) -> str:
+    """Of the numbers of images per class, whatever the classes are called."""
+    return _hash(map(str, sorted(Counter(labels).values())))
+
+
+def _hash(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -11,7 +11,7 @@ import pytest
 from planted import folders, lists, parquet
 
 from capaboost_vit.cli import main
-from capaboost_vit.study.suites import fingerprints
+from capaboost_vit.study.suites import vtab1k
 from capaboost_vit.study.suites.checking import check_suite
 from capaboost_vit.study.suites.opening import open_suite
 from capaboost_vit.study.suites.task import Suite, SuiteTask
@@ -123,7 +123,7 @@ def test_a_task_without_val_and_tables_can_be_checked(tmp_path):
 
 
 def test_a_missing_task_is_a_problem(clean):
-    report = check_suite(suite_of(clean), missing={"dtd": "looked everywhere"})
+    report = check_suite(Suite("mine", (clean,), missing={"dtd": "looked everywhere"}))
     assert report.problems == ["dtd: no data: looked everywhere"]
     assert "dtd; no data\n  problem: looked everywhere\n" in report.text()
 
@@ -159,10 +159,10 @@ def test_where_nothing_is_known_that_is_said(tmp_path, name, text):
 
 
 def test_hashes_know_neither_order_nor_folders_nor_what_classes_are_called():
-    assert fingerprints.hash_names(["a/x.jpg", "y.png"]) == fingerprints.hash_names(["y", "b/c/x.jpeg"])
-    assert fingerprints.hash_names(["a.jpg"]) != fingerprints.hash_names(["b.jpg"])
-    assert fingerprints.hash_counts([0, 0, 1]) == fingerprints.hash_counts("aba")
-    assert fingerprints.hash_counts([0, 0, 1]) != fingerprints.hash_counts([0, 1, 2])
+    assert vtab1k.hash_names(["a/x.jpg", "y.png"]) == vtab1k.hash_names(["y", "b/c/x.jpeg"])
+    assert vtab1k.hash_names(["a.jpg"]) != vtab1k.hash_names(["b.jpg"])
+    assert vtab1k.hash_counts([0, 0, 1]) == vtab1k.hash_counts("aba")
+    assert vtab1k.hash_counts([0, 0, 1]) != vtab1k.hash_counts([0, 1, 2])
 
 
 CLASS = {
@@ -185,15 +185,16 @@ LISTED = {
 def test_the_known_hashes_are_those_of_the_lists(real_data):
     found = json.loads((real_data / "vtab1k_id_lists" / "vtab_trainval_splits.json").read_text())
     names = {LISTED.get(name, name): ids for name, ids in found.items()}
-    assert names.keys() - fingerprints.FINGERPRINTS.keys() == {"caltech101"}
-    assert fingerprints.FINGERPRINTS.keys() <= names.keys()
-    for name, splits in fingerprints.FINGERPRINTS.items():
-        for part, one in zip(("train", "val"), splits, strict=True):
-            assert one.names == fingerprints.hash_names(names[name][part])
+    hashes = {row.name: {"train": row.train_hashes, "val": row.val_hashes} for row in vtab1k.TASKS if row.train_hashes}
+    assert names.keys() - hashes.keys() == {"caltech101"}
+    assert hashes.keys() <= names.keys()
+    for name, splits in hashes.items():
+        for part, one in splits.items():
+            assert one["names"] == vtab1k.hash_names(names[name][part])
             if name in CLASS:
-                assert one.counts == fingerprints.hash_counts(map(CLASS[name], names[name][part]))
+                assert one["counts"] == vtab1k.hash_counts(map(CLASS[name], names[name][part]))
             else:
-                assert (one.counts is not None) == (name == "cifar100")
+                assert ("counts" in one) == (name == "cifar100")
 
 
 @pytest.mark.realdata
@@ -213,12 +214,12 @@ def test_the_real_cifar_has_vtabs_class_counts_and_no_jpeg(real_data, tmp_path):
     (task,) = open_suite("vtab1k", data=str(tmp_path), tasks=("cifar100",)).tasks
     assert task.notes == ()
     data = open_data(task.data)
-    assert fingerprints.compare("cifar100", data.split(task.train), data.split(task.val)) == (
+    assert vtab1k.compare("cifar100", data.split(task.train), data.split(task.val)) == (
         True,
         "train and val have as many images of each class as in VTAB-1k",
     )
     moved = data.split("train800[9:]+val200[191:]")
-    assert fingerprints.compare("cifar100", moved, data.split(task.val))[0] is False
+    assert vtab1k.compare("cifar100", moved, data.split(task.val))[0] is False
 
 
 # the command

@@ -9,8 +9,7 @@ import shutil
 import pytest
 from planted import folders, lists, pack, parquet
 
-from capaboost_vit.study.suites.opening import find_tasks, open_suite
-from capaboost_vit.study.suites.places import look_at
+from capaboost_vit.study.suites.opening import find_tasks, look_at, open_suite
 from capaboost_vit.vision.data import open_data
 
 VTAB = {"train800": 4, "val200": 2, "test": 3}
@@ -126,7 +125,7 @@ def test_what_is_missing_is_told_with_every_place_and_what_to_do(tmp_path):
     (tmp_path / "cifar100").mkdir()
     lists(tmp_path / "dtd", **VTAB)
     found = find_tasks("vtab1k", data=str(tmp_path), tasks=("cifar100", "dtd"))
-    assert [task.name for task in found.suite.tasks] == ["dtd"]
+    assert [task.name for task in found.tasks] == ["dtd"]
     assert list(found.missing) == ["cifar100"]
     reason = found.missing["cifar100"]
     assert reason.startswith(
@@ -146,10 +145,10 @@ def test_what_is_missing_is_told_with_every_place_and_what_to_do(tmp_path):
 def test_retinopathy_has_to_be_asked_for(tmp_path):
     for data, start in ((str(tmp_path), "looked in "), ("hub", "the hub has no set of it: ")):
         found = find_tasks("vtab1k", data=data, tasks=("diabetic_retinopathy",))
-        assert found.suite.tasks == ()
+        assert found.tasks == ()
         assert found.missing["diabetic_retinopathy"].startswith(start)
         assert "ask Kaggle for Diabetic Retinopathy Detection by hand" in found.missing["diabetic_retinopathy"]
-    assert len(find_tasks("vtab1k", data="hub").suite.tasks) == 18
+    assert len(find_tasks("vtab1k", data="hub").tasks) == 18
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from planted import folders
 
 from capaboost_vit.study.suites.opening import open_suite
-from capaboost_vit.study.suites.own import __doc__ as documentation
 from capaboost_vit.study.suites.task import SuiteTask
+from capaboost_vit.study.suites.task import __doc__ as documentation
 
 
 def write(tmp_path, text):
@@ -82,8 +82,8 @@ def test_data_that_is_below_the_root_is_taken_from_there(tmp_path):
         ("tasks: {a: {data: x, notes: small}}", "task a: notes must be words, got 'small'"),
         ("tasks: {a: {data: x, options: [1]}}", "task a: options must be values by name, got [1]"),
         ("tasks: {a: {data: x, sizes: {trian: 3}}}", "task a, sizes has no option 'trian' (did you mean 'train'?)"),
-        ("tasks: {a: {data: x, sizes: {train: a}}}", "task a: sizes: train must be int | tuple[int, ...]"),
-        ("tasks: {a: {data: x, sizes: {train: [a]}}}", "task a: sizes: train must be int | tuple[int, ...]"),
+        ("tasks: {a: {data: x, sizes: {train: a}}}", "task a, sizes: train must be int | tuple[int, ...]"),
+        ("tasks: {a: {data: x, sizes: {train: [a]}}}", "task a, sizes: train must be int | tuple[int, ...]"),
         ("tasks: {a: {data: x, train: 'train['}}", "task a: train: cannot read 'train[' in the split 'train['"),
         ("tasks: {a: {data: x, full: 'a++b'}}", "task a: full: cannot read ''"),
         ("tasks: {a: {data: x, train: [a, b]}}", "task a: train must be str, got ['a', 'b']"),

@@ -8,8 +8,7 @@ import pytest
 
 from capaboost_vit.study.suites import fgvc, vtab1k
 from capaboost_vit.study.suites.opening import open_suite
-from capaboost_vit.study.suites.places import DataLayout
-from capaboost_vit.study.suites.task import choose
+from capaboost_vit.study.suites.task import DataLayout, choose
 from capaboost_vit.vision.data import ImageData, Split, open_data, parse_split
 
 EXACT = {"cifar100", "caltech101", "patch_camelyon"}
