@@ -48,12 +48,12 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, 
             axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker, markersize=3)
     loss.set(xlabel="epoch", ylabel="training loss")
     if all(row["train_loss"] is None or row["train_loss"] > 0 for rows in runs.values() for row in rows):
-        _make_logarithmic(loss)
+        make_logarithmic(loss)
     accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
     for text in accuracy.legend().get_texts():
         text.set_parse_math(False)
     for axes in (loss, accuracy):
-        _count_along(axes)
+        count_along(axes)
         axes.grid(alpha=0.3)
     return figure
 
@@ -167,8 +167,8 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
         bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=axes, ticks=[0, 1])
         bar.ax.set_yticklabels(["first", "last"])
         bar.set_label(f"{len(shown)} of {len(updates)} updates, in the order of the model", fontsize=8)
-    _make_logarithmic(axes)
-    _count_along(axes)
+    make_logarithmic(axes)
+    count_along(axes)
     axes.set(xlabel="index", ylabel="singular value")
     axes.grid(alpha=0.3)
     return figure
@@ -184,7 +184,7 @@ def small_update(down: Tensor, up: Tensor, *, scaling: float) -> Tensor:
     return scaling * (torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T)
 
 
-def _make_logarithmic(axes: Any) -> None:
+def make_logarithmic(axes: Any) -> None:
     """A logarithmic vertical axis with plain numbers on it."""
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -194,7 +194,7 @@ def _make_logarithmic(axes: Any) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _count_along(axes: Any) -> None:
+def count_along(axes: Any) -> None:
     """Whole numbers on the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 

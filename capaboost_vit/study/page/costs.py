@@ -14,9 +14,19 @@ from ...vision.anatomy import anatomy_of
 from ...vision.build import build_model
 from ...vision.config import TrainConfig
 from ...vision.summary import summary
-from .grid import Grid
+from .grid import Average, Grid
+from .tables import Entry, ReportTable, notes_of, number, simple_table
 
 _DECIDING = ("model", "model_kwargs", "method", "img_size")
+# by title the column of the costs, its unit, how a number is written, and what stands for an unknown one
+_COSTS = {
+    "trained parameters": ("trained", 1, ",.0f", "unknown"),
+    "GMACs executed": ("executed", 1e9, ".4g", "unknown"),
+    "GMACs ideal": ("ideal", 1e9, ".4g", "unknown"),
+    "training (s)": ("train_seconds", 1, ",.1f", "unknown"),
+    "memory (MB)": ("memory_mb", 1, ",.0f", "unknown"),
+    "accuracy (%)": ("accuracy", 1, ".2f", "missing"),
+}
 
 
 def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -> pd.DataFrame:
@@ -32,6 +42,7 @@ def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -
     """
     means = grid.runs.groupby(["row", "task"])[["train_seconds", "memory_mb"]].mean().unstack("task")
     costs = means.T.groupby(level=0).mean(skipna=False).T
+    overall = Average("all tasks", dict.fromkeys(grid.tasks, 1 / len(grid.tasks)))
     lines = []
     for row, outcomes in grid.rows.items():
         problem, counts = "", []
@@ -41,7 +52,7 @@ def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -
             except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         numbers = (np.nan,) * 3 if problem else np.mean(counts, axis=0)
-        lines.append((*numbers, grid.score(row, grid.overall).mean, problem))
+        lines.append((*numbers, grid.score(row, overall).mean, problem))
     names = ["trained", "executed", "ideal", "accuracy", "problem"]
     return pd.DataFrame(lines, list(grid.rows), names).astype({"accuracy": float}).join(costs)
 
@@ -67,3 +78,14 @@ def count_model(options: str) -> tuple[int, int, int]:
 def model_options(config: Mapping[str, Any]) -> str:
     """The options that decide about the parameters and FLOPs of a model, as JSON."""
     return json.dumps({name: config[name] for name in _DECIDING if name in config}, sort_keys=True)
+
+
+def cost_table(costs: pd.DataFrame, *, key: str) -> ReportTable:
+    """Costs and mean accuracy of each method, as `measure_costs` gives them."""
+    columns = _COSTS.values()
+    rows = [
+        [Entry(str(row)), *(number(cost[name] / unit, form, missing=unknown) for name, unit, form, unknown in columns)]
+        for row, cost in costs.iterrows()
+    ]
+    problems = [f"{row}: parameters and FLOPs are unknown ({why})" for row, why in costs.problem.items() if why]
+    return simple_table(key, "Costs", ("method", *_COSTS), rows, [*notes_of("costs"), *problems])

@@ -16,8 +16,7 @@ from .curves import learning_curves
 from .grid import Grid
 from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
-from .published import published_table, why_not_beside
-from .tables import ReportTable, accuracy_table, choices_table, paired_table, problems_table
+from .tables import choices_table, comparison_tables, problems_table, why_not_published
 from .updates import inspect
 from .writers import as_csv, cell_rows, render, run_rows
 
@@ -63,7 +62,7 @@ def write_report(
     if "html" in formats:
         page = _page(outcomes, grids, thumbnails=thumbnails)
         texts["report.html"] = render("report.html", **values, **page, tables=last_tables)
-    tables = [*(table for grid in grids for table in _tables(grid)), *last_tables]
+    tables = [*(table for grid in grids for table in comparison_tables(grid)), *last_tables]
     for name in ("md", "tex"):
         if name in formats:
             texts[f"report.{name}"] = render(f"report.{name}", **values, tables=tables)
@@ -106,38 +105,27 @@ def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dic
 def _section(grid: Grid, count: Any, images: Thumbnails | None, most: int) -> dict[str, Any]:
     """One comparison on the page: its tables, pictures, the answers of runs by task, and what could not be shown."""
     drawing, first = Illustrator(grid), grid.first_runs()
-    adapters = [a for row in grid.rows if (a := inspect(row, [o for o in first if o.row == row])) is not None]
+    adapters = inspect(first)
     pictures = [
-        drawing.differences(grid.reference) if grid.reference is not None else None,
+        drawing.differences(),
         drawing.costs(measure_costs(grid, count=count)),
         drawing.groups(),
         drawing.curves(learning_curves(grid)),
         drawing.updates(adapters),
         drawing.masks(adapters),
     ]
-    runs: dict[str, list[Predictions]] = {}
+    runs: dict[str, list[Predictions]] = {task: [] for task in grid.tasks}
     for outcome in first:
         answers = read_predictions(outcome, images, most=most)
         if answers is not None:
-            runs.setdefault(outcome.trial.task, []).append(answers)
+            runs[outcome.trial.task].append(answers)
     return {
         "grid": grid,
-        "tables": _tables(grid),
-        "why_not_published": why_not_beside(grid.part),
+        "tables": comparison_tables(grid),
+        "why_not_published": why_not_published(grid.part),
         "pictures": [picture for picture in pictures if picture is not None],
-        "runs": runs,
+        "runs": {task: shown for task, shown in runs.items() if shown},
     }
-
-
-def _tables(grid: Grid) -> list[ReportTable]:
-    """The tables of one comparison."""
-    compared = grid.reference is not None and len(grid.rows) > 1
-    tables = [
-        accuracy_table(grid),
-        paired_table(grid, str(grid.reference)) if compared else None,
-        published_table(grid),
-    ]
-    return [table for table in tables if table is not None]
 
 
 def _machine(machine: Mapping[str, Any] | None) -> str:

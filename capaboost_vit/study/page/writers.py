@@ -11,7 +11,6 @@ import pandas as pd
 
 from ..outcomes import Outcomes
 from .grid import Grid, Score
-from .paired import compare
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -68,7 +67,7 @@ def cell_rows(grids: Iterable[Grid]) -> Iterator[dict[str, Any]]:
         for row, column in itertools.product(grid.rows, grid.columns):
             score, trial = grid.score(row, column), column.trial
             other = grid.reference if grid.reference != row else None
-            difference = Score() if other is None else compare(grid, row, other, column)
+            difference = Score() if other is None else grid.difference(row, column)
             line: dict[str, Any] = {"suite": part.suite, "backbone": part.backbone, "shots": part.shots, "method": row}
             line |= {"over": column.name, "kind": "task" if trial else "average", "group": trial.group if trial else ""}
             line |= {"mean": score.mean, "std": score.spread, "seeds": score.seeds}
