@@ -75,7 +75,7 @@ def test_efficiency_by_hand(config, pools):
 
 
 def test_processes_are_ended_when_a_step_fails(config, pools, monkeypatch):
-    monkeypatch.setattr(module, "interleave", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Session, "interleave", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         measure_processes(config, Session())
     assert len(pools) == 3
