@@ -37,7 +37,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, 
         runs: rows of summary.csv (`epoch`, `train_loss`, `train_accuracy`, `val_SCORE`) by run name.
         score: its name.
     """
-    figure = _figure(9, 3.6, title)
+    figure = new_figure(9, 3.6, title)
     loss, accuracy = figure.subplots(1, 2)
     validated = any(row.get(f"val_{score}") is not None for rows in runs.values() for row in rows)
     metric = f"val_{score}" if validated else "train_accuracy"
@@ -66,7 +66,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> 
     from matplotlib.colors import PowerNorm
 
     size = len(classes)
-    figure = _figure(7.5, 6.8, title)
+    figure = new_figure(7.5, 6.8, title)
     axes = figure.subplots()
     counts = confusion.double()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -113,7 +113,7 @@ def draw_mask(name: str, mask: Tensor, *, width: float = 9) -> Figure:
     part = "" if masks.shape[1] <= _ROWS and masks.shape[2] <= _COLUMNS else ", a corner"
     masks = masks[:, :_ROWS, :_COLUMNS]
     count = len(masks)
-    figure = _figure(width, 0.7 + 1.1 * (count + 1), f"masks of {name} ({shape}{part})")
+    figure = new_figure(width, 0.7 + 1.1 * (count + 1), f"masks of {name} ({shape}{part})")
     panels = figure.subplots(count + 1, 1, squeeze=False)[:, 0]
     marks = ListedColormap(["#c9403d", "#f5f5f5", "#3a85bd"])
     values = [value for value in (-1, 0, 1) if bool((masks == value).any())]
@@ -148,7 +148,7 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
     }
     if not updates:
         return None
-    figure = _figure(7.5, 4.2, "singular values of the updates dW")
+    figure = new_figure(7.5, 4.2, "singular values of the updates dW")
     axes, colours = figure.subplots(), colormaps["viridis"]
     shown = list(updates.items())[:: -(-len(updates) // _SHOWN_LAYERS)]
     for i, (name, (_, factors)) in enumerate(shown):
@@ -201,12 +201,12 @@ def count_along(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def _figure(width: float, height: float, title: str) -> Any:
-    """An empty figure that needs no display."""
+def new_figure(width: float, height: float, title: str, **look: Any) -> Any:
+    """An empty figure that needs no display; `look` is that of its title."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title, parse_math=False, **look)
     return figure

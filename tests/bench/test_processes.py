@@ -9,9 +9,8 @@ import torch
 
 from capaboost_vit.bench import processes as module
 from capaboost_vit.bench.config import ProcessesConfig
-from capaboost_vit.bench.measure import measure
+from capaboost_vit.bench.measure import measure, table_of
 from capaboost_vit.bench.processes import Case, Pool, cases_of, measure_processes
-from capaboost_vit.bench.report import table_of
 from capaboost_vit.bench.timing import Clock, Session
 
 

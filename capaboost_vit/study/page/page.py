@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import Any
 from ...io.atomic import write_text
 from ..known import as_json
 from ..outcomes import Outcomes, read_outcomes
-from .costs import count_model, measure_costs
-from .curves import learning_curves
+from .costs import measure_costs
 from .grid import Grid
 from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
-from .tables import choices_table, comparison_tables, problems_table, why_not_published
+from .tables import ReportTable, comparison_tables, study_tables, why_not_published
 from .updates import inspect
 from .writers import as_csv, cell_rows, render, run_rows
 
@@ -57,12 +56,13 @@ def write_report(
     taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
     progress = render("progress.txt", states=outcomes.states, taken_from=taken)
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
-    last_tables = [t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None]
+    compared = [comparison_tables(grid) for grid in grids]
+    last_tables = study_tables(outcomes)
     texts: dict[str, str] = {}
     if "html" in formats:
-        page = _page(outcomes, grids, thumbnails=thumbnails)
+        page = _page(outcomes, grids, compared, thumbnails=thumbnails)
         texts["report.html"] = render("report.html", **values, **page, tables=last_tables)
-    tables = [*(table for grid in grids for table in comparison_tables(grid)), *last_tables]
+    tables = [*itertools.chain(*compared), *last_tables]
     for name in ("md", "tex"):
         if name in formats:
             texts[f"report.{name}"] = render(f"report.{name}", **values, tables=tables)
@@ -78,9 +78,10 @@ def write_report(
     return [target / name for name in texts]
 
 
-def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dict[str, Any]:
+def _page(
+    outcomes: Outcomes, grids: Sequence[Grid], tables: Sequence[Sequence[ReportTable]], *, thumbnails: bool
+) -> dict[str, Any]:
     """What the page is made from; it asks for nothing else."""
-    count = functools.cache(count_model)
     images = Thumbnails() if thumbnails else None
     shown = sum(len(grid.first_runs()) for grid in grids)
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
@@ -96,21 +97,21 @@ def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dic
         "outcomes": outcomes,
         "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
         "machines": machines.most_common(),
-        "sections": [_section(grid, count, images, most) for grid in grids],
+        "sections": [{"tables": t, **_section(grid, images, most)} for grid, t in zip(grids, tables, strict=True)],
         "no_images": {} if images is None else images.problems,
         "most": most,
     }
 
 
-def _section(grid: Grid, count: Any, images: Thumbnails | None, most: int) -> dict[str, Any]:
-    """One comparison on the page: its tables, pictures, the answers of runs by task, and what could not be shown."""
+def _section(grid: Grid, images: Thumbnails | None, most: int) -> dict[str, Any]:
+    """One comparison on the page: its pictures, the answers of runs by task, and what could not be shown."""
     drawing, first = Illustrator(grid), grid.first_runs()
     adapters = inspect(first)
     pictures = [
         drawing.differences(),
-        drawing.costs(measure_costs(grid, count=count)),
+        drawing.costs(measure_costs(grid)),
         drawing.groups(),
-        drawing.curves(learning_curves(grid)),
+        drawing.curves(),
         drawing.updates(adapters),
         drawing.masks(adapters),
     ]
@@ -121,7 +122,6 @@ def _section(grid: Grid, count: Any, images: Thumbnails | None, most: int) -> di
             runs[outcome.trial.task].append(answers)
     return {
         "grid": grid,
-        "tables": comparison_tables(grid),
         "why_not_published": why_not_published(grid.part),
         "pictures": [picture for picture in pictures if picture is not None],
         "runs": {task: shown for task, shown in runs.items() if shown},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ...training.figures import draw_mask
+from ..outcomes import Outcome
 from .costs import cost_table
 from .figures import draw_differences, draw_lines, draw_pareto, draw_radar, styled, swatch, to_svg
 from .grid import Grid
@@ -23,6 +26,8 @@ _COSTS = {
     "memory_mb": ("peak memory of the process (MB)", False),
     "train_seconds": ("training time of a run (s)", False),
 }
+
+_CURVES = ["train_loss", "train_accuracy", "val_accuracy"]  # columns of summary.csv
 
 Panel = tuple[str, str]
 
@@ -59,7 +64,7 @@ class Illustrator:
                 points = table.reset_index(names="name").set_index(table.index.map(self.places))
                 title = f"Accuracy and {label}"
                 panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, points, label=label, log=log))
-        return self._picture("costs", panels, drawn, cost_table(costs, key=f"{self.key}-cost-table"))
+        return self._picture("costs", panels, drawn, cost_table(costs, self.grid))
 
     def groups(self) -> Picture | None:
         """A radar over groups, or over tasks where there are no three groups."""
@@ -98,9 +103,10 @@ class Illustrator:
                 panels.append(self._panel(title, name, words, draw_differences, lines, reference=reference))
         return self._picture("differences", panels, reference=str(reference))
 
-    def curves(self, curves: pd.DataFrame) -> Picture | None:
+    def curves(self) -> Picture | None:
         """Training loss of each task, and accuracy on val where the runs had one."""
         panels: list[Panel] = []
+        curves = learning_curves(self.grid)
         for column, label in (("train_loss", "training loss"), ("val_accuracy", "accuracy on val (%)")):
             for task in self.grid.tasks:
                 points = curves[curves.task == task].dropna(subset=[column]).set_index("epoch")
@@ -130,7 +136,7 @@ class Illustrator:
             for i, (title, (lines, options)) in enumerate(drawn.items())
             if lines
         ]
-        table = rank_table(adapters, key=f"{self.key}-rank-table")
+        table = rank_table(adapters, self.grid)
         return self._picture("updates", panels, by_method, table, ("updates", update_rows(adapters)))
 
     def masks(self, adapters: Adapters) -> Picture | None:
@@ -141,7 +147,7 @@ class Illustrator:
             words = f"{masks.branches} branches use {100 * masks.covered:.1f} % of the entries"
             label = name.removesuffix(".mask")
             panels.append(self._panel(method, f"mask{len(panels)}", words, draw_mask, label, mask, width=5.2))
-        return self._picture("masks", panels, numbers=mask_table(adapters, key=f"{self.key}-mask-table"))
+        return self._picture("masks", panels, numbers=mask_table(adapters, self.grid))
 
     def _panel(self, title: str, name: str, words: str, draw: Callable[..., Any], *data: Any, **options: Any) -> Panel:
         """What `draw` draws of the data, with its title and words as the label."""
@@ -173,3 +179,30 @@ class Illustrator:
             content = download[1].to_csv(index=False, float_format="%.5g").encode()
             link = (f"{self.key}-{download[0]}.csv", data_uri("text/csv;charset=utf-8", content))
         return Picture(key, title, text, panels, shown, numbers, link)
+
+
+def learning_curves(grid: Grid) -> pd.DataFrame:
+    """A line for each method, task and epoch with the means over the finished seeds, of epochs that all of them have.
+
+    The columns are method, task, seeds, epoch and those of summary.csv; NaN where a run of the cell has no number.
+    """
+    names = ["method", "task", "seeds", "epoch", *_CURVES]
+    curves = []
+    for row, outcomes in grid.rows.items():
+        for task in grid.tasks:
+            finished = [o for o in outcomes if o.trial.task == task and o.result is not None]
+            tables = [table for table in map(_summary, finished) if len(table)]
+            if tables:
+                # sums over the seeds: NaN in all columns where one lacks the epoch, in one where it lacks the number
+                mean = functools.reduce(operator.add, tables).dropna(how="all") / len(tables)
+                curves.append(mean.reset_index().assign(method=row, task=task, seeds=len(tables))[names])
+    return pd.concat(curves) if curves else pd.DataFrame(columns=names)
+
+
+def _summary(outcome: Outcome) -> pd.DataFrame:
+    """The numbers of summary.csv by epoch; no line where it is missing or damaged."""
+    try:
+        table = pd.read_csv(outcome.folder / "summary.csv").set_index("epoch").reindex(columns=_CURVES)
+        return table.astype(float)
+    except (OSError, ValueError, KeyError, TypeError):
+        return pd.DataFrame()

@@ -65,16 +65,26 @@ def read_words(file: str) -> Any:
     return read_yaml(resources.files(__package__) / file)
 
 
-def notes_of(table: str, **values: object) -> list[str]:
-    """What stands below a table of this name whatever is in it, with values in it."""
-    return [note.format(**values) for note in read_words("texts.yaml")["notes"][table]]
-
-
-def simple_table(
-    key: str, title: str, names: Iterable[str], rows: Sequence[Sequence[Entry]], notes: Sequence[str] = ()
+def make_table(
+    name: str,
+    rows: Sequence[Sequence[Entry]],
+    grid: Grid | None = None,
+    *,
+    columns: Iterable[Column] = (),
+    notes: Iterable[str] = (),
+    **values: object,
 ) -> ReportTable:
-    """A table whose columns have nothing but names."""
-    return ReportTable(key, title, [Column(name) for name in names], rows, notes)
+    """A table, of a comparison or of the study, with its words in texts.yaml, where `values` are filled in.
+
+    Args:
+        columns: where there are none in texts.yaml. notes: stand below those of texts.yaml.
+    """
+    texts = read_words("texts.yaml")["tables"][name]
+    if grid is not None:
+        values["part"] = grid.part.title
+    columns = [*columns, *map(Column, texts.get("columns", ()))]
+    notes = [*(note.format(**values) for note in texts.get("notes", ())), *notes]
+    return ReportTable(f"{grid.key}-{name}" if grid else name, texts["title"].format(**values), columns, rows, notes)
 
 
 def number(
@@ -95,9 +105,8 @@ def number(
 
 
 def comparison_tables(grid: Grid) -> list[ReportTable]:
-    """Accuracies, differences to the reference and, beside the published ones, averages: those that can be had."""
-    tables = (_accuracy_table(grid), _paired_table(grid), _published_table(grid))
-    return [table for table in tables if table is not None]
+    """Accuracies, differences to the reference and, beside the published ones, averages: those that have rows."""
+    return [table for table in (_accuracy_table(grid), _paired_table(grid), _published_table(grid)) if table.rows]
 
 
 def _accuracy_table(grid: Grid) -> ReportTable:
@@ -108,23 +117,19 @@ def _accuracy_table(grid: Grid) -> ReportTable:
     rows = [[_method(row, grid), *map(_accuracy, line, best)] for row, line in scores.items()]
     counts = sorted({len(grid.accuracy.loc[row]) for row in grid.rows})
     seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-    notes = [*notes_of("accuracy", seeds=seeds), *notes, *grid.part.notes]
-    return ReportTable(f"{grid.key}-accuracy", f"Test accuracy (%): {grid.part.title}", columns, rows, notes)
+    return make_table("accuracy", rows, grid, columns=columns, notes=[*notes, *grid.part.notes], seeds=seeds)
 
 
-def _paired_table(grid: Grid) -> ReportTable | None:
-    """Differences to the reference in points with their intervals, on each task and over them; None without others."""
-    if grid.reference is None or len(grid.rows) < 2:
-        return None
+def _paired_table(grid: Grid) -> ReportTable:
+    """Differences to the reference in points with their intervals, on each task and over them."""
     columns, notes = _columns(grid)
     rows = [
         [_method(row, grid), *(_difference(grid.difference(row, column)) for column in grid.columns)]
         for row in grid.rows
-        if row != grid.reference
+        if grid.reference not in (None, row)
     ]
-    notes = [*notes_of("paired", reference=grid.reference, level=100 * LEVEL, resamples=RESAMPLES), *notes]
-    title = f"Difference to {grid.reference} (points of accuracy): {grid.part.title}"
-    return ReportTable(f"{grid.key}-paired", title, columns, rows, notes)
+    values = {"reference": grid.reference, "level": 100 * LEVEL, "resamples": RESAMPLES}
+    return make_table("paired", rows, grid, columns=columns, notes=notes, **values)
 
 
 def why_not_published(part: Comparison) -> str | None:
@@ -138,38 +143,34 @@ def why_not_published(part: Comparison) -> str | None:
     return None
 
 
-def _published_table(grid: Grid) -> ReportTable | None:
-    """Published VTAB-1k results (published.yaml), none of which was computed here, below ours; None if not comparable.
+def _published_table(grid: Grid) -> ReportTable:
+    """What others have published of VTAB-1k (published.yaml), below ours, where the two are comparable.
 
     Ours are missing where one of all 19 tasks is.
     """
-    if why_not_published(grid.part) is not None:
-        return None
     literature = read_words("published.yaml")
     averages = {average.name: average for average in grid.averages}
     rows = []
-    for row in grid.rows:
-        means = (grid.score(row, averages[name]).mean if name in averages else None for name in _PUBLISHED)
-        name = Entry(f"{row}{_BACKBONES[grid.part.backbone]}", kind="own")
-        rows.append([name, *(number(mean, ".2f") for mean in means), Entry("ours", kind="words")])
-    for method, *means, remark in literature["lines"]:
-        numbers = (Entry(mean) if mean else Entry("not given", kind=MISSING) for mean in means)
-        rows.append([Entry(method), *numbers, Entry(remark, kind="words")])
-    title = f"Published numbers beside ours (%): {grid.part.title}"
-    names = ("method", *_PUBLISHED, "remark")
-    return simple_table(f"{grid.key}-published", title, names, rows, [literature["source"]])
+    if why_not_published(grid.part) is None:
+        for row in grid.rows:
+            means = (grid.score(row, averages[name]).mean if name in averages else None for name in _PUBLISHED)
+            label = Entry(f"{row}{_BACKBONES[grid.part.backbone]}", kind="own")
+            rows.append([label, *(number(mean, ".2f") for mean in means), Entry("ours", kind="words")])
+        for method, *means, remark in literature["lines"]:
+            numbers = (Entry(mean) if mean else Entry("not given", kind=MISSING) for mean in means)
+            rows.append([Entry(method), *numbers, Entry(remark, kind="words")])
+    return make_table("published", rows, grid, notes=[literature["source"]])
 
 
-def problems_table(outcomes: Outcomes) -> ReportTable | None:
-    """Trials that failed or whose result is damaged; None without any."""
+def study_tables(outcomes: Outcomes) -> list[ReportTable]:
+    """Trials that failed or whose result is damaged, and what `study tune` has chosen on val; those that have rows."""
     bad = [outcome for outcome in outcomes.finals if outcome.state in ("failed", "damaged")]
-    rows = [_words(o.row, o.trial.task, str(o.trial.seed), o.state, o.problem or "", o.trial.id) for o in bad]
-    names = ("method", "task", "seed", "state", "reason", "trial")
-    return simple_table("problems", "Failed and damaged trials", names, rows) if bad else None
+    failed = [_words(o.row, o.trial.task, str(o.trial.seed), o.state, o.problem or "", o.trial.id) for o in bad]
+    return [table for table in (make_table("problems", failed), _choices_table(outcomes.choices)) if table.rows]
 
 
-def choices_table(choices: Mapping[str, Mapping[str, Any]]) -> ReportTable | None:
-    """What `study tune` has chosen on val for each cell; None if nothing was."""
+def _choices_table(choices: Mapping[str, Mapping[str, Any]]) -> ReportTable:
+    """What `study tune` has chosen on val for each cell."""
     rows = []
     for cell, choice in choices.items():
         task, method, *rest = cell.split(" | ")
@@ -177,8 +178,7 @@ def choices_table(choices: Mapping[str, Mapping[str, Any]]) -> ReportTable | Non
         tried, edge = choice.get("tried", ()), ", ".join(choice.get("at_the_edge", ()))
         count = str(len(tried)) if tried else ""
         rows.append(_words(method, task, ", ".join(rest), chosen, count, f"{choice['score']:.2f}", edge))
-    names = ("method", "task", "backbone", "chosen", "candidates", "val accuracy (%)", "at the edge of the grid")
-    return simple_table("choices", "Options chosen on val", names, rows, notes_of("choices")) if choices else None
+    return make_table("choices", rows)
 
 
 def _words(*texts: str) -> list[Entry]:

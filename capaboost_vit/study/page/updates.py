@@ -17,7 +17,8 @@ from ...core.rescaling import rescaling
 from ...methods.adapter_file import read_adapter_file
 from ...training.figures import small_update
 from ..outcomes import Outcome
-from .tables import Entry, ReportTable, notes_of, number, simple_table
+from .grid import Grid
+from .tables import Entry, ReportTable, make_table, number
 
 _COLUMNS = ("method", "task", "site", "block", "algebraic", "stable", "effective", "norm", "shares")
 _SHOWN_VALUES = 64  # singular values of an update in the csv file
@@ -142,23 +143,21 @@ def update_rows(adapters: Adapters) -> pd.DataFrame:
     return adapters.updates.assign(shares=shares)
 
 
-def rank_table(adapters: Adapters, *, key: str) -> ReportTable:
+def rank_table(adapters: Adapters, grid: Grid) -> ReportTable:
     """Means over all updates of a method, with the standard deviation over them."""
-    names = ("method", "runs", "updates", "algebraic rank", "stable rank", "effective rank", "norm of dW")
     rows = []
     for method, updates in adapters.updates.groupby("method", sort=False):
         measures = (updates[name] for name in ("algebraic", "stable", "effective", "norm"))
         spreads = (Entry(f"{m.mean():.2f}", f"± {m.std():.2f}" if len(m) > 1 else "") for m in measures)
         rows.append([Entry(method), Entry(str(adapters.runs[method])), Entry(str(len(updates))), *spreads])
-    return simple_table(key, "Ranks of the updates", names, rows)
+    return make_table("rank-table", rows, grid)
 
 
-def mask_table(adapters: Adapters, *, key: str) -> ReportTable:
+def mask_table(adapters: Adapters, grid: Grid) -> ReportTable:
     """Coverage and overlap of the masks of each method."""
-    names = ("masked weights", "branches", "used by any branch", "used by two or more", "of these the same sign")
     rows = [
         [Entry(method), Entry(str(masks.weights)), Entry(str(masks.branches))]
         + [number(share, ".1%", missing="none") for share in (masks.covered, masks.shared, masks.agreeing)]
         for method, masks in adapters.masks.items()
     ]
-    return simple_table(key, "Coverage and overlap of the masks", ("method", *names), rows, notes_of("masks"))
+    return make_table("mask-table", rows, grid)

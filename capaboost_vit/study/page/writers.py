@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,28 +16,20 @@ from .grid import Grid, Score
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# what LaTeX reads as a command, and what ends a cell of a Markdown table or begins an element of HTML
-_TEX = str.maketrans(
-    {character: rf"\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
-)
-_MARKDOWN = str.maketrans({"|": r"\|", "<": r"\<", "\n": " "})
+# by filter of the templates: what LaTeX reads as a command; what ends a cell of Markdown, or begins an element of HTML
+ESCAPES = {
+    "tex": str.maketrans(
+        {character: rf"\{character}" for character in "&%$#_{}"}
+        | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+        | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
+    ),
+    "markdown": str.maketrans({"|": r"\|", "<": r"\<", "\n": " "}),
+}
 
 
 def render(template: str, **values: Any) -> str:
     """A template of this folder with values in it; what would be markup of its format is escaped."""
     return _environment().get_template(template).render(**values)
-
-
-def tex(text: str) -> str:
-    """A text as LaTeX prints it."""
-    return text.translate(_TEX)
-
-
-def markdown(text: str) -> str:
-    """A text inside a cell of a Markdown table."""
-    return text.translate(_MARKDOWN)
 
 
 @functools.cache
@@ -51,7 +44,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"tex": tex, "markdown": markdown}
+    environment.filters |= {name: methodcaller("translate", table) for name, table in ESCAPES.items()}
     return environment
 
 
@@ -80,13 +73,9 @@ def run_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
     """A row for each final trial, finished or not."""
     for o in outcomes.finals:
         trial, result = o.trial, o.result or {}
-        line: dict[str, Any] = {
-            "trial": trial.id,
-            "suite": trial.suite,
-            "backbone": trial.backbone,
-            "shots": trial.shots,
-        }
-        line |= {"task": trial.task, "group": trial.group, "method": o.row, "seed": trial.seed, "state": o.state}
+        line: dict[str, Any] = {"trial": trial.id}
+        line |= {name: getattr(trial, name) for name in ("suite", "backbone", "shots", "task", "group")}
+        line |= {"method": o.row, "seed": trial.seed, "state": o.state}
         line |= {name: result.get(name) for name in ("test_accuracy", "test_right", "test_total")}
         line |= {"trained_parameters": result.get("parameters", {}).get("trained")}
         line |= {name: result.get(name) for name in ("train_seconds", "memory_mb")}
