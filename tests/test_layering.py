@@ -54,7 +54,7 @@ OTHERS = {
 LAZY = {"datasets", "fvcore", "jinja2", "peft", "ray", "scipy", "sklearn", "transformers"}
 # what `--help` is made from imports nothing heavy at the top
 QUICK = {"cli", "io/options.py", "training/config.py", "training/signals.py", "methods/method.py", "vision/config.py"}
-QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py", "bench/goals.py"}
+QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py"}
 
 
 def room(path):

@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from capaboost_vit.study.page.paired import bootstrap
+from capaboost_vit.study.page.grid import bootstrap
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "study"
 TEXT = (FOLDER.parent / "study.md").read_text()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.adapted_linear import AdaptedLinear
-from ..core.inject import features, get, replace_slots
+from ..core.inject import features, freeze_base, get, replace_slots
 
 
 def floor(model: nn.Module, first: str) -> None:
@@ -110,9 +110,7 @@ def two_products(
     model: nn.Module, names: Iterable[str], width: int, *, scale: float, behind: bool, head: Iterable[str]
 ) -> None:
     """Freezes the model but for its head, and puts a `TwoProducts` around each named sub-layer."""
-    model.requires_grad_(False)
-    for name in head:
-        model.get_submodule(name).requires_grad_(True)
+    freeze_base(model, head)
     for name in names:
         model.set_submodule(name, TwoProducts(get(model, name), width, scale=scale, behind=behind))
 

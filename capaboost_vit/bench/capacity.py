@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from ..core.adapted_linear import AdaptedLinear
@@ -18,6 +17,7 @@ from ..core.branch import LowRankBranch
 from ..core.capacity import held_share
 from ..core.masks import random_state
 from ..core.names import namer
+from ..io.yaml import read_yaml
 from ..methods import make_method
 from ..methods.adapter_file import read_adapter_file
 from ..vision.build import build_model
@@ -109,9 +109,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
     if [method["method"] for method in header["methods"]] != ["full"]:
         raise ValueError(f"--full {folder}: not a full fine-tuning: train with --method.name full")
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+        config = read_yaml(folder / "config.yaml")
         options = {name: config[name] for name in _BASE}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--full {folder}: config.yaml is missing or damaged ({reason})") from error
     return options, tensors, header["num_classes"]

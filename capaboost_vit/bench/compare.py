@@ -11,7 +11,7 @@ import torch
 from .cases import PEFT, Case
 from .config import Workload
 from .models import make_subject
-from .timing import WHOLE, Session, clock_for, interleave, quartiles, ratios, time_calls
+from .timing import WHOLE, Session, clock_for, quartiles, ratios, time_calls
 
 Row = dict[str, Any]  # of a table, by column
 
@@ -28,11 +28,6 @@ class Comparison:
         self.subject = make_subject(workload)
         self.clock = clock_for(self.subject.device, workload.threads)
         self.least = _LEAST if self.subject.device.type == "cuda" else 0.0
-
-    def about(self) -> dict[str, str]:
-        """What a result says of how it was measured."""
-        device, items = self.subject.device.type, self.subject.family.items
-        return {"device": device, "items": items, "size": self.subject.size, "clock": self.clock.name}
 
     def prepare(self, title: str, cases: Sequence[Case], make: Callable[[Case], Any]) -> dict[str, Any]:
         """What `make` makes of the cases, by name, each called twice, as long as time is left for all their rounds.
@@ -72,16 +67,14 @@ class Comparison:
             By case, the cells of a table: medians of the times, of their ratios to the reference's and to PEFT's in the
             same round, half the distance of these ratios' quartiles, images or tokens a second; and all `times`.
         """
-        rounds = rounds or self.workload.repetitions
-        times = interleave(
+        times = self.session.interleave(
+            title,
             calls,
             clock=self.clock,
-            rounds=rounds,
+            rounds=rounds or self.workload.repetitions,
             warmup=self.workload.warmup,
             least=self.least if least is None else least,
             seed=self.workload.seed,
-            go_on=self.session.has_time,
-            progress=lambda done: self.session.say(f"{title}: round {done} of {rounds}"),
         )
         gc.collect()
         rows: dict[str, Row] = {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..io.options import check_options, option
-from .goals import check_goals
 
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are
 GROUPS = (*SETS, "methods")
 MEASURES = ("step", "inference", "layer", "memory", "import")
+_GOAL = re.compile(r"(step|memory) (all-linears|q-v|methods) \S+ / \S+|inference \S+ / \S+|import")
+_GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference CASE / CASE, import"
 
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _DEBERTA_V3 = {
@@ -78,7 +80,12 @@ class SpeedConfig(Workload):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_goals(self.goals)
+        for name, bound in self.goals.items():
+            if not _GOAL.fullmatch(name):
+                raise ValueError(f"--goals: no goal {name!r}; write one of {_GOALS}")
+            numbers = bound if isinstance(bound, list | tuple) and len(bound) == 2 else [bound]
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise ValueError(f"--goals: the bound of {name!r} must be a number or [least, most], got {bound!r}")
 
 
 @dataclass(frozen=True)

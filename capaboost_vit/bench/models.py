@@ -75,6 +75,10 @@ class Subject:
         """Where all of it is."""
         return self.labels.device
 
+    def about(self, clock: str) -> dict[str, str]:
+        """What a result says of how it was measured, with the name of the clock."""
+        return {"device": self.device.type, "items": self.family.items, "size": self.size, "clock": clock}
+
 
 VISION = Family(
     items="images",

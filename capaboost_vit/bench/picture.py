@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..training.figures import save_figure
+from ..training.figures import new_figure, save_figure
 from .capacity import TARGETS, capacity_tables
 from .config import GROUPS
 from .speed import LEAST
@@ -39,7 +39,7 @@ def _speed(result: dict[str, Any]) -> Figure | None:
     if not groups:
         return None
     heights = [1.2 + len(frame) for frame in groups.values()]
-    figure = _figure(11, 0.9 + 0.3 * sum(heights), setting(result))
+    figure = new_figure(11, 0.9 + 0.3 * sum(heights), setting(result), fontsize=10)
     panels = figure.subplots(len(groups), 2, squeeze=False, height_ratios=heights, width_ratios=[3, 2])
     for (steps, memory), (name, frame) in zip(panels, groups.items(), strict=True):
         numbers = frame.set_index("case")
@@ -85,7 +85,7 @@ def _scale(result: dict[str, Any]) -> Figure | None:
     tables = {axis: pd.DataFrame(rows) for axis, rows in result["tables"].items()}
     if not tables:
         return None
-    figure = _figure(2.9 * len(tables) + 0.6, 5.4, setting(result))
+    figure = new_figure(2.9 * len(tables) + 0.6, 5.4, setting(result), fontsize=10)
     panels = figure.subplots(2, len(tables), squeeze=False, sharey="row")
     for (ratios, speeds), (axis, frame) in zip(panels.T, tables.items(), strict=True):
         frame[axis] = frame[axis].str.removeprefix("vit_").str.partition("_patch")[0]
@@ -104,8 +104,8 @@ def _scale(result: dict[str, Any]) -> Figure | None:
 
 def _capacity(result: dict[str, Any]) -> Figure:
     """Two panels, the full update and Gaussian matrices: what each kind holds, over the rank."""
-    size = "all of one r store as much, but for the larger rank"
-    figure = _figure(9.5, 4.4, f"Held by low-rank updates, mean of {len(result['targets'])} weights; {size}")
+    held_by = f"Held by low-rank updates, mean of {len(result['targets'])} weights"
+    figure = new_figure(9.5, 4.4, f"{held_by}; all of one r store as much, but for the larger rank", fontsize=10)
     tables = capacity_tables(result)
     for axes, title in zip(figure.subplots(1, 2), TARGETS.values(), strict=True):
         held = pd.DataFrame(tables[title]).set_index("").T
@@ -125,10 +125,3 @@ def setting(result: dict[str, Any]) -> str:
     where = machine["gpu"]["name"] if result["device"] == "cuda" else cpu
     what = f"{config['model']}, {result['size']}, batch {config['batch_size']}, rank {config['rank']}"
     return f"{what}, {precision}{compiled}; {where}"
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure that needs no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    return figure

@@ -19,7 +19,7 @@ from .cases import scale_cases
 from .config import ProcessesConfig
 from .models import make_subject
 from .steps import TrainingStep
-from .timing import WHOLE, Clock, Lap, Session, clock_for, interleave, ratios
+from .timing import WHOLE, Clock, Lap, Session, clock_for, ratios
 
 
 class Case(NamedTuple):
@@ -46,22 +46,21 @@ def measure_processes(config: ProcessesConfig, session: Session) -> dict[str, An
         for case in cases_of(config, subject.device, session):
             session.say(f"starting {case.processes} processes for updates of {case.batch_size}")
             pools[case] = Pool(config, case)
-        times = interleave(
-            {str(case): pool.step for case, pool in pools.items()},
+        times = session.interleave(
+            "processes",
+            {case: pool.step for case, pool in pools.items()},
             clock=Clock("wall time", time.perf_counter),
             rounds=config.repetitions,
             warmup=config.warmup,
             seed=config.seed,
-            go_on=session.has_time,
-            progress=lambda done: session.say(f"processes: round {done} of {config.repetitions}"),
         )
     finally:
         for pool in pools.values():
             pool.close()
-    alone = times[str(Case(1, config.batch_size))]
+    alone = times[Case(1, config.batch_size)]
     rows = []
     for case, pool in pools.items():
-        count, size, phases = *case, times[str(case)]
+        count, size, phases = *case, times[case]
         ideal = size / config.batch_size / count  # time over that of one process
         high, efficiency, low = (ideal / ratio for ratio in ratios(phases, alone))
         seconds = statistics.median(phases[WHOLE])
@@ -70,8 +69,7 @@ def measure_processes(config: ProcessesConfig, session: Session) -> dict[str, An
         row |= {"efficiency": efficiency, "+-": (high - low) / 2}
         row["reduced kB"] = pool.trained_bytes / 1000 if count > 1 else 0.0
         rows.append({**row, "times": phases})
-    about = {"device": subject.device.type, "items": subject.family.items, "size": subject.size}
-    return {**about, "clock": "wall time", "tables": {"updates": rows}}
+    return {**subject.about("wall time"), "tables": {"updates": rows}}
 
 
 def cases_of(config: ProcessesConfig, device: torch.device, session: Session) -> list[Case]:

@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ import torch
 from .cases import FLOOR, Case, group_of_cases, inference_cases, scale_cases
 from .compare import Comparison, Row
 from .config import SETS, ScaleConfig, SpeedConfig
-from .goals import judge
 from .memory import memory_of, stored_inputs
 from .models import family_of
-from .steps import Inference, TrainingStep, layer_passes
+from .steps import TrainingStep, inference, layer_passes
 from .timing import Session, ratios
 
 _LEAST_OF_LAYER = 0.02  # seconds that one timing lasts at least
@@ -51,14 +50,14 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
         tables |= _measure_group(config, group, comparison)
     if "inference" in config.measures:
         cases = inference_cases(comparison.subject.family, "all-linears", config.rank)
-        calls = comparison.prepare("inference", cases, lambda case: Inference(case, comparison.subject, config))
+        calls = comparison.prepare("inference", cases, lambda case: inference(case, comparison.subject, config))
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
             timed = comparison.time("inference", calls, "base", rounds=rounds)
             tables["inference"] = [{"case": name, **row} for name, row in timed.items()]
     if "import" in config.measures:
         tables["import"] = [{"": "import capaboost_vit, beyond timm", "s": import_seconds()}]
-    return {**comparison.about(), "tables": tables, "goals": judge(config.goals, tables)}
+    return {**comparison.subject.about(comparison.clock.name), "tables": tables, "goals": judge(config.goals, tables)}
 
 
 def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> dict[str, list[Row]]:
@@ -120,6 +119,30 @@ def import_seconds(repetitions: int = 3) -> float:
     return statistics.median(float(subprocess.run(command, **options).stdout) for _ in range(repetitions))
 
 
+def judge(goals: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """Each goal with its bound in words, its value and whether that, not rounded, is `met`; None: not measured."""
+    judged = []
+    for name, bound in goals.items():
+        low, high = bound if isinstance(bound, list | tuple) else (float("-inf"), bound)
+        words = f"{low:g} to {high:g}" if isinstance(bound, list | tuple) else f"<= {high:g}"
+        value = _value(name, tables)
+        met = None if value is None else bool(low <= value <= high)
+        judged.append({"measure": name, "bound": words, "value": value, "met": met})
+    return judged
+
+
+def _value(name: str, tables: Mapping[str, Sequence[Row]]) -> float | None:
+    """What the goal is about: seconds, or the first case over the second; None unless all of it was measured."""
+    measure, *words = name.split()
+    if measure == "import":
+        return next((row["s"] for row in tables.get("import", ())), None)
+    rows = {row["case"]: row for row in tables.get("inference" if measure == "inference" else words[0], ())}
+    case, other = (rows.get(words[place], {}) for place in (-3, -1))
+    if measure == "memory":
+        return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None
+    return ratios(case["times"], other["times"])[1] if "times" in case and "times" in other else None
+
+
 def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
     """Measures the floor, PEFT's LoRA and CapaBoost-LoRA at each point of the axes: a table for each axis.
 
@@ -128,7 +151,7 @@ def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
     points = axes(config)
     for point in (point for values in points.values() for point in values.values()):
         family_of(point)  # before the first hour is spent
-    about, tables = Comparison(config, session).about(), dict[str, list[Row]]()
+    whole, tables = Comparison(config, session), dict[str, list[Row]]()
     for axis, values in points.items():
         for value, point in values.items():
             rows = [{axis: str(value), "case": name, **row} for name, row in _point(f"{axis} {value}", point, session)]
@@ -136,7 +159,7 @@ def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    return {**about, "tables": {axis: rows for axis, rows in tables.items() if rows}}
+    return {**whole.subject.about(whole.clock.name), "tables": {axis: rows for axis, rows in tables.items() if rows}}
 
 
 def _point(title: str, point: ScaleConfig, session: Session) -> Iterable[tuple[str, Row]]:

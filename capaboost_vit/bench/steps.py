@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -48,17 +48,15 @@ class TrainingStep:
         lap("update")
 
 
-class Inference:
-    """One batch through a case in evaluation."""
-
-    def __init__(self, case: Case, subject: Subject, workload: Workload) -> None:
-        self.subject, self.workload = subject, workload
-        self.model = build_case(case, subject, workload.seed).eval()
-        self.called: Any = compiled(self.model, workload)
+def inference(case: Case, subject: Subject, workload: Workload) -> Callable[[Lap], None]:
+    """What puts one batch through a case in evaluation."""
+    called = compiled(build_case(case, subject, workload.seed).eval(), workload)
 
     @torch.inference_mode()
-    def __call__(self, lap: Lap = lambda phase: None) -> None:
-        logits_of(self.called, self.subject, self.workload)
+    def forward(lap: Lap = lambda phase: None) -> None:
+        logits_of(called, subject, workload)
+
+    return forward
 
 
 class LayerPass:

@@ -41,6 +41,47 @@ class Session:
             self.left_out.append(f"{title}: no time left")
         return has_time
 
+    def interleave(
+        self,
+        title: str,
+        cases: Mapping[Any, Timed],
+        *,
+        clock: Clock,
+        rounds: int,
+        warmup: int = 1,
+        least: float = 0.0,
+        seed: int = 0,
+    ) -> dict[Any, Phases]:
+        """Times every case once per round, in an order that is drawn anew for each round.
+
+        Without time left it ends early, but not before the third round.
+
+        Args:
+            cases: what to call, by name; a call is given `lap`, and `lap("forward")` ends the phase of that name.
+            warmup: rounds that do not count.
+            least: seconds that one timing should last; a shorter case is called several times on end (as often as its
+                last warm-up says), and the times are those of one call.
+
+        Returns:
+            Seconds by case and phase, one per round; the phase `WHOLE` is the whole call.
+        """
+        calls = dict.fromkeys(cases, 1)
+        for _ in range(warmup):
+            for name, case in cases.items():
+                seconds = time_calls(case, clock)[WHOLE]
+                calls[name] = min(1000, max(1, math.ceil(least / max(seconds, 1e-9))))
+        times: dict[Any, Phases] = {name: {} for name in cases}
+        for i in range(rounds):
+            if i >= 3 and not self.has_time():
+                break
+            order = list(cases)
+            random.Random(f"{seed} {i}").shuffle(order)
+            for name in order:
+                for phase, seconds in time_calls(cases[name], clock, calls[name]).items():
+                    times[name].setdefault(phase, []).append(seconds)
+            self.say(f"{title}: round {i + 1} of {rounds}")
+        return times
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -79,48 +120,6 @@ def ratios(phases: Phases, reference: Phases, phase: str = WHOLE) -> list[float]
     """The quartiles of the ratios of two cases' times in the same round; the median is the middle one."""
     pairs = zip(phases[phase], reference[phase], strict=True)
     return quartiles([seconds / max(other, 1e-9) for seconds, other in pairs])
-
-
-def interleave(
-    cases: Mapping[str, Timed],
-    *,
-    clock: Clock,
-    rounds: int,
-    warmup: int = 1,
-    least: float = 0.0,
-    seed: int = 0,
-    go_on: Callable[[], bool] = lambda: True,
-    progress: Callable[[int], None] = lambda done: None,
-) -> dict[str, Phases]:
-    """Times every case once per round, in an order that is drawn anew for each round.
-
-    Args:
-        cases: what to call, by name; a call is given `lap`, and `lap("forward")` ends the phase of that name.
-        warmup: rounds that do not count.
-        least: seconds that one timing should last; a shorter case is called several times on end (as often as its
-            last warm-up says), and the times are those of one call.
-        go_on: asked before each round but the first three; false ends it early.
-        progress: told the number of rounds that are done, warm-up not counted.
-
-    Returns:
-        Seconds by case and phase, one per round; the phase `WHOLE` is the whole call.
-    """
-    calls = dict.fromkeys(cases, 1)
-    for _ in range(warmup):
-        for name, case in cases.items():
-            seconds = time_calls(case, clock)[WHOLE]
-            calls[name] = min(1000, max(1, math.ceil(least / max(seconds, 1e-9))))
-    times: dict[str, Phases] = {name: {} for name in cases}
-    for i in range(rounds):
-        if i >= 3 and not go_on():
-            break
-        order = list(cases)
-        random.Random(f"{seed} {i}").shuffle(order)
-        for name in order:
-            for phase, seconds in time_calls(cases[name], clock, calls[name]).items():
-                times[name].setdefault(phase, []).append(seconds)
-        progress(i + 1)
-    return times
 
 
 def time_calls(case: Timed, clock: Clock, calls: int = 1) -> dict[str, float]:

@@ -35,8 +35,7 @@ def bench(arguments: Namespace) -> int:
     if name == "draw":
         _draw(arguments.draw)
         return 0
-    from ..bench.measure import measure
-    from ..bench.report import table_of, write_result
+    from ..bench.measure import measure, table_of, write_result
 
     config = _MEASUREMENTS[name][0](**values_of(arguments[name]))
     result = measure(name, config, command=f"capaboost {shlex.join(sys.argv[1:])}", say=_say)

@@ -52,7 +52,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, 
         runs: rows of summary.csv (`epoch`, `train_loss`, `train_accuracy`, `val_SCORE`) by run name.
         score: its name.
     """
-    figure = _figure(9, 3.6, title)
+    figure = new_figure(9, 3.6, title)
     loss, accuracy = figure.subplots(1, 2)
     validated = any(row.get(f"val_{score}") is not None for rows in runs.values() for row in rows)
     metric = f"val_{score}" if validated else "train_accuracy"
@@ -63,12 +63,12 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, 
             axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker, markersize=3)
     loss.set(xlabel="epoch", ylabel="training loss")
     if all(row["train_loss"] is None or row["train_loss"] > 0 for rows in runs.values() for row in rows):
-        _make_logarithmic(loss)
+        make_logarithmic(loss)
     accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
     for text in accuracy.legend().get_texts():
         text.set_parse_math(False)
     for axes in (loss, accuracy):
-        _count_along(axes)
+        count_along(axes)
         axes.grid(alpha=0.3)
     return figure
 
@@ -81,7 +81,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> 
     from matplotlib.colors import PowerNorm
 
     size = len(classes)
-    figure = _figure(7.5, 6.8, title)
+    figure = new_figure(7.5, 6.8, title)
     axes = figure.subplots()
     counts = confusion.double()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -128,7 +128,7 @@ def draw_mask(name: str, mask: Tensor, *, width: float = 9) -> Figure:
     part = "" if masks.shape[1] <= _ROWS and masks.shape[2] <= _COLUMNS else ", a corner"
     masks = masks[:, :_ROWS, :_COLUMNS]
     count = len(masks)
-    figure = _figure(width, 0.7 + 1.1 * (count + 1), f"masks of {name} ({shape}{part})")
+    figure = new_figure(width, 0.7 + 1.1 * (count + 1), f"masks of {name} ({shape}{part})")
     panels = figure.subplots(count + 1, 1, squeeze=False)[:, 0]
     marks = ListedColormap(["#c9403d", "#f5f5f5", "#3a85bd"])
     values = [value for value in (-1, 0, 1) if bool((masks == value).any())]
@@ -163,7 +163,7 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
     }
     if not updates:
         return None
-    figure = _figure(7.5, 4.2, "singular values of the updates dW")
+    figure = new_figure(7.5, 4.2, "singular values of the updates dW")
     axes, colours = figure.subplots(), colormaps["viridis"]
     shown = list(updates.items())[:: -(-len(updates) // _SHOWN_LAYERS)]
     for i, (name, (_, factors)) in enumerate(shown):
@@ -182,8 +182,8 @@ def draw_spectrum(model: nn.Module) -> Figure | None:
         bar = figure.colorbar(ScalarMappable(cmap="viridis"), ax=axes, ticks=[0, 1])
         bar.ax.set_yticklabels(["first", "last"])
         bar.set_label(f"{len(shown)} of {len(updates)} updates, in the order of the model", fontsize=8)
-    _make_logarithmic(axes)
-    _count_along(axes)
+    make_logarithmic(axes)
+    count_along(axes)
     axes.set(xlabel="index", ylabel="singular value")
     axes.grid(alpha=0.3)
     return figure
@@ -199,7 +199,7 @@ def small_update(down: Tensor, up: Tensor, *, scaling: float) -> Tensor:
     return scaling * (torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T)
 
 
-def _make_logarithmic(axes: Any) -> None:
+def make_logarithmic(axes: Any) -> None:
     """A logarithmic vertical axis with plain numbers on it."""
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -209,17 +209,17 @@ def _make_logarithmic(axes: Any) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _count_along(axes: Any) -> None:
+def count_along(axes: Any) -> None:
     """Whole numbers on the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def _figure(width: float, height: float, title: str) -> Any:
-    """An empty figure that needs no display."""
+def new_figure(width: float, height: float, title: str, **look: Any) -> Any:
+    """An empty figure that needs no display; `look` is that of its title."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title, parse_math=False, **look)
     return figure

@@ -22,7 +22,7 @@ from capaboost_vit.bench.config import (
     Workload,
 )
 from capaboost_vit.bench.models import TEXT, VISION, make_subject
-from capaboost_vit.bench.steps import Inference, TrainingStep, layer_passes
+from capaboost_vit.bench.steps import TrainingStep, inference, layer_passes
 from capaboost_vit.bench.steps import logits_of as logits_in
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.inject import branches
@@ -222,11 +222,13 @@ def test_two_products_compute_what_our_plain_adapter_computes(items, build, subj
 def test_merged_and_unmerged_answer_alike(items, subjects, workloads):
     cases = {case.name: case for case in inference_cases(FAMILIES[items], "q-v", 2)}
     assert list(cases) == ["base", "merged", "unmerged"]
-    answers = {name: Inference(case, subjects[items], workloads[items]) for name, case in cases.items()}
-    for answer in answers.values():
-        answer()
-    assert not any(isinstance(module, AdaptedLinear) for module in answers["merged"].model.modules())
-    assert any(isinstance(module, AdaptedLinear) for module in answers["unmerged"].model.modules())
+    for case in cases.values():
+        inference(case, subjects[items], workloads[items])()
+    merged, unmerged = (build_case(cases[name], subjects[items]).eval() for name in ("merged", "unmerged"))
+    assert not any(isinstance(module, AdaptedLinear) for module in merged.modules())
+    assert any(isinstance(module, AdaptedLinear) for module in unmerged.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(*(logits_of(model, subjects[items]) for model in (merged, unmerged)))
 
 
 def test_without_peft_its_case_says_what_is_missing(step, monkeypatch):

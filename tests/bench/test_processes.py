@@ -9,9 +9,8 @@ import torch
 
 from capaboost_vit.bench import processes as module
 from capaboost_vit.bench.config import ProcessesConfig
-from capaboost_vit.bench.measure import measure
+from capaboost_vit.bench.measure import measure, table_of
 from capaboost_vit.bench.processes import Case, Pool, cases_of, measure_processes
-from capaboost_vit.bench.report import table_of
 from capaboost_vit.bench.timing import Clock, Session
 
 
@@ -75,7 +74,7 @@ def test_efficiency_by_hand(config, pools):
 
 
 def test_processes_are_ended_when_a_step_fails(config, pools, monkeypatch):
-    monkeypatch.setattr(module, "interleave", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Session, "interleave", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         measure_processes(config, Session())
     assert len(pools) == 3

@@ -16,10 +16,9 @@ from PIL import Image
 from capaboost_vit.bench import speed as module
 from capaboost_vit.bench.cases import lora_cases
 from capaboost_vit.bench.config import ScaleConfig, SpeedConfig
-from capaboost_vit.bench.measure import measure
+from capaboost_vit.bench.measure import measure, table_of, write_result
 from capaboost_vit.bench.models import VISION
 from capaboost_vit.bench.picture import draw_result
-from capaboost_vit.bench.report import table_of, write_result
 from capaboost_vit.bench.speed import axes, chosen, import_seconds
 from capaboost_vit.bench.timing import ratios
 from capaboost_vit.cli import bench as command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capaboost_vit.bench.timing import WHOLE, Session, clock_for, interleave, quartiles, ratios
+from capaboost_vit.bench.timing import WHOLE, Session, clock_for, quartiles, ratios
 
 
 class Hands:
@@ -44,7 +44,7 @@ def lasting(clock, *seconds, log=None, name=None):
 
 
 def test_times_are_those_of_the_rounds_without_the_warm_up(clock):
-    times = interleave({"a": lasting(clock, 9, 1, 2, 3)}, clock=clock, rounds=3, warmup=1)
+    times = Session().interleave("", {"a": lasting(clock, 9, 1, 2, 3)}, clock=clock, rounds=3, warmup=1)
     assert times == {"a": {WHOLE: [1, 2, 3]}}
 
 
@@ -56,7 +56,7 @@ def test_phases_add_up_to_the_whole(clock):
         lap("backward")
         clock.now += 0.5
 
-    times = interleave({"a": call}, clock=clock, rounds=2)
+    times = Session().interleave("", {"a": call}, clock=clock, rounds=2)
     assert times["a"] == {WHOLE: [3.5, 3.5], "forward": [1, 1], "backward": [2, 2]}
 
 
@@ -64,7 +64,7 @@ def test_every_case_is_called_once_per_round_in_an_order_that_changes_and_follow
     def orders(seed):
         log = []
         cases = {name: lasting(clock, 1, log=log, name=name) for name in "abc"}
-        interleave(cases, clock=clock, rounds=8, warmup=1, seed=seed)
+        Session().interleave("", cases, clock=clock, rounds=8, warmup=1, seed=seed)
         return ["".join(log[i : i + 3]) for i in range(3, len(log), 3)]
 
     found = orders(0)
@@ -77,7 +77,7 @@ def test_every_case_is_called_once_per_round_in_an_order_that_changes_and_follow
 def test_a_short_case_is_called_several_times_and_the_time_is_that_of_one_call(clock):
     log = []
     cases = {"short": lasting(clock, 0.25, log=log, name="short"), "long": lasting(clock, 3, log=log, name="long")}
-    times = interleave(cases, clock=clock, rounds=2, warmup=1, least=1.0)
+    times = Session().interleave("", cases, clock=clock, rounds=2, warmup=1, least=1.0)
     assert times == {"short": {WHOLE: [0.25, 0.25]}, "long": {WHOLE: [3, 3]}}
     assert log.count("short") == 1 + 2 * 4
     assert log.count("long") == 1 + 2
@@ -85,9 +85,9 @@ def test_a_short_case_is_called_several_times_and_the_time_is_that_of_one_call(c
 
 def test_three_rounds_are_run_whatever_the_time(clock):
     done = []
-    times = interleave({"a": lasting(clock, 1)}, clock=clock, rounds=9, go_on=lambda: False, progress=done.append)
+    times = Session(budget=0, say=done.append).interleave("x", {"a": lasting(clock, 1)}, clock=clock, rounds=9)
     assert times["a"][WHOLE] == [1, 1, 1]
-    assert done == [1, 2, 3]
+    assert done == [f"x: round {i} of 9" for i in (1, 2, 3)]
 
 
 def test_the_ratio_is_the_median_of_the_ratios_of_each_round_not_the_ratio_of_medians():
@@ -129,6 +129,8 @@ def test_cuda_events_see_the_work_of_the_device():
 
         return call
 
-    times = interleave({"one": products(2), "many": products(20)}, clock=clock_for(a.device, 1), rounds=3, warmup=2)
+    times = Session().interleave(
+        "", {"one": products(2), "many": products(20)}, clock=clock_for(a.device, 1), rounds=3, warmup=2
+    )
     assert ratios(times["many"], times["one"])[1] > 3
     assert times["one"]["products"][0] <= times["one"][WHOLE][0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,38 +15,47 @@ from ...vision.anatomy import anatomy_of
 from ...vision.build import build_model
 from ...vision.config import TrainConfig
 from ...vision.summary import summary
-from .grid import Grid
+from .grid import Average, Grid
+from .tables import Column, Entry, ReportTable, make_table, number
 
 _DECIDING = ("model", "model_kwargs", "method", "img_size")
+# by title the column of the costs, its unit, how a number is written, and what stands for an unknown one
+_COSTS = {
+    "trained parameters": ("trained", 1, ",.0f", "unknown"),
+    "GMACs executed": ("executed", 1e9, ".4g", "unknown"),
+    "GMACs ideal": ("ideal", 1e9, ".4g", "unknown"),
+    "training (s)": ("train_seconds", 1, ",.1f", "unknown"),
+    "memory (MB)": ("memory_mb", 1, ",.0f", "unknown"),
+    "accuracy (%)": ("accuracy", 1, ".2f", "missing"),
+}
 
 
-def measure_costs(grid: Grid, *, count: Callable[[str], tuple[int, int, int]]) -> pd.DataFrame:
+def measure_costs(grid: Grid) -> pd.DataFrame:
     """A line for each method; NaN for what is unknown, and a `problem` where parameters and FLOPs are.
 
     trained: parameters that are trained outside the classifier, the mean over tasks (they differ if tuned); executed,
     ideal: multiply-adds of a forward pass of one image, unmerged (ideal: masked entries cost nothing); train_seconds,
     memory_mb: means over tasks of the means over seeds, unknown while a task has none; accuracy: the average over all
     tasks, missing while a cell is.
-
-    Args:
-        count: as `count_model`.
     """
     means = grid.runs.groupby(["row", "task"])[["train_seconds", "memory_mb"]].mean().unstack("task")
     costs = means.T.groupby(level=0).mean(skipna=False).T
+    overall = Average("all tasks", dict.fromkeys(grid.tasks, 1 / len(grid.tasks)))
     lines = []
     for row, outcomes in grid.rows.items():
         problem, counts = "", []
         for options in {o.trial.task: model_options(o.trial.config) for o in outcomes}.values():
             try:
-                counts.append(count(options))
+                counts.append(count_model(options))
             except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         numbers = (np.nan,) * 3 if problem else np.mean(counts, axis=0)
-        lines.append((*numbers, grid.score(row, grid.overall).mean, problem))
+        lines.append((*numbers, grid.score(row, overall).mean, problem))
     names = ["trained", "executed", "ideal", "accuracy", "problem"]
     return pd.DataFrame(lines, list(grid.rows), names).astype({"accuracy": float}).join(costs)
 
 
+@functools.cache
 def count_model(options: str) -> tuple[int, int, int]:
     """(trained parameters outside the classifier, multiply-adds executed, ideal) of a model, given by `model_options`.
 
@@ -67,3 +77,14 @@ def count_model(options: str) -> tuple[int, int, int]:
 def model_options(config: Mapping[str, Any]) -> str:
     """The options that decide about the parameters and FLOPs of a model, as JSON."""
     return json.dumps({name: config[name] for name in _DECIDING if name in config}, sort_keys=True)
+
+
+def cost_table(costs: pd.DataFrame, grid: Grid) -> ReportTable:
+    """Costs and mean accuracy of each method, as `measure_costs` gives them."""
+    columns = _COSTS.values()
+    rows = [
+        [Entry(str(row)), *(number(cost[name] / unit, form, missing=unknown) for name, unit, form, unknown in columns)]
+        for row, cost in costs.iterrows()
+    ]
+    problems = [f"{row}: parameters and FLOPs are unknown ({why})" for row, why in costs.problem.items() if why]
+    return make_table("cost-table", rows, grid, columns=map(Column, ("method", *_COSTS)), notes=problems)

@@ -1,45 +1,66 @@
-"""Pictures of a study: accuracy against costs, groups, differences, learning curves, updates."""
+"""Pictures of a study as SVG: accuracy against costs, groups, differences, learning curves, updates.
+
+Their colours follow the page's, by day and by night, and their text stays text.
+"""
 
 from __future__ import annotations
 
+import html
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pandas as pd
 
-from .svg import FAINT, INK, PAPER, new_axes, series_style
+from ...training.figures import count_along, make_logarithmic
 
+# stand-ins that matplotlib can draw with; the page's style sheet says what they look like
+_VARIABLES = {"#010203": "var(--ink)", "#010204": "var(--faint)", "#010205": "var(--line)", "#010206": "var(--paper)"}
+_INK, _FAINT, _, _PAPER = _VARIABLES
+COLOURS = 8  # of series, --c0 ... --c7
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<", ">")
 _PANEL = (4.3, 3.1)  # inches: about the width of a telephone at 72 dots
 _LABELLED = 9  # points with their names beside them
 
 
-def draw_pareto(points: Mapping[int, tuple[str, float, float]], *, label: str, log: bool) -> Any:
+def series_style(index: int) -> dict[str, Any]:
+    """Arguments of `Axes.plot` for the i-th method: colours come again with other dashes, markers after eleven."""
+    return {
+        "color": f"#0101{16 + index % COLOURS:02x}",  # a stand-in for a colour of the page
+        "linestyle": _DASHES[index // COLOURS % len(_DASHES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "markersize": 4.5,
+    }
+
+
+def draw_pareto(points: pd.DataFrame, *, label: str, log: bool) -> Any:
     """Accuracy over a cost; a line joins the methods that no other one beats in both.
 
     Args:
-        points: by place in the legend, name, cost and accuracy.
+        points: name, cost and accuracy, by place in the legend.
     """
-    axes = new_axes(*_PANEL)
-    front = pareto_front({index: (cost, score) for index, (_, cost, score) in points.items()})
-    steps = [(points[i][1], points[i][2]) for i in front]
-    axes.plot([x for x, _ in steps], [y for _, y in steps], color=FAINT, linewidth=1, zorder=1)
-    for index, (_, cost, score) in points.items():
+    axes = _new_axes(*_PANEL)
+    front = pareto_front(points)
+    axes.plot(front.cost, front.accuracy, color=_FAINT, linewidth=1, zorder=1)
+    for index, _, cost, score in points.itertuples():
         axes.plot([cost], [score], zorder=3, **{**series_style(index), "markersize": 6, "linestyle": "none"})
-    costs = sorted({cost for _, cost, _ in points.values()})
-    if log and costs[-1] > 10 * costs[0]:
-        axes.set_xscale("symlog", linthresh=next(cost for cost in costs if cost > 0), linscale=0.4)
+    least, most = points.cost.min(), points.cost.max()
+    if log and most > 10 * least:
+        axes.set_xscale("symlog", linthresh=points.cost[points.cost > 0].min(), linscale=0.4)
         axes.xaxis.minorticks_off()
-    elif len(costs) == 1:
-        axes.set_xticks(costs)
+    elif least == most:
+        axes.set_xticks([least])
     else:
         axes.locator_params(axis="x", nbins=6)
     axes.xaxis.set_major_formatter(_short)
     axes.margins(x=0.12, y=0.16)
     axes.set(xlabel=label, ylabel="mean accuracy (%)")
     axes.autoscale_view()
-    for index in front[:_LABELLED]:
-        name, cost, score = points[index]
+    for name, cost, score in front[:_LABELLED].itertuples(index=False):
         across = axes.transAxes.inverted().transform(axes.transData.transform((cost, score)))[0]
         side = "left" if across < 0.35 else "right" if across > 0.65 else "center"
         offset = (7, -9) if side == "left" else (0, 7)  # the line goes up and to the right
@@ -47,29 +68,26 @@ def draw_pareto(points: Mapping[int, tuple[str, float, float]], *, label: str, l
     return axes.figure
 
 
-def pareto_front(points: Mapping[int, tuple[float, float]]) -> list[int]:
-    """The points that no other one beats in cost and score, by cost."""
-    front: list[int] = []
-    for index in sorted(points, key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return front
+def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
+    """The points that no other one beats in cost and accuracy, by cost."""
+    points = points.sort_values(["cost", "accuracy"], ascending=[True, False], kind="stable")
+    return points[points.accuracy > points.accuracy.cummax().shift(fill_value=-math.inf)]
 
 
-def draw_radar(values: Mapping[int, Sequence[float]], axes_names: Sequence[str]) -> Any:
+def draw_radar(values: Mapping[int, Sequence[float]], names: Sequence[str]) -> Any:
     """A closed line per method over as many spokes; the rings say at what accuracy they stand."""
-    axes = new_axes(4.3, 3.9, subplot_kw={"projection": "polar"})
-    angles = [2 * math.pi * i / len(axes_names) for i in range(len(axes_names))]
+    axes = _new_axes(4.3, 3.9, subplot_kw={"projection": "polar"})
+    angles = [2 * math.pi * i / len(names) for i in range(len(names))]
     low = min(min(row) for row in values.values())
     high = max(max(row) for row in values.values())
     for index, row in values.items():
         axes.plot([*angles, angles[0]], [*row, row[0]], **{**series_style(index), "linewidth": 1.3})
     start = max(0.0, 5 * math.floor((low - 0.15 * (high - low) - 1) / 5))
     axes.set_ylim(start, min(100.0, high + 0.05 * (high - start)))
-    axes.set_xticks(angles, axes_names, fontsize=9)
+    axes.set_xticks(angles, names, fontsize=9)
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
-    axes.set_rlabel_position(180 / len(axes_names))
+    axes.set_rlabel_position(180 / len(names))
     axes.tick_params(axis="y", labelsize=7.5)
     axes.tick_params(axis="x", pad=8)
     return axes.figure
@@ -77,12 +95,12 @@ def draw_radar(values: Mapping[int, Sequence[float]], axes_names: Sequence[str])
 
 def draw_differences(lines: Sequence[tuple[str, float, float | None, float | None]], *, reference: str) -> Any:
     """A line per method: the difference to the reference and its interval, and where zero is."""
-    axes = new_axes(4.3, 0.9 + 0.24 * len(lines))
+    axes = _new_axes(4.3, 0.9 + 0.24 * len(lines))
     for place, (_, mean, low, high) in enumerate(lines):
         if low is not None and high is not None:
-            axes.plot([low, high], [place, place], color=INK, linewidth=1.6, solid_capstyle="butt")
-        axes.plot([mean], [place], color=INK, marker="o", markersize=5, markerfacecolor=INK, markeredgecolor=PAPER)
-    axes.axvline(0, color=FAINT, linewidth=1)
+            axes.plot([low, high], [place, place], color=_INK, linewidth=1.6, solid_capstyle="butt")
+        axes.plot([mean], [place], color=_INK, marker="o", markersize=5, markerfacecolor=_INK, markeredgecolor=_PAPER)
+    axes.axvline(0, color=_FAINT, linewidth=1)
     axes.set_yticks(range(len(lines)), [name for name, *_ in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
@@ -93,20 +111,63 @@ def draw_differences(lines: Sequence[tuple[str, float, float | None, float | Non
 
 def draw_lines(lines: Mapping[int, pd.Series], *, x: str, y: str, log: bool = False, marked: bool = False) -> Any:
     """Lines over whole numbers, their index, by place in the legend."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
-    axes = new_axes(*_PANEL)
+    axes = _new_axes(*_PANEL)
     for index, line in lines.items():
         look = series_style(index)
         axes.plot(line, **(look if marked or len(line) < 15 else {**look, "marker": None}))
     if log and all((line > 0).all() for line in lines.values()):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        make_logarithmic(axes)
+    count_along(axes)
     axes.set(xlabel=x, ylabel=y)
     return axes.figure
+
+
+def swatch(index: int, *, prefix: str) -> str:
+    """A short piece of the line of the i-th series with its marker, for legends."""
+    axes = _new_axes(0.5, 0.18)
+    axes.figure.set_layout_engine("none")
+    axes.set_position((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **series_style(index))
+    axes.set(xlim=(0, 2), ylim=(-1, 1))
+    text = to_svg(axes.figure, prefix=f"{prefix}-{index}", label="")
+    return text.replace('role="img" aria-label=""', 'aria-hidden="true"', 1)
+
+
+def styled() -> AbstractContextManager[None]:
+    """Within the block matplotlib draws in the page's style."""
+    from matplotlib import style
+
+    return style.context("capaboost_vit.study.page.page")  # page.mplstyle
+
+
+def to_svg(figure: Any, *, prefix: str, label: str) -> str:
+    """The figure, `styled`, as `<svg>` with a label for those who cannot see it; its ids begin with `prefix`."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text).groups()  # type: ignore[union-attr]
+    body = text[text.index(">") + 1 :].replace("xlink:href=", "href=")
+    # an id that nothing refers to goes; the others must differ from those of the page's other drawings
+    named = set(re.findall(r'(?:url\(|href=")#([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in named else "", body)
+    body = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", body)
+    for stand_in, variable in _VARIABLES.items():
+        body = body.replace(stand_in, variable)
+    body = re.sub(r"#0101([0-9a-f]{2})", lambda match: f"var(--c{int(match[1], 16) - 16})", body)
+    body = re.sub(r"\n\s*", "\n", body)
+    return (
+        f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width} {height}" style="--w:{width}">{body}'
+    )
+
+
+def _new_axes(width: float, height: float, **options: Any) -> Any:
+    """Axes, made with `options` of subplots, that fill a figure of this size in inches, which needs no display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").subplots(**options)
 
 
 def _short(value: float, _: Any = None) -> str:

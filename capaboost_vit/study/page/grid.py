@@ -1,7 +1,8 @@
-"""Accuracies by method and task: means and spreads over seeds, and averages over tasks that are never incomplete."""
+"""Accuracies by method and task: means over seeds, differences to a reference, averages that are never incomplete."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,10 @@ import pandas as pd
 from ...core.masking import resolve_density
 from ..outcomes import Comparison, Outcome
 from ..trial import Trial
+
+RESAMPLES = 9999
+LEVEL = 0.95
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,10 @@ class Grid:
         for outcome in outcomes:
             first.setdefault(outcome.trial.task, outcome.trial)
             self.rows.setdefault(outcome.row, []).append(outcome)
-        order = list(dict.fromkeys(trial.group for trial in first.values()))
-        # by group, else as planned
-        self.tasks = dict(sorted(first.items(), key=lambda item: order.index(item[1].group)))
+        groups: dict[str, dict[str, Trial]] = {}
+        for task, trial in first.items():
+            groups.setdefault(trial.group, {})[task] = trial
+        self.tasks = {task: trial for inside in groups.values() for task, trial in inside.items()}
         names = ("test_accuracy", "train_seconds", "memory_mb")
         self.runs = pd.DataFrame(
             [(o.row, o.trial.seed, o.trial.task, *((o.result or {}).get(name) for name in names)) for o in outcomes],
@@ -75,9 +81,10 @@ class Grid:
             self.runs.groupby(["row", "seed", "task"])["test_accuracy"].last().unstack("task")[[*self.tasks]]
         )
         self.reference = plain_lora(self.rows) if reference is None else reference if reference in self.rows else None
-        self.averages = averages(self.tasks)
-        self.overall = self.averages[-1] if self.averages else Average("", dict.fromkeys(self.tasks, 1.0))
-        self.columns = [*self.averages, *(Average(task, {task: 1.0}, trial) for task, trial in self.tasks.items())]
+        self.group_means, self.overall_means = _averages(groups)
+        self.averages = [*self.group_means, *self.overall_means]
+        self.of_tasks = [Average(task, {task: 1.0}, trial) for task, trial in self.tasks.items()]
+        self.columns = [*self.averages, *self.of_tasks]
 
     def score(self, row: str, column: Average) -> Score:
         """Of a task the mean over the seeds that are there; of an average the mean and spread of that of each seed.
@@ -85,46 +92,82 @@ class Grid:
         `lacking` says what is missing; an average of which anything is missing has no mean.
         """
         table = self.accuracy.loc[row, list(column.weights)]
-        parts = {task: f"{n} of {len(table)} seeds" for task, n in table.count().items() if n < len(table)}
-        if column.trial is not None:
-            return _score(table[column.name].dropna(), tuple(parts.values()))
-        if parts:
-            return Score(lacking=tuple(f"{task} ({there})" for task, there in parts.items()))
-        return _score(table @ pd.Series(column.weights), ())
+        lacking = _lacking(table, len(table), "seeds", column)
+        if lacking and column.trial is None:
+            return Score(lacking=lacking)
+        values = (table @ pd.Series(column.weights)).dropna()
+        mean, spread = (float(number) if pd.notna(number) else None for number in (values.mean(), values.std()))
+        return Score(mean, spread, seeds=len(values), lacking=lacking)
 
-    def differences(self, row: str, reference: str) -> pd.DataFrame:
-        """Accuracy of a method minus that of another, by seed and task; NaN where one of the two is missing."""
-        return self.accuracy.loc[row] - self.accuracy.loc[reference]
+    def difference(self, row: str, column: Average) -> Score:
+        """Accuracy of a method minus the reference's, in points: the weighted mean over tasks of the means over seeds.
+
+        One task has that of the pairs that are there; an average has none while a task lacks a pair of planned seeds.
+        """
+        ours, theirs = self.accuracy.loc[row], self.accuracy.loc[self.reference]
+        pairs = (ours - theirs)[list(column.weights)]
+        lacking = _lacking(pairs, len(ours.index.intersection(theirs.index)), "pairs", column)
+        fewest = int(pairs.count().min())
+        if not fewest or (lacking and column.trial is None):
+            return Score(seeds=fewest, lacking=lacking if column.trial is None else ("no common seed",))
+        mean = float(pairs.mean() @ pd.Series(column.weights))
+        low, high = bootstrap([pairs[task].dropna() for task in pairs], [*column.weights.values()])
+        return Score(mean, low=low, high=high, seeds=fewest, lacking=lacking)
 
     def first_runs(self) -> list[Outcome]:
-        """The first finished seed of each method and task that was computed in this study, by task."""
+        """The first finished seed of each method and task that was computed in this study, in the order of both."""
         first: dict[tuple[str, str], Outcome] = {}
-        for row, outcomes in self.rows.items():
-            for outcome in sorted(outcomes, key=lambda o: o.trial.seed):
-                if outcome.result is not None and outcome.taken_from is None:
-                    first.setdefault((outcome.trial.task, row), outcome)
-        order = list(self.tasks)
-        return sorted(first.values(), key=lambda o: order.index(o.trial.task))
+        for outcome in sorted(self.part.outcomes, key=lambda o: o.trial.seed):
+            if outcome.result is not None and outcome.taken_from is None:
+                first.setdefault((outcome.row, outcome.trial.task), outcome)
+        return [first[cell] for cell in itertools.product(self.rows, self.tasks) if cell in first]
 
 
-def averages(tasks: Mapping[str, Trial]) -> list[Average]:
-    """What is averaged over: each group, the means of the groups, and all tasks; groups where every task has one."""
-    groups: dict[str, list[str]] = {}
-    for task, trial in tasks.items():
-        groups.setdefault(trial.group, []).append(task)
-    columns = []
+def _averages(groups: Mapping[str, Mapping[str, Trial]]) -> tuple[list[Average], list[Average]]:
+    """The mean of each group, where there are several and every task has one; those of all groups and of all tasks."""
+    of_groups, overall = [], []
+    tasks = [task for inside in groups.values() for task in inside]
     if "" not in groups and len(groups) > 1:
-        columns = [Average(name, {task: 1 / len(inside) for task in inside}) for name, inside in groups.items()]
+        of_groups = [Average(name, dict.fromkeys(inside, 1 / len(inside))) for name, inside in groups.items()]
         weights = {task: 1 / (len(groups) * len(inside)) for inside in groups.values() for task in inside}
-        columns.append(Average(f"mean of {len(groups)} groups", weights))
+        overall.append(Average(f"mean of {len(groups)} groups", weights))
     if len(tasks) > 1:
-        columns.append(Average(f"mean of {len(tasks)} tasks", dict.fromkeys(tasks, 1 / len(tasks))))
-    return columns
+        overall.append(Average(f"mean of {len(tasks)} tasks", dict.fromkeys(tasks, 1 / len(tasks))))
+    return of_groups, overall
 
 
-def _score(values: pd.Series, lacking: tuple[str, ...]) -> Score:
-    mean, spread = (float(number) if pd.notna(number) else None for number in (values.mean(), values.std()))
-    return Score(mean, spread, seeds=len(values), lacking=lacking)
+def _lacking(table: pd.DataFrame, planned: int, what: str, column: Average) -> tuple[str, ...]:
+    """What is missing of so many planned seeds or pairs of each task, which is named where there are several."""
+    parts = {task: f"{n} of {planned} {what}" for task, n in table.count().items() if n < max(1, planned)}
+    return tuple(part if column.trial is not None else f"{task} ({part})" for task, part in parts.items())
+
+
+def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> tuple[float | None, float | None]:
+    """Percentile interval (95 %) of `sum_t w_t mean(sample_t)`: each sample is resampled by itself, 9,999 times.
+
+    Seeded, so the same numbers give the same interval. Tasks are fixed: it says how sure the mean is on these tasks,
+    not on others. (None, None) where a sample has fewer than two. Source: Efron and Tibshirani 1993.
+    """
+    import numpy as np
+    from scipy import stats
+
+    if min(map(len, samples)) < 2:
+        return None, None
+
+    def statistic(*data: np.ndarray, axis: int) -> np.ndarray:
+        total: np.ndarray = sum(w * sample.mean(axis) for w, sample in zip(weights, data, strict=True))
+        return total
+
+    interval = stats.bootstrap(
+        [np.asarray(sample, dtype=np.float64) for sample in samples],
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(_SEED),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def plain_lora(rows: Mapping[str, Sequence[Outcome]]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,11 @@ from typing import Any
 from ...io.atomic import write_text
 from ..known import as_json
 from ..outcomes import Outcomes, read_outcomes
-from .costs import count_model, measure_costs
-from .curves import learning_curves
+from .costs import measure_costs
 from .grid import Grid
 from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
-from .published import published_table, why_not_beside
-from .tables import ReportTable, accuracy_table, choices_table, paired_table, problems_table
+from .tables import ReportTable, comparison_tables, study_tables, why_not_published
 from .updates import inspect
 from .writers import as_csv, cell_rows, render, run_rows
 
@@ -58,12 +56,13 @@ def write_report(
     taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
     progress = render("progress.txt", states=outcomes.states, taken_from=taken)
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
-    last_tables = [t for t in (problems_table(outcomes), choices_table(outcomes.choices)) if t is not None]
+    compared = [comparison_tables(grid) for grid in grids]
+    last_tables = study_tables(outcomes)
     texts: dict[str, str] = {}
     if "html" in formats:
-        page = _page(outcomes, grids, thumbnails=thumbnails)
+        page = _page(outcomes, grids, compared, thumbnails=thumbnails)
         texts["report.html"] = render("report.html", **values, **page, tables=last_tables)
-    tables = [*(table for grid in grids for table in _tables(grid)), *last_tables]
+    tables = [*itertools.chain(*compared), *last_tables]
     for name in ("md", "tex"):
         if name in formats:
             texts[f"report.{name}"] = render(f"report.{name}", **values, tables=tables)
@@ -79,9 +78,10 @@ def write_report(
     return [target / name for name in texts]
 
 
-def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dict[str, Any]:
+def _page(
+    outcomes: Outcomes, grids: Sequence[Grid], tables: Sequence[Sequence[ReportTable]], *, thumbnails: bool
+) -> dict[str, Any]:
     """What the page is made from; it asks for nothing else."""
-    count = functools.cache(count_model)
     images = Thumbnails() if thumbnails else None
     shown = sum(len(grid.first_runs()) for grid in grids)
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
@@ -97,47 +97,35 @@ def _page(outcomes: Outcomes, grids: Sequence[Grid], *, thumbnails: bool) -> dic
         "outcomes": outcomes,
         "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
         "machines": machines.most_common(),
-        "sections": [_section(grid, count, images, most) for grid in grids],
+        "sections": [{"tables": t, **_section(grid, images, most)} for grid, t in zip(grids, tables, strict=True)],
         "no_images": {} if images is None else images.problems,
         "most": most,
     }
 
 
-def _section(grid: Grid, count: Any, images: Thumbnails | None, most: int) -> dict[str, Any]:
-    """One comparison on the page: its tables, pictures, the answers of runs by task, and what could not be shown."""
+def _section(grid: Grid, images: Thumbnails | None, most: int) -> dict[str, Any]:
+    """One comparison on the page: its pictures, the answers of runs by task, and what could not be shown."""
     drawing, first = Illustrator(grid), grid.first_runs()
-    adapters = [a for row in grid.rows if (a := inspect(row, [o for o in first if o.row == row])) is not None]
+    adapters = inspect(first)
     pictures = [
-        drawing.differences(grid.reference) if grid.reference is not None else None,
-        drawing.costs(measure_costs(grid, count=count)),
+        drawing.differences(),
+        drawing.costs(measure_costs(grid)),
         drawing.groups(),
-        drawing.curves(learning_curves(grid)),
+        drawing.curves(),
         drawing.updates(adapters),
         drawing.masks(adapters),
     ]
-    runs: dict[str, list[Predictions]] = {}
+    runs: dict[str, list[Predictions]] = {task: [] for task in grid.tasks}
     for outcome in first:
         answers = read_predictions(outcome, images, most=most)
         if answers is not None:
-            runs.setdefault(outcome.trial.task, []).append(answers)
+            runs[outcome.trial.task].append(answers)
     return {
         "grid": grid,
-        "tables": _tables(grid),
-        "why_not_published": why_not_beside(grid.part),
+        "why_not_published": why_not_published(grid.part),
         "pictures": [picture for picture in pictures if picture is not None],
-        "runs": runs,
+        "runs": {task: shown for task, shown in runs.items() if shown},
     }
-
-
-def _tables(grid: Grid) -> list[ReportTable]:
-    """The tables of one comparison."""
-    compared = grid.reference is not None and len(grid.rows) > 1
-    tables = [
-        accuracy_table(grid),
-        paired_table(grid, str(grid.reference)) if compared else None,
-        published_table(grid),
-    ]
-    return [table for table in tables if table is not None]
 
 
 def _machine(machine: Mapping[str, Any] | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,33 +11,36 @@ from typing import Any
 import pandas as pd
 
 from ...training.figures import draw_mask
-from .details import cost_table, csv_uri, mask_table, rank_table, update_rows
-from .figures import draw_differences, draw_lines, draw_pareto, draw_radar
+from ..outcomes import Outcome
+from .costs import cost_table
+from .figures import draw_differences, draw_lines, draw_pareto, draw_radar, styled, swatch, to_svg
 from .grid import Grid
-from .paired import compare
-from .svg import styled, swatch, to_svg
+from .predictions import data_uri
 from .tables import ReportTable, read_words
-from .updates import Adapters, mean_shares
+from .updates import Adapters, mask_table, mean_shares, rank_table, update_rows
 
-_COSTS = (
-    ("trained", "parameters trained outside the classifier", True),
-    ("executed", "multiply-adds of a forward pass, unmerged", False),
-    ("memory_mb", "peak memory of the process (MB)", False),
-    ("train_seconds", "training time of a run (s)", False),
-)
+# what each cost is, and whether its axis is logarithmic where methods differ much
+_COSTS = {
+    "trained": ("parameters trained outside the classifier", True),
+    "executed": ("multiply-adds of a forward pass, unmerged", False),
+    "memory_mb": ("peak memory of the process (MB)", False),
+    "train_seconds": ("training time of a run (s)", False),
+}
+
+_CURVES = ["train_loss", "train_accuracy", "val_accuracy"]  # columns of summary.csv
 
 Panel = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Drawings that belong together (title, `<svg>`), their legend, numbers and files to download (name, data: URI)."""
+    """Drawings that belong together (title, `<svg>`), their legend, numbers and what to download (name, data: URI)."""
 
     key: str
     title: str
     text: str
     panels: Sequence[Panel]
-    legend: tuple[tuple[str, str], ...]
+    legend: Sequence[tuple[str, str]]
     numbers: ReportTable | None
     download: tuple[str, str] | None
 
@@ -47,25 +52,25 @@ class Illustrator:
         self.grid, self.key = grid, grid.key
         self.places = {row: place for place, row in enumerate(grid.rows)}
 
-    def costs(self, costs: pd.DataFrame) -> Picture:
+    def costs(self, costs: pd.DataFrame) -> Picture | None:
         """Accuracy against parameters, FLOPs, memory and time."""
         panels: list[Panel] = []
         drawn: set[str] = set()
-        for field, label, log in _COSTS:
-            table = costs[[field, "accuracy"]].dropna()
-            points = {self.places[row]: (row, float(cost), float(score)) for row, cost, score in table.itertuples()}
-            if points:
+        for field, (label, log) in _COSTS.items():
+            table = costs[[field, "accuracy"]].dropna().set_axis(["cost", "accuracy"], axis=1)
+            if len(table):
                 drawn |= set(table.index)
-                words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in points.values())
+                words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in table.itertuples())
+                points = table.reset_index(names="name").set_index(table.index.map(self.places))
                 title = f"Accuracy and {label}"
                 panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, points, label=label, log=log))
-        return self._picture("costs", panels, drawn, cost_table(costs, key=f"{self.key}-cost-table"))
+        return self._picture("costs", panels, drawn, cost_table(costs, self.grid))
 
     def groups(self) -> Picture | None:
         """A radar over groups, or over tasks where there are no three groups."""
-        spokes = [a for a in self.grid.averages if not a.name.startswith("mean of ")]
-        what = "groups of tasks" if len(spokes) > 2 else "tasks"
-        spokes = spokes if len(spokes) > 2 else [c for c in self.grid.columns if c.trial is not None]
+        grouped = len(self.grid.group_means) > 2
+        spokes = self.grid.group_means if grouped else self.grid.of_tasks
+        what = "groups of tasks" if grouped else "tasks"
         names = [spoke.name for spoke in spokes]
         values = {}
         for row in self.grid.rows:
@@ -82,11 +87,12 @@ class Illustrator:
         panel = self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names)
         return self._picture("groups", [panel], values, spokes=what)
 
-    def differences(self, reference: str) -> Picture | None:
+    def differences(self) -> Picture | None:
         """The overall differences to the reference, a panel for each of the two averages."""
         panels: list[Panel] = []
-        for average in [a for a in self.grid.averages if a.name.startswith("mean of ")]:
-            compared = {row: compare(self.grid, row, reference, average) for row in self.grid.rows if row != reference}
+        reference = self.grid.reference
+        for average in self.grid.overall_means if reference is not None else ():
+            compared = {row: self.grid.difference(row, average) for row in self.grid.rows if row != reference}
             lines = [(row, d.mean, d.low, d.high) for row, d in compared.items() if d.mean is not None]
             if lines:
                 words = "; ".join(
@@ -95,57 +101,53 @@ class Illustrator:
                 )
                 title, name = f"Difference to {reference}, {average.name}", f"diff{len(panels)}"
                 panels.append(self._panel(title, name, words, draw_differences, lines, reference=reference))
-        return self._picture("differences", panels, reference=reference) if panels else None
+        return self._picture("differences", panels, reference=str(reference))
 
-    def curves(self, curves: pd.DataFrame) -> Picture | None:
+    def curves(self) -> Picture | None:
         """Training loss of each task, and accuracy on val where the runs had one."""
         panels: list[Panel] = []
+        curves = learning_curves(self.grid)
         for column, label in (("train_loss", "training loss"), ("val_accuracy", "accuracy on val (%)")):
             for task in self.grid.tasks:
-                points = curves[curves.task == task].dropna(subset=[column])
-                of_row = dict(iter(points.groupby("method", sort=False)))
-                if of_row:
-                    lines = {self.places[row]: table.set_index("epoch")[column] for row, table in of_row.items()}
-                    ends = "; ".join(f"{row}: {table[column].iloc[-1]:.4g}" for row, table in of_row.items())
+                points = curves[curves.task == task].dropna(subset=[column]).set_index("epoch")
+                by_method = dict(iter(points.groupby("method", sort=False)[column]))
+                if by_method:
+                    ends = "; ".join(f"{method}: {line.iloc[-1]:.4g}" for method, line in by_method.items())
+                    lines = {self.places[method]: line for method, line in by_method.items()}
                     options = {"x": "epoch", "y": label, "log": column == "train_loss"}
                     name, words = f"{column}-{len(panels)}", f"at the end {ends}"
                     panels.append(self._panel(f"{task}: {label}", name, words, draw_lines, lines, **options))
-        download = (f"{self.key}-learning-curves.csv", csv_uri(curves))
-        return self._picture("curves", panels, set(curves.method), download=download) if panels else None
+        return self._picture("curves", panels, set(curves.method), download=("learning-curves", curves))
 
-    def updates(self, adapters: Sequence[Adapters]) -> Picture | None:
+    def updates(self, adapters: Adapters) -> Picture | None:
         """Spectra of dW, and its ranks over the depth of the model."""
-        shown = [a for a in adapters if len(a.updates)]
-        if not shown:
-            return None
-        spectra = {self.places[a.row]: mean_shares(a.updates) for a in shown}
+        by_method = dict(iter(adapters.updates.groupby("method", sort=False)))
+        spectra = {self.places[method]: mean_shares(updates) for method, updates in by_method.items()}
         drawn = {"Spectrum of dW": (spectra, {"x": "index", "y": "singular value / the largest", "log": True})}
         for measure in ("effective", "stable"):
-            depths = {self.places[a.row]: a.updates.groupby("block")[measure].mean() for a in shown}
+            depths = {self.places[m]: updates.groupby("block")[measure].mean() for m, updates in by_method.items()}
             lines = {place: depth for place, depth in depths.items() if len(depth)}
-            if lines:
-                options = {"x": "block", "y": f"{measure} rank", "marked": True}
-                drawn[f"{measure.capitalize()} rank of dW by block"] = (lines, options)
-        words = "mean effective ranks " + "; ".join(f"{a.row} {a.updates.effective.mean():.2f}" for a in shown)
+            options = {"x": "block", "y": f"{measure} rank", "marked": True}
+            drawn[f"{measure.capitalize()} rank of dW by block"] = (lines, options)
+        ranks = "; ".join(f"{method} {updates.effective.mean():.2f}" for method, updates in by_method.items())
+        words = f"mean effective ranks {ranks}"
         panels = [
             self._panel(title, f"update{i}", words, draw_lines, lines, **options)
             for i, (title, (lines, options)) in enumerate(drawn.items())
+            if lines
         ]
-        table = rank_table(shown, key=f"{self.key}-rank-table")
-        download = (f"{self.key}-updates.csv", csv_uri(update_rows(shown)))
-        return self._picture("updates", panels, {a.row for a in shown}, table, download)
+        table = rank_table(adapters, self.grid)
+        return self._picture("updates", panels, by_method, table, ("updates", update_rows(adapters)))
 
-    def masks(self, adapters: Sequence[Adapters]) -> Picture | None:
+    def masks(self, adapters: Adapters) -> Picture | None:
         """The first masks of each method, with how much of the weights they cover and share."""
         panels: list[Panel] = []
-        for shown in adapters:
-            if shown.masks is not None:
-                name, mask = shown.masks.example
-                words = f"{shown.masks.branches} branches use {100 * shown.masks.covered:.1f} % of the entries"
-                label = name.removesuffix(".mask")
-                panels.append(self._panel(shown.row, f"mask{len(panels)}", words, draw_mask, label, mask, width=5.2))
-        table = mask_table(adapters, key=f"{self.key}-mask-table")
-        return self._picture("masks", panels, numbers=table) if panels else None
+        for method, masks in adapters.masks.items():
+            name, mask = masks.example
+            words = f"{masks.branches} branches use {100 * masks.covered:.1f} % of the entries"
+            label = name.removesuffix(".mask")
+            panels.append(self._panel(method, f"mask{len(panels)}", words, draw_mask, label, mask, width=5.2))
+        return self._picture("masks", panels, numbers=mask_table(adapters, self.grid))
 
     def _panel(self, title: str, name: str, words: str, draw: Callable[..., Any], *data: Any, **options: Any) -> Panel:
         """What `draw` draws of the data, with its title and words as the label."""
@@ -158,12 +160,49 @@ class Illustrator:
         panels: Sequence[Panel],
         legend: Collection[str] = (),
         numbers: ReportTable | None = None,
-        download: tuple[str, str] | None = None,
+        download: tuple[str, pd.DataFrame] | None = None,
         **values: str,
-    ) -> Picture:
-        """A picture with its title and words in texts.yaml; the methods of its legend stand in their order."""
+    ) -> Picture | None:
+        """A picture with its title and words in texts.yaml, its methods in their order; None without anything to show.
+
+        Args:
+            download: name and content of a csv file.
+        """
+        if not panels and not (numbers and numbers.rows):
+            return None
         title, text = (words.format(**values) for words in read_words("texts.yaml")["pictures"][name].values())
         key = f"{self.key}-{name}"
         with styled():
-            shown = tuple((swatch(i, prefix=f"{key}-key"), row) for row, i in self.places.items() if row in legend)
-        return Picture(key, title, text, panels, shown, numbers, download)
+            shown = [(swatch(i, prefix=f"{key}-key"), row) for row, i in self.places.items() if row in legend]
+        link = None
+        if download is not None:
+            content = download[1].to_csv(index=False, float_format="%.5g").encode()
+            link = (f"{self.key}-{download[0]}.csv", data_uri("text/csv;charset=utf-8", content))
+        return Picture(key, title, text, panels, shown, numbers, link)
+
+
+def learning_curves(grid: Grid) -> pd.DataFrame:
+    """A line for each method, task and epoch with the means over the finished seeds, of epochs that all of them have.
+
+    The columns are method, task, seeds, epoch and those of summary.csv; NaN where a run of the cell has no number.
+    """
+    names = ["method", "task", "seeds", "epoch", *_CURVES]
+    curves = []
+    for row, outcomes in grid.rows.items():
+        for task in grid.tasks:
+            finished = [o for o in outcomes if o.trial.task == task and o.result is not None]
+            tables = [table for table in map(_summary, finished) if len(table)]
+            if tables:
+                # sums over the seeds: NaN in all columns where one lacks the epoch, in one where it lacks the number
+                mean = functools.reduce(operator.add, tables).dropna(how="all") / len(tables)
+                curves.append(mean.reset_index().assign(method=row, task=task, seeds=len(tables))[names])
+    return pd.concat(curves) if curves else pd.DataFrame(columns=names)
+
+
+def _summary(outcome: Outcome) -> pd.DataFrame:
+    """The numbers of summary.csv by epoch; no line where it is missing or damaged."""
+    try:
+        table = pd.read_csv(outcome.folder / "summary.csv").set_index("epoch").reindex(columns=_CURVES)
+        return table.astype(float)
+    except (OSError, ValueError, KeyError, TypeError):
+        return pd.DataFrame()

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import pandas as pd
+
 from ...io.yaml import read_yaml
-from ..outcomes import Outcomes, described
-from .grid import Grid, Score
-from .paired import LEVEL, RESAMPLES, compare
+from ..outcomes import Comparison, Outcomes, described
+from .grid import LEVEL, RESAMPLES, Grid, Score
 
 MISSING = "missing"
 _LISTED = 2  # things that are missing
+# what the methods' names get where our backbone is theirs: a star is the checkpoint that is worth a point by itself
+_BACKBONES = {"augreg_in21k": "*", "orig_in21k": ""}
+_PUBLISHED = ("mean of 3 groups", "mean of 19 tasks")
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class ReportTable:
 
     key: str
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Entry, ...], ...]
-    notes: tuple[str, ...] = ()
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Entry]]
+    notes: Sequence[str] = ()
 
     def groups(self) -> list[tuple[str, int]]:
         """Names above the columns, with how many columns each spans."""
@@ -61,88 +65,140 @@ def read_words(file: str) -> Any:
     return read_yaml(resources.files(__package__) / file)
 
 
-def notes_of(table: str, **values: object) -> tuple[str, ...]:
-    """What stands below a table of this name whatever is in it, with values in it."""
-    return tuple(note.format(**values) for note in read_words("texts.yaml")["notes"][table])
-
-
-def simple_table(
-    key: str, title: str, names: Iterable[str], rows: Iterable[Sequence[Entry]], notes: Iterable[str] = ()
+def make_table(
+    name: str,
+    rows: Sequence[Sequence[Entry]],
+    grid: Grid | None = None,
+    *,
+    columns: Iterable[Column] = (),
+    notes: Iterable[str] = (),
+    **values: object,
 ) -> ReportTable:
-    """A table whose columns have nothing but names."""
-    return ReportTable(key, title, tuple(map(Column, names)), tuple(map(tuple, rows)), tuple(notes))
+    """A table, of a comparison or of the study, with its words in texts.yaml, where `values` are filled in.
+
+    Args:
+        columns: where there are none in texts.yaml. notes: stand below those of texts.yaml.
+    """
+    texts = read_words("texts.yaml")["tables"][name]
+    if grid is not None:
+        values["part"] = grid.part.title
+    columns = [*columns, *map(Column, texts.get("columns", ()))]
+    notes = [*(note.format(**values) for note in texts.get("notes", ())), *notes]
+    return ReportTable(f"{grid.key}-{name}" if grid else name, texts["title"].format(**values), columns, rows, notes)
 
 
-def accuracy_table(grid: Grid) -> ReportTable:
+def number(
+    value: float | None,
+    form: str,
+    *,
+    missing: str = MISSING,
+    detail: str = "",
+    lacking: Sequence[str] = (),
+    kind: str = "",
+) -> Entry:
+    """A number in a format, or what stands for one that is None or NaN; with the first things that it lacks."""
+    rest = len(lacking) - _LISTED
+    listed = ", ".join(lacking[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    if value is None or pd.isna(value):
+        return Entry(missing, lacking=listed, kind=MISSING)
+    return Entry(f"{value:{form}}".replace("%", " %"), detail, listed, kind or ("partial" if lacking else ""))
+
+
+def comparison_tables(grid: Grid) -> list[ReportTable]:
+    """Accuracies, differences to the reference and, beside the published ones, averages: those that have rows."""
+    return [table for table in (_accuracy_table(grid), _paired_table(grid), _published_table(grid)) if table.rows]
+
+
+def _accuracy_table(grid: Grid) -> ReportTable:
     """Test accuracies, mean and standard deviation over seeds; the best complete mean of a column is marked."""
     columns, notes = _columns(grid)
     scores = {row: [grid.score(row, column) for column in grid.columns] for row in grid.rows}
     best = [_best(column) for column in zip(*scores.values(), strict=True)]
-    rows = [(_method(row, grid), *map(_accuracy, line, best)) for row, line in scores.items()]
+    rows = [[_method(row, grid), *map(_accuracy, line, best)] for row, line in scores.items()]
     counts = sorted({len(grid.accuracy.loc[row]) for row in grid.rows})
     seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-    notes = (*notes_of("accuracy", seeds=seeds), *notes, *grid.part.notes)
-    return ReportTable(f"{grid.key}-accuracy", f"Test accuracy (%): {grid.part.title}", columns, tuple(rows), notes)
+    return make_table("accuracy", rows, grid, columns=columns, notes=[*notes, *grid.part.notes], seeds=seeds)
 
 
-def paired_table(grid: Grid, reference: str) -> ReportTable:
+def _paired_table(grid: Grid) -> ReportTable:
     """Differences to the reference in points with their intervals, on each task and over them."""
     columns, notes = _columns(grid)
-    rows = tuple(
-        (_method(row, grid), *(_difference(compare(grid, row, reference, column)) for column in grid.columns))
+    rows = [
+        [_method(row, grid), *(_difference(grid.difference(row, column)) for column in grid.columns)]
         for row in grid.rows
-        if row != reference
-    )
-    notes = (*notes_of("paired", reference=reference, level=100 * LEVEL, resamples=RESAMPLES), *notes)
-    title = f"Difference to {reference} (points of accuracy): {grid.part.title}"
-    return ReportTable(f"{grid.key}-paired", title, columns, rows, notes)
+        if grid.reference not in (None, row)
+    ]
+    values = {"reference": grid.reference, "level": 100 * LEVEL, "resamples": RESAMPLES}
+    return make_table("paired", rows, grid, columns=columns, notes=notes, **values)
 
 
-def problems_table(outcomes: Outcomes) -> ReportTable | None:
-    """Trials that failed or whose result is damaged; None without any."""
+def why_not_published(part: Comparison) -> str | None:
+    """Why nothing published is comparable with a part at all; None where it is."""
+    if part.suite != "vtab1k":
+        return "published numbers are kept for the suite vtab1k only"
+    if part.backbone not in _BACKBONES:
+        return f"the published numbers are of ViT-B/16 pretrained on ImageNet-21k, this part is of {part.backbone}"
+    if part.shots is not None:
+        return "the published numbers are of 1,000 training images for each task"
+    return None
+
+
+def _published_table(grid: Grid) -> ReportTable:
+    """What others have published of VTAB-1k (published.yaml), below ours, where the two are comparable.
+
+    Ours are missing where one of all 19 tasks is.
+    """
+    literature = read_words("published.yaml")
+    averages = {average.name: average for average in grid.averages}
+    rows = []
+    if why_not_published(grid.part) is None:
+        for row in grid.rows:
+            means = (grid.score(row, averages[name]).mean if name in averages else None for name in _PUBLISHED)
+            label = Entry(f"{row}{_BACKBONES[grid.part.backbone]}", kind="own")
+            rows.append([label, *(number(mean, ".2f") for mean in means), Entry("ours", kind="words")])
+        for method, *means, remark in literature["lines"]:
+            numbers = (Entry(mean) if mean else Entry("not given", kind=MISSING) for mean in means)
+            rows.append([Entry(method), *numbers, Entry(remark, kind="words")])
+    return make_table("published", rows, grid, notes=[literature["source"]])
+
+
+def study_tables(outcomes: Outcomes) -> list[ReportTable]:
+    """Trials that failed or whose result is damaged, and what `study tune` has chosen on val; those that have rows."""
     bad = [outcome for outcome in outcomes.finals if outcome.state in ("failed", "damaged")]
-    rows = [_words(o.row, o.trial.task, str(o.trial.seed), o.state, o.problem or "", o.trial.id) for o in bad]
-    names = ("method", "task", "seed", "state", "reason", "trial")
-    return simple_table("problems", "Failed and damaged trials", names, rows) if bad else None
+    failed = [_words(o.row, o.trial.task, str(o.trial.seed), o.state, o.problem or "", o.trial.id) for o in bad]
+    return [table for table in (make_table("problems", failed), _choices_table(outcomes.choices)) if table.rows]
 
 
-def choices_table(choices: Mapping[str, Mapping[str, object]]) -> ReportTable | None:
-    """What `study tune` has chosen on val for each cell; None if nothing was."""
+def _choices_table(choices: Mapping[str, Mapping[str, Any]]) -> ReportTable:
+    """What `study tune` has chosen on val for each cell."""
     rows = []
     for cell, choice in choices.items():
         task, method, *rest = cell.split(" | ")
-        options, tried, edge = choice["options"], choice.get("tried"), choice.get("at_the_edge")
-        chosen = ", ".join(f"{name} {value}" for name, value in options.items()) if isinstance(options, Mapping) else ""
-        count = str(len(tried)) if isinstance(tried, Sequence) else ""
-        at = ", ".join(map(str, edge)) if isinstance(edge, Sequence) else ""
-        words = (method, task, ", ".join(rest), chosen or "nothing to choose", count, f"{choice['score']:.2f}", at)
-        rows.append(_words(*words))
-    names = ("method", "task", "backbone", "chosen", "candidates", "val accuracy (%)", "at the edge of the grid")
-    return simple_table("choices", "Options chosen on val", names, rows, notes_of("choices")) if choices else None
+        chosen = ", ".join(f"{name} {value}" for name, value in choice["options"].items()) or "nothing to choose"
+        tried, edge = choice.get("tried", ()), ", ".join(choice.get("at_the_edge", ()))
+        count = str(len(tried)) if tried else ""
+        rows.append(_words(method, task, ", ".join(rest), chosen, count, f"{choice['score']:.2f}", edge))
+    return make_table("choices", rows)
 
 
-def _words(*words: str) -> tuple[Entry, ...]:
-    return tuple(Entry(word, kind="words") for word in words)
+def _words(*texts: str) -> list[Entry]:
+    return [Entry(text, kind="words") for text in texts]
 
 
 def _method(row: str, grid: Grid) -> Entry:
     """A row's name, and behind it what people call the method, if that says more."""
-    words = described(grid.rows[row])
-    return Entry(row, f"({words})" if words not in ("", row) else "")
+    label = described(grid.rows[row])
+    return Entry(row, f"({label})" if label not in ("", row) else "")
 
 
-def _columns(grid: Grid) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+def _columns(grid: Grid) -> tuple[list[Column], list[str]]:
     """The method, the averages and the tasks, those with notes marked (a, b, ...); and the notes behind their marks."""
     marks: dict[tuple[str, ...], str] = {}
-    columns = [Column("method")]
-    for column in grid.columns:
-        if column.trial is None:
-            columns.append(Column(column.name, "averages"))
-            continue
-        notes = column.trial.notes
-        mark = marks.setdefault(notes, _letters(len(marks))) if notes else ""
-        columns.append(Column(column.name, column.trial.group, mark))
-    return tuple(columns), tuple(f"{mark}: {'; '.join(notes)}" for notes, mark in marks.items())
+    columns = [Column("method"), *(Column(average.name, "averages") for average in grid.averages)]
+    for task, trial in grid.tasks.items():
+        mark = marks.setdefault(trial.notes, _letters(len(marks))) if trial.notes else ""
+        columns.append(Column(task, trial.group, mark))
+    return columns, [f"{mark}: {'; '.join(notes)}" for notes, mark in marks.items()]
 
 
 def _best(scores: Sequence[Score]) -> float | None:
@@ -153,22 +209,13 @@ def _best(scores: Sequence[Score]) -> float | None:
 def _accuracy(score: Score, best: float | None) -> Entry:
     spread = "" if score.spread is None else f"± {score.spread:.2f}"
     is_best = score.mean is not None and not score.lacking and round(score.mean, 2) == best
-    return _number(score.mean, ".2f", spread, score.lacking, "best" if is_best else "")
+    return number(score.mean, ".2f", detail=spread, lacking=score.lacking, kind="best" if is_best else "")
 
 
 def _difference(difference: Score) -> Entry:
     interval = "" if difference.low is None else f"[{difference.low:+.2f}, {difference.high:+.2f}]"
     kind = {1: "up", -1: "down", 0: ""}[difference.sign]
-    return _number(difference.mean, "+.2f", interval, difference.lacking, kind)
-
-
-def _number(value: float | None, form: str, detail: str, lacking: Sequence[str], kind: str) -> Entry:
-    """A number, with the first things that are missing of it and how many more."""
-    more = len(lacking) - _LISTED
-    words = ", ".join(lacking[:_LISTED]) + (f" and {more} more" if more > 0 else "")
-    if value is None:
-        return Entry(MISSING, lacking=words, kind=MISSING)
-    return Entry(f"{value:{form}}", detail, words, kind or ("partial" if lacking else ""))
+    return number(difference.mean, "+.2f", detail=interval, lacking=difference.lacking, kind=kind)
 
 
 def _letters(number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,11 @@ from ...core.rescaling import rescaling
 from ...methods.adapter_file import read_adapter_file
 from ...training.figures import small_update
 from ..outcomes import Outcome
+from .grid import Grid
+from .tables import Entry, ReportTable, make_table, number
 
-COLUMNS = ("task", "site", "block", "algebraic", "stable", "effective", "norm", "shares")
+_COLUMNS = ("method", "task", "site", "block", "algebraic", "stable", "effective", "norm", "shares")
+_SHOWN_VALUES = 64  # singular values of an update in the csv file
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,19 @@ class MaskShares:
 
 @dataclass(frozen=True)
 class Adapters:
-    """What the adapter files of one method show; `updates` has the lines of `linear_updates`."""
+    """What adapter files show: by method how many there are, and masks; and of each update a line with its place."""
 
-    row: str
-    runs: int
+    runs: Mapping[str, int]
     updates: pd.DataFrame
-    masks: MaskShares | None
+    masks: Mapping[str, MaskShares]
 
 
-def inspect(row: str, outcomes: Iterable[Outcome]) -> Adapters | None:
-    """Reads the adapter files of finished runs of a method; None without any.
+def inspect(outcomes: Iterable[Outcome]) -> Adapters:
+    """Reads the adapter files of finished runs.
 
     A file that is missing (`--keep-models false`) or damaged is left out, and `runs` says how many there were.
     """
-    updates: list[dict[str, Any]] = []
-    masks, runs = None, 0
+    runs, updates, masks = Counter[str](), list[dict[str, Any]](), dict[str, MaskShares]()
     for outcome in outcomes:
         # the adapter file of a full fine-tuning is large, and shows nothing here
         if outcome.result is None or not outcome.result["parameters"].get("branches"):
@@ -61,16 +63,19 @@ def inspect(row: str, outcomes: Iterable[Outcome]) -> Adapters | None:
             file = read_adapter_file(outcome.folder / "adapter.safetensors")
         except (OSError, ValueError):
             continue
-        runs += 1
-        updates += linear_updates(file.header, file.tensors, task=outcome.trial.task)
-        masks = masks or shared_entries(file.tensors, file.header["masks"])
-    return Adapters(row, runs, pd.DataFrame(updates, columns=COLUMNS), masks) if runs else None
+        runs[outcome.row] += 1
+        place = {"method": outcome.row, "task": outcome.trial.task}
+        updates += [{**place, **update} for update in linear_updates(file.header, file.tensors)]
+        shares = None if outcome.row in masks else shared_entries(file.tensors, file.header["masks"])
+        if shares is not None:
+            masks[outcome.row] = shares
+    return Adapters(runs, pd.DataFrame(updates, columns=_COLUMNS), masks)
 
 
-def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, task: str) -> Iterator[dict[str, Any]]:
+def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
     """The updates dW = (alpha / rank) B_cat A_cat of LoRA, times its rescaling, one at a time.
 
-    Each with its place (task, site, block), its ranks (algebraic, stable, effective), its norm, and its `shares`: as
+    Each with its place (site, block), its ranks (algebraic, stable, effective), its norm, and its `shares`: as
     many singular values as its algebraic rank, over the largest. Branches with activations and biases have none; zero
     updates are left out.
     """
@@ -89,7 +94,7 @@ def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, 
         values = spectrum(small)
         if values[0] > 0:
             block = re.search(r"\d+", site)
-            place = {"task": task, "site": site, "block": int(block[0]) if block else None}
+            place = {"site": site, "block": int(block[0]) if block else None}
             shares = (values[: ranks(small).algebraic] / values[0]).tolist()
             yield {**place, **vars(ranks(small)), "norm": float(values.square().sum().sqrt()), "shares": shares}
 
@@ -130,3 +135,29 @@ def mean_shares(updates: pd.DataFrame) -> pd.Series:
     """The mean over updates of s_i / s_1, by i from 1, for each i that all of them have."""
     length = min(map(len, updates.shares))
     return pd.DataFrame([shares[:length] for shares in updates.shares], columns=range(1, length + 1)).mean()
+
+
+def update_rows(adapters: Adapters) -> pd.DataFrame:
+    """A line for each update, for csv; singular values over the largest one, as many as the rank, at most 64."""
+    shares = [" ".join(f"{share:.4g}" for share in shares[:_SHOWN_VALUES]) for shares in adapters.updates.shares]
+    return adapters.updates.assign(shares=shares)
+
+
+def rank_table(adapters: Adapters, grid: Grid) -> ReportTable:
+    """Means over all updates of a method, with the standard deviation over them."""
+    rows = []
+    for method, updates in adapters.updates.groupby("method", sort=False):
+        measures = (updates[name] for name in ("algebraic", "stable", "effective", "norm"))
+        spreads = (Entry(f"{m.mean():.2f}", f"± {m.std():.2f}" if len(m) > 1 else "") for m in measures)
+        rows.append([Entry(method), Entry(str(adapters.runs[method])), Entry(str(len(updates))), *spreads])
+    return make_table("rank-table", rows, grid)
+
+
+def mask_table(adapters: Adapters, grid: Grid) -> ReportTable:
+    """Coverage and overlap of the masks of each method."""
+    rows = [
+        [Entry(method), Entry(str(masks.weights)), Entry(str(masks.branches))]
+        + [number(share, ".1%", missing="none") for share in (masks.covered, masks.shared, masks.agreeing)]
+        for method, masks in adapters.masks.items()
+    ]
+    return make_table("mask-table", rows, grid)

@@ -5,39 +5,31 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ..outcomes import Outcomes
 from .grid import Grid, Score
-from .paired import compare
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# what LaTeX reads as a command, and what ends a cell of a Markdown table or begins an element of HTML
-_TEX = str.maketrans(
-    {character: rf"\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
-)
-_MARKDOWN = str.maketrans({"|": r"\|", "<": r"\<", "\n": " "})
+# by filter of the templates: what LaTeX reads as a command; what ends a cell of Markdown, or begins an element of HTML
+ESCAPES = {
+    "tex": str.maketrans(
+        {character: rf"\{character}" for character in "&%$#_{}"}
+        | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+        | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
+    ),
+    "markdown": str.maketrans({"|": r"\|", "<": r"\<", "\n": " "}),
+}
 
 
 def render(template: str, **values: Any) -> str:
     """A template of this folder with values in it; what would be markup of its format is escaped."""
     return _environment().get_template(template).render(**values)
-
-
-def tex(text: str) -> str:
-    """A text as LaTeX prints it."""
-    return text.translate(_TEX)
-
-
-def markdown(text: str) -> str:
-    """A text inside a cell of a Markdown table."""
-    return text.translate(_MARKDOWN)
 
 
 @functools.cache
@@ -52,7 +44,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"tex": tex, "markdown": markdown}
+    environment.filters |= {name: methodcaller("translate", table) for name, table in ESCAPES.items()}
     return environment
 
 
@@ -68,7 +60,7 @@ def cell_rows(grids: Iterable[Grid]) -> Iterator[dict[str, Any]]:
         for row, column in itertools.product(grid.rows, grid.columns):
             score, trial = grid.score(row, column), column.trial
             other = grid.reference if grid.reference != row else None
-            difference = Score() if other is None else compare(grid, row, other, column)
+            difference = Score() if other is None else grid.difference(row, column)
             line: dict[str, Any] = {"suite": part.suite, "backbone": part.backbone, "shots": part.shots, "method": row}
             line |= {"over": column.name, "kind": "task" if trial else "average", "group": trial.group if trial else ""}
             line |= {"mean": score.mean, "std": score.spread, "seeds": score.seeds}
@@ -81,13 +73,9 @@ def run_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
     """A row for each final trial, finished or not."""
     for o in outcomes.finals:
         trial, result = o.trial, o.result or {}
-        line: dict[str, Any] = {
-            "trial": trial.id,
-            "suite": trial.suite,
-            "backbone": trial.backbone,
-            "shots": trial.shots,
-        }
-        line |= {"task": trial.task, "group": trial.group, "method": o.row, "seed": trial.seed, "state": o.state}
+        line: dict[str, Any] = {"trial": trial.id}
+        line |= {name: getattr(trial, name) for name in ("suite", "backbone", "shots", "task", "group")}
+        line |= {"method": o.row, "seed": trial.seed, "state": o.state}
         line |= {name: result.get(name) for name in ("test_accuracy", "test_right", "test_total")}
         line |= {"trained_parameters": result.get("parameters", {}).get("trained")}
         line |= {name: result.get(name) for name in ("train_seconds", "memory_mb")}

@@ -8,26 +8,37 @@ import re
 import pandas as pd
 import pytest
 
-from capaboost_vit.study.page.figures import draw_differences, draw_lines, draw_pareto, draw_radar, pareto_front
-from capaboost_vit.study.page.svg import COLOURS, series_style, styled, swatch, to_svg
+from capaboost_vit.study.page.figures import (
+    COLOURS,
+    draw_differences,
+    draw_lines,
+    draw_pareto,
+    draw_radar,
+    pareto_front,
+    series_style,
+    styled,
+    swatch,
+    to_svg,
+)
+
+COLUMNS = ["name", "cost", "accuracy"]
 
 
 def test_the_front_is_what_no_other_point_beats():
     draw = random.Random(0)
-    points = {i: (draw.randrange(20), float(draw.randrange(20))) for i in range(60)}
+    points = [(draw.randrange(20), float(draw.randrange(20))) for _ in range(60)]
     expected = {
         score_cost
-        for score_cost in points.values()
-        if not any(o != score_cost and o[0] <= score_cost[0] and o[1] >= score_cost[1] for o in points.values())
+        for score_cost in points
+        if not any(o != score_cost and o[0] <= score_cost[0] and o[1] >= score_cost[1] for o in points)
     }
-    front = pareto_front(points)
-    assert {points[i] for i in front} == expected
-    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+    front = [*pareto_front(pd.DataFrame(points, columns=COLUMNS[1:])).itertuples(index=False, name=None)]
+    assert front == sorted(expected)
 
 
 @pytest.mark.parametrize("log", [True, False])
 def test_costs_of_zero_are_drawn_too(log):
-    points = {0: ("head", 0.0, 50.0), 3: ("lora", 2000.0, 60.0)}
+    points = pd.DataFrame([("head", 0.0, 50.0), ("lora", 2000.0, 60.0)], [0, 3], COLUMNS)
     with styled():
         axes = draw_pareto(points, label="parameters", log=log).axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 50], [2000, 60]], [[0, 50]], [[2000, 60]]]
@@ -35,9 +46,10 @@ def test_costs_of_zero_are_drawn_too(log):
 
 
 def test_costs_that_are_alike_have_numbers_on_their_axis():
+    alike = pd.DataFrame([("a", 73728.0, 50.0), ("b", 73728.0, 60.0)], columns=COLUMNS)
     with styled():
-        same = draw_pareto({0: ("a", 73728.0, 50.0), 1: ("b", 73728.0, 60.0)}, label="parameters", log=True).axes[0]
-        near = draw_pareto({0: ("a", 9216.0, 50.0), 1: ("b", 18432.0, 60.0)}, label="parameters", log=True).axes[0]
+        same = draw_pareto(alike, label="parameters", log=True).axes[0]
+        near = draw_pareto(alike.assign(cost=[9216.0, 18432.0]), label="parameters", log=True).axes[0]
         same.figure.canvas.draw()
     assert [label.get_text() for label in same.get_xticklabels()] == ["73728"]
     assert near.get_xscale() == "linear"
@@ -67,7 +79,7 @@ def test_a_drawing_takes_its_colours_from_the_page_and_keeps_its_ids_to_itself()
     assert "var(--c1)" in text
     assert "var(--ink)" in text
     assert not re.search(r"#01010[0-9a-f]|#0102", text)
-    assert 'aria-label="a &quot;quoted&quot; &lt;label> &amp; more"' in text
+    assert 'aria-label="a &quot;quoted&quot; &lt;label&gt; &amp; more"' in text
     ids = re.findall(r' id="([^"]*)"', text)
     assert ids
     assert all(name.startswith("mine-") for name in ids)

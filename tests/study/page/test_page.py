@@ -171,7 +171,7 @@ def test_thumbnails_can_be_left_out(real_study, tmp_path):
 def test_names_that_look_like_markup_stay_text(tmp_path, monkeypatch):
     evil = '"><script>alert(1)</script> $x_{'
     monkeypatch.setitem(METHODS, evil, METHODS["lora"])
-    monkeypatch.setattr("capaboost_vit.study.page.page.count_model", lambda options: (1, 2, 3))
+    monkeypatch.setattr("capaboost_vit.study.page.costs.count_model", lambda options: (1, 2, 3))
     done = [(trial(m, t, s, notes=[evil]), 50.0 + s) for m in (evil, "lora") for t in ("0-4", "5-9") for s in (0, 1)]
     study = write(tmp_path, done)
     for one in study.trials().values():
@@ -186,7 +186,7 @@ def test_names_that_look_like_markup_stay_text(tmp_path, monkeypatch):
 
 
 def test_a_study_of_which_nothing_is_finished_has_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr("capaboost_vit.study.page.page.count_model", lambda options: (1, 2, 3))
+    monkeypatch.setattr("capaboost_vit.study.page.costs.count_model", lambda options: (1, 2, 3))
     study = write(tmp_path, [], missing=[trial(m, t, 0) for m in ("lora", "sign") for t in ("0-4", "5-9")])
     (path,) = write_report(study.path, formats=["html"])
     text = path.read_text()
@@ -196,7 +196,7 @@ def test_a_study_of_which_nothing_is_finished_has_a_page(tmp_path, monkeypatch):
 
 
 def test_two_backbones_are_two_sections(tmp_path, monkeypatch):
-    monkeypatch.setattr("capaboost_vit.study.page.page.count_model", lambda options: (1, 2, 3))
+    monkeypatch.setattr("capaboost_vit.study.page.costs.count_model", lambda options: (1, 2, 3))
     done = [(trial("lora", "0-4", 0, backbone=b), score) for b, score in (("first", 31.5), ("second", 62.25))]
     (path,) = write_report(write(tmp_path, done).path, formats=["html"])
     page = Page(path.read_text())
@@ -207,7 +207,7 @@ def test_two_backbones_are_two_sections(tmp_path, monkeypatch):
 
 
 def test_choices_and_machines_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("capaboost_vit.study.page.page.count_model", lambda options: (1, 2, 3))
+    monkeypatch.setattr("capaboost_vit.study.page.costs.count_model", lambda options: (1, 2, 3))
     study = write(tmp_path, [(trial("lora", "0-4", 0), 50.0)])
     choice = {"options": {"lr": 0.003}, "score": 71.5, "tried": [[{}, 1], [{}, 2]], "at_the_edge": ["lr"]}
     study.choices.write_text(json.dumps({"0-4 | lora | tiny": choice}))

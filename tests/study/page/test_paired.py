@@ -10,8 +10,7 @@ import pytest
 from studies import LORA, METHODS, trial, write
 
 from capaboost_vit.study.outcomes import read_outcomes
-from capaboost_vit.study.page.grid import Grid, plain_lora
-from capaboost_vit.study.page.paired import bootstrap, compare
+from capaboost_vit.study.page.grid import Grid, bootstrap, plain_lora
 
 TASKS = {"0-4": "low", "1-5": "low", "5-9": "high"}
 DRAW = random.Random(0)
@@ -52,7 +51,7 @@ def naive(samples, weights, count=4000):
 def test_the_difference_on_a_task_is_that_of_the_common_seeds(tmp_path):
     grid = make(tmp_path, ("lora", "0-4", 1), ("sign", "0-4", 4))
     common = [difference for seed, difference in enumerate(differences("0-4")) if seed not in (1, 4)]
-    found = compare(grid, "sign", "lora", column(grid, "0-4"))
+    found = grid.difference("sign", column(grid, "0-4"))
     assert found.mean == pytest.approx(statistics.fmean(common))
     assert (found.seeds, found.lacking) == (3, ("3 of 5 pairs",))
     assert found.low < found.mean < found.high
@@ -75,33 +74,33 @@ def test_the_overall_difference_weighs_tasks_as_the_average_does(tmp_path):
     groups = column(grid, "mean of 2 groups")
     tasks = column(grid, "mean of 3 tasks")
     expected = (means["0-4"] + means["1-5"]) / 4 + means["5-9"] / 2
-    assert compare(grid, "sign", "lora", groups).mean == pytest.approx(expected)
-    assert compare(grid, "sign", "lora", tasks).mean == pytest.approx(statistics.fmean(means.values()))
+    assert grid.difference("sign", groups).mean == pytest.approx(expected)
+    assert grid.difference("sign", tasks).mean == pytest.approx(statistics.fmean(means.values()))
     both = [grid.score(method, tasks).mean for method in ("sign", "lora")]
-    assert compare(grid, "sign", "lora", tasks).mean == pytest.approx(both[0] - both[1])
-    assert compare(grid, "sign", "lora", tasks).sign == 1
-    assert compare(grid, "lora", "sign", tasks).sign == -1
+    assert grid.difference("sign", tasks).mean == pytest.approx(both[0] - both[1])
+    assert grid.difference("sign", tasks).sign == 1
+    assert Grid(grid.part, reference="sign").difference("lora", tasks).sign == -1
 
 
 @pytest.mark.parametrize("method", ["lora", "sign"])
 def test_no_overall_difference_while_a_pair_of_a_task_is_missing(tmp_path, method):
     grid = make(tmp_path, (method, "1-5", 3))
-    found = compare(grid, "sign", "lora", column(grid, "mean of 3 tasks"))
+    found = grid.difference("sign", column(grid, "mean of 3 tasks"))
     assert (found.mean, found.low, found.high, found.sign) == (None, None, None, 0)
     assert found.lacking == ("1-5 (4 of 5 pairs)",)
 
 
 def test_one_seed_has_a_difference_and_no_interval_and_none_has_nothing(tmp_path):
     grid = make(tmp_path, *(("sign", "0-4", seed) for seed in range(1, 5)), *(("sign", "1-5", s) for s in range(5)))
-    found = compare(grid, "sign", "lora", column(grid, "0-4"))
+    found = grid.difference("sign", column(grid, "0-4"))
     assert (found.mean, found.low, found.sign) == (pytest.approx(differences("0-4")[0]), None, 0)
-    assert compare(grid, "sign", "lora", column(grid, "1-5")).lacking == ("no common seed",)
+    assert grid.difference("sign", column(grid, "1-5")).lacking == ("no common seed",)
 
 
 def test_equal_differences_are_an_interval_without_width_and_no_warning(tmp_path):
     scores = {(m, "0-4", seed): 50.0 + (m == "sign") for m in ("lora", "sign") for seed in range(3)}
     grid = make(tmp_path, scores=scores)
-    found = compare(grid, "sign", "lora", column(grid, "0-4"))
+    found = grid.difference("sign", column(grid, "0-4"))
     assert (found.mean, found.low, found.high, found.sign) == (1, 1, 1, 1)
 
 

@@ -44,7 +44,7 @@ def saved(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_spectra_and_ranks_of_a_file_are_those_of_its_updates(saved, kind):
     found, header, tensors = saved(rank=2, alpha=3, **KINDS[kind])
-    updates = {update["site"]: update for update in linear_updates(header, tensors, task="a task")}
+    updates = {update["site"]: update for update in linear_updates(header, tensors)}
     assert updates.keys() == found.keys()
     for site, branch in found.items():
         delta = branch.delta_weight().detach().double()
@@ -60,7 +60,7 @@ def test_spectra_and_ranks_of_a_file_are_those_of_its_updates(saved, kind):
 
 def test_blocks_stand_in_the_order_of_the_model_and_means_are_means(saved):
     _, header, tensors = saved(rank=2)
-    updates = pd.DataFrame(linear_updates(header, tensors, task="a task"))
+    updates = pd.DataFrame(linear_updates(header, tensors))
     assert list(updates.block) == [block for block in range(12) for _ in ("q", "v")]
     assert mean_shares(updates)[1] == 1
     assert mean_shares(updates)[2] == pytest.approx(sum(shares[1] for shares in updates.shares) / 24)
@@ -69,7 +69,7 @@ def test_blocks_stand_in_the_order_of_the_model_and_means_are_means(saved):
 @pytest.mark.parametrize("method", ["adapter", "prefix"])
 def test_what_is_no_change_of_a_weight_has_no_update_but_masks(saved, method):
     _, header, tensors = saved(method)
-    assert list(linear_updates(header, tensors, task="a task")) == []
+    assert list(linear_updates(header, tensors)) == []
     assert shared_entries(tensors, header["masks"]).branches == 2
 
 
@@ -97,19 +97,21 @@ def test_plain_lora_has_no_masks_and_zero_updates_are_left_out(saved):
     _, header, tensors = saved(**KINDS["plain"])
     assert shared_entries(tensors, header["masks"]) is None
     zero = {name: torch.zeros_like(t) if name.endswith("up.weight") else t for name, t in tensors.items()}
-    assert list(linear_updates(header, zero, task="a task")) == []
+    assert list(linear_updates(header, zero)) == []
 
 
 def test_a_damaged_or_missing_file_is_left_out(real_study):
     (part,) = read_outcomes(real_study).parts
     mine = [outcome for outcome in part.outcomes if outcome.row == "sign"]
-    assert inspect("sign", mine).runs == 2
+    found = inspect(mine)
+    assert (found.runs["sign"], set(found.updates.method), set(found.updates.task)) == (2, {"sign"}, {"0-4", "5-9"})
+    assert found.masks.keys() == {"sign"}
     path = mine[0].folder / "adapter.safetensors"
     content = path.read_bytes()
     try:
         path.write_bytes(content[:-1])
-        assert inspect("sign", mine).runs == 1
+        assert inspect(mine).runs["sign"] == 1
         path.unlink()
-        assert inspect("sign", mine[:1]) is None
+        assert inspect(mine[:1]).runs["sign"] == len(inspect(mine[:1]).updates) == 0
     finally:
         path.write_bytes(content)

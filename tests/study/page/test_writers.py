@@ -13,7 +13,7 @@ from studies import METHODS, trial, write
 
 from capaboost_vit.study.page.page import write_report
 from capaboost_vit.study.page.tables import Column, Entry, ReportTable
-from capaboost_vit.study.page.writers import render, tex
+from capaboost_vit.study.page.writers import ESCAPES, render
 
 NOTES = ["not VTAB-exact: 50 % & more"]
 
@@ -123,7 +123,7 @@ HOSTILE = r"a_b & 5% $x^2$ #1 {c} ~ \cmd <t> | ±"
 
 
 def test_what_latex_and_markdown_would_read_as_commands_is_escaped():
-    assert tex(HOSTILE) == (
+    assert HOSTILE.translate(ESCAPES["tex"]) == (
         r"a\_b \& 5\% \$x\textasciicircum{}2\$ \#1 \{c\} \textasciitilde{} \textbackslash{}cmd "
         r"\textless{}t\textgreater{} \textbar{} $\pm$"
     )
