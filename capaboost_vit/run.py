@@ -82,11 +82,7 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
 
 
 def build_job(config: RunConfig, world: ProcessGroup, device: torch.device) -> Job:
-    """Builds everything but the folder, so that a mistake shows before anything is written.
-
-    Raises:
-        ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
-    """
+    """Builds everything but the folder: see `build_image_job` and `build_text_job`."""
     if isinstance(config, TextConfig):
         from .nlu.job import build_text_job
 

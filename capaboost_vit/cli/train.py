@@ -1,4 +1,4 @@
-"""`capaboost quickstart`, `train` and `train-text`; `eval`, `predict` and `merge`, for what they leave."""
+"""`capaboost quickstart`, `train` and `train-text`; `eval`, `predict`, `merge` and `report`, for what they leave."""
 
 from __future__ import annotations
 
@@ -136,3 +136,25 @@ def merge(arguments: Namespace) -> None:
 
         path = merge_adapter(source, output, initial_checkpoint=arguments.initial_checkpoint)
     print(f"merged: {path}")
+
+
+def report_parser() -> Parser:
+    """Which runs."""
+    parser = Parser(
+        description="A table of finished runs: methods by tasks, test scores, mean and standard deviation over seeds."
+    )
+    parser.add_argument("folders", type=str, nargs="+", help="folders of runs, at any depth")
+    add_option(parser, "--output", str | None, None, "also write it: a .md, .csv or .json file")
+    return parser
+
+
+def report(arguments: Namespace) -> None:
+    """Prints the table, and writes it."""
+    from ..study.runs import collect, markdown, table, write_report
+
+    runs = collect(arguments.folders)
+    if not runs:
+        raise ValueError(f"no run in {', '.join(arguments.folders)} has a test score")
+    print(markdown(*table(runs)), end="")
+    if arguments.output is not None:
+        print(f"written: {write_report(runs, Path(arguments.output))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that does not belong to the run."""
 
 
+@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints in a folder: `update-00000120.safetensors` holds the state after 120 updates."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def files(self) -> list[Path]:
         """The checkpoint files, oldest first."""

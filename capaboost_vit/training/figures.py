@@ -93,12 +93,9 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> 
     names = [name if len(name) <= 22 else f"{name[:20]}…" for name in classes]
     axes.set_xticks(range(size), names, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(range(size), names, fontsize=8, parse_math=False)
-    if size <= 20:
-        for i in range(size):
-            for j in range(size):
-                if count := int(confusion[i, j]):
-                    colour = "white" if shares[i, j] > 0.3 else "black"
-                    axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
+    for i, j in confusion.nonzero().tolist() if size <= 20 else ():
+        colour = "white" if shares[i, j] > 0.3 else "black"
+        axes.text(j, i, str(int(confusion[i, j])), ha="center", va="center", fontsize=7, color=colour)
     return figure
 
 

@@ -49,23 +49,22 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What a finished run has left, or None. Raises ValueError if it is not that of a run."""
         path = self.path / "result.json"
-        if not path.exists():
-            return None
-        try:
-            result = json.loads(path.read_text("utf-8"))
-        except ValueError:
-            result = None
-        if not isinstance(result, dict) or not isinstance(result.get("config"), dict):
+        result = self._read(path.name)
+        if path.exists() and not isinstance(result.get("config"), dict):
             raise ValueError(f"{path} is not the result of a run: remove it, or choose another --output")
-        return result
+        return result or None
 
     def status(self) -> str | None:
         """What status.json says; None if there is none, or it is damaged."""
+        return self._read("status.json").get("status")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """What a JSON file holds; nothing where there is none, or it is damaged."""
         try:
-            values = json.loads((self.path / "status.json").read_text("utf-8"))
+            values = json.loads((self.path / name).read_text("utf-8"))
         except (OSError, ValueError):
-            return None
-        return values.get("status") if isinstance(values, dict) else None
+            values = None
+        return values if isinstance(values, dict) else {}
 
     def refuse_if_taken(self) -> None:
         """Raises FileExistsError if the folder holds files of a run."""

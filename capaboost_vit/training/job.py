@@ -104,7 +104,7 @@ class Job:
 def start_lines(job: Job) -> Iterator[str]:
     """The first lines of a run's log."""
     sizes = ", ".join(f"{name} {size}" for name, size in job.sizes.items())
-    parameters = count_parameters(job.model)
+    parameters = parameter_counts(job.model)
     classes = f"{len(job.classes)} classes, " if job.classes else ""
     yield (
         f"{job.config.model} on {job.data}: {classes}{sizes}; "
@@ -114,7 +114,7 @@ def start_lines(job: Job) -> Iterator[str]:
         yield f"warning: {warning}"
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
+def parameter_counts(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: those with a gradient, those of the branches, all."""
     return {
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),

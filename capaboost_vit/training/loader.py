@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -79,6 +80,7 @@ class Examples(Protocol):
         """Ends the processes that read them, if any."""
 
 
+@dataclass(eq=False)
 class TrainLoader:
     """The training examples of one split as updates of the optimizer.
 
@@ -94,19 +96,14 @@ class TrainLoader:
         lengths: of each example, to bring those of about the same length into the same update; see `epoch_order`.
     """
 
-    def __init__(
-        self,
-        examples: Examples,
-        *,
-        batch_size: int,
-        seed: int,
-        accumulation: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        lengths: np.ndarray | None = None,
-    ) -> None:
-        self.examples, self.batch_size, self.seed, self.lengths = examples, batch_size, seed, lengths
-        self.accumulation, self.rank, self.world_size = accumulation, rank, world_size
+    examples: Examples
+    _: KW_ONLY
+    batch_size: int
+    seed: int
+    accumulation: int = 1
+    rank: int = 0
+    world_size: int = 1
+    lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Updates of an epoch."""
@@ -170,7 +167,7 @@ class EvalLoader:
         self.examples.close()
 
 
-class Prefetcher(Iterator[T], Generic[T]):
+class Prefetcher(Iterator[T]):
     """Prefetching iterator: the same items in the same order, of which the next can be fetched before it is asked for.
 
     An exception of fetching, the end among them, is raised when the item is asked for: what comes before it is worked

@@ -19,7 +19,7 @@ from ..methods.fold import fold
 from .distributed import ProcessGroup
 from .figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
-from .job import Job, as_dict, count_parameters
+from .job import Job, as_dict, parameter_counts
 from .log import Log, peak_memory
 from .objective import Mistakes
 from .signals import StopSignals
@@ -38,7 +38,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     """
     config, world, state, model = job.config, job.world, job.state, job.model
     progress = state.progress
-    parameters, methods = count_parameters(model), model.capaboost["methods"]  # before folding, which leaves less
+    parameters, methods = parameter_counts(model), model.capaboost["methods"]  # before folding, which leaves less
     fold(model)
     if world.is_main:
         saved = job.save(folder.path)

@@ -38,7 +38,8 @@ def test_the_process_that_resumes_is_the_one_that_is_named_and_its_state_is_runn
     first.kill()
     second = lab.start(output, "--resume", checkpoint_interval=1, epochs=2, pause=0.2, **OPTIONS)
     assert second.until(lambda: "going on after" in second.said)
-    assert second.until(lambda: lab.status(output)["pid"] == second.pid)  # written, slowly, after that was said
+    # written, slowly, after that was said; the first one may have been killed before it wrote its own
+    assert second.until(lambda: (output / "status.json").exists() and lab.status(output)["pid"] == second.pid)
     third = lab.start(output, "--resume", **OPTIONS)
     assert third.wait() == 2
     assert f"process {second.pid} on " in third.said
