@@ -90,7 +90,7 @@ class AdaptedLinear(Wrapper):
 
     def trained(self) -> list[nn.Parameter]:
         """The factors, less those that a branch keeps as they are (LoRA-FA)."""
-        return [parameter for branch in self._own() for parameter in branch.trained_parameters()]
+        return [parameter for branch in self._in_order() for parameter in branch.trained_parameters()]
 
     def gate_widths(self) -> dict[str, int]:
         """The gates look at the layer's input."""
@@ -123,7 +123,7 @@ class AdaptedLinear(Wrapper):
             and self.base.weight.is_floating_point()
             and x.is_floating_point()
             and x.numel() > 0
-            and not any(branch.gate is not None or branch.draws() for branch in self._own())
+            and not any(branch.gate is not None or branch.draws() for branch in self._in_order())
             and not torch.jit.is_tracing()
             and not _is_exporting()
         )
@@ -137,20 +137,20 @@ class AdaptedLinear(Wrapper):
             return "plain"
         return "weight" if weight_space_pays(tokens, *weight.shape) else "token"
 
-    def _own(self) -> list[LowRankBranch]:
+    def _in_order(self) -> list[LowRankBranch]:
         """The branches in the order of their rows."""
         return [cast(LowRankBranch, self.branches[part]) for part in self.parts if part in self.branches]
 
     def _fast(self, x: Tensor, in_weight_space: bool) -> Tensor:
         size = self.out_features // len(self.parts)
         starts = [size * index for index, part in enumerate(self.parts) if part in self.branches]
-        own = self._own()
-        downs, ups = zip(*(branch.factors() for branch in own), strict=True)
+        branches = self._in_order()
+        downs, ups = zip(*(branch.factors() for branch in branches), strict=True)
         return low_rank_linear(
             x,
             self.base.weight,
             self.base.bias,
-            [(start, start + size, branch.scaling) for start, branch in zip(starts, own, strict=True)],
+            [(start, start + size, branch.scaling) for start, branch in zip(starts, branches, strict=True)],
             downs[0] if len(downs) == 1 else torch.cat(downs),
             ups,
             in_weight_space=in_weight_space,

@@ -97,20 +97,18 @@ def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     Swin V2) the update is formed as a dense matrix, whose cost is executed and is not reduced in the ideal count.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it scripts a loss with torch.jit when imported, which torch calls deprecated
+        # torch calls torch.jit deprecated: fvcore scripts a loss with it when imported, and traces the model with it
+        warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
 
-    analysis = FlopCountAnalysis(model, inputs)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fvcore traces with torch.jit, which torch calls deprecated
+        analysis = FlopCountAnalysis(model, inputs)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         by_module = analysis.by_module()
     canonical = namer(model)
     executed = {canonical(name): count for name, count in by_module.items()}
-    saved = 0.0
-    for name, branch in branches(model).items():
-        saved += executed.get(name, 0) * (1 - getattr(branch, "kept_share", 1.0))
+    shares = {name: getattr(branch, "kept_share", 1.0) for name, branch in branches(model).items()}
+    saved = sum(executed.get(name, 0) * (1 - share) for name, share in shares.items())
     return Flops(int(analysis.total()), int(analysis.total() - saved))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..io.options import suggest
 from .adapted import Prompted
-from .base import is_linear, shape_of
+from .base import is_linear, is_norm, shape_of
 from .names import namer
 from .wrapper import Frozen, Wrapper, unwrap
 
@@ -89,24 +89,26 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     return places
 
 
-def find_parts(model: nn.Module, targets: Iterable[str], anatomy: Anatomy) -> dict[str, list[Place]]:
+def find_parts(
+    model: nn.Module, targets: Iterable[str], anatomy: Anatomy, *, use: str | None = None
+) -> dict[str, list[Place]]:
     """The places of several targets by module: the parts of a fused layer that are meant, or the one whole.
 
     Raises:
         ValueError: a target that matches nothing, or a module named both as a whole and by its parts.
     """
-    found: dict[str, list[Place]] = {}
+    by_module: dict[str, list[Place]] = {}
     for target in targets:
-        for place in find(model, target, anatomy):
-            places = found.setdefault(place.name, [])
+        for place in find(model, target, anatomy, use=use):
+            places = by_module.setdefault(place.name, [])
             if place not in places:
                 places.append(place)
-    for name, places in found.items():
+    for name, places in by_module.items():
         if len({place.site.parts for place in places}) > 1:
             raise ValueError(
                 f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
             )
-    return found
+    return by_module
 
 
 def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
@@ -168,6 +170,11 @@ def branches(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(wrapper, Wrapper)
         for addition, module in wrapper.additions().items()
     }
+
+
+def norm_names(model: nn.Module) -> list[str]:
+    """Canonical names of the normalisation layers that have parameters of their own."""
+    return [name for name, module in slots(model) if is_norm(unwrap(module))]
 
 
 def features(module: nn.Module, name: str = "") -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,9 @@ def _split(
     ]  # running statistics move with what is trained
     owned = tuple(f"{name}." for name in (*head, *moving))
     inside = {name for name in state if name in trained or name in extra or name.startswith(owned)}
-    inside |= {canonical(name) for name in _added(model)} & state.keys()
+    for path, module in model.named_modules():
+        if isinstance(module, Wrapper):
+            inside |= {canonical(name) for name in module.added_state(f"{path}." if path else "")} & state.keys()
     masks = {
         canonical(f"{name}.mask")
         for name, module in model.named_modules()
@@ -195,16 +197,6 @@ def _split(
         {name: state[name].detach() for name in sorted(state.keys() - inside)},
         masks,
     )
-
-
-def _added(model: nn.Module) -> Iterator[str]:
-    """The names of all tensors that wrappers hold beside their bases."""
-    for path, wrapper in model.named_modules():
-        if isinstance(wrapper, Wrapper):
-            prefix = f"{path}." if path else ""
-            for name in wrapper.state_dict(keep_vars=True):
-                if not name.startswith("base."):
-                    yield f"{prefix}{name}"
 
 
 def _origin(header: Mapping[str, Any]) -> str:

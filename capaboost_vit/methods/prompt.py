@@ -39,8 +39,7 @@ class Prompt(MaskedMethod):
         Raises:
             ValueError: a target that matches nothing (models whose blocks know positions have no role `block`).
         """
-        places = (place for target in self.targets for place in core.find(model, target, anatomy))
-        names = list(dict.fromkeys(place.name for place in places))
+        names = list(core.find_parts(model, self.targets, anatomy))
         for index, name in enumerate(names):
             base = core.get(model, name)
             tokens = None

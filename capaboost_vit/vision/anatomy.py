@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.inject import Anatomy, Site, get, slots
-from ..core.norms import norm_names
+from ..core.inject import Anatomy, Site, get, norm_names, slots
 from ..core.virtual_tokens import VirtualTokens
 from ..core.wrapper import Wrapper, unwrap
 

@@ -8,7 +8,7 @@ from small import ONE_EACH, adapted, build, each_family, examples, padded, wake
 
 from capaboost_vit.core.inject import branches, get
 from capaboost_vit.core.merge import merge
-from capaboost_vit.methods.fold import fold
+from capaboost_vit.methods.apply import fold
 from capaboost_vit.nlu import adapt
 
 LORA = ("lora", dict(rank=4, targets=["query", "key", "value", "attn_out", "mlp_in", "mlp_out"]))
