@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..io.options import check_value
 from .base import dense, shape_of
 from .branch import LowRankBranch
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
@@ -55,20 +56,11 @@ class AdaptedLinear(Wrapper):
                     f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "
                     f"the layer's part {columns} to {rows // len(parts)}"
                 )
-        if execution not in EXECUTIONS:
-            raise ValueError(f"unknown execution {execution!r}: choose from {', '.join(EXECUTIONS)}")
-        self.parts = parts
-        self.execution = execution
+        check_value("execution", execution, str, {"choices": EXECUTIONS})
+        self.out_features, self.in_features = rows, columns
+        self.parts, self.execution = parts, execution
         self.branches = nn.ModuleDict(branches)
         self.train(base.training)
-
-    @property
-    def in_features(self) -> int:
-        return shape_of(unwrap(self.base))[1]
-
-    @property
-    def out_features(self) -> int:
-        return shape_of(unwrap(self.base))[0]
 
     @property
     def bias(self) -> Tensor | None:
@@ -125,7 +117,8 @@ class AdaptedLinear(Wrapper):
             and x.numel() > 0
             and not any(branch.gate is not None or branch.draws() for branch in self._in_order())
             and not torch.jit.is_tracing()
-            and not _is_exporting()
+            # older releases cannot tell torch.export from torch.compile
+            and not getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
         )
         if not fast:
             return "plain"
@@ -161,11 +154,6 @@ class AdaptedLinear(Wrapper):
         size = y.shape[-1] // len(self.parts)
         deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
         return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
-
-
-def _is_exporting() -> bool:
-    """Whether torch.export looks on (older releases cannot tell it from torch.compile)."""
-    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def _is_plain_linear(base: nn.Module) -> bool:

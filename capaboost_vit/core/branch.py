@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..io.options import check_value
 from .bottleneck import ACTIVATIONS, add_bottleneck
 from .gate import Gate
 from .masking import Masking
 from .tied import TiedMaskedWeight
 
-STARTS = ("zero", "houlsby")
-GAINS = ("scalar", "channel")
 _HOULSBY_STD = 0.01
 
 
@@ -82,19 +81,12 @@ class LowRankBranch(nn.Module):
         path: str = "",
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank} at {path!r}")
-        if act is not None and act not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {act!r}: choose from {', '.join(ACTIVATIONS)}")
-        for name, probability in (("dropout", dropout), ("drop_path", drop_path)):
-            if not 0 <= probability < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {probability}")
-        if init not in STARTS:
-            raise ValueError(f"unknown init {init!r}: choose from {', '.join(STARTS)}")
-        if learned_scale not in (None, *GAINS):
-            raise ValueError(
-                f"unknown learned_scale {learned_scale!r}: choose from {', '.join(GAINS)}, or leave it out"
-            )
+        check_value("rank", rank, int, {"low": 1})
+        check_value("act", act, str | None, {"choices": tuple(ACTIVATIONS)})
+        check_value("dropout", dropout, float, {"low": 0, "below": 1})
+        check_value("drop_path", drop_path, float, {"low": 0, "below": 1})
+        check_value("init", init, str, {"choices": ("zero", "houlsby")})
+        check_value("learned_scale", learned_scale, str | None, {"choices": ("scalar", "channel")})
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.num_branches, self.scaling, self.dropout, self.act = masking.num_branches, scaling, dropout, act
         self.path, self.init, self.drop_path = path, init, drop_path

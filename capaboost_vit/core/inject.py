@@ -10,8 +10,8 @@ from torch import nn
 
 from ..io.options import suggest
 from .adapted import Prompted
-from .base import is_linear, is_norm, shape_of
-from .names import namer
+from .base import is_linear, shape_of
+from .names import get, namer, slots
 from .wrapper import Frozen, Wrapper, unwrap
 
 
@@ -57,21 +57,6 @@ class Place:
 
     name: str
     site: Site
-
-
-def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(canonical name, module) of each slot below `model`: wrappers are seen, what they add is not."""
-    for name, module in unwrap(model).named_children():
-        yield f"{prefix}{name}", module
-        yield from slots(module, f"{prefix}{name}.")
-
-
-def get(model: nn.Module, name: str) -> nn.Module:
-    """The module in the slot with this canonical name, with its wrappers."""
-    module = model
-    for segment in name.split(".") if name else ():
-        module = unwrap(module).get_submodule(segment)
-    return module
 
 
 def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
@@ -172,11 +157,6 @@ def branches(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def norm_names(model: nn.Module) -> list[str]:
-    """Canonical names of the normalisation layers that have parameters of their own."""
-    return [name for name, module in slots(model) if is_norm(unwrap(module))]
-
-
 def features(module: nn.Module, name: str = "") -> tuple[int, int]:
     """(in, out) width of a sub-layer: of its first and its last linear layer. Raises TypeError if it has none."""
     shapes = [shape_of(layer) for layer in unwrap(module).modules() if is_linear(layer)]
@@ -215,7 +195,8 @@ def forget(model: nn.Module) -> None:
 
 
 def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
-    present = [role for role, sites in anatomy.roles.items() if any(_any_match(model, site) for site in sites)]
+    names = [name for name, _ in slots(model)]
+    present = [role for role, sites in anatomy.roles.items() if any(_matching(names, site.pattern) for site in sites)]
     layers = dict.fromkeys(
         ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
         for name, module in slots(model)
@@ -225,7 +206,3 @@ def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
         f"target {target!r} matches nothing in {type(model).__name__}{suggest(target, [*present, *layers])}; "
         f"roles there: {', '.join(present) or 'none'}; linear layers there: {', '.join(layers) or 'none'}"
     )
-
-
-def _any_match(model: nn.Module, site: Site) -> bool:
-    return any(_matches(name, site.pattern) for name, _ in slots(model))

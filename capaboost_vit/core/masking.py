@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-PATTERNS = ("random", "complementary", "sign", "n:m")
+from ..io.options import check_value
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,20 @@ def resolve_density(pattern: str, density: float | None, num_branches: int) -> f
     Raises:
         ValueError: unknown pattern; density outside (0, 1]; a density that contradicts the pattern; d < 1.
     """
-    if num_branches < 1:
-        raise ValueError(f"num_branches must be at least 1, got {num_branches}")
+    check_value("num_branches", num_branches, int, {"low": 1})
+    check_value("density", density, float | None, {"above": 0, "high": 1})
     groups = n_of_m(pattern)
-    if groups:
-        own = groups[0] / groups[1]
-    elif pattern in PATTERNS and pattern != "n:m":
-        own = {"random": 0.5, "complementary": 1 / num_branches, "sign": 1.0}[pattern]
-    else:
+    defaults = {"random": 0.5, "complementary": 1 / num_branches, "sign": 1.0}
+    if groups is None and pattern not in defaults:
         raise ValueError(f"unknown pattern {pattern!r}: choose random, complementary, sign, or n:m such as 2:4")
+    default = groups[0] / groups[1] if groups else defaults[pattern]
     if density is None:
-        return own
-    if not 0 < density <= 1:
-        raise ValueError(f"density must lie in (0, 1], got {density}")
-    if (pattern == "sign" or groups) and not math.isclose(density, own):
-        raise ValueError(f"pattern {pattern!r} has density {own:g}, got density={density:g}: leave density out")
-    if pattern == "complementary" and density < own and not math.isclose(density, own):
+        return default
+    if (pattern == "sign" or groups) and not math.isclose(density, default):
+        raise ValueError(f"pattern {pattern!r} has density {default:g}, got density={density:g}: leave density out")
+    if pattern == "complementary" and density < default and not math.isclose(density, default):
         raise ValueError(
-            f"pattern 'complementary' uses every entry, so {num_branches} branches need density >= {own:g}, "
+            f"pattern 'complementary' uses every entry, so {num_branches} branches need density >= {default:g}, "
             f"got {density:g}"
         )
     return density

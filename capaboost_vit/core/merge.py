@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from .inject import forget, replace_slots, slots
-from .names import wrappers_of
+from .inject import forget, replace_slots
+from .names import slots, wrappers_of
 from .wrapper import CannotMerge, Wrapper
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..io.options import check_value
 from .gate import Gate
 from .inject import features
 from .wrapper import Wrapper, merged_weights, unwrap
@@ -64,12 +65,11 @@ class Scaled(Wrapper):
     def __init__(
         self, base: nn.Module, scales: Mapping[str, Scale], parts: tuple[str, ...] = ("all",), side: str = "output"
     ) -> None:
-        if side not in ("output", "input"):
-            raise ValueError(f"side must be 'output' or 'input', got {side!r}")
-        own = parts if side == "output" else ("all",)
-        unknown = [name for name in scales if name not in own]
-        if unknown:
-            raise ValueError(f"no part {unknown[0]!r} among {', '.join(own)}")
+        check_value("side", side, str, {"choices": ("output", "input")})
+        scaled_parts = parts if side == "output" else ("all",)
+        for name in scales:
+            if name not in scaled_parts:
+                raise ValueError(f"no part {name!r} among {', '.join(scaled_parts)}")
         shifted = any(scale.bias is not None for scale in scales.values())
         if shifted and side == "input":
             raise ValueError("only outputs are shifted, got a shift of the input")

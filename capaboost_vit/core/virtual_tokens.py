@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..io.options import check_value
 from .branch import LowRankBranch
 from .gate import Gate
 from .masking import PLAIN, Masking
@@ -47,8 +48,7 @@ class VirtualTokens(nn.Module):
         path: str = "",
     ) -> None:
         super().__init__()
-        if length < 0:
-            raise ValueError(f"the number of virtual tokens must be at least 0, got {length}")
+        check_value("the number of virtual tokens", length, int, {"low": 0})
         self.length, self.width = length, width
         plain = bottleneck is not None or length == 0  # nothing to mask in the table
         inner = width if bottleneck is None or table_width is None else table_width

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from ..core.inject import Anatomy, attach, find, forget, freeze_base, get, replace_slots, wrappers
-from ..core.names import wrappers_of
+from ..core.inject import Anatomy, attach, find, forget, freeze_base, replace_slots, wrappers
+from ..core.names import get, wrappers_of
 from ..core.wrapper import Wrapper
 from .adapter_file import AdapterFile, AdapterFileError, load_adapter_file, read_adapter_file
 from .index import make_method

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.inject import Anatomy, Site, get, norm_names, slots
+from ..core.inject import Anatomy, Site
+from ..core.names import get, norm_names, slots
 from ..core.virtual_tokens import VirtualTokens
 from ..core.wrapper import Wrapper, unwrap
 

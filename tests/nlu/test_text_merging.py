@@ -6,8 +6,9 @@ import pytest
 import torch
 from small import ONE_EACH, adapted, build, each_family, examples, padded, wake
 
-from capaboost_vit.core.inject import branches, get
+from capaboost_vit.core.inject import branches
 from capaboost_vit.core.merge import merge
+from capaboost_vit.core.names import get
 from capaboost_vit.methods.apply import fold
 from capaboost_vit.nlu import adapt
 
