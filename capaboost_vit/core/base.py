@@ -22,8 +22,7 @@ def is_linear(layer: nn.Module) -> bool:
 def shape_of(layer: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer, from `out_features` and `in_features`: a packed weight has another shape.
 
-    Raises:
-        TypeError: it is no linear layer.
+    Raises TypeError if it is no linear layer.
     """
     if not is_linear(layer):
         raise TypeError(f"only linear layers take a low-rank update, got {type(layer).__name__}")
@@ -47,10 +46,8 @@ def is_norm(layer: nn.Module) -> bool:
 def dense(layer: Any) -> Tensor:
     """The weight (out, in) of a layer as floating-point numbers.
 
-    Kinds of layers that store it otherwise plug in with `dense.register(TheirClass, function)`.
-
-    Raises:
-        TypeError: it has none (its weight is made of integers, say).
+    Kinds of layers that store it otherwise plug in with `dense.register(TheirClass, function)`. Raises TypeError if
+    there is none (the weight is made of integers, say).
     """
     if lack := _lack(layer):
         raise TypeError(lack)

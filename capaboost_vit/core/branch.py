@@ -127,7 +127,7 @@ class LowRankBranch(nn.Module):
     @property
     def kept_share(self) -> float:
         """The share of the entries that a masked view keeps: with it the ideal FLOPs of a branch scale."""
-        return 1.0 if self.down.mask is None else self.down.mask.ne(0).float().mean().item()
+        return self.down.density
 
     def linear_factors(self) -> tuple[Tensor, Tensor] | None:
         """(A_cat, scaling * B_cat) of a branch that is a change of a weight, the product of the two; else None."""

@@ -62,8 +62,7 @@ class Place:
 def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
     """The places that a role of the anatomy, or a pattern, names; of a role, those for this use where it has several.
 
-    Raises:
-        ValueError: nothing matches; the message lists the roles and the kinds of layers that there are.
+    Raises ValueError if nothing matches; the message lists the roles and the kinds of layers that there are.
     """
     anatomy = anatomy or Anatomy()
     names = [name for name, _ in slots(model)]
@@ -79,8 +78,7 @@ def find_parts(
 ) -> dict[str, list[Place]]:
     """The places of several targets by module: the parts of a fused layer that are meant, or the one whole.
 
-    Raises:
-        ValueError: a target that matches nothing, or a module named both as a whole and by its parts.
+    Raises ValueError for a target that matches nothing, or a module named both as a whole and by its parts.
     """
     by_module: dict[str, list[Place]] = {}
     for target in targets:
@@ -114,10 +112,8 @@ def detach(model: nn.Module) -> nn.Module:
 def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     """Leaves only the branches and the modules named in `trainable` (names or patterns) to the optimiser.
 
-    Batch norms that are frozen also stop counting: they stay in evaluation mode, whatever `model.train()` says.
-
-    Raises:
-        ValueError: a name in `trainable` matches nothing.
+    Batch norms that are frozen also stop counting: they stay in evaluation mode, whatever `model.train()` says. Raises
+    ValueError if a name in `trainable` matches nothing, or a wrapper would train nothing of what it adds.
     """
     chosen = {place.name for pattern in trainable for place in find(model, pattern)}
     model.requires_grad_(False)

@@ -20,8 +20,7 @@ class Masking:
         mask_seed: of the masks.
         init_seed: of the start values.
 
-    Raises:
-        ValueError: what `resolve_density` refuses.
+    Raises ValueError for what `resolve_density` refuses.
     """
 
     num_branches: int = 2
@@ -44,8 +43,7 @@ def resolve_density(pattern: str, density: float | None, num_branches: int) -> f
 
     random: 0.5; n:m: n/m; complementary: 1/d, or more (the branches then overlap); sign: 1, as nothing is dropped.
 
-    Raises:
-        ValueError: unknown pattern; density outside (0, 1]; a density that contradicts the pattern; d < 1.
+    Raises ValueError for an unknown pattern, a density outside (0, 1] or against the pattern, and d < 1.
     """
     check_value("num_branches", num_branches, int, {"low": 1})
     check_value("density", density, float | None, {"above": 0, "high": 1})

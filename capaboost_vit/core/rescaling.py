@@ -30,12 +30,7 @@ def rescaling(rescale: str | None, masking: Masking) -> float:
 
     Masks of weights with few entries differ from that by their rounding. Source: our own derivation.
 
-    Args:
-        rescale: mean, norm or None.
-        masking: number, density and pattern of the masks.
-
-    Raises:
-        ValueError: another word, "mean" with sign masks, whose mean is zero.
+    Raises ValueError for another word, and for "mean" with sign masks, whose mean is zero.
     """
     d, s, pattern = masking.num_branches, masking.kept, masking.pattern
     if rescale is None:

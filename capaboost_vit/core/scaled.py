@@ -17,9 +17,7 @@ from .wrapper import Wrapper, merged_weights, unwrap
 class Scale(nn.Module):
     """`y = l * x + b`, or with a gate `x + g ((l - 1) * x + b)`; l starts from one, b from zero: the identity at first.
 
-    Args:
-        features: the length of l.
-        shift: whether there is a b.
+    l has `features` entries; with `shift` there is a b.
     """
 
     def __init__(self, features: int, *, shift: bool = False) -> None:
@@ -56,8 +54,7 @@ class Scaled(Wrapper):
 
     Source: IA3, arXiv 2205.05638; SSF, arXiv 2210.08823.
 
-    Raises:
-        ValueError: an unknown side, a scale for an unknown part, or a shift of an input.
+    Raises ValueError for an unknown side, a scale for an unknown part, or a shift of an input.
     """
 
     adds = "a scale"
@@ -83,9 +80,8 @@ class Scaled(Wrapper):
     def weight(self) -> Tensor:
         """`diag(l) W` or `W diag(l)`, (out, in, ...). Errors here are never AttributeErrors (nn.Module swallows them).
 
-        Raises:
-            TypeError: a gate, a base without weight, or a shift where there is no bias to hold it: who reads the weight
-                alone would lose the shift.
+        Raises TypeError for a gate, a base without weight, or a shift where there is no bias to hold it: who reads the
+        weight alone would lose the shift.
         """
         weight = self._of_base("weight")
         assert weight is not None

@@ -69,8 +69,7 @@ class VirtualTokens(nn.Module):
     def share(self, other: VirtualTokens) -> None:
         """From now on the table and the MLP's first layer are the other's own: one MLP with an output for each owner.
 
-        Raises:
-            ValueError: one of them has no MLP, or their shapes differ.
+        Raises ValueError if one of them has no MLP, or their shapes differ.
         """
         if self.mlp is None or other.mlp is None or self.mlp.down.weight.shape != other.mlp.down.weight.shape:
             raise ValueError("only virtual tokens with an MLP of the same shape can share its first layer")

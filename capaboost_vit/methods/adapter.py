@@ -67,8 +67,8 @@ class Adapter(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper with one branch for each sub-layer.
 
-        Raises:
-            ValueError: a target that matches nothing. TypeError: one without linear layers, whose width cannot be told.
+        Raises ValueError for a target that matches nothing, TypeError for one without linear layers, whose width cannot
+        be told.
         """
         source, default_scale = _PLACEMENTS[self.placement]
         scale = self.scale

@@ -19,13 +19,10 @@ from .method import Method
 
 
 def apply_method(model: nn.Module, anatomy: Anatomy, method: Method) -> list[str]:
-    """Adds a method's branches to a model in place and freezes the rest.
+    """Adds a method's branches to a model in place and freezes the rest; the canonical names of the adapted modules.
 
     Trained afterwards: every branch, those of earlier methods too, the modules that `anatomy.head` names, and what else
     the method trains. What was applied is remembered in `model.capaboost`, for adapter files.
-
-    Returns:
-        The canonical names of the adapted modules.
 
     Raises:
         ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, or a method that
@@ -92,11 +89,10 @@ def adapt_model(
     head: Sequence[str] | None = None,
     **options: Any,
 ) -> None:
-    """`apply_method` with a method by name, and the base noted in `model.capaboost`.
+    """`apply_method` with a method by name, with its options, or as it is; the base is noted in `model.capaboost`.
 
     Args:
         base: what adapter files say of the base, unless an earlier method has noted it.
-        method: its name, with its options; or the method itself.
         head: names or patterns of further modules to train; None takes the anatomy's.
 
     Raises:

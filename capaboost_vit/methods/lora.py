@@ -54,8 +54,7 @@ class Lora(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a branch for each of its parts that is a target.
 
-        Raises:
-            ValueError: a target that matches nothing. TypeError: one that is no linear layer.
+        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
         scaling = self.alpha / self.rank * self.scaling_of_masks()
         for name, places in core.find_parts(model, self.targets, anatomy).items():

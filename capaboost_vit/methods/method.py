@@ -60,10 +60,8 @@ class Method:
         """Yields (canonical name of a slot, the wrapper for it); each is attached before the next one is asked for.
 
         A module that wrappers share is made first and handed to them. Masks and start values are functions of the
-        options, so building again gives the same. Where it raises, all is taken off again.
-
-        Raises:
-            ValueError, TypeError: what does not fit the model.
+        options, so building again gives the same. Where it raises ValueError or TypeError, for what does not fit the
+        model, all is taken off again.
         """
         yield from ()
 

@@ -41,8 +41,7 @@ class Prefix(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper with virtual tokens for each attention layer.
 
-        Raises:
-            ValueError: no anatomy with prefixes for this model, or a target that matches nothing.
+        Raises ValueError if no prefix attention is known for this model, or a target matches nothing.
         """
         if anatomy.prefix_attention is None:
             raise ValueError(f"no prefix attention is known for {type(model).__name__}: use lora or adapter")

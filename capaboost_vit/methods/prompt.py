@@ -36,8 +36,7 @@ class Prompt(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each block; of shallow prompts the first has tokens, and the last takes them off.
 
-        Raises:
-            ValueError: a target that matches nothing (models whose blocks know positions have no role `block`).
+        Raises ValueError for a target that matches nothing (models whose blocks know positions have no role `block`).
         """
         names = list(core.find_parts(model, self.targets, anatomy))
         for index, name in enumerate(names):

@@ -71,8 +71,7 @@ class Unipelt(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """The wrappers of the parts, then those that tell the gates where padding is.
 
-        Raises:
-            ValueError: prefixes that take no gates, or what the parts refuse.
+        Raises ValueError for prefixes that take no gates, and what the parts raise.
         """
         added: list[core.Wrapper] = []
         for copy in range(self.copies):
