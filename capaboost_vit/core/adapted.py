@@ -84,7 +84,3 @@ class Prompted(Wrapper):
             x = torch.cat([x, prompt], dim=1)
         y = self.base(x, *args, **kwargs)
         return y[:, : y.shape[1] - self.dropped]
-
-    def fold(self) -> bool:
-        """The prompt becomes a plain table."""
-        return self.tokens is not None and self.tokens.fold_mlp()

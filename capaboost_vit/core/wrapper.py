@@ -83,8 +83,12 @@ class Wrapper(nn.Module):
         raise CannotMerge(self.cannot_merge())
 
     def fold(self) -> bool:
-        """Replaces what was only needed for training by what it computes; whether there was anything."""
-        return False
+        """Replaces what was only needed for training by what it computes; whether there was anything.
+
+        By default that is asked of each addition that can `fold`.
+        """
+        folds = [getattr(addition, "fold", None) for addition in self.additions().values()]
+        return any([fold() for fold in folds if fold is not None])
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -111,7 +111,3 @@ class PrefixAttention(Wrapper):
         if base.gate is not None:
             y = y * base.gate(x).sigmoid()
         return base.proj_drop(base.proj(y))
-
-    def fold(self) -> bool:
-        """The prefix becomes a plain table."""
-        return self.tokens.fold_mlp()
