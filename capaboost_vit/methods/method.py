@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..core.masking import Masking, resolve_density
+from ..core.masking import Masking
 from ..core.rescaling import rescaling
 from ..io.options import check_options, option
 
@@ -124,8 +124,8 @@ class Method:
         name = str(record["method"])
         words = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
         branches, pattern = record.get("num_branches", 1), str(record.get("pattern", "random"))
-        own = resolve_density(pattern, None, branches)
-        density = resolve_density(pattern, record.get("density", own if branches > 1 else 1.0), branches)
+        own = Masking(branches, None, pattern).kept
+        density = Masking(branches, record.get("density", own if branches > 1 else 1.0), pattern).kept
         if branches > 1 or density < 1 or pattern == "sign":
             name = f"capaboost-{name}"
             words.append(f"d{branches}")
