@@ -169,15 +169,14 @@ class LowRankBranch(nn.Module):
         if self.gate is not None:
             y = self.gate(x) * y
         if self.training and self.drop_path > 0:
-            kept = 1 - self.drop_path
-            y = y * (y.new_empty(len(y), *[1] * (y.dim() - 1)).bernoulli_(kept) / kept)
+            share = 1 - self.drop_path
+            y = y * (y.new_empty(len(y), *[1] * (y.dim() - 1)).bernoulli_(share) / share)  # one number an example
         return y
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
         """`y + self(x)`, in one pass where that is possible: an adapter that draws nothing, without gate and trace."""
         act, (down_bias, up_bias) = self.act, self._biases()
-        one_pass = self.gate is None and not self.draws()
-        one_pass = one_pass and x.numel() > 0 and not torch.jit.is_tracing()
+        one_pass = self.gate is None and not self.draws() and x.numel() > 0 and not torch.jit.is_tracing()
         if act is None or down_bias is None or up_bias is None or not one_pass:
             return y + self(x)
         down, up = self.factors()

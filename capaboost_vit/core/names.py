@@ -48,7 +48,11 @@ def namer(model: nn.Module) -> Callable[[str], str]:
 
     Where wrappers of one class stand in one slot, what the second from the inside adds has `_2` in its name, and so on.
     """
-    levels = {name: _level(module) for name, module in model.named_modules() if isinstance(module, Wrapper)}
+    levels = {  # of each wrapper, how many of its class it contains in its slot
+        name: sum(type(inner) is type(module) for inner in wrappers_of(module.base))
+        for name, module in model.named_modules()
+        if isinstance(module, Wrapper)
+    }
 
     def canonical(name: str) -> str:
         kept: list[str] = []
@@ -61,11 +65,6 @@ def namer(model: nn.Module) -> Callable[[str], str]:
         return ".".join(kept)
 
     return canonical
-
-
-def _level(wrapper: Wrapper) -> int:
-    """How many wrappers of its class it contains in its slot."""
-    return sum(type(inner) is type(wrapper) for inner in wrappers_of(wrapper.base))
 
 
 def distinct(model: nn.Module) -> dict[str, Tensor]:
