@@ -48,9 +48,8 @@ class AdaptedLinear(Wrapper):
         super().__init__(base)
         if rows % len(parts):
             raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
+        check_value("an adapted part", [*branches], Any, {"choices": parts})
         for name, branch in branches.items():
-            if name not in parts:
-                raise ValueError(f"no part {name!r} among {', '.join(parts)}")
             if (branch.out_features, branch.in_features) != (rows // len(parts), columns):
                 raise ValueError(
                     f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "

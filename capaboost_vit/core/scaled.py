@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +63,7 @@ class Scaled(Wrapper):
         self, base: nn.Module, scales: Mapping[str, Scale], parts: tuple[str, ...] = ("all",), side: str = "output"
     ) -> None:
         check_value("side", side, str, {"choices": ("output", "input")})
-        scaled_parts = parts if side == "output" else ("all",)
-        for name in scales:
-            if name not in scaled_parts:
-                raise ValueError(f"no part {name!r} among {', '.join(scaled_parts)}")
+        check_value("a scaled part", [*scales], Any, {"choices": parts if side == "output" else ("all",)})
         shifted = any(scale.bias is not None for scale in scales.values())
         if shifted and side == "input":
             raise ValueError("only outputs are shifted, got a shift of the input")

@@ -108,11 +108,7 @@ class Unipelt(MaskedMethod):
             "lora": Lora(rank=self.rank, alpha=float(self.rank), **masks, **seeds),
             "ia3": Ia3(targets=("key", "value", "mlp_hidden"), inputs=()),
             "adapter": Adapter(
-                bottleneck=self.bottleneck,
-                placement="sequential",
-                activation=self.activation,
-                **masks,
-                **seeds,
+                bottleneck=self.bottleneck, placement="sequential", activation=self.activation, **masks, **seeds
             ),
             "prefix": Prefix(
                 prefix_length=self.prefix_length,
