@@ -105,7 +105,7 @@ def held_share(branch: LowRankBranch, target: Tensor, *, iterations: int = 150) 
         return float(torch.linalg.svdvals(target)[: branch.rank].square().sum())
     best_plain = copy.deepcopy(start)
     _fill_best_plain(best_plain, target)
-    return max(_fit(branch, target, iterations) for branch in (best_plain, start))
+    return max(_fit(candidate, target, iterations) for candidate in (best_plain, start))
 
 
 @torch.no_grad()
