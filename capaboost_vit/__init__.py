@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from .core.merge import merge
     from .core.wrapper import CannotMerge, Wrapper, merged_weights
     from .methods.adapter_file import AdapterFileError, read_header
-    from .methods.apply import apply_method
-    from .methods.fold import fold
+    from .methods.apply import apply_method, fold
     from .methods.index import METHODS, make_method, register
     from .methods.method import MaskedMethod, Method
     from .vision.adapters import adapt, create_from_adapter, load_adapter, save_adapter
@@ -36,8 +35,7 @@ _MODULES = {
     "core.merge": ("merge",),
     "core.wrapper": ("CannotMerge", "Wrapper", "merged_weights"),
     "methods.adapter_file": ("AdapterFileError", "read_header"),
-    "methods.apply": ("apply_method",),
-    "methods.fold": ("fold",),
+    "methods.apply": ("apply_method", "fold"),
     "methods.index": ("METHODS", "make_method", "register"),
     "methods.method": ("MaskedMethod", "Method"),
     "vision.adapters": ("adapt", "create_from_adapter", "load_adapter", "save_adapter"),

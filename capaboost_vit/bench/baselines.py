@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.adapted_linear import AdaptedLinear
-from ..core.inject import features, freeze_base, get, replace_slots
+from ..core.inject import features, freeze_base, replace_slots
+from ..core.names import get
 
 
 def floor(model: nn.Module, first: str) -> None:

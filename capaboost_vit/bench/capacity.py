@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.adapted_linear import AdaptedLinear
-from ..core.analysis import ranks
+from ..core.analysis import held_share, ranks
 from ..core.branch import LowRankBranch
-from ..core.capacity import held_share
 from ..core.masks import random_state
 from ..core.names import namer
 from ..io.yaml import read_yaml

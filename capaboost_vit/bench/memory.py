@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.inject import get
+from ..core.names import get
 from .steps import TrainingStep
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.inject import get
+from ..core.names import get
 from .cases import Case, build_case
 from .config import Workload
 from .models import Subject

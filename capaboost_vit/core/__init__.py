@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from .base import dense, device_and_dtype, is_linear, shape_of
     from .branch import LowRankBranch
     from .gate import Gate, Padding
-    from .inject import Anatomy, Place, Site, branches, features, find, find_parts, get, slots, wrappers
+    from .inject import Anatomy, Place, Site, branches, features, find, find_parts, wrappers
     from .masking import PLAIN, Masking
-    from .names import carries, namer
-    from .norms import norm_names
+    from .names import carries, get, namer, norm_names, slots
     from .scaled import Scale, Scaled
     from .tied import TiedMaskedWeight
     from .virtual_tokens import VirtualTokens
@@ -31,10 +30,9 @@ _MODULES = {
     "base": ("dense", "device_and_dtype", "is_linear", "shape_of"),
     "branch": ("LowRankBranch",),
     "gate": ("Gate", "Padding"),
-    "inject": ("Anatomy", "Place", "Site", "branches", "features", "find", "find_parts", "get", "slots", "wrappers"),
+    "inject": ("Anatomy", "Place", "Site", "branches", "features", "find", "find_parts", "wrappers"),
     "masking": ("PLAIN", "Masking"),
-    "names": ("carries", "namer"),
-    "norms": ("norm_names",),
+    "names": ("carries", "get", "namer", "norm_names", "slots"),
     "scaled": ("Scale", "Scaled"),
     "tied": ("TiedMaskedWeight",),
     "virtual_tokens": ("VirtualTokens",),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..io.options import check_value
 from .branch import LowRankBranch
 from .virtual_tokens import VirtualTokens
 from .wrapper import Wrapper
@@ -30,8 +31,7 @@ class Adapted(Wrapper):
 
     def __init__(self, base: nn.Module, branch: LowRankBranch, source: str = "input") -> None:
         super().__init__(base)
-        if source not in ("input", "output", "residual"):
-            raise ValueError(f"source must be 'input', 'output' or 'residual', got {source!r}")
+        check_value("source", source, str, {"choices": ("input", "output", "residual")})
         self.branch = branch
         self.source = source
         self.train(base.training)
@@ -84,7 +84,3 @@ class Prompted(Wrapper):
             x = torch.cat([x, prompt], dim=1)
         y = self.base(x, *args, **kwargs)
         return y[:, : y.shape[1] - self.dropped]
-
-    def fold(self) -> bool:
-        """The prompt becomes a plain table."""
-        return self.tokens is not None and self.tokens.fold_mlp()

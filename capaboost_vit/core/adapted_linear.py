@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..io.options import check_value
 from .base import dense, shape_of
 from .branch import LowRankBranch
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
@@ -47,28 +48,18 @@ class AdaptedLinear(Wrapper):
         super().__init__(base)
         if rows % len(parts):
             raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
+        check_value("an adapted part", [*branches], Any, {"choices": parts})
         for name, branch in branches.items():
-            if name not in parts:
-                raise ValueError(f"no part {name!r} among {', '.join(parts)}")
             if (branch.out_features, branch.in_features) != (rows // len(parts), columns):
                 raise ValueError(
                     f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "
                     f"the layer's part {columns} to {rows // len(parts)}"
                 )
-        if execution not in EXECUTIONS:
-            raise ValueError(f"unknown execution {execution!r}: choose from {', '.join(EXECUTIONS)}")
-        self.parts = parts
-        self.execution = execution
+        check_value("execution", execution, str, {"choices": EXECUTIONS})
+        self.out_features, self.in_features = rows, columns
+        self.parts, self.execution = parts, execution
         self.branches = nn.ModuleDict(branches)
         self.train(base.training)
-
-    @property
-    def in_features(self) -> int:
-        return shape_of(unwrap(self.base))[1]
-
-    @property
-    def out_features(self) -> int:
-        return shape_of(unwrap(self.base))[0]
 
     @property
     def bias(self) -> Tensor | None:
@@ -90,7 +81,7 @@ class AdaptedLinear(Wrapper):
 
     def trained(self) -> list[nn.Parameter]:
         """The factors, less those that a branch keeps as they are (LoRA-FA)."""
-        return [parameter for branch in self._own() for parameter in branch.trained_parameters()]
+        return [parameter for branch in self._in_order() for parameter in branch.trained_parameters()]
 
     def gate_widths(self) -> dict[str, int]:
         """The gates look at the layer's input."""
@@ -123,9 +114,10 @@ class AdaptedLinear(Wrapper):
             and self.base.weight.is_floating_point()
             and x.is_floating_point()
             and x.numel() > 0
-            and not any(branch.gate is not None or branch.draws() for branch in self._own())
+            and not any(branch.gate is not None or branch.draws() for branch in self._in_order())
             and not torch.jit.is_tracing()
-            and not _is_exporting()
+            # older releases cannot tell torch.export from torch.compile
+            and not getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
         )
         if not fast:
             return "plain"
@@ -137,20 +129,20 @@ class AdaptedLinear(Wrapper):
             return "plain"
         return "weight" if weight_space_pays(tokens, *weight.shape) else "token"
 
-    def _own(self) -> list[LowRankBranch]:
+    def _in_order(self) -> list[LowRankBranch]:
         """The branches in the order of their rows."""
         return [cast(LowRankBranch, self.branches[part]) for part in self.parts if part in self.branches]
 
     def _fast(self, x: Tensor, in_weight_space: bool) -> Tensor:
         size = self.out_features // len(self.parts)
         starts = [size * index for index, part in enumerate(self.parts) if part in self.branches]
-        own = self._own()
-        downs, ups = zip(*(branch.factors() for branch in own), strict=True)
+        branches = self._in_order()
+        downs, ups = zip(*(branch.factors() for branch in branches), strict=True)
         return low_rank_linear(
             x,
             self.base.weight,
             self.base.bias,
-            [(start, start + size, branch.scaling) for start, branch in zip(starts, own, strict=True)],
+            [(start, start + size, branch.scaling) for start, branch in zip(starts, branches, strict=True)],
             downs[0] if len(downs) == 1 else torch.cat(downs),
             ups,
             in_weight_space=in_weight_space,
@@ -161,11 +153,6 @@ class AdaptedLinear(Wrapper):
         size = y.shape[-1] // len(self.parts)
         deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
         return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
-
-
-def _is_exporting() -> bool:
-    """Whether torch.export looks on (older releases cannot tell it from torch.compile)."""
-    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def _is_plain_linear(base: nn.Module) -> bool:

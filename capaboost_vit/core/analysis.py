@@ -1,7 +1,8 @@
-"""What an adapted model costs and what its updates look like: parameters, ranks, FLOPs."""
+"""What an adapted model costs, and what its updates are and can be: parameters, ranks, capacity, FLOPs."""
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .branch import LowRankBranch
 from .inject import branches
 from .names import namer
 from .tied import TiedMaskedWeight
@@ -77,6 +79,73 @@ def ranks(matrix: Tensor) -> Ranks:
     )
 
 
+def held_share(branch: LowRankBranch, target: Tensor, *, iterations: int = 150) -> float:
+    """The share `1 - min ||T - dW||_F^2 / ||T||_F^2` of a target T (out, in) that the branch's dW can take up.
+
+    Of a plain branch it is known: the first R squared singular values over the sum of all (Eckart and Young 1936).
+    Masked branches have no such formula. Theirs is found by L-BFGS in float64 from two starts, the plain branch's
+    solution and the branch's own start, and is a lower bound, since the problem has local optima. The branch is left
+    as it is.
+
+    Raises:
+        ValueError: a target of another shape, or the zero matrix.
+        TypeError: a branch that is no change of a weight, see `LowRankBranch.delta_weight`.
+    """
+    if tuple(target.shape) != (branch.out_features, branch.in_features):
+        shape = (branch.out_features, branch.in_features)
+        raise ValueError(f"branch {branch.path!r} is of shape {shape}, the target of {tuple(target.shape)}")
+    target = target.detach().double()
+    norm = torch.linalg.matrix_norm(target)
+    if norm == 0:
+        raise ValueError(f"the target of branch {branch.path!r} is zero: there is nothing to hold")
+    target = target / norm
+    start = copy.deepcopy(branch).double().eval().requires_grad_(True)
+    start.delta_weight()  # a branch that has none says so
+    if branch.down.mask is None:
+        return float(torch.linalg.svdvals(target)[: branch.rank].square().sum())
+    best_plain = copy.deepcopy(start)
+    _fill_best_plain(best_plain, target)
+    return max(_fit(candidate, target, iterations) for candidate in (best_plain, start))
+
+
+@torch.no_grad()
+def _fill_best_plain(branch: LowRankBranch, target: Tensor) -> None:
+    """Gives the branch the factors that would be best without masks, of equal norms."""
+    u, s, v = torch.linalg.svd(target, full_matrices=False)
+    rank = min(branch.rank, len(s))
+    roots = s[:rank].sqrt()
+    branch.down.weight.zero_()
+    branch.up.weight.zero_()
+    branch.down.weight[:rank] = roots[:, None] * v[:rank]
+    branch.up.weight[:, :rank] = u[:, :rank] * roots / branch.scaling
+
+
+def _fit(branch: LowRankBranch, target: Tensor, iterations: int) -> float:
+    """Trains the branch on `||T - dW||_F^2` for a target of norm one; returns the share that it holds then."""
+    factors = [branch.down.weight, branch.up.weight]
+    optimizer = torch.optim.LBFGS(
+        factors,
+        max_iter=iterations,
+        history_size=20,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def missed() -> Tensor:
+        optimizer.zero_grad()
+        loss = (target - branch.delta_weight()).square().sum()
+        loss.backward()
+        for factor in factors:
+            assert factor.grad is not None
+            factor.grad = factor.grad.contiguous()  # as L-BFGS wants it
+        return loss
+
+    optimizer.step(missed)
+    with torch.no_grad():
+        return 1 - float((target - branch.delta_weight()).square().sum())
+
+
 @dataclass(frozen=True)
 class Flops:
     """Multiply-adds of one forward pass. `executed`: what dense kernels do; `ideal`: masked entries cost nothing."""
@@ -88,29 +157,24 @@ class Flops:
 def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     """Counts with fvcore, fused attention included (fvcore itself leaves it out: 14 % of ViT-Tiny).
 
-    The tests hold it against torch's FlopCounterMode, which counts the same products (as two FLOPs each), but neither
-    norms nor, on a CPU, fused attention.
-
     Low-rank updates are counted in token space, two thin products beside the layer's; where a layer is computed in
     weight space (`functional.low_rank_linear`) the update costs `R * out * in` instead, however many tokens there are.
     Ideal FLOPs scale each low-rank branch by the density of its masks. On models that read `.weight` (EVA-02, BEiT,
     Swin V2) the update is formed as a dense matrix, whose cost is executed and is not reduced in the ideal count.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it scripts a loss with torch.jit when imported, which torch calls deprecated
+        # torch calls torch.jit deprecated: fvcore scripts a loss with it when imported, and traces the model with it
+        warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
 
-    analysis = FlopCountAnalysis(model, inputs)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fvcore traces with torch.jit, which torch calls deprecated
+        analysis = FlopCountAnalysis(model, inputs)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         by_module = analysis.by_module()
     canonical = namer(model)
     executed = {canonical(name): count for name, count in by_module.items()}
-    saved = 0.0
-    for name, branch in branches(model).items():
-        saved += executed.get(name, 0) * (1 - getattr(branch, "kept_share", 1.0))
+    shares = {name: getattr(branch, "kept_share", 1.0) for name, branch in branches(model).items()}
+    saved = sum(executed.get(name, 0) * (1 - share) for name, share in shares.items())
     return Flops(int(analysis.total()), int(analysis.total() - saved))
 
 

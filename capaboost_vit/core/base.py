@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def is_linear(layer: nn.Module) -> bool:
@@ -21,22 +22,32 @@ def is_linear(layer: nn.Module) -> bool:
 def shape_of(layer: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer, from `out_features` and `in_features`: a packed weight has another shape.
 
-    Raises:
-        TypeError: it is no linear layer.
+    Raises TypeError if it is no linear layer.
     """
     if not is_linear(layer):
         raise TypeError(f"only linear layers take a low-rank update, got {type(layer).__name__}")
     return cast(int, layer.out_features), cast(int, layer.in_features)
 
 
+def is_norm(layer: nn.Module) -> bool:
+    """Whether a layer is a normalisation layer with parameters of its own: torch's, or known by its class.
+
+    Others, such as timm's, have Norm in the name of their class or of one that it comes of, and no layer in them has
+    parameters.
+    """
+    own_parameters = len(list(layer.parameters(recurse=False)))
+    if isinstance(layer, (_NormBase, nn.LayerNorm, nn.GroupNorm)):
+        return own_parameters > 0
+    named = any("Norm" in kind.__name__ for kind in type(layer).__mro__)
+    return named and own_parameters > 0 and own_parameters == len(list(layer.parameters()))
+
+
 @singledispatch
 def dense(layer: Any) -> Tensor:
     """The weight (out, in) of a layer as floating-point numbers.
 
-    Kinds of layers that store it otherwise plug in with `dense.register(TheirClass, function)`.
-
-    Raises:
-        TypeError: it has none (its weight is made of integers, say).
+    Kinds of layers that store it otherwise plug in with `dense.register(TheirClass, function)`. Raises TypeError if
+    there is none (the weight is made of integers, say).
     """
     if lack := _lack(layer):
         raise TypeError(lack)

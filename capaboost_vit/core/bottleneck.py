@@ -25,13 +25,10 @@ def add_bottleneck(
 ) -> Tensor:
     """`y + act(x A^T + a) B^T + b`, in one pass over the output; x (..., in), y (..., out).
 
+    A (R, in) is `down`, B (out, R) is `up`, a and b are their biases, `act` is a name in `ACTIVATIONS`.
+
     Kept for the backward pass are x, `x A^T + a`, whose width is that of the bottleneck, and A, a and B. Under autocast
     the products run in its dtype; the sum has the wider dtype of the two, as `+` has.
-
-    Args:
-        down, down_bias: A (R, in), a (R,).
-        up, up_bias: B (out, R), b (out,).
-        act: a name in `ACTIVATIONS`.
     """
     x = as_autocast(x)
     with torch.autocast(x.device.type, enabled=False):

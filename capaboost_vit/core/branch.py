@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..io.options import check_value
 from .bottleneck import ACTIVATIONS, add_bottleneck
 from .gate import Gate
 from .masking import Masking
 from .tied import TiedMaskedWeight
 
-STARTS = ("zero", "houlsby")
-GAINS = ("scalar", "channel")
 _HOULSBY_STD = 0.01
 
 
@@ -82,19 +81,12 @@ class LowRankBranch(nn.Module):
         path: str = "",
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, got {rank} at {path!r}")
-        if act is not None and act not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {act!r}: choose from {', '.join(ACTIVATIONS)}")
-        for name, probability in (("dropout", dropout), ("drop_path", drop_path)):
-            if not 0 <= probability < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {probability}")
-        if init not in STARTS:
-            raise ValueError(f"unknown init {init!r}: choose from {', '.join(STARTS)}")
-        if learned_scale not in (None, *GAINS):
-            raise ValueError(
-                f"unknown learned_scale {learned_scale!r}: choose from {', '.join(GAINS)}, or leave it out"
-            )
+        check_value("rank", rank, int, {"low": 1})
+        check_value("act", act, str | None, {"choices": tuple(ACTIVATIONS)})
+        check_value("dropout", dropout, float, {"low": 0, "below": 1})
+        check_value("drop_path", drop_path, float, {"low": 0, "below": 1})
+        check_value("init", init, str, {"choices": ("zero", "houlsby")})
+        check_value("learned_scale", learned_scale, str | None, {"choices": ("scalar", "channel")})
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.num_branches, self.scaling, self.dropout, self.act = masking.num_branches, scaling, dropout, act
         self.path, self.init, self.drop_path = path, init, drop_path
@@ -135,7 +127,7 @@ class LowRankBranch(nn.Module):
     @property
     def kept_share(self) -> float:
         """The share of the entries that a masked view keeps: with it the ideal FLOPs of a branch scale."""
-        return 1.0 if self.down.mask is None else self.down.mask.ne(0).float().mean().item()
+        return self.down.density
 
     def linear_factors(self) -> tuple[Tensor, Tensor] | None:
         """(A_cat, scaling * B_cat) of a branch that is a change of a weight, the product of the two; else None."""
@@ -177,15 +169,14 @@ class LowRankBranch(nn.Module):
         if self.gate is not None:
             y = self.gate(x) * y
         if self.training and self.drop_path > 0:
-            kept = 1 - self.drop_path
-            y = y * (y.new_empty(len(y), *[1] * (y.dim() - 1)).bernoulli_(kept) / kept)
+            share = 1 - self.drop_path
+            y = y * (y.new_empty(len(y), *[1] * (y.dim() - 1)).bernoulli_(share) / share)  # one number an example
         return y
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
         """`y + self(x)`, in one pass where that is possible: an adapter that draws nothing, without gate and trace."""
         act, (down_bias, up_bias) = self.act, self._biases()
-        one_pass = self.gate is None and not self.draws()
-        one_pass = one_pass and x.numel() > 0 and not torch.jit.is_tracing()
+        one_pass = self.gate is None and not self.draws() and x.numel() > 0 and not torch.jit.is_tracing()
         if act is None or down_bias is None or up_bias is None or not one_pass:
             return y + self(x)
         down, up = self.factors()

@@ -65,10 +65,7 @@ def low_rank_linear(
     dense dW is never formed. Kept for the backward pass are X and the factors; if `down` needs no gradient, X A^T,
     whose width is the rank, instead of X. Under autocast the products run in its dtype.
 
-    `weight` gets no gradient.
-
-    Args:
-        parts, down, ups: as in `updated_weight`.
+    `weight` gets no gradient; `parts`, `down` and `ups` are as in `updated_weight`.
     """
     x = as_autocast(x)
     with torch.autocast(x.device.type, enabled=False):

@@ -11,7 +11,7 @@ from torch import nn
 from ..io.options import suggest
 from .adapted import Prompted
 from .base import is_linear, shape_of
-from .names import namer
+from .names import get, namer, slots
 from .wrapper import Frozen, Wrapper, unwrap
 
 
@@ -59,26 +59,10 @@ class Place:
     site: Site
 
 
-def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(canonical name, module) of each slot below `model`: wrappers are seen, what they add is not."""
-    for name, module in unwrap(model).named_children():
-        yield f"{prefix}{name}", module
-        yield from slots(module, f"{prefix}{name}.")
-
-
-def get(model: nn.Module, name: str) -> nn.Module:
-    """The module in the slot with this canonical name, with its wrappers."""
-    module = model
-    for segment in name.split(".") if name else ():
-        module = unwrap(module).get_submodule(segment)
-    return module
-
-
 def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
     """The places that a role of the anatomy, or a pattern, names; of a role, those for this use where it has several.
 
-    Raises:
-        ValueError: nothing matches; the message lists the roles and the kinds of layers that there are.
+    Raises ValueError if nothing matches; the message lists the roles and the kinds of layers that there are.
     """
     anatomy = anatomy or Anatomy()
     names = [name for name, _ in slots(model)]
@@ -89,24 +73,25 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     return places
 
 
-def find_parts(model: nn.Module, targets: Iterable[str], anatomy: Anatomy) -> dict[str, list[Place]]:
+def find_parts(
+    model: nn.Module, targets: Iterable[str], anatomy: Anatomy, *, use: str | None = None
+) -> dict[str, list[Place]]:
     """The places of several targets by module: the parts of a fused layer that are meant, or the one whole.
 
-    Raises:
-        ValueError: a target that matches nothing, or a module named both as a whole and by its parts.
+    Raises ValueError for a target that matches nothing, or a module named both as a whole and by its parts.
     """
-    found: dict[str, list[Place]] = {}
+    by_module: dict[str, list[Place]] = {}
     for target in targets:
-        for place in find(model, target, anatomy):
-            places = found.setdefault(place.name, [])
+        for place in find(model, target, anatomy, use=use):
+            places = by_module.setdefault(place.name, [])
             if place not in places:
                 places.append(place)
-    for name, places in found.items():
+    for name, places in by_module.items():
         if len({place.site.parts for place in places}) > 1:
             raise ValueError(
                 f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
             )
-    return found
+    return by_module
 
 
 def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
@@ -127,10 +112,8 @@ def detach(model: nn.Module) -> nn.Module:
 def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     """Leaves only the branches and the modules named in `trainable` (names or patterns) to the optimiser.
 
-    Batch norms that are frozen also stop counting: they stay in evaluation mode, whatever `model.train()` says.
-
-    Raises:
-        ValueError: a name in `trainable` matches nothing.
+    Batch norms that are frozen also stop counting: they stay in evaluation mode, whatever `model.train()` says. Raises
+    ValueError if a name in `trainable` matches nothing, or a wrapper would train nothing of what it adds.
     """
     chosen = {place.name for pattern in trainable for place in find(model, pattern)}
     model.requires_grad_(False)
@@ -208,7 +191,8 @@ def forget(model: nn.Module) -> None:
 
 
 def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
-    present = [role for role, sites in anatomy.roles.items() if any(_any_match(model, site) for site in sites)]
+    names = [name for name, _ in slots(model)]
+    present = [role for role, sites in anatomy.roles.items() if any(_matching(names, site.pattern) for site in sites)]
     layers = dict.fromkeys(
         ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
         for name, module in slots(model)
@@ -218,7 +202,3 @@ def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
         f"target {target!r} matches nothing in {type(model).__name__}{suggest(target, [*present, *layers])}; "
         f"roles there: {', '.join(present) or 'none'}; linear layers there: {', '.join(layers) or 'none'}"
     )
-
-
-def _any_match(model: nn.Module, site: Site) -> bool:
-    return any(_matches(name, site.pattern) for name, _ in slots(model))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-PATTERNS = ("random", "complementary", "sign", "n:m")
+from ..io.options import check_value
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,13 @@ class Masking:
 
     Args:
         num_branches: d, how many masked views of the shared weight are summed.
-        density: s, the fraction kept by each mask; None: the pattern's own, see `resolve_density`.
+        density: s, the fraction kept by each mask. None: the pattern's own, for random 0.5; n:m n/m; complementary
+            1/d, or more (the branches then overlap); sign 1, as nothing is dropped.
         pattern: random, complementary, sign, or n:m such as 2:4, see `make_masks`.
         mask_seed: of the masks.
         init_seed: of the start values.
 
-    Raises:
-        ValueError: what `resolve_density` refuses.
+    Raises ValueError for an unknown pattern, a density outside (0, 1] or against the pattern, and d < 1.
     """
 
     num_branches: int = 2
@@ -29,45 +29,29 @@ class Masking:
     pattern: str = "random"
     mask_seed: int = 0
     init_seed: int = 0
+    kept: float = field(init=False, repr=False)  # the density as a number
 
     def __post_init__(self) -> None:
-        resolve_density(self.pattern, self.density, self.num_branches)
-
-    @property
-    def kept(self) -> float:
-        """The density as a number."""
-        return resolve_density(self.pattern, self.density, self.num_branches)
-
-
-def resolve_density(pattern: str, density: float | None, num_branches: int) -> float:
-    """The kept fraction s of a pattern; `None` asks for the pattern's own.
-
-    random: 0.5; n:m: n/m; complementary: 1/d, or more (the branches then overlap); sign: 1, as nothing is dropped.
-
-    Raises:
-        ValueError: unknown pattern; density outside (0, 1]; a density that contradicts the pattern; d < 1.
-    """
-    if num_branches < 1:
-        raise ValueError(f"num_branches must be at least 1, got {num_branches}")
-    groups = n_of_m(pattern)
-    if groups:
-        own = groups[0] / groups[1]
-    elif pattern in PATTERNS and pattern != "n:m":
-        own = {"random": 0.5, "complementary": 1 / num_branches, "sign": 1.0}[pattern]
-    else:
-        raise ValueError(f"unknown pattern {pattern!r}: choose random, complementary, sign, or n:m such as 2:4")
-    if density is None:
-        return own
-    if not 0 < density <= 1:
-        raise ValueError(f"density must lie in (0, 1], got {density}")
-    if (pattern == "sign" or groups) and not math.isclose(density, own):
-        raise ValueError(f"pattern {pattern!r} has density {own:g}, got density={density:g}: leave density out")
-    if pattern == "complementary" and density < own and not math.isclose(density, own):
-        raise ValueError(
-            f"pattern 'complementary' uses every entry, so {num_branches} branches need density >= {own:g}, "
-            f"got {density:g}"
-        )
-    return density
+        check_value("num_branches", self.num_branches, int, {"low": 1})
+        check_value("density", self.density, float | None, {"above": 0, "high": 1})
+        groups = n_of_m(self.pattern)
+        defaults = {"random": 0.5, "complementary": 1 / self.num_branches, "sign": 1.0}
+        if groups is None and self.pattern not in defaults:
+            raise ValueError(
+                f"unknown pattern {self.pattern!r}: choose random, complementary, sign, or n:m such as 2:4"
+            )
+        default = groups[0] / groups[1] if groups else defaults[self.pattern]
+        kept = default if self.density is None else self.density
+        if (self.pattern == "sign" or groups) and not math.isclose(kept, default):
+            raise ValueError(
+                f"pattern {self.pattern!r} has density {default:g}, got density={kept:g}: leave density out"
+            )
+        if self.pattern == "complementary" and kept < default and not math.isclose(kept, default):
+            raise ValueError(
+                f"pattern 'complementary' uses every entry, so {self.num_branches} branches need density >= "
+                f"{default:g}, got {kept:g}"
+            )
+        object.__setattr__(self, "kept", kept)
 
 
 def n_of_m(pattern: str) -> tuple[int, int] | None:

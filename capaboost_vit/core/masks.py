@@ -32,14 +32,10 @@ def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.nda
       density 1/d (ours: in no paper that we know);
     - sign: entries in {-1, +1}, nothing is dropped (ours too).
 
-    Args:
-        shape: shape of the shared weight.
-        masking: number, density and pattern of the masks, and their seed.
-        path: names the weight within the model; with the seed the key of the random streams.
+    The path names the weight within the model; with the seed it is the key of the random streams.
 
-    Raises:
-        ValueError: a density that keeps nothing, a last dimension that is no
-            multiple of m, or a weight too small for d different masks (tied branches with equal masks add no rank).
+    Raises ValueError for a density that keeps nothing, a last dimension that is no multiple of m, or a weight too small
+    for d different masks (tied branches with equal masks add no rank).
     """
     num_branches, pattern, density, seed = masking.num_branches, masking.pattern, masking.kept, masking.mask_seed
     if density == 1 and pattern != "sign":

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from .inject import forget, replace_slots, slots
-from .names import wrappers_of
+from .inject import forget, replace_slots
+from .names import slots, wrappers_of
 from .wrapper import CannotMerge, Wrapper
 
 
@@ -19,9 +19,8 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     Args:
         model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
 
-    Raises:
-        CannotMerge (a ValueError): it carries something that no weight can express (an adapter, a prefix, a gate), or a
-            layer whose weights are integers; says where. The model is as it was.
+    Raises CannotMerge, a ValueError that says where, if it carries something that no weight can express (an adapter, a
+    prefix, a gate), or a layer whose weights are integers. The model is as it was.
     """
     refusals = unmergeable(model)
     if refusals:

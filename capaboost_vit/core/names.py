@@ -7,7 +7,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .wrapper import Wrapper
+from .base import is_norm
+from .wrapper import Wrapper, unwrap
+
+
+def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(canonical name, module) of each slot below `model`: wrappers are seen, what they add is not."""
+    for name, module in unwrap(model).named_children():
+        yield f"{prefix}{name}", module
+        yield from slots(module, f"{prefix}{name}.")
+
+
+def get(model: nn.Module, name: str) -> nn.Module:
+    """The module in the slot with this canonical name, with its wrappers."""
+    module = model
+    for segment in name.split(".") if name else ():
+        module = unwrap(module).get_submodule(segment)
+    return module
+
+
+def norm_names(model: nn.Module) -> list[str]:
+    """Canonical names of the normalisation layers that have parameters of their own."""
+    return [name for name, module in slots(model) if is_norm(unwrap(module))]
 
 
 def carries(module: nn.Module, kind: type[Any]) -> bool:
@@ -27,7 +48,11 @@ def namer(model: nn.Module) -> Callable[[str], str]:
 
     Where wrappers of one class stand in one slot, what the second from the inside adds has `_2` in its name, and so on.
     """
-    levels = {name: _level(module) for name, module in model.named_modules() if isinstance(module, Wrapper)}
+    levels = {  # of each wrapper, how many of its class it contains in its slot
+        name: sum(type(inner) is type(module) for inner in wrappers_of(module.base))
+        for name, module in model.named_modules()
+        if isinstance(module, Wrapper)
+    }
 
     def canonical(name: str) -> str:
         kept: list[str] = []
@@ -40,11 +65,6 @@ def namer(model: nn.Module) -> Callable[[str], str]:
         return ".".join(kept)
 
     return canonical
-
-
-def _level(wrapper: Wrapper) -> int:
-    """How many wrappers of its class it contains in its slot."""
-    return sum(type(inner) is type(wrapper) for inner in wrappers_of(wrapper.base))
 
 
 def distinct(model: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..io.options import check_value
 from .masking import Masking
 
 RESCALES = ("mean", "norm")
@@ -29,18 +30,12 @@ def rescaling(rescale: str | None, masking: Masking) -> float:
 
     Masks of weights with few entries differ from that by their rounding. Source: our own derivation.
 
-    Args:
-        rescale: mean, norm or None.
-        masking: number, density and pattern of the masks.
-
-    Raises:
-        ValueError: another word, "mean" with sign masks, whose mean is zero.
+    Raises ValueError for another word, and for "mean" with sign masks, whose mean is zero.
     """
     d, s, pattern = masking.num_branches, masking.kept, masking.pattern
     if rescale is None:
         return 1.0
-    if rescale not in RESCALES:
-        raise ValueError(f"unknown rescale {rescale!r}: choose from {', '.join(RESCALES)}, or leave it out")
+    check_value("rescale", rescale, str, {"choices": RESCALES})
     if rescale == "norm":
         return 1 / math.sqrt(d * sum(_overlap(lag, d, s, pattern) ** 2 for lag in range(d)))
     if pattern == "sign":

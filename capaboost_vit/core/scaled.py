@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..io.options import check_value
 from .gate import Gate
 from .inject import features
 from .wrapper import Wrapper, merged_weights, unwrap
@@ -16,9 +17,7 @@ from .wrapper import Wrapper, merged_weights, unwrap
 class Scale(nn.Module):
     """`y = l * x + b`, or with a gate `x + g ((l - 1) * x + b)`; l starts from one, b from zero: the identity at first.
 
-    Args:
-        features: the length of l.
-        shift: whether there is a b.
+    l has `features` entries; with `shift` there is a b.
     """
 
     def __init__(self, features: int, *, shift: bool = False) -> None:
@@ -55,8 +54,7 @@ class Scaled(Wrapper):
 
     Source: IA3, arXiv 2205.05638; SSF, arXiv 2210.08823.
 
-    Raises:
-        ValueError: an unknown side, a scale for an unknown part, or a shift of an input.
+    Raises ValueError for an unknown side, a scale for an unknown part, or a shift of an input.
     """
 
     adds = "a scale"
@@ -64,12 +62,8 @@ class Scaled(Wrapper):
     def __init__(
         self, base: nn.Module, scales: Mapping[str, Scale], parts: tuple[str, ...] = ("all",), side: str = "output"
     ) -> None:
-        if side not in ("output", "input"):
-            raise ValueError(f"side must be 'output' or 'input', got {side!r}")
-        own = parts if side == "output" else ("all",)
-        unknown = [name for name in scales if name not in own]
-        if unknown:
-            raise ValueError(f"no part {unknown[0]!r} among {', '.join(own)}")
+        check_value("side", side, str, {"choices": ("output", "input")})
+        check_value("a scaled part", [*scales], Any, {"choices": parts if side == "output" else ("all",)})
         shifted = any(scale.bias is not None for scale in scales.values())
         if shifted and side == "input":
             raise ValueError("only outputs are shifted, got a shift of the input")
@@ -83,9 +77,8 @@ class Scaled(Wrapper):
     def weight(self) -> Tensor:
         """`diag(l) W` or `W diag(l)`, (out, in, ...). Errors here are never AttributeErrors (nn.Module swallows them).
 
-        Raises:
-            TypeError: a gate, a base without weight, or a shift where there is no bias to hold it: who reads the weight
-                alone would lose the shift.
+        Raises TypeError for a gate, a base without weight, or a shift where there is no bias to hold it: who reads the
+        weight alone would lose the shift.
         """
         weight = self._of_base("weight")
         assert weight is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,7 @@ import torch
 def words(purpose: str, *key: int) -> tuple[int, int, int]:
     """Three numbers of 32 bits from the SHA-256 of the key: `purpose:1:2:3` for (1, 2, 3)."""
     digest = hashlib.sha256(":".join([purpose, *map(str, key)]).encode()).digest()
-    first, second, third = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8))
-    return first, second, third
+    return struct.unpack_from("<3I", digest)
 
 
 @contextmanager

@@ -80,6 +80,11 @@ class TiedMaskedWeight(nn.Module):
             cached[id(weight), dim] = (weight, version, views)
         return _JoinedViews.apply(weight, mask, dim, views)
 
+    @property
+    def density(self) -> float:
+        """The share of the entries that a view keeps."""
+        return 1.0 if self.mask is None else self.mask.ne(0).float().mean().item()
+
     @torch.no_grad()
     def fill_uniform(self, bound: float) -> None:
         """Draws W from U(-bound, bound), keyed by (init_seed, path)."""
@@ -100,8 +105,7 @@ class TiedMaskedWeight(nn.Module):
         return random_state(self.init_seed, f"{self.path}.init")
 
     def extra_repr(self) -> str:
-        mask = "none" if self.mask is None else f"{self.mask.ne(0).float().mean().item():.3g}"
-        return f"{tuple(self.weight.shape)}, num_branches={self.num_branches}, density={mask}"
+        return f"{tuple(self.weight.shape)}, num_branches={self.num_branches}, density={self.density:.3g}"
 
 
 def _form(weight: Tensor, mask: Tensor, dim: int) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..io.options import check_value
 from .branch import LowRankBranch
 from .gate import Gate
 from .masking import PLAIN, Masking
@@ -15,7 +16,7 @@ from .tied import TiedMaskedWeight
 
 
 class VirtualTokens(nn.Module):
-    """P learned vectors of width D, `sum_i T * M_i`, or a masked MLP of them, `sum_i (B * MB_i) act((A * MA_i) T)`.
+    """P learned vectors of width D, `sum_i T * M_i`, or a masked MLP of them, `sum_i (B * MB_i) tanh((A * MA_i) T)`.
 
     Prefixes and prompts are made of these. With `bottleneck=None` the table T (P, D) itself is shared and masked: on
     a table the sum is an entry-wise gain, T * (M_1 + ... + M_d), and raises no rank. With a bottleneck R the vectors
@@ -31,7 +32,6 @@ class VirtualTokens(nn.Module):
         width: D.
         bottleneck: rank of the MLP, or None for the plain table.
         table_width: width of the table that goes into the MLP; None takes D.
-        act: activation of the MLP.
         masking, path: as in `LowRankBranch`.
     """
 
@@ -43,12 +43,10 @@ class VirtualTokens(nn.Module):
         *,
         bottleneck: int | None = None,
         table_width: int | None = None,
-        act: str = "tanh",
         path: str = "",
     ) -> None:
         super().__init__()
-        if length < 0:
-            raise ValueError(f"the number of virtual tokens must be at least 0, got {length}")
+        check_value("the number of virtual tokens", length, int, {"low": 0})
         self.length, self.width = length, width
         plain = bottleneck is not None or length == 0  # nothing to mask in the table
         inner = width if bottleneck is None or table_width is None else table_width
@@ -58,7 +56,7 @@ class VirtualTokens(nn.Module):
         self.mlp: LowRankBranch | None = None
         self.gate: Gate | None = None
         if bottleneck is not None:
-            self.mlp = LowRankBranch(inner, width, bottleneck, masking, act=act, bias=True, path=f"{path}.mlp")
+            self.mlp = LowRankBranch(inner, width, bottleneck, masking, act="tanh", bias=True, path=f"{path}.mlp")
             self.mlp.up.fill_uniform(1 / math.sqrt(bottleneck))
 
     def forward(self) -> Tensor:
@@ -69,8 +67,7 @@ class VirtualTokens(nn.Module):
     def share(self, other: VirtualTokens) -> None:
         """From now on the table and the MLP's first layer are the other's own: one MLP with an output for each owner.
 
-        Raises:
-            ValueError: one of them has no MLP, or their shapes differ.
+        Raises ValueError if one of them has no MLP, or their shapes differ.
         """
         if self.mlp is None or other.mlp is None or self.mlp.down.weight.shape != other.mlp.down.weight.shape:
             raise ValueError("only virtual tokens with an MLP of the same shape can share its first layer")
@@ -78,17 +75,12 @@ class VirtualTokens(nn.Module):
         self.mlp.down, self.mlp.down_bias = other.mlp.down, other.mlp.down_bias
 
     @torch.no_grad()
-    def fold_mlp(self) -> bool:
-        """Folds the MLP, if there is one; whether there was."""
+    def fold(self) -> bool:
+        """Becomes the plain table of what the MLP computes, if there is one; whether there was."""
         if self.mlp is None:
             return False
-        self.fold()
-        return True
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Becomes the plain table of what it computes now."""
         value = self()
         table = TiedMaskedWeight(tuple(value.shape), PLAIN, path="").to(value.device, value.dtype)
         table.weight.copy_(value)
         self.table, self.mlp = table, None
+        return True

@@ -78,15 +78,17 @@ class Wrapper(nn.Module):
         """A plain module that computes what the wrapper computes around `base`, whose own wrappers are merged already.
 
         `base` is left as it is. Where the wrapper has a `weight` (and a `bias`), this is `merged_weights(self, base)`.
-
-        Raises:
-            CannotMerge: no weight can express what it adds.
+        Raises CannotMerge if no weight can express what it adds.
         """
         raise CannotMerge(self.cannot_merge())
 
     def fold(self) -> bool:
-        """Replaces what was only needed for training by what it computes; whether there was anything."""
-        return False
+        """Replaces what was only needed for training by what it computes; whether there was anything.
+
+        By default that is asked of each addition that can `fold`.
+        """
+        folds = [getattr(addition, "fold", None) for addition in self.additions().values()]
+        return any([fold() for fold in folds if fold is not None])
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -100,8 +102,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 def merged_weights(wrapper: Wrapper, base: nn.Module) -> nn.Module:
     """A copy of `base` with the wrapper's `weight` and `bias`, formed in at least float32 and rounded once.
 
-    Raises:
-        CannotMerge: the base has no floating-point weight to write to, such as a quantised layer.
+    Raises CannotMerge if the base has no floating-point weight to write to, as a quantised layer has none.
     """
     if reason := why_not_dense(base):
         raise CannotMerge(reason)

@@ -57,10 +57,11 @@ def check_options(config: Any, what: Callable[[str], str] = flag) -> None:
     for cls in filter(dataclasses.is_dataclass, type(config).__mro__):
         hints = hints_of(cls)
         for field in dataclasses.fields(cls):
-            _check_value(what(field.name), getattr(config, field.name), hints[field.name], field.metadata)
+            check_value(what(field.name), getattr(config, field.name), hints[field.name], field.metadata)
 
 
-def _check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> None:
+def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> None:
+    """Checks a value against a type and what is valid, as `option` names it; raises as `check_options` does."""
     choices = valid.get("choices") or _literals(hint)
     if value is None or not choices:
         check_type(what, value, hint)

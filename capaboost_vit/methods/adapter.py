@@ -67,23 +67,18 @@ class Adapter(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper with one branch for each sub-layer.
 
-        Raises:
-            ValueError: a target that matches nothing. TypeError: one without linear layers, whose width cannot be told.
+        Raises ValueError for a target that matches nothing, TypeError for one without linear layers, whose width cannot
+        be told.
         """
         source, default_scale = _PLACEMENTS[self.placement]
         scale = self.scale
         if scale is None:
             scale = default_scale if self.learned_scale is None else 1.0
-        places = {
-            place.name: place.site
-            for target in self.targets
-            for place in core.find(model, target, anatomy, use=self.placement)
-        }
-        for name, site in places.items():
+        for name, places in core.find_parts(model, self.targets, anatomy, use=self.placement).items():
             base = core.get(model, name)
             in_features, out_features = core.features(base, name)
             # where a parallel place is the end of a sub-layer, its input comes as that module's residual
-            fed_with = "residual" if site.only == "parallel" else source
+            fed_with = "residual" if places[0].site.only == "parallel" else source
             branch = core.LowRankBranch(
                 in_features if fed_with == "input" else out_features,
                 out_features,

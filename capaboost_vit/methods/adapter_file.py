@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,13 @@ def write_adapter_file(
         head: canonical names of the classifier's modules, stored whether or not they are trained.
     """
     path = Path(path)
-    tensors, rest, mask_names = _split(model, head)
+    tensors, rest = _split(model, head)
+    canonical = namer(model)
+    mask_names = {
+        canonical(f"{name}.mask")
+        for name, module in model.named_modules()
+        if isinstance(module, TiedMaskedWeight) and module.mask is not None
+    }
     packed = {
         name: torch.from_numpy(np.packbits((t.cpu().numpy() > 0).reshape(-1))) if name in mask_names else t
         for name, t in tensors.items()
@@ -120,25 +126,26 @@ def load_adapter_file(
     """
     file = read_adapter_file(file)
     path, header, stored = file.path, file.header, file.tensors
-    own, rest, _ = _split(model, head, extra=frozenset(stored))
-    missing, unknown = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
-    if missing or unknown:
-        parts = (("missing", missing), ("unknown", unknown))
-        found = "; ".join(f"{len(names)} tensors {what} ({names[0]}, ...)" for what, names in parts if names)
-        raise AdapterFileError(f"{path} does not fit this {type(model).__name__}: {found}; {_origin(header)}")
+    ours, rest = _split(model, head, extra=frozenset(stored))
+    differences = {"missing": sorted(ours.keys() - stored.keys()), "unknown": sorted(stored.keys() - ours.keys())}
+    misfits = [f"{len(names)} tensors {what} ({names[0]}, ...)" for what, names in differences.items() if names]
+    if misfits:
+        raise AdapterFileError(
+            f"{path} does not fit this {type(model).__name__}: {'; '.join(misfits)}; {_origin(header)}"
+        )
     for name, tensor in stored.items():
-        if tensor.shape != own[name].shape:
+        if tensor.shape != ours[name].shape:
             in_head = name.startswith(tuple(f"{h}." for h in head))
             what = "num_classes differs" if in_head else "another architecture or options"
             raise AdapterFileError(
                 f"{path} does not fit this {type(model).__name__}: {name} is {tuple(tensor.shape)} in the file and "
-                f"{tuple(own[name].shape)} in the model ({what}); {_origin(header)}"
+                f"{tuple(ours[name].shape)} in the model ({what}); {_origin(header)}"
             )
-    theirs, ours = ([_effect(m) for m in methods] for methods in (header["methods"], _methods(model)))
-    if theirs != ours:
+    in_file, in_model = ([_effect(m) for m in methods] for methods in (header["methods"], _methods(model)))
+    if in_file != in_model:
         raise AdapterFileError(
-            f"{path} was made with other options than this {type(model).__name__} has: {theirs} in the file, {ours} in "
-            "the model"
+            f"{path} was made with other options than this {type(model).__name__} has: {in_file} in the file, "
+            f"{in_model} in the model"
         )
     if not force and header["base"]["fingerprint"] != fingerprint(rest):
         raise AdapterFileError(
@@ -147,7 +154,7 @@ def load_adapter_file(
         )
     with torch.no_grad():
         for name, tensor in stored.items():
-            own[name].copy_(tensor)
+            ours[name].copy_(tensor)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -172,8 +179,8 @@ def _effect(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _split(
     model: nn.Module, head: tuple[str, ...], extra: frozenset[str] = frozenset()
-) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
-    """(what belongs into the file, the rest, names of masks), by canonical names, as the live tensors."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(what belongs into the file, the rest), by canonical names, as the live tensors."""
     canonical = namer(model)
     state = {canonical(name): tensor for name, tensor in distinct(model).items()}
     trained = {canonical(name) for name, p in model.named_parameters() if p.requires_grad}
@@ -184,27 +191,11 @@ def _split(
     ]  # running statistics move with what is trained
     owned = tuple(f"{name}." for name in (*head, *moving))
     inside = {name for name in state if name in trained or name in extra or name.startswith(owned)}
-    inside |= {canonical(name) for name in _added(model)} & state.keys()
-    masks = {
-        canonical(f"{name}.mask")
-        for name, module in model.named_modules()
-        if isinstance(module, TiedMaskedWeight) and module.mask is not None
-    }
-    return (
-        {name: state[name] for name in sorted(inside)},
-        {name: state[name].detach() for name in sorted(state.keys() - inside)},
-        masks,
-    )
-
-
-def _added(model: nn.Module) -> Iterator[str]:
-    """The names of all tensors that wrappers hold beside their bases."""
-    for path, wrapper in model.named_modules():
-        if isinstance(wrapper, Wrapper):
-            prefix = f"{path}." if path else ""
-            for name in wrapper.state_dict(keep_vars=True):
-                if not name.startswith("base."):
-                    yield f"{prefix}{name}"
+    for path, module in model.named_modules():
+        if isinstance(module, Wrapper):
+            inside |= {canonical(name) for name in module.added_state(f"{path}." if path else "")} & state.keys()
+    rest = {name: state[name].detach() for name in sorted(state.keys() - inside)}
+    return {name: state[name] for name in sorted(inside)}, rest
 
 
 def _origin(header: Mapping[str, Any]) -> str:

@@ -1,40 +1,42 @@
-"""`apply_method`: the only place where a method meets a model."""
+"""Where methods meet a model: they are applied, loaded with an adapter file, and folded."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..core.inject import Anatomy, attach, find, freeze_base, get, replace_slots
-from ..core.names import wrappers_of
+from ..core.inject import Anatomy, attach, find, forget, freeze_base, replace_slots, wrappers
+from ..core.names import get, wrappers_of
 from ..core.wrapper import Wrapper
+from .adapter_file import AdapterFile, AdapterFileError, load_adapter_file, read_adapter_file
 from .index import make_method
 from .method import Method
 
 
 def apply_method(model: nn.Module, anatomy: Anatomy, method: Method) -> list[str]:
-    """Adds a method's branches to a model in place and freezes the rest.
+    """Adds a method's branches to a model in place and freezes the rest; the canonical names of the adapted modules.
 
     Trained afterwards: every branch, those of earlier methods too, the modules that `anatomy.head` names, and what else
     the method trains. What was applied is remembered in `model.capaboost`, for adapter files.
-
-    Returns:
-        The canonical names of the adapted modules.
 
     Raises:
         ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, or a method that
             attaches nothing though it has wrappers to attach; the model is unchanged.
     """
-    before = {id(module) for module in model.modules()}
-    trained = [p for p in model.parameters() if p.requires_grad]
+    earlier = set(model.modules())
     names: dict[str, None] = {}  # in order, each once
-    try:
+    with _unchanged_on_error(model):
         for name, wrapper in method.build(model, anatomy):
-            if not method.stacks:
-                _refuse_second(model, name, wrapper, before)
+            slot = wrappers_of(get(model, name))
+            if not method.stacks and any(type(other) is type(wrapper) and other in earlier for other in slot):
+                raise ValueError(
+                    f"{name!r} carries {wrapper.adds} already: detach it first, or leave it out of targets"
+                )
             attach(model, name, wrapper)
             names[name] = None
         if not names and type(method).build is not Method.build:
@@ -46,30 +48,36 @@ def apply_method(model: nn.Module, anatomy: Anatomy, method: Method) -> list[str
             freeze_base(model, anatomy.head)
         for parameter in base_parameters:
             parameter.requires_grad_(True)
+    record: dict[str, Any] = getattr(model, "capaboost", {})
+    methods = [*record.get("methods", []), method.record()]
+    model.capaboost = {**record, "methods": methods}  # type: ignore[assignment]
+    return list(names)
+
+
+@contextmanager
+def _unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """Where the block raises, the model gets back its wrappers, its record, and which parameters are trained."""
+    earlier = set(model.modules())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    record = getattr(model, "capaboost", None)
+
+    def older(module: nn.Module) -> nn.Module:
+        while isinstance(module, Wrapper) and module not in earlier:
+            module = module.base
+        return module
+
+    try:
+        yield
     except Exception:
-        replace_slots(model, lambda module: _older(module, before))
+        replace_slots(model, older)
+        if record is None:
+            forget(model)
+        else:
+            model.capaboost = record
         model.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
         raise
-    known: dict[str, Any] = getattr(model, "capaboost", {})
-    methods = [*known.get("methods", []), method.record()]
-    model.capaboost = {**known, "methods": methods}  # type: ignore[assignment]
-    return list(names)
-
-
-def _refuse_second(model: nn.Module, name: str, wrapper: Wrapper, before: set[int]) -> None:
-    """Raises ValueError where a wrapper of the same class stands already, put there by an earlier method."""
-    for other in wrappers_of(get(model, name)):
-        if type(other) is type(wrapper) and id(other) in before:
-            raise ValueError(f"{name!r} carries {wrapper.adds} already: detach it first, or leave it out of targets")
-
-
-def _older(module: nn.Module, before: set[int]) -> nn.Module:
-    """What stood in the slot when the modules with these ids were all that there was."""
-    while isinstance(module, Wrapper) and id(module) not in before:
-        module = module.base
-    return module
 
 
 def adapt_model(
@@ -81,11 +89,10 @@ def adapt_model(
     head: Sequence[str] | None = None,
     **options: Any,
 ) -> None:
-    """`apply_method` with a method by name, and the base noted in `model.capaboost`.
+    """`apply_method` with a method by name, with its options, or as it is; the base is noted in `model.capaboost`.
 
     Args:
         base: what adapter files say of the base, unless an earlier method has noted it.
-        method: its name, with its options; or the method itself.
         head: names or patterns of further modules to train; None takes the anatomy's.
 
     Raises:
@@ -99,6 +106,50 @@ def adapt_model(
         for name in head:
             find(model, name)  # refuses before anything is changed
         anatomy = dataclasses.replace(anatomy, head=tuple(head))
-    known = getattr(model, "capaboost", {}).get("base")
     apply_method(model, anatomy, method)
-    model.capaboost = {**model.capaboost, "base": known or dict(base)}  # type: ignore[assignment, dict-item]
+    model.capaboost = {"base": dict(base), **model.capaboost}  # type: ignore[assignment, dict-item]
+
+
+def load_into(
+    model: nn.Module,
+    file: str | Path | AdapterFile,
+    *,
+    architecture: str,
+    adapt: Callable[..., Any],
+    head_names: Callable[[nn.Module], tuple[str, ...]],
+    force: bool = False,
+) -> None:
+    """Loads an adapter file, adding the branches first where the model has none.
+
+    Args:
+        architecture: of the model, as files call it.
+        adapt: `adapt(model, **record)` adds a method as a file has recorded it.
+        head_names: names of the classifier's modules.
+        force: accept base weights whose fingerprint differs.
+
+    Raises:
+        AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
+    """
+    file = read_adapter_file(file)
+    with _unchanged_on_error(model):
+        if not hasattr(model, "capaboost"):
+            base = file.header["base"]["architecture"]
+            if architecture != base:
+                raise AdapterFileError(f"{file.path} was made for {base}, this model is {architecture}")
+            for record in file.header["methods"]:
+                adapt(model, **record)
+        load_adapter_file(model, file, head=head_names(model), force=force)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Replaces each MLP of prefixes and prompts by its vectors, in place; the model computes the same.
+
+    What was a table already is left alone. A prefix of 10 tokens for roberta-base is 184,320 values then, not 9,857,024
+    parameters.
+    """
+    changed = [wrapper.fold() for _, wrapper in wrappers(model)]
+    if any(changed) and hasattr(model, "capaboost"):
+        record: dict[str, Any] = model.capaboost  # type: ignore[assignment]
+        methods = [make_method(**method).folded().record() for method in record["methods"]]
+        model.capaboost = {**record, "methods": methods}  # type: ignore[assignment]
+    return model

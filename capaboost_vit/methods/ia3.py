@@ -41,7 +41,7 @@ class Ia3(Method):
             TypeError: a target without linear layers, whose width cannot be told.
         """
         outputs = core.find_parts(model, self.targets, anatomy)
-        entered = {place.name: place for target in self.inputs for place in core.find(model, target, anatomy)}
+        entered = core.find_parts(model, self.inputs, anatomy)
         for name in dict.fromkeys([*outputs, *entered]):
             base = core.get(model, name)
             if name in outputs and name in entered:
@@ -49,7 +49,7 @@ class Ia3(Method):
             columns, rows = core.features(base, name)
             parts: tuple[str, ...] = ("all",)
             if name in entered:
-                if entered[name].site.part != "all":
+                if entered[name][0].site.part != "all":
                     raise ValueError(f"inputs name a part of {name!r}, whose input is that of all parts")
                 scales, side = {"all": core.Scale(columns)}, "input"
             else:

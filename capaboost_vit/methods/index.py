@@ -57,11 +57,7 @@ def option_names(method: str) -> list[str]:
 
 
 def no_option(what: str, method: str, name: str) -> str:
-    """The error for an option that a method does not have: whose it is, or what it may have meant.
-
-    Args:
-        what: the method, as the message calls it.
-    """
+    """The error for an option that a method, called `what`, does not have: whose it is, or what it may have meant."""
     names = option_names(method)
     owner = owner_of(name)
     hint = f" (that is {owner}'s)" if owner else suggest(name, names)
@@ -90,16 +86,15 @@ def method_of(options: Mapping[str, Any], *, implied: str | None = None) -> Meth
     Args:
         implied: the name of the method where the dict has none: that in the model's name.
 
-    Raises:
-        ValueError, TypeError: see `make_method`; options without a method.
+    Raises ValueError for options without a method, and what `make_method` raises.
     """
     values = dict(options)
-    name = values.pop("name", None)
-    if name is None and implied is None:
+    name = values.pop("name", None) or implied
+    if name is None:
         if values:
             raise ValueError(f"--method.{next(iter(values))} is an option of no method: say --method.name too")
         return None
-    made = make_method(name or str(implied), **values)
+    made = make_method(name, **values)
     object.__setattr__(made, "given", tuple(options))  # without `name` where the model's name implies it
     return made
 

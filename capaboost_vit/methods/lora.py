@@ -54,15 +54,15 @@ class Lora(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a branch for each of its parts that is a target.
 
-        Raises:
-            ValueError: a target that matches nothing. TypeError: one that is no linear layer.
+        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
         scaling = self.alpha / self.rank * self.scaling_of_masks()
         for name, places in core.find_parts(model, self.targets, anatomy).items():
             base, parts = core.get(model, name), places[0].site.parts
-            if not core.is_linear(core.unwrap(base)):
-                raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(core.unwrap(base)).__name__}")
-            rows, columns = core.shape_of(core.unwrap(base))
+            layer = core.unwrap(base)
+            if not core.is_linear(layer):
+                raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(layer).__name__}")
+            rows, columns = core.shape_of(layer)
             branches = {
                 place.site.part: core.LowRankBranch(
                     columns,

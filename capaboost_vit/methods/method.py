@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..core.masking import Masking, resolve_density
+from ..core.masking import Masking
 from ..core.rescaling import rescaling
 from ..io.options import check_options, option
 
@@ -60,10 +60,8 @@ class Method:
         """Yields (canonical name of a slot, the wrapper for it); each is attached before the next one is asked for.
 
         A module that wrappers share is made first and handed to them. Masks and start values are functions of the
-        options, so building again gives the same. Where it raises, all is taken off again.
-
-        Raises:
-            ValueError, TypeError: what does not fit the model.
+        options, so building again gives the same. Where it raises ValueError or TypeError, for what does not fit the
+        model, all is taken off again.
         """
         yield from ()
 
@@ -126,8 +124,8 @@ class Method:
         name = str(record["method"])
         words = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
         branches, pattern = record.get("num_branches", 1), str(record.get("pattern", "random"))
-        own = resolve_density(pattern, None, branches)
-        density = resolve_density(pattern, record.get("density", own if branches > 1 else 1.0), branches)
+        own = Masking(branches, None, pattern).kept
+        density = Masking(branches, record.get("density", own if branches > 1 else 1.0), pattern).kept
         if branches > 1 or density < 1 or pattern == "sign":
             name = f"capaboost-{name}"
             words.append(f"d{branches}")

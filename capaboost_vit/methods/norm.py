@@ -27,7 +27,7 @@ class Norm(Method):
 
     def base_parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
         """Those of the norms. Raises ValueError if there are none."""
-        names = core.norm_names(model)
-        if not names:
+        norms = [core.unwrap(core.get(model, name)) for name in core.norm_names(model)]
+        if not norms:
             raise ValueError(f"{type(model).__name__} has no normalisation layer with parameters: take bitfit or lora")
-        return [p for name in names for p in core.unwrap(core.get(model, name)).parameters(recurse=False)]
+        return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]

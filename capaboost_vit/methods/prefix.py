@@ -41,25 +41,22 @@ class Prefix(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper with virtual tokens for each attention layer.
 
-        Raises:
-            ValueError: no anatomy with prefixes for this model, or a target that matches nothing.
+        Raises ValueError if no prefix attention is known for this model, or a target matches nothing.
         """
         if anatomy.prefix_attention is None:
             raise ValueError(f"no prefix attention is known for {type(model).__name__}: use lora or adapter")
-        places = (place for target in self.targets for place in core.find(model, target, anatomy, use="prefix"))
         first: core.VirtualTokens | None = None
-        for name in dict.fromkeys(place.name for place in places):
+        for name in core.find_parts(model, self.targets, anatomy, use="prefix"):
             base = core.get(model, name)
 
             def make_tokens(width: int, path: str = name) -> core.VirtualTokens:
-                # keys and values of one layer come of one shared vector of its width
-                table_width = width // 2 if self.shared else None
                 return core.VirtualTokens(
                     self.prefix_length,
                     width,
                     self.masking,
                     bottleneck=self.bottleneck,
-                    table_width=table_width,
+                    # keys and values of one layer come of one shared vector of its width
+                    table_width=width // 2 if self.shared else None,
                     path=path,
                 )
 

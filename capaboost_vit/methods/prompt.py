@@ -36,11 +36,9 @@ class Prompt(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each block; of shallow prompts the first has tokens, and the last takes them off.
 
-        Raises:
-            ValueError: a target that matches nothing (models whose blocks know positions have no role `block`).
+        Raises ValueError for a target that matches nothing (models whose blocks know positions have no role `block`).
         """
-        places = (place for target in self.targets for place in core.find(model, target, anatomy))
-        names = list(dict.fromkeys(place.name for place in places))
+        names = list(core.find_parts(model, self.targets, anatomy))
         for index, name in enumerate(names):
             base = core.get(model, name)
             tokens = None

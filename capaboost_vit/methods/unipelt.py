@@ -71,8 +71,7 @@ class Unipelt(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """The wrappers of the parts, then those that tell the gates where padding is.
 
-        Raises:
-            ValueError: prefixes that take no gates, or what the parts refuse.
+        Raises ValueError for prefixes that take no gates, and what the parts raise.
         """
         added: list[core.Wrapper] = []
         for copy in range(self.copies):
@@ -85,7 +84,13 @@ class Unipelt(MaskedMethod):
                     added.append(wrapper)
                     yield name, wrapper
         padding = core.Padding()
-        self._add_gates(model, added, padding)  # all wrappers are attached by now, so their gates have their names
+        # all wrappers are attached by now, so their additions have their names, the keys of the gates' start values
+        names = {id(addition): name for name, addition in core.branches(model).items()}
+        for wrapper in added:
+            for addition, width in wrapper.gate_widths().items():
+                branch: Any = wrapper.additions()[addition]
+                gate = core.Gate(width, padding=padding, init_seed=self.init_seed, path=names[id(branch)])
+                branch.gate = gate.to(**core.device_and_dtype(branch))
         if anatomy.watching is not None:
             for place in core.find(model, "attn", anatomy, use="prefix"):
                 yield place.name, anatomy.watching(core.get(model, place.name), padding)
@@ -103,11 +108,7 @@ class Unipelt(MaskedMethod):
             "lora": Lora(rank=self.rank, alpha=float(self.rank), **masks, **seeds),
             "ia3": Ia3(targets=("key", "value", "mlp_hidden"), inputs=()),
             "adapter": Adapter(
-                bottleneck=self.bottleneck,
-                placement="sequential",
-                activation=self.activation,
-                **masks,
-                **seeds,
+                bottleneck=self.bottleneck, placement="sequential", activation=self.activation, **masks, **seeds
             ),
             "prefix": Prefix(
                 prefix_length=self.prefix_length,
@@ -119,16 +120,3 @@ class Unipelt(MaskedMethod):
             "prompt": Prompt(prompt_length=self.prompt_length, deep=False, **PLAIN_OPTIONS, **seeds),
         }
         yield from (method for part, method in made.items() if part in self.parts)
-
-    def _add_gates(self, model: nn.Module, added: list[core.Wrapper], padding: core.Padding) -> None:
-        """A gate for each addition that takes one."""
-        canonical = core.namer(model)
-        new = {id(wrapper) for wrapper in added}
-        for name, wrapper in list(model.named_modules()):
-            if id(wrapper) not in new or not isinstance(wrapper, core.Wrapper):
-                continue
-            additions = wrapper.additions()
-            for path, width in wrapper.gate_widths().items():
-                branch: Any = additions[path]
-                gate = core.Gate(width, padding=padding, init_seed=self.init_seed, path=canonical(f"{name}.{path}"))
-                branch.gate = gate.to(**core.device_and_dtype(branch))

@@ -12,7 +12,7 @@ from torch import nn
 from .._version import __version__
 from ..io.atomic import new_folder
 from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
-from ..methods.load import load_into
+from ..methods.apply import load_into
 from .anatomy import head_names
 from .models import adapt, create_text_model, quiet
 from .tasks import get_task

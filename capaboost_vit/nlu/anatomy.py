@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from ..core.inject import Anatomy, Site, slots
-from ..core.norms import norm_names
+from ..core.inject import Anatomy, Site
+from ..core.names import norm_names, slots
 from ..core.wrapper import unwrap
 from .attention import PrefixAttention, WatchedAttention, takes_prefix
 from .encoder import PromptedEncoder

@@ -68,10 +68,6 @@ class PrefixAttention(Wrapper):
         """The gate looks at the layer's input."""
         return {"tokens": features(self)[0]}
 
-    def fold(self) -> bool:
-        """The prefix becomes a plain table."""
-        return self.tokens.fold_mlp()
-
     def _prefix(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, (B, H, P, D) each."""
         tokens = self.tokens()

@@ -41,10 +41,6 @@ class PromptedEncoder(Wrapper):
             captured[:] = self._without_prompt(captured)
         return self._without_prompt(output)
 
-    def fold(self) -> bool:
-        """The prompt becomes a plain table."""
-        return self.tokens.fold_mlp()
-
     def _without_prompt(self, output: Any) -> Any:
         """Hidden states (B, P+N, D) wherever they stand in the output, less the prompt."""
         if isinstance(output, Tensor):

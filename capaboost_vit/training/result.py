@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import _version
 from ..io.atomic import write_text
-from ..methods.fold import fold
+from ..methods.apply import fold
 from .distributed import ProcessGroup
 from .figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder

@@ -17,9 +17,8 @@ from torch import nn
 from .._version import __version__
 from ..methods import METHODS, Method
 from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
-from ..methods.apply import adapt_model
+from ..methods.apply import adapt_model, load_into
 from ..methods.index import option_names
-from ..methods.load import load_into
 from .anatomy import anatomy_of, head_names
 from .weights import create_base
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.inject import Anatomy, Site, get, slots
-from ..core.norms import norm_names
+from ..core.inject import Anatomy, Site
+from ..core.names import get, norm_names, slots
 from ..core.virtual_tokens import VirtualTokens
 from ..core.wrapper import Wrapper, unwrap
 
@@ -111,7 +111,3 @@ class PrefixAttention(Wrapper):
         if base.gate is not None:
             y = y * base.gate(x).sigmoid()
         return base.proj_drop(base.proj(y))
-
-    def fold(self) -> bool:
-        """The prefix becomes a plain table."""
-        return self.tokens.fold_mlp()

@@ -14,8 +14,8 @@ from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
 from ..core.base import device_and_dtype
-from ..core.inject import detach, find, get
-from ..core.names import namer
+from ..core.inject import detach, find
+from ..core.names import get, namer
 from ..core.wrapper import Wrapper
 from .anatomy import anatomy_of
 

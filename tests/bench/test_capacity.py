@@ -16,7 +16,7 @@ from capaboost_vit.bench.capacity import measure_capacity
 from capaboost_vit.bench.config import CapacityConfig
 from capaboost_vit.bench.timing import Session
 from capaboost_vit.cli import main
-from capaboost_vit.core.capacity import held_share
+from capaboost_vit.core.analysis import held_share
 from capaboost_vit.core.inject import branches
 from capaboost_vit.io.sealed import write_sealed
 from capaboost_vit.methods.adapter_file import FORMAT, VERSION

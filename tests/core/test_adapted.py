@@ -83,9 +83,13 @@ def test_gradient_through_the_weight_equals_that_through_the_call():
             ValueError,
             "35 rows do not split",
         ),
-        (lambda: AdaptedLinear(nn.Linear(12, 36), {"z": filled()}, ("q", "k", "v")), ValueError, "no part 'z'"),
+        (lambda: AdaptedLinear(nn.Linear(12, 36), {"z": filled()}, ("q", "k", "v")), ValueError, "q, k or v, got 'z'"),
         (lambda: AdaptedLinear(nn.Linear(12, 12), {"all": filled(12, 6)}), ValueError, "maps 12 to 6"),
-        (lambda: Adapted(nn.Linear(12, 12), filled(), "beside"), ValueError, "'input', 'output' or 'residual'"),
+        (
+            lambda: Adapted(nn.Linear(12, 12), filled(), "beside"),
+            ValueError,
+            "source must be input, output or residual",
+        ),
     ],
 )
 def test_wrong_parts_are_refused(make, error, message):

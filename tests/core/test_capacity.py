@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracle import low_rank
 
-from capaboost_vit.core.capacity import held_share
+from capaboost_vit.core.analysis import held_share
 
 IN, OUT = 14, 10
 

@@ -11,20 +11,9 @@ from torch import nn
 
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.branch import LowRankBranch
-from capaboost_vit.core.inject import (
-    Anatomy,
-    Site,
-    attach,
-    branches,
-    detach,
-    features,
-    find,
-    freeze_base,
-    get,
-    namer,
-    slots,
-)
+from capaboost_vit.core.inject import Anatomy, Site, attach, branches, detach, features, find, freeze_base
 from capaboost_vit.core.merge import merge
+from capaboost_vit.core.names import get, namer, slots
 from capaboost_vit.core.wrapper import Frozen
 from capaboost_vit.methods import make_method
 from capaboost_vit.methods.apply import apply_method

@@ -223,11 +223,11 @@ def test_ranks_of_known_matrices():
     ("options", "message"),
     [
         ({"rank": 0}, "rank must be at least 1"),
-        ({"act": "swish"}, "unknown activation 'swish'"),
+        ({"act": "swish"}, "act must be relu, gelu, silu or tanh, got 'swish'"),
         ({"dropout": 1.0}, "dropout must lie"),
         ({"drop_path": -0.1}, r"drop_path must lie in \[0, 1\), got -0.1"),
-        ({"init": "houlsbi"}, "unknown init 'houlsbi': choose from zero, houlsby"),
-        ({"learned_scale": "row"}, "unknown learned_scale 'row': choose from scalar, channel, or leave it out"),
+        ({"init": "houlsbi"}, "init must be zero or houlsby, got 'houlsbi'"),
+        ({"learned_scale": "row"}, "learned_scale must be scalar or channel, got 'row'"),
         ({"pattern": "2:4", "rank": 6}, "divisible by 4"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capaboost_vit.core.masking import Masking, resolve_density
+from capaboost_vit.core.masking import Masking
 from capaboost_vit.core.masks import make_masks
 
 
@@ -122,7 +122,7 @@ def test_density_one_needs_no_masks(pattern):
     ],
 )
 def test_density_follows_the_pattern(pattern, num_branches, density, resolved):
-    assert resolve_density(pattern, density, num_branches) == resolved
+    assert Masking(num_branches, density, pattern).kept == resolved
 
 
 @pytest.mark.parametrize(

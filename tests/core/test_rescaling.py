@@ -103,7 +103,7 @@ def test_at_rank_one_the_norm_is_right_for_any_factors():
             "sign",
             "rescale='mean' has nothing to divide by with sign masks, whose mean is zero: say rescale='norm'",
         ),
-        ("median", "random", "unknown rescale 'median': choose from mean, norm, or leave it out"),
+        ("median", "random", "rescale must be mean or norm, got 'median'"),
         ("norm", "rows", "unknown pattern 'rows'"),
     ],
 )

@@ -104,11 +104,11 @@ def test_a_module_that_is_no_linear_layer_is_scaled_too_and_has_no_weight():
     [
         (
             lambda: Scaled(nn.Linear(5, 12), {"all": Scale(12)}, side="rows"),
-            "side must be 'output' or 'input', got 'rows'",
+            "side must be output or input, got 'rows'",
         ),
-        (lambda: Scaled(nn.Linear(5, 12), {"z": Scale(4)}, PARTS), "no part 'z' among q, k, v"),
-        (lambda: Scaled(nn.Linear(5, 12), {"all": Scale(12)}, PARTS), "no part 'all' among q, k, v"),
-        (lambda: Scaled(nn.Linear(5, 12), {"k": Scale(5)}, PARTS, "input"), "no part 'k' among all"),
+        (lambda: Scaled(nn.Linear(5, 12), {"z": Scale(4)}, PARTS), "a scaled part must be q, k or v, got 'z'"),
+        (lambda: Scaled(nn.Linear(5, 12), {"all": Scale(12)}, PARTS), "a scaled part must be q, k or v, got 'all'"),
+        (lambda: Scaled(nn.Linear(5, 12), {"k": Scale(5)}, PARTS, "input"), "a scaled part must be all, got 'k'"),
         (lambda: Scaled(nn.Linear(5, 12), {"all": Scale(5, shift=True)}, side="input"), "only outputs are shifted"),
     ],
 )

@@ -10,9 +10,9 @@ from torch import nn
 from capaboost_vit.core.adapted import Adapted, Wrapper
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.gate import Gate
-from capaboost_vit.core.inject import branches, detach, freeze_base, get, slots
+from capaboost_vit.core.inject import branches, detach, freeze_base
 from capaboost_vit.core.merge import merge
-from capaboost_vit.core.names import carries, distinct, namer
+from capaboost_vit.core.names import carries, distinct, get, namer, slots
 from capaboost_vit.core.scaled import Scale, Scaled
 from capaboost_vit.core.wrapper import unwrap
 

@@ -11,7 +11,7 @@ import torch
 import capaboost_vit
 from capaboost_vit.core.inject import branches
 from capaboost_vit.methods.adapter_file import read_header
-from capaboost_vit.methods.fold import fold
+from capaboost_vit.methods.apply import fold
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))

@@ -11,7 +11,7 @@ from timm import layers
 from torch import nn
 
 import capaboost_vit
-from capaboost_vit.core.norms import norm_names
+from capaboost_vit.core.names import norm_names
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))

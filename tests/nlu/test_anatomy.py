@@ -7,7 +7,8 @@ import torch
 import transformers
 from small import FAMILIES, ONE_EACH, SMALL, build, examples, padded, wake
 
-from capaboost_vit.core.inject import branches, find, get
+from capaboost_vit.core.inject import branches, find
+from capaboost_vit.core.names import get
 from capaboost_vit.nlu import adapt, anatomy_of
 from capaboost_vit.nlu.anatomy import head_names
 

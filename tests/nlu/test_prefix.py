@@ -10,7 +10,8 @@ from small import KINDS, adapted, build, each_kind, examples, padded, wake
 from torch import nn
 from written import assert_as_written
 
-from capaboost_vit.core.inject import branches, get
+from capaboost_vit.core.inject import branches
+from capaboost_vit.core.names import get
 from capaboost_vit.nlu import adapt
 from capaboost_vit.nlu.attention import PrefixAttention
 from capaboost_vit.nlu.encoder import real_positions, with_keys, with_tokens

@@ -11,8 +11,7 @@ from small import ADDED, LITTLE, adapted, build, each_family, examples, padded, 
 
 from capaboost_vit.core.inject import branches
 from capaboost_vit.methods.adapter_file import AdapterFileError, load_adapter_file, write_adapter_file
-from capaboost_vit.methods.fold import fold
-from capaboost_vit.methods.load import load_into
+from capaboost_vit.methods.apply import fold, load_into
 from capaboost_vit.nlu import adapt
 from capaboost_vit.nlu.anatomy import head_names
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from small import ONE_EACH, adapted, build, each_family, examples, padded, wake
 
-from capaboost_vit.core.inject import branches, get
+from capaboost_vit.core.inject import branches
 from capaboost_vit.core.merge import merge
-from capaboost_vit.methods.fold import fold
+from capaboost_vit.core.names import get
+from capaboost_vit.methods.apply import fold
 from capaboost_vit.nlu import adapt
 
 LORA = ("lora", dict(rank=4, targets=["query", "key", "value", "attn_out", "mlp_in", "mlp_out"]))

@@ -10,7 +10,7 @@ from written import Written, assert_as_written
 
 from capaboost_vit.core.gate import Gate
 from capaboost_vit.core.inject import branches
-from capaboost_vit.methods.fold import fold
+from capaboost_vit.methods.apply import fold
 from capaboost_vit.nlu import adapt
 
 NAMES = [name for name in ADDED if name.startswith("unipelt")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ...core.masking import resolve_density
+from ...core.masking import Masking
 from ..outcomes import Comparison, Outcome
 from ..trial import Trial
 
@@ -182,4 +182,4 @@ def _is_plain_lora(outcome: Outcome) -> bool:
     if method.get("name") != "lora" or method.get("num_branches") != 1 or method.get("dropout"):
         return False
     pattern = method.get("pattern", "random")
-    return pattern != "sign" and resolve_density(pattern, method.get("density"), 1) == 1
+    return pattern != "sign" and Masking(1, method.get("density"), pattern).kept == 1
