@@ -60,10 +60,9 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
         name: encoder(split, tokenizer, max_length=config.max_length, model_length=length)
         for name, split in data.splits.items()
     }
-    if task.kind == "masked":  # the model may be given any token, else one of those in the texts
+    highest = max(int(ids.max()) for split in encoded.values() for ids in split.ids)
+    if task.kind == "masked":  # the model may be given any token
         highest = max(tokenizer.get_vocab().values())
-    else:
-        highest = max(int(ids.max()) for split in encoded.values() for ids in split.ids)
     if highest >= vocabulary:
         raise ValueError(
             f"the tokenizer has tokens up to number {highest}, and {model} knows {vocabulary} of them: "
@@ -91,8 +90,5 @@ def _open_questions(config: TextConfig, task: Task) -> TextData[Any]:
     for name in ("protocol", "text_columns", "label_column"):
         if getattr(config, name) is not None:
             raise ValueError(f"{flag(name)} is not for questions, whose files have one form and are split by article")
-    spec = config.data
-    if spec == "hub":
-        assert task.hub is not None
-        spec = task.hub[0]
-    return open_questions(spec, seed=config.data_seed)
+    assert task.hub is not None
+    return open_questions(task.hub[0] if config.data == "hub" else config.data, seed=config.data_seed)

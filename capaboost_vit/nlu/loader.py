@@ -30,18 +30,11 @@ class Masking:
 
     Of those asked for, 80 % become the mask, 10 % another token, drawn from all that are not special, and 10 % stay as
     they are. What is drawn is a function of (seed, epoch, index) on every platform.
-
-    Args:
-        mask_id: of the mask token.
-        vocab_size: ids are below it.
-        special_ids: tokens that are never asked for and never drawn.
-        probability: of being asked for.
-        seed: keys what is drawn.
     """
 
     mask_id: int
-    vocab_size: int
-    special_ids: tuple[int, ...]
+    vocab_size: int  # ids are below it
+    special_ids: tuple[int, ...]  # never asked for and never drawn
     probability: float = 0.15
     seed: int = 0
 
@@ -63,8 +56,7 @@ class Masking:
         inputs, targets = ids.copy(), np.full_like(ids, NOT_ASKED)
         targets[chosen] = ids[chosen]
         fate = state.random_sample(len(chosen))
-        ordinary = self._ordinary
-        drawn = ordinary[state.randint(len(ordinary), size=len(chosen))]
+        drawn = self._ordinary[state.randint(len(self._ordinary), size=len(chosen))]
         inputs[chosen] = np.where(fate < 0.8, self.mask_id, np.where(fate < 0.9, drawn, ids[chosen]))
         return inputs, targets
 
@@ -83,11 +75,8 @@ class Masking:
 class TextExamples:
     """The examples of one split, as batches that are filled up to their longest example.
 
-    Args:
-        masking: for masked tokens, drawn anew in each epoch, as a function of (seed, epoch, index).
-
-    Raises:
-        ValueError: no targets, and no masking that makes them.
+    Targets are the examples' own, or those of a masking, which is drawn anew in each epoch. Raises ValueError if there
+    is neither.
     """
 
     def __init__(self, encoded: Encoded, masking: Masking | None = None) -> None:

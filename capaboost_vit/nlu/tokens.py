@@ -17,25 +17,15 @@ _AT_ONCE = 1000  # texts given to the tokenizer together
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The examples of one split as token ids, without padding.
+    """The E examples of one split as token ids, without padding."""
 
-    Args:
-        ids: (N,) int32 of each example.
-        types: (N,) int32, to which segment each token belongs, where the tokenizer says so.
-        targets: classes (E,) int64, scores (E,) float32, or spans (E, 2) int64; None where masked tokens are asked for.
-        names: by which a person finds each example.
-        pad_id: of the token that fills up a batch.
-        cut: examples that were longer than the model is to read.
-        max_length: tokens of the longest example that was allowed; no batch is filled up beyond it.
-    """
-
-    ids: tuple[np.ndarray, ...]
-    types: tuple[np.ndarray, ...] | None
-    targets: Tensor | None
-    names: tuple[str, ...]
-    pad_id: int
-    cut: int = 0
-    max_length: int | None = None
+    ids: tuple[np.ndarray, ...]  # of each example (N,) int32
+    types: tuple[np.ndarray, ...] | None  # (N,) int32, the segment of each token, where the tokenizer says so
+    targets: Tensor | None  # classes (E,) int64, scores (E,) float32, spans (E, 2) int64; None: masked tokens are asked
+    names: tuple[str, ...]  # by which a person finds each example
+    pad_id: int  # of the token that fills up a batch
+    cut: int = 0  # examples that were longer than the model is to read
+    max_length: int | None = None  # tokens that were allowed; no batch is filled up beyond them
 
     def __len__(self) -> int:
         return len(self.ids)

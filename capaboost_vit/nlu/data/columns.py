@@ -35,8 +35,7 @@ def text_columns(where: str, columns: Collection[str], layouts: list[tuple[str, 
     there = [names for names in layouts if set(names) <= set(columns)]
     largest = [names for names in there if not any(set(names) < set(other) for other in there)]
     if largest:
-        several = [" and ".join(names) for names in largest]
-        only_column(where, several, "texts", "--text-columns")
+        only_column(where, [" and ".join(names) for names in largest], "texts", "--text-columns")
         return largest[0]
     wanted = min(layouts, key=lambda names: len(set(names) - set(columns)))
     missing = next(name for name in wanted if name not in columns)
@@ -71,9 +70,7 @@ def number_labels(
     Labels of a task with class names are these names, or their numbers from 0. Else the classes are those that the
     data set names, or the values in train: integers by size, text sorted. Scores are numbers.
 
-    Args:
-        where: the first table, for messages.
-        needed: splits that are of no use without labels.
+    `where` is the first table, for messages; the splits in `needed` are of no use without labels.
 
     Raises:
         ValueError: by file and line: no label, one that is unknown or out of range, a score that is no number.
@@ -83,10 +80,12 @@ def number_labels(
     columns = labelled(where, columns, needed=needed)
     if task.kind == "regression":
         return (), {name: _scores(column) for name, column in columns.items()}
-    classes, numbers = _classes(task, columns)
-    index = {str(number): label for number, label in numbers.items()}
-    index |= {name: label for label, name in enumerate(classes)}
-    expected = listed(classes) + (f", or {min(numbers)} to {max(numbers)}" if numbers else "")
+    classes, first = _classes(task, columns)
+    index = {name: label for label, name in enumerate(classes)}
+    expected = listed(classes)
+    if first is not None:
+        index |= {str(first + label): label for label in range(len(classes))}
+        expected += f", or {first} to {first + len(classes) - 1}"
     return classes, {name: column.numbered(index, expected, names=classes) for name, column in columns.items()}
 
 
@@ -110,21 +109,20 @@ def _scores(column: LabelColumn) -> tuple[float, ...]:
     return tuple(scores)
 
 
-def _classes(task: Task, columns: Mapping[str, LabelColumn]) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Class names, and labels by the integers that may stand for them."""
+def _classes(task: Task, columns: Mapping[str, LabelColumn]) -> tuple[tuple[str, ...], int | None]:
+    """Class names, and the integer that may stand for the first one; None where integers stand for none."""
     if task.classes:
         if any(_INTEGER.fullmatch(name) for name in task.classes):  # then an integer is a name
-            return task.classes, {}
+            return task.classes, None
         count = len(task.classes)
-        from_one = task.from_one and any(count in column.values for column in columns.values())
-        return task.classes, {label + from_one: label for label in range(count)}
+        return task.classes, int(task.from_one and any(count in column.values for column in columns.values()))
     column = training_column(columns)
     if column.classes:
-        return column.classes, {}
+        return column.classes, None
     for row, value in enumerate(column.values):
         if not isinstance(value, int | str):
             raise ValueError(
                 f"{column.locate(row)}: expected a class in {column.name!r}, text or an integer, got {value!r}"
             )
     in_order = sorted(set(column.values), key=lambda value: (isinstance(value, str), value))
-    return tuple(str(value) for value in in_order), {}
+    return tuple(str(value) for value in in_order), None

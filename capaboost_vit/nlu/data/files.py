@@ -37,7 +37,8 @@ def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
         raise ValueError(f"{path} is empty")
     suffix = path.suffix.lower()
     if suffix not in (".tsv", ".csv"):
-        rows = _objects(path, content) if suffix == ".jsonl" else _documents(content)
+        documents = ((number, {"text": line}) for number, line in _lines(content) if line.strip())
+        rows = _objects(path, content) if suffix == ".jsonl" else documents
         first = next(rows)
         return Table(str(path), path.name, tuple(first[1]), chain([first], rows))
     lines = _quoted(path, content) if suffix == ".csv" else ((n, line.split("\t")) for n, line in _lines(content))
@@ -101,10 +102,6 @@ def _objects(path: Path, content: str) -> Iterator[Row]:
                 f'{path}, line {number}: expected an object such as {{"text": ..., "label": ...}}, got {line[:40]!r}'
             )
         yield number, row
-
-
-def _documents(content: str) -> Iterator[Row]:
-    return ((number, {"text": line}) for number, line in _lines(content) if line.strip())
 
 
 def _named(path: Path, header: tuple[str, ...], lines: Iterable[tuple[int, list[str]]], flawed: bool) -> Iterator[Row]:

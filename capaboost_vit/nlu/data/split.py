@@ -32,17 +32,11 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class TextSplit:
-    """The examples of one split.
+    """The examples of one split."""
 
-    Args:
-        texts: of each example one segment, or two that the model is to see together.
-        labels: of each example the class from 0, or the score; none at all where texts are only read.
-        names: by which a person finds each example: file and line, such as `train.tsv:17`.
-    """
-
-    texts: tuple[tuple[str, ...], ...]
-    labels: tuple[int, ...] | tuple[float, ...]
-    names: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]  # of each one segment, or two that the model is to see together
+    labels: tuple[int, ...] | tuple[float, ...]  # the class from 0, or the score; none at all where texts are only read
+    names: tuple[str, ...]  # by which a person finds each example: file and line, such as `train.tsv:17`
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -70,21 +64,14 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class TextData(Generic[S]):
-    """The splits of a data set by name, and its class names in the order of the labels (none where labels are none).
-
-    Args:
-        splits: TextSplits, or QuestionSplits.
-        unlabelled: splits that are there, but whose labels are not: nothing can be done with them here.
-        protocol: by which the splits were made.
-        left_out: by split, how many broken rows of a published file were left out, where it is known for them.
-    """
+    """The splits of a data set by name, TextSplits or QuestionSplits."""
 
     spec: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names in the order of the labels; none where labels are none
     splits: dict[str, S]
-    unlabelled: tuple[str, ...] = ()
-    protocol: str = "own"
-    left_out: dict[str, int] = field(default_factory=dict)
+    unlabelled: tuple[str, ...] = ()  # splits that are there, but whose labels are not
+    protocol: str = "own"  # by which the splits were made
+    left_out: dict[str, int] = field(default_factory=dict)  # broken rows of a published file that is known for them
 
     def find(self, name: str) -> str:
         """The name of a split, by itself or by a usual alias (val: valid, validation, dev).
@@ -120,15 +107,13 @@ def apply_protocol(spec: str, splits: dict[str, TextSplit], *, protocol: str, se
     if protocol == "halves":
         made = {name: split for name, split in splits.items() if name == "train"}
         for kind in _KINDS:
-            if f"val{kind}" in splits:
-                dev = splits[f"val{kind}"]
+            if dev := splits.get(f"val{kind}"):
                 made[f"val{kind}"], made[f"test{kind}"] = _cut(spec, dev, max(1, len(dev) // 2), protocol, seed)
         return made
     val, train = _cut(spec, splits["train"], _THOUSAND, protocol, seed)
     made = {"train": train, "val": val}
     for kind in _KINDS:
-        test = splits.get(f"val{kind}", splits.get(f"test{kind}"))
-        if test is not None:
+        if test := splits.get(f"val{kind}") or splits.get(f"test{kind}"):
             made[f"test{kind}"] = test
     return made
 

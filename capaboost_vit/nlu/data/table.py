@@ -17,22 +17,15 @@ Row = tuple[int, Mapping[str, Any]]  # its number, and cells by column
 class Table:
     """The rows of one split, read once.
 
-    Args:
-        where: the file, or the split of a hub set, as messages name it.
-        name: as its examples are named: `train.tsv`.
-        columns: names of all columns, those of the first row where each row names its own.
-        rows: one of a file that has too few cells for its header lacks the last ones if the file is known to be flawed,
-            and is an error else.
-        unit: what is counted: lines of a file from 1, rows of a hub set from 0.
-        class_names: of integer labels by column, where the data tells them.
+    A row of a file that is known to be flawed may have too few cells for the header: it lacks the last columns.
     """
 
-    where: str
-    name: str
-    columns: tuple[str, ...]
+    where: str  # the file, or the split of a hub set, as messages name it
+    name: str  # as its examples are named: `train.tsv`
+    columns: tuple[str, ...]  # those of the first row where each row names its own
     rows: Iterable[Row]
-    unit: str = "line"
-    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unit: str = "line"  # what is counted: lines of a file from 1, rows of a hub set from 0
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of integer labels, by column
 
     def locate(self, number: int) -> str:
         """Where a person finds a row."""
@@ -43,9 +36,8 @@ def table_of(spec: str, split: str, rows: Any) -> Table:
     """A split as `datasets` holds it; a class stands there by its name, and a missing one (-1) as None."""
     import datasets
 
-    names = {
-        column: tuple(kind.names) for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)
-    }
+    kinds = rows.features.items()
+    names = {column: tuple(kind.names) for column, kind in kinds if isinstance(kind, datasets.ClassLabel)}
 
     def named() -> Iterator[Row]:
         for number, row in enumerate(rows):
