@@ -54,8 +54,7 @@ def save_adapter(
 def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: bool = False) -> nn.Module:
     """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
 
-    Args:
-        force: accept base weights whose fingerprint differs.
+    With `force` base weights are accepted whose fingerprint differs.
 
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.

@@ -44,11 +44,13 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
 
     Raises:
         FileNotFoundError, ValueError: no such task or model; what `open_texts`, `open_questions` and the encoders
-            refuse; a tokenizer that has more tokens than the model.
+            refuse; more tokens of an example than the model takes; a tokenizer that has more tokens than the model.
     """
     task, model = get_task(config.task), base_model(config)
     tokenizer = create_tokenizer(config.tokenizer or model)
     length, vocabulary = known_limits(model)
+    if length is not None and config.max_length > length:
+        raise ValueError(f"--max-length {config.max_length}: the model takes {length} tokens at most")
     encoder: Callable[..., Encoded]
     if task.kind == "questions":
         data = _open_questions(config, task)
@@ -56,10 +58,7 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
     else:
         data = _open_texts(config, task, classes)
         encoder = encode_pieces if task.kind == "masked" else partial(encode, regression=task.kind == "regression")
-    encoded = {
-        name: encoder(split, tokenizer, max_length=config.max_length, model_length=length)
-        for name, split in data.splits.items()
-    }
+    encoded = {name: encoder(split, tokenizer, max_length=config.max_length) for name, split in data.splits.items()}
     highest = max(int(ids.max()) for split in encoded.values() for ids in split.ids)
     if task.kind == "masked":  # the model may be given any token
         highest = max(tokenizer.get_vocab().values())

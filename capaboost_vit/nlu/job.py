@@ -19,7 +19,7 @@ from ..training.state import State
 from .adapters import save_adapter, save_model
 from .config import TextConfig, base_model, has_weights
 from .encoded import EncodedTask, encode_task
-from .loader import Masking, TextExamples, moved, text_eval_loader
+from .loader import TextExamples, TokenMasking, moved, text_eval_loader
 from .models import adapt, create_text_model
 from .objectives import make_objective
 from .tasks import Task
@@ -45,7 +45,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     model = build_text_model(config, task, data.classes).to(device)
     masking = None
     if task.kind == "masked":
-        masking = Masking.of(encoded.tokenizer, probability=config.mlm_probability, seed=config.seed)
+        masking = TokenMasking(encoded.tokenizer, probability=config.mlm_probability, seed=config.seed)
     shard = {"rank": world.rank, "world_size": world.size}
     train = TrainLoader(
         TextExamples(encoded.encoded["train"], masking),
@@ -55,12 +55,12 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         lengths=encoded.encoded["train"].lengths if config.group_by_length else None,
         **shard,
     )
-    tests = {
+    held_out = {
         name: text_eval_loader(ids, masking=masking, batch_size=config.validation_batch_size, **shard)
         for name, ids in encoded.encoded.items()
         if name != "train"
     }
-    val, test = tests.pop("val", None), tests.pop("test", None)
+    val, test = held_out.pop("val", None), held_out.pop("test", None)
     objective, calibrate = make_objective(encoded)
     return Job(
         config=config,
@@ -76,7 +76,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         train=train,
         val=val,
         test=test,
-        extra_tests=tests,
+        extra_tests=held_out,
         prepare=partial(moved, device=device),
         save=partial(_save, model, encoded),
         calibrate=calibrate,

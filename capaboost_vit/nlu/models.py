@@ -34,8 +34,7 @@ def create_text_model(
 
     Args:
         name: hub id, or folder with config.json and weights; code that comes with a model is never run.
-        kind: classification, regression, questions or masked.
-        classes: of a classification.
+        kind: classification (of these classes), regression, questions or masked.
         pretrained: load the weights; otherwise they are random.
         options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
 

@@ -36,40 +36,32 @@ class Encoded:
         return np.fromiter(map(len, self.ids), dtype=np.int64, count=len(self.ids))
 
 
-def encode(
-    split: TextSplit, tokenizer: Any, *, max_length: int, regression: bool = False, model_length: int | None = None
-) -> Encoded:
+def encode(split: TextSplit, tokenizer: Any, *, max_length: int, regression: bool = False) -> Encoded:
     """The tokens of each example, with the special ones; of a pair the longer text is cut first.
 
-    Args:
-        regression: labels are scores.
-
-    Raises:
-        ValueError: see `check_length`.
+    The labels of a regression are scores. Raises ValueError as `check_room` does.
     """
-    check_length(tokenizer, max_length, model_length, segments=len(split.texts[0]) if split.texts else 1)
+    check_room(tokenizer, max_length, segments=len(split.texts[0]))
     tokens = Tokens(tokenizer)
     cut = 0
     pieces_of = tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first")
     for name, (first, *others) in zip(split.names, pieces_of, strict=True):
         tokens.add(first, name)
         cut += bool(others)
-    targets = None
-    if split.labels or not len(split):
-        targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
+    targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64) if split.labels else None
     return Encoded(**tokens.fields(), targets=targets, cut=cut, max_length=max_length)
 
 
-def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_length: int | None = None) -> Encoded:
+def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int) -> Encoded:
     """The documents of a split in pieces of at most `max_length` tokens, each with the special tokens; no targets.
 
     A document is an example's text, or its two texts with a space between them. A piece is named by its document, and
     by its number there from the second one on: `train.txt:17 (2)`. A piece of special tokens alone is left out.
 
     Raises:
-        ValueError: see `check_length`; or nothing is left.
+        ValueError: see `check_room`; or nothing is left.
     """
-    check_length(tokenizer, max_length, model_length, segments=1)
+    check_room(tokenizer, max_length, segments=1)
     special = set(tokenizer.all_special_ids)
     documents = [(" ".join(segments).strip(),) for segments in split.texts]
     tokens = Tokens(tokenizer)
@@ -78,7 +70,7 @@ def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_le
         for number, piece in enumerate(pieces, start=1):
             if not special.issuperset(piece.ids):
                 tokens.add(piece, document, number)
-    if len(split) and not tokens.names:
+    if not tokens.names:
         raise ValueError("the tokenizer finds no token in any of the texts")
     return Encoded(**tokens.fields(), targets=None, max_length=max_length)
 
@@ -118,10 +110,8 @@ class Tokens:
         return {"ids": tuple(self.ids), "types": types, "names": tuple(self.names), "pad_id": self.pad_id}
 
 
-def check_length(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:
-    """Raises ValueError for more tokens than a model takes (None: any number), or too few for one text or two."""
-    if model_length is not None and max_length > model_length:
-        raise ValueError(f"--max-length {max_length}: the model takes {model_length} tokens at most")
+def check_room(tokenizer: Any, max_length: int, *, segments: int) -> None:
+    """Raises ValueError where the special tokens leave no room for one text, or two."""
     special = tokenizer.num_special_tokens_to_add(segments == 2)
     if max_length < special + segments:
         raise ValueError(
