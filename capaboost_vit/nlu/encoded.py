@@ -18,18 +18,13 @@ from .tokens import Encoded, encode, encode_pieces
 
 @dataclass(frozen=True)
 class EncodedTask:
-    """A task with its data, and the ids that the model reads, by split; of questions these are windows of the contexts.
+    """A task with its data, and the ids that the model reads, by split."""
 
-    Args:
-        config: names the task, its data and the base model.
-        tokenizer: that of the model, or another one that was asked for.
-    """
-
-    config: TextConfig
+    config: TextConfig  # names the task, its data and the base model
     task: Task
-    tokenizer: Any
+    tokenizer: Any  # that of the model, or another one that was asked for
     data: TextData[Any]
-    encoded: dict[str, Encoded]
+    encoded: dict[str, Encoded]  # of questions: windows of the contexts
 
     def split_of(self, encoded: Encoded) -> Any:
         """The split that these ids are of."""
@@ -39,8 +34,7 @@ class EncodedTask:
 def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> EncodedTask:
     """Reads and encodes the splits that the configuration's data and protocol give.
 
-    Args:
-        classes: those of a model that was trained before; none: the task's or the data's own.
+    The classes are those of a model that was trained before; none: the task's or the data's own.
 
     Raises:
         FileNotFoundError, ValueError: no such task or model; what `open_texts`, `open_questions` and the encoders

@@ -6,9 +6,12 @@ taken from elsewhere; a result says by which protocol it was made:
 - own: the splits as they are in the data;
 - dev: train, and the public dev set as val; no test;
 - halves: all of train; half of the public dev set as val, and the other half as test (for small tasks);
-- thousand: 1,000 examples of train as val, the others as train, and the public dev set as test (for large tasks).
+- thousand: 1,000 examples of train as val, the others as train, and the public dev set as test (for large tasks); where
+  there is no dev set, the test set of the data stays the test set, if it has one.
 
-What is drawn is a function of the protocol and the seed, on every platform.
+What is drawn is a function of the protocol and the seed, on every platform: the permutation of the n examples of a
+dev set is cut behind its n // 2 first ones, that of train behind its 1,000 first ones, and these become val, in the
+order of the split. Of MNLI, `val` and `test` are the matched sets, `*_mismatched` the others.
 """
 
 from __future__ import annotations
@@ -85,15 +88,7 @@ class TextData(Generic[S]):
 
 
 def apply_protocol(spec: str, splits: dict[str, TextSplit], *, protocol: str, seed: int) -> dict[str, TextSplit]:
-    """The splits of a protocol. Of MNLI, `val` and `test` are the matched sets, `*_mismatched` the others.
-
-    halves: the permutation of a dev set of n examples is cut behind its n // 2 first ones, which become val; examples
-    keep their order. thousand: the first 1,000 of the permutation of train become val; where there is no dev set, the
-    test set of the data stays the test set, if it has one.
-
-    Raises:
-        ValueError: no dev set to halve; too few examples.
-    """
+    """The splits of a protocol. Raises ValueError for no dev set to halve, or too few examples."""
     if protocol == "own":
         return splits
     needed = "train" if protocol == "thousand" else "val"
