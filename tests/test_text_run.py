@@ -22,6 +22,7 @@ import capaboost_vit
 from capaboost_vit.core.inject import branches
 from capaboost_vit.nlu import create_from_adapter
 from capaboost_vit.nlu.config import TextConfig, base_model
+from capaboost_vit.nlu.encoded import encode_task
 from capaboost_vit.nlu.questions import best_answers, best_threshold, encode_questions, open_questions, score_answers
 from capaboost_vit.run import build_job, train
 from capaboost_vit.training import result
@@ -176,6 +177,15 @@ def test_what_is_said_names_the_splits_and_what_was_cut(text_material, tmp_path,
     assert cut["train"] == sum(len(text.split()) > 6 for text, _ in texts.opinions(40)) > 0
     assert lines[1] == f"warning: {cut['train']} of 40 texts of train are cut to --max-length 8"
     assert lines[-1].startswith("test accuracy ")
+
+
+def test_as_many_tokens_as_the_model_takes_are_allowed_and_no_more(text_material):
+    options = {"data": str(text_material / "nowhere"), "max_length": texts.POSITIONS}
+    with pytest.raises(FileNotFoundError, match="no data at"):  # what is read after the length is checked
+        encode_task(texts.configure(text_material, "opinions", "nowhere", **options))
+    options["max_length"] += 1
+    with pytest.raises(ValueError, match=f"the model takes {texts.POSITIONS} tokens at most"):
+        encode_task(texts.configure(text_material, "opinions", "nowhere", **options))
 
 
 # the model that is kept, and the test

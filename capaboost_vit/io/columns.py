@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .options import suggest
@@ -33,8 +33,13 @@ def no_column(where: str, columns: Collection[str], name: str, flag: str, *, tak
         taken: columns that are in use already, so nobody can have meant them.
     """
     hint = suggest(name, [other for other in columns if other not in taken])
-    there = ", ".join(other if len(other) <= 30 else other[:30] + "..." for other in columns)
+    there = listed_columns(columns)
     return ValueError(f"{where} has no column {name!r}{hint}; it has: {there}. Choose another one with {flag}")
+
+
+def listed_columns(columns: Iterable[str]) -> str:
+    """Names of columns for a message: a first line that holds no names may hold texts."""
+    return ", ".join(name if len(name) <= 30 else name[:30] + "..." for name in columns)
 
 
 class LabelColumn:

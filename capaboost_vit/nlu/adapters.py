@@ -30,7 +30,7 @@ def save_adapter(
 
     Args:
         task: name of the task that it was trained for; with it `create_from_adapter` can build the model.
-        class_names: names of the classes, in the order of the labels.
+        class_names: in the order of the labels.
         max_length: tokens of an example in training.
 
     Raises:
@@ -54,8 +54,7 @@ def save_adapter(
 def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: bool = False) -> nn.Module:
     """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
 
-    Args:
-        force: accept base weights whose fingerprint differs.
+    With `force` base weights are accepted whose fingerprint differs.
 
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
@@ -77,12 +76,13 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
         ValueError: no such base model.
     """
     file = read_adapter_file(path)
-    path, header = file.path, file.header
-    if "text" not in header or header["text"]["task"] is None:
-        raise AdapterFileError(f"{path} is not of a task on texts: build its model, then use load_adapter")
+    header = file.header
+    if header.get("text", {}).get("task") is None:
+        raise AdapterFileError(f"{file.path} is not of a task on texts: build its model, then use load_adapter")
     base = model or header["base"].get("tag")
     if base is None:
-        raise AdapterFileError(f"{path} was made on a local {header['base']['architecture']}: say where it is, model=")
+        local = header["base"]["architecture"]
+        raise AdapterFileError(f"{file.path} was made on a local {local}: say where it is, model=")
     kind = get_task(header["text"]["task"]).kind
     built = create_text_model(base, kind, classes=header["class_names"], pretrained=not file.trains_all())
     return load_adapter(built, file, force=force).eval()

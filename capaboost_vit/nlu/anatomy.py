@@ -49,12 +49,12 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     attentions = [unwrap(module) for name, module in slots(model) if _ATTENTION.search(name)]
     if not attentions:
         return Anatomy(head=head_names(model))
-    known = all(takes_prefix(attention) for attention in attentions)
-    causal = any(getattr(attention, "is_decoder", False) for attention in attentions)
     roles = {**_ROLES, "norm": tuple(map(Site, norm_names(model)))}
+    if any(getattr(attention, "is_decoder", False) for attention in attentions):
+        del roles["block"]
     return Anatomy(
-        {role: sites for role, sites in roles.items() if not (causal and role == "block")},
-        prefix_attention=PrefixAttention if known else None,
+        roles,
+        prefix_attention=PrefixAttention if all(map(takes_prefix, attentions)) else None,
         prompted=PromptedEncoder,
         watching=WatchedAttention,
         head=head_names(model),

@@ -26,8 +26,8 @@ def _cache_keyword(attention: nn.Module) -> str | None:
     """The argument by which a layer takes keys and values from outside: `cache`, or `past_key_values` before 5.24."""
     if _is_disentangled(attention):
         return "cache"
-    known = inspect.signature(unwrap(attention).forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in known), None)
+    parameters = inspect.signature(unwrap(attention).forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in parameters), None)
 
 
 class PrefixAttention(Wrapper):
@@ -50,8 +50,7 @@ class PrefixAttention(Wrapper):
 
     def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
         if not takes_prefix(base):
-            kind = type(base).__name__
-            raise TypeError(f"prefixes need an encoder's attention layer that takes a cache, got {kind}")
+            raise TypeError(f"prefixes need an encoder's attention layer that takes a cache, got {type(base).__name__}")
         super().__init__(base)
         inner: Any = unwrap(base)
         self.heads: int = inner.num_attention_heads
@@ -60,23 +59,19 @@ class PrefixAttention(Wrapper):
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        kwargs[self.cache_keyword] = _Front(*self._prefix(hidden_states), kwargs.get(self.cache_keyword))
-        mask = with_keys(_unambiguous(attention_mask, self.base), self.tokens.length)
-        return _attend(self.base, hidden_states, mask, *args, **kwargs)
-
-    def gate_widths(self) -> dict[str, int]:
-        """The gate looks at the layer's input."""
-        return {"tokens": features(self)[0]}
-
-    def _prefix(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, (B, H, P, D) each."""
         tokens = self.tokens()
         size = self.tokens.width // (2 * self.heads)
         prefix = tokens.view(-1, 2, self.heads, size).permute(1, 2, 0, 3).unsqueeze(1)  # (2, 1, H, P, D)
         if self.tokens.gate is not None:
             prefix = prefix * self.tokens.gate(hidden_states).unsqueeze(-1)
         keys, values = prefix.expand(-1, len(hidden_states), -1, -1, -1)
-        return keys, values
+        kwargs[self.cache_keyword] = _Front(keys, values, kwargs.get(self.cache_keyword))
+        mask = with_keys(_unambiguous(attention_mask, self.base), self.tokens.length)
+        return _attend(self.base, hidden_states, mask, *args, **kwargs)
+
+    def gate_widths(self) -> dict[str, int]:
+        """The gate looks at the layer's input."""
+        return {"tokens": features(self)[0]}
 
 
 class WatchedAttention(Wrapper):
@@ -108,14 +103,17 @@ class WatchedAttention(Wrapper):
 
 
 class _Front:
-    """What an attention layer takes for a cache: it puts a prefix before the keys and values (B, H, N, D)."""
+    """What an attention layer takes for a cache: it puts a prefix before the keys and values (B, H, N, D).
 
-    def __init__(self, keys: Tensor, values: Tensor, further: Any) -> None:
-        self.keys, self.values, self.further = keys, values, further
+    `inner` is that of another prefix around this one, whose keys and values stand nearer to the layer's own.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, inner: Any) -> None:
+        self.keys, self.values, self.inner = keys, values, inner
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.further is not None:
-            keys, values = self.further.update(keys, values, *args, **kwargs)
+        if self.inner is not None:
+            keys, values = self.inner.update(keys, values, *args, **kwargs)
         keys = torch.cat([self.keys.to(keys.dtype), keys], dim=2)
         return keys, torch.cat([self.values.to(values.dtype), values], dim=2)
 
@@ -163,11 +161,11 @@ def _disentangled(
     terms = 1 + ("c2p" in base.pos_att_type) + ("p2c" in base.pos_att_type)
     scores = q.unflatten(0, (B, heads)) @ keys.transpose(-1, -2) / (q.shape[-1] * terms) ** 0.5  # (B, H, N, P+N)
     if base.relative_attention and terms > 1:
-        known = [padding.real for padding in paddings]
+        real_of_words = [padding.real for padding in paddings]
         for padding in paddings:
             padding.real = None
         bias = base.disentangled_attention_bias(q, k, relative_pos, base.pos_dropout(rel_embeddings), terms)
-        for padding, real in zip(paddings, known, strict=True):
+        for padding, real in zip(paddings, real_of_words, strict=True):
             padding.real = real
         scores = scores + F.pad(bias.unflatten(0, (B, heads)), (keys.shape[2] - k.shape[1], 0))
     # padding asks too, and sees nothing of its own: there the scores are all alike, as in the base

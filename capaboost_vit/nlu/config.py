@@ -11,6 +11,10 @@ from ..io.options import option
 from ..methods import make_method
 from ..training.config import RunConfig
 
+# options of the run that its stages of continued pretraining have at their defaults
+_NOT_IN_STAGES = {"dapt_data", "dapt_epochs", "tapt_epochs", "max_steps", "warmup_epochs", "layer_decay", "smoothing"}
+_NOT_IN_STAGES |= {"model_ema", "patience", "val_interval"}
+
 
 @dataclass(frozen=True)
 class TextConfig(RunConfig):
@@ -82,17 +86,18 @@ def stages(config: TextConfig) -> list[TextConfig]:
     In them the whole model learns masked tokens; val takes no part, and the last epoch is kept. They share batch size,
     precision, device and seed with the run.
     """
-    reset: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config) if f.name in _NOT_IN_STAGES}
-    reset |= {"task": "mlm", "method": make_method("full"), "lr": config.mlm_lr, "select": "last"}
+    common: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config) if f.name in _NOT_IN_STAGES}
+    common |= {"task": "mlm", "method": make_method("full"), "lr": config.mlm_lr, "select": "last"}
     before = []
     if config.dapt_data is not None:
-        data: dict[str, Any] = {"data": config.dapt_data, "epochs": config.dapt_epochs}
-        data |= dict.fromkeys(("protocol", "text_columns", "label_column"))  # those of the task's data
-        before.append(dataclasses.replace(config, **reset, **data, output=str(Path(config.output, "dapt"))))
+        dapt = {**common, "data": config.dapt_data, "epochs": config.dapt_epochs}
+        dapt |= dict.fromkeys(("protocol", "text_columns", "label_column"))  # those of the task's data
+        before.append(dataclasses.replace(config, **dapt, output=str(Path(config.output, "dapt"))))
     if config.tapt_epochs:
-        data = {"data": config.data, "epochs": config.tapt_epochs, "texts_of": config.task}
-        base: dict[str, Any] = {"model": str(model_folder(before[-1])), "pretrained": True} if before else {}
-        before.append(dataclasses.replace(config, **reset, **data, **base, output=str(Path(config.output, "tapt"))))
+        tapt = {**common, "texts_of": config.task, "epochs": config.tapt_epochs}
+        if before:
+            tapt |= {"model": str(model_folder(before[-1])), "pretrained": True}
+        before.append(dataclasses.replace(config, **tapt, output=str(Path(config.output, "tapt"))))
     return before
 
 
@@ -110,18 +115,3 @@ def base_model(config: TextConfig) -> str:
 def has_weights(config: TextConfig) -> bool:
     """Whether that model brings weights with it; a stage's model does."""
     return config.pretrained or bool(stages(config))
-
-
-# options of the run that its stages have at their defaults
-_NOT_IN_STAGES = {
-    "dapt_data",
-    "dapt_epochs",
-    "tapt_epochs",
-    "max_steps",
-    "warmup_epochs",
-    "layer_decay",
-    "smoothing",
-    "model_ema",
-    "patience",
-    "val_interval",
-}

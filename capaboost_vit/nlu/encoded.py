@@ -18,18 +18,13 @@ from .tokens import Encoded, encode, encode_pieces
 
 @dataclass(frozen=True)
 class EncodedTask:
-    """A task with its data, and the ids that the model reads, by split; of questions these are windows of the contexts.
+    """A task with its data, and the ids that the model reads, by split."""
 
-    Args:
-        config: names the task, its data and the base model.
-        tokenizer: that of the model, or another one that was asked for.
-    """
-
-    config: TextConfig
+    config: TextConfig  # names the task, its data and the base model
     task: Task
-    tokenizer: Any
+    tokenizer: Any  # that of the model, or another one that was asked for
     data: TextData[Any]
-    encoded: dict[str, Encoded]
+    encoded: dict[str, Encoded]  # of questions: windows of the contexts
 
     def split_of(self, encoded: Encoded) -> Any:
         """The split that these ids are of."""
@@ -39,16 +34,17 @@ class EncodedTask:
 def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> EncodedTask:
     """Reads and encodes the splits that the configuration's data and protocol give.
 
-    Args:
-        classes: those of a model that was trained before; none: the task's or the data's own.
+    The classes are those of a model that was trained before; none: the task's or the data's own.
 
     Raises:
         FileNotFoundError, ValueError: no such task or model; what `open_texts`, `open_questions` and the encoders
-            refuse; a tokenizer that has more tokens than the model.
+            refuse; more tokens of an example than the model takes; a tokenizer that has more tokens than the model.
     """
     task, model = get_task(config.task), base_model(config)
     tokenizer = create_tokenizer(config.tokenizer or model)
     length, vocabulary = known_limits(model)
+    if length is not None and config.max_length > length:
+        raise ValueError(f"--max-length {config.max_length}: the model takes {length} tokens at most")
     encoder: Callable[..., Encoded]
     if task.kind == "questions":
         data = _open_questions(config, task)
@@ -56,14 +52,10 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
     else:
         data = _open_texts(config, task, classes)
         encoder = encode_pieces if task.kind == "masked" else partial(encode, regression=task.kind == "regression")
-    encoded = {
-        name: encoder(split, tokenizer, max_length=config.max_length, model_length=length)
-        for name, split in data.splits.items()
-    }
-    if task.kind == "masked":  # the model may be given any token, else one of those in the texts
+    encoded = {name: encoder(split, tokenizer, max_length=config.max_length) for name, split in data.splits.items()}
+    highest = max(int(ids.max()) for split in encoded.values() for ids in split.ids)
+    if task.kind == "masked":  # the model may be given any token
         highest = max(tokenizer.get_vocab().values())
-    else:
-        highest = max(int(ids.max()) for split in encoded.values() for ids in split.ids)
     if highest >= vocabulary:
         raise ValueError(
             f"the tokenizer has tokens up to number {highest}, and {model} knows {vocabulary} of them: "
@@ -91,8 +83,5 @@ def _open_questions(config: TextConfig, task: Task) -> TextData[Any]:
     for name in ("protocol", "text_columns", "label_column"):
         if getattr(config, name) is not None:
             raise ValueError(f"{flag(name)} is not for questions, whose files have one form and are split by article")
-    spec = config.data
-    if spec == "hub":
-        assert task.hub is not None
-        spec = task.hub[0]
-    return open_questions(spec, seed=config.data_seed)
+    assert task.hub is not None
+    return open_questions(task.hub[0] if config.data == "hub" else config.data, seed=config.data_seed)

@@ -21,8 +21,7 @@ class PromptedEncoder(Wrapper):
 
     Args:
         base: the encoder, called with embeddings and an attention mask.
-        tokens: the prompt.
-        dropped: P.
+        dropped: P, the tokens that are taken off.
     """
 
     adds = "a prompt"
@@ -64,11 +63,9 @@ def _captured() -> list[Any]:
 
 
 def with_keys(mask: Tensor | None, count: int) -> Tensor | None:
-    """The mask with `count` more keys in front that every query sees.
+    """The mask with `count` more keys in front that every query sees; None hides nothing.
 
-    Args:
-        mask: (B, M) of keys, (B, N, M) or (B, 1, N, M); bool, 0 and 1, or what is added to the scores; None hides
-            nothing.
+    It is (B, M) of keys, (B, N, M) or (B, 1, N, M); bool, 0 and 1, or what is added to the scores.
 
     Raises:
         TypeError: the mask is no tensor, as that of flex attention.

@@ -19,7 +19,7 @@ from ..training.state import State
 from .adapters import save_adapter, save_model
 from .config import TextConfig, base_model, has_weights
 from .encoded import EncodedTask, encode_task
-from .loader import Masking, TextExamples, moved, text_eval_loader
+from .loader import TextExamples, TokenMasking, moved, text_eval_loader
 from .models import adapt, create_text_model
 from .objectives import make_objective
 from .tasks import Task
@@ -34,7 +34,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     if config.method is None:  # before the data are opened, which may take a download
         raise ValueError(f"say --method.name lora ({', '.join(METHODS)})")
     encoded = encode_task(config)
-    task, tokenizer, data = encoded.task, encoded.tokenizer, encoded.data
+    task, data = encoded.task, encoded.data
     if "train" not in data.splits:
         raise ValueError(f"{config.data} has no split 'train'")
     if "val" not in data.splits and (config.patience is not None or config.select == "best"):
@@ -45,7 +45,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     model = build_text_model(config, task, data.classes).to(device)
     masking = None
     if task.kind == "masked":
-        masking = Masking.of(tokenizer, probability=config.mlm_probability, seed=config.seed)
+        masking = TokenMasking(encoded.tokenizer, probability=config.mlm_probability, seed=config.seed)
     shard = {"rank": world.rank, "world_size": world.size}
     train = TrainLoader(
         TextExamples(encoded.encoded["train"], masking),
@@ -60,6 +60,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         for name, ids in encoded.encoded.items()
         if name != "train"
     }
+    val, test = held_out.pop("val", None), held_out.pop("test", None)
     objective, calibrate = make_objective(encoded)
     return Job(
         config=config,
@@ -73,11 +74,11 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         state=State(model, config, len(train)),
         objective=objective,
         train=train,
-        val=held_out.get("val"),
-        test=held_out.get("test"),
-        extra_tests={name: batches for name, batches in held_out.items() if name not in ("val", "test")},
+        val=val,
+        test=test,
+        extra_tests=held_out,
         prepare=partial(moved, device=device),
-        save=partial(_save, model, tokenizer, config, task, data.classes),
+        save=partial(_save, model, encoded),
         calibrate=calibrate,
         extra_results={
             "protocol": data.protocol,
@@ -88,6 +89,9 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     )
 
 
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
 def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -> nn.Module:
     """The adapted model of a configuration, on the CPU.
 
@@ -95,8 +99,9 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
         ValueError: no such model, no method, or a method that does not fit.
     """
     assert config.method is not None
+    name, pretrained = base_model(config), has_weights(config)
     options = {} if config.dropout is None else dict.fromkeys(_DROPOUTS, config.dropout)
-    model = create_text_model(base_model(config), task.kind, classes=classes, pretrained=has_weights(config), **options)
+    model: Any = create_text_model(name, task.kind, classes=classes, pretrained=pretrained, **options)
     adapt(model, config.method.seeded(config.seed))
     if task.kind == "masked" and (reasons := unmergeable(model)):
         raise ValueError(
@@ -104,33 +109,21 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
             f"{next(iter(reasons.values()))}; take full, lora or ssf"
         )
     if config.grad_checkpointing:
-        _checkpoint_layers(model)
+        # whose older name is the second; without re-entrance a layer is recomputed though its inputs need no gradient
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model
 
 
-def _checkpoint_layers(model: Any) -> None:
-    """Lets the layers be recomputed in the backward pass, also where their inputs need no gradient."""
-    options = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(options)
-    else:  # its older name
-        model.gradient_checkpointing_enable(options)
-
-
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-
-
-def _save(
-    model: nn.Module, tokenizer: Any, config: TextConfig, task: Task, classes: tuple[str, ...], folder: Path
-) -> Path:
+def _save(model: nn.Module, encoded: EncodedTask, folder: Path) -> Path:
     """An adapter file; after continued pretraining the whole model, with all updates merged in."""
+    task = encoded.task
     if task.kind == "masked":
         for left in (folder / "model", *folder.glob(".model.*")):  # by a run that was killed while it concluded
             shutil.rmtree(left, ignore_errors=True)
-        return save_model(merge(model), tokenizer, folder / "model")
-    return save_adapter(
-        model, folder / "adapter.safetensors", task=task.name, class_names=classes, max_length=config.max_length
-    )
+        return save_model(merge(model), encoded.tokenizer, folder / "model")
+    path, classes, length = folder / "adapter.safetensors", encoded.data.classes, encoded.config.max_length
+    return save_adapter(model, path, task=task.name, class_names=classes, max_length=length)
 
 
 def _warnings(config: TextConfig, task: EncodedTask) -> list[str]:

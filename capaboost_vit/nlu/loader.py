@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,73 +22,48 @@ NOT_ASKED = -100
 _MULTIPLE = 8  # of tokens, as GPUs like it
 
 
-@dataclass(frozen=True)
-class Masking:
+class TokenMasking:
     """Of the tokens that are not special, each is asked for with a probability; at least one of every example.
 
     Of those asked for, 80 % become the mask, 10 % another token, drawn from all that are not special, and 10 % stay as
     they are. What is drawn is a function of (seed, epoch, index) on every platform.
 
-    Args:
-        mask_id: of the mask token.
-        vocab_size: ids are below it.
-        special_ids: tokens that are never asked for and never drawn.
-        probability: of being asked for.
-        seed: keys what is drawn.
+    Raises:
+        ValueError: the tokenizer has no mask token.
     """
 
-    mask_id: int
-    vocab_size: int
-    special_ids: tuple[int, ...]
-    probability: float = 0.15
-    seed: int = 0
-
-    @classmethod
-    def of(cls, tokenizer: Any, *, probability: float = 0.15, seed: int = 0) -> Masking:
-        """The masking for a tokenizer. Raises ValueError if it has no mask token."""
+    def __init__(self, tokenizer: Any, *, probability: float = 0.15, seed: int = 0) -> None:
         if tokenizer.mask_token_id is None:
             raise ValueError(f"{type(tokenizer).__name__} has no mask token: its model cannot be asked for masked ones")
-        size = max(tokenizer.get_vocab().values()) + 1  # len(tokenizer) is less where ids are left out
-        return cls(tokenizer.mask_token_id, size, tuple(tokenizer.all_special_ids), probability, seed)
+        self.mask_id, self.probability, self.seed = tokenizer.mask_token_id, probability, seed
+        # whether a token is not special, by its id; len(tokenizer) is less where ids are left out
+        self.is_ordinary = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
+        self.is_ordinary[list(tokenizer.all_special_ids)] = False
+        self.ordinary = np.flatnonzero(self.is_ordinary)
 
     def __call__(self, ids: np.ndarray, *, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """From the tokens (N,) of an example to what the model reads, and the tokens asked for, -100 where none is."""
         state = np.random.RandomState(words("masking", self.seed, epoch, index))
-        places = np.flatnonzero(self._is_ordinary[ids])
+        places = np.flatnonzero(self.is_ordinary[ids])
         chosen = places[state.random_sample(len(places)) < self.probability]
         if not len(chosen) and len(places):
             chosen = places[state.randint(len(places), size=1)]
         inputs, targets = ids.copy(), np.full_like(ids, NOT_ASKED)
         targets[chosen] = ids[chosen]
         fate = state.random_sample(len(chosen))
-        ordinary = self._ordinary
-        drawn = ordinary[state.randint(len(ordinary), size=len(chosen))]
+        drawn = self.ordinary[state.randint(len(self.ordinary), size=len(chosen))]
         inputs[chosen] = np.where(fate < 0.8, self.mask_id, np.where(fate < 0.9, drawn, ids[chosen]))
         return inputs, targets
-
-    @cached_property
-    def _is_ordinary(self) -> np.ndarray:
-        """Whether a token is not special, by id."""
-        ordinary = np.ones(self.vocab_size, dtype=bool)
-        ordinary[list(self.special_ids)] = False
-        return ordinary
-
-    @cached_property
-    def _ordinary(self) -> np.ndarray:
-        return np.flatnonzero(self._is_ordinary)
 
 
 class TextExamples:
     """The examples of one split, as batches that are filled up to their longest example.
 
-    Args:
-        masking: for masked tokens, drawn anew in each epoch, as a function of (seed, epoch, index).
-
-    Raises:
-        ValueError: no targets, and no masking that makes them.
+    Targets are the examples' own, or those of a masking, which is drawn anew in each epoch. Raises ValueError if there
+    is neither.
     """
 
-    def __init__(self, encoded: Encoded, masking: Masking | None = None) -> None:
+    def __init__(self, encoded: Encoded, masking: TokenMasking | None = None) -> None:
         if encoded.targets is None and masking is None:
             raise ValueError("these examples have no labels: give a masking, which asks for masked tokens")
         self.encoded, self.masking = encoded, masking
@@ -129,7 +102,7 @@ class TextExamples:
         return inputs, targets
 
 
-def text_eval_loader(encoded: Encoded, *, masking: Masking | None = None, **share: Any) -> EvalLoader:
+def text_eval_loader(encoded: Encoded, *, masking: TokenMasking | None = None, **share: Any) -> EvalLoader:
     """Batches of one split for an evaluation, the longest examples first, so that little is filled up.
 
     The share of a process is that of `EvalLoader`.

@@ -16,7 +16,7 @@ from .anatomy import anatomy_of
 M = TypeVar("M", bound=nn.Module)
 
 # kind of task: the automatic class of transformers that builds its models
-_CLASSES = {
+_AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "regression": "AutoModelForSequenceClassification",
     "questions": "AutoModelForQuestionAnswering",
@@ -34,8 +34,7 @@ def create_text_model(
 
     Args:
         name: hub id, or folder with config.json and weights; code that comes with a model is never run.
-        kind: classification, regression, questions or masked.
-        classes: of a classification.
+        kind: classification (of these classes), regression, questions or masked.
         pretrained: load the weights; otherwise they are random.
         options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
 
@@ -43,8 +42,8 @@ def create_text_model(
         ValueError: no such model, a model that has no such head, weights that lack part of the encoder or are of
             another shape, an unknown kind, or a classification without classes.
     """
-    if kind not in _CLASSES:
-        raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_CLASSES)}")
+    if kind not in _AUTO_CLASSES:
+        raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_AUTO_CLASSES)}")
     if kind == "regression":
         options |= {"num_labels": 1, "problem_type": "regression"}
     elif kind == "classification":
@@ -55,7 +54,7 @@ def create_text_model(
 
     with _explained(name, "the model"):
         config = transformers.AutoConfig.from_pretrained(name, **options)
-        build = getattr(transformers, _CLASSES[kind])
+        build = getattr(transformers, _AUTO_CLASSES[kind])
         if not pretrained:
             model: Any = build.from_config(config)
             return model.eval()
@@ -93,8 +92,7 @@ def create_tokenizer(name: str) -> Any:
 def known_limits(name: str) -> tuple[int | None, int]:
     """The most tokens that the model of a hub id or folder takes (None for no limit), and the size of its vocabulary.
 
-    Raises:
-        ValueError: no such model.
+    Raises ValueError if there is none.
     """
     import transformers
 
@@ -164,12 +162,8 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
         >>> model = AutoModelForSequenceClassification.from_pretrained("FacebookAI/roberta-base")
         >>> model = capaboost_vit.nlu.adapt(model, "lora", rank=8)
     """
-    base = {"architecture": type(model).__name__, "tag": hub_name(model)}
+    name = getattr(getattr(model, "config", None), "_name_or_path", "")
+    is_local = not name or Path(name).exists() or Path(name).is_absolute()  # a folder, which others do not have
+    base = {"architecture": type(model).__name__, "tag": None if is_local else name}
     adapt_model(model, anatomy_of(model), base, method, head=head, **options)
     return model
-
-
-def hub_name(model: Any) -> str | None:
-    """The name by which the model was fetched from the hub; None for a local folder, which others do not have."""
-    name = getattr(getattr(model, "config", None), "_name_or_path", "") or None
-    return None if name is None or Path(name).exists() or Path(name).is_absolute() else name

@@ -78,9 +78,7 @@ class Outputs:
 def regression(*, score: Score, names: tuple[str, ...]) -> Objective:
     """Squared error of outputs (B, 1) against targets (B,); NaN is the padding label.
 
-    Args:
-        score: scores by name, from the outputs (examples,) and the batches.
-        names: of the scores.
+    `score` makes the scores of these names from the outputs (examples,) and the batches.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -93,12 +91,8 @@ def regression(*, score: Score, names: tuple[str, ...]) -> Objective:
 def spans(*, score: Score, names: tuple[str, ...]) -> Objective:
     """Mean of the cross-entropies of start and end, outputs (B, 2, N), targets (B, 2); -1 is the padding label.
 
-    Outputs are kept for the scores, as the answer of a question is chosen among its windows; right are the windows of
-    which both ends are found.
-
-    Args:
-        score: scores by name, from the outputs (windows, 2, N) and the batches.
-        names: of the scores.
+    Right are the windows of which both ends are found. `score` makes the scores of these names from the outputs
+    (windows, 2, N) and the batches, as the answer of a question is chosen among its windows.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -85,14 +85,15 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
 
 
 def _open(source: ModelSource, base: str | None) -> tuple[nn.Module, TextConfig, tuple[str, ...]]:
-    """The model, on the CPU in evaluation mode; the options of its run, with `model` as its base; its classes.
+    """The model, on the CPU in evaluation mode; the options of its run, with the base as their model; its classes.
 
     Raises:
         FileNotFoundError: there is none. ValueError: what `create_from_adapter` refuses.
     """
-    if source.adapter is None or not source.is_text:
+    adapter = source.adapter
+    if adapter is None or adapter.header.get("text", {}).get("task") is None:
         raise ValueError(f"{source.path} is no adapter of a task on texts")
-    adapter, header = source.adapter, source.adapter.header
+    header = adapter.header
     if source.config:
         # the run may lie elsewhere now, and with it the model that a stage has left
         config = TextConfig(**{**tuples(source.config), "output": str(source.path.parent)})

@@ -17,25 +17,15 @@ _AT_ONCE = 1000  # texts given to the tokenizer together
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The examples of one split as token ids, without padding.
+    """The E examples of one split as token ids, without padding."""
 
-    Args:
-        ids: (N,) int32 of each example.
-        types: (N,) int32, to which segment each token belongs, where the tokenizer says so.
-        targets: classes (E,) int64, scores (E,) float32, or spans (E, 2) int64; None where masked tokens are asked for.
-        names: by which a person finds each example.
-        pad_id: of the token that fills up a batch.
-        cut: examples that were longer than the model is to read.
-        max_length: tokens of the longest example that was allowed; no batch is filled up beyond it.
-    """
-
-    ids: tuple[np.ndarray, ...]
-    types: tuple[np.ndarray, ...] | None
-    targets: Tensor | None
-    names: tuple[str, ...]
-    pad_id: int
-    cut: int = 0
-    max_length: int | None = None
+    ids: tuple[np.ndarray, ...]  # of each example (N,) int32
+    types: tuple[np.ndarray, ...] | None  # (N,) int32, the segment of each token, where the tokenizer says so
+    targets: Tensor | None  # classes (E,) int64, scores (E,) float32, spans (E, 2) int64; None: masked tokens are asked
+    names: tuple[str, ...]  # by which a person finds each example
+    pad_id: int  # of the token that fills up a batch
+    cut: int = 0  # examples that were longer than the model is to read
+    max_length: int | None = None  # tokens that were allowed; no batch is filled up beyond them
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,40 +36,32 @@ class Encoded:
         return np.fromiter(map(len, self.ids), dtype=np.int64, count=len(self.ids))
 
 
-def encode(
-    split: TextSplit, tokenizer: Any, *, max_length: int, regression: bool = False, model_length: int | None = None
-) -> Encoded:
+def encode(split: TextSplit, tokenizer: Any, *, max_length: int, regression: bool = False) -> Encoded:
     """The tokens of each example, with the special ones; of a pair the longer text is cut first.
 
-    Args:
-        regression: labels are scores.
-
-    Raises:
-        ValueError: see `check_length`.
+    The labels of a regression are scores. Raises ValueError as `check_room` does.
     """
-    check_length(tokenizer, max_length, model_length, segments=len(split.texts[0]) if split.texts else 1)
+    check_room(tokenizer, max_length, segments=len(split.texts[0]))
     tokens = Tokens(tokenizer)
     cut = 0
     pieces_of = tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first")
     for name, (first, *others) in zip(split.names, pieces_of, strict=True):
         tokens.add(first, name)
         cut += bool(others)
-    targets = None
-    if split.labels or not len(split):
-        targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
+    targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64) if split.labels else None
     return Encoded(**tokens.fields(), targets=targets, cut=cut, max_length=max_length)
 
 
-def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_length: int | None = None) -> Encoded:
+def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int) -> Encoded:
     """The documents of a split in pieces of at most `max_length` tokens, each with the special tokens; no targets.
 
     A document is an example's text, or its two texts with a space between them. A piece is named by its document, and
     by its number there from the second one on: `train.txt:17 (2)`. A piece of special tokens alone is left out.
 
     Raises:
-        ValueError: see `check_length`; or nothing is left.
+        ValueError: see `check_room`; or nothing is left.
     """
-    check_length(tokenizer, max_length, model_length, segments=1)
+    check_room(tokenizer, max_length, segments=1)
     special = set(tokenizer.all_special_ids)
     documents = [(" ".join(segments).strip(),) for segments in split.texts]
     tokens = Tokens(tokenizer)
@@ -88,7 +70,7 @@ def encode_pieces(split: TextSplit, tokenizer: Any, *, max_length: int, model_le
         for number, piece in enumerate(pieces, start=1):
             if not special.issuperset(piece.ids):
                 tokens.add(piece, document, number)
-    if len(split) and not tokens.names:
+    if not tokens.names:
         raise ValueError("the tokenizer finds no token in any of the texts")
     return Encoded(**tokens.fields(), targets=None, max_length=max_length)
 
@@ -128,10 +110,8 @@ class Tokens:
         return {"ids": tuple(self.ids), "types": types, "names": tuple(self.names), "pad_id": self.pad_id}
 
 
-def check_length(tokenizer: Any, max_length: int, model_length: int | None, *, segments: int) -> None:
-    """Raises ValueError for more tokens than a model takes (None: any number), or too few for one text or two."""
-    if model_length is not None and max_length > model_length:
-        raise ValueError(f"--max-length {max_length}: the model takes {model_length} tokens at most")
+def check_room(tokenizer: Any, max_length: int, *, segments: int) -> None:
+    """Raises ValueError where the special tokens leave no room for one text, or two."""
     special = tokenizer.num_special_tokens_to_add(segments == 2)
     if max_length < special + segments:
         raise ValueError(

@@ -8,17 +8,21 @@ import pickle
 import random
 from collections import Counter
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from capaboost_vit.nlu.loader import Masking, TextExamples, text_eval_loader
+from capaboost_vit.nlu.loader import TextExamples, TokenMasking, text_eval_loader
 from capaboost_vit.nlu.tokens import Encoded
 from capaboost_vit.training.loader import TrainLoader
 
 PAD, MASK, SPECIAL, VOCABULARY = 1, 4, (0, 1, 2, 3, 4), 60
-MASKING = Masking(MASK, VOCABULARY, SPECIAL, seed=7)
+TOKENIZER = SimpleNamespace(
+    mask_token_id=MASK, all_special_ids=SPECIAL, get_vocab=lambda: {"first": 0, "last": VOCABULARY - 1}
+)
+MASKING = TokenMasking(TOKENIZER, seed=7)
 with_and_without_masking = pytest.mark.parametrize("masking", [None, MASKING], ids=["labels", "masked"])
 
 
@@ -233,7 +237,7 @@ def test_masked_batches_ask_for_the_tokens_that_were_there():
 @pytest.mark.parametrize("probability", [0.15, 0.4])
 def test_of_the_tokens_asked_for_most_are_hidden(probability):
     """80 % the mask, 10 % another token of the vocabulary, 10 % as they were: within 4 standard deviations."""
-    masking = Masking(MASK, VOCABULARY, SPECIAL, probability)
+    masking = TokenMasking(TOKENIZER, probability=probability)
     ids = np.random.default_rng(1).integers(5, VOCABULARY, 100_000).astype(np.int32)
     inputs, targets = masking(ids, epoch=0, index=0)
     asked = targets != -100
@@ -256,7 +260,7 @@ def test_what_is_masked_is_a_function_of_seed_epoch_and_index():
     first = MASKING(ids, epoch=1, index=2)
     again = pickle.loads(pickle.dumps(MASKING))(ids, epoch=1, index=2)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    other_seed = Masking(MASK, VOCABULARY, SPECIAL, seed=8)
+    other_seed = TokenMasking(TOKENIZER, seed=8)
     others = [MASKING(ids, epoch=2, index=2), MASKING(ids, epoch=1, index=3), other_seed(ids, epoch=1, index=2)]
     assert all(not np.array_equal(first[1], other[1]) for other in others)
     assert ids.tolist() == list(range(5, 55))
@@ -294,7 +298,7 @@ def test_masking_is_drawn_anew_in_each_epoch_but_not_in_evaluation():
 
 
 def test_the_shortest_example_is_asked_for_its_only_token_and_none_without_one():
-    masking = Masking(MASK, VOCABULARY, SPECIAL, 1e-9)
+    masking = TokenMasking(TOKENIZER, probability=1e-9)
     for index in range(20):
         assert masking(np.array([0, 9, 2], dtype=np.int32), epoch=0, index=index)[1].tolist() == [-100, 9, -100]
         inputs, targets = masking(np.array([0, 2], dtype=np.int32), epoch=0, index=index)
@@ -305,4 +309,4 @@ def test_the_shortest_example_is_asked_for_its_only_token_and_none_without_one()
 
 def test_everything_may_be_asked_for():
     ids = np.array([0, 9, 10, 2], dtype=np.int32)
-    assert Masking(MASK, VOCABULARY, SPECIAL, 1.0)(ids, epoch=0, index=0)[1].tolist() == [-100, 9, 10, -100]
+    assert TokenMasking(TOKENIZER, probability=1.0)(ids, epoch=0, index=0)[1].tolist() == [-100, 9, 10, -100]

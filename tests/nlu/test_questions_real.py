@@ -86,7 +86,7 @@ CASES = [(minilm, 10_784, 67), (roberta, 10_790, 141)]
 @pytest.mark.parametrize(("load", "count", "within"), CASES, ids=["minilm", "roberta"])
 def test_the_target_tokens_give_back_the_answer_unless_it_ends_inside_a_token(real_data, dev, load, count, within):
     """Through the logits of a perfect model. All differences are answers such as `Europe` in `European`."""
-    windows = encode_questions(dev, load(real_data), model_length=512)
+    windows = encode_questions(dev, load(real_data))
     assert (len(windows), windows.cut) == (count, 0)
     assert {windows.question[i] for i in windows.targets[:, 0].nonzero().flatten().tolist()} == set(range(len(dev)))
     rows, longest = torch.arange(len(windows)), max(map(len, windows.ids))

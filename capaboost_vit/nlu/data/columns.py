@@ -1,14 +1,15 @@
-"""Which columns of a table hold the texts, and which the labels; from their values to classes from 0, or to scores."""
+"""The columns of a table that hold texts and labels: what they are called, and from their cells to examples."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...io.columns import LabelColumn, asked_column, labelled, listed, no_column, only_column, training_column
 from ..tasks import Task
+from .tables import Table
 
 TEXTS = (  # usual names of the columns of texts
     ("text",),
@@ -26,29 +27,72 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGN
 Labels = tuple[int, ...] | tuple[float, ...]
 
 
-def text_columns(where: str, columns: Collection[str], layouts: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """The one layout whose columns are all there; of two, the one that holds more than the other.
+class Rows(NamedTuple):
+    """What was read of one split: fields of `TextSplit`, labels as they stand there, and how many rows were broken."""
+
+    texts: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...]
+    labels: LabelColumn  # without cells where the table has none
+    left_out: int
+
+
+def read_rows(
+    table: Table, task: Task, *, layouts: list[tuple[str, ...]], asked: str | None, needs_labels: bool
+) -> Rows:
+    """All examples of a table; `asked` is the label column that was asked for.
 
     Raises:
-        ValueError: there is none, or there are several.
+        ValueError: a column that is not there, or that is one of several; by line or row: a text that is empty or none.
     """
+    columns = _text_columns(table, layouts)
+    joined = len(task.columns) == 1 and columns == task.file_columns
+    label = _label_column(table, task, asked, needed=needs_labels)
+    needed = {*columns, label} - {None}
+    texts: list[tuple[str, ...]] = []
+    numbers: list[int] = []
+    label_cells: list[Any] = []
+    left_out = 0
+    for number, cells in table.rows:
+        if task.flawed and (not needed <= set(cells) or (label and cells[label] == "")):
+            left_out += 1
+            continue
+        segments = tuple(_text(table, number, cells, name) for name in columns)
+        empty = [name for name, segment in zip(columns, segments, strict=True) if not segment.strip()]
+        if empty and not (task.flawed and len(empty) < len(columns)):
+            raise ValueError(f"{table.locate(number)}: the text in {empty[0]!r} is empty")
+        texts.append((" ".join(segments),) if joined else segments)
+        numbers.append(number)
+        if label is not None:
+            label_cells.append(_cell(table, number, cells, label))
+    if not texts:
+        raise ValueError(f"{table.where} has no rows")
+    names = tuple(f"{table.name}:{number}" for number in numbers)
+    labels = LabelColumn(
+        label or "",
+        label_cells,
+        lambda index: table.locate(numbers[index]),
+        plain=_plain,
+        classes=table.class_names.get(label or "", ()),
+    )
+    return Rows(tuple(texts), names, labels, left_out)
+
+
+def _text_columns(table: Table, layouts: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The one layout whose columns are all there; of two, the one that holds more than the other."""
+    where, columns = table.where, table.columns
     there = [names for names in layouts if set(names) <= set(columns)]
     largest = [names for names in there if not any(set(names) < set(other) for other in there)]
     if largest:
-        several = [" and ".join(names) for names in largest]
-        only_column(where, several, "texts", "--text-columns")
+        only_column(where, [" and ".join(names) for names in largest], "texts", "--text-columns")
         return largest[0]
     wanted = min(layouts, key=lambda names: len(set(names) - set(columns)))
     missing = next(name for name in wanted if name not in columns)
     raise no_column(where, columns, missing, "--text-columns", taken=wanted)
 
 
-def label_column(where: str, columns: Collection[str], task: Task, asked: str | None, *, needed: bool) -> str | None:
-    """The column asked for, or the task's, or the one of a usual name; None where there is no such column.
-
-    Raises:
-        ValueError: the column asked for or needed is not there, or there are several of a usual name.
-    """
+def _label_column(table: Table, task: Task, asked: str | None, *, needed: bool) -> str | None:
+    """The column asked for, or the task's, or the one of a usual name; None where there is no such column."""
+    where, columns = table.where, table.columns
     if asked is not None:
         return asked_column(where, columns, asked, "--label-column")
     if task.kind == "masked":
@@ -63,6 +107,23 @@ def label_column(where: str, columns: Collection[str], task: Task, asked: str | 
     return column
 
 
+def _cell(table: Table, number: int, cells: Mapping[str, Any], name: str) -> Any:
+    if name not in cells:
+        raise ValueError(f"{table.locate(number)} has no {name!r}; it has: {', '.join(cells)}")
+    return cells[name]
+
+
+def _text(table: Table, number: int, cells: Mapping[str, Any], name: str) -> str:
+    value = _cell(table, number, cells, name)
+    if not isinstance(value, str):
+        raise ValueError(f"{table.locate(number)}: expected a text in {name!r}, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # a JSON escape of half a pair, which no tokenizer takes
+        raise ValueError(f"{table.locate(number)}: the text in {name!r} is no Unicode: {error.reason}") from error
+    return value
+
+
 def number_labels(
     where: str, task: Task, columns: Mapping[str, LabelColumn], *, needed: Collection[str]
 ) -> tuple[tuple[str, ...], dict[str, Labels]]:
@@ -71,9 +132,7 @@ def number_labels(
     Labels of a task with class names are these names, or their numbers from 0. Else the classes are those that the
     data set names, or the values in train: integers by size, text sorted. Scores are numbers.
 
-    Args:
-        where: the first table, for messages.
-        needed: splits that are of no use without labels.
+    `where` is the first table, for messages; the splits in `needed` are of no use without labels.
 
     Raises:
         ValueError: by file and line: no label, one that is unknown or out of range, a score that is no number.
@@ -83,14 +142,16 @@ def number_labels(
     columns = labelled(where, columns, needed=needed)
     if task.kind == "regression":
         return (), {name: _scores(column) for name, column in columns.items()}
-    classes, numbers = _classes(task, columns)
-    index = {str(number): label for number, label in numbers.items()}
-    index |= {name: label for label, name in enumerate(classes)}
-    expected = listed(classes) + (f", or {min(numbers)} to {max(numbers)}" if numbers else "")
+    classes, first = _classes(task, columns)
+    index = {name: label for label, name in enumerate(classes)}
+    expected = listed(classes)
+    if first is not None:
+        index |= {str(first + label): label for label in range(len(classes))}
+        expected += f", or {first} to {first + len(classes) - 1}"
     return classes, {name: column.numbered(index, expected, names=classes) for name, column in columns.items()}
 
 
-def plain(cell: Any) -> Any:
+def _plain(cell: Any) -> Any:
     """An integer where it is one, also where a file holds it as text; text; None where there is nothing."""
     if isinstance(cell, bool):
         return str(cell).lower()  # as JSON writes it
@@ -110,21 +171,20 @@ def _scores(column: LabelColumn) -> tuple[float, ...]:
     return tuple(scores)
 
 
-def _classes(task: Task, columns: Mapping[str, LabelColumn]) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Class names, and labels by the integers that may stand for them."""
+def _classes(task: Task, columns: Mapping[str, LabelColumn]) -> tuple[tuple[str, ...], int | None]:
+    """Class names, and the integer that may stand for the first one; None where integers stand for none."""
     if task.classes:
         if any(_INTEGER.fullmatch(name) for name in task.classes):  # then an integer is a name
-            return task.classes, {}
+            return task.classes, None
         count = len(task.classes)
-        from_one = task.from_one and any(count in column.values for column in columns.values())
-        return task.classes, {label + from_one: label for label in range(count)}
+        return task.classes, int(task.from_one and any(count in column.values for column in columns.values()))
     column = training_column(columns)
     if column.classes:
-        return column.classes, {}
+        return column.classes, None
     for row, value in enumerate(column.values):
         if not isinstance(value, int | str):
             raise ValueError(
                 f"{column.locate(row)}: expected a class in {column.name!r}, text or an integer, got {value!r}"
             )
     in_order = sorted(set(column.values), key=lambda value: (isinstance(value, str), value))
-    return tuple(str(value) for value in in_order), {}
+    return tuple(str(value) for value in in_order), None

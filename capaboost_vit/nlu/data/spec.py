@@ -8,10 +8,9 @@ from typing import Any
 
 from ...io.tables import SPLIT_NAMES, by_split, is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
-from .columns import TEXTS, number_labels
-from .files import SUFFIXES, read_file
+from .columns import TEXTS, number_labels, read_rows
 from .split import PROTOCOLS, TextData, TextSplit, apply_protocol
-from .table import Table, read_rows, table_of
+from .tables import SUFFIXES, Table, read_file, table_of
 
 _SPLITS = dict(SPLIT_NAMES)
 for _name in ("validation", "dev", "test"):  # MNLI has two of them
@@ -41,10 +40,9 @@ def open_texts(
 
     Args:
         task: `dataclasses.replace(task, classes=...)` reads a file with the classes of a model that was trained before.
-        protocol: of the splits (see `nlu.data.split`); None takes the task's.
-        seed: of what the protocol draws.
-        text_columns: the column of texts, or the two of pairs; None finds them by their usual names.
-        label_column: of labels or scores; None finds it.
+        protocol: of the splits (see `nlu.data.split`), with the seed of what it draws; None takes the task's.
+        text_columns, label_column: the column of texts, or the two of pairs, and that of labels or scores; None finds
+            them by their usual names.
 
     Raises:
         FileNotFoundError: no such path or hub set, or the hub cannot be reached.

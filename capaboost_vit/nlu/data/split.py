@@ -6,9 +6,12 @@ taken from elsewhere; a result says by which protocol it was made:
 - own: the splits as they are in the data;
 - dev: train, and the public dev set as val; no test;
 - halves: all of train; half of the public dev set as val, and the other half as test (for small tasks);
-- thousand: 1,000 examples of train as val, the others as train, and the public dev set as test (for large tasks).
+- thousand: 1,000 examples of train as val, the others as train, and the public dev set as test (for large tasks); where
+  there is no dev set, the test set of the data stays the test set, if it has one.
 
-What is drawn is a function of the protocol and the seed, on every platform.
+What is drawn is a function of the protocol and the seed, on every platform: the permutation of the n examples of a
+dev set is cut behind its n // 2 first ones, that of train behind its 1,000 first ones, and these become val, in the
+order of the split. Of MNLI, `val` and `test` are the matched sets, `*_mismatched` the others.
 """
 
 from __future__ import annotations
@@ -32,17 +35,11 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class TextSplit:
-    """The examples of one split.
+    """The examples of one split."""
 
-    Args:
-        texts: of each example one segment, or two that the model is to see together.
-        labels: of each example the class from 0, or the score; none at all where texts are only read.
-        names: by which a person finds each example: file and line, such as `train.tsv:17`.
-    """
-
-    texts: tuple[tuple[str, ...], ...]
-    labels: tuple[int, ...] | tuple[float, ...]
-    names: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]  # of each one segment, or two that the model is to see together
+    labels: tuple[int, ...] | tuple[float, ...]  # the class from 0, or the score; none at all where texts are only read
+    names: tuple[str, ...]  # by which a person finds each example: file and line, such as `train.tsv:17`
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -70,21 +67,14 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class TextData(Generic[S]):
-    """The splits of a data set by name, and its class names in the order of the labels (none where labels are none).
-
-    Args:
-        splits: TextSplits, or QuestionSplits.
-        unlabelled: splits that are there, but whose labels are not: nothing can be done with them here.
-        protocol: by which the splits were made.
-        left_out: by split, how many broken rows of a published file were left out, where it is known for them.
-    """
+    """The splits of a data set by name, TextSplits or QuestionSplits."""
 
     spec: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # names in the order of the labels; none where labels are none
     splits: dict[str, S]
-    unlabelled: tuple[str, ...] = ()
-    protocol: str = "own"
-    left_out: dict[str, int] = field(default_factory=dict)
+    unlabelled: tuple[str, ...] = ()  # splits that are there, but whose labels are not
+    protocol: str = "own"  # by which the splits were made
+    left_out: dict[str, int] = field(default_factory=dict)  # broken rows of a published file that is known for them
 
     def find(self, name: str) -> str:
         """The name of a split, by itself or by a usual alias (val: valid, validation, dev).
@@ -98,15 +88,7 @@ class TextData(Generic[S]):
 
 
 def apply_protocol(spec: str, splits: dict[str, TextSplit], *, protocol: str, seed: int) -> dict[str, TextSplit]:
-    """The splits of a protocol. Of MNLI, `val` and `test` are the matched sets, `*_mismatched` the others.
-
-    halves: the permutation of a dev set of n examples is cut behind its n // 2 first ones, which become val; examples
-    keep their order. thousand: the first 1,000 of the permutation of train become val; where there is no dev set, the
-    test set of the data stays the test set, if it has one.
-
-    Raises:
-        ValueError: no dev set to halve; too few examples.
-    """
+    """The splits of a protocol. Raises ValueError for no dev set to halve, or too few examples."""
     if protocol == "own":
         return splits
     needed = "train" if protocol == "thousand" else "val"
@@ -120,15 +102,13 @@ def apply_protocol(spec: str, splits: dict[str, TextSplit], *, protocol: str, se
     if protocol == "halves":
         made = {name: split for name, split in splits.items() if name == "train"}
         for kind in _KINDS:
-            if f"val{kind}" in splits:
-                dev = splits[f"val{kind}"]
+            if dev := splits.get(f"val{kind}"):
                 made[f"val{kind}"], made[f"test{kind}"] = _cut(spec, dev, max(1, len(dev) // 2), protocol, seed)
         return made
     val, train = _cut(spec, splits["train"], _THOUSAND, protocol, seed)
     made = {"train": train, "val": val}
     for kind in _KINDS:
-        test = splits.get(f"val{kind}", splits.get(f"test{kind}"))
-        if test is not None:
+        if test := splits.get(f"val{kind}") or splits.get(f"test{kind}"):
             made[f"test{kind}"] = test
     return made
 

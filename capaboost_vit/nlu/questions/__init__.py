@@ -1,10 +1,9 @@
 """Questions whose answers are spans of a text (SQuAD v1.1 and v2): reading, windows of tokens, answers, scores."""
 
-from .answers import Answer, best_answers
+from .answers import Answer, best_answers, best_threshold, normalize_answer, score_answer, score_answers
 from .features import Windows, encode_questions
 from .opening import open_questions
 from .reading import Question, QuestionSplit
-from .scoring import best_threshold, normalize_answer, score_answer, score_answers
 
 __all__ = [
     "Answer",

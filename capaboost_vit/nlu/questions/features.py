@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..tokens import Encoded, Tokens, check_length, tokenized
+from ..tokens import Encoded, Tokens, check_room, tokenized
 from .reading import Question, QuestionSplit
 
 CLS = 0  # the token of a window that stands for "not in here"
@@ -39,7 +39,6 @@ def encode_questions(
     max_length: int = 384,
     stride: int = 128,
     max_question: int = 64,
-    model_length: int | None = None,
 ) -> Windows:
     """`cls question sep context-part sep` for as many parts as the context needs, in the tokenizer's own arrangement.
 
@@ -50,10 +49,10 @@ def encode_questions(
         max_question: a longer question is cut after so many tokens; white space around it is left out.
 
     Raises:
-        ValueError: see `check_length`; no cls token at the start of a text; a question that leaves no room for more
+        ValueError: see `check_room`; no cls token at the start of a text; a question that leaves no room for more
             context than the stride, by its id.
     """
-    check_length(tokenizer, max_length, model_length, segments=2)
+    check_room(tokenizer, max_length, segments=2)
     if tokenizer.cls_token_id is None or tokenizer("a", "b")["input_ids"][CLS] != tokenizer.cls_token_id:
         kind = type(tokenizer).__name__
         raise ValueError(f"{kind} begins no text with a cls token, which here stands for no answer: take an encoder's")

@@ -13,20 +13,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the text that may hold its answer, and the answers that people gave.
-
-    Args:
-        answers: texts; none where the context holds no answer (SQuAD v2).
-        starts: of each answer, the index of its first character in the context.
-        title: what the questions of one article share.
-    """
+    """A question, the text that may hold its answer, and the answers that people gave."""
 
     id: str
     question: str
     context: str
-    answers: tuple[str, ...]
-    starts: tuple[int, ...]
-    title: str
+    answers: tuple[str, ...]  # none where the context holds no answer (SQuAD v2)
+    starts: tuple[int, ...]  # of each answer, the index of its first character in the context
+    title: str  # what the questions of one article share
 
 
 @dataclass(frozen=True)
@@ -44,12 +38,12 @@ class QuestionSplit:
     @property
     def unanswerable(self) -> int:
         """How many questions have no answer."""
-        return sum(not question.answers for question in self.questions)
+        return sum(not question.answers for question in self)
 
     def record(self) -> dict[str, int | str]:
         """The fingerprint that is stored with a result: `examples`, their number, and `sha256` over all they hold."""
         digest = hashlib.sha256()
-        for question in self.questions:
+        for question in self:
             digest.update(json.dumps(vars(question)).encode() + b"\n")
         return {"examples": len(self), "sha256": digest.hexdigest()}
 
@@ -86,10 +80,7 @@ def read_rows(where: str, rows: Iterable[Mapping[str, Any]]) -> tuple[Question, 
     """Rows with id, question, context, answers {text: [...], answer_start: [...]}, perhaps title, in their order.
 
     This is how `datasets` holds SQuAD: there a row without answers is a question that has none. Rows without a title
-    that have the same context are one article.
-
-    Args:
-        where: for messages.
+    that have the same context are one article. Messages begin with `where`.
 
     Raises:
         ValueError: a question that is wrong, by its id.
@@ -128,19 +119,17 @@ def _question(where: str, row: Mapping[str, Any], say_impossible: bool) -> Quest
             text.encode()
         except UnicodeEncodeError as error:  # a JSON escape of half a pair, which no tokenizer takes
             raise ValueError(f"{where} has a {key} that is no Unicode: {error.reason}") from error
-    answers = _answers(where, row["answers"])
+    answers = _answers(where, row["context"], row["answers"])
     if row.get("is_impossible") and answers:
         raise ValueError(f"{where} has the answer {answers[0][0]!r:.60}, but is_impossible is true")
     if say_impossible and not row.get("is_impossible") and not answers:
         raise ValueError(f'{where} has no answer, and no "is_impossible": true that says so')
-    for answer in answers:
-        _check_place(where, row["context"], *answer)
     texts, starts = tuple(text for text, _ in answers), tuple(start for _, start in answers)
     return Question(str(row["id"]), row["question"], row["context"], texts, starts, str(row["title"]))
 
 
-def _answers(where: str, answers: Any) -> list[tuple[str, int]]:
-    """Texts and starts, of a list of objects as in the json, or of an object of lists as in tables."""
+def _answers(where: str, context: str, answers: Any) -> list[tuple[str, int]]:
+    """Texts and starts in the context, of a list of objects as in the json, or of an object of lists as in tables."""
     keys = ("text", "answer_start")
     if isinstance(answers, dict) and all(isinstance(answers.get(key), list) for key in keys):
         pairs = list(itertools.zip_longest(*(answers[key] for key in keys)))
@@ -151,12 +140,9 @@ def _answers(where: str, answers: Any) -> list[tuple[str, int]]:
     for text, start in pairs:
         if not isinstance(text, str) or not text.strip() or type(start) is not int:
             raise ValueError(f"{where} has the answer {text!r:.60} at {start!r}, expected a text and a whole number")
+        there = context[start : start + len(text)] if start >= 0 else ""
+        if there != text:
+            first = context.find(text)
+            other = "it is not in the context at all" if first < 0 else f"its first place in the context is {first}"
+            raise ValueError(f"{where} has the answer {text!r:.60} at {start}, but {there!r:.60} is there; {other}")
     return pairs
-
-
-def _check_place(where: str, context: str, text: str, start: int) -> None:
-    there = context[start : start + len(text)] if start >= 0 else ""
-    if there != text:
-        first = context.find(text)
-        other = "it is not in the context at all" if first < 0 else f"its first place in the context is {first}"
-        raise ValueError(f"{where} has the answer {text!r:.60} at {start}, but {there!r:.60} is there; {other}")

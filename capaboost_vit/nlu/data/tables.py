@@ -1,19 +1,59 @@
-"""Files of texts: tsv, csv, JSON lines, or a document per line."""
+"""Tables of texts, row by row: files (tsv, csv, JSON lines, or a document per line), or what `datasets` has read."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from ...io.columns import listed_columns
 from ..tasks import Task
-from .table import Row, Table
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 _LONGEST_CELL = 2**31 - 1  # the largest limit that csv takes on every platform
+
+Row = tuple[int, Mapping[str, Any]]  # its number, and cells by column
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one split, read once.
+
+    A row of a file that is known to be flawed may have too few cells for the header: it lacks the last columns.
+    """
+
+    where: str  # the file, or the split of a hub set, as messages name it
+    name: str  # as its examples are named: `train.tsv`
+    columns: tuple[str, ...]  # those of the first row where each row names its own
+    rows: Iterable[Row]
+    unit: str = "line"  # what is counted: lines of a file from 1, rows of a hub set from 0
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of integer labels, by column
+
+    def locate(self, number: int) -> str:
+        """Where a person finds a row."""
+        return f"{self.where}, {self.unit} {number}"
+
+
+def table_of(spec: str, split: str, rows: Any) -> Table:
+    """A split as `datasets` holds it; a class stands there by its name, and a missing one (-1) as None."""
+    import datasets
+
+    kinds = rows.features.items()
+    names = {column: tuple(kind.names) for column, kind in kinds if isinstance(kind, datasets.ClassLabel)}
+
+    def named() -> Iterator[Row]:
+        for number, row in enumerate(rows):
+            for column, classes in names.items():
+                label = row[column]
+                row[column] = None if label is None or label < 0 else classes[label]
+            yield number, row
+
+    return Table(f"{split} of {spec}", split, tuple(rows.features), named(), unit="row", class_names=names)
 
 
 def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
@@ -37,7 +77,8 @@ def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
         raise ValueError(f"{path} is empty")
     suffix = path.suffix.lower()
     if suffix not in (".tsv", ".csv"):
-        rows = _objects(path, content) if suffix == ".jsonl" else _documents(content)
+        documents = ((number, {"text": line}) for number, line in _lines(content) if line.strip())
+        rows = _objects(path, content) if suffix == ".jsonl" else documents
         first = next(rows)
         return Table(str(path), path.name, tuple(first[1]), chain([first], rows))
     lines = _quoted(path, content) if suffix == ".csv" else ((n, line.split("\t")) for n, line in _lines(content))
@@ -48,7 +89,7 @@ def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     else:
         header = tuple(cells)
         if len(set(header)) < len(header):
-            raise ValueError(f"{path}, line {top} names a column twice: {', '.join(_short(header))}")
+            raise ValueError(f"{path}, line {top} names a column twice: {listed_columns(header)}")
     return Table(str(path), path.name, header, _named(path, header, lines, task.flawed))
 
 
@@ -103,19 +144,10 @@ def _objects(path: Path, content: str) -> Iterator[Row]:
         yield number, row
 
 
-def _documents(content: str) -> Iterator[Row]:
-    return ((number, {"text": line}) for number, line in _lines(content) if line.strip())
-
-
 def _named(path: Path, header: tuple[str, ...], lines: Iterable[tuple[int, list[str]]], flawed: bool) -> Iterator[Row]:
     for number, cells in lines:
         if len(cells) != len(header) and not flawed:
             raise ValueError(
-                f"{path}, line {number} has {len(cells)} columns, expected {len(header)}: {', '.join(_short(header))}"
+                f"{path}, line {number} has {len(cells)} columns, expected {len(header)}: {listed_columns(header)}"
             )
         yield number, dict(zip(header, cells, strict=False))
-
-
-def _short(names: Iterable[str]) -> list[str]:
-    """Names for a message: a first line that holds no names may hold texts."""
-    return [name if len(name) <= 30 else name[:30] + "..." for name in names]
