@@ -188,9 +188,7 @@ class _Pixels(Dataset[Any]):
 class Normalise:
     """Moves a batch to the device, if it is not there, and scales it: `(x / 255 - mean) / std`.
 
-    Args:
-        data: timm's input configuration.
-        channels_last: the images come in torch's memory format of that name.
+    `data` is timm's input configuration; `channels_last`, torch's memory format of that name, that of the images.
     """
 
     def __init__(self, data: dict[str, Any], device: torch.device, *, channels_last: bool = False) -> None:
