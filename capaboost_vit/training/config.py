@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..io.options import check_options, option
 from ..methods import METHODS, Method
@@ -14,6 +14,8 @@ from ..methods.index import method_of
 @dataclass(frozen=True)
 class RunConfig:
     """What every training run has, whatever it is trained on; names are those of timm's train.py where it has them."""
+
+    unit: ClassVar[str] = "examples"  # what a batch is counted in
 
     # what and where
     model: str = option("", "model")
@@ -100,8 +102,3 @@ class RunConfig:
     def needs_base_weights(self) -> bool:
         """Whether what is trained means nothing without the base weights: always but for full fine-tuning."""
         return self.method is None or not self.method.trains_all
-
-    @property
-    def unit(self) -> str:
-        """What a batch is counted in."""
-        return "examples"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..io.options import flag, option
 from ..training.config import RunConfig
@@ -16,6 +16,8 @@ class TrainConfig(RunConfig):
     The defaults are the standard VTAB-1k recipe: AdamW, lr 1e-3, weight decay 1e-4, batch 64, 100 epochs with a tenth
     of warm-up and a cosine, drop path 0.1, no augmentation.
     """
+
+    unit: ClassVar[str] = "images"
 
     # what and where
     model: str = option("vit_base_capaboost_lora", "timm model name; *_capaboost_* names bring their method with them")
@@ -80,11 +82,6 @@ class TrainConfig(RunConfig):
                     raise ValueError(f"{flag(name)} has no effect without augmentation: add --no-aug false")
         if self.val_split is None and (self.patience is not None or self.select == "best"):
             raise ValueError("--patience and --select best need a validation split: say --val-split NAME")
-
-    @property
-    def unit(self) -> str:
-        """What a batch is counted in."""
-        return "images"
 
 
 _AUGMENTATION = ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")

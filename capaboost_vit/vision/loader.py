@@ -26,11 +26,7 @@ _CPU = torch.device("cpu")
 def image_eval_loader(
     split: Split, transform: Transform, *, batch_size: int, rank: int = 0, world_size: int = 1, **reading: Any
 ) -> EvalLoader:
-    """Batches of one split for an evaluation, in its order.
-
-    Args:
-        reading: workers, keep, cache and device, see `ImageExamples`. The others: see `EvalLoader`.
-    """
+    """Batches of one split for an evaluation, in its order; `reading`: see `ImageExamples`."""
     images = ImageExamples(split, transform, share=range(rank, len(split), world_size), **reading)
     return EvalLoader(images, batch_size=batch_size, rank=rank, world_size=world_size, names=split.names)
 
@@ -161,7 +157,7 @@ def _free(device: torch.device) -> int:
 class _Pixels(Dataset[Any]):
     """Pixels (B, 3, H, W) of keys (epoch, index), or the error of an image that cannot be read.
 
-    room: bytes of images before a random transform that are kept.
+    Keeps `room` bytes of images as they are before a random transform.
     """
 
     def __init__(self, split: Split, transform: Transform, *, seed: int | None, room: int) -> None:
@@ -182,7 +178,6 @@ class _Pixels(Dataset[Any]):
             return torch.as_tensor(self.transform(image))
 
     def _read(self, index: int) -> Image.Image:
-        """The image; kept if there is room."""
         image = self.split.image(index)
         if self.room and self.room >= (size := 3 * image.width * image.height):
             self.images[index] = image
@@ -193,9 +188,7 @@ class _Pixels(Dataset[Any]):
 class Normalise:
     """Moves a batch to the device, if it is not there, and scales it: `(x / 255 - mean) / std`.
 
-    Args:
-        data: timm's input configuration.
-        channels_last: the images come in torch's memory format of that name.
+    `data` is timm's input configuration; `channels_last`, torch's memory format of that name, that of the images.
     """
 
     def __init__(self, data: dict[str, Any], device: torch.device, *, channels_last: bool = False) -> None:

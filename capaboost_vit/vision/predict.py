@@ -42,7 +42,7 @@ def predict_images(
         model: a run folder, an adapter file, or a folder in timm's hub format (`local-dir:` may stand before it).
         images: files, and folders that are searched for pictures at any depth; each file once, in this order.
         top: cut to the number of classes; those without a name are numbers.
-        initial_checkpoint: the base weights of an adapter; None takes those of its run, or timm's hub.
+        initial_checkpoint: see `open_saved`.
 
     Raises:
         FileNotFoundError, ValueError: no such model or picture, or a picture that cannot be read.

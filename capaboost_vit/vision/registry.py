@@ -108,15 +108,7 @@ def _nearest_option(method: str, kwargs: dict[str, Any]) -> str:
 
 
 def _feature_net(model: Any, options: dict[str, Any]) -> nn.Module:
-    """What timm's builder returns for features_only=True, with its defaults: lists for Swin, a getter for the others.
-
-    Args:
-        model: the adapted model, which becomes part of the net.
-        options: timm's `out_indices`, `output_fmt`, for getters `norm`, and `feature_cls` ("list" or "getter").
-
-    Raises:
-        ValueError: another `feature_cls`.
-    """
+    """What timm's builder returns for features_only=True, with its defaults: a list for Swin, else a getter."""
     listed = isinstance(model, (SwinTransformer, SwinTransformerV2))
     kind = options.pop("feature_cls", "list" if listed else "getter")
     if kind not in ("list", "getter"):
@@ -125,8 +117,8 @@ def _feature_net(model: Any, options: dict[str, Any]) -> nn.Module:
     options = {"out_indices": tuple(range(model.num_layers)) if listed else 3, **options}
     net: Any
     if kind == "list":
-        fmt = {"output_fmt": model.output_fmt} if hasattr(model, "output_fmt") else {}
-        net = FeatureListNet(model, flatten_sequential=True, **{**fmt, **options})
+        layout = getattr(model, "output_fmt", "NCHW")
+        net = FeatureListNet(model, flatten_sequential=True, **{"output_fmt": layout, **options})
     else:
         net = FeatureGetterNet(model, **options)
     for name, value in metadata.items():

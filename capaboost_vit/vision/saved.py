@@ -15,7 +15,6 @@ from torch import nn
 
 from ..core.merge import merge
 from ..io.atomic import is_taken, new_folder, replacing
-from ..methods.adapter_file import AdapterFile
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.saved import ModelSource, open_source
@@ -50,11 +49,18 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
         FileNotFoundError: there is none. ValueError: what `create_from_adapter` or timm refuses.
     """
     source = open_source(path)
-    if source.adapter is not None:
-        return _from_adapter(source, source.adapter, initial_checkpoint)
-    if initial_checkpoint is not None:
-        raise ValueError(f"{source.path} is a timm folder with weights of its own: leave --initial-checkpoint out")
-    return _from_timm_folder(source.path)
+    if source.adapter is None:
+        if initial_checkpoint is not None:
+            raise ValueError(f"{source.path} is a timm folder with weights of its own: leave --initial-checkpoint out")
+        return _from_timm_folder(source.path)
+    config, header = source.config, source.adapter.header
+    checkpoint = initial_checkpoint or config.get("initial_checkpoint")
+    if config and not (checkpoint or config["pretrained"] or source.adapter.trains_all()):
+        raise ValueError(
+            f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"
+        )
+    model = create_from_adapter(source.adapter, initial_checkpoint=checkpoint)
+    return Saved(model, header["input"], _class_names(header["class_names"], header["num_classes"]))
 
 
 def evaluate_adapter(
@@ -70,11 +76,10 @@ def evaluate_adapter(
 
     Args:
         data: what to evaluate on; None takes that of the run folder. It is opened with the run's options.
-        initial_checkpoint: the base weights of an adapter; None takes those of its run, or timm's hub.
+        initial_checkpoint: see `open_saved`.
 
     Raises:
-        FileNotFoundError: no model, data or weights. ValueError: no data named, other classes, or what `open_saved`
-            refuses.
+        FileNotFoundError: no model, data or weights. ValueError: no data named, other classes; see `open_saved`.
     """
     source = open_source(adapter)
     config = source.config
@@ -122,17 +127,6 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
         labels = {"label_names": list(saved.classes)}
         save_for_hf(saved.model, str(folder), labels, safe_serialization=True, data_config=dict(saved.input))
     return output
-
-
-def _from_adapter(source: ModelSource, adapter: AdapterFile, initial_checkpoint: str | None) -> Saved:
-    config, header = source.config, adapter.header
-    checkpoint = initial_checkpoint or config.get("initial_checkpoint")
-    if config and not (checkpoint or config["pretrained"] or adapter.trains_all()):
-        raise ValueError(
-            f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"
-        )
-    model = create_from_adapter(adapter, initial_checkpoint=checkpoint)
-    return Saved(model, header["input"], _class_names(header["class_names"], header["num_classes"]))
 
 
 def _from_timm_folder(folder: Path) -> Saved:

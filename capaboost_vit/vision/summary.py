@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,11 +108,8 @@ def _roles(model: nn.Module) -> dict[tuple[str, str], str]:
     anatomy = anatomy_of(model)
     roles: dict[tuple[str, str], str] = {}
     for role in anatomy.roles:
-        try:
-            places = find(model, role, anatomy)
-        except ValueError:  # a role that this architecture does not have
-            continue
-        roles |= {(place.name, place.site.part): role for place in places}
+        with suppress(ValueError):  # a role that this architecture does not have
+            roles |= {(place.name, place.site.part): role for place in find(model, role, anatomy)}
     return roles
 
 

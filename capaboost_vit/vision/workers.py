@@ -42,10 +42,13 @@ class Workers:
     def batches(self, keys: Sequence[list[Any]]) -> Iterator[Any]:
         """One pass: a batch for each list of keys. Raises the ValueError that stands for a batch."""
         if not keys:
-            return iter(())  # without starting a process
+            return  # without starting a process
         self.keys[:] = keys
         self.running = self._begin()
-        return map(_checked, self.running)
+        for batch in self.running:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
 
     def close(self) -> None:
         """Ends the processes; left to the garbage collector, the message to end may not reach them in time."""
@@ -60,12 +63,6 @@ class Workers:
             return iter(self.loader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _checked(batch: Any) -> Any:
-    if isinstance(batch, ValueError):
-        raise batch
-    return batch
 
 
 def _start_worker(_: int) -> None:

@@ -97,7 +97,7 @@ def test_a_malformed_range_of_digits_says_how_to_write_one(spec):
 
 @pytest.mark.parametrize("spec", ["digits:5-4", "digits:0-10"])
 def test_a_range_beyond_the_digits_says_which_there_are(spec):
-    with pytest.raises(ValueError, match="classes are 0-9"):
+    with pytest.raises(ValueError, match="which are 0-9"):
         open_data(spec)
 
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from ...io.options import check_type, suggest, tuples
 from ...io.yaml import read_yaml
-from ...vision.data.expressions import parse_split
+from ...vision.data import parse_split
 
 SPLITS = ("train", "val", "full", "test")
 

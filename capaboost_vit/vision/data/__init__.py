@@ -1,8 +1,7 @@
 """Where images come from, and what is wrong with them."""
 
 from .check import DataReport, check_data, unreadable
-from .expressions import parse_split
-from .image_data import ImageData
+from .image_data import ImageData, parse_split
 from .sheet import draw_contact_sheet
 from .spec import open_configured, open_data
 from .split import EXTENSIONS, Split, decode, few_shot, to_rgb

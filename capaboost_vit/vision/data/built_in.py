@@ -21,19 +21,15 @@ def read_digits(spec: str) -> ImageData:
     """
     from sklearn.datasets import load_digits
 
-    first, last = 0, 9
-    if ":" in spec:
-        try:
-            first, last = (int(part) for part in spec.partition(":")[2].split("-"))
-        except ValueError:
-            raise ValueError(f"{spec!r}: write digits, or a range of its classes such as digits:5-9") from None
-        if not 0 <= first <= last <= 9:
-            raise ValueError(f"{spec!r}: the digits' classes are 0-9")
+    bounds = re.fullmatch(r"digits:([0-9])-([0-9])", "digits:0-9" if spec == "digits" else spec)
+    if bounds is None or bounds[1] > bounds[2]:
+        raise ValueError(f"{spec!r}: write digits, or a range of its classes, which are 0-9, such as digits:5-9")
+    first, last = int(bounds[1]), int(bounds[2])
     digits = load_digits()
     images = partial(_digit, (digits.images * (255 / 16)).round().astype(np.uint8))
     chosen = [i for i, label in enumerate(digits.target) if first <= label <= last]
-    parts = {"train": [i for i in chosen if i % 2 == 0], "val": [i for i in chosen if i % 4 == 1]}
-    parts["test"] = [i for i in chosen if i % 4 == 3]
+    part_of = ("train", "val", "train", "test")  # by i % 4
+    parts = {name: [i for i in chosen if part_of[i % 4] == name] for name in ("train", "val", "test")}
     splits = {
         name: Split(tuple(f"digit {i}" for i in part), tuple(int(digits.target[i]) - first for i in part), images)
         for name, part in parts.items()

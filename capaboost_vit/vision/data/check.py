@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -20,8 +20,6 @@ from .split import Split, content_of, decode, to_rgb
 _SMALL, _LARGE, _RATIO = 32, 50_000_000, 4
 _ORIENTATION = 0x0112
 _AHEAD = 1000  # images that are given to the threads at once
-
-T = TypeVar("T")
 
 
 class _Look(NamedTuple):
@@ -35,8 +33,7 @@ class _Look(NamedTuple):
 
 def unreadable(split: Split, *, workers: int = 0) -> dict[int, str]:
     """Why an image cannot be read, by its index; every image is decoded, by so many threads."""
-    looks = _in_threads(partial(_reason, split), len(split), workers)
-    return {index: reason for index, reason in enumerate(looks) if reason}
+    return {index: look.reason for index, look in enumerate(_looks(split, workers)) if look.reason}
 
 
 def check_data(
@@ -59,7 +56,7 @@ def check_data(
 
     rows: list[tuple[Any, ...]] = []
     for name, split in data.splits.items():
-        for number, look in enumerate(_in_threads(partial(_look, split), len(split), os.cpu_count() or 1)):
+        for number, look in enumerate(_looks(split, os.cpu_count() or 1)):
             rows.append((name, number, split.labels[number], *look))
             if progress is not None:
                 progress(len(rows))
@@ -81,20 +78,12 @@ def check_data(
     )
 
 
-def _in_threads(look: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
-    """look(0), look(1), ..., in this order, by several threads, as PIL decodes outside Python's lock."""
+def _looks(split: Split, workers: int) -> Iterator[_Look]:
+    """A look at each image, in their order, by several threads, as PIL decodes outside Python's lock."""
     Image.init()  # its plug-ins, before there are threads
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for start in range(0, count, _AHEAD):  # a pool that is given all of a million images at once takes a GB
-            yield from pool.map(look, range(start, min(start + _AHEAD, count)))
-
-
-def _reason(split: Split, index: int) -> str:
-    try:
-        split.image(index)
-    except ValueError as error:
-        return str(error)
-    return ""
+        for start in range(0, len(split), _AHEAD):  # a pool that is given all of a million images at once takes a GB
+            yield from pool.map(partial(_look, split), range(start, min(start + _AHEAD, len(split))))
 
 
 def _look(split: Split, index: int) -> _Look:

@@ -1,7 +1,19 @@
-"""A data set in memory: its splits by name, alias or expression, and its classes; no pixels."""
+"""A data set in memory: its splits by name, alias or expression, and its classes; no pixels.
+
+An expression is a part of a data set that has no name of its own, such as `train[:800]+validation[:200]`.
+
+    expression = part, or parts with + between them, none of whose images is in two of them
+    part       = a split's name or mixed(expression), and slices of it in turn: train, train[90%:][:200]
+    slice      = [from:to], each an image's number, a percentage or nothing; negative ones count from the end
+
+Numbers and percentages are those of `datasets.ReadInstruction`: a percentage is rounded to the nearest image. But a
+bound beyond the last image is an error, percentages included. `mixed` puts the images into a fixed order that only
+depends on their names, for sets that are sorted by class.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +23,22 @@ from typing import NamedTuple
 from PIL import Image
 
 from ...io.tables import VAL_NAMES, find_split
-from .expressions import Part, is_name, parse_split
 from .split import Split, name_digest
 
 _ALIASES = {"train": ("train800", "trainval"), "val": (*VAL_NAMES, "val200")}
+_SIGNS = frozenset("+[]()")  # a text without them is a name
+_NAME = re.compile(r"[^+\[\]()]*[^+\[\]()\s]")
+_SLICE = re.compile(r"\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]\s*$", re.ASCII)
+_MIXED = re.compile(r"mixed\((.*)\)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split's name, or what is mixed; and the bounds of its slices, as they were written."""
+
+    text: str
+    source: str | tuple[Part, ...]
+    slices: tuple[tuple[str | None, str | None], ...]
 
 
 class _Image(NamedTuple):
@@ -37,7 +61,7 @@ class ImageData:
 
     def split(self, name: str) -> Split:
         """A split by its name, by a usual alias (train: train800, trainval; val: valid, validation, dev, val200), or by
-        an expression of names such as `train[:800]`, `train+val`, `mixed(train)[90%:]` (see `expressions`).
+        an expression such as `train[:800]`, `train+val`, `mixed(train)[90%:]` (see above).
 
         Images of several sources, such as the splits of a table, are called `source: name`, as each of them may have
         the same rows.
@@ -46,7 +70,7 @@ class ImageData:
             ValueError: there is none, or it has no labels; a malformed expression, a slice that is empty or goes beyond
                 the last image, an image in two parts of a sum.
         """
-        if is_name(name) or name in self.splits or name in self.unlabelled:
+        if not _SIGNS & set(name) or name in self.splits or name in self.unlabelled:
             return self.splits[self._named(name)]
         sources: dict[str, Split] = {}
         images = self._sum(parse_split(name), sources)
@@ -110,6 +134,36 @@ class ImageData:
         # asked without its sign: [-1%:] of ten images would be all of them, as -0 is 0
         (asked,) = ReadInstruction.from_spec(f"images[:{bound.lstrip('-')}]").to_absolute({"images": of})
         return of - asked.to if bound.startswith("-") else asked.to
+
+
+def parse_split(text: str, *, within: str | None = None) -> tuple[Part, ...]:
+    """The parts of an expression; its splits need not be there. Raises ValueError for one that is malformed.
+
+    Args:
+        within: the expression that it is a part of, for messages.
+    """
+    pieces, depth = [""], 0
+    for sign in text:
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        if sign == "+" and depth == 0:  # what is in parentheses is parsed with its part
+            pieces.append("")
+        else:
+            pieces[-1] += sign
+    return tuple(_parse_part(piece.strip(), within or text) for piece in pieces)
+
+
+def _parse_part(text: str, expression: str) -> Part:
+    source, slices = text, list[tuple[str | None, str | None]]()
+    while match := _SLICE.search(source):  # the last one first
+        slices.insert(0, (match[1], match[2]))
+        source = source[: match.start()].rstrip()
+    mixed = _MIXED.fullmatch(source)
+    if not mixed and not _NAME.fullmatch(source):
+        raise ValueError(
+            f"cannot read {text!r} in the split {expression!r}: write names, slices and sums of splits, such as "
+            "train[:800], train[90%:][:200], train+val, mixed(train)[:90%]"
+        )
+    return Part(text, parse_split(mixed[1], within=expression) if mixed else source, tuple(slices))
 
 
 def _open(sources: dict[str, Split], name: str) -> bytes | Image.Image:

@@ -15,7 +15,19 @@ def lists_of(tree: Tree) -> list[str]:
     return [name for start in ("train", "val", "test") for name in files if name.startswith(start)]
 
 
-def read_lists(spec: str, tree: Tree, lists: list[str]) -> ImageData:
+def read_tree(spec: str, tree: Tree) -> ImageData:
+    """Lists; or train/, val/, test/ with a folder per class; or class folders alone. Raises ValueError for others."""
+    if lists := lists_of(tree):
+        return _lists(spec, tree, lists)
+    folders = tree.folders()
+    if "train" in folders:
+        return _split_folders(spec, tree, [name for name in folders if name in SPLIT_NAMES])
+    if folders:
+        return _class_folders(spec, tree)
+    raise ValueError(f"{spec} holds no train.txt, no train folder and no class folders: nothing to train on")
+
+
+def _lists(spec: str, tree: Tree, lists: list[str]) -> ImageData:
     """Lists of `path label` lines, and class names in `classes.txt`. Raises ValueError by file and line."""
     splits = {name.removesuffix(".txt"): _split(tree, _read_list(name, tree)) for name in lists}
     top = max(max(split.labels) for split in splits.values())
@@ -24,16 +36,6 @@ def read_lists(spec: str, tree: Tree, lists: list[str]) -> ImageData:
     if top >= len(classes):
         raise ValueError(f"{spec}: label {top} in a list, but classes.txt names only {len(classes)} classes")
     return ImageData(spec, tuple(classes), splits)
-
-
-def read_folders(spec: str, tree: Tree) -> ImageData:
-    """train/, val/, test/ with a folder per class, or class folders alone. Raises ValueError for anything else."""
-    folders = tree.folders()
-    if "train" in folders:
-        return _split_folders(spec, tree, [name for name in folders if name in SPLIT_NAMES])
-    if folders:
-        return _class_folders(spec, tree)
-    raise ValueError(f"{spec} holds no train.txt, no train folder and no class folders: nothing to train on")
 
 
 def _read_list(file: str, tree: Tree) -> list[tuple[str, int]]:

@@ -46,7 +46,7 @@ def draw_contact_sheet(
     draw.text((_MARGIN, _MARGIN + 32), _fit(line, small, width - 2 * _MARGIN), _FAINT, small)
     for label, class_name in enumerate(shown):
         top = _MARGIN + _TITLE + label * (_THUMB + _GAP)
-        indices = [index for index, other in enumerate(part.labels) if other == label]
+        indices = np.flatnonzero(np.asarray(part.labels) == label)
         draw.text((_MARGIN, top + _THUMB // 2 - 20), _fit(class_name, bold, names - 2 * _GAP), _INK, bold)
         draw.text((_MARGIN, top + _THUMB // 2 + 4), images(len(indices)), _FAINT, small)
         drawn = np.random.default_rng([seed, label]).permutation(indices)[:columns]

@@ -9,7 +9,7 @@ from typing import Any
 from ...io.tables import is_hub_name
 from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
-from .layouts import lists_of, read_folders, read_lists
+from .layouts import lists_of, read_tree
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, Zip
@@ -51,12 +51,15 @@ def open_data(
     columns = {"image_column": image_column, "label_column": label_column}
     path = Path(spec).expanduser()
     if spec.strip() and path.is_dir():
-        return _open_folder(spec, path, columns)
+        lists = lists_of(Folder(path))
+        if is_image_table(path) and not lists:
+            return read_table(spec, path, **columns)
+        return read_tree(spec, Folder(path, with_zip=bool(lists)))
     if path.is_file():
         if path.suffix.lower() == ".parquet":
             return read_table(spec, path, **columns)
         if path.suffix.lower() == ".zip":
-            return _open_zip(spec, Zip(path, look_through=True))
+            return read_tree(spec, Zip(path, look_through=True))
         raise ValueError(f"{spec} is a file, but neither .zip nor .parquet: {_CHOICES}")
     if spec == "digits" or spec.startswith("digits:"):
         return read_digits(spec)
@@ -78,15 +81,3 @@ def open_configured(options: Mapping[str, Any]) -> ImageData:
         root=options.get("data_dir"),
         download=options.get("data_download", False),
     )
-
-
-def _open_folder(spec: str, path: Path, columns: dict[str, str | None]) -> ImageData:
-    tree = Folder(path)
-    if lists := lists_of(tree):
-        return read_lists(spec, Folder(path, with_zip=True), lists)
-    return read_table(spec, path, **columns) if is_image_table(path) else read_folders(spec, tree)
-
-
-def _open_zip(spec: str, tree: Zip) -> ImageData:
-    lists = lists_of(tree)
-    return read_lists(spec, tree, lists) if lists else read_folders(spec, tree)

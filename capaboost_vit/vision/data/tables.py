@@ -44,7 +44,12 @@ def read_table(
     else:
         tables = load_local(path, builder="imagefolder" if _has_metadata(path) else None)
     features = next(iter(tables.values())).features
-    image, label = _image_column(spec, features, image_column), _label_column(spec, features, label_column)
+    usual = [name for name in features if name.lower() in _IMAGE_NAMES and _may_hold_images(features[name])]
+    image = _column(spec, features, "image", image_column, datasets.Image, usual)
+    usual = [name for name in features if name.lower() in _LABEL_NAMES]
+    label = _column(spec, features, "label", label_column, datasets.ClassLabel, usual)
+    if not isinstance(features[label], datasets.ClassLabel | datasets.Value):
+        raise ValueError(f"{spec}: the column {label!r} holds {features[label]}, not one label for each image")
     for name, table in tables.items():
         if image not in table.features or label not in table.features:
             raise ValueError(f"{spec}: {name} has other columns: {', '.join(table.features)}")
@@ -109,41 +114,23 @@ def _plain(cell: Any) -> Any:
     return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
 
 
-def _image_column(spec: str, features: dict[str, Any], asked: str | None) -> str:
-    """The one column of images by its type; else of bytes, by a usual name."""
-    from datasets import Image, Value
-
+def _column(spec: str, features: dict[str, Any], what: str, asked: str | None, typed: type, usual: list[str]) -> str:
+    """The column that was asked for; or the one of a type, or else the one of a usual name."""
+    flag = f"--{what}-column"
     if asked is not None:
-        return asked_column(spec, features, asked, "--image-column")
-    typed = [name for name, kind in features.items() if isinstance(kind, Image)]
-    # pandas and others write images as {bytes, path}
-    encoded = [n for n, k in features.items() if k == Value("binary") or (isinstance(k, dict) and {*k} == _ENCODED)]
-    candidates = typed or [name for name in encoded if name.lower() in _IMAGE_NAMES]
-    return _found(spec, features, candidates, "images", "--image-column")
-
-
-_ENCODED = {"bytes", "path"}
-
-
-def _label_column(spec: str, features: dict[str, Any], asked: str | None) -> str:
-    """The one column of classes by its type; else of a usual name."""
-    from datasets import ClassLabel, Value
-
-    if asked is None:
-        typed = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
-        candidates = typed or [name for name in features if name.lower() in _LABEL_NAMES]
-        asked = _found(spec, features, candidates, "labels", "--label-column")
-    kind = features[asked_column(spec, features, asked, "--label-column")]
-    if not isinstance(kind, ClassLabel | Value):
-        raise ValueError(f"{spec}: the column {asked!r} holds {kind}, not one label for each image")
-    return asked
-
-
-def _found(spec: str, features: dict[str, Any], candidates: list[str], what: str, flag: str) -> str:
-    column = only_column(spec, candidates, what, flag)
+        return asked_column(spec, features, asked, flag)
+    candidates = [name for name, kind in features.items() if isinstance(kind, typed)] or usual
+    column = only_column(spec, candidates, f"{what}s", flag)
     if column is None:
-        raise ValueError(f"{spec} has no column of {what} that is known: choose with {flag} {' or '.join(features)}")
+        raise ValueError(f"{spec} has no column of {what}s that is known: choose with {flag} {' or '.join(features)}")
     return column
+
+
+def _may_hold_images(kind: Any) -> bool:
+    """Whether these are bytes, or {bytes, path}, as pandas and others write images."""
+    from datasets import Value
+
+    return kind == Value("binary") or (isinstance(kind, dict) and kind.keys() == {"bytes", "path"})
 
 
 def _read(table: Any, column: str, name: str) -> bytes:

@@ -26,8 +26,7 @@ _BY_PARTS = {  # one part for all images is called train here
     "trainval test": "OxfordIIITPet",
 }
 _SETS = {name: tuple(parts.split()) for parts, names in _BY_PARTS.items() for name in names.split()}
-_LABELS = ("targets", "_labels", "labels", "y")
-_SAMPLES = ("samples", "_samples")
+_LABELS = ("targets", "_labels", "labels", "y", "samples", "_samples")  # the last two hold (path, label)
 
 
 def default_root() -> Path:
@@ -108,11 +107,11 @@ def _load(path: str | Path) -> Image.Image:
 
 def _labels(images: Any) -> list[Any]:
     """All labels: from the attribute that holds them, where that agrees with some items; else from every item."""
-    for name in (*_LABELS, *_SAMPLES):
+    for name in _LABELS:
         stored = getattr(images, name, None)
         if stored is None or len(stored) != len(images):
             continue
-        values = [value[1] if name in _SAMPLES else value for value in stored]
+        values = [value[1] if isinstance(value, tuple) else value for value in stored]
         labels = [value.item() if hasattr(value, "item") else value for value in values]
         if all(images[i][1] == labels[i] for i in {0, len(labels) // 2, len(labels) - 1} if labels):
             return labels
