@@ -12,7 +12,7 @@ from ..training.job import as_dict
 from ..vision.config import TrainConfig
 from .manifest import Study
 from .outcomes import Outcome, Outcomes
-from .trial import Trial, key_of
+from .trial import Trial, identifying_options, key_of
 
 # what a report says of a finished trial, as result.json has it
 _NUMBERS = (
@@ -37,7 +37,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     line = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
     options = {
         name: value
-        for name, value in trial.options().items()
+        for name, value in identifying_options(trial.config).items()
         if name not in ("seed", "shots") and value != defaults.get(name)
     }
     line |= {name: getattr(trial, name) for name in ("seed", "shots", "weights")}

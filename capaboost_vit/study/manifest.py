@@ -44,8 +44,9 @@ class Study:
             raise FileNotFoundError(f"no study in {self.path}: it has no manifest.jsonl") from None
         trials: dict[str, Trial] = {}
         for line in text.split("\n"):
-            trial = _parsed(line)
-            if trial is not None:
+            with suppress(ValueError, KeyError, TypeError):  # an empty line, or one that was torn
+                values = json.loads(line)
+                trial = Trial(**{name: values[name] for name in _FIELDS} | {"notes": tuple(values["notes"])})
                 trials[trial.id] = trial
         return trials
 
@@ -81,10 +82,10 @@ class Study:
     def result(self, trial: Trial) -> dict[str, Any] | None:
         """What a finished trial has left, or None. Raises ValueError if it is damaged."""
         path = self.run_folder(trial) / "result.json"
-        if not path.exists():
-            return None
         try:
             result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): remove {path.parent}, and it is run again") from error
         return result
@@ -126,12 +127,3 @@ class Study:
 def run_config(study: Study, trial: Trial) -> TrainConfig:
     """The configuration with which a worker runs a trial, from the start or from where another one has left it."""
     return TrainConfig(**{**trial.config, "output": str(study.run_folder(trial)), "resume": True})
-
-
-def _parsed(line: str) -> Trial | None:
-    """The trial of a line; None for one that is empty or torn."""
-    try:
-        values = json.loads(line)
-        return Trial(**{name: values[name] for name in _FIELDS} | {"notes": tuple(values["notes"])})
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -13,7 +13,7 @@ from .choose import Choice, read_choices
 from .manifest import Study
 from .runs import method_name, row_labels
 from .status import states
-from .trial import Trial
+from .trial import Trial, identifying_options
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
     """The row of each trial by its id, and how the rows of one method differ."""
     runs = []
     for trial in trials:
-        options = {name: value for name, value in trial.options().items() if name != "seed"}
+        options = {name: value for name, value in identifying_options(trial.config).items() if name != "seed"}
         runs.append(((trial.method, trial.task), trial.method, trial.seed, options))
     rows: dict[str, str] = {}
     notes: dict[str, None] = {}

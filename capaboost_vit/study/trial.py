@@ -47,10 +47,6 @@ class Trial:
     weights: str | None
     config: dict[str, Any]
 
-    def options(self) -> dict[str, Any]:
-        """The options of its run that make it another trial."""
-        return _options(self.config)
-
     def key(self) -> str:
         """What it is known by whatever its id, which an older release may have given."""
         return key_of(self.config, vars(self))
@@ -74,13 +70,13 @@ def key_of(config: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
 
     It is that of canonical JSON, in which 8 and 8.0 are the same.
     """
-    identity = {name: fields[name] for name in _IDENTITY} | {"options": _options(config)}
+    identity = {name: fields[name] for name in _IDENTITY} | {"options": identifying_options(config)}
     same = json.loads(json.dumps(identity), parse_float=_number)
     return hashlib.sha256(json.dumps(same, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that decide about a run, each with its default where it is lacking."""
+def identifying_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that make it another one, wherever its data lie, each with its default where it lacks."""
     return {name: value for name, value in run_identity(dict(config), TrainConfig).items() if name not in _PLACES}
 
 

@@ -134,7 +134,7 @@ def test_a_multiple_of_a_whole_number_is_one_where_it_can(written):
         ({"grid": {"lr": []}}, "--grid lr: expected a list of values"),
         ({"grid": {"lr": ["xs"]}}, "--grid lr: 'xs' is no multiple of the method's own 0.01"),
         ({"grid": {"learning_rate": [1]}}, "--grid learning_rate: capaboost train has no such option"),
-        ({"grid": {"lr": [1e-3]}, "tune_seeds": ()}, "--tune-seeds is empty"),
+        ({"grid": {"lr": [1e-3]}, "tune_seeds": ()}, "--tune-seeds is missing"),
         ({"grid": {"test_split": ["val"]}}, "test_split is decided by the study"),
     ],
     ids=str,
@@ -152,7 +152,7 @@ def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
     [
         ({"methods": ()}, ValueError, "--methods is missing: name files such as"),
         ({"methods": ("nowhere.yaml",)}, FileNotFoundError, "no method file at nowhere.yaml"),
-        ({"seeds": ()}, ValueError, "--seeds is empty"),
+        ({"seeds": ()}, ValueError, "--seeds is missing"),
         ({"tasks": ("three",)}, ValueError, "nothing is called 'three'; there are one, two"),
         ({"suite": "vtab"}, ValueError, "no suite 'vtab': say vtab1k, fgvc, synthetic_vtab1k, or a YAML file"),
         ({"backbone": "augreg_in12k"}, ValueError, "neither augreg_in21k nor orig_in21k .* mean augreg_in21k"),
