@@ -183,9 +183,11 @@ def _work(arguments: Namespace) -> None:
     from ..study.work import work
 
     values = arguments.as_dict()
-    study = Study(values.pop("output"))
+    wait = values.pop("wait")
+    config = WorkConfig(**values)
+    study = Study(config.output)
     study.trials()  # refuses a folder without a study
-    print(f"{work(study, **values)} trials finished by this worker")
+    print(f"{work(study, config, wait=wait)} trials finished by this worker")
 
 
 def _status_parser() -> Parser:

@@ -58,9 +58,8 @@ class Study:
         earlier = self.trials() if self.manifest.exists() else {}
         ids = {trial.key(): trial.id for trial in earlier.values()}
         kept = [dataclasses.replace(trial, id=ids.get(trial.key(), trial.id)) for trial in trials]
-        changed = [
-            trial for trial in kept if earlier.get(trial.id) != trial
-        ]  # new, or said with other places and names
+        # new, or said with other places and names
+        changed = [trial for trial in kept if earlier.get(trial.id) != trial]
         if changed:
             self.path.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in changed)

@@ -69,10 +69,10 @@ class Outcomes:
     @property
     def states(self) -> dict[str, Counter[str]]:
         """Numbers of trials by stage and state."""
-        counts: dict[str, Counter[str]] = {}
-        for outcome in self.trials:
-            counts.setdefault(outcome.trial.stage, Counter())[outcome.state] += 1
-        return counts
+        return {
+            stage: Counter(outcome.state for outcome in self.trials if outcome.trial.stage == stage)
+            for stage in ("final", "candidate")
+        }
 
 
 def read_outcomes(folder: str | Path) -> Outcomes:

@@ -23,9 +23,7 @@ from .status import progress_line, states
 from .work import work
 
 _GRACE = 120.0  # seconds that workers have for a last checkpoint
-_GRACE_ON_RAY = 60.0
-_LOOK = 0.5  # seconds between two looks at the processes
-_LOOK_ON_RAY = 2.0
+_LOOK = 0.5  # seconds between two looks at the workers
 _TELL = 5.0  # seconds between two looks at the study
 
 
@@ -109,8 +107,7 @@ def _visible_gpus() -> tuple[str, ...]:
 
 
 def _start(study: Study, config: WorkConfig, number: int, gpus: Sequence[str]) -> subprocess.Popen[bytes]:
-    threads = max(1, (os.cpu_count() or 1) // config.workers)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // config.workers)), **os.environ}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     log = _log(study, number)
@@ -160,15 +157,15 @@ def _run_tasks(study: Study, config: WorkConfig, stop: StopSignals) -> None:
         tasks = [task.remote(study.path.resolve(), os.getcwd(), config) for _ in range(config.workers)]
         waiting = tasks
         while waiting and not stop.number:
-            done, waiting = ray.wait(waiting, timeout=_LOOK_ON_RAY)
+            done, waiting = ray.wait(waiting, timeout=_LOOK)
             ray.get(done)  # raises what a worker has raised
             progress.tell(now=not waiting)
         if stop.number:
             for each in tasks:
                 ray.cancel(each)
-            until = time.monotonic() + _GRACE_ON_RAY
+            until = time.monotonic() + _GRACE
             while waiting and time.monotonic() < until:
-                waiting = ray.wait(waiting, timeout=_LOOK_ON_RAY)[1]
+                waiting = ray.wait(waiting, timeout=_LOOK)[1]
     finally:
         if started_here:
             ray.shutdown()
@@ -176,4 +173,4 @@ def _run_tasks(study: Study, config: WorkConfig, stop: StopSignals) -> None:
 
 def _work(folder: Path, home: str, config: WorkConfig) -> int:
     os.chdir(home)  # data may be named from there
-    return work(Study(folder), **{name: getattr(config, name) for name in WORKER_OPTIONS})
+    return work(Study(folder), config)

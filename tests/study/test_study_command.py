@@ -104,6 +104,7 @@ def test_status_tells_of_every_state(configured, capsys):
     [
         (["status", "nowhere"], "no study in nowhere: it has no manifest.jsonl"),
         (["work", "--output", "nowhere"], "no study in nowhere: it has no manifest.jsonl"),
+        (["work", "--lease", "0"], "--lease must be positive, got 0.0"),
         (["run", "--seeds", "0"], "--methods is missing: name files such as configs/vtab1k/lora.yaml"),
         (["run", "--methods", "nowhere.yaml"], "needs data: say --data FOLDER"),
         (["tune", "--methods", "a.yaml"], "--grid is missing: say for example --grid 'lr="),
