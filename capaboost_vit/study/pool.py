@@ -58,7 +58,7 @@ class _Progress:
         self.study, self.line, self.looked = study, "", -math.inf
 
     def tell(self, *, now: bool) -> None:
-        """`now`: however short ago it has looked at the study, of which all files are read."""
+        """Looks at the study, all of whose files are read, no more often than every few seconds, or `now`."""
         if not now and time.monotonic() - self.looked < _TELL:
             return
         before, self.line, self.looked = self.line, progress_line(states(self.study)), time.monotonic()

@@ -133,7 +133,7 @@ def test_a_multiple_of_a_whole_number_is_one_where_it_can(written):
         ({"grid": {"lr": 1e-3}}, "--grid lr: expected a list of values, got 0.001"),
         ({"grid": {"lr": []}}, "--grid lr: expected a list of values"),
         ({"grid": {"lr": ["xs"]}}, "--grid lr: 'xs' is no multiple of the method's own 0.01"),
-        ({"grid": {"learning_rate": [1]}}, "--grid learning_rate: capaboost train has no such option"),
+        ({"grid": {"learning_rate": [1]}}, "--grid: capaboost train has no option 'learning_rate'"),
         ({"grid": {"lr": [1e-3]}, "tune_seeds": ()}, "--tune-seeds is missing"),
         ({"grid": {"test_split": ["val"]}}, "test_split is decided by the study"),
     ],
