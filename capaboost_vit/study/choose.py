@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from ..io.atomic import write_text
-from .manifest import Study
-from .trial import Trial
+from .manifest import Study, Trial
 
 
 class Candidate(NamedTuple):

@@ -10,9 +10,8 @@ from typing import Any
 from ..io.atomic import write_text
 from ..training.job import as_dict
 from ..vision.config import TrainConfig
-from .manifest import Study
+from .manifest import Study, Trial, identifying_options, key_of
 from .outcomes import Outcome, Outcomes
-from .trial import Trial, identifying_options, key_of
 
 # what a report says of a finished trial, as result.json has it
 _NUMBERS = (

@@ -10,10 +10,9 @@ from typing import Any
 
 from ..training.folder import differences
 from .choose import Choice, read_choices
-from .manifest import Study
+from .manifest import Study, Trial, identifying_options
 from .runs import method_name, row_labels
 from .status import states
-from .trial import Trial, identifying_options
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from .lease import Leases
-from .manifest import Study
-from .trial import Trial
+from .manifest import Study, Trial
 
 STATES = ("finished", "running", "waiting", "failed")
 

@@ -13,8 +13,7 @@ from ..run import train
 from ..training.signals import Interrupted
 from .config import WorkConfig
 from .lease import Lease, Leases
-from .manifest import Study, run_config
-from .trial import Trial
+from .manifest import Study, Trial, run_config
 
 # what may go better on another try, or on another machine; everything else would fail again
 _PASSING = (OSError, RuntimeError)
