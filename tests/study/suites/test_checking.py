@@ -183,7 +183,11 @@ LISTED = {
 def test_the_known_hashes_are_those_of_the_lists(real_data):
     found = json.loads((real_data / "vtab1k_id_lists" / "vtab_trainval_splits.json").read_text())
     names = {LISTED.get(name, name): ids for name, ids in found.items()}
-    hashes = {row.name: {"train": row.train_hashes, "val": row.val_hashes} for row in vtab1k.TASKS if row.train_hashes}
+    hashes = {
+        row.name: {"train": row.train_hashes, "val": row.val_hashes}
+        for row in vtab1k.TASKS.values()
+        if row.train_hashes
+    }
     assert names.keys() - hashes.keys() == {"caltech101"}
     assert hashes.keys() <= names.keys()
     for name, splits in hashes.items():
