@@ -33,13 +33,13 @@ def as_json(outcomes: Outcomes) -> str:
 def _line(outcome: Outcome) -> dict[str, Any]:
     """What report.json holds of a trial: what makes it another one, and its numbers; nothing of where files lie."""
     trial, result, defaults = outcome.trial, outcome.result, as_dict(TrainConfig())
-    line = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
+    names = ("id", "suite", "task", "group", "method", "backbone", "stage", "seed", "shots", "weights")
+    line = {name: getattr(trial, name) for name in names}
     options = {
         name: value
         for name, value in identifying_options(trial.config).items()
         if name not in ("seed", "shots") and value != defaults.get(name)
     }
-    line |= {name: getattr(trial, name) for name in ("seed", "shots", "weights")}
     line |= {"state": outcome.state, "options": options}
     if result is not None:
         line |= {name: result[name] for name in _NUMBERS if name in result}
