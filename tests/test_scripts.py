@@ -429,7 +429,7 @@ def test_a_study_without_data_or_weights_is_refused_in_one_line(project, sets, m
 def test_all_that_the_hub_has_of_vtab_is_fetched_to_where_it_is_looked_for_and_checked(project, tmp_path):
     code, output = project.run("scripts/get_vtab1k.sh", "--tasks", "clevr_*", cwd=tmp_path, DATA="my data")
     assert code == 0, output
-    tasks = {row: row.task_on_hub() for row in vtab1k.TASKS}
+    tasks = {row: row.task_on_hub() for row in vtab1k.TASKS.values()}
     hub = {task.data for task in tasks.values() if task}
     assert {line.split()[2]: line.partition(" --local-dir ")[2] for line in project.lines("hf download")} == {
         name: f"my data/{name.partition('/')[2]} in {tmp_path}" for name in hub

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 
 from ..io.yaml import parse_yaml
-from ..study.config import StudyConfig, StudyRunConfig, StudyTuneConfig, WorkConfig
+from ..study.config import WORKER_OPTIONS, StudyConfig, StudyRunConfig, StudyTuneConfig, WorkConfig
 from .parser import Parser, add_option, parser_of, values_of
 
 if TYPE_CHECKING:
-    from ..study.manifest import Study
-    from ..study.trial import Trial
+    from ..study.manifest import Study, Trial
 
 
 def study_parser() -> Parser:
@@ -105,10 +104,8 @@ def _tune(arguments: Namespace) -> int:
     study = Study(config.output)
     candidates = candidate_trials(config)
     kept = iter(_write_down(study, [t for cell in candidates.values() for _, trials in cell for t in trials], config))
-    candidates = {
-        key: [Candidate(options, [next(kept) for _ in trials]) for options, trials in cell]
-        for key, cell in candidates.items()
-    }
+    for key, cell in candidates.items():
+        candidates[key] = [Candidate(options, [next(kept) for _ in trials]) for options, trials in cell]
     _compute(study, config)
     choices, missing = choose(study, candidates, across_tasks=config.across_tasks)
     write_choices(study, choices)
@@ -173,7 +170,7 @@ def _work_parser() -> Parser:
         description="One worker: takes the trials of a study, one after the other, until none is open. Any number of "
         "them may run at once, on all machines that share the folder."
     )
-    for name in ("output", "lease", "attempts", "keep_models"):
+    for name in ("output", *WORKER_OPTIONS):
         field = WorkConfig.__dataclass_fields__[name]
         add_option(parser, f"--{name.replace('_', '-')}", type(field.default), field.default, field.metadata["help"])
     add_option(parser, "--wait", bool, True, "wait for trials in other hands; false: end where no other is open")
@@ -185,9 +182,11 @@ def _work(arguments: Namespace) -> None:
     from ..study.work import work
 
     values = arguments.as_dict()
-    study = Study(values.pop("output"))
+    wait = values.pop("wait")
+    config = WorkConfig(**values)
+    study = Study(config.output)
     study.trials()  # refuses a folder without a study
-    print(f"{work(study, **values)} trials finished by this worker")
+    print(f"{work(study, config, wait=wait)} trials finished by this worker")
 
 
 def _status_parser() -> Parser:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from ..io.atomic import write_text
-from .manifest import Study
-from .trial import Trial
+from .manifest import Study, Trial
 
 
 class Candidate(NamedTuple):
@@ -52,12 +51,12 @@ def choose(
     groups: dict[str, list[str]] = {}
     for key, cell in candidates.items():
         groups.setdefault(key.partition(" | ")[2] if across_tasks else key, []).append(key)
-        values = [[_score(study, trial) for trial in candidate.trials] for candidate in cell]
-        lacking = sum(value is None for row in values for value in row)
+        results = [[study.result(trial) for trial in candidate.trials] for candidate in cell]
+        lacking = sum(result is None for row in results for result in row)
         if lacking:
-            missing.append(f"{key}: {lacking} of {sum(map(len, values))} candidates are not finished")
+            missing.append(f"{key}: {lacking} of {sum(map(len, results))} candidates are not finished")
         else:
-            scores[key] = [statistics.fmean(v for v in row if v is not None) for row in values]
+            scores[key] = [statistics.fmean(r["val_accuracy"] for r in row if r is not None) for row in results]
     choices: dict[str, Choice] = {}
     for keys in groups.values():
         if not all(key in scores for key in keys):
@@ -90,11 +89,6 @@ def read_choices(study: Study) -> dict[str, Choice]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{study.choices} is damaged ({error!r}): run capaboost study tune again") from error
     return choices
-
-
-def _score(study: Study, trial: Trial) -> float | None:
-    result = study.result(trial)
-    return None if result is None else float(result["val_accuracy"])
 
 
 def _edges(points: Sequence[Mapping[str, Any]], best: int) -> list[str]:

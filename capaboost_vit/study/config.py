@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..io.options import check_options, option
+from ..io.options import check_options, flag, option
 
 WORKER_OPTIONS = ("lease", "attempts", "keep_models")  # what each worker is told, wherever it is
+
+# what a study cannot do without, and what to say where it is missing
+_NEEDED = {
+    "methods": "name files such as configs/vtab1k/lora.yaml",
+    "seeds": "name at least one",
+    "tune_seeds": "name at least one",
+    "grid": "say for example --grid 'lr=[x0.3, x1, x3]'",
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,9 @@ class StudyConfig(WorkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.methods:
-            raise ValueError("--methods is missing: name files such as configs/vtab1k/lora.yaml")
+        for name, hint in _NEEDED.items():
+            if not getattr(self, name, True):
+                raise ValueError(f"{flag(name)} is missing: {hint}")
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,6 @@ class StudyRunConfig(StudyConfig):
 
     seeds: tuple[int, ...] = option((0, 1, 2), "training seeds")
     tuned: bool = option(False, "with the options that `capaboost study tune` has chosen in the same folder")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.seeds:
-            raise ValueError("--seeds is empty: name at least one")
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,6 @@ class StudyTuneConfig(StudyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.tune_seeds:
-            raise ValueError("--tune-seeds is empty: name at least one")
-        if not self.grid:
-            raise ValueError("--grid is missing: say for example --grid 'lr=[x0.3, x1, x3]'")
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"--grid {name}: expected a list of values, got {values!r}")

@@ -10,9 +10,8 @@ from typing import Any
 from ..io.atomic import write_text
 from ..training.job import as_dict
 from ..vision.config import TrainConfig
-from .manifest import Study
+from .manifest import Study, Trial, identifying_options, key_of
 from .outcomes import Outcome, Outcomes
-from .trial import Trial, key_of
 
 # what a report says of a finished trial, as result.json has it
 _NUMBERS = (
@@ -34,13 +33,13 @@ def as_json(outcomes: Outcomes) -> str:
 def _line(outcome: Outcome) -> dict[str, Any]:
     """What report.json holds of a trial: what makes it another one, and its numbers; nothing of where files lie."""
     trial, result, defaults = outcome.trial, outcome.result, as_dict(TrainConfig())
-    line = {name: getattr(trial, name) for name in ("id", "suite", "task", "group", "method", "backbone", "stage")}
+    names = ("id", "suite", "task", "group", "method", "backbone", "stage", "seed", "shots", "weights")
+    line = {name: getattr(trial, name) for name in names}
     options = {
         name: value
-        for name, value in trial.options().items()
+        for name, value in identifying_options(trial.config).items()
         if name not in ("seed", "shots") and value != defaults.get(name)
     }
-    line |= {name: getattr(trial, name) for name in ("seed", "shots", "weights")}
     line |= {"state": outcome.state, "options": options}
     if result is not None:
         line |= {name: result[name] for name in _NUMBERS if name in result}

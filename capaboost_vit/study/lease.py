@@ -34,7 +34,6 @@ class Leases:
 
     def __init__(self, folder: Path, *, seconds: float) -> None:
         self.folder, self.seconds = folder, seconds
-        self.worker = uuid.uuid4().hex
         self.seen: dict[str, tuple[str, float]] = {}  # newest lease by trial, and since when it is unchanged
 
     def claim(self, trial: str) -> Lease | None:
@@ -42,13 +41,13 @@ class Leases:
         texts = self.generations(trial)
         if texts and not self._stale(trial, texts[-1]):
             return None
-        lease = Lease(self.folder, trial, len(texts) + 1, owner=self.worker, seconds=self.seconds)
+        lease = Lease(self.folder, trial, generation=len(texts) + 1, seconds=self.seconds)
         return lease if lease.take() else None
 
     def owner(self, trial: str) -> dict[str, Any] | None:
         """What the newest lease of a trial says, unless it was given back or its process is known to be dead."""
         texts = self.generations(trial)
-        return None if not texts or _free(content := _content(texts[-1])) else content
+        return _held(texts[-1]) if texts else None
 
     def attempts(self, trial: str) -> int:
         """How often a trial was begun and not given back in good order: its worker died, or said why it failed."""
@@ -64,7 +63,7 @@ class Leases:
         return texts
 
     def _stale(self, trial: str, text: str) -> bool:
-        if _free(_content(text)):
+        if _held(text) is None:
             return True
         now = time.monotonic()
         before, since = self.seen.get(trial, (None, now))
@@ -79,7 +78,6 @@ class Lease:
     folder: Path
     trial: str
     generation: int
-    owner: str
     seconds: float
     beat: int = 0
     error: str | None = None  # why the trial failed, said when the lease is given back
@@ -92,7 +90,7 @@ class Lease:
     def take(self) -> bool:
         """Makes the file, unless another has made it. Returns whether it is ours."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.{self.owner}.partial")
+        partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.partial")
         write_text(partial, self._text())
         try:
             os.link(partial, self.path)  # unlike a rename, it fails where the name is taken
@@ -128,7 +126,7 @@ class Lease:
 
     def _text(self, **fields: Any) -> str:
         values = {
-            "owner": self.owner,
+            "generation": self.generation,  # no two leases of a trial read alike: `seen` tells them apart by that
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "born": _born(os.getpid()),
@@ -151,9 +149,10 @@ def _content(text: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _free(content: dict[str, Any]) -> bool:
-    """Whether a lease was given back, or its process is known to be dead."""
-    return bool(content.get("released")) or _dead_here(content)
+def _held(text: str) -> dict[str, Any] | None:
+    """What a lease says, unless it was given back or its process is known to be dead."""
+    content = _content(text)
+    return None if content.get("released") or _dead_here(content) else content
 
 
 def _dead_here(content: dict[str, Any]) -> bool:

@@ -1,20 +1,92 @@
-"""The folder of a study: its manifest, a line per trial, and what has become of each."""
+"""The folder of a study: its manifest, a line per trial, what a trial is known by, and what has become of each."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..io.atomic import write_text
+from ..training.job import as_dict, run_identity
 from ..vision.config import TrainConfig
-from .trial import Trial
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Trial))
+_ID_DIGITS = 12
+# options that say where something lies, not what it is
+_PLACES = {"data", "initial_checkpoint"}
+# what makes it another trial, besides the options of its run
+_IDENTITY = ("suite", "task", "backbone", "stage", "weights")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of a study's manifest.
+
+    Args:
+        id: hash of all the rest, less where things lie and what they are called.
+        method: the label of its row: the name of the method's file.
+        backbone: a preset, or the name of a timm model.
+        stage: "candidate" trains on a part and never sees the test split; "final" is tested once.
+        shots: training images per class; None: all of them.
+        weights: SHA-256 of the local file of base weights; None: those that the model's name says.
+        config: the options of the run, as `capaboost_vit.training.job.as_dict` gives them.
+    """
+
+    id: str
+    suite: str
+    task: str
+    group: str
+    classes: int | None
+    notes: tuple[str, ...]
+    method: str
+    backbone: str
+    stage: Literal["candidate", "final"]
+    seed: int
+    shots: int | None
+    weights: str | None
+    config: dict[str, Any]
+
+    def key(self) -> str:
+        """What it is known by whatever its id, which an older release may have given."""
+        return key_of(self.config, vars(self))
+
+    def title(self) -> str:
+        """How people are told of it."""
+        shots = "" if self.shots is None else f", {self.shots} shots"
+        stage = "" if self.stage == "final" else ", candidate"
+        return f"{self.method} on {self.task}, seed {self.seed}{shots}{stage}"
+
+
+def make_trial(config: TrainConfig, **fields: Any) -> Trial:
+    """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial."""
+    options = {name: value for name, value in as_dict(config).items() if name != "output"}
+    trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
+    return dataclasses.replace(trial, id=trial.key()[:_ID_DIGITS])
+
+
+def key_of(config: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    """SHA-256 of what makes a trial another one: of its run's options and of the `fields` that Trial has too.
+
+    It is that of canonical JSON, in which 8 and 8.0 are the same.
+    """
+    identity = {name: fields[name] for name in _IDENTITY} | {"options": identifying_options(config)}
+    same = json.loads(json.dumps(identity), parse_float=_number)
+    return hashlib.sha256(json.dumps(same, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def identifying_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that make it another one, wherever its data lie, each with its default where it lacks."""
+    return {name: value for name, value in run_identity(dict(config), TrainConfig).items() if name not in _PLACES}
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 class Study:
@@ -42,10 +114,12 @@ class Study:
             text = self.manifest.read_text("utf-8")
         except FileNotFoundError:
             raise FileNotFoundError(f"no study in {self.path}: it has no manifest.jsonl") from None
+        fields = [field.name for field in dataclasses.fields(Trial)]
         trials: dict[str, Trial] = {}
         for line in text.split("\n"):
-            trial = _parsed(line)
-            if trial is not None:
+            with suppress(ValueError, KeyError, TypeError):  # an empty line, or one that was torn
+                values = json.loads(line)
+                trial = Trial(**{name: values[name] for name in fields} | {"notes": tuple(values["notes"])})
                 trials[trial.id] = trial
         return trials
 
@@ -57,9 +131,8 @@ class Study:
         earlier = self.trials() if self.manifest.exists() else {}
         ids = {trial.key(): trial.id for trial in earlier.values()}
         kept = [dataclasses.replace(trial, id=ids.get(trial.key(), trial.id)) for trial in trials]
-        changed = [
-            trial for trial in kept if earlier.get(trial.id) != trial
-        ]  # new, or said with other places and names
+        # new, or said with other places and names
+        changed = [trial for trial in kept if earlier.get(trial.id) != trial]
         if changed:
             self.path.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in changed)
@@ -81,10 +154,10 @@ class Study:
     def result(self, trial: Trial) -> dict[str, Any] | None:
         """What a finished trial has left, or None. Raises ValueError if it is damaged."""
         path = self.run_folder(trial) / "result.json"
-        if not path.exists():
-            return None
         try:
             result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): remove {path.parent}, and it is run again") from error
         return result
@@ -126,12 +199,3 @@ class Study:
 def run_config(study: Study, trial: Trial) -> TrainConfig:
     """The configuration with which a worker runs a trial, from the start or from where another one has left it."""
     return TrainConfig(**{**trial.config, "output": str(study.run_folder(trial)), "resume": True})
-
-
-def _parsed(line: str) -> Trial | None:
-    """The trial of a line; None for one that is empty or torn."""
-    try:
-        values = json.loads(line)
-        return Trial(**{name: values[name] for name in _FIELDS} | {"notes": tuple(values["notes"])})
-    except (ValueError, KeyError, TypeError):
-        return None

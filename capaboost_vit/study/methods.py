@@ -69,11 +69,15 @@ def over(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 def _check(where: str, name: Any, value: Any) -> None:
     """Raises unless this is an option of `capaboost train` that a method may have, and a value of its type."""
+    _check_name(where, name)
+    check_type(f"{where}{name}", value, _HINTS[name])
+
+
+def _check_name(where: str, name: Any) -> None:
     if name not in _HINTS:
         raise ValueError(f"{where}capaboost train has no option {name!r}{suggest(name, _HINTS)}")
     if name in _DECIDED:
         raise ValueError(f"{where}{name} is decided by the study: take it out")
-    check_type(f"{where}{name}", value, _HINTS[name])
 
 
 def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -88,10 +92,9 @@ def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterato
             if key not in options["method"]:
                 continue
             default = options["method"][key]
-        elif name in _HINTS:
-            default = options.get(name, getattr(TrainConfig(), name))
         else:
-            raise ValueError(f"--grid {name}: capaboost train has no such option{suggest(name, _HINTS)}")
+            _check_name("--grid: ", name)
+            default = options.get(name, getattr(TrainConfig(), name))
         axes[name] = [_value(value, default, f"--grid {name}") for value in values]
     for combination in itertools.product(*axes.values()):
         yield dict(zip(axes, combination, strict=True))

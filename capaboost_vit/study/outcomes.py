@@ -10,10 +10,9 @@ from typing import Any
 
 from ..training.folder import differences
 from .choose import Choice, read_choices
-from .manifest import Study
+from .manifest import Study, Trial, identifying_options
 from .runs import method_name, row_labels
 from .status import states
-from .trial import Trial
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ class Outcomes:
     @property
     def states(self) -> dict[str, Counter[str]]:
         """Numbers of trials by stage and state."""
-        counts: dict[str, Counter[str]] = {}
-        for outcome in self.trials:
-            counts.setdefault(outcome.trial.stage, Counter())[outcome.state] += 1
-        return counts
+        return {
+            stage: Counter(outcome.state for outcome in self.trials if outcome.trial.stage == stage)
+            for stage in ("final", "candidate")
+        }
 
 
 def read_outcomes(folder: str | Path) -> Outcomes:
@@ -151,7 +150,7 @@ def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:
     """The row of each trial by its id, and how the rows of one method differ."""
     runs = []
     for trial in trials:
-        options = {name: value for name, value in trial.options().items() if name != "seed"}
+        options = {name: value for name, value in identifying_options(trial.config).items() if name != "seed"}
         runs.append(((trial.method, trial.task), trial.method, trial.seed, options))
     rows: dict[str, str] = {}
     notes: dict[str, None] = {}

@@ -16,10 +16,10 @@ from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
 from .choose import Candidate, Choice
 from .config import StudyConfig, StudyRunConfig, StudyTuneConfig
+from .manifest import Trial, make_trial
 from .methods import over, points, read_method, resolved
 from .suites.opening import open_suite
 from .suites.task import SuiteTask
-from .trial import Trial, make_trial
 
 # ViT-B/16, pretrained on ImageNet-21k: two checkpoints whose numbers must never stand in one column
 BACKBONES = {

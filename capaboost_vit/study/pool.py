@@ -23,9 +23,7 @@ from .status import progress_line, states
 from .work import work
 
 _GRACE = 120.0  # seconds that workers have for a last checkpoint
-_GRACE_ON_RAY = 60.0
-_LOOK = 0.5  # seconds between two looks at the processes
-_LOOK_ON_RAY = 2.0
+_LOOK = 0.5  # seconds between two looks at the workers
 _TELL = 5.0  # seconds between two looks at the study
 
 
@@ -41,10 +39,10 @@ def run_workers(study: Study, config: WorkConfig) -> None:
         RuntimeError: workers die before they begin anything.
         ModuleNotFoundError: Ray is not installed. ConnectionError: no cluster at `config.ray_address`.
     """
-    with StopSignals() as stop:
-        (_run_tasks if config.on == "ray" else _run_processes)(study, config, stop)
-    if stop.number:
-        raise Interrupted(stop.number, f"stopped; go on with the same command: what is finished in {study.path} stays")
+    signal_number = (_run_tasks if config.on == "ray" else _run_processes)(study, config)
+    if signal_number:
+        message = f"stopped; go on with the same command: what is finished in {study.path} stays"
+        raise Interrupted(signal_number, message)
 
 
 def work_command(study: Study, config: WorkConfig) -> list[str]:
@@ -60,7 +58,7 @@ class _Progress:
         self.study, self.line, self.looked = study, "", -math.inf
 
     def tell(self, *, now: bool) -> None:
-        """`now`: however short ago it has looked at the study, of which all files are read."""
+        """Looks at the study, all of whose files are read, no more often than every few seconds, or `now`."""
         if not now and time.monotonic() - self.looked < _TELL:
             return
         before, self.line, self.looked = self.line, progress_line(states(self.study)), time.monotonic()
@@ -68,7 +66,8 @@ class _Progress:
             print(self.line)
 
 
-def _run_processes(study: Study, config: WorkConfig, stop: StopSignals) -> None:
+def _run_processes(study: Study, config: WorkConfig) -> int:
+    """Runs processes of this machine; returns the number of the signal that has stopped them, or 0."""
     gpus, progress = config.gpus or _visible_gpus(), _Progress(study)
     running: dict[int, subprocess.Popen[bytes]] = {}
     begun: dict[int, float] = {}
@@ -78,26 +77,28 @@ def _run_processes(study: Study, config: WorkConfig, stop: StopSignals) -> None:
         running[number] = _start(study, config, number, gpus)
         begun[number] = time.monotonic()
 
-    try:
-        for number in range(config.workers):
-            start(number)
-        while running and not stop.number:
-            time.sleep(_LOOK)
-            for number, process in list(running.items()):
-                code = process.poll()
-                if code is None:
-                    continue
-                del running[number]
-                if code == 0 or not study.open_trials():
-                    continue
-                quick_deaths = quick_deaths + 1 if time.monotonic() - begun[number] < 10 else 0
-                if quick_deaths > 2 * config.workers:
-                    raise RuntimeError(f"the workers die as they begin: see {_log(study, number)}")
-                print(f"worker {number} died (exit code {code}): another one is started")
+    with StopSignals() as stop:
+        try:
+            for number in range(config.workers):
                 start(number)
-            progress.tell(now=not running)
-    finally:
-        _end(list(running.values()))
+            while running and not stop.number:
+                time.sleep(_LOOK)
+                for number, process in list(running.items()):
+                    code = process.poll()
+                    if code is None:
+                        continue
+                    del running[number]
+                    if code == 0 or not study.open_trials():
+                        continue
+                    quick_deaths = quick_deaths + 1 if time.monotonic() - begun[number] < 10 else 0
+                    if quick_deaths > 2 * config.workers:
+                        raise RuntimeError(f"the workers die as they begin: see {_log(study, number)}")
+                    print(f"worker {number} died (exit code {code}): another one is started")
+                    start(number)
+                progress.tell(now=not running)
+        finally:
+            _end(list(running.values()))
+    return stop.number
 
 
 def _visible_gpus() -> tuple[str, ...]:
@@ -109,8 +110,7 @@ def _visible_gpus() -> tuple[str, ...]:
 
 
 def _start(study: Study, config: WorkConfig, number: int, gpus: Sequence[str]) -> subprocess.Popen[bytes]:
-    threads = max(1, (os.cpu_count() or 1) // config.workers)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // config.workers)), **os.environ}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     log = _log(study, number)
@@ -143,8 +143,8 @@ def _log(study: Study, number: int) -> Path:
     return study.path / "workers" / f"{number}.log"
 
 
-def _run_tasks(study: Study, config: WorkConfig, stop: StopSignals) -> None:
-    """Runs Ray tasks; Ray itself begins one again whose process or machine died."""
+def _run_tasks(study: Study, config: WorkConfig) -> int:
+    """Runs Ray tasks, of which Ray begins one again whose process or machine died; returns as `_run_processes` does."""
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -156,24 +156,26 @@ def _run_tasks(study: Study, config: WorkConfig, stop: StopSignals) -> None:
         num_cpus=config.worker_cpus, num_gpus=config.worker_gpus, max_retries=-1, name="capaboost study work"
     )
     progress = _Progress(study)
-    try:
-        tasks = [task.remote(study.path.resolve(), os.getcwd(), config) for _ in range(config.workers)]
-        waiting = tasks
-        while waiting and not stop.number:
-            done, waiting = ray.wait(waiting, timeout=_LOOK_ON_RAY)
-            ray.get(done)  # raises what a worker has raised
-            progress.tell(now=not waiting)
-        if stop.number:
-            for each in tasks:
-                ray.cancel(each)
-            until = time.monotonic() + _GRACE_ON_RAY
-            while waiting and time.monotonic() < until:
-                waiting = ray.wait(waiting, timeout=_LOOK_ON_RAY)[1]
-    finally:
-        if started_here:
-            ray.shutdown()
+    with StopSignals() as stop:  # behind ray.init, which takes SIGTERM for itself
+        try:
+            tasks = [task.remote(study.path.resolve(), os.getcwd(), config) for _ in range(config.workers)]
+            waiting = tasks
+            while waiting and not stop.number:
+                done, waiting = ray.wait(waiting, timeout=_LOOK)
+                ray.get(done)  # raises what a worker has raised
+                progress.tell(now=not waiting)
+            if stop.number:
+                for each in tasks:
+                    ray.cancel(each)
+                until = time.monotonic() + _GRACE
+                while waiting and time.monotonic() < until:
+                    waiting = ray.wait(waiting, timeout=_LOOK)[1]
+        finally:
+            if started_here:
+                ray.shutdown()
+    return stop.number
 
 
 def _work(folder: Path, home: str, config: WorkConfig) -> int:
     os.chdir(home)  # data may be named from there
-    return work(Study(folder), **{name: getattr(config, name) for name in WORKER_OPTIONS})
+    return work(Study(folder), config)

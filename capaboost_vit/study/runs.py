@@ -33,7 +33,7 @@ class FinishedRun:
     scores: dict[str, float]
     trained: int
     seconds: float
-    settings: dict[str, Any]  # what the other runs of a cell must have in common
+    settings: str  # as JSON: what the other runs of a cell must have in common
     folder: Path
 
 
@@ -66,7 +66,7 @@ def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
     A cell without a run is `-`. The average of GLUE is that of the 11 numbers of its eight tasks (MRPC, QQP and STS-B
     have two each), the mean over seeds of each, and stands only where all are there.
     """
-    labels = row_labels(((r.model, r.method, r.task), r.method, r.seed, r.settings) for r in runs)
+    labels = row_labels(((r.model, r.method, r.task), r.method, r.seed, json.loads(r.settings)) for r in runs)
     frame = pd.DataFrame([vars(run) for run in runs]).assign(row=[label for label, *_ in labels])
     ordered = dict.fromkeys([*GLUE, *TASKS, *sorted(frame["task"])])
     tasks = [task for task in ordered if task in set(frame["task"])]
@@ -101,8 +101,7 @@ def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
     elif path.suffix == ".csv":
         text = pd.DataFrame(rows, columns=head).to_csv(index=False)
     elif path.suffix == ".json":
-        texts = [{"settings": json.dumps(run.settings, sort_keys=True), "folder": str(run.folder)} for run in runs]
-        text = json.dumps([{**vars(run), **text} for run, text in zip(runs, texts, strict=True)], indent=2) + "\n"
+        text = json.dumps([vars(run) for run in runs], indent=2, default=str) + "\n"
     else:
         raise ValueError(f"--output {path}: name a .md, .csv or .json file")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +131,7 @@ def _run(path: Path) -> FinishedRun:
             scores=scores,
             trained=result["parameters"]["trained"],
             seconds=result["train_seconds"],
-            settings=settings,
+            settings=json.dumps(settings, sort_keys=True),
             folder=path.parent,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from .lease import Leases
-from .manifest import Study
-from .trial import Trial
+from .manifest import Study, Trial
 
 STATES = ("finished", "running", "waiting", "failed")
 
@@ -59,15 +58,8 @@ def describe(study: Study) -> Iterator[str]:
         if state == "failed":
             failure = study.failure(trial) or {}
             yield f"failed: {trial.title()} ({study.run_folder(trial)}): {failure.get('error')}"
-    yield from _time(study, trials)
-
-
-def _time(study: Study, trials: list[tuple[Trial, str]]) -> Iterator[str]:
-    seconds = [
-        float(result["train_seconds"])
-        for trial, state in trials
-        if state == "finished" and (result := study.result(trial)) is not None
-    ]
+    results = [study.result(trial) for trial, state in trials if state == "finished"]
+    seconds = [float(result["train_seconds"]) for result in results if result is not None]
     left = sum(state in ("running", "waiting") for _, state in trials)
     if seconds:
         mean = statistics.fmean(seconds)

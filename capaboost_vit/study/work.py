@@ -11,38 +11,28 @@ import torch
 
 from ..run import train
 from ..training.signals import Interrupted
+from .config import WorkConfig
 from .lease import Lease, Leases
-from .manifest import Study, run_config
-from .trial import Trial
+from .manifest import Study, Trial, run_config
 
 # what may go better on another try, or on another machine; everything else would fail again
 _PASSING = (OSError, RuntimeError)
 _LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
 
 
-def work(
-    study: Study,
-    *,
-    lease: float = 120.0,
-    attempts: int = 3,
-    keep_models: bool = True,
-    wait: bool = True,
-) -> int:
+def work(study: Study, config: WorkConfig, *, wait: bool = True) -> int:
     """Computes trials until none is open; returns how many it has finished.
 
     Any number of workers may do so at once, on any number of machines that share the folder. A trial whose worker died
     goes on from its newest checkpoint, to the same bits.
 
     Args:
-        lease: seconds without a sign of life after which the trial of another worker is taken over.
-        attempts: how often a trial is begun, if its workers die, before it is given up.
-        keep_models: keep the adapter files of finished trials.
         wait: where all open trials are in other hands, wait for what becomes of them.
 
     Raises:
         Interrupted: a signal came; the trial at hand has a checkpoint and was given back.
     """
-    worker = _Worker(study, Leases(study.leases, seconds=lease), attempts, keep_models)
+    worker = _Worker(study, config, Leases(study.leases, seconds=config.lease))
     done = 0
     while waiting := study.open_trials():
         for trial in waiting:
@@ -54,16 +44,15 @@ def work(
         else:
             if not wait:
                 break
-            time.sleep(min(5.0, lease / 4))
+            time.sleep(min(5.0, config.lease / 4))
     return done
 
 
 @dataclass(frozen=True)
 class _Worker:
     study: Study
+    config: WorkConfig
     leases: Leases
-    attempts: int
-    keep_models: bool
 
     def claim(self, trial: Trial) -> Lease | None:
         """The lease of a trial, unless another worker has it, or has finished it in the meantime, or it is given up."""
@@ -73,7 +62,7 @@ class _Worker:
         if not self.study.finished(trial) and self.study.failure(trial) is None:
             before = self.leases.attempts(trial.id) - 1  # less this one
             counted = before - self.study.forgiven(trial)
-            if counted < self.attempts:
+            if counted < self.config.attempts:
                 return held
             reason = f"its workers died, or it failed, {counted} times"
             self.study.give_up(trial, reason, before)
@@ -101,7 +90,7 @@ class _Worker:
             _tidy_up()
         folder = self.study.run_folder(trial)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        if trial.stage == "candidate" or not self.keep_models:
+        if trial.stage == "candidate" or not self.config.keep_models:
             (folder / "adapter.safetensors").unlink(missing_ok=True)
         print(f"finished: {trial.title()} ({time.monotonic() - begin:.0f} s)")
         return True
@@ -110,7 +99,7 @@ class _Worker:
         lease.error = " ".join(f"{type(error).__name__}: {error}".split())
         tries = self.leases.attempts(trial.id)
         lasting = not isinstance(error, _PASSING) or isinstance(error, _LASTING)
-        if lasting or tries - self.study.forgiven(trial) >= self.attempts:
+        if lasting or tries - self.study.forgiven(trial) >= self.config.attempts:
             self.study.give_up(trial, lease.error, tries)
         print(f"failed: {trial.title()}: {lease.error}")
 

@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 import yaml
 
-from capaboost_vit.study.manifest import Study
-from capaboost_vit.study.trial import make_trial
+from capaboost_vit.study.manifest import Study, make_trial
 from capaboost_vit.vision.config import TrainConfig
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

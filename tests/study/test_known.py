@@ -10,9 +10,8 @@ import pytest
 
 from capaboost_vit.cli import main
 from capaboost_vit.study.known import take_known
-from capaboost_vit.study.manifest import Study
+from capaboost_vit.study.manifest import Study, key_of
 from capaboost_vit.study.page.page import write_report
-from capaboost_vit.study.trial import key_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "study"
 

@@ -126,8 +126,7 @@ def test_a_folder_without_a_manifest_is_no_study(study):
 
 _WRITER = """
 import json, sys
-from capaboost_vit.study.manifest import Study
-from capaboost_vit.study.trial import Trial
+from capaboost_vit.study.manifest import Study, Trial
 base, folder, first = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for i in range(first, first + 25):
     values = {**base, "id": f"{i:012x}", "seed": i, "notes": (), "config": {**base["config"], "seed": i}}

@@ -104,6 +104,7 @@ def test_status_tells_of_every_state(configured, capsys):
     [
         (["status", "nowhere"], "no study in nowhere: it has no manifest.jsonl"),
         (["work", "--output", "nowhere"], "no study in nowhere: it has no manifest.jsonl"),
+        (["work", "--lease", "0"], "--lease must be positive, got 0.0"),
         (["run", "--seeds", "0"], "--methods is missing: name files such as configs/vtab1k/lora.yaml"),
         (["run", "--methods", "nowhere.yaml"], "needs data: say --data FOLDER"),
         (["tune", "--methods", "a.yaml"], "--grid is missing: say for example --grid 'lr="),
@@ -257,3 +258,17 @@ def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(configured):
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "4 of 4 trials are finished" in out
+
+
+@pytest.mark.slow
+def test_on_ray_a_signal_stops_the_workers_though_ray_handles_it_too(configured):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install capaboost_vit[ray]")
+    config, study = configured()
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    words = ["run", *config, "--seeds", "0", "--set", "epochs=60", "--on", "ray", "--worker-cpus", "0.5"]
+    process = run_alone(words, env=environment)
+    wait_for(lambda: len(list((study.path / "trials").glob("*/checkpoints/*"))) > 1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 143, err
+    assert "go on with the same command" in err

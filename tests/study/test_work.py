@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from capaboost_vit.study import work as work_file
-from capaboost_vit.study.config import StudyRunConfig
+from capaboost_vit.study.config import StudyRunConfig, WorkConfig
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.plan import final_trials
 from capaboost_vit.study.work import work
@@ -56,8 +56,8 @@ def training(monkeypatch):
 
 def test_a_worker_finishes_all_and_a_second_one_finds_nothing_to_do(study, planned, training, capsys):
     trials = planned(3)
-    assert work(study) == 3
-    assert work(study) == 0
+    assert work(study, WorkConfig()) == 3
+    assert work(study, WorkConfig()) == 0
     assert training[0] == [0, 1, 2]
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["begins", "finished"] * 3
     for trial in trials:
@@ -68,9 +68,9 @@ def test_a_worker_finishes_all_and_a_second_one_finds_nothing_to_do(study, plann
 def test_the_files_of_candidates_and_of_models_that_nobody_wants_go(study, trial_of, training):
     final, candidate = trial_of(0), trial_of(1, fields={"stage": "candidate"})
     study.add([candidate])
-    work(study)
+    work(study, WorkConfig())
     study.add([final])
-    work(study, keep_models=False)
+    work(study, WorkConfig(keep_models=False))
     for trial in (final, candidate):
         assert [path.name for path in study.run_folder(trial).iterdir()] == ["result.json"]
 
@@ -82,7 +82,7 @@ def test_the_files_of_candidates_and_of_models_that_nobody_wants_go(study, trial
 def test_a_mistake_is_given_up_at_once_and_the_others_go_on(study, planned, training, error):
     trials = planned(3)
     training[1][1] = error
-    assert work(study) == 2
+    assert work(study, WorkConfig()) == 2
     assert training[0] == [0, 1, 2]
     assert study.failure(trials[1]) == {"error": f"{type(error).__name__}: {error}", "attempts": 1}
 
@@ -91,7 +91,7 @@ def test_a_mistake_is_given_up_at_once_and_the_others_go_on(study, planned, trai
 def test_what_may_pass_is_tried_again_and_given_up_at_last(study, planned, training, error):
     trials = planned(2)
     training[1].update({0: [error], 1: [error] * 9})
-    assert work(study, attempts=3) == 1
+    assert work(study, WorkConfig(attempts=3)) == 1
     assert collections.Counter(training[0]) == {0: 2, 1: 3}
     assert study.finished(trials[0])
     assert study.failure(trials[1])["attempts"] == 3
@@ -100,12 +100,12 @@ def test_what_may_pass_is_tried_again_and_given_up_at_last(study, planned, train
 def test_what_was_given_up_and_forgiven_is_begun_again_as_often(study, planned, training):
     (trial,) = planned(1)
     training[1][0] = [RuntimeError("no")] * 5
-    work(study, attempts=2)
+    work(study, WorkConfig(attempts=2))
     study.forgive(trial)
-    work(study, attempts=2)
+    work(study, WorkConfig(attempts=2))
     assert training[0] == [0] * 4
     study.forgive(trial)
-    assert work(study, attempts=2) == 1
+    assert work(study, WorkConfig(attempts=2)) == 1
 
 
 def test_a_trial_that_is_interrupted_is_given_back_and_does_not_count_as_tried(study, planned, training):
@@ -113,15 +113,15 @@ def test_a_trial_that_is_interrupted_is_given_back_and_does_not_count_as_tried(s
     training[1][0] = [Interrupted(signal.SIGTERM, "stopped")] * 3
     for _ in range(3):
         with pytest.raises(Interrupted):
-            work(study, attempts=1)
+            work(study, WorkConfig(attempts=1))
     assert study.failure(trial) is None
-    assert work(study, attempts=1) == 1
+    assert work(study, WorkConfig(attempts=1)) == 1
 
 
 def test_a_folder_in_use_is_left_to_whom_it_belongs_without_counting(study, planned, training):
     (trial,) = planned(1)
     training[1][0] = [BlockingIOError("in use")] * 4
-    assert work(study, attempts=1) == 1
+    assert work(study, WorkConfig(attempts=1)) == 1
     assert study.failure(trial) is None
 
 
@@ -129,7 +129,7 @@ def test_trials_in_other_hands_are_waited_for_or_not(study, planned, training, m
     trials = planned(2)
     other = work_file.Leases(study.leases, seconds=60)
     held = other.claim(trials[0].id)
-    assert work(study, wait=False) == 1
+    assert work(study, WorkConfig(), wait=False) == 1
     assert training[0] == [1]
 
     def give_back(seconds):
@@ -137,7 +137,7 @@ def test_trials_in_other_hands_are_waited_for_or_not(study, planned, training, m
             pass
 
     monkeypatch.setattr(work_file.time, "sleep", give_back)
-    assert work(study) == 1
+    assert work(study, WorkConfig()) == 1
     assert training[0] == [1, 0]
 
 
@@ -146,7 +146,7 @@ def test_a_trial_whose_workers_all_die_is_given_up(study, planned, training, mon
     for _ in range(3):  # workers that died: their leases were never given back
         monkeypatch.setattr("capaboost_vit.study.lease._dead_here", lambda content: True)
         assert work_file.Leases(study.leases, seconds=60).claim(trial.id)
-    assert work(study, attempts=3) == 0
+    assert work(study, WorkConfig(attempts=3)) == 0
     assert training[0] == []
     assert "given up: lora on cats, seed 0: its workers died, or it failed, 3 times" in capsys.readouterr().out
 
@@ -165,7 +165,7 @@ def train(config):
         file.write("{}")
 
 work_file.train = train
-work_file.work(Study(folder))
+work_file.work(Study(folder), work_file.WorkConfig())
 """
 
 

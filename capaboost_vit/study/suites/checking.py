@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...vision.data import ImageData, Split, check_data, open_configured
 from .task import SPLITS, Suite, SuiteTask
@@ -14,25 +14,17 @@ _LISTED = 3
 
 @dataclass(frozen=True)
 class TaskReport:
-    """What was found of one task; remarks must be known, problems must be put right.
+    """What was found of one task, in one line; remarks must be known, problems must be put right."""
 
-    Args:
-        sizes: images of train, val, full and test.
-        hashes: the SHA-256 of train, val and test, as a run's result.json has them.
-    """
-
-    task: SuiteTask
-    classes: int | None = None
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    disjoint: bool = False
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    name: str
+    summary: str
     remarks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SuiteReport:
-    """What `check_suite` found of the tasks whose data is there."""
+    """What `check_suite` found of the tasks of a suite; those without data come last."""
 
     suite: Suite
     tasks: tuple[TaskReport, ...]
@@ -40,27 +32,17 @@ class SuiteReport:
     @property
     def problems(self) -> list[str]:
         """Everything that stands between this data and a result: one line each."""
-        problems = [f"{report.task.name}: {line}" for report in self.tasks for line in report.problems]
-        return problems + [f"{name}: no data: {reason}" for name, reason in self.suite.missing.items()]
+        return [f"{report.name}: {line}" for report in self.tasks for line in report.problems]
 
     def text(self) -> str:
         """A line for each task, with its remarks and problems below it."""
-        return "\n".join(self._lines()).encode("utf-8", "backslashreplace").decode() + "\n"
-
-    def _lines(self) -> Iterator[str]:
+        lines = []
         for report in self.tasks:
-            sizes = ", ".join(f"{name} {size:,}" for name, size in report.sizes.items())
-            parts = [report.task.name]
-            if sizes:
-                hashes = ", ".join(f"{name} {sha256[:16]}" for name, sha256 in report.hashes.items())
-                apart = "disjoint" if report.disjoint else "NOT disjoint"
-                parts += [f"{report.classes} classes", sizes, apart, f"sha256 of {hashes}"]
-            yield "; ".join(parts)
-            yield from (f"  note: {line}" for line in report.remarks)
-            yield from (f"  problem: {line}" for line in report.problems)
-        yield from (f"{name}; no data\n  problem: {reason}" for name, reason in self.suite.missing.items())
-        tasks, problems = _several(len(self.tasks), "task"), _several(len(self.problems), "problem")
-        yield f"{self.suite.name}: {tasks} looked at, {problems}"
+            lines += [report.summary, *(f"  note: {line}" for line in report.remarks)]
+            lines += [f"  problem: {line}" for line in report.problems]
+        tasks, problems = _several(len(self.suite.tasks), "task"), _several(len(self.problems), "problem")
+        lines.append(f"{self.suite.name}: {tasks} looked at, {problems}\n")
+        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
 def check_suite(suite: Suite, *, progress: Callable[[str, int, int], None] | None = None) -> SuiteReport:
@@ -69,7 +51,9 @@ def check_suite(suite: Suite, *, progress: Callable[[str, int, int], None] | Non
     Args:
         progress: is told the task, how many of its images have been looked at, and how many there are.
     """
-    return SuiteReport(suite, tuple(_check_task(suite.name, task, progress) for task in suite.tasks))
+    reports = [_check_task(suite.name, task, progress) for task in suite.tasks]
+    reports += [TaskReport(name, f"{name}; no data", problems=(why,)) for name, why in suite.missing.items()]
+    return SuiteReport(suite, tuple(reports))
 
 
 def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int], None] | None) -> TaskReport:
@@ -77,7 +61,7 @@ def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int],
         data = open_configured({**task.options, "data": task.data})
         splits = {name: data.split(getattr(task, name)) for name in SPLITS if getattr(task, name) is not None}
     except (OSError, ValueError) as error:
-        return TaskReport(task, remarks=task.notes, problems=(" ".join(str(error).split()),))
+        return TaskReport(task.name, task.name, task.notes, (" ".join(str(error).split()),))
     looked_at = {name: split for name, split in splits.items() if name != "full" or not _is_the_rest(splits)}
     total = sum(map(len, looked_at.values()))
     pairs = [("train", "val"), ("train", "test"), ("val", "test"), ("full", "test")]
@@ -91,16 +75,13 @@ def _check_task(suite: str, task: SuiteTask, progress: Callable[[str, int, int],
     if suite == "vtab1k":
         same, text = compare(task.name, splits["train"], splits["val"])
         (problems if same is False and not task.notes else remarks).append(text)
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
+    apart = "NOT disjoint" if report.shared else "disjoint"
     readable = {name: split for name, split in splits.items() if name != "full" and not report.splits[name].unreadable}
-    return TaskReport(
-        task,
-        classes=len(data.classes),
-        sizes={name: len(split) for name, split in splits.items()},
-        disjoint=not report.shared,
-        hashes={name: str(split.record()["sha256"]) for name, split in readable.items()},
-        remarks=tuple(remarks),
-        problems=tuple(problems),
-    )
+    # as a run's result.json has them
+    hashes = ", ".join(f"{name} {str(split.record()['sha256'])[:16]}" for name, split in readable.items())
+    summary = f"{task.name}; {len(data.classes)} classes; {sizes}; {apart}; sha256 of {hashes}"
+    return TaskReport(task.name, summary, tuple(remarks), tuple(problems))
 
 
 def _is_the_rest(splits: Mapping[str, Split]) -> bool:

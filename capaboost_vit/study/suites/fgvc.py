@@ -64,4 +64,4 @@ class FineGrained:
         )
 
 
-TASKS = tuple(FineGrained(**row) for row in read_rows("fgvc.yaml"))
+TASKS = {row["name"]: FineGrained(**row) for row in read_rows("fgvc.yaml")}

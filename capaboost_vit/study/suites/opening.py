@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...vision.data.layouts import lists_of
@@ -16,7 +16,7 @@ from .task import DataLayout, Suite, SuiteTask, choose, read_suite
 from .vtab1k import Vtab
 
 HUB = "hub"
-SUITES: dict[str, Sequence[Vtab | FineGrained]] = {"vtab1k": vtab1k.TASKS, "fgvc": fgvc.TASKS}
+SUITES: dict[str, Mapping[str, Vtab | FineGrained]] = {"vtab1k": vtab1k.TASKS, "fgvc": fgvc.TASKS}
 SYNTHETIC = "synthetic_vtab1k"
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -55,7 +55,7 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
         if not path.is_file():
             raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, {SYNTHETIC}, or a YAML file with `tasks:`")
         suite = read_suite(path, root=root)
-        return Suite(suite.name, tuple(choose(suite.tasks, tasks)))
+        return Suite(suite.name, tuple(choose({task.name: task for task in suite.tasks}, tasks)))
     hint = "say --data FOLDER with a folder or .zip per task, or --data hub"
     if root is None:
         raise ValueError(f"the suite {spec} needs data: {hint}")

@@ -17,12 +17,12 @@ tasks:
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ...io.options import check_type, suggest, tuples
 from ...io.yaml import read_yaml
@@ -85,28 +85,19 @@ class DataLayout:
     jpeg: bool = False
 
 
-class Named(Protocol):
-    """What can be chosen by its name."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
+Item = TypeVar("Item")
 
 
-Item = TypeVar("Item", bound=Named)
-
-
-def choose(tasks: Iterable[Item], patterns: Sequence[str]) -> list[Item]:
-    """The tasks that any of the names or wildcards match, in their own order.
+def choose(tasks: Mapping[str, Item], patterns: Sequence[str]) -> list[Item]:
+    """Of tasks by name those that any of the names or wildcards match, in their own order.
 
     Raises:
         ValueError: one that matches nothing.
     """
-    tasks = list(tasks)
     for pattern in patterns:
-        if not any(fnmatchcase(task.name, pattern) for task in tasks):
-            raise ValueError(f"--tasks: nothing is called {pattern!r}; there are {', '.join(t.name for t in tasks)}")
-    return [task for task in tasks if any(fnmatchcase(task.name, pattern) for pattern in patterns)]
+        if not any(fnmatchcase(name, pattern) for name in tasks):
+            raise ValueError(f"--tasks: nothing is called {pattern!r}; there are {', '.join(tasks)}")
+    return [task for name, task in tasks.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def read_rows(file: str) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ class Vtab:
         return SuiteTask(self.name, data, group=self.group, classes=self.classes, sizes=sizes, **values)
 
 
-TASKS = tuple(Vtab(**{"folder": row["name"], "tfds": row["name"], **row}) for row in read_rows("vtab1k.yaml"))
+TASKS = {row["name"]: Vtab(**{"folder": row["name"], "tfds": row["name"], **row}) for row in read_rows("vtab1k.yaml")}
 
 
 def compare(task: str, train: Split, val: Split) -> tuple[bool | None, str]:
@@ -111,7 +111,7 @@ def compare(task: str, train: Split, val: Split) -> tuple[bool | None, str]:
     Returns:
         True for the same names or class counts, False for other class counts, None where nothing can be told.
     """
-    row = next((row for row in TASKS if row.name == task), None)
+    row = TASKS.get(task)
     if row is None or row.train_hashes is None or row.val_hashes is None:
         return None, "nothing is known to compare its images with"
     pairs = [(row.train_hashes, train), (row.val_hashes, val)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 from capaboost_vit.run import train
-from capaboost_vit.study.manifest import Study, run_config
-from capaboost_vit.study.trial import make_trial
+from capaboost_vit.study.manifest import Study, make_trial, run_config
 from capaboost_vit.vision.config import TrainConfig
 
 LORA = {"name": "lora", "rank": 2, "alpha": 2.0, "num_branches": 1, "density": 1.0, "pattern": "random"}

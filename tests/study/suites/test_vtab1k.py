@@ -18,15 +18,16 @@ LOSSLESS |= {"smallnorb_azi", "smallnorb_ele"}
 
 
 def by_name(name):
-    (row,) = choose(vtab1k.TASKS, (name,))
-    return row
+    return vtab1k.TASKS[name]
 
 
 def test_there_are_19_tasks_with_387904_test_images():
-    assert len(vtab1k.TASKS) == len({row.name for row in vtab1k.TASKS}) == 19
-    assert sum(row.test_images for row in vtab1k.TASKS) == 387_904
-    assert max(row.classes for row in vtab1k.TASKS) == 397
-    assert [sum(row.group == group for row in vtab1k.TASKS) for group in ("natural", "specialised", "structured")] == [
+    assert len(vtab1k.TASKS) == len({row.name for row in vtab1k.TASKS.values()}) == 19
+    assert sum(row.test_images for row in vtab1k.TASKS.values()) == 387_904
+    assert max(row.classes for row in vtab1k.TASKS.values()) == 397
+    assert [
+        sum(row.group == group for row in vtab1k.TASKS.values()) for group in ("natural", "specialised", "structured")
+    ] == [
         7,
         4,
         8,
@@ -34,7 +35,7 @@ def test_there_are_19_tasks_with_387904_test_images():
 
 
 def test_tasks_are_chosen_by_names_and_wildcards_in_their_order():
-    assert choose(vtab1k.TASKS, ("*",)) == list(vtab1k.TASKS)
+    assert choose(vtab1k.TASKS, ("*",)) == list(vtab1k.TASKS.values())
     assert [row.name for row in choose(vtab1k.TASKS, ("smallnorb_*", "dtd"))] == [
         "dtd",
         "smallnorb_azi",
@@ -45,8 +46,8 @@ def test_tasks_are_chosen_by_names_and_wildcards_in_their_order():
 
 
 def test_which_sets_are_exact_and_which_lossless():
-    assert {row.name for row in vtab1k.TASKS if row.exact} == EXACT
-    assert {row.name for row in vtab1k.TASKS if row.lossless} == LOSSLESS
+    assert {row.name for row in vtab1k.TASKS.values() if row.exact} == EXACT
+    assert {row.name for row in vtab1k.TASKS.values() if row.lossless} == LOSSLESS
 
 
 # train is [:800] everywhere; sizes of TFDS's splits, and what its slices must come to
@@ -85,20 +86,20 @@ def _table(*splits):
 
 @pytest.mark.parametrize("suite", [vtab1k, fgvc])
 def test_every_expression_of_every_task_can_be_read(suite):
-    for row in suite.TASKS:
+    for row in suite.TASKS.values():
         for task in (row.task_on_hub(), row.task_at(_table("train", "test"))):
             for split in (task.train, task.val, task.full, task.test) if task else ():
                 assert parse_split(split)
 
 
 def test_what_the_hub_has():
-    data = {row.name: (task := row.task_on_hub()) and task.data for row in vtab1k.TASKS}
+    data = {row.name: (task := row.task_on_hub()) and task.data for row in vtab1k.TASKS.values()}
     assert data.pop("diabetic_retinopathy") is None
     assert {name for name, spec in data.items() if spec == f"bramtoula/vtab_{name}"} == EXACT
     assert {spec.partition("/")[0] for name, spec in data.items() if name not in EXACT} == {"dpdl-benchmark"}
     assert data["clevr_dist"] == "dpdl-benchmark/clevr"
     assert data["svhn"] == "dpdl-benchmark/svhn_cropped"
-    notes = {row.name: task.notes for row in vtab1k.TASKS if (task := row.task_on_hub())}
+    notes = {row.name: task.notes for row in vtab1k.TASKS.values() if (task := row.task_on_hub())}
     assert {name for name, found in notes.items() if not found} == EXACT
     assert notes["dtd"] == ("not VTAB-exact: the order of the images is not verified",)
     assert len(notes["clevr_count"]) == 2
@@ -122,14 +123,14 @@ def test_derived_labels_have_their_column(name, column):
 
 
 def test_the_five_fine_grained_sets():
-    assert {row.name: row.classes for row in fgvc.TASKS} == {
+    assert {row.name: row.classes for row in fgvc.TASKS.values()} == {
         "cub": 200,
         "nabirds": 555,
         "flowers": 102,
         "dogs": 120,
         "cars": 196,
     }
-    tasks = {row.name: row.task_on_hub() for row in fgvc.TASKS}
+    tasks = {row.name: row.task_on_hub() for row in fgvc.TASKS.values()}
     assert tasks["nabirds"] is None
     assert (tasks["flowers"].train, tasks["flowers"].val, tasks["flowers"].full) == ("train", "val", "train+val")
     assert (tasks["cub"].train, tasks["cub"].val, tasks["cub"].full) == (
@@ -144,8 +145,8 @@ def test_the_five_fine_grained_sets():
 
 def test_the_synthetic_suite_has_the_sizes_and_classes_of_every_task_without_any_data():
     suite = open_suite("synthetic_vtab1k", data=None)
-    assert [task.name for task in suite.tasks] == [row.name for row in vtab1k.TASKS]
-    for task, row in zip(suite.tasks, vtab1k.TASKS, strict=True):
+    assert [task.name for task in suite.tasks] == [row.name for row in vtab1k.TASKS.values()]
+    for task, row in zip(suite.tasks, vtab1k.TASKS.values(), strict=True):
         data = open_data(task.data)
         assert (len(data.classes), task.classes, task.group) == (row.classes, row.classes, row.group)
         sizes = {name: len(data.split(getattr(task, name))) for name in ("train", "val", "full", "test")}
