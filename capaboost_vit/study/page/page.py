@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +85,9 @@ def _page(
     images = Thumbnails() if thumbnails else None
     shown = sum(len(grid.first_runs()) for grid in grids)
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
-    facts: dict[str, Iterable[object]] = {
-        "Suite": (part.suite for part in outcomes.parts),
-        "Backbones": (part.backbone for part in outcomes.parts),
-        "Tasks": (task for grid in grids for task in grid.tasks),
-        "Methods": (row for grid in grids for row in grid.rows),
-        "Seeds": sorted(o.trial.seed for o in outcomes.finals),
-    }
     machines = Counter(words for o in outcomes.finals if o.result and (words := _machine(o.result.get("machine"))))
     return {
         "outcomes": outcomes,
-        "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
         "machines": machines.most_common(),
         "sections": [{"tables": t, **_section(grid, images, most)} for grid, t in zip(grids, tables, strict=True)],
         "no_images": {} if images is None else images.problems,

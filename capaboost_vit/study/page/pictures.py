@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +11,11 @@ import pandas as pd
 from ...training.figures import draw_mask
 from ..outcomes import Outcome
 from .costs import cost_table
-from .figures import draw_differences, draw_lines, draw_pareto, draw_radar, styled, swatch, to_svg
+from .figures import draw_differences, draw_lines, draw_pareto, draw_radar, series_style, styled, swatch, to_svg
 from .grid import Grid
 from .predictions import data_uri
 from .tables import ReportTable, read_words
 from .updates import Adapters, mask_table, mean_shares, rank_table, update_rows
-
-# what each cost is, and whether its axis is logarithmic where methods differ much
-_COSTS = {
-    "trained": ("parameters trained outside the classifier", True),
-    "executed": ("multiply-adds of a forward pass, unmerged", False),
-    "memory_mb": ("peak memory of the process (MB)", False),
-    "train_seconds": ("training time of a run (s)", False),
-}
 
 _CURVES = ["train_loss", "train_accuracy", "val_accuracy"]  # columns of summary.csv
 
@@ -50,20 +40,20 @@ class Illustrator:
 
     def __init__(self, grid: Grid) -> None:
         self.grid, self.key = grid, grid.key
-        self.places = {row: place for place, row in enumerate(grid.rows)}
+        self.looks = {row: series_style(place) for place, row in enumerate(grid.rows)}
 
     def costs(self, costs: pd.DataFrame) -> Picture | None:
         """Accuracy against parameters, FLOPs, memory and time."""
         panels: list[Panel] = []
         drawn: set[str] = set()
-        for field, (label, log) in _COSTS.items():
+        for field, cost in read_words("texts.yaml")["costs"].items():
             table = costs[[field, "accuracy"]].dropna().set_axis(["cost", "accuracy"], axis=1)
-            if len(table):
+            if "axis" in cost and len(table):
                 drawn |= set(table.index)
                 words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in table.itertuples())
-                points = table.reset_index(names="name").set_index(table.index.map(self.places))
-                title = f"Accuracy and {label}"
-                panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, points, label=label, log=log))
+                title = f"Accuracy and {cost['axis']}"
+                options = {"looks": self.looks, "label": cost["axis"], "log": cost.get("log", False)}
+                panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, table, **options))
         return self._picture("costs", panels, drawn, cost_table(costs, self.grid))
 
     def groups(self) -> Picture | None:
@@ -83,8 +73,7 @@ class Illustrator:
             f"{row}: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in zip(names, means, strict=True))
             for row, means in values.items()
         )
-        lines = {self.places[row]: means for row, means in values.items()}
-        panel = self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names)
+        panel = self._panel(f"Accuracy over {what}", "radar", words, draw_radar, values, looks=self.looks, names=names)
         return self._picture("groups", [panel], values, spokes=what)
 
     def differences(self) -> Picture | None:
@@ -113,26 +102,25 @@ class Illustrator:
                 by_method = dict(iter(points.groupby("method", sort=False)[column]))
                 if by_method:
                     ends = "; ".join(f"{method}: {line.iloc[-1]:.4g}" for method, line in by_method.items())
-                    lines = {self.places[method]: line for method, line in by_method.items()}
-                    options = {"x": "epoch", "y": label, "log": column == "train_loss"}
+                    options = {"looks": self.looks, "x": "epoch", "y": label, "log": column == "train_loss"}
                     name, words = f"{column}-{len(panels)}", f"at the end {ends}"
-                    panels.append(self._panel(f"{task}: {label}", name, words, draw_lines, lines, **options))
+                    panels.append(self._panel(f"{task}: {label}", name, words, draw_lines, by_method, **options))
         return self._picture("curves", panels, set(curves.method), download=("learning-curves", curves))
 
     def updates(self, adapters: Adapters) -> Picture | None:
         """Spectra of dW, and its ranks over the depth of the model."""
         by_method = dict(iter(adapters.updates.groupby("method", sort=False)))
-        spectra = {self.places[method]: mean_shares(updates) for method, updates in by_method.items()}
+        spectra = {method: mean_shares(updates) for method, updates in by_method.items()}
         drawn = {"Spectrum of dW": (spectra, {"x": "index", "y": "singular value / the largest", "log": True})}
         for measure in ("effective", "stable"):
-            depths = {self.places[m]: updates.groupby("block")[measure].mean() for m, updates in by_method.items()}
-            lines = {place: depth for place, depth in depths.items() if len(depth)}
+            depths = {method: updates.groupby("block")[measure].mean() for method, updates in by_method.items()}
+            lines = {method: depth for method, depth in depths.items() if len(depth)}
             options = {"x": "block", "y": f"{measure} rank", "marked": True}
             drawn[f"{measure.capitalize()} rank of dW by block"] = (lines, options)
         ranks = "; ".join(f"{method} {updates.effective.mean():.2f}" for method, updates in by_method.items())
         words = f"mean effective ranks {ranks}"
         panels = [
-            self._panel(title, f"update{i}", words, draw_lines, lines, **options)
+            self._panel(title, f"update{i}", words, draw_lines, lines, looks=self.looks, **options)
             for i, (title, (lines, options)) in enumerate(drawn.items())
             if lines
         ]
@@ -173,7 +161,11 @@ class Illustrator:
         title, text = (words.format(**values) for words in read_words("texts.yaml")["pictures"][name].values())
         key = f"{self.key}-{name}"
         with styled():
-            shown = [(swatch(i, prefix=f"{key}-key"), row) for row, i in self.places.items() if row in legend]
+            shown = [
+                (swatch(look, prefix=f"{key}-key-{place}"), row)
+                for place, (row, look) in enumerate(self.looks.items())
+                if row in legend
+            ]
         link = None
         if download is not None:
             content = download[1].to_csv(index=False, float_format="%.5g").encode()
@@ -194,7 +186,7 @@ def learning_curves(grid: Grid) -> pd.DataFrame:
             tables = [table for table in map(_summary, finished) if len(table)]
             if tables:
                 # sums over the seeds: NaN in all columns where one lacks the epoch, in one where it lacks the number
-                mean = functools.reduce(operator.add, tables).dropna(how="all") / len(tables)
+                mean = sum(tables[1:], start=tables[0]).dropna(how="all") / len(tables)
                 curves.append(mean.reset_index().assign(method=row, task=task, seeds=len(tables))[names])
     return pd.concat(curves) if curves else pd.DataFrame(columns=names)
 
