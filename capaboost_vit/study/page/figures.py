@@ -72,20 +72,19 @@ def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
     return points[points.accuracy > points.accuracy.cummax().shift(fill_value=-math.inf)]
 
 
-def draw_radar(values: Mapping[str, Sequence[float]], looks: Looks, *, names: Sequence[str]) -> Any:
-    """A closed line per method over as many spokes; the rings say at what accuracy they stand."""
+def draw_radar(table: pd.DataFrame, looks: Looks) -> Any:
+    """A closed line per method (row) over as many spokes as columns; the rings say at what accuracy they stand."""
     axes = _new_axes(4.3, 3.9, subplot_kw={"projection": "polar"})
-    angles = [2 * math.pi * i / len(names) for i in range(len(names))]
-    low = min(min(row) for row in values.values())
-    high = max(max(row) for row in values.values())
-    for method, row in values.items():
+    angles = [2 * math.pi * i / table.shape[1] for i in range(table.shape[1])]
+    low, high = table.min(axis=None), table.max(axis=None)
+    for method, *row in table.itertuples():
         axes.plot([*angles, angles[0]], [*row, row[0]], **{**looks[method], "linewidth": 1.3})
     start = max(0.0, 5 * math.floor((low - 0.15 * (high - low) - 1) / 5))
     axes.set_ylim(start, min(100.0, high + 0.05 * (high - start)))
-    axes.set_xticks(angles, names, fontsize=9)
+    axes.set_xticks(angles, table.columns, fontsize=9)
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
-    axes.set_rlabel_position(180 / len(names))
+    axes.set_rlabel_position(180 / table.shape[1])
     axes.tick_params(axis="y", labelsize=7.5)
     axes.tick_params(axis="x", pad=8)
     return axes.figure

@@ -61,20 +61,17 @@ class Illustrator:
         grouped = len(self.grid.group_means) > 2
         spokes = self.grid.group_means if grouped else self.grid.of_tasks
         what = "groups of tasks" if grouped else "tasks"
-        names = [spoke.name for spoke in spokes]
-        values = {}
-        for row in self.grid.rows:
-            scores = [self.grid.score(row, spoke) for spoke in spokes]
-            if not any(score.lacking for score in scores):
-                values[row] = [score.mean for score in scores if score.mean is not None]
-        if len(names) < 3 or not values:
+        scores = {row: [self.grid.score(row, spoke) for spoke in spokes] for row in self.grid.rows}
+        means = {row: [None if score.lacking else score.mean for score in line] for row, line in scores.items()}
+        table = pd.DataFrame.from_dict(means, orient="index", columns=[spoke.name for spoke in spokes]).dropna()
+        if len(spokes) < 3 or table.empty:
             return None
         words = "; ".join(
-            f"{row}: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in zip(names, means, strict=True))
-            for row, means in values.items()
+            f"{row}: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in line.items())
+            for row, line in table.iterrows()
         )
-        panel = self._panel(f"Accuracy over {what}", "radar", words, draw_radar, values, looks=self.looks, names=names)
-        return self._picture("groups", [panel], values, spokes=what)
+        panel = self._panel(f"Accuracy over {what}", "radar", words, draw_radar, table, looks=self.looks)
+        return self._picture("groups", [panel], table.index, spokes=what)
 
     def differences(self) -> Picture | None:
         """The overall differences to the reference, a panel for each of the two averages."""

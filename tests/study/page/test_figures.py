@@ -60,7 +60,7 @@ def test_costs_that_are_alike_have_numbers_on_their_axis():
 def test_lines_and_intervals_are_where_they_say():
     with styled():
         axes = draw_differences([("a", 1.0, 0.5, 2.0), ("b", -1.0, None, None)], reference="lora").axes[0]
-        radar = draw_radar({"a": [50.0, 60.0, 70.0]}, LOOKS, names=["x", "y", "z"]).axes[0]
+        radar = draw_radar(pd.DataFrame([[50.0, 60.0, 70.0]], ["a"], ["x", "y", "z"]), LOOKS).axes[0]
         lines = draw_lines({"a": pd.Series([0.5, 0.25], [1, 2])}, LOOKS, x="epoch", y="loss", log=True).axes[0]
     assert [list(line.get_xdata()) for line in axes.lines][:3] == [[0.5, 2.0], [1.0], [-1.0]]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
