@@ -71,7 +71,8 @@ def write_report(
     taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
     progress = render("progress.txt", states=outcomes.states, taken_from=taken)
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
-    compared = [comparison_tables(grid) for grid in grids]
+    # made once for all that show them, and not for the numbers alone: their intervals take a while
+    compared = [comparison_tables(grid) for grid in grids] if {"html", "md", "tex"} & {*formats} else []
     last_tables = study_tables(outcomes)
     texts: dict[str, str] = {}
     if "html" in formats:
