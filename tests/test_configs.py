@@ -91,8 +91,8 @@ def parsed(*arguments):
         patch.setattr(
             "capaboost_vit.bench.measure.measure", lambda kind, config, **_: seen.append(config) or {"goals": []}
         )
-        patch.setattr("capaboost_vit.bench.report.table_of", lambda result: "")
-        patch.setattr("capaboost_vit.bench.report.write_result", lambda result, path: [])
+        patch.setattr("capaboost_vit.bench.measure.table_of", lambda result: "")
+        patch.setattr("capaboost_vit.bench.measure.write_result", lambda result, path: [])
         assert main(list(arguments)) == 0
     return seen[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,17 +12,18 @@ from torch.nn import functional as F
 from ..core.adapted_linear import AdaptedLinear
 from ..core.inject import features, freeze_base, replace_slots
 from ..core.names import get
+from .models import Family
 
 
-def floor(model: nn.Module, first: str) -> None:
-    """Freezes a plain model, and lets the tokens that enter its first block, of this name, require a gradient.
+def floor(model: nn.Module, *, family: Family) -> None:
+    """Freezes a plain model, and lets the tokens that enter its first block require a gradient.
 
     What trains something in every block computes about this at least: the forward pass, and the gradient of the tokens
     through the blocks. (In the first block it may stop earlier than the floor does: an adapter beside the MLP needs no
     gradient of the first attention, a thirtieth of a ViT-S step.)
     """
     model.requires_grad_(False)
-    model.get_submodule(first).register_forward_pre_hook(_Enter())
+    model.get_submodule(family.first_block(model)).register_forward_pre_hook(_Enter())
 
 
 class _Enter:
@@ -80,8 +81,9 @@ def _masked(factor: Any, k: int) -> Tensor:
     return weight if factor.mask is None else weight * factor.mask[k]
 
 
-def loop_over_branches(model: nn.Module) -> None:
-    """Puts a `LoopOverBranches` in the place of each adapted linear layer."""
+def loop_over_branches(model: nn.Module, *, adapt: Callable[[nn.Module], object]) -> None:
+    """Adapts a plain model, and puts a `LoopOverBranches` in the place of each adapted linear layer."""
+    adapt(model)
     replace_slots(model, lambda module: LoopOverBranches(module) if isinstance(module, AdaptedLinear) else module)
 
 
@@ -107,24 +109,24 @@ class TwoProducts(nn.Module):
         return y + self.up(F.relu(self.down(y if self.behind else x))) * self.scale
 
 
-def two_products(
-    model: nn.Module, names: Iterable[str], width: int, *, scale: float, behind: bool, head: Iterable[str]
-) -> None:
-    """Freezes the model but for its head, and puts a `TwoProducts` around each named sub-layer."""
-    freeze_base(model, head)
-    for name in names:
-        model.set_submodule(name, TwoProducts(get(model, name), width, scale=scale, behind=behind))
+def two_products(model: nn.Module, *, family: Family, width: int) -> None:
+    """Freezes the model but for its head, and puts a `TwoProducts` around each MLP, placed and scaled as usual."""
+    freeze_base(model, family.anatomy(model).head)
+    for name in family.places(model, ("mlp",), use=family.placement):
+        behind = family.placement == "sequential"
+        model.set_submodule(name, TwoProducts(get(model, name), width, scale=family.scale, behind=behind))
 
 
-def peft_lora(model: nn.Module, names: Iterable[str], rank: int, *, head: Iterable[str]) -> None:
-    """Hugging Face PEFT's LoRA on the named linear layers, scaled by one, beside a trained head.
+def peft_lora(model: nn.Module, *, family: Family, targets: tuple[str, ...], rank: int) -> None:
+    """Hugging Face PEFT's LoRA on the targets' linear layers, scaled by one, beside a trained head.
 
     Raises:
         ModuleNotFoundError: peft is not installed.
     """
     import peft
 
-    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(names))
+    head, names = family.anatomy(model).head, family.places(model, targets)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
     peft.inject_adapter_in_model(config, model)  # freezes all but what it adds
     for name in head:
         model.get_submodule(name).requires_grad_(True)

@@ -52,9 +52,8 @@ def measure_capacity(config: CapacityConfig, session: Session) -> dict[str, Any]
         for name, method in kinds(config, rank):
             method = {"method": "lora", "targets": list(config.targets), "mask_seed": config.mask_seed, **method}
             model = build_model(dataclasses.replace(base, method=make_method(**method)), num_classes=num_classes)
-            parts = dict(_parts(model, tuned))
-            branches[rank, name] = {path: branch for path, (branch, _) in parts.items()}
-    updates = {path: update for path, (_, update) in parts.items()}  # the same of every kind
+            branches[rank, name] = {m.path: m for m in model.modules() if isinstance(m, LowRankBranch)}
+    updates = dict(_updates(model, tuned))  # the same of every kind
     targets = {"full": updates, "gaussian": {path: _gaussian(update, path) for path, update in updates.items()}}
     by_rank: dict[str, Any] = {}
     for (rank, name), fitted in branches.items():
@@ -116,16 +115,16 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
     return options, tensors, header["num_classes"]
 
 
-def _parts(model: nn.Module, tuned: dict[str, Tensor]) -> Iterator[tuple[str, tuple[LowRankBranch, Tensor]]]:
-    """Of every adapted part of a layer: its branch, and the rows of `W_full - W_base` that are its."""
+def _updates(model: nn.Module, tuned: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """By the path of each branch, the rows of `W_full - W_base` that are its."""
     canonical = namer(model)
     for name, module in model.named_modules():
         if isinstance(module, AdaptedLinear):
-            weight = tuned[f"{canonical(name)}.weight"].double() - module.base.weight.detach().double()
-            for part, rows in zip(module.parts, weight.chunk(len(module.parts)), strict=True):
+            update = tuned[f"{canonical(name)}.weight"].double() - module.base.weight.detach().double()
+            for part, rows in zip(module.parts, update.chunk(len(module.parts)), strict=True):
                 if part in module.branches:
                     branch: Any = module.branches[part]
-                    yield branch.path, (branch, rows)
+                    yield branch.path, rows
 
 
 def _gaussian(like: Tensor, path: str) -> Tensor:

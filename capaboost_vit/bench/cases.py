@@ -50,18 +50,12 @@ def lora_cases(family: Family, group: str, rank: int) -> list[Case]:
     """LoRA on the same layers with the same rank: PEFT's, the loop over branches, and ours by every execution."""
     targets = family.targets[group]
     ours = partial(our_lora, family, targets, rank)
-
-    def peft(model: nn.Module) -> None:
-        peft_lora(model, family.places(model, targets), rank, head=family.head(model))
-
-    def loop(num_branches: int, model: nn.Module) -> None:
-        loop_over_branches(ours(num_branches)(model))
-
+    peft = partial(peft_lora, family=family, targets=targets, rank=rank)
     cases = [
         _floor(family),
         Case(PEFT, "LoRA of Hugging Face PEFT, on the whole of a fused qkv", peft),
-        Case("loop-d2", "CapaBoost d = 2, one pass per branch", partial(loop, 2)),
-        Case("loop-d4", "CapaBoost d = 4, one pass per branch", partial(loop, 4)),
+        Case("loop-d2", "CapaBoost d = 2, one pass per branch", partial(loop_over_branches, adapt=ours(2))),
+        Case("loop-d4", "CapaBoost d = 4, one pass per branch", partial(loop_over_branches, adapt=ours(4))),
         Case("lora", "our plain LoRA", ours(1)),
     ]
     for d in (2, 4):
@@ -74,26 +68,21 @@ def lora_cases(family: Family, group: str, rank: int) -> list[Case]:
 
 def method_cases(family: Family, rank: int) -> list[Case]:
     """Head, everything, adapters, prefix, prompt and, for text, where it was published, UniPELT."""
-    place, scale = family.placement, family.scale
+    place = family.placement
 
     def ours(method: str, **options: Any) -> Callable[[nn.Module], object]:
         return partial(family.adapt, method=method, **options)
 
-    def adapter(d: int) -> Callable[[nn.Module], object]:
-        return ours("adapter", bottleneck=rank, **_branches(d), placement=place, scale=scale)
-
-    def plain(model: nn.Module) -> None:
-        names = family.places(model, ("mlp",), use=place)
-        two_products(model, names, rank, scale=scale, behind=place == "sequential", head=family.head(model))
-
+    adapter = partial(ours, "adapter", bottleneck=rank, placement=place, scale=family.scale)
+    plain = partial(two_products, family=family, width=rank)
     where = "in front of the encoder" if family is TEXT else "in each block"
     cases = [
         _floor(family),
         Case("head", "only the classifier is trained", ours("head")),
         Case("full", "everything is trained", ours("full")),
         Case("adapter-nn", f"{place} adapter of two nn.Linear at the MLPs, as in adapters", plain),
-        Case("adapter-d1", f"our plain {place} adapter at the MLPs", adapter(1)),
-        Case("adapter-d2", f"CapaBoost-Adapter d = 2, {place}, at the MLPs", adapter(2)),
+        Case("adapter-d1", f"our plain {place} adapter at the MLPs", adapter(**_branches(1))),
+        Case("adapter-d2", f"CapaBoost-Adapter d = 2, {place}, at the MLPs", adapter(**_branches(2))),
         Case("prefix-d2", "CapaBoost-Prefix d = 2, 10 tokens", ours("prefix", num_branches=2)),
         Case("prompt-d2", f"CapaBoost-Prompt d = 2, 10 tokens {where}", ours("prompt", num_branches=2)),
     ]
@@ -124,8 +113,7 @@ def scale_cases(family: Family, config: ScaleConfig | ProcessesConfig) -> list[C
 
 
 def _floor(family: Family) -> Case:
-    what = "all frozen, the first block's tokens require a gradient"
-    return Case(FLOOR, what, lambda model: floor(model, family.first_block(model)))
+    return Case(FLOOR, "all frozen, the first block's tokens require a gradient", partial(floor, family=family))
 
 
 def our_lora(

@@ -10,7 +10,7 @@ import torch
 
 from .cases import PEFT, Case
 from .config import Workload
-from .models import make_subject
+from .models import Subject, make_subject
 from .timing import WHOLE, Session, clock_for, quartiles, ratios, time_calls
 
 Row = dict[str, Any]  # of a table, by column
@@ -29,7 +29,7 @@ class Comparison:
         self.clock = clock_for(self.subject.device, workload.threads)
         self.least = _LEAST if self.subject.device.type == "cuda" else 0.0
 
-    def prepare(self, title: str, cases: Sequence[Case], make: Callable[[Case], Any]) -> dict[str, Any]:
+    def prepare(self, title: str, cases: Sequence[Case], make: Callable[[Case, Subject, Any], Any]) -> dict[str, Any]:
         """What `make` makes of the cases, by name, each called twice, as long as time is left for all their rounds.
 
         A case whose package is missing or that does not fit into the memory is left out, with its reason.
@@ -41,7 +41,7 @@ class Comparison:
                 continue
             self.session.say(f"{title}: preparing {case.name}")
             try:
-                call = make(case)
+                call = make(case, self.subject, self.workload)
                 call()
                 # wall time, whatever the clock
                 seconds = time_calls(call, clock_for(self.subject.device, threads=0))[WHOLE]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any, Literal
 
 from ..io.options import check_options, option
+from ..io.yaml import read_yaml
 
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are
 GROUPS = (*SETS, "methods")
@@ -14,29 +16,9 @@ MEASURES = ("step", "inference", "layer", "memory", "import")
 _GOAL = re.compile(r"(step|memory) (all-linears|q-v|methods) \S+ / \S+|inference \S+ / \S+|import")
 _GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference CASE / CASE, import"
 
-_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_DEBERTA_V3 = {
-    "vocab_size": 128100,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 0,
-    "relative_attention": True,
-    "position_buckets": 256,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "position_biased_input": False,
-}
 # text encoders by name on the hub: the configuration class of transformers, and what differs from its defaults. Models
 # are built of them with random weights, none is ever fetched.
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "roberta-base": (
-        "RobertaConfig",
-        {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
-    ),
-    "bert-base-uncased": ("BertConfig", {}),
-    "deberta-v3-base": ("DebertaV2Config", _BASE | _DEBERTA_V3),
-    "all-MiniLM-L6-v2": ("BertConfig", {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}),
-}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = read_yaml(resources.files(__package__) / "shapes.yaml")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import platform
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +23,7 @@ from .capacity import measure_capacity
 from .picture import draw_result, setting
 from .processes import measure_processes
 from .speed import measure_scale, measure_speed
-from .timing import Session
+from .timing import Session, ratios
 
 _MEASUREMENTS: dict[str, Callable[[Any, Session], dict[str, Any]]] = {
     "speed": measure_speed,
@@ -59,10 +59,35 @@ def measure(
         ValueError: a model, device or option that does not exist or fit. ChildProcessError: see `measure_processes`.
     """
     session = Session(getattr(config, "budget", None), say)
-    head = {"kind": kind, "command": command, "config": dataclasses.asdict(config), "goals": []}
+    head = {"kind": kind, "command": command, "config": dataclasses.asdict(config)}
     measured = _MEASUREMENTS[kind](config, session)
+    measured["goals"] = judge(getattr(config, "goals", {}), measured["tables"])
     seconds = time.monotonic() - session.start
     return {**head, **measured, "machine": machine(), "left_out": session.left_out, "seconds": seconds}
+
+
+def judge(goals: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Each goal with its bound in words, its value and whether that, not rounded, is `met`; None: not measured."""
+    judged = []
+    for name, bound in goals.items():
+        low, high = bound if isinstance(bound, list | tuple) else (float("-inf"), bound)
+        words = f"{low:g} to {high:g}" if isinstance(bound, list | tuple) else f"<= {high:g}"
+        value = _value(name, tables)
+        met = None if value is None else bool(low <= value <= high)
+        judged.append({"measure": name, "bound": words, "value": value, "met": met})
+    return judged
+
+
+def _value(name: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> float | None:
+    """What the goal is about: seconds, or the first case over the second; None unless all of it was measured."""
+    measure, *words = name.split()
+    if measure == "import":
+        return next((row["s"] for row in tables.get("import", ())), None)
+    rows = {row["case"]: row for row in tables.get("inference" if measure == "inference" else words[0], ())}
+    case, other = (rows.get(words[place], {}) for place in (-3, -1))
+    if measure == "memory":
+        return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None
+    return ratios(case["times"], other["times"])[1] if "times" in case and "times" in other else None
 
 
 def machine() -> dict[str, Any]:

@@ -35,10 +35,6 @@ class Family:
     scale: float  # of such an adapter
     foreign: tuple[str, ...]  # options of a workload that are for the other family
 
-    def head(self, model: nn.Module) -> tuple[str, ...]:
-        """The names of the modules that make up the head."""
-        return self.anatomy(model).head
-
     def places(self, model: nn.Module, targets: tuple[str, ...], *, use: str | None = None) -> list[str]:
         """The names of the modules that the targets name, for this use where a role has several, each once."""
         anatomy = self.anatomy(model)

@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import torch
 
 from .cases import FLOOR, Case, group_of_cases, inference_cases, scale_cases
 from .compare import Comparison, Row
-from .config import SETS, ScaleConfig, SpeedConfig
+from .config import SETS, ScaleConfig, SpeedConfig, Workload
 from .memory import memory_of, stored_inputs
-from .models import family_of
+from .models import Subject, family_of
 from .steps import TrainingStep, inference, layer_passes
 from .timing import Session, ratios
 
@@ -39,7 +39,7 @@ _AXES = {
 
 
 def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
-    """Measures what the configuration names: a table for each group and for its layers, inference and import; goals.
+    """Measures what the configuration names: a table for each group and for its layers, inference and import.
 
     Raises:
         ValueError: what `make_subject` refuses.
@@ -50,14 +50,14 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
         tables |= _measure_group(config, group, comparison)
     if "inference" in config.measures:
         cases = inference_cases(comparison.subject.family, "all-linears", config.rank)
-        calls = comparison.prepare("inference", cases, lambda case: inference(case, comparison.subject, config))
+        calls = comparison.prepare("inference", cases, inference)
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
             timed = comparison.time("inference", calls, "base", rounds=rounds)
             tables["inference"] = [{"case": name, **row} for name, row in timed.items()]
     if "import" in config.measures:
         tables["import"] = [{"": "import capaboost_vit, beyond timm", "s": import_seconds()}]
-    return {**comparison.subject.about(comparison.clock.name), "tables": tables, "goals": judge(config.goals, tables)}
+    return {**comparison.subject.about(comparison.clock.name), "tables": tables}
 
 
 def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> dict[str, list[Row]]:
@@ -67,8 +67,8 @@ def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> d
     targets = subject.family.targets.get(group, ())
     memory: dict[str, Row] = {}
 
-    def make(case: Case) -> TrainingStep:
-        step = TrainingStep(case, subject, config)
+    def make(case: Case, subject: Subject, workload: Workload) -> TrainingStep:
+        step = TrainingStep(case, subject, workload)
         if "memory" in config.measures:
             step()  # the optimizer gets its state
             memory[case.name] = {f"{name} MB": size / 1e6 for name, size in memory_of(step).items()}
@@ -119,30 +119,6 @@ def import_seconds(repetitions: int = 3) -> float:
     return statistics.median(float(subprocess.run(command, **options).stdout) for _ in range(repetitions))
 
 
-def judge(goals: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Each goal with its bound in words, its value and whether that, not rounded, is `met`; None: not measured."""
-    judged = []
-    for name, bound in goals.items():
-        low, high = bound if isinstance(bound, list | tuple) else (float("-inf"), bound)
-        words = f"{low:g} to {high:g}" if isinstance(bound, list | tuple) else f"<= {high:g}"
-        value = _value(name, tables)
-        met = None if value is None else bool(low <= value <= high)
-        judged.append({"measure": name, "bound": words, "value": value, "met": met})
-    return judged
-
-
-def _value(name: str, tables: Mapping[str, Sequence[Row]]) -> float | None:
-    """What the goal is about: seconds, or the first case over the second; None unless all of it was measured."""
-    measure, *words = name.split()
-    if measure == "import":
-        return next((row["s"] for row in tables.get("import", ())), None)
-    rows = {row["case"]: row for row in tables.get("inference" if measure == "inference" else words[0], ())}
-    case, other = (rows.get(words[place], {}) for place in (-3, -1))
-    if measure == "memory":
-        return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None
-    return ratios(case["times"], other["times"])[1] if "times" in case and "times" in other else None
-
-
 def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
     """Measures the floor, PEFT's LoRA and CapaBoost-LoRA at each point of the axes: a table for each axis.
 
@@ -164,8 +140,7 @@ def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
 
 def _point(title: str, point: ScaleConfig, session: Session) -> Iterable[tuple[str, Row]]:
     comparison = Comparison(point, session)
-    cases = scale_cases(comparison.subject.family, point)
-    steps = comparison.prepare(title, cases, lambda case: TrainingStep(case, comparison.subject, point))
+    steps = comparison.prepare(title, scale_cases(comparison.subject.family, point), TrainingStep)
     return comparison.time(title, steps, FLOOR).items() if FLOOR in steps else ()
 
 

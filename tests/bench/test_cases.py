@@ -163,7 +163,7 @@ def test_the_adapters_are_as_large_as_ours(items, build):
 
 @every_family
 def test_the_head_is_trained_by_everything_but_the_floor(items, build, subjects):
-    (head,) = subjects[items].family.head(subjects[items].base)
+    (head,) = subjects[items].family.anatomy(subjects[items].base).head
     assert head == {"images": "head", "tokens": "classifier"}[items]
     made = ("all-linears", "floor"), ("q-v", "peft"), ("q-v", "loop-d2"), ("methods", "head"), ("methods", "adapter-nn")
     for group, name in made:
@@ -178,7 +178,7 @@ def test_the_loop_over_branches_computes_what_ours_computes(items, group, d, bui
     subject = subjects[items]
     ours, loop = (build(items, group, f"{name}-d{d}").eval() for name in ("capaboost", "loop"))
     shake(ours)
-    heads = subject.family.head(subject.base)
+    heads = subject.family.anatomy(subject.base).head
     names = [name for name in loop.state_dict() if not name.startswith(heads)]
     assert names == [name for name in ours.state_dict() if not name.startswith(heads)]
     loop.load_state_dict(ours.state_dict())

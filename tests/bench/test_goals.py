@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from capaboost_vit.bench.config import SpeedConfig
-from capaboost_vit.bench.speed import judge
+from capaboost_vit.bench.measure import judge
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "bench"
 

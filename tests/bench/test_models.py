@@ -92,7 +92,7 @@ def test_a_batch_follows_the_seed_and_leaves_the_global_generator_alone(items, w
     before = torch.get_rng_state()
     again, other = make_subject(workload), make_subject(dataclasses.replace(workload, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
-    head = subject.family.head(subject.base)[0]
+    head = subject.family.anatomy(subject.base).head[0]
     for name, value in subject.inputs.items():
         assert torch.equal(again.inputs[name], value)
     name = next(iter(subject.inputs))

@@ -16,18 +16,9 @@ from ...vision.build import build_model
 from ...vision.config import TrainConfig
 from ...vision.summary import summary
 from .grid import Average, Grid
-from .tables import Column, Entry, ReportTable, make_table, number
+from .tables import Column, Entry, ReportTable, make_table, number, read_words
 
 _DECIDING = ("model", "model_kwargs", "method", "img_size")
-# by title the column of the costs, its unit, how a number is written, and what stands for an unknown one
-_COSTS = {
-    "trained parameters": ("trained", 1, ",.0f", "unknown"),
-    "GMACs executed": ("executed", 1e9, ".4g", "unknown"),
-    "GMACs ideal": ("ideal", 1e9, ".4g", "unknown"),
-    "training (s)": ("train_seconds", 1, ",.1f", "unknown"),
-    "memory (MB)": ("memory_mb", 1, ",.0f", "unknown"),
-    "accuracy (%)": ("accuracy", 1, ".2f", "missing"),
-}
 
 
 def measure_costs(grid: Grid) -> pd.DataFrame:
@@ -81,10 +72,13 @@ def model_options(config: Mapping[str, Any]) -> str:
 
 def cost_table(costs: pd.DataFrame, grid: Grid) -> ReportTable:
     """Costs and mean accuracy of each method, as `measure_costs` gives them."""
-    columns = _COSTS.values()
-    rows = [
-        [Entry(str(row)), *(number(cost[name] / unit, form, missing=unknown) for name, unit, form, unknown in columns)]
-        for row, cost in costs.iterrows()
-    ]
+    columns = read_words("texts.yaml")["costs"]
+    rows = []
+    for row, cost in costs.iterrows():
+        rows.append([Entry(str(row))])
+        for name, column in columns.items():
+            value, missing = cost[name] / column.get("unit", 1), column.get("missing", "unknown")
+            rows[-1].append(number(value, column["form"], missing=missing))
     problems = [f"{row}: parameters and FLOPs are unknown ({why})" for row, why in costs.problem.items() if why]
-    return make_table("cost-table", rows, grid, columns=map(Column, ("method", *_COSTS)), notes=problems)
+    titles = [Column("method"), *(Column(column["title"]) for column in columns.values())]
+    return make_table("cost-table", rows, grid, columns=titles, notes=problems)

@@ -26,6 +26,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<", ">")
 _PANEL = (4.3, 3.1)  # inches: about the width of a telephone at 72 dots
 _LABELLED = 9  # points with their names beside them
 
+Looks = Mapping[str, Mapping[str, Any]]  # by method its `series_style`
+
 
 def series_style(index: int) -> dict[str, Any]:
     """Arguments of `Axes.plot` for the i-th method: colours come again with other dashes, markers after eleven."""
@@ -37,17 +39,13 @@ def series_style(index: int) -> dict[str, Any]:
     }
 
 
-def draw_pareto(points: pd.DataFrame, *, label: str, log: bool) -> Any:
-    """Accuracy over a cost; a line joins the methods that no other one beats in both.
-
-    Args:
-        points: name, cost and accuracy, by place in the legend.
-    """
+def draw_pareto(points: pd.DataFrame, looks: Looks, *, label: str, log: bool) -> Any:
+    """Accuracy over a cost, both by method; a line joins the methods that no other one beats in both."""
     axes = _new_axes(*_PANEL)
     front = pareto_front(points)
     axes.plot(front.cost, front.accuracy, color=_FAINT, linewidth=1, zorder=1)
-    for index, _, cost, score in points.itertuples():
-        axes.plot([cost], [score], zorder=3, **{**series_style(index), "markersize": 6, "linestyle": "none"})
+    for method, cost, score in points.itertuples():
+        axes.plot([cost], [score], zorder=3, **{**looks[method], "markersize": 6, "linestyle": "none"})
     least, most = points.cost.min(), points.cost.max()
     if log and most > 10 * least:
         axes.set_xscale("symlog", linthresh=points.cost[points.cost > 0].min(), linscale=0.4)
@@ -60,11 +58,11 @@ def draw_pareto(points: pd.DataFrame, *, label: str, log: bool) -> Any:
     axes.margins(x=0.12, y=0.16)
     axes.set(xlabel=label, ylabel="mean accuracy (%)")
     axes.autoscale_view()
-    for name, cost, score in front[:_LABELLED].itertuples(index=False):
+    for method, cost, score in front[:_LABELLED].itertuples():
         across = axes.transAxes.inverted().transform(axes.transData.transform((cost, score)))[0]
         side = "left" if across < 0.35 else "right" if across > 0.65 else "center"
         offset = (7, -9) if side == "left" else (0, 7)  # the line goes up and to the right
-        axes.annotate(name, (cost, score), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
+        axes.annotate(method, (cost, score), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
     return axes.figure
 
 
@@ -74,20 +72,19 @@ def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
     return points[points.accuracy > points.accuracy.cummax().shift(fill_value=-math.inf)]
 
 
-def draw_radar(values: Mapping[int, Sequence[float]], names: Sequence[str]) -> Any:
-    """A closed line per method over as many spokes; the rings say at what accuracy they stand."""
+def draw_radar(table: pd.DataFrame, looks: Looks) -> Any:
+    """A closed line per method (row) over as many spokes as columns; the rings say at what accuracy they stand."""
     axes = _new_axes(4.3, 3.9, subplot_kw={"projection": "polar"})
-    angles = [2 * math.pi * i / len(names) for i in range(len(names))]
-    low = min(min(row) for row in values.values())
-    high = max(max(row) for row in values.values())
-    for index, row in values.items():
-        axes.plot([*angles, angles[0]], [*row, row[0]], **{**series_style(index), "linewidth": 1.3})
+    angles = [2 * math.pi * i / table.shape[1] for i in range(table.shape[1])]
+    low, high = table.min(axis=None), table.max(axis=None)
+    for method, *row in table.itertuples():
+        axes.plot([*angles, angles[0]], [*row, row[0]], **{**looks[method], "linewidth": 1.3})
     start = max(0.0, 5 * math.floor((low - 0.15 * (high - low) - 1) / 5))
     axes.set_ylim(start, min(100.0, high + 0.05 * (high - start)))
-    axes.set_xticks(angles, names, fontsize=9)
+    axes.set_xticks(angles, table.columns, fontsize=9)
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
-    axes.set_rlabel_position(180 / len(names))
+    axes.set_rlabel_position(180 / table.shape[1])
     axes.tick_params(axis="y", labelsize=7.5)
     axes.tick_params(axis="x", pad=8)
     return axes.figure
@@ -109,12 +106,14 @@ def draw_differences(lines: Sequence[tuple[str, float, float | None, float | Non
     return axes.figure
 
 
-def draw_lines(lines: Mapping[int, pd.Series], *, x: str, y: str, log: bool = False, marked: bool = False) -> Any:
-    """Lines over whole numbers, their index, by place in the legend."""
+def draw_lines(
+    lines: Mapping[str, pd.Series], looks: Looks, *, x: str, y: str, log: bool = False, marked: bool = False
+) -> Any:
+    """Lines over whole numbers, their index, by method."""
     axes = _new_axes(*_PANEL)
-    for index, line in lines.items():
-        look = series_style(index)
-        axes.plot(line, **(look if marked or len(line) < 15 else {**look, "marker": None}))
+    for method, line in lines.items():
+        marker = {} if marked or len(line) < 15 else {"marker": None}
+        axes.plot(line, **{**looks[method], **marker})
     if log and all((line > 0).all() for line in lines.values()):
         make_logarithmic(axes)
     count_along(axes)
@@ -122,15 +121,15 @@ def draw_lines(lines: Mapping[int, pd.Series], *, x: str, y: str, log: bool = Fa
     return axes.figure
 
 
-def swatch(index: int, *, prefix: str) -> str:
-    """A short piece of the line of the i-th series with its marker, for legends."""
+def swatch(look: Mapping[str, Any], *, prefix: str) -> str:
+    """A short piece of a line of this look with its marker, for legends."""
     axes = _new_axes(0.5, 0.18)
     axes.figure.set_layout_engine("none")
     axes.set_position((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **series_style(index))
+    axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **look)
     axes.set(xlim=(0, 2), ylim=(-1, 1))
-    text = to_svg(axes.figure, prefix=f"{prefix}-{index}", label="")
+    text = to_svg(axes.figure, prefix=prefix, label="")
     return text.replace('role="img" aria-label=""', 'aria-hidden="true"', 1)
 
 

@@ -1,27 +1,42 @@
-"""The report of a study, written: report.html and its tables in other formats."""
+"""The report of a study, written: one page, its tables as Markdown and LaTeX, and its numbers as csv and json."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from ...io.atomic import write_text
 from ..known import as_json
 from ..outcomes import Outcomes, read_outcomes
 from .costs import measure_costs
-from .grid import Grid
+from .grid import Grid, Score
 from .pictures import Illustrator
 from .predictions import Predictions, Thumbnails, read_predictions
 from .tables import ReportTable, comparison_tables, study_tables, why_not_published
 from .updates import inspect
-from .writers import as_csv, cell_rows, render, run_rows
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FORMATS = ("html", "md", "csv", "tex", "json")
 _PICTURES = 6_000_000  # bytes that thumbnails may take in all
 _THUMBNAIL = 3_600  # bytes of one
+# by filter of the templates: what LaTeX reads as a command; what ends a cell of Markdown, or begins an element of HTML
+ESCAPES = {
+    "tex": str.maketrans(
+        {character: rf"\{character}" for character in "&%$#_{}"}
+        | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+        | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
+    ),
+    "markdown": str.maketrans({"|": r"\|", "<": r"\<", "\n": " "}),
+}
 
 
 def write_report(
@@ -56,7 +71,8 @@ def write_report(
     taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
     progress = render("progress.txt", states=outcomes.states, taken_from=taken)
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
-    compared = [comparison_tables(grid) for grid in grids]
+    # made once for all that show them, and not for the numbers alone: their intervals take a while
+    compared = [comparison_tables(grid) for grid in grids] if {"html", "md", "tex"} & {*formats} else []
     last_tables = study_tables(outcomes)
     texts: dict[str, str] = {}
     if "html" in formats:
@@ -67,8 +83,8 @@ def write_report(
         if name in formats:
             texts[f"report.{name}"] = render(f"report.{name}", **values, tables=tables)
     if "csv" in formats:
-        texts["report.csv"] = as_csv(cell_rows(grids))
-        texts["report_runs.csv"] = as_csv(run_rows(outcomes))
+        texts["report.csv"] = _csv(_cell_rows(grids))
+        texts["report_runs.csv"] = _csv(_run_rows(outcomes))
     if "json" in formats:
         texts["report.json"] = as_json(outcomes)
     target = Path(folder if output is None else output)
@@ -85,17 +101,9 @@ def _page(
     images = Thumbnails() if thumbnails else None
     shown = sum(len(grid.first_runs()) for grid in grids)
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
-    facts: dict[str, Iterable[object]] = {
-        "Suite": (part.suite for part in outcomes.parts),
-        "Backbones": (part.backbone for part in outcomes.parts),
-        "Tasks": (task for grid in grids for task in grid.tasks),
-        "Methods": (row for grid in grids for row in grid.rows),
-        "Seeds": sorted(o.trial.seed for o in outcomes.finals),
-    }
-    machines = Counter(words for o in outcomes.finals if o.result and (words := _machine(o.result.get("machine"))))
+    machines = Counter(_machine(o.result["machine"]) for o in outcomes.finals if o.result and o.result.get("machine"))
     return {
         "outcomes": outcomes,
-        "facts": {name: list(dict.fromkeys(map(str, values))) for name, values in facts.items()},
         "machines": machines.most_common(),
         "sections": [{"tables": t, **_section(grid, images, most)} for grid, t in zip(grids, tables, strict=True)],
         "no_images": {} if images is None else images.problems,
@@ -128,9 +136,63 @@ def _section(grid: Grid, images: Thumbnails | None, most: int) -> dict[str, Any]
     }
 
 
-def _machine(machine: Mapping[str, Any] | None) -> str:
+def _machine(machine: Mapping[str, Any]) -> str:
     """The machine of a result and its versions, in words."""
-    if not machine:
-        return ""
-    words = [str(machine.get("device")), *(f"{name} {machine.get(name)}" for name in ("threads", "processes"))]
-    return ", ".join(words + [f"{name} {version}" for name, version in machine.get("versions", {}).items()])
+    counts = [f"{name} {machine.get(name)}" for name in ("threads", "processes")]
+    versions = [f"{name} {version}" for name, version in machine.get("versions", {}).items()]
+    return ", ".join([str(machine.get("device")), *counts, *versions])
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this folder with values in it; what would be markup of its format is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("capaboost_vit.study.page"),
+        autoescape=lambda name: name is not None and name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {name: methodcaller("translate", table) for name, table in ESCAPES.items()}
+    return environment
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as csv; None is an empty field, whole numbers stay whole."""
+    return str(pd.DataFrame(list(rows), dtype=object).to_csv(index=False))
+
+
+def _cell_rows(grids: Iterable[Grid]) -> Iterator[dict[str, Any]]:
+    """A row for each method and task or average, with the difference to the reference."""
+    for grid in grids:
+        part = grid.part
+        for row, column in itertools.product(grid.rows, grid.columns):
+            score, trial = grid.score(row, column), column.trial
+            other = grid.reference if grid.reference != row else None
+            difference = Score() if other is None else grid.difference(row, column)
+            line: dict[str, Any] = {"suite": part.suite, "backbone": part.backbone, "shots": part.shots, "method": row}
+            line |= {"over": column.name, "kind": "task" if trial else "average", "group": trial.group if trial else ""}
+            line |= {"mean": score.mean, "std": score.spread, "seeds": score.seeds}
+            line |= {"planned_seeds": len(grid.accuracy.loc[row]), "missing": "; ".join(score.lacking)}
+            line |= {"reference": other, "difference": difference.mean, "low": difference.low, "high": difference.high}
+            yield {**line, "notes": "; ".join(trial.notes) if trial else ""}
+
+
+def _run_rows(outcomes: Outcomes) -> Iterator[dict[str, Any]]:
+    """A row for each final trial, finished or not."""
+    for o in outcomes.finals:
+        trial, result = o.trial, o.result or {}
+        line: dict[str, Any] = {"trial": trial.id}
+        line |= {name: getattr(trial, name) for name in ("suite", "backbone", "shots", "task", "group")}
+        line |= {"method": o.row, "seed": trial.seed, "state": o.state}
+        line |= {name: result.get(name) for name in ("test_accuracy", "test_right", "test_total")}
+        line |= {"trained_parameters": result.get("parameters", {}).get("trained")}
+        line |= {name: result.get(name) for name in ("train_seconds", "memory_mb")}
+        yield {**line, "device": result.get("machine", {}).get("device"), "problem": o.problem}

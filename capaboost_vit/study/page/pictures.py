@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,23 +12,16 @@ import pandas as pd
 from ...training.figures import draw_mask
 from ..outcomes import Outcome
 from .costs import cost_table
-from .figures import draw_differences, draw_lines, draw_pareto, draw_radar, styled, swatch, to_svg
+from .figures import draw_differences, draw_lines, draw_pareto, draw_radar, series_style, styled, swatch, to_svg
 from .grid import Grid
 from .predictions import data_uri
 from .tables import ReportTable, read_words
 from .updates import Adapters, mask_table, mean_shares, rank_table, update_rows
 
-# what each cost is, and whether its axis is logarithmic where methods differ much
-_COSTS = {
-    "trained": ("parameters trained outside the classifier", True),
-    "executed": ("multiply-adds of a forward pass, unmerged", False),
-    "memory_mb": ("peak memory of the process (MB)", False),
-    "train_seconds": ("training time of a run (s)", False),
-}
-
 _CURVES = ["train_loss", "train_accuracy", "val_accuracy"]  # columns of summary.csv
 
-Panel = tuple[str, str]
+# title, its content in words for those who cannot see it, and what draws it
+Panel = tuple[str, str, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class Picture:
     key: str
     title: str
     text: str
-    panels: Sequence[Panel]
+    panels: Sequence[tuple[str, str]]
     legend: Sequence[tuple[str, str]]
     numbers: ReportTable | None
     download: tuple[str, str] | None
@@ -49,21 +41,20 @@ class Illustrator:
     """Draws the pictures of a comparison."""
 
     def __init__(self, grid: Grid) -> None:
-        self.grid, self.key = grid, grid.key
-        self.places = {row: place for place, row in enumerate(grid.rows)}
+        self.grid = grid
+        self.looks = {row: series_style(place) for place, row in enumerate(grid.rows)}
 
     def costs(self, costs: pd.DataFrame) -> Picture | None:
         """Accuracy against parameters, FLOPs, memory and time."""
         panels: list[Panel] = []
         drawn: set[str] = set()
-        for field, (label, log) in _COSTS.items():
+        for field, cost in read_words("texts.yaml")["costs"].items():
             table = costs[[field, "accuracy"]].dropna().set_axis(["cost", "accuracy"], axis=1)
-            if len(table):
+            if "axis" in cost and len(table):
                 drawn |= set(table.index)
                 words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in table.itertuples())
-                points = table.reset_index(names="name").set_index(table.index.map(self.places))
-                title = f"Accuracy and {label}"
-                panels.append(self._panel(title, f"cost-{field}", words, draw_pareto, points, label=label, log=log))
+                draw = partial(draw_pareto, table, self.looks, label=cost["axis"], log=cost.get("log", False))
+                panels.append((f"Accuracy and {cost['axis']}", words, draw))
         return self._picture("costs", panels, drawn, cost_table(costs, self.grid))
 
     def groups(self) -> Picture | None:
@@ -71,27 +62,23 @@ class Illustrator:
         grouped = len(self.grid.group_means) > 2
         spokes = self.grid.group_means if grouped else self.grid.of_tasks
         what = "groups of tasks" if grouped else "tasks"
-        names = [spoke.name for spoke in spokes]
-        values = {}
-        for row in self.grid.rows:
-            scores = [self.grid.score(row, spoke) for spoke in spokes]
-            if not any(score.lacking for score in scores):
-                values[row] = [score.mean for score in scores if score.mean is not None]
-        if len(names) < 3 or not values:
+        scores = {row: [self.grid.score(row, spoke) for spoke in spokes] for row in self.grid.rows}
+        means = {row: [None if score.lacking else score.mean for score in line] for row, line in scores.items()}
+        table = pd.DataFrame.from_dict(means, orient="index", columns=[spoke.name for spoke in spokes]).dropna()
+        if len(spokes) < 3 or table.empty:
             return None
         words = "; ".join(
-            f"{row}: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in zip(names, means, strict=True))
-            for row, means in values.items()
+            f"{row}: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in line.items())
+            for row, line in table.iterrows()
         )
-        lines = {self.places[row]: means for row, means in values.items()}
-        panel = self._panel(f"Accuracy over {what}", "radar", words, draw_radar, lines, names)
-        return self._picture("groups", [panel], values, spokes=what)
+        panel = (f"Accuracy over {what}", words, partial(draw_radar, table, self.looks))
+        return self._picture("groups", [panel], table.index, spokes=what)
 
     def differences(self) -> Picture | None:
         """The overall differences to the reference, a panel for each of the two averages."""
         panels: list[Panel] = []
-        reference = self.grid.reference
-        for average in self.grid.overall_means if reference is not None else ():
+        reference = str(self.grid.reference)
+        for average in self.grid.overall_means if self.grid.reference is not None else ():
             compared = {row: self.grid.difference(row, average) for row in self.grid.rows if row != reference}
             lines = [(row, d.mean, d.low, d.high) for row, d in compared.items() if d.mean is not None]
             if lines:
@@ -99,9 +86,9 @@ class Illustrator:
                     f"{row}: {mean:+.2f}" + ("" if low is None else f", interval {low:+.2f} to {high:+.2f}")
                     for row, mean, low, high in lines
                 )
-                title, name = f"Difference to {reference}, {average.name}", f"diff{len(panels)}"
-                panels.append(self._panel(title, name, words, draw_differences, lines, reference=reference))
-        return self._picture("differences", panels, reference=str(reference))
+                draw = partial(draw_differences, lines, reference=reference)
+                panels.append((f"Difference to {reference}, {average.name}", words, draw))
+        return self._picture("differences", panels, reference=reference)
 
     def curves(self) -> Picture | None:
         """Training loss of each task, and accuracy on val where the runs had one."""
@@ -110,32 +97,29 @@ class Illustrator:
         for column, label in (("train_loss", "training loss"), ("val_accuracy", "accuracy on val (%)")):
             for task in self.grid.tasks:
                 points = curves[curves.task == task].dropna(subset=[column]).set_index("epoch")
-                by_method = dict(iter(points.groupby("method", sort=False)[column]))
-                if by_method:
-                    ends = "; ".join(f"{method}: {line.iloc[-1]:.4g}" for method, line in by_method.items())
-                    lines = {self.places[method]: line for method, line in by_method.items()}
-                    options = {"x": "epoch", "y": label, "log": column == "train_loss"}
-                    name, words = f"{column}-{len(panels)}", f"at the end {ends}"
-                    panels.append(self._panel(f"{task}: {label}", name, words, draw_lines, lines, **options))
+                lines = dict(iter(points.groupby("method", sort=False)[column]))
+                if lines:
+                    ends = "; ".join(f"{method}: {line.iloc[-1]:.4g}" for method, line in lines.items())
+                    draw = partial(draw_lines, lines, self.looks, x="epoch", y=label, log=column == "train_loss")
+                    panels.append((f"{task}: {label}", f"at the end {ends}", draw))
         return self._picture("curves", panels, set(curves.method), download=("learning-curves", curves))
 
     def updates(self, adapters: Adapters) -> Picture | None:
         """Spectra of dW, and its ranks over the depth of the model."""
+        if adapters.updates.empty:
+            return None
         by_method = dict(iter(adapters.updates.groupby("method", sort=False)))
-        spectra = {self.places[method]: mean_shares(updates) for method, updates in by_method.items()}
-        drawn = {"Spectrum of dW": (spectra, {"x": "index", "y": "singular value / the largest", "log": True})}
-        for measure in ("effective", "stable"):
-            depths = {self.places[m]: updates.groupby("block")[measure].mean() for m, updates in by_method.items()}
-            lines = {place: depth for place, depth in depths.items() if len(depth)}
-            options = {"x": "block", "y": f"{measure} rank", "marked": True}
-            drawn[f"{measure.capitalize()} rank of dW by block"] = (lines, options)
         ranks = "; ".join(f"{method} {updates.effective.mean():.2f}" for method, updates in by_method.items())
         words = f"mean effective ranks {ranks}"
-        panels = [
-            self._panel(title, f"update{i}", words, draw_lines, lines, **options)
-            for i, (title, (lines, options)) in enumerate(drawn.items())
-            if lines
-        ]
+        spectra = {method: mean_shares(updates) for method, updates in by_method.items()}
+        draw = partial(draw_lines, spectra, self.looks, x="index", y="singular value / the largest", log=True)
+        panels: list[Panel] = [("Spectrum of dW", words, draw)]
+        for measure in ("effective", "stable"):
+            depths = {method: updates.groupby("block")[measure].mean() for method, updates in by_method.items()}
+            lines = {method: depth for method, depth in depths.items() if len(depth)}
+            if lines:
+                draw = partial(draw_lines, lines, self.looks, x="block", y=f"{measure} rank", marked=True)
+                panels.append((f"{measure.capitalize()} rank of dW by block", words, draw))
         table = rank_table(adapters, self.grid)
         return self._picture("updates", panels, by_method, table, ("updates", update_rows(adapters)))
 
@@ -145,14 +129,8 @@ class Illustrator:
         for method, masks in adapters.masks.items():
             name, mask = masks.example
             words = f"{masks.branches} branches use {100 * masks.covered:.1f} % of the entries"
-            label = name.removesuffix(".mask")
-            panels.append(self._panel(method, f"mask{len(panels)}", words, draw_mask, label, mask, width=5.2))
+            panels.append((method, words, partial(draw_mask, name.removesuffix(".mask"), mask, width=5.2)))
         return self._picture("masks", panels, numbers=mask_table(adapters, self.grid))
-
-    def _panel(self, title: str, name: str, words: str, draw: Callable[..., Any], *data: Any, **options: Any) -> Panel:
-        """What `draw` draws of the data, with its title and words as the label."""
-        with styled():
-            return title, to_svg(draw(*data, **options), prefix=f"{self.key}-{name}", label=f"{title}. {words}")
 
     def _picture(
         self,
@@ -171,14 +149,21 @@ class Illustrator:
         if not panels and not (numbers and numbers.rows):
             return None
         title, text = (words.format(**values) for words in read_words("texts.yaml")["pictures"][name].values())
-        key = f"{self.key}-{name}"
+        key, link = f"{self.grid.key}-{name}", None
         with styled():
-            shown = [(swatch(i, prefix=f"{key}-key"), row) for row, i in self.places.items() if row in legend]
-        link = None
+            drawn = [
+                (panel, to_svg(draw(), prefix=f"{key}-{place}", label=f"{panel}. {words}"))
+                for place, (panel, words, draw) in enumerate(panels)
+            ]
+            shown = [
+                (swatch(look, prefix=f"{key}-key-{place}"), row)
+                for place, (row, look) in enumerate(self.looks.items())
+                if row in legend
+            ]
         if download is not None:
             content = download[1].to_csv(index=False, float_format="%.5g").encode()
-            link = (f"{self.key}-{download[0]}.csv", data_uri("text/csv;charset=utf-8", content))
-        return Picture(key, title, text, panels, shown, numbers, link)
+            link = (f"{self.grid.key}-{download[0]}.csv", data_uri("text/csv;charset=utf-8", content))
+        return Picture(key, title, text, drawn, shown, numbers, link)
 
 
 def learning_curves(grid: Grid) -> pd.DataFrame:
@@ -194,7 +179,7 @@ def learning_curves(grid: Grid) -> pd.DataFrame:
             tables = [table for table in map(_summary, finished) if len(table)]
             if tables:
                 # sums over the seeds: NaN in all columns where one lacks the epoch, in one where it lacks the number
-                mean = functools.reduce(operator.add, tables).dropna(how="all") / len(tables)
+                mean = sum(tables[1:], start=tables[0]).dropna(how="all") / len(tables)
                 curves.append(mean.reset_index().assign(method=row, task=task, seeds=len(tables))[names])
     return pd.concat(curves) if curves else pd.DataFrame(columns=names)
 

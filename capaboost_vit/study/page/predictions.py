@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...vision.data import ImageData, open_configured
+from ...vision.data import open_configured
+from ...vision.data.split import Split
 from ..outcomes import Outcome
 
 SIDE = 96  # pixels of a thumbnail
@@ -41,35 +42,34 @@ class Predictions:
 
 
 class Thumbnails:
-    """Small images of test splits, each data set opened once; data of the hub are not fetched for this.
+    """Small images of test splits, each of them opened once; data of the hub are not fetched for this.
 
     `problems` says, by task, why there are none.
     """
 
     def __init__(self) -> None:
-        self.opened: dict[str, ImageData | None] = {}
-        self.made: dict[tuple[str, str, int], str | None] = {}
+        self.splits: dict[str, Split | None] = {}
+        self.made: dict[tuple[str, int], str] = {}
         self.problems: dict[str, str] = {}
 
     def find(self, outcome: Outcome, place: int, name: str | None) -> tuple[str | None, str | None]:
         """(name, data: URI) of the image at a place of the test split; None for what cannot be had."""
         config = outcome.trial.config
-        key = json.dumps([config.get(option) for option in ("data", "image_column", "label_column", "data_dir")])
+        options = ("data", "image_column", "label_column", "data_dir", "test_split")
+        key = json.dumps([config.get(option) for option in options])
         try:
-            if key not in self.opened:
-                self.opened[key] = None
-                self.opened[key] = _open(config)
-            data = self.opened[key]
-            if data is None:
+            if key not in self.splits:
+                self.splits[key] = None  # what cannot be opened is not tried again
+                self.splits[key] = _open(config)
+            split = self.splits[key]
+            if split is None:
                 return name, None
-            split = data.split(config["test_split"])
             stored = split.names[place]
-            if name is not None and name != stored:
+            if name not in (None, stored):
                 raise ValueError(f"{config['data']} has changed: image {place} is {stored}, it was {name}")
-            at = (key, config["test_split"], place)
-            if at not in self.made:
-                self.made[at] = jpeg(split.image(place))
-            return stored, self.made[at]
+            if (key, place) not in self.made:
+                self.made[key, place] = jpeg(split.image(place))
+            return stored, self.made[key, place]
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
             self.problems.setdefault(outcome.trial.task, " ".join(str(error).split()))
             return name, None
@@ -115,18 +115,20 @@ def confusion_png(counts: np.ndarray) -> str:
     levels = np.round(15 * np.sqrt(shares)).astype(np.uint8)
     picture = Image.frombytes("P", levels.shape[::-1], levels.tobytes())
     picture.putpalette([*_COLOUR] * 16)
-    out = io.BytesIO()
-    picture.save(out, format="PNG", bits=4, transparency=bytes(17 * level for level in range(16)), optimize=True)
-    return data_uri("image/png", out.getvalue())
+    return _image_uri(picture, "PNG", bits=4, transparency=bytes(17 * level for level in range(16)))
 
 
 def jpeg(image: Image.Image) -> str:
     """An image of at most 96 x 96 pixels as a data: URI."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
+    return _image_uri(small.convert("RGB"), "JPEG", quality=72)
+
+
+def _image_uri(image: Image.Image, kind: str, **options: Any) -> str:
     out = io.BytesIO()
-    small.convert("RGB").save(out, format="JPEG", quality=72, optimize=True)
-    return data_uri("image/jpeg", out.getvalue())
+    image.save(out, format=kind, optimize=True, **options)
+    return data_uri(f"image/{kind.lower()}", out.getvalue())
 
 
 def _mistake(
@@ -143,12 +145,13 @@ def _mistake(
     }
 
 
-def _open(config: dict[str, Any]) -> ImageData:
+def _open(config: dict[str, Any]) -> Split:
+    """The test split of a run, where it need not be fetched."""
     spec = config["data"]
     local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in ("digits", "synthetic", "torchvision")
     if not local:
         raise FileNotFoundError(f"{spec} is not on this machine")
-    return open_configured({**config, "data_download": False})
+    return open_configured({**config, "data_download": False}).split(config["test_split"])
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -17,9 +17,6 @@ from .grid import LEVEL, RESAMPLES, Grid, Score
 
 MISSING = "missing"
 _LISTED = 2  # things that are missing
-# what the methods' names get where our backbone is theirs: a star is the checkpoint that is worth a point by itself
-_BACKBONES = {"augreg_in21k": "*", "orig_in21k": ""}
-_PUBLISHED = ("mean of 3 groups", "mean of 19 tasks")
 
 
 @dataclass(frozen=True)
@@ -134,9 +131,10 @@ def _paired_table(grid: Grid) -> ReportTable:
 
 def why_not_published(part: Comparison) -> str | None:
     """Why nothing published is comparable with a part at all; None where it is."""
-    if part.suite != "vtab1k":
-        return "published numbers are kept for the suite vtab1k only"
-    if part.backbone not in _BACKBONES:
+    published = read_words("published.yaml")
+    if part.suite != published["suite"]:
+        return f"published numbers are kept for the suite {published['suite']} only"
+    if part.backbone not in published["backbones"]:
         return f"the published numbers are of ViT-B/16 pretrained on ImageNet-21k, this part is of {part.backbone}"
     if part.shots is not None:
         return "the published numbers are of 1,000 training images for each task"
@@ -148,18 +146,19 @@ def _published_table(grid: Grid) -> ReportTable:
 
     Ours are missing where one of all 19 tasks is.
     """
-    literature = read_words("published.yaml")
+    published = read_words("published.yaml")
     averages = {average.name: average for average in grid.averages}
+    wanted = [averages.get(name) for name in published["averages"]]
     rows = []
     if why_not_published(grid.part) is None:
         for row in grid.rows:
-            means = (grid.score(row, averages[name]).mean if name in averages else None for name in _PUBLISHED)
-            label = Entry(f"{row}{_BACKBONES[grid.part.backbone]}", kind="own")
+            means = (None if average is None else grid.score(row, average).mean for average in wanted)
+            label = Entry(f"{row}{published['backbones'][grid.part.backbone]}", kind="own")
             rows.append([label, *(number(mean, ".2f") for mean in means), Entry("ours", kind="words")])
-        for method, *means, remark in literature["lines"]:
+        for method, *means, remark in published["lines"]:
             numbers = (Entry(mean) if mean else Entry("not given", kind=MISSING) for mean in means)
             rows.append([Entry(method), *numbers, Entry(remark, kind="words")])
-    return make_table("published", rows, grid, notes=[literature["source"]])
+    return make_table("published", rows, grid, notes=[published["source"]])
 
 
 def study_tables(outcomes: Outcomes) -> list[ReportTable]:

@@ -21,7 +21,8 @@ from capaboost_vit.study.page.figures import (
     to_svg,
 )
 
-COLUMNS = ["name", "cost", "accuracy"]
+COLUMNS = ["cost", "accuracy"]
+LOOKS = {name: series_style(i) for i, name in enumerate(["head", "lora", "a", "b"])}
 
 
 def test_the_front_is_what_no_other_point_beats():
@@ -32,24 +33,24 @@ def test_the_front_is_what_no_other_point_beats():
         for score_cost in points
         if not any(o != score_cost and o[0] <= score_cost[0] and o[1] >= score_cost[1] for o in points)
     }
-    front = [*pareto_front(pd.DataFrame(points, columns=COLUMNS[1:])).itertuples(index=False, name=None)]
+    front = [*pareto_front(pd.DataFrame(points, columns=COLUMNS)).itertuples(index=False, name=None)]
     assert front == sorted(expected)
 
 
 @pytest.mark.parametrize("log", [True, False])
 def test_costs_of_zero_are_drawn_too(log):
-    points = pd.DataFrame([("head", 0.0, 50.0), ("lora", 2000.0, 60.0)], [0, 3], COLUMNS)
+    points = pd.DataFrame([(0.0, 50.0), (2000.0, 60.0)], ["head", "lora"], COLUMNS)
     with styled():
-        axes = draw_pareto(points, label="parameters", log=log).axes[0]
+        axes = draw_pareto(points, LOOKS, label="parameters", log=log).axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 50], [2000, 60]], [[0, 50]], [[2000, 60]]]
     assert [text.get_text() for text in axes.texts] == ["head", "lora"]
 
 
 def test_costs_that_are_alike_have_numbers_on_their_axis():
-    alike = pd.DataFrame([("a", 73728.0, 50.0), ("b", 73728.0, 60.0)], columns=COLUMNS)
+    alike = pd.DataFrame([(73728.0, 50.0), (73728.0, 60.0)], ["a", "b"], COLUMNS)
     with styled():
-        same = draw_pareto(alike, label="parameters", log=True).axes[0]
-        near = draw_pareto(alike.assign(cost=[9216.0, 18432.0]), label="parameters", log=True).axes[0]
+        same = draw_pareto(alike, LOOKS, label="parameters", log=True).axes[0]
+        near = draw_pareto(alike.assign(cost=[9216.0, 18432.0]), LOOKS, label="parameters", log=True).axes[0]
         same.figure.canvas.draw()
     assert [label.get_text() for label in same.get_xticklabels()] == ["73728"]
     assert near.get_xscale() == "linear"
@@ -59,8 +60,8 @@ def test_costs_that_are_alike_have_numbers_on_their_axis():
 def test_lines_and_intervals_are_where_they_say():
     with styled():
         axes = draw_differences([("a", 1.0, 0.5, 2.0), ("b", -1.0, None, None)], reference="lora").axes[0]
-        radar = draw_radar({0: [50.0, 60.0, 70.0]}, ["x", "y", "z"]).axes[0]
-        lines = draw_lines({0: pd.Series([0.5, 0.25], [1, 2])}, x="epoch", y="loss", log=True).axes[0]
+        radar = draw_radar(pd.DataFrame([[50.0, 60.0, 70.0]], ["a"], ["x", "y", "z"]), LOOKS).axes[0]
+        lines = draw_lines({"a": pd.Series([0.5, 0.25], [1, 2])}, LOOKS, x="epoch", y="loss", log=True).axes[0]
     assert [list(line.get_xdata()) for line in axes.lines][:3] == [[0.5, 2.0], [1.0], [-1.0]]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert list(radar.lines[0].get_ydata()) == [50, 60, 70, 50]
@@ -74,7 +75,8 @@ def test_many_series_differ_in_colour_dash_or_marker():
 
 def test_a_drawing_takes_its_colours_from_the_page_and_keeps_its_ids_to_itself():
     with styled():
-        figure = draw_lines({9: pd.Series([1, 2, 3], [1, 2, 3])}, x="$x_{", y="a < b & c", marked=True)
+        line, looks = pd.Series([1, 2, 3], [1, 2, 3]), {"j": series_style(9)}
+        figure = draw_lines({"j": line}, looks, x="$x_{", y="a < b & c", marked=True)
         text = to_svg(figure, prefix="mine", label='a "quoted" <label> & more')
     assert "var(--c1)" in text
     assert "var(--ink)" in text
@@ -88,4 +90,4 @@ def test_a_drawing_takes_its_colours_from_the_page_and_keeps_its_ids_to_itself()
     assert "a &lt; b &amp; c" in text
     assert "http" not in text
     with styled():
-        assert 'aria-hidden="true"' in swatch(3, prefix="key")
+        assert 'aria-hidden="true"' in swatch(series_style(3), prefix="key")

@@ -11,9 +11,8 @@ import subprocess
 import pytest
 from studies import METHODS, trial, write
 
-from capaboost_vit.study.page.page import write_report
+from capaboost_vit.study.page.page import ESCAPES, render, write_report
 from capaboost_vit.study.page.tables import Column, Entry, ReportTable
-from capaboost_vit.study.page.writers import ESCAPES, render
 
 NOTES = ["not VTAB-exact: 50 % & more"]
 
