@@ -64,7 +64,7 @@ class Comparison:
         """Times the calls in turn, as the workload says, or in so many rounds, each at least so many seconds long.
 
         Returns:
-            By case, the cells of a table: medians of the times, of their ratios to the reference's and to PEFT's in the
+            By case, its row of a table: medians of the times, of their ratios to the reference's and to PEFT's in the
             same round, half the distance of these ratios' quartiles, images or tokens a second; and all `times`.
         """
         times = self.session.interleave(
@@ -81,7 +81,7 @@ class Comparison:
         for name, phases in times.items():
             median = quartiles(phases[WHOLE])[1]
             low, ratio, high = ratios(phases, times[reference])
-            row = rows[name] = {"ms": 1000 * median, f"/ {reference}": ratio, "+-": (high - low) / 2}
+            row = rows[name] = {"case": name, "ms": 1000 * median, f"/ {reference}": ratio, "+-": (high - low) / 2}
             if PEFT in times:
                 row["/ peft"] = ratios(phases, times[PEFT])[1]
             row[f"{self.subject.family.items}/s"] = self.subject.items / max(median, 1e-9)

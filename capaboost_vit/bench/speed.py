@@ -53,8 +53,7 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
         calls = comparison.prepare("inference", cases, inference)
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
-            timed = comparison.time("inference", calls, "base", rounds=rounds)
-            tables["inference"] = [{"case": name, **row} for name, row in timed.items()]
+            tables["inference"] = [*comparison.time("inference", calls, "base", rounds=rounds).values()]
     if "import" in config.measures:
         tables["import"] = [{"": "import capaboost_vit, beyond timm", "s": import_seconds()}]
     return {**comparison.subject.about(comparison.clock.name), "tables": tables}
@@ -127,21 +126,22 @@ def measure_scale(config: ScaleConfig, session: Session) -> dict[str, Any]:
     points = axes(config)
     for point in (point for values in points.values() for point in values.values()):
         family_of(point)  # before the first hour is spent
-    whole, tables = Comparison(config, session), dict[str, list[Row]]()
+    comparison, tables = Comparison(config, session), dict[str, list[Row]]()
     for axis, values in points.items():
         for value, point in values.items():
-            rows = [{axis: str(value), "case": name, **row} for name, row in _point(f"{axis} {value}", point, session)]
+            rows = [{axis: str(value), **row} for row in _point(f"{axis} {value}", point, session)]
             tables.setdefault(axis, []).extend(rows)
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    return {**whole.subject.about(whole.clock.name), "tables": {axis: rows for axis, rows in tables.items() if rows}}
+    tables = {axis: rows for axis, rows in tables.items() if rows}
+    return {**comparison.subject.about(comparison.clock.name), "tables": tables}
 
 
-def _point(title: str, point: ScaleConfig, session: Session) -> Iterable[tuple[str, Row]]:
+def _point(title: str, point: ScaleConfig, session: Session) -> Iterable[Row]:
     comparison = Comparison(point, session)
     steps = comparison.prepare(title, scale_cases(comparison.subject.family, point), TrainingStep)
-    return comparison.time(title, steps, FLOOR).items() if FLOOR in steps else ()
+    return comparison.time(title, steps, FLOOR).values() if FLOOR in steps else ()
 
 
 def axes(config: ScaleConfig) -> dict[str, dict[Any, ScaleConfig]]:
