@@ -134,12 +134,12 @@ class Scaled(Wrapper):
     def _vectors(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
         """l and b of all rows, one and zero where nothing is scaled; no b where nothing is shifted."""
         one = like.new_ones(rows // len(self.parts))
-        own = [cast(Scale, self.scales[part]) if part in self.scales else None for part in self.parts]
-        factor = torch.cat([one if scale is None else scale.vector() for scale in own])
+        scales = [cast(Scale, self.scales[part]) if part in self.scales else None for part in self.parts]
+        factor = torch.cat([one if scale is None else scale.vector() for scale in scales])
         if not self.shifted:
             return factor, None
         zero = torch.zeros_like(one)
-        return factor, torch.cat([zero if scale is None or scale.bias is None else scale.bias for scale in own])
+        return factor, torch.cat([zero if scale is None or scale.bias is None else scale.bias for scale in scales])
 
 
 def _affine(x: Tensor, factor: Tensor, shift: Tensor | None) -> Tensor:

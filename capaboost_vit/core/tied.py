@@ -74,10 +74,10 @@ class TiedMaskedWeight(nn.Module):
         if cached is None or torch.compiler.is_compiling() or weight.is_inference():
             return _JoinedViews.apply(weight, mask, dim, _form(weight, mask, dim))
         version = (weight._version, mask._version)
-        known, formed_at, views = cached.get((id(weight), dim), (None, None, None))
-        if known is not weight or formed_at != version:
+        _, formed_at, views = cached.get((id(weight), dim), (None, None, None))
+        if formed_at != version:
             views = _form(weight, mask, dim)
-            cached[id(weight), dim] = (weight, version, views)
+            cached[id(weight), dim] = (weight, version, views)  # the weight is held: its id can become no other's
         return _JoinedViews.apply(weight, mask, dim, views)
 
     @property

@@ -122,22 +122,22 @@ class Method:
         record may be of an older release, and have fewer options.
         """
         name = str(record["method"])
-        words = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
+        properties = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
         branches, pattern = record.get("num_branches", 1), str(record.get("pattern", "random"))
-        own = Masking(branches, None, pattern).kept
-        density = Masking(branches, record.get("density", own if branches > 1 else 1.0), pattern).kept
+        default = Masking(branches, None, pattern).kept
+        density = Masking(branches, record.get("density", default if branches > 1 else 1.0), pattern).kept
         if branches > 1 or density < 1 or pattern == "sign":
             name = f"capaboost-{name}"
-            words.append(f"d{branches}")
+            properties.append(f"d{branches}")
             if pattern != "random":
-                words.append(pattern)
-            if density != own:
-                words.append(f"s{density:g}")
+                properties.append(pattern)
+            if density != default:
+                properties.append(f"s{density:g}")
         if record.get("rescale") is not None:
-            words.append(f"rescaled by {record['rescale']}")
+            properties.append(f"rescaled by {record['rescale']}")
         if record.get("learned_scale"):
-            words.append(f"learned scale {record['learned_scale']}")
-        return " ".join([name, *words])
+            properties.append(f"learned scale {record['learned_scale']}")
+        return " ".join([name, *properties])
 
     def as_given(self) -> dict[str, Any]:
         """What a configuration keeps: what was given, or `name` and the options that are not at their defaults."""

@@ -69,6 +69,4 @@ class Prefix(MaskedMethod):
 
     def folded(self) -> Prefix:
         """Plain tables."""
-        if self.bottleneck is None:
-            return self
-        return replace(self, bottleneck=None, shared=False, **PLAIN_OPTIONS)
+        return self if self.bottleneck is None else replace(self, bottleneck=None, shared=False, **PLAIN_OPTIONS)

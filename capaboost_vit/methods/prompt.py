@@ -55,6 +55,4 @@ class Prompt(MaskedMethod):
 
     def folded(self) -> Prompt:
         """Plain tables."""
-        if self.bottleneck is None:
-            return self
-        return replace(self, bottleneck=None, **PLAIN_OPTIONS)
+        return self if self.bottleneck is None else replace(self, bottleneck=None, **PLAIN_OPTIONS)

@@ -56,8 +56,8 @@ def _channels(layer: nn.Module, name: str) -> int:
     norms = (nn.LayerNorm, nn.GroupNorm)
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *norms)
     weight: Any = getattr(layer, "weight", None)
-    known = isinstance(layer, layers) and isinstance(weight, Tensor) and not hasattr(layer, "act")
-    if not known or (isinstance(layer, norms) and weight.dim() != 1):
+    scalable = isinstance(layer, layers) and isinstance(weight, Tensor) and not hasattr(layer, "act")
+    if not scalable or (isinstance(layer, norms) and weight.dim() != 1):
         raise TypeError(
             "SSF needs linear layers, convolutions, and layer or group norms with a weight for each channel, but "
             f"{name!r} is a {type(layer).__name__}"

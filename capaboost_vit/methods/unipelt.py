@@ -63,10 +63,10 @@ class Unipelt(MaskedMethod):
     def label(cls, record: Mapping[str, Any]) -> str:
         """With the parts that it has beyond the published three, and those of them that it lacks; without sizes."""
         usual = ("lora", "prefix", "adapter")
-        more = [part for part in record["parts"] if part not in usual]
-        less = [f"no-{part}" for part in usual if part not in record["parts"]]
+        added = [part for part in record["parts"] if part not in usual]
+        left_out = [f"no-{part}" for part in usual if part not in record["parts"]]
         options = {name: value for name, value in record.items() if name not in SIZES}
-        return super().label({**options, "method": "-".join([cls.name, *more, *less])})
+        return super().label({**options, "method": "-".join([cls.name, *added, *left_out])})
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """The wrappers of the parts, then those that tell the gates where padding is.
