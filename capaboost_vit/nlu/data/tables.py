@@ -16,6 +16,7 @@ from ..tasks import Task
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 _LONGEST_CELL = 2**31 - 1  # the largest limit that csv takes on every platform
+_AT_ONCE = 1000  # rows that are taken from a data set together
 
 Row = tuple[int, Mapping[str, Any]]  # its number, and cells by column
 
@@ -43,17 +44,20 @@ def table_of(spec: str, split: str, rows: Any) -> Table:
     """A split as `datasets` holds it; a class stands there by its name, and a missing one (-1) as None."""
     import datasets
 
-    kinds = rows.features.items()
-    names = {column: tuple(kind.names) for column, kind in kinds if isinstance(kind, datasets.ClassLabel)}
+    kinds = dict(rows.features)
+    names = {column: tuple(kind.names) for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
 
     def named() -> Iterator[Row]:
-        for number, row in enumerate(rows):
+        batches = rows.iter(_AT_ONCE)  # row by row it takes 80 times as long
+        cells = chain.from_iterable(zip(*batch.values(), strict=True) for batch in batches)
+        for number, values in enumerate(cells):
+            row = dict(zip(kinds, values, strict=True))
             for column, classes in names.items():
                 label = row[column]
                 row[column] = None if label is None or label < 0 else classes[label]
             yield number, row
 
-    return Table(f"{split} of {spec}", split, tuple(rows.features), named(), unit="row", class_names=names)
+    return Table(f"{split} of {spec}", split, tuple(kinds), named(), unit="row", class_names=names)
 
 
 def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
