@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ast
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
-def lazy_names(
-    package: str, modules: Mapping[str, Sequence[str]], *, also: Sequence[str] = ()
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package whose names are defined in other modules.
+def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose public names are those that its stub imports.
+
+    The stub `__init__.pyi` is what type checkers read, and the one list of the names (SPEC 1 of Scientific Python).
 
     Args:
-        package: its `__name__`.
-        modules: the public names by the module below the package that defines them.
-        also: public names that the package itself defines.
+        package: its `__name__`. file: its `__file__`.
     """
-    module_of = {name: module for module, names in modules.items() for name in names}
-    public = sorted([*also, *module_of])
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text("utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    module_of = {alias.name: node.module for node in imports for alias in node.names}
+    public = sorted(module_of)
 
     def get(name: str) -> Any:
         if name not in module_of:

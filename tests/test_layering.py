@@ -17,6 +17,7 @@ from capaboost_vit import nlu
 
 PACKAGE = Path(capaboost_vit.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+STUBS = sorted(path for path in PACKAGE.rglob("*.pyi"))
 
 # what the files of each room may import of the package: no arrow goes up
 BELOW = {
@@ -97,7 +98,7 @@ def test_no_arrow_goes_up_and_each_room_keeps_to_its_libraries():
         below - {name} <= set(order[: order.index(name)]) | {"_lazy", "_version"} for name, below in BELOW.items()
     )
     wrong = []
-    for path in FILES:
+    for path in (*FILES, *STUBS):
         own, others = imports(path)
         wrong += [f"{path}: {name}" for name in own - BELOW[room(path)] - {room(path)}]
         wrong += [f"{path}: {name}" for name in others - OTHERS[room(path)]]
@@ -152,26 +153,23 @@ def test_every_file_is_short_and_every_public_definition_explained():
 # the index
 
 
-def typed_index(package):
-    """What the TYPE_CHECKING block of a lazy package imports: names by module."""
-    tree = ast.parse(Path(package.__file__).read_text())
-    (block,) = (n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")
-    return {node.module: tuple(alias.name for alias in node.names) for node in block.body}
+def index(package):
+    """(module, name) of each public name of a lazy package, by its stub."""
+    tree = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text())
+    return [(node.module, alias.name) for node in tree.body for alias in node.names]
 
 
 @pytest.mark.parametrize("package", [capaboost_vit, capaboost_vit.core, nlu], ids=lambda package: package.__name__)
-def test_the_lazy_index_is_the_typed_one(package):
-    assert typed_index(package) == package._MODULES
-    names = {name for names in package._MODULES.values() for name in names}
-    assert {*package.__all__} - {"__version__"} == names == {name for name in names if hasattr(package, name)}
-    assert dir(package) == package.__all__ == sorted(package.__all__)
+def test_the_names_of_a_lazy_package_are_those_of_its_stub(package):
+    names = [name for _, name in index(package)]
+    assert dir(package) == package.__all__ == sorted(names)
+    for module, name in index(package):
+        assert getattr(package, name) is getattr(importlib.import_module(f"{package.__name__}.{module}"), name)
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [
-        (module, name) for module, names in capaboost_vit._MODULES.items() for name in names if name != "METHODS"
-    ],  # a dict
+    [pair for pair in index(capaboost_vit) if pair[1] not in ("METHODS", "__version__")],  # a dict, a string
 )
 def test_a_public_name_is_defined_where_the_index_says(module, name):
     thing = getattr(capaboost_vit, name)
