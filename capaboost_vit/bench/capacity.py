@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +15,8 @@ from ..core.analysis import held_share, ranks
 from ..core.branch import LowRankBranch
 from ..core.masks import random_state
 from ..core.names import namer
-from ..io.yaml import read_yaml
 from ..methods import make_method
-from ..methods.adapter_file import read_adapter_file
+from ..training.saved import open_source
 from ..vision.build import build_model
 from ..vision.config import TrainConfig
 from .config import CapacityConfig
@@ -41,7 +39,7 @@ def measure_capacity(config: CapacityConfig, session: Session) -> dict[str, Any]
         FileNotFoundError, ValueError: no such run, one of another method or of texts, or no base weights.
     """
     torch.set_num_threads(config.threads)
-    options, tuned, num_classes = _read(Path(config.full))
+    options, tuned, num_classes = _read(config.full)
     if config.initial_checkpoint is not None:
         options["initial_checkpoint"] = config.initial_checkpoint
     if not (options["initial_checkpoint"] or options["pretrained"]):
@@ -95,24 +93,15 @@ def kinds(config: CapacityConfig, rank: int) -> Iterator[tuple[str, dict[str, An
         yield f"lora of rank {d} r", {"rank": d * rank, **plain}
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+def _read(full: str) -> tuple[dict[str, Any], dict[str, Tensor], int]:
     """What the base of a finished full fine-tuning is built from, its weights and its number of classes."""
-    path = folder / "adapter.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"--full {folder}: no finished run there ({path.name} is missing)")
-    file = read_adapter_file(path)
-    header, tensors = file.header, file.tensors
-    if "text" in header:
-        raise ValueError(f"--full {folder}: a run on texts; only images are measured")
-    if [method["method"] for method in header["methods"]] != ["full"]:
-        raise ValueError(f"--full {folder}: not a full fine-tuning: train with --method.name full")
-    try:
-        config = read_yaml(folder / "config.yaml")
-        options = {name: config[name] for name in _BASE}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"--full {folder}: config.yaml is missing or damaged ({reason})") from error
-    return options, tensors, header["num_classes"]
+    source = open_source(full)
+    file = source.adapter
+    if file is None or source.is_text or [method["method"] for method in file.header["methods"]] != ["full"]:
+        raise ValueError(f"--full {full}: no full fine-tuning of images: train with --method.name full")
+    if not source.config:
+        raise ValueError(f"--full {full}: no config.yaml of its run beside {file.path.name}")
+    return {name: source.config.get(name) for name in _BASE}, file.tensors, file.header["num_classes"]
 
 
 def _updates(model: nn.Module, tuned: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -12,9 +12,10 @@ from torch import nn
 
 from ..core.functional import EXECUTIONS
 from ..core.merge import merge
+from ..core.seeds import seeded
 from .baselines import floor, loop_over_branches, peft_lora, two_products
 from .config import ProcessesConfig, ScaleConfig
-from .models import TEXT, Family, Subject, seeded
+from .models import TEXT, Family, Subject
 
 FLOOR, PEFT = "floor", "peft"
 
@@ -36,7 +37,7 @@ class Case:
 def build_case(case: Case, subject: Subject, seed: int = 0) -> nn.Module:
     """The model of a case, on the device of the subject."""
     model = copy.deepcopy(subject.base)
-    with seeded(seed, subject.device):
+    with seeded("bench", seed, devices=subject.device.type == "cuda"):
         case.build(model)
     return model.to(subject.device)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.inject import Anatomy, find
+from ..core.seeds import seeded
 from ..io.options import flag, suggest
 from ..nlu.anatomy import anatomy_of as anatomy_of_text
 from ..nlu.models import adapt as adapt_text
@@ -124,16 +124,8 @@ def make_subject(workload: Workload) -> Subject:
             encoder, no transformers for one, or a device that is not there.
     """
     family, device = family_of(workload), pick_device(workload.device)
-    with seeded(workload.seed, device), device:
+    with seeded("bench", workload.seed, devices=device.type == "cuda"), device:
         return _images(workload) if family is VISION else _texts(workload)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from this seed within the block, and as before behind it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _images(workload: Workload) -> Subject:

@@ -70,8 +70,8 @@ def test_the_shares_are_those_of_the_fused_layers_rows(full, base, tmp_path, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--full", "nowhere"], "no finished run there"),
-        (["--full", "LORA"], "not a full fine-tuning: train with --method.name full"),
+        (["--full", "nowhere"], "no adapter file at nowhere"),
+        (["--full", "LORA"], "no full fine-tuning of images: train with --method.name full"),
         (["--full", "LORA", "--ranks", "0"], "--ranks must be at least 1, got 0"),
     ],
 )
@@ -100,12 +100,13 @@ def test_a_damaged_configuration_beside_the_weights_is_one_line(full, capsys):
         path.unlink() if content is None else path.write_bytes(content)
         assert main(["bench", "capacity", "--full", full]) == 2
         said = capsys.readouterr().err
-        assert f"--full {full}: config.yaml is missing or damaged" in said
+        assert "config.yaml" in said
+        assert full in said
         assert said.count("\n") == 1
 
 
 def test_a_run_on_texts_is_refused(tmp_path):
     header = {"text": {"task": "rte"}, "methods": [{"method": "full"}], "masks": {}}
     write_sealed(tmp_path / "adapter.safetensors", FORMAT, VERSION, header, {"bias": torch.zeros(1)})
-    with pytest.raises(ValueError, match="a run on texts; only images are measured"):
+    with pytest.raises(ValueError, match="no full fine-tuning of images"):
         measure_capacity(CapacityConfig(full=str(tmp_path)), Session())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import yaml
 
@@ -39,7 +41,7 @@ def test_a_final_trial_trains_on_all_and_is_tested_and_a_candidate_never_sees_th
 
 def test_a_trial_holds_every_option_and_the_whole_method(written):
     trial = final(written, TWO)[0]
-    assert trial.config.keys() == TrainConfig.__dataclass_fields__.keys() - {"output"}
+    assert trial.config.keys() == {field.name for field in fields(TrainConfig)} - {"output"}
     assert trial.config["method"]["rank"] == 4
     assert trial.config["method"]["num_branches"] == 2  # a default
     assert "init_seed" not in trial.config["method"]  # follows the training seed
