@@ -239,6 +239,19 @@ def test_a_split_without_the_unreadable_ones_can_be_read_whole(mixed):
     assert len(mixed) == 2 * len(BROKEN)  # the split itself is as it was
 
 
+def test_an_image_whose_later_frames_are_damaged_is_readable_as_training_reads_the_first_one(tmp_path):
+    whole = io.BytesIO()
+    frames = [Image.fromarray(pixels) for pixels in np.random.default_rng(0).integers(0, 255, (3, 20, 20, 3), np.uint8)]
+    frames[0].save(whole, "GIF", save_all=True, append_images=frames[1:])
+    cut = whole.getvalue()[: len(whole.getvalue()) // 2]
+    with pytest.raises(IndexError):
+        _ = Image.open(io.BytesIO(cut)).is_animated
+    (tmp_path / "cut.gif").write_bytes(cut)
+    split = folder_split(tmp_path, "cut.gif")
+    assert split.image(0).size == (20, 20)
+    assert unreadable(split) == {}
+
+
 # contents and fingerprints
 
 

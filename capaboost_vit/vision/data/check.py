@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -100,10 +101,13 @@ def _look(split: Split, index: int) -> _Look:
 
 def _odd(image: Image.Image) -> tuple[str, ...]:
     width, height = image.size
+    several = True
+    with suppress(Exception):  # frames behind the first one may be damaged: nothing reads them
+        several = getattr(image, "is_animated", False)
     kinds = {
         f"mode {image.mode}": image.mode != "RGB",
         "turned by EXIF": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
-        "several frames": getattr(image, "is_animated", False),
+        "several frames": several,
         f"smaller than {_SMALL} px": min(width, height) < _SMALL,
         f"longer than {_RATIO}:1": max(width, height) > _RATIO * min(width, height),
         f"over {_LARGE // 1_000_000} megapixels": width * height > _LARGE,
