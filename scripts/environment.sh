@@ -29,8 +29,13 @@ prepare_environment() {
 
 # Lets .venv see the shared requirements, and this clone; only prepare_environment calls it, and its variables are used.
 link_requirements() {
-    local shared program site
-    shared="$CAPABOOST_REQUIREMENTS/$(cksum <<<"$wanted $extras $("$python" --version)" | tr ' ' -)"
+    local required shared program site
+    # by what is required alone: another option for packages or tests is no reason to install 7 GB again
+    required="$("$python" -c 'import configparser, sys
+setup = configparser.RawConfigParser()
+setup.read(sys.argv[1])
+print(setup["options"]["install_requires"], *setup["options.extras_require"].items())' "$root/setup.cfg")"
+    shared="$CAPABOOST_REQUIREMENTS/$(cksum <<<"$required $extras $("$python" --version)" | tr ' ' -)"
     mkdir -p "$CAPABOOST_REQUIREMENTS"
     exec 8>"$shared.lock"
     "$python" -c 'import fcntl; fcntl.flock(8, fcntl.LOCK_EX)'

@@ -152,8 +152,11 @@ def test_clones_in_ci_share_what_is_required_and_see_themselves(project, tmp_pat
     (shared / "complete").unlink()
     assert project.run(".ci/run")[0] == 0
     assert len(project.lines("pip starts")) == 4
-    with open(project.root / "setup.cfg", "a") as file:
-        file.write("\n# changed\n")
+    setup = project.root / "setup.cfg"
+    setup.write_text(setup.read_text() + "\n# nothing that is required\n")
+    assert project.run(".ci/run")[0] == 0
+    assert len(project.lines("pip starts")) == 4
+    setup.write_text(setup.read_text().replace("install_requires =", "install_requires =\n    another", 1))
     assert project.run(".ci/run")[0] == 0
     assert len(project.lines("pip starts")) == 6
 
