@@ -38,7 +38,7 @@ def run_alone(arguments, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=240):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
@@ -246,6 +246,7 @@ def _trials(study):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # a cluster takes minutes to start on a machine that has other work
 def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(configured):
     pytest.importorskip("ray", reason="Ray is not installed: pip install capaboost_vit[ray]")
     config, study = configured()
@@ -261,6 +262,7 @@ def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(configured):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # a cluster takes minutes to start on a machine that has other work
 def test_on_ray_a_signal_stops_the_workers_though_ray_handles_it_too(configured):
     pytest.importorskip("ray", reason="Ray is not installed: pip install capaboost_vit[ray]")
     config, study = configured()
