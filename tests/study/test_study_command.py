@@ -245,14 +245,23 @@ def _trials(study):
     return list(study.trials().values()) if study.manifest.exists() else []
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)  # a cluster takes minutes to start on a machine that has other work
-def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(configured):
+@pytest.fixture
+def on_ray(configured):
+    """Starts a study on Ray."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install capaboost_vit[ray]")
     config, study = configured()
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    words = ["run", *config, "--seeds", "0", "--set", "epochs=40", "--on", "ray", "--workers", "2"]
-    process = run_alone([*words, "--worker-cpus", "0.5"], env=environment)
+
+    def start(*words):
+        words = ["run", *config, "--seeds", "0", "--on", "ray", "--worker-cpus", "0.5", *words]
+        return run_alone(words, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}), study
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # a cluster takes minutes to start on a machine that has other work
+def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(on_ray):
+    process, study = on_ray("--set", "epochs=40", "--workers", "2")
     wait_for(lambda: any(Leases(study.leases, seconds=60).owner(t.id) for t in _trials(study)))
     owner = next(o for t in _trials(study) if (o := Leases(study.leases, seconds=60).owner(t.id)))
     os.kill(owner["pid"], signal.SIGKILL)
@@ -262,13 +271,9 @@ def test_on_ray_the_trials_of_a_killed_worker_are_taken_over(configured):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # a cluster takes minutes to start on a machine that has other work
-def test_on_ray_a_signal_stops_the_workers_though_ray_handles_it_too(configured):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install capaboost_vit[ray]")
-    config, study = configured()
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    words = ["run", *config, "--seeds", "0", "--set", "epochs=60", "--on", "ray", "--worker-cpus", "0.5"]
-    process = run_alone(words, env=environment)
+@pytest.mark.timeout(600)
+def test_on_ray_a_signal_stops_the_workers_though_ray_handles_it_too(on_ray):
+    process, study = on_ray("--set", "epochs=60")
     wait_for(lambda: len(list((study.path / "trials").glob("*/checkpoints/*"))) > 1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=180)
