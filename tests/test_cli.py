@@ -180,15 +180,37 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["trian"], "invalid choice: 'trian' (choose from 'quickstart', 'train', 'train-text', 'eval'"),
+        (["trian"], "capaboost: error: no command 'trian' (did you mean 'train'?); see capaboost --help"),
+        (["zebra"], "no command 'zebra': choose from quickstart, train, train-text, eval, predict"),
+        (["check"], "no command 'check' (did you mean capaboost data check?)"),
+        (["study", "rnu"], "capaboost study: error: no command 'rnu' (did you mean 'run'?); see capaboost study"),
         (["--verson"], "unrecognized arguments: --verson (did you mean --version?)"),
         (["train", "--epoch", "3"], "--epoch 3 (did you mean --epochs?); see capaboost train --help"),
         (["train", "--batch_size", "3"], "(did you mean --batch-size?)"),
-        (["train", "--epochs", "many"], "\"epochs\": Expected a <class 'int'>. Got value: many"),
+        (["train", "--epochs", "many"], "train: error: --epochs must be int, got 'many'; see capaboost train --help"),
+        (["train", "--lr", "abc"], "train: error: --lr must be float, got 'abc'; see"),
+        (["train", "--lr", "nan"], "--lr must be float, got 'nan'"),
+        (["train", "--lr", ".inf"], "--lr must be finite, got inf"),
+        (["train", "--select", "bset"], "--select must be last or best, got 'bset' (did you mean 'best'?)"),
+        (["train", "--momentum", "2"], "--momentum must lie in [0, 1), got 2"),
+        (["train", "--mixup", "1e-300"], "--mixup must be 0, or be at least 0.001, got 1e-300"),
+        (["train", "--model-kwargs", "[1"], "--model-kwargs must be values by name, got '[1'"),
+        (["study", "run", "--seeds", "x"], "study run: error: --seeds must be int, got 'x'"),
+        # what other programs call it
+        (["train", "--learning_rate", "1"], "--learning_rate 1 (did you mean --lr?)"),
+        (["train", "--lerning-rate", "1"], "--lerning-rate 1 (did you mean --lr?)"),
+        (["train", "--per_device_train_batch_size", "1"], "(did you mean --batch-size?)"),
+        (["train-text", "--num_train_epochs", "1"], "(did you mean --epochs?)"),
+        (["train-text", "--max_seq_length", "1"], "(did you mean --max-length?)"),
+        (["train", "-b", "3"], "-b 3 (did you mean --batch-size?)"),
+        (["train", "--weight_decay", "3"], "(did you mean --weight-decay?)"),
+        (["train", "--torchcompile"], "(did you mean --compile?)"),
+        (["train", "--lora_alpha", "3"], "(did you mean --method.alpha?)"),
         (["train", "--epochs"], "argument --epochs: expected one argument"),
         (["train", "--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["train", "--lr", "0"], "--lr must be positive, got 0.0"),
-        (["train", "--amp", "maybe"], "\"amp\": Expected a <class 'bool'>. Got value: maybe"),
+        (["train", "--lr", "0"], "--lr must be positive, got 0"),
+        (["train"], "--data is missing: give a folder of class folders, or digits to try it; --help has others"),
+        (["train", "--amp", "maybe"], "--amp must be bool, got 'maybe'"),
         (["train", "--scale", "1"], "scale"),
         (["train", "stray"], "unrecognized arguments: stray"),
         (["train", "--method", "lora"], "(did you mean --method.name?)"),
@@ -211,9 +233,12 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--model", "vit_tiny_patch16_224"], "say --method.name lora"),
         (["train", "--data", "no such folder"], "no data at 'no such folder': give digits, or the path of an image"),
         (["train", "--device", "gpu"], "--device gpu: "),
-        (["train", "--opt", "adamv", "--model", "test_vit_capaboost_lora", "--img-size", "32"], "--opt adamv: "),
-        (["train", "--sched", "plateau", "--model", "test_vit_capaboost_lora"], "choose cosine, poly, step"),
-        (["train", "--config", "gone.yaml"], "File does not exist: "),
+        (
+            ["train", "--data", "gone", "--opt", "adamv"],
+            " names such as adabelief, adadelta, adafactor, got 'adamv' (did",
+        ),
+        (["train", "--data", "gone", "--sched", "plateau"], "must be cosine, poly, step, "),
+        (["train", "--config", "gone.yaml"], "train: error: --config gone.yaml: No such file or directory; see"),
         (["eval"], "required: adapter; see capaboost eval --help"),
         (["eval", "gone"], "no adapter file at gone"),
         (["eval", "gone", "--splt", "val"], "(did you mean --split?)"),
@@ -230,7 +255,10 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["predict", "gone", "there.png", "--csv", "."], "--csv . is a folder: name a file in it"),
         (["predict", "gone", "there.png", "--batch", "3"], "(did you mean --batch-size?); see capaboost predict"),
         (["data"], "capaboost data: error: a command is missing: check; see capaboost data --help"),
-        (["data", "chek"], "invalid choice: 'chek' (choose from"),
+        (
+            ["data", "chek"],
+            "capaboost data: error: no command 'chek' (did you mean 'check'?); see capaboost data --help",
+        ),
         (["data", "check"], "capaboost data check: error: the following arguments are required: spec; see capaboost"),
         (["data", "check", "no such folder"], "no data at 'no such folder': give digits, or the path of an image"),
         (["data", "check", "digits", "--shet", "x"], "(did you mean --sheet?); see capaboost data check --help"),
@@ -256,17 +284,26 @@ def test_a_mistake_is_one_line_that_says_what_to_do(refused, arguments, text, tm
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("epochz: 3", "does not accept option 'epochz' (did you mean 'epochs'?); see capaboost train --help"),
-        ("method: {rnak: 3}", "does not accept option 'method.rnak' (did you mean 'method.rank'?)"),
-        ("zebra: 3", "does not accept option 'zebra'; see capaboost train --help"),
-        ("epochs: many", "\"epochs\": Expected a <class 'int'>. Got value: many"),
+        ("epochz: 3", "error: wrong.yaml: no option 'epochz' (did you mean 'epochs'?); see capaboost train --help"),
+        ("lerning_rate: 1", "wrong.yaml: no option 'lerning_rate' (did you mean 'lr'?)"),
+        ("per_device_train_batch_size: 1", "(did you mean 'batch_size'?)"),
+        ("help: true", "wrong.yaml: no option 'help'"),
+        ("method: {r: 1}", "no option 'method.r' (did you mean 'method.rank'?)"),
+        ("lr: abc", "error: wrong.yaml: --lr must be float, got 'abc'; see"),
+        ("select: bset", "wrong.yaml: --select must be last or best, got 'bset' (did you mean 'best'?)"),
+        ("method: {rank: four}", "wrong.yaml: --method.rank must be int | None, got 'four'"),
+        ("lr: 1\nlr: 2", "wrong.yaml is no YAML: line 2, column 1: 'lr' stands there twice"),
+        ("a: &a [1]\nb: " + "[" * 60, "wrong.yaml is no YAML: line 2, column 53: it is nested more than 50 deep"),
+        ("method: {rnak: 3}", "wrong.yaml: no option 'method.rnak' (did you mean 'method.rank'?)"),
+        ("zebra: 3", "wrong.yaml: no option 'zebra'; see capaboost train --help"),
+        ("epochs: many", "wrong.yaml: --epochs must be int, got 'many'"),
         ("epochs: 0", "--epochs must be at least 1, got 0"),
         (
             "method: {name: lora, bottleneck: 3}",
             "method 'lora' has no option 'bottleneck' (that is adapter's)",
         ),
-        ("epochs: [", "Problems parsing config"),
-        ("- 1", "Unexpected config"),
+        ("epochs: [", "wrong.yaml is no YAML: line 2, column 1: "),
+        ("- 1", "wrong.yaml holds no options by name, such as `lr: 1e-3`"),
     ],
 )
 def test_a_wrong_configuration_file_is_one_line(refused, tmp_path, content, text, monkeypatch):
@@ -380,8 +417,9 @@ def test_flags_reach_the_configuration(parsed, arguments, values):
 def test_flags_win_over_the_file_and_join_its_method(parsed, tmp_path):
     path = tmp_path / "my config.yaml"
     path.write_text("epochs: 7\nlr: 1.0e-2\nmethod: {rank: 4, density: 0.25}\n")
-    config = parsed("--config", path, "--lr", "0.5", "--method.rank", "2")
-    assert (config.epochs, config.lr, config.method.as_given()) == (7, 0.5, {"rank": 2, "density": 0.25})
+    for arguments in (["--config", path, "--lr", "0.5"], ["--lr", "0.5", f"--config={path}"]):  # wherever they stand
+        config = parsed(*arguments, "--method.rank", "2")
+        assert (config.epochs, config.lr, config.method.as_given()) == (7, 0.5, {"rank": 2, "density": 0.25})
 
 
 def test_the_spellings_are_those_of_timms_train_script(parsed):
@@ -418,6 +456,31 @@ def test_the_stored_configuration_can_be_run_again_with_the_same_result(call, fi
     assert all(torch.equal(first[name], second[name]) for name in first)
     stored = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in (finished, output)]
     assert {**stored[0], "output": ""} == {**stored[1], "output": ""}
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_the_configuration_in_a_run_folder_means_the_run_that_lies_there(
+    call, refused, finished, tmp_path, monkeypatch, how
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "runs/first")  # whose config.yaml names yet another place
+    (shutil.move if how == "moved" else shutil.copytree)("runs/first", "elsewhere")
+    path = Path("elsewhere", "config.yaml")
+    assert call("train", "--config", path, "--resume")[:2] == (0, "finished already: elsewhere/result.json\n")
+    # after the last epoch, before the result
+    Path("elsewhere", "result.json").unlink()
+    (Path("elsewhere") / ".lock").unlink(missing_ok=True)
+    before = {file: file.stat().st_mtime_ns for file in Path("runs").rglob("*") if file.is_file()}
+    code, out, err = call("train", "--resume", "--config", path)
+    assert (code, out) == (0, "finished: elsewhere/result.json\n")
+    assert "going on after update 3 of 3" in err
+    assert yaml.safe_load(path.read_text())["output"] == "elsewhere"
+    assert "elsewhere holds result.json of another run" in refused("train", "--config", path)
+    assert {file: file.stat().st_mtime_ns for file in Path("runs").rglob("*") if file.is_file()} == before
+    # a place that is typed is the place, and another file is none of a run
+    assert call("train", "--output", "other", "--config", path)[1] == "finished: other/result.json\n"
+    shutil.copy(path, "mine.yaml")
+    assert "elsewhere holds result.json of another run" in refused("train", "--config", "mine.yaml")
 
 
 def test_a_finished_run_needs_overwrite(call, refused, base, tmp_path):
@@ -619,7 +682,7 @@ def test_the_stored_configuration_of_texts_can_be_run_again(call, text_material,
         ("pairs", ["--epoch", "3"], "--epoch 3 (did you mean --epochs?); see capaboost train-text --help"),
         ("pairs", ["--img-size", "32"], "unrecognized arguments: --img-size"),
         ("pairs", ["--device", "gpu"], "--device gpu: "),
-        ("pairs", ["--config", "gone.yaml"], "File does not exist: "),
+        ("pairs", ["--config", "gone.yaml"], "--config gone.yaml: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -6,15 +6,57 @@ import dataclasses
 import functools
 import operator
 import re
+import sys
 import typing
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..io.options import flag, hints_of, nearest, tuples
+from ..io.options import flag, hints_of, nearest, suggest, tuples
 from ..methods import METHODS
 from ..methods.index import takes_several
+from .values import ConfigFile, Typed
+
+# what timm's train.py, transformers' TrainingArguments and PEFT's configurations call our options, where it differs
+_OTHER_NAMES = {
+    "model": "model_name model_name_or_path",
+    "data": "dataset dataset_name train_file",
+    "task": "task_name",
+    "output": "output_dir experiment",
+    "overwrite": "overwrite_output_dir",
+    "resume": "resume_from_checkpoint",
+    "initial_checkpoint": "checkpoint checkpoint_path",
+    "epochs": "num_train_epochs num_epochs",
+    "batch_size": "b per_device_train_batch_size train_batch_size",
+    "validation_batch_size": "vb per_device_eval_batch_size eval_batch_size",
+    "grad_accum_steps": "gradient_accumulation_steps accumulate_grad_batches",
+    "grad_checkpointing": "gradient_checkpointing",
+    "opt": "optim optimizer",
+    "lr": "learning_rate",
+    "weight_decay": "wd",
+    "sched": "lr_scheduler lr_scheduler_type scheduler",
+    "warmup_steps": "warmup_ratio",
+    "clip_grad": "max_grad_norm gradient_clip_val",
+    "smoothing": "label_smoothing label_smoothing_factor",
+    "amp": "fp16 bf16 native_amp mixed_precision",
+    "compile": "torchcompile torch_compile",
+    "compile_mode": "torchcompile_mode torch_compile_mode",
+    "workers": "j num_workers dataloader_num_workers",
+    "img_size": "input_size image_size",
+    "interpolation": "train_interpolation",
+    "max_length": "max_seq_length max_seq_len",
+    "val_interval": "eval_steps eval_strategy",
+    "select": "eval_metric load_best_model_at_end",
+    "patience": "early_stopping_patience",
+    "log_interval": "logging_steps",
+    "checkpoint_interval": "save_steps recovery_interval",
+    "timeout": "ddp_timeout",
+    "method.rank": "r lora_r lora_rank",
+    "method.alpha": "lora_alpha",
+    "method.dropout": "drop lora_dropout",
+    "method.targets": "target_modules",
+}
 
 
 class Parser(ArgumentParser):
@@ -36,6 +78,17 @@ class Parser(ArgumentParser):
             if parser.below:
                 parser.add_commands(parser.below, required=True)
 
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """Reads files before flags, which win over them wherever they stand."""
+        words: list[str] = list(sys.argv[1:] if args is None else args)
+        files: list[str] = []
+        if "--config" in self._option_string_actions:
+            for place in reversed([i for i, word in enumerate(words) if word.partition("=")[0] == "--config"]):
+                end = place + (1 if "=" in words[place] else 2)
+                files[:0] = words[place:end]
+                del words[place:end]
+        return super().parse_args([*files, *words], *more, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
         text = " ".join(str(message).split())
@@ -47,8 +100,16 @@ class Parser(ArgumentParser):
         if missing:
             parser = parser._locate([missing[1]])[0]
             text = f"a command is missing: {missing[2].replace(',', ', ')}"
+        command = re.search(r"invalid choice: '(.*?)' \(choose", text)
+        if command:
+            text = parser._no_command(command[1])
+        unknown = re.match(r"unrecognized arguments: (-{1,2}[\w.-]+)", text)
+        if unknown:
+            text += parser.suggest_option(unknown[1].lstrip("-"))
+        # both name the option once more
+        text = re.sub(r"^(argument [\w./-]+|Parser key \"[\w.]+\"( element \d+)?): (?=\S* must )", "", text)
         prog = parser.prog.replace(" [options]", "")
-        self.exit(2, f"{prog}: error: {text}{parser._nearest(text)}; see {prog} --help\n")
+        self.exit(2, f"{prog}: error: {text}; see {prog} --help\n")
 
     def _locate(self, names: list[str]) -> tuple[Parser, str]:
         """The parser of the subcommand that misses what is called `eval.adapter` at the top, and how it calls it."""
@@ -63,36 +124,51 @@ class Parser(ArgumentParser):
             f"--{name}" if f"--{name}" in parser._option_string_actions else name for name in short
         )
 
-    def _nearest(self, text: str) -> str:
-        """What an unknown word in an error may have meant: a flag, the name of a YAML key, or a command elsewhere."""
-        command = re.search(r"invalid choice: '([\w-]+)'", text)
-        if command and self._subcommands_action:
-            top = getattr(self, "parent_parser", self)  # an attribute that jsonargparse gives subcommands
-            for parser in top._subcommands_action.choices.values():  # type: ignore[union-attr]
-                if command[1] in parser.below:
-                    return f" (did you mean {parser.prog.replace(' [options]', '')} {command[1]}?)"
-        wrong = re.search(r"(unrecognized arguments: --|not accept option ')([\w.-]+)", text)
-        if wrong is None:
-            return ""
-        names = {option.strip("-").replace("-", "_"): option for option in self._option_string_actions}
-        name = wrong[2].replace("-", "_")
-        longer = [option for option in names if option.startswith(name)]
-        near = longer[0] if longer else nearest(name, names, cutoff=0.7)
+    def _no_command(self, name: str) -> str:
+        """What a mistyped command may have meant, here or below another one."""
+        commands = list(self._subcommands_action.choices)  # type: ignore[union-attr]
+        top = getattr(self, "parent_parser", self)  # an attribute that jsonargparse gives subcommands
+        for parser in top._subcommands_action.choices.values():  # type: ignore[union-attr]
+            if name in parser.below:
+                return f"no command {name!r} (did you mean {parser.prog.replace(' [options]', '')} {name}?)"
+        return f"no command {name!r}{suggest(name, commands) or ': choose from ' + ', '.join(commands)}"
+
+    def suggest_option(self, name: str, *, typed: bool = True) -> str:
+        """` (did you mean --lr?)` for an unknown option, also by its name in other programs; `typed`: not in a file."""
+        options = {option.strip("-").replace("-", "_"): option for option in self._option_string_actions}
+        others = {other: ours for ours, names in _OTHER_NAMES.items() if ours in options for other in names.split()}
+        name = name.replace("-", "_")
+        longer = [option for option in options if option.startswith(name)] if len(name) > 1 else []
+        near = others.get(name) or (longer[0] if longer else nearest(name, [*options, *others], cutoff=0.7))
         if near is None:
             return ""
-        return f" (did you mean {names[near] if '--' in wrong[1] else repr(near)}?)"
+        near = others.get(near, near)
+        return f" (did you mean {options[near] if typed else repr(near)}?)"
 
 
-def add_option(parser: Parser, flag: str, hint: Any, default: Any, text: str) -> None:
-    """One option; a switch needs no value on the command line, as in timm, but takes true or false."""
-    extra: dict[str, Any] = {"nargs": "?", "const": True} if hint is bool else {}
-    parser.add_argument(flag, type=hint, default=default, help=text, **extra)
+def add_option(
+    parser: Parser, flag: str, hint: Any, default: Any, text: str, valid: Mapping[str, Any] | None = None
+) -> None:
+    """One option; a switch needs no value on the command line, as in timm, but takes true or false.
+
+    Args:
+        valid: what `option` has noted of its values.
+    """
+    extra: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "{true,false}"} if hint is bool else {}
+    choices = next((typing.get_args(kind) for kind in (hint, *typing.get_args(hint)) if _is_literal(kind)), ())
+    if choices:
+        extra["metavar"] = f"{{{','.join(choices)}}}"
+    parser.add_argument(flag, type=Typed(flag, hint, valid or {}), default=default, help=text, **extra)
+
+
+def _is_literal(hint: Any) -> bool:
+    return typing.get_origin(hint) is Literal
 
 
 def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
     """Every field of a configuration as an option, `but` some; lists take several words, or none."""
     parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
+    parser.add_argument("--config", action=ConfigFile, help="YAML file with any of these options; flags win over it")
     hints = hints_of(config)
     for field in dataclasses.fields(config):
         if field.name in but:
@@ -101,17 +177,18 @@ def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
         name, text, hint = flag(field.name), field.metadata["help"], hints[field.name]
         lists = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_args(kind)[1:] == (...,)]
         if lists:
-            several = None if default is None else list(default)
-            parser.add_argument(name, type=typing.get_args(lists[0])[0], nargs="*", default=several, help=text)
+            several, kind = None if default is None else list(default), typing.get_args(lists[0])[0]
+            typed = Typed(name, kind, field.metadata)
+            parser.add_argument(name, type=typed, nargs="*", default=several, help=text)
         else:
-            add_option(parser, name, hint, default, text)
+            add_option(parser, name, hint, default, text, field.metadata)
     return parser
 
 
 def values_of(arguments: Namespace) -> dict[str, Any]:
     """The fields of a configuration; lists are tuples in it."""
     values = arguments.as_dict()
-    values.pop("config")
+    values.pop("config", None)
     return tuples(values)
 
 
@@ -133,7 +210,7 @@ def add_method_options(parser: Parser) -> None:
             parser.add_argument(f"--method.{option}", type=str, nargs="+", default=None, help=text)
         else:
             hint = functools.reduce(operator.or_, hints)
-            parser.add_argument(f"--method.{option}", type=hint | None, default=None, help=text)
+            add_option(parser, f"--method.{option}", hint | None, None, text)
 
 
 def method_options(arguments: Namespace) -> dict[str, Any]:

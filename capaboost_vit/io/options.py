@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -20,20 +21,26 @@ def option(
     above: float | None = None,
     high: float | None = None,
     below: float | None = None,
-    choices: Iterable[str] = (),
+    off: float | None = None,
+    choices: Iterable[str] | Callable[[], Iterable[str]] = (),
     compared: bool = True,
 ) -> Any:
     """A dataclass field with a default (copied, if it is a dict), the help of the command line, and its valid values.
 
-    None is valid where the type says so; of a tuple each item has to be in the range, or among the choices.
+    None is valid where the type says so; of a tuple each item has to be in the range, or among the choices. Numbers
+    are finite.
 
     Args:
         low: the least value. above: a bound that is not reached itself. high, below: likewise from the other side.
-        choices: the words to choose from, where the type is no Literal that names them.
+        off: a value out of the range that is valid too, as it switches off what the option is for.
+        choices: the words to choose from, where the type is no Literal that names them. A function gives the names of
+            another library, whatever the case of their letters; it is not called for the default.
         compared: of a method: whether an adapter file and the model that loads it must agree on the option. Not on one
             that the stored tensors show themselves (shapes, masks), or that matters in training only.
     """
-    valid = {"low": low, "above": above, "high": high, "below": below, "choices": tuple(choices)}
+    names = choices if callable(choices) else tuple(choices)
+    valid = {"low": low, "above": above, "high": high, "below": below, "off": off, "choices": names}
+    valid |= {"default": default}
     metadata = {"help": help, "compared": compared, **valid}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -68,11 +75,26 @@ def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> N
     for item in value if isinstance(value, (list, tuple)) else (value,):
         if item is None:
             continue
-        if choices and item not in choices:
-            listed = f"{', '.join(choices[:-1])} or {choices[-1]}" if choices[1:] else choices[0]
-            raise ValueError(f"{what} must be {listed}, got {item!r}")
-        if isinstance(item, Real) and not _in_range(item, valid):
-            raise ValueError(f"{what} must {_range_in_words(valid)}, got {item}")
+        if callable(choices) and item == valid.get("default"):  # what gives the names may take seconds to import
+            continue
+        if choices:
+            _check_choice(what, item, choices)
+        if isinstance(item, Real) and not isinstance(item, bool) and item != valid.get("off"):
+            if not _in_range(item, valid):
+                off = "" if valid.get("off") is None else f"be {valid['off']}, or "
+                raise ValueError(f"{what} must {off}{_range_in_words(valid)}, got {item}")
+            if not math.isfinite(item):
+                raise ValueError(f"{what} must be finite, got {item}")
+
+
+def _check_choice(what: str, item: Any, choices: Any) -> None:
+    names = tuple(choices()) if callable(choices) else choices
+    if item in names or (callable(choices) and str(item).lower() in names):
+        return
+    listed = f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0]
+    if callable(choices):  # there may be hundreds
+        listed = f"one of {len(names)} names such as {', '.join(names[:3])}"
+    raise ValueError(f"{what} must be {listed}, got {item!r}{suggest(item, names)}")
 
 
 def check_type(what: str, value: Any, hint: Any) -> None:

@@ -10,6 +10,16 @@ from ..io.options import check_options, option
 from ..methods import METHODS, Method
 from ..methods.index import method_of
 
+_SCHEDULES = ("cosine", "poly", "step", "tanh", "multistep", "constant", "wsd", "rsqrt", "none")
+
+
+def _optimizers() -> list[str]:
+    """timm's optimizers, and each of them as what its lookahead looks for."""
+    from timm.optim import list_optimizers
+
+    names: list[str] = list_optimizers()  # type: ignore[assignment]
+    return [*names, *(f"lookahead_{name}" for name in names)]
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -33,19 +43,21 @@ class RunConfig:
     batch_size: int = option(64, "examples of one update, over all processes and accumulation steps", low=1)
     grad_accum_steps: int = option(1, "parts in which the examples of an update are computed, to save memory", low=1)
     validation_batch_size: int = option(256, "examples at a time in evaluation", low=1)
-    opt: str = option("adamw", "optimizer, any of timm.optim")
+    opt: str = option("adamw", "optimizer, any of timm.optim", choices=_optimizers)
     lr: float = option(1e-3, "learning rate", above=0)
-    weight_decay: float = option(1e-4, "weight decay; not for biases and norms")
-    momentum: float = option(0.9, "momentum, for optimizers that have it")
-    layer_decay: float | None = option(None, "layer-wise decay of the learning rate")
-    sched: str = option("cosine", "schedule, any of timm.scheduler; none: constant")
-    decay_rate: float = option(0.1, "its rate (step) or power (poly; 1 is linear)")
+    weight_decay: float = option(1e-4, "weight decay; not for biases and norms", low=0)
+    momentum: float = option(0.9, "momentum, for optimizers that have it", low=0, below=1)
+    layer_decay: float | None = option(None, "layer-wise decay of the learning rate", above=0, high=1)
+    sched: str = option(
+        "cosine", "schedule, of timm.scheduler (plateau needs a metric); none: constant", choices=_SCHEDULES
+    )
+    decay_rate: float = option(0.1, "its rate (step) or power (poly; 1 is linear)", above=0)
     warmup_epochs: int | None = option(None, "epochs of linear warm-up; none: a tenth of all")
     warmup_steps: float | None = option(
         None, "updates of warm-up, instead of epochs; below 1: their share of all", low=0
     )
-    warmup_lr: float = option(1e-7, "learning rate at the start of the warm-up")
-    min_lr: float = option(0.0, "learning rate at the end of the schedule")
+    warmup_lr: float = option(1e-7, "learning rate at the start of the warm-up", low=0)
+    min_lr: float = option(0.0, "learning rate at the end of the schedule", low=0)
     clip_grad: float | None = option(None, "clip the norm of the gradient", above=0)
     smoothing: float = option(0.0, "label smoothing", low=0, below=1)
     model_ema: bool = option(False, "evaluate and keep an exponential moving average of what is trained")

@@ -53,7 +53,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
     """timm's schedule, stepped after each update: linear warm-up, then the rest of the run, ending at min_lr.
 
     Raises:
-        ValueError: timm has no such schedule, or it needs a metric (plateau).
+        ValueError: the warm-up is as long as the run, or timm refuses the schedule.
     """
     total = config.max_steps or config.epochs * updates_per_epoch
     if config.warmup_epochs is not None:
@@ -67,10 +67,6 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
         given = getattr(config, f"warmup_{option}")
         raise ValueError(f"--warmup-{option} {given} are {warmup} updates, all of the run's {total}")
     third = total // 3 if config.max_steps else config.epochs // 3 * updates_per_epoch
-    if config.sched == "plateau":
-        raise ValueError(
-            "--sched plateau follows a metric, which this loop does not feed: choose cosine, poly, step, ..."
-        )
     try:
         schedule, _ = create_scheduler_v2(
             optimizer,
@@ -87,7 +83,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
             updates_per_epoch=1,
         )
     except ValueError as error:
-        raise ValueError(f"--sched {config.sched}: {error}; choose cosine, poly, step, tanh or none") from error
+        raise ValueError(f"--sched {config.sched}: {error}") from error
     if schedule is None:
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)  # of layer_decay; schedules do it themselves

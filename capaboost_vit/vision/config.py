@@ -22,7 +22,7 @@ class TrainConfig(RunConfig):
     # what and where
     model: str = option("vit_base_capaboost_lora", "timm model name; *_capaboost_* names bring their method with them")
     data: str = option(
-        "digits",
+        "",
         "digits, an image folder or zip, a folder with lists (train800.txt, test.txt, ...), parquet, a hub id "
         "(owner/name), torchvision:NAME",
     )
@@ -59,8 +59,8 @@ class TrainConfig(RunConfig):
     color_jitter: float = option(0.4, "strength of the colour jitter")
     aa: str | None = option(None, "timm's auto-augment policy, such as rand-m9-mstd0.5")
     reprob: float = option(0.0, "random erasing: probability", low=0, high=1)
-    mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none", low=0)
-    cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them", low=0)
+    mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none", low=0.001, off=0)
+    cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them", low=0.001, off=0)
     workers: int = option(0, "data loader processes", low=0)
     cache: Literal["auto", "memory", "device", "none"] = option(
         "auto",
@@ -69,7 +69,7 @@ class TrainConfig(RunConfig):
     )
 
     # optimisation and machine
-    drop_path: float = option(0.1, "stochastic depth", low=0)
+    drop_path: float = option(0.1, "stochastic depth", low=0, below=1)
     channels_last: bool = option(False, "torch's channels_last memory format, for models with convolutions")
 
     def __post_init__(self) -> None:

@@ -26,6 +26,8 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit.
     """
     check_model(config)  # before the data are opened, which may take a download
+    if not config.data:
+        raise ValueError("--data is missing: give a folder of class folders, or digits to try it; --help has others")
     data = open_configured(vars(config))
     splits = {name: data.split(name) for name in _split_names(config, data)}
     bad_images: dict[str, str] = {}

@@ -31,6 +31,8 @@ class Options:
     values: dict[str, Any] = option({}, "by name")
     anything: Any = option(None, "no matter what")
     switch: bool = option(False, "on or off")
+    strength: float = option(0.0, "none, or at least a tenth", low=0.1, off=0)
+    foreign: str = option("first", "names of another library", choices=lambda: ("alpha", "beta"))
 
     def __post_init__(self):
         check_options(self)
@@ -60,6 +62,16 @@ class Options:
         ({"pair": (1.0,)}, TypeError, "--pair must be 2 numbers, got (1.0,)"),
         ({"values": [1]}, TypeError, "--values must be values by name, got [1]"),
         ({"switch": 1}, TypeError, "--switch must be bool, got 1"),
+        ({"lr": float("inf")}, ValueError, "--lr must be finite, got inf"),
+        ({"most": float("-inf")}, ValueError, "--most must be finite, got -inf"),
+        ({"pair": (0.0, float("nan"))}, ValueError, "--pair must be finite, got nan"),
+        ({"strength": 1e-300}, ValueError, "--strength must be 0, or be at least 0.1, got 1e-300"),
+        ({"word": "rad"}, ValueError, "--word must be red or blue, got 'rad' (did you mean 'red'?)"),
+        (
+            {"foreign": "bata"},
+            ValueError,
+            "--foreign must be one of 2 names such as alpha, beta, got 'bata' (did you mean 'beta'?)",
+        ),
     ],
 )
 def test_a_value_that_is_not_valid_is_named_by_its_flag(values, error, text):
@@ -74,6 +86,8 @@ def test_a_value_that_is_not_valid_is_named_by_its_flag(values, error, text):
         {"layer_count": np.int64(1), "lr": 1, "share": 0.0, "part": 1, "most": 2, "less": 1.99, "more": 2.01},
         {"kind": "c", "maybe": "y", "word": "blue", "words": ["blue", "red"], "counts": [1], "pair": [1, 2.5]},
         {"anything": object(), "values": {"a": None}, "share": None, "maybe": None},
+        {"strength": 0.1, "foreign": "Beta"},
+        {"strength": 0, "foreign": "first"},
     ],
 )
 def test_a_value_at_the_edge_is_valid(values):

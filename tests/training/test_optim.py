@@ -151,8 +151,8 @@ def test_kron_draws_random_numbers_and_adamw_does_not():
 
 @pytest.mark.parametrize("opt", ["adamv", "", "adam w"])
 def test_an_unknown_optimizer_is_named_with_its_flag(opt):
-    with pytest.raises(ValueError, match=rf"--opt {opt}: "):
-        make_optimizer(nn.Linear(2, 2), TrainConfig(opt=opt))
+    with pytest.raises(ValueError, match=rf"--opt must be one of \d+ names such as .*, got '{opt}'"):
+        TrainConfig(opt=opt)
 
 
 def test_nothing_to_train_is_refused():
@@ -230,16 +230,9 @@ def test_layer_decay_slows_the_early_blocks_with_and_without_a_schedule(sched):
     assert len({group["lr"] for group in optimizer.param_groups}) == 3
 
 
-@pytest.mark.parametrize(
-    ("sched", "error"),
-    [
-        ("cosin", "--sched cosin: Unknown scheduler 'cosin'.*; choose cosine, poly, step, tanh or none"),
-        ("", "--sched : Unknown scheduler"),
-        ("plateau", "--sched plateau follows a metric, which this loop does not feed: choose cosine"),
-    ],
-)
-def test_an_impossible_schedule_is_named_with_its_flag(sched, error):
-    with pytest.raises(ValueError, match=error):
+@pytest.mark.parametrize("sched", ["cosin", "", "plateau"])  # the last one follows a metric
+def test_an_impossible_schedule_is_named_with_its_flag(sched):
+    with pytest.raises(ValueError, match=f"--sched must be cosine, poly, .* or none, got '{sched}'"):
         rates(sched=sched)
 
 

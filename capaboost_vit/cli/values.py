@@ -1,0 +1,101 @@
+"""Values of options, read from what is typed and from files, and checked; which file means which run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ActionConfigFile
+
+from ..io.options import check_value, flag
+from ..io.yaml import parse_yaml, read_yaml
+
+
+class ConfigFile(ActionConfigFile):
+    """`--config FILE`: options by name, checked as those that are typed.
+
+    The config.yaml of a run folder means the run that lies there now, wherever it was when the file was written.
+    """
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        path = Path(values)
+        try:
+            options = read_yaml(path)
+            if not isinstance(options, dict):
+                raise ValueError(f"{path} holds no options by name, such as `lr: 1e-3`")
+            for action, name, value in _flat(options, parser):
+                if action is None or action is self or action.default == argparse.SUPPRESS:  # as of --help
+                    raise ValueError(f"{path}: no option {name!r}{parser.suggest_option(name, typed=False)}")
+                try:
+                    cfg[action.dest] = _of_file(action, value)
+                except WrongValue as error:
+                    raise ValueError(f"{path}: {error}") from error
+        except OSError as error:
+            raise argparse.ArgumentError(None, f"--config {path}: {error.strerror}") from error
+        except (ValueError, TypeError) as error:
+            raise argparse.ArgumentError(None, str(error)) from error
+        if path.name == "config.yaml" and any(path.with_name(name).exists() for name in (".lock", "status.json")):
+            cfg["output"] = str(path.parent)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # jsonargparse wants a hash of it
+class Typed:
+    """Type of an option: reads and checks what was typed, or what a file holds."""
+
+    what: str
+    hint: Any
+    valid: Mapping[str, Any]
+
+    def __call__(self, value: Any) -> Any:
+        value = _read(value, self.hint) if isinstance(value, str) else value
+        try:
+            check_value(self.what, value, self.hint, self.valid)
+        except (TypeError, ValueError) as error:
+            raise WrongValue(str(error)) from error
+        return float(value) if type(value) is int and self.hint in (float, float | None) else value
+
+    def __repr__(self) -> str:  # in --help
+        name = self.hint.__name__ if isinstance(self.hint, type) else str(self.hint)
+        return name.replace("typing.", "").replace("None", "null")
+
+
+class WrongValue(argparse.ArgumentTypeError, ValueError):
+    """argparse shows the text of the one, jsonargparse that of the other."""
+
+
+def _read(text: str, hint: Any) -> Any:
+    """What a text means where a value of that type is expected."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if type(None) in kinds and text == "null":
+        return None
+    if all(kind in (str, type(None)) or typing.get_origin(kind) is Literal for kind in kinds):
+        return text  # the name 007 is no number
+    try:
+        value = parse_yaml(text)
+    except ValueError:
+        return text
+    return text if value is None else value
+
+
+def _flat(options: Mapping[str, Any], parser: Any) -> Iterator[tuple[argparse.Action | None, str, Any]]:
+    """The options of a file with their actions, those of a method by their names on the command line."""
+    for name, value in options.items():
+        action = parser._option_string_actions.get(flag(str(name)))
+        if action is None and name == "method" and isinstance(value, Mapping):
+            for key, item in value.items():
+                yield parser._option_string_actions.get(f"--method.{key}"), f"method.{key}", item
+        else:
+            yield action, str(name), value
+
+
+def _of_file(action: argparse.Action, value: Any) -> Any:
+    """A value as the option's action would have left it."""
+    if action.nargs in ("*", "+"):
+        items = value if isinstance(value, list) else [value]
+        return None if value is None else [action.type(item) if action.type else item for item in items]  # type: ignore[operator]
+    return value if action.type is None else action.type(value)  # type: ignore[operator]
