@@ -75,7 +75,7 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
             folder.lock()
             if fresh:  # another run may have come and gone while the job was built
                 folder.refuse_if_taken()
-        return _run(job, folder, stop)
+        return _run(job, folder, stop, finished=result is not None)
     finally:
         job.close()
         folder.unlock()
@@ -111,20 +111,31 @@ def _pretrain(config: TextConfig, world: ProcessGroup, device: torch.device, sto
             ) from None
 
 
-def _run(job: Job, folder: RunFolder, stop: StopSignals) -> dict[str, Any]:
-    """Trains from the newest checkpoint or from the start, and concludes."""
+def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> dict[str, Any]:
+    """Trains from the newest checkpoint or from the start, and concludes.
+
+    `finished`: once before, with other options.
+    """
     config, world, state = job.config, job.world, job.state
     notes: list[str] = []
     tree = None
     if world.is_main:
         tree = _resumed(job, folder, notes.append) if config.resume else None
         folder.need(3 * _TENSORS_PER_WEIGHT * sum(p.nbytes for p in state.trained()) + _SPACE)
-        if tree is None:
-            folder.empty()
-        write_text(folder.path / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
     tree = broadcast(tree, world)
     if tree is not None:
         state.unpack(tree["state"])
+        if finished and state.is_done:
+            raise ValueError(
+                f"{folder.path} is finished and has nothing left to train with other options: ask for more --epochs, "
+                "or choose another --output"
+            )
+        if finished:
+            notes.append("warning: the run was finished before: the test split is used once more")
+    if world.is_main:
+        if tree is None:
+            folder.empty()
+        write_text(folder.path / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
     log = Log(
         folder.path,
         updates=state.updates,
@@ -168,11 +179,20 @@ def _resumed(job: Job, folder: RunFolder, note: Callable[[str], None]) -> dict[s
         return None
     before = {**tree["record"], "config": run_identity(tree["record"]["config"], type(job.config))}
     _changed(folder, before, job.record, job.config)
+    if _val_record(before) != _val_record(job.record):
+        tree["state"]["best"] = None
+        tree["state"]["progress"] |= {"best_score": None, "best_epoch": None, "stale": 0}
+        note("warning: the val split is another one: what was best on the one before counts no more")
     changed = differences(tree["machine"], machine(job.state.device, job.world))
     if changed:
         note(f"warning: not as at the checkpoint, so the last bits may differ: {'; '.join(changed)}")
     note(f"going on after update {tree['state']['progress']['update']} of {job.state.updates}")
     return tree
+
+
+def _val_record(record: dict[str, Any]) -> Any:
+    """The fingerprint of the val split in the identity of a run."""
+    return record["data"]["splits"].get(record["config"].get("val_split", "val"))
 
 
 def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], config: RunConfig) -> bool:

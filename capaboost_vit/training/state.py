@@ -143,6 +143,7 @@ class State:
     def pack(self) -> dict[str, Any]:
         """All of it, as a tree of JSON values and tensors."""
         return {
+            "fixed": self._fixed(),
             "model": changing(self.model),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -151,8 +152,36 @@ class State:
             "progress": dataclasses.asdict(self.progress),
         }
 
+    def _fixed(self) -> dict[str, Any]:
+        """What no run can change once it has begun: the optimizer has its state, epochs are counted in updates."""
+        return {"--opt": self.config.opt.lower(), "the number of updates in an epoch": self.updates_per_epoch}
+
     def unpack(self, tree: dict[str, Any]) -> None:
-        """Puts back what `pack` gave. Raises CheckpointError if it is of another model or optimizer."""
+        """Puts back what `pack` gave.
+
+        Raises:
+            CheckpointError: it is of another model or optimizer, of epochs of another length, of more updates than
+                there are to be, or without the best model that is to be kept.
+        """
+        progress, now = Progress(**tree["progress"]), self._fixed()
+        for name, value in tree.get("fixed", now).items():  # which older releases did not note
+            if value != now[name]:
+                raise CheckpointError(
+                    f"{name} cannot change in a run: it was {value} and is now {now[name]}; take back what changed it, "
+                    "or start anew in another --output"
+                )
+        if progress.update > self.updates:
+            steps = self.config.max_steps
+            asked = f"--epochs {self.config.epochs}" if steps is None else f"--max-steps {steps}"
+            raise CheckpointError(
+                f"{progress.update} updates are done, and {asked} is only {self.updates}: ask for more, or start anew "
+                "in another --output"
+            )
+        keeps_best = self.config.select == "best"
+        if keeps_best and tree["best"] is None and progress.best_score is not None:
+            raise CheckpointError(
+                f"--select best: the best model so far, of epoch {progress.best_epoch}, was not kept; say --select last"
+            )
         live = changing(self.model)
         shapes, stored_shapes = ({(n, tuple(t.shape)) for n, t in model.items()} for model in (live, tree["model"]))
         if shapes != stored_shapes:
@@ -169,9 +198,12 @@ class State:
         for weight in self.trained():
             for name, value in self.optimizer.state.get(weight, {}).items():
                 self.optimizer.state[weight][name] = _laid_out_as(weight, value)
-        self.scaler.load_state_dict(tree["scaler"])
+        if tree["scaler"]:  # it is empty where there was none
+            self.scaler.load_state_dict(tree["scaler"])
         if self.averages and tree["averages"] is not None:
             put(self.averages.values, tree["averages"])
-        self.best = None if tree["best"] is None else {n: t.to(self.device) for n, t in tree["best"].items()}
-        self.progress = Progress(**tree["progress"])
+        elif self.averages:
+            self.averages.restart()
+        self.best = {n: t.to(self.device) for n, t in tree["best"].items()} if keeps_best and tree["best"] else None
+        self.progress = progress
         self.set_rate()

@@ -34,6 +34,7 @@ def material(tmp_path_factory):
     model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **SMALL)
     save_file(model.state_dict(), folder / "base.safetensors")
     train(configure(folder))
+    shutil.copytree(folder / "run", folder / "finished")
     (folder / "run" / "result.json").unlink()
     return folder
 
@@ -168,6 +169,68 @@ def test_a_change_that_is_allowed_takes_effect(lab, place, material, capsys):
     group = lab.newest_state(place / "run")["optimizer"]["param_groups"][0]
     assert group["lr"] == 0.0123
     assert {g["weight_decay"] for g in lab.newest_state(place / "run")["optimizer"]["param_groups"]} == {0.5, 0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"epochs": 1},
+            "4 updates are done, and --epochs 1 is only 2: ask for more, or start anew in another --output",
+        ),
+        ({"max_steps": 3}, "4 updates are done, and --max-steps 3 is only 3"),
+        ({"batch_size": 16, "epochs": 9}, "the number of updates in an epoch cannot change in a run: it was 2 and is"),
+        ({"train_split": "train[:8]", "epochs": 9}, "the number of updates in an epoch cannot change in a run"),
+        ({"opt": "sgd", "epochs": 9}, "--opt cannot change in a run: it was adamw and is now sgd"),
+        ({"select": "best", "epochs": 9}, "--select best: the best model so far, of epoch 1, was not kept"),
+        ({"lr": 0.5}, "is finished and has nothing left to train with other options: ask for more --epochs"),
+        ({"epochs": 9, "patience": 1}, "is finished and has nothing left to train with other options"),
+        ({"seed": 3}, "is finished and has nothing left to train"),
+    ],
+    ids=str,
+)
+def test_what_cannot_go_on_is_refused_though_a_change_is_allowed_and_nothing_is_written(
+    place, material, options, text, done
+):
+    before = contents(done)
+    with pytest.raises(ValueError, match=r"updates|--opt|--select|finished") as error:
+        train(configure(material, output=str(done), resume=True, allow_config_change=True, **options))
+    assert text in str(error.value)
+    assert contents(done) == before
+
+
+@pytest.fixture
+def done(material, tmp_path):
+    """A finished run of two epochs, of which the first was the best on val."""
+    shutil.copytree(material / "finished", tmp_path / "done")
+    return tmp_path / "done"
+
+
+def test_a_finished_run_that_is_asked_for_more_goes_on_and_says_what_that_means(material, done, capsys):
+    options = {"output": str(done), "resume": True, "allow_config_change": True}
+    result = train(configure(material, **options, epochs=3, val_split="train[:4]", model_ema=True))
+    log = capsys.readouterr().err
+    assert "going on after update 4 of 6" in log
+    assert "warning: the run was finished before: the test split is used once more" in log
+    assert "warning: the val split is another one: what was best on the one before counts no more" in log
+    assert (result["updates"], result["epochs"], result["best_epoch"]) == (6, 3, 3)
+
+
+def test_averages_that_begin_later_begin_at_the_weights_of_then(lab, material, done):
+    options = {"output": str(done), "resume": True, "allow_config_change": True}
+    before = lab.newest_state(done)["model"]
+    train(configure(material, **options, epochs=3, lr=1e-12, model_ema=True))
+    averages = lab.newest_state(done)["averages"]
+    assert all(torch.allclose(averages[name], before[name], atol=1e-6) for name in averages)
+
+
+def test_a_best_model_that_is_no_longer_asked_for_is_not_what_is_kept(material, tmp_path):
+    options = {"output": str(tmp_path / "run"), "lr": 0.1}
+    train(configure(material, **options, select="best"))
+    best = load_file(tmp_path / "run" / "adapter.safetensors")
+    train(configure(material, **options, epochs=3, resume=True, allow_config_change=True))
+    last = load_file(tmp_path / "run" / "adapter.safetensors")
+    assert any(not torch.equal(best[name], last[name]) for name in best)
 
 
 def test_resuming_nothing_starts_and_says_so(place, material, capsys):
