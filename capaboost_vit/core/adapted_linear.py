@@ -156,6 +156,7 @@ class AdaptedLinear(Wrapper):
 
 
 def _is_plain_linear(base: nn.Module) -> bool:
-    """Whether calling it is `F.linear` and nothing else."""
+    """Whether calling it is `F.linear` of stored tensors and nothing else."""
+    stored = base._parameters.keys() >= {"weight", "bias"}
     hooks = (base._forward_hooks, base._forward_pre_hooks, base._backward_hooks, base._backward_pre_hooks)
-    return type(base).forward is nn.Linear.forward and "forward" not in vars(base) and not any(hooks)
+    return type(base).forward is nn.Linear.forward and "forward" not in vars(base) and stored and not any(hooks)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from functools import singledispatch
 from itertools import chain
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def is_linear(layer: nn.Module) -> bool:
@@ -44,35 +51,77 @@ def is_norm(layer: nn.Module) -> bool:
 
 @singledispatch
 def dense(layer: Any) -> Tensor:
-    """The weight (out, in) of a layer as floating-point numbers.
+    """The weight (out, in) of a layer as floating-point numbers; of a parametrised layer (weight norm), the product.
 
     Kinds of layers that store it otherwise plug in with `dense.register(TheirClass, function)`. Raises TypeError if
     there is none (the weight is made of integers, say).
     """
-    if lack := _lack(layer):
+    weight = getattr(layer, "weight", None)  # once: a spectral norm moves on with each look in training
+    if lack := _lack(layer, weight):
         raise TypeError(lack)
-    return layer.weight
+    return cast(Tensor, weight)
 
 
 def why_not_dense(layer: nn.Module) -> str | None:
     """Why an update cannot be written into a layer's weight, in words; None where it can.
 
-    An update that is added to integers would be rounded away.
+    An update that is added to integers would be rounded away, one that is written to a computed weight lost.
     """
-    lack = _lack(layer)
-    if lack and isinstance(getattr(layer, "weight", None), Tensor):
-        return f"{lack}, where an update vanishes: keep the adapter"
-    return lack
-
-
-def _lack(layer: nn.Module) -> str | None:
-    """What a layer lacks of a floating-point weight, in words; None where it has one."""
     weight = getattr(layer, "weight", None)
+    if lack := _lack(layer, weight):
+        return f"{lack}, where an update vanishes: keep the adapter" if isinstance(weight, Tensor) else lack
+    kind = type(layer).__name__
+    if is_traceable_wrapper_subclass(weight):
+        return f"the weight of a {kind} is a {type(weight).__name__}, quantised or sharded: keep the adapter"
+    stored = "weight" in layer._parameters or "weight" in layer._buffers or parametrize.is_parametrized(layer, "weight")
+    if not stored and not any(name == "weight" for name, _ in _computing_hooks(layer)):
+        return f"the weight of a {kind} is computed, so an update would be lost: keep the adapter"
+    return None
+
+
+def _lack(layer: nn.Module, weight: Any) -> str | None:
+    """What a layer with this weight lacks of a floating-point one, in words; None where it has one."""
     if not isinstance(weight, Tensor):
         return f"a {type(layer).__name__} has no weight of its own"
-    if not weight.is_floating_point():
+    if not weight.is_floating_point() or weight.dtype.itemsize == 1:  # 8-bit floats stand for nothing without a scale
         return f"the weight of a {type(layer).__name__} is {str(weight.dtype).removeprefix('torch.')}"
     return None
+
+
+def copied(module: M) -> M:
+    """A deep copy, also of a module in which a hook has left what it computed (old-style weight norm, pruning)."""
+    computed = [t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
+
+
+@torch.no_grad()
+def plain_copy(layer: M) -> M:
+    """A deep copy that stores its dense weight and bias: weight norm, spectral norm, pruning, ... are left behind."""
+    plain = copied(layer).eval()  # in training a spectral norm would move on
+    values = {name: getattr(plain, name) for name in getattr(plain, "parametrizations", ())}
+    if values:  # not torch's remove_parametrizations: copies share their class, which it changes
+        plain.__class__ = parametrize.type_before_parametrizations(plain)
+        del plain._modules["parametrizations"]
+    for name, value in values.items():
+        plain.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    for name, hook in _computing_hooks(plain):
+        remove = next(remove for kind, remove in _COMPUTING.items() if isinstance(hook, kind))
+        remove(plain, name)
+    return plain.train(layer.training)
+
+
+# torch's forward hooks that compute a tensor of a layer from others, with what takes them off
+_COMPUTING: dict[type[Any], Any] = {
+    WeightNorm: remove_weight_norm,
+    SpectralNorm: remove_spectral_norm,
+    prune.BasePruningMethod: prune.remove,
+}
+
+
+def _computing_hooks(layer: nn.Module) -> list[tuple[str, Any]]:
+    """(the tensor's name, hook) of each."""
+    hooks: list[Any] = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, tuple(_COMPUTING))]
+    return [(getattr(hook, "_tensor_name", None) or hook.name, hook) for hook in hooks]
 
 
 def device_and_dtype(module: nn.Module) -> dict[str, Any]:

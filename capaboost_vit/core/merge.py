@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
+from .base import copied
 from .inject import forget, replace_slots
 from .names import slots, wrappers_of
 from .wrapper import CannotMerge, Wrapper
@@ -15,6 +14,9 @@ from .wrapper import CannotMerge, Wrapper
 @torch.no_grad()
 def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """A model without wrappers whose weights are W + dW, or scaled, formed in at least float32 and rounded once.
+
+    Layers whose weight was parametrised (weight norm, spectral norm, orthogonal, pruned) are plain afterwards where
+    something was merged into them.
 
     Args:
         model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
@@ -27,7 +29,7 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         name, reason = next(iter(refusals.items()))
         others = f", and likewise at {len(refusals) - 1} other places" if len(refusals) > 1 else ""
         raise CannotMerge(f"cannot merge {name!r}: {reason}{others}")
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     replace_slots(model, _merged)
     forget(model)
     return model

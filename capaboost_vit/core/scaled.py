@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..io.options import check_value
+from .base import dense
 from .gate import Gate
 from .inject import features
 from .wrapper import Wrapper, merged_weights, unwrap
@@ -127,9 +128,8 @@ class Scaled(Wrapper):
         return torch.cat([self.scales[p](piece, x) if p in self.scales else piece for p, piece in pieces], dim=-1)
 
     def _of_base(self, name: str) -> Tensor | None:
-        if not hasattr(self.base, "weight"):
-            raise TypeError(f"a {type(self.base).__name__} has no weight of its own that could be scaled")
-        return cast("Tensor | None", getattr(self.base, name))
+        weight = dense(self.base)
+        return weight if name == "weight" else cast("Tensor | None", self.base.bias)
 
     def _vectors(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
         """l and b of all rows, one and zero where nothing is scaled; no b where nothing is shifted."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from .base import why_not_dense
+from .base import plain_copy, why_not_dense
 
 
 class CannotMerge(ValueError):
@@ -102,11 +102,12 @@ def unwrap(module: nn.Module) -> nn.Module:
 def merged_weights(wrapper: Wrapper, base: nn.Module) -> nn.Module:
     """A copy of `base` with the wrapper's `weight` and `bias`, formed in at least float32 and rounded once.
 
+    Where these were parametrised (weight norm, pruning) the copy stores the result alone, which may be no longer one.
     Raises CannotMerge if the base has no floating-point weight to write to, as a quantised layer has none.
     """
     if reason := why_not_dense(base):
         raise CannotMerge(reason)
-    merged = copy.deepcopy(base)
+    merged = plain_copy(base)
     exact = torch.promote_types(cast(Tensor, merged.weight).dtype, torch.float32)
     alone = copy.copy(wrapper)  # around the merged base, in the exact dtype
     alone._modules = {**wrapper._modules, "base": merged}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Collection
 from contextlib import suppress
@@ -14,7 +13,7 @@ from timm.data import resolve_input_data_config
 from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
-from ..core.base import device_and_dtype
+from ..core.base import copied, device_and_dtype
 from ..core.inject import detach, find
 from ..core.names import get, namer
 from ..core.wrapper import Wrapper
@@ -123,6 +122,6 @@ def _flops(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[F
         if not hasattr(model, "pretrained_cfg"):
             raise ValueError(f"give input_size=(channels, height, width): {type(model).__name__} does not tell its own")
         input_size = resolve_input_data_config(model)["input_size"]
-    probe = copy.deepcopy(model).eval()
+    probe = copied(model).eval()
     images = torch.zeros(1, *input_size, **device_and_dtype(probe))
     return count_flops(probe, images), count_flops(detach(probe), images).executed

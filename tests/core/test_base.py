@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 import capaboost_vit
 from capaboost_vit.core.base import dense, device_and_dtype, is_linear, shape_of
@@ -95,3 +99,109 @@ def test_a_dense_weight_comes_through_one_door_that_others_can_join():
     apply_method(model, Anatomy(), make_method("lora", targets=["0"], rank=2))
     nn.init.normal_(model[0].branches["all"].up.weight)
     torch.testing.assert_close(F.linear(X, model[0].weight), model(X))  # for models that read the weight
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+REPARAMETRISED = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "own": lambda layer: parametrize.register_parametrization(layer, "weight", Doubled()),
+    "bias": lambda layer: parametrize.register_parametrization(layer, "bias", Doubled()),
+    "old weight_norm": weight_norm,
+    "old spectral_norm": spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "pruned twice": lambda layer: [prune.random_unstructured(layer, n, 0.3) for n in ("weight", "bias", "weight")],
+}
+METHODS = {"lora": {"rank": 2}, "lora in weight space": {"rank": 2, "execution": "weight"}, "ia3": {"inputs": ()}}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", REPARAMETRISED)
+def test_a_reparametrised_base_is_merged_into_a_plain_layer_with_its_dense_weight(kind, method, inplace):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch calls the old weight_norm deprecated
+        REPARAMETRISED[kind](model[0])
+    model(X)  # with a gradient: the old kinds leave a tensor that torch cannot copy
+    model.eval()
+    weight = model[0](torch.eye(6)) - model[0](torch.zeros(1, 6))  # (in, out): what the layer does to each unit vector
+    method, options = method.split()[0], METHODS[method]
+    capaboost_vit.adapt(model, method, targets=["0"], head=[], **options)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter)
+    expected, keys = model(X).detach(), list(model.state_dict())
+    assert not torch.allclose(expected, nn.Sequential(model[0].base, *model[1:])(X), atol=0.1)
+    merged = capaboost_vit.merge(model, inplace=inplace)
+    torch.testing.assert_close(merged(X), expected, rtol=0, atol=1e-5)
+    assert type(merged[0]) is nn.Linear
+    assert {name for name, _ in merged.named_parameters()} == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert merged.state_dict().keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    if not inplace:
+        assert list(model.state_dict()) == keys
+        torch.testing.assert_close(model(X), expected)
+        update = model[0].weight.detach() - weight.T
+        torch.testing.assert_close(merged[0].weight, weight.T + update)
+
+
+class Computed(nn.Linear):
+    """Another library's way to make a weight of other tensors."""
+
+    @property
+    def weight(self):
+        return self.raw.tanh()
+
+    @weight.setter
+    def weight(self, value):
+        self.raw = value
+
+
+def low(dtype):
+    def change(layer):
+        layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            low(torch.float8_e4m3fn),
+            "the weight of a Linear is float8_e4m3fn, where an update vanishes: keep the adapter",
+        ),
+        (low(torch.int32), "the weight of a Linear is int32, where an update vanishes: keep the adapter"),
+        (
+            lambda layer: (
+                setattr(layer, "__class__", Computed) or setattr(layer, "raw", layer._parameters.pop("weight"))
+            ),
+            "the weight of a Computed is computed, so an update would be lost: keep the adapter",
+        ),
+    ],
+)
+def test_a_weight_that_would_lose_the_update_refuses_the_merge(change, message):
+    model = nn.Sequential(nn.Linear(6, 6))
+    change(model[0])
+    capaboost_vit.adapt(model, "lora", targets=["0"], rank=2)
+    with pytest.raises(capaboost_vit.CannotMerge) as refusal:
+        capaboost_vit.merge(model)
+    assert str(refusal.value) == f"cannot merge '0': {message}"
+
+
+def test_a_spectral_norm_moves_once_in_each_step_as_without_an_adapter():
+    torch.manual_seed(0)
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 6)))
+    plain = copy.deepcopy(model)
+    capaboost_vit.adapt(model, "lora", targets=["0"], rank=2, execution="weight")
+    model.train()(X)
+    plain.train()(X)
+    names = ["0.parametrizations.weight.0._u", "0.parametrizations.weight.0._v"]
+    for name in names:
+        assert torch.equal(model.state_dict()[name.replace("0.", "0.base.", 1)], plain.state_dict()[name])
