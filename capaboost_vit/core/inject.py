@@ -62,15 +62,20 @@ class Place:
 def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
     """The places that a role of the anatomy, or a pattern, names; of a role, those for this use where it has several.
 
+    A module that stands in several slots is one place, under its first name, whichever of its names matches.
+
     Raises ValueError if nothing matches; the message lists the roles and the kinds of layers that there are.
     """
     anatomy = anatomy or Anatomy()
-    names = [name for name, _ in slots(model)]
+    modules = dict(slots(model))
+    first: dict[nn.Module, str] = {}
+    for name, module in modules.items():
+        first.setdefault(module, name)
     sites = [s for s in anatomy.roles.get(target, (Site(target),)) if use is None or s.only in (None, use)]
-    places = [Place(name, site) for site in sites for name in _matching(names, site.pattern)]
+    places = [Place(first[modules[name]], site) for site in sites for name in _matching([*modules], site.pattern)]
     if not places:
         raise ValueError(_nothing_matches(model, target, anatomy))
-    return places
+    return list(dict.fromkeys(places))
 
 
 def find_parts(
@@ -95,11 +100,14 @@ def find_parts(
 
 
 def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
-    """Puts the wrapper into the slot of its own base. Raises ValueError if another module stands there."""
-    if get(model, name) is not wrapper.base:
+    """Puts the wrapper into every slot of its own base. Raises ValueError if another module stands in this one."""
+    base = wrapper.base
+    if get(model, name) is not base:
         raise ValueError(f"the wrapper for {name!r} does not contain the module that stands there")
-    parent, _, leaf = name.rpartition(".")
-    setattr(unwrap(get(model, parent)), leaf, wrapper)
+    for parent in list(model.modules()):
+        for leaf, module in list(parent._modules.items()):
+            if module is base:
+                setattr(parent, leaf, wrapper)
 
 
 def detach(model: nn.Module) -> nn.Module:
@@ -128,9 +136,10 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
             )
         for parameter in trained:
             parameter.requires_grad_(True)
-    for name, module in list(slots(model)):
-        frozen = not any(name == other or name.startswith(f"{other}.") for other in chosen)
-        if frozen and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+    learning = {module for name in chosen for module in get(model, name).modules()}
+    frozen = {module: name for name, module in slots(model) if module not in learning}
+    for module, name in frozen.items():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             attach(model, name, Frozen(module))
 
 
@@ -172,12 +181,22 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
-    """Puts `change(module)` into each slot below the model, from the outside in."""
-    for name, module in list(model.named_children()):
-        new = change(module)
-        if new is not module:
-            setattr(model, name, new)
-        replace_slots(new, change)
+    """Puts `change(module)` into each slot below the model, from the outside in; once for a shared module."""
+    changed: dict[nn.Module, nn.Module] = {}
+
+    def descend(parent: nn.Module) -> None:
+        for name, module in list(parent._modules.items()):
+            if module is None:
+                continue
+            first = module not in changed
+            if first:
+                changed[module] = change(module)
+            if changed[module] is not module:
+                setattr(parent, name, changed[module])
+            if first:
+                descend(changed[module])
+
+    descend(model)
 
 
 def forget(model: nn.Module) -> None:

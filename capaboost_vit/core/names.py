@@ -12,10 +12,14 @@ from .wrapper import Wrapper, unwrap
 
 
 def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(canonical name, module) of each slot below `model`: wrappers are seen, what they add is not."""
-    for name, module in unwrap(model).named_children():
-        yield f"{prefix}{name}", module
-        yield from slots(module, f"{prefix}{name}.")
+    """(canonical name, module) of each slot below `model`: wrappers are seen, what they add is not.
+
+    A module that stands in several slots comes once for each; its first name is that which state dicts give it.
+    """
+    for name, module in unwrap(model)._modules.items():  # named_children() would leave the second slot out
+        if module is not None:
+            yield f"{prefix}{name}", module
+            yield from slots(module, f"{prefix}{name}.")
 
 
 def get(model: nn.Module, name: str) -> nn.Module:
@@ -50,7 +54,7 @@ def namer(model: nn.Module) -> Callable[[str], str]:
     """
     levels = {  # of each wrapper, how many of its class it contains in its slot
         name: sum(type(inner) is type(module) for inner in wrappers_of(module.base))
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, Wrapper)
     }
 

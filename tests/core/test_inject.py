@@ -7,11 +7,13 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+import capaboost_vit
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.branch import LowRankBranch
-from capaboost_vit.core.inject import Anatomy, Site, attach, branches, detach, features, find, freeze_base
+from capaboost_vit.core.inject import Anatomy, Site, attach, branches, detach, features, find, freeze_base, wrappers
 from capaboost_vit.core.merge import merge
 from capaboost_vit.core.names import get, namer, slots
 from capaboost_vit.core.wrapper import Frozen
@@ -227,6 +229,105 @@ def test_frozen_batch_norms_are_wrapped_and_trained_ones_are_not():
     assert isinstance(model.blocks[0].norm.base, nn.BatchNorm1d)
     with pytest.raises(ValueError, match="'haed' matches nothing"):
         freeze_base(Model(), ["haed"])
+
+
+class Shared(nn.Module):
+    """One linear layer and one norm in three slots, two of them of one parent; one block three times in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a = nn.Linear(6, 6)
+        self.b = self.a
+        self.inner = nn.ModuleDict({"c": self.a, "norm": nn.BatchNorm1d(6)})
+        self.norm = self.inner["norm"]
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Tanh())] * 3)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.inner["norm"](self.norm(self.inner["c"](self.b(self.a(x).tanh()).tanh())))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+ROWS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("targets", "slots_of"),
+    [
+        (["a"], ["a"]),
+        (["b"], ["a"]),
+        (["inner.c"], ["a"]),
+        (["b", "a", "inner.c"], ["a"]),
+        (["blocks.2.0"], ["blocks.0.0"]),
+        (["*.*.0", "c"], ["blocks.0.0", "a"]),
+    ],
+)
+@pytest.mark.parametrize("method", ["lora", "adapter", "ia3", "ssf"])
+def test_a_module_in_several_slots_is_adapted_once_in_all_of_them(targets, slots_of, method, tmp_path):
+    model = Shared()
+    keys = model.state_dict().keys()
+    options = {"inputs": ()} if method == "ia3" else {}
+    capaboost_vit.adapt(model, method, targets=targets, head=["head"], **options)
+    assert {name for name, wrapper in wrappers(model) if type(wrapper) is not Frozen} == set(slots_of)
+    assert model.a is model.b is model.inner["c"]
+    assert model.norm is model.inner["norm"] is not model.norm.base
+    assert model.blocks[0][0] is model.blocks[2][0]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.5)
+    model.eval()
+    naive = copy.deepcopy(model)  # the same layers, each by its own slot
+    naive.a, naive.b, naive.inner["c"] = (copy.deepcopy(naive.a) for _ in range(3))
+    expected = model(ROWS)
+    torch.testing.assert_close(naive(ROWS), expected)
+    assert torch.equal(copy.deepcopy(model)(ROWS), expected)
+    path = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors")
+    loaded = capaboost_vit.load_adapter(Shared(), path).eval()
+    assert torch.equal(loaded(ROWS), expected)
+    model.load_state_dict(Shared().state_dict())  # a checkpoint of the base: every slot of it is read
+    with pytest.raises(ValueError, match="already: detach it first"):
+        capaboost_vit.adapt(model, method, targets=targets[:1], head=["head"], **options)
+    if method != "adapter":
+        merged = merge(loaded)
+        torch.testing.assert_close(merged(ROWS), expected, rtol=1e-4, atol=1e-4)
+        assert merged.a is merged.b is merged.inner["c"]
+        assert merged.state_dict().keys() == keys
+    detach(loaded)
+    assert type(loaded.a) is nn.Linear
+    assert loaded.a is loaded.b is loaded.inner["c"]
+
+
+def test_tied_parameters_of_different_modules_stay_tied_in_the_base_and_only_the_target_is_merged():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 7, bias=False))
+    model[1].weight = model[0].weight
+    before = model[0].weight.detach().clone()
+    capaboost_vit.adapt(model, "lora", targets=["1"], rank=2)
+    nn.init.normal_(model[1].branches["all"].up.weight)
+    ids = torch.arange(7)
+    merged = merge(model)
+    torch.testing.assert_close(merged(ids), model(ids))
+    assert torch.equal(merged[0].weight, before)
+    assert model[1].base.weight is model[0].weight
+    assert not model[0].weight.requires_grad
+
+
+def test_a_head_that_stands_in_two_slots_is_trained_and_stored_once(tmp_path):
+    model = Shared()
+    model.extra = model.head
+    capaboost_vit.adapt(model, "lora", targets=["a"], head=["extra"])
+    assert model.head.weight.requires_grad
+    nn.init.normal_(model.head.weight)
+    path = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors")
+    assert {"head.weight", "head.bias"} <= load_file(path).keys()
+    assert not any(name.startswith("extra") for name in load_file(path))
+    fresh = Shared()
+    fresh.extra = fresh.head
+    capaboost_vit.load_adapter(fresh, path)
+    assert torch.equal(fresh.extra.weight, model.head.weight)
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter"])
