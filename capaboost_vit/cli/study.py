@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
@@ -147,10 +147,16 @@ def _write_down(study: Study, trials: list[Trial], config: StudyConfig) -> list[
     for report, count in take_known(study, kept, config.known).items():
         print(f"{count} results taken from {report}")
     print(f"{study.path}: {len(kept)} trials, {new} of them new, {sum(map(study.finished, kept))} finished")
+    for trial in kept[:1]:  # all have the same
+        print(f"backbone: {trial.config['model']}, base weights: {_weights(trial.config)}")
     if config.retry:
         for trial in kept:
             study.forgive(trial)
     return kept
+
+
+def _weights(config: Mapping[str, Any]) -> str:
+    return config["initial_checkpoint"] or ("the hub's" if config["pretrained"] else "random")
 
 
 def _compute(study: Study, config: StudyConfig) -> None:

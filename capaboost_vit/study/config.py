@@ -50,8 +50,14 @@ class StudyConfig(WorkConfig):
     data: str | None = option(None, "folder of the tasks' data; hub: the data sets of the hub")
     tasks: tuple[str, ...] = option(("*",), "names or wildcards of tasks")
     methods: tuple[str, ...] = option((), "files of `capaboost train --config`, one per method, which has its name")
-    backbone: str = option("augreg_in21k", "augreg_in21k or orig_in21k (ViT-B/16), or a timm model")
-    initial_checkpoint: str | None = option(None, "local file with the base weights; none: the hub's")
+    backbone: str | None = option(
+        None,
+        "augreg_in21k or orig_in21k (ViT-B/16), or a timm model; none: the `model` of the methods' files, or "
+        "augreg_in21k where they name none",
+    )
+    initial_checkpoint: str | None = option(
+        None, "local file with the base weights; none: that of the methods' files, or the hub's"
+    )
     shots: tuple[int, ...] = option(
         (), "few-shot: training images per class, each a study of its own; none: all", low=1
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,20 @@ from ..vision.registry import parse_name
 
 # a method stands in files as a dict, which is made one when it is resolved
 _HINTS = {**typing.get_type_hints(TrainConfig), "method": dict[str, Any]}
-# what the study decides, and no file of a method
-_DECIDED = ("data", "output", "seed", "shots", "train_split", "val_split", "test_split", "resume", "overwrite")
+# what the study decides, and no option of a method or of a task: what to do instead
+_DECIDED = dict.fromkeys(
+    ("data", "output", "seed", "train_split", "val_split", "test_split", "resume", "overwrite", "allow_config_change"),
+    "take it out",
+)
+_DECIDED |= {"shots": "say --shots", "model": "say --backbone", "initial_checkpoint": "say --initial-checkpoint"}
+# the study takes these from the methods' files if its own flags do not name them
+_BACKBONE = ("model", "initial_checkpoint")
 
 
 def read_method(path: Path) -> dict[str, Any]:
     """The options in a method's file, its method resolved: every option of it stands there, and `name`.
+
+    `model`, without the method that its name may bring, and `initial_checkpoint` are those of the file, if it has them.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: no such file, one that is no configuration of `capaboost train`, that
@@ -34,8 +42,11 @@ def read_method(path: Path) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ValueError(f"{path} holds no options of capaboost train")
     for name, value in options.items():
-        _check(f"{path}: ", name, value)
-    implied = parse_name(options.get("model", ""))
+        check_option(f"{path}: ", name, value, allowed=_BACKBONE)
+    model = options.get("model", "")
+    implied = parse_name(model)
+    if implied is not None:
+        options["model"] = "".join((implied[0], *model.partition(".")[1:]))
     method = dict(options.get("method", {}))
     name = method.pop("name", implied[1] if implied else None)
     if name is None:
@@ -62,22 +73,27 @@ def over(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
         if str(name).startswith("method."):
             values["method"][name.removeprefix("method.")] = value
             continue
-        _check("", name, value)
+        check_option("", name, value)
         values[name] = {**values["method"], **value} if name == "method" else value
     return values
 
 
-def _check(where: str, name: Any, value: Any) -> None:
-    """Raises unless this is an option of `capaboost train` that a method may have, and a value of its type."""
-    _check_name(where, name)
+def check_option(where: str, name: Any, value: Any, *, allowed: Collection[str] = ()) -> None:
+    """Raises unless this is an option of `capaboost train` that the study leaves open, and a value of its type.
+
+    Args:
+        where: begins the message.
+        allowed: options that stand here though the study decides them.
+    """
+    _check_name(where, name, allowed)
     check_type(f"{where}{name}", value, _HINTS[name])
 
 
-def _check_name(where: str, name: Any) -> None:
+def _check_name(where: str, name: Any, allowed: Collection[str] = ()) -> None:
     if name not in _HINTS:
         raise ValueError(f"{where}capaboost train has no option {name!r}{suggest(name, _HINTS)}")
-    if name in _DECIDED:
-        raise ValueError(f"{where}{name} is decided by the study: take it out")
+    if name in _DECIDED and name not in allowed:
+        raise ValueError(f"{where}{name} is decided by the study: {_DECIDED[name]}")
 
 
 def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 
-from ..io.options import nearest
+from ..io.options import nearest, suggest
 from ..methods import METHODS
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
@@ -57,7 +57,8 @@ def candidate_trials(config: StudyTuneConfig) -> dict[str, list[Candidate]]:
     """The candidates by `choice_key`.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: as for `final_trials`; a task without a val split; an empty grid.
+        FileNotFoundError, ValueError, TypeError: as for `final_trials`; a task without a val split; an empty grid; an
+            option of the grid that none of the methods has.
     """
     plan = _Plan(config)
     candidates: dict[str, list[Candidate]] = {}
@@ -68,6 +69,10 @@ def candidate_trials(config: StudyTuneConfig) -> dict[str, list[Candidate]]:
             Candidate(point, [plan.trial(task, method, point, seed, shots, "candidate") for seed in config.tune_seeds])
             for point in points(config.grid, plan.methods[method])
         ]
+    for name in config.grid:
+        if not any(name in candidate.options for cell in candidates.values() for candidate in cell):
+            names = {f"method.{option}" for options in plan.methods.values() for option in options["method"]}
+            raise ValueError(f"--grid {name}: none of the methods has this option{suggest(name, names)}")
     return candidates
 
 
@@ -77,10 +82,9 @@ def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
 
 
 class _Plan:
-    """A configuration with its suite, the options of its methods by name, and the hash of its base weights."""
+    """A configuration with its suite, the options of its methods by name, its backbone, and its base weights."""
 
     def __init__(self, config: StudyConfig) -> None:
-        _check_backbone(config.backbone)
         self.config = config
         self.suite = open_suite(config.suite, data=config.data, tasks=config.tasks)
         self.methods: dict[str, dict[str, Any]] = {}
@@ -88,30 +92,49 @@ class _Plan:
             if path.stem in self.methods:
                 raise ValueError(f"two methods are called {path.stem!r}: rename a file")
             self.methods[path.stem] = over(read_method(path), config.set)
-        weights = config.initial_checkpoint
+        model = config.backbone or self._of_all_methods("model", "--backbone") or BACKBONES["augreg_in21k"]
+        presets = {} if config.backbone else {name: preset for preset, name in BACKBONES.items()}
+        self.backbone = presets.get(model, model)
+        _check_backbone(self.backbone)
+        weights = config.initial_checkpoint or self._of_all_methods("initial_checkpoint", "--initial-checkpoint")
         if weights is not None and not Path(weights).is_file():
             raise FileNotFoundError(f"no base weights at {weights}")
+        self.initial_checkpoint = None if weights is None else _anywhere(weights)
         self.weights = None if weights is None else hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+
+    def _of_all_methods(self, name: str, flag: str) -> str | None:
+        """What the files of the methods say of the backbone that they share; None where none says anything."""
+        files = {options[name]: method for method, options in self.methods.items() if options.get(name)}
+        if len(files) > 1:
+            said = ", ".join(f"{value} in {method}" for value, method in files.items())
+            raise ValueError(f"the methods have different backbones ({name}: {said}): say {flag} for all of them")
+        return next(iter(files), None)
 
     def cells(self) -> Iterator[tuple[str, SuiteTask, int | None, str]]:
         """The `choice_key`, task, number of shots and method of each cell."""
         for task, shots, method in itertools.product(self.suite.tasks, self.config.shots or (None,), self.methods):
-            yield choice_key(task.name, method, self.config.backbone, shots), task, shots, method
+            yield choice_key(task.name, method, self.backbone, shots), task, shots, method
 
     def trial(
         self, task: SuiteTask, method: str, chosen: Mapping[str, Any], seed: int, shots: int | None, stage: str
     ) -> Trial:
-        """A trial of a method with `chosen` over its options."""
-        config, final, options = self.config, stage == "final", over(self.methods[method], chosen)
+        """A trial of a method with `chosen` over its options, and the task's over those of the method's file."""
+        final, options = stage == "final", over(self.methods[method], chosen)
+        for name, value in {**self.config.set, **chosen}.items():
+            if task.options.get(name, value) != value:
+                raise ValueError(
+                    f"{name} {value} for all tasks, but the suite says {task.options[name]} for the task {task.name}: "
+                    "leave one of them out"
+                )
         resolved_method = resolved(**options["method"])
         if "mask_seed" in METHODS[resolved_method["name"]].__dataclass_fields__:
             resolved_method.setdefault("mask_seed", seed)  # the spread over seeds is to hold that of the masks
         values = {
-            "pretrained": config.initial_checkpoint is None,
+            "pretrained": self.initial_checkpoint is None,
             **options,
             **task.options,
-            "model": BACKBONES.get(config.backbone, config.backbone),
-            "initial_checkpoint": None if config.initial_checkpoint is None else _anywhere(config.initial_checkpoint),
+            "model": BACKBONES.get(self.backbone, self.backbone),
+            "initial_checkpoint": self.initial_checkpoint,
             "data": _anywhere(task.data),
             "train_split": task.full if final else task.train,
             "val_split": None if final else task.val,
@@ -121,7 +144,7 @@ class _Plan:
             "method": resolved_method,
         }
         fields = {"task": task.name, "group": task.group, "classes": task.classes, "notes": task.notes}
-        fields |= {"suite": self.suite.name, "method": method, "backbone": config.backbone}
+        fields |= {"suite": self.suite.name, "method": method, "backbone": self.backbone}
         return make_trial(TrainConfig(**values), **fields, stage=stage, weights=self.weights)
 
 

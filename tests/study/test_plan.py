@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import fields
 
 import pytest
@@ -77,10 +78,49 @@ def test_a_preset_is_a_timm_model_of_that_checkpoint(written):
         assert (trial.backbone, trial.config["model"], trial.config["pretrained"]) == (name, model, True)
 
 
-def test_the_method_of_a_registered_name_is_taken_and_its_backbone_is_not(written):
-    trial = final(written, {"mine": {"model": "vit_base_capaboost_adapter", "method": {"bottleneck": 4}}})[0]
-    assert trial.config["model"] == "vit_tiny_patch16_224"
+def test_the_backbone_is_that_of_the_methods_files_unless_the_study_names_one(written, base, tmp_path):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(base.read_bytes() + b" ")
+    files = {
+        "mine": {"model": "vit_base_capaboost_adapter.augreg_in21k", "method": {"bottleneck": 4}},
+        "lora": {"method": {"name": "lora"}, "initial_checkpoint": str(other)},
+    }
+    trial = final(written, files)[0]
+    assert (trial.config["model"], trial.config["initial_checkpoint"]) == ("vit_tiny_patch16_224", str(base))
     assert (trial.config["method"]["name"], trial.config["method"]["bottleneck"]) == ("adapter", 4)
+    for trial in final(written, files, backbone=None, initial_checkpoint=None, set={}):
+        assert (trial.backbone, trial.config["model"]) == ("augreg_in21k", BACKBONES["augreg_in21k"])
+        assert (trial.config["initial_checkpoint"], trial.config["pretrained"]) == (str(other), False)
+    files = {"lora": {"model": "vit_tiny_patch16_224", "method": {"name": "lora"}}, "head": TWO["head"]}
+    assert {t.backbone for t in final(written, files, backbone=None)} == {"vit_tiny_patch16_224"}
+    assert final(written, backbone=None, set={})[0].backbone == "augreg_in21k"  # nobody names one
+
+
+@pytest.mark.parametrize(("name", "flag"), [("model", "--backbone"), ("initial_checkpoint", "--initial-checkpoint")])
+def test_methods_with_different_backbones_are_no_study(written, name, flag):
+    files = {method: {name: method, "method": {"name": method}} for method in ("lora", "head")}
+    message = rf"different backbones \({name}: lora in lora, head in head\): say {flag} for all of them"
+    with pytest.raises(ValueError, match=message):
+        final(written, files, backbone=None, initial_checkpoint=None, set={})
+
+
+def of_task(tmp_path, **options):
+    """A suite whose one task has options of its own."""
+    path = tmp_path / "optional.yaml"
+    path.write_text(yaml.safe_dump({"tasks": {"one": {"data": "digits", "options": options}}}))
+    return {"suite": str(path), "tasks": ("one",)}
+
+
+def test_the_options_of_a_task_win_over_a_file_and_never_silently_over_what_was_typed(written, tmp_path):
+    task = of_task(tmp_path, lr=3e-2, label_column="fine")
+    config = final(written, TWO, **task)[0].config
+    assert (config["lr"], config["label_column"]) == (3e-2, "fine")
+    assert final(written, TWO, **task, set={"lr": 3e-2})[0].config["lr"] == 3e-2
+    message = "lr 0.02 for all tasks, but the suite says 0.03 for the task one: leave one of them out"
+    with pytest.raises(ValueError, match=message):
+        final(written, TWO, **task, set={"lr": 2e-2})
+    with pytest.raises(ValueError, match=r"lr 0.01 for all tasks, but the suite says 0.03 for the task one"):
+        tuned(written, {"lora": TWO["lora"]}, grid={"lr": ["x1", "x3"]}, **task)
 
 
 def test_few_shots_are_trials_of_their_own(written):
@@ -138,6 +178,8 @@ def test_a_multiple_of_a_whole_number_is_one_where_it_can(written):
         ({"grid": {"learning_rate": [1]}}, "--grid: capaboost train has no option 'learning_rate'"),
         ({"grid": {"lr": [1e-3]}, "tune_seeds": ()}, "--tune-seeds is missing"),
         ({"grid": {"test_split": ["val"]}}, "test_split is decided by the study"),
+        ({"grid": {"model": ["vit_tiny_patch16_224"]}}, "model is decided by the study: say --backbone"),
+        ({"grid": {"method.rnk": [2]}}, r"--grid method.rnk: none of the methods has this option \(did you mean"),
     ],
     ids=str,
 )
@@ -162,6 +204,9 @@ def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
         ({"initial_checkpoint": "nowhere.pth"}, FileNotFoundError, "no base weights at nowhere.pth"),
         ({"set": {"learning_rate": 1}}, ValueError, "capaboost train has no option 'learning_rate'"),
         ({"set": {"seed": 1}}, ValueError, "seed is decided by the study: take it out"),
+        ({"set": {"model": "vit_tiny_patch16_224"}}, ValueError, "model is decided by the study: say --backbone"),
+        ({"set": {"initial_checkpoint": "a"}}, ValueError, "by the study: say --initial-checkpoint"),
+        ({"set": {"allow_config_change": True}}, ValueError, "allow_config_change is decided by the study: take it"),
         ({"set": {"lr": -1}}, ValueError, "--lr must"),
         ({"set": {"lr": "abc"}}, TypeError, "lr must be float, got 'abc'"),
         ({"set": {"amp": "maybe"}}, TypeError, "amp must be bool, got 'maybe'"),
@@ -186,6 +231,36 @@ def test_a_mistake_is_one_line(written, options, error, message):
     assert "\n" not in str(caught.value)
 
 
+DECIDED = {"data", "output", "seed", "shots", "train_split", "val_split", "test_split", "resume", "overwrite"}
+DECIDED |= {"allow_config_change"}
+NEEDS_VAL = {"select", "patience"}  # a final trial has none
+# another value than the default, where half of it, or a word, would be none
+VALUES = {"method": {"name": "lora", "rank": 5}, "model": "vit_base_patch16_224", "model_kwargs": {"drop_rate": 0.1}}
+VALUES |= {"scale": [0.5, 1.0], "ratio": [0.9, 1.1], "bad_images": "skip", "cache": "none", "select": "best"}
+VALUES |= {"amp_dtype": "float16", "compile_mode": "max-autotune"}
+NEEDED = {"compile_mode": {"compile": True}}
+NEEDED |= {key: {"no_aug": False} for key in ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")}
+
+
+@pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda field: field.name)
+def test_every_key_of_a_methods_file_is_in_its_trials_or_refused(written, field):
+    name, hint, default = field.name, typing.get_type_hints(TrainConfig)[field.name], field.default
+    kinds = {hint, *typing.get_args(hint)}
+    other = VALUES.get(name, "x")
+    if name not in VALUES and str not in kinds:
+        other = not default if hint is bool else (default or 1) / 2 if float in kinds else (default or 0) + 1
+    elif name == "initial_checkpoint":
+        other = written()[name]
+    files = {"mine": {"method": {"name": "lora"}, **NEEDED.get(name, {}), name: other}}
+    options = {"backbone": None, "initial_checkpoint": None, "set": {}, "tasks": ("one",), "seeds": (0,)}
+    if name in DECIDED | NEEDS_VAL:
+        with pytest.raises(ValueError, match=f"{name} is decided by the study" if name in DECIDED else f"--{name}"):
+            final(written, files, **options)
+    else:
+        (trial,) = final(written, files, **options)
+        assert trial.config[name]["rank"] == 5 if name == "method" else trial.config[name] == other
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -194,6 +269,7 @@ def test_a_mistake_is_one_line(written, options, error, message):
         ("lr: 1.0e-3\n", "names no method: add `method: {name: lora}`"),
         ("method: {name: lora}\nlearning_rat: 1\n", "capaboost train has no option 'learning_rat'"),
         ("method: {name: lora}\ndata: digits\n", "data is decided by the study: take it out"),
+        ("method: {name: lora}\nshots: 2\n", r"m\.yaml: shots is decided by the study: say --shots"),
         ("method: {name: lorra}\n", "unknown method 'lorra' .did you mean 'lora'"),
     ],
 )

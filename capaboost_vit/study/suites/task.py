@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from ...io.options import check_type, suggest, tuples
 from ...io.yaml import read_yaml
 from ...vision.data import parse_split
+from ..methods import check_option
 
 SPLITS = ("train", "val", "full", "test")
 
@@ -43,7 +44,7 @@ class SuiteTask:
         train, val: what candidates are trained on and chosen by; val is None where nothing can be chosen.
         full: what the final runs are trained on.
         test: used once, at the end of a final run.
-        options: more options of `capaboost train`, such as `label_column`.
+        options: more options of `capaboost train`, such as `label_column`; on this task they win over a method's file.
         notes: what must stand beside every number of this task.
     """
 
@@ -134,6 +135,10 @@ def _read_task(where: str, name: str, values: Any, root: Path | None) -> SuiteTa
     _check(where, values, _HINTS)
     sizes = values.get("sizes", {})
     _check(f"{where}, sizes", sizes, dict.fromkeys(SPLITS, int | tuple[int, ...]))
+    for key, value in values.get("options", {}).items():
+        if key == "method":
+            raise ValueError(f"{where}, options: a method is a file of --methods, the same for all tasks: take it out")
+        check_option(f"{where}, options: ", key, value)
     options = {**tuples(values), "sizes": tuples(sizes)}
     train, val = options.get("train", SuiteTask.train), options.get("val", SuiteTask.val)
     options.setdefault("full", train if val is None else f"{train}+{val}")
