@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -90,6 +91,55 @@ def test_a_run_leaves_its_files_and_learns(finished_text, kind):
     assert list(rows[0]) == ["epoch", "update", *COLUMNS[kind]]
     assert [int(row["epoch"]) for row in rows] == list(range(1, 7))
     assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_plain_lora_trains_as_a_script_with_peft_does(text_material, tmp_path):
+    """From the same start and in the same order each update has the loss of PEFT, torch's AdamW and transformers."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    method = {"name": "lora", "rank": 4, "alpha": 6, "num_branches": 1, "density": 1.0}
+    options = {"batch_size": 16, "epochs": 3, "lr": 5e-3, "warmup_lr": 0.0, "warmup_steps": 3, "clip_grad": 0.5}
+    config = texts.configure(text_material, "opinions", tmp_path / "run", method=method, log_interval=1, **options)
+    job = build_job(config, ProcessGroup(), torch.device("cpu"))
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=2, **none)
+    fresh = ["pooler", "classifier"]  # what the base has no weights for; PEFT alone would leave a random pooler frozen
+    model = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=6, modules_to_save=fresh))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    started = {name: p for name, p in job.model.named_parameters() if p.requires_grad}
+    for (name, theirs), ours in zip(sorted(trained.items()), (started[name] for name in sorted(started)), strict=True):
+        assert theirs.shape == ours.shape, name
+        theirs.data = ours.detach().clone()
+    groups = [[p for p in trained.values() if (p.ndim == 1) is is_bias] for is_bias in (True, False)]
+    decay = (0.0, config.weight_decay)
+    adamw = torch.optim.AdamW([{"params": p, "weight_decay": d} for p, d in zip(groups, decay, strict=True)], lr=5e-3)
+    schedule = transformers.get_cosine_schedule_with_warmup(adamw, 3, 9)
+    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    rows = [json.loads(line) for line in (Path(config.data) / "train.jsonl").read_text().splitlines()]
+    losses = []
+    for update in itertools.chain.from_iterable(map(job.train.epoch, range(3))):
+        examples = [rows[index] for index in update.indices]
+        inputs = tokenizer([row["text"] for row in examples], padding=True, return_tensors="pt")
+        labels = torch.tensor([row["label"] == "good" for row in examples]).long()
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), 0.5)
+        adamw.step()
+        schedule.step()
+        adamw.zero_grad()
+        losses.append(loss.item())
+    train(config)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    np.testing.assert_allclose([event.value for event in events.Scalars("train/loss")], losses, rtol=0, atol=3e-6)
+    assert losses[-1] < losses[0]
+
+
+def test_the_log_warns_of_a_single_masked_branch(text_material, tmp_path, capsys):
+    for name, method in (("masked", {"num_branches": 1}), ("plain", {"num_branches": 1, "density": 1.0})):
+        options = {"method": {"name": "lora", **method}, "epochs": 1}
+        config = texts.configure(text_material, "opinions", tmp_path / name, **options)
+        train(config)
+        assert ("warning: one branch keeps 0.5 of each weight" in capsys.readouterr().err) is (name == "masked")
 
 
 def test_the_pictures_of_a_run_are_those_of_its_task(text_material, tmp_path, monkeypatch):

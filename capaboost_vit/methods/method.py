@@ -73,6 +73,10 @@ class Method:
         """The options of the same method behind `fold`, which makes plain what only training needs."""
         return self
 
+    def cautions(self) -> Iterator[str]:
+        """Warnings in the log of a run: options that are allowed, and seldom what was meant."""
+        yield from ()
+
     # hooks of the training loop; they draw from the random stream of the update, and their state lives in buffers
 
     def penalty(self, model: nn.Module) -> Tensor | None:
@@ -156,7 +160,9 @@ PLAIN_OPTIONS: dict[str, Any] = {"num_branches": 1, "density": 1.0, "pattern": "
 class MaskedMethod(Method):
     """Options that every masked method has. num_branches=1 with density=1 is the plain method."""
 
-    num_branches: int = option(2, "d: how many masked views of the shared weights are summed", low=1)
+    num_branches: int = option(
+        2, "d: how many masked views of the shared weights are summed; 1 with density 1 is the plain method", low=1
+    )
     density: float | None = option(
         None,
         "fraction kept by each mask; none: the pattern's own (random 0.5, n:m n/m, complementary 1/d, sign 1)",
@@ -169,6 +175,14 @@ class MaskedMethod(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.scaling_of_masks()
+
+    def cautions(self) -> Iterator[str]:
+        """One branch whose masks nobody asked for: what they drop is in no other branch, so it is never trained."""
+        if self.num_branches == 1 and self.density is None and self.pattern == "random":
+            yield (
+                f"one branch keeps {self.masking.kept:g} of each weight, and the rest is never trained: add "
+                f"--method.density 1 for plain {self.name}, or --method.density {self.masking.kept:g} if that is meant"
+            )
 
     @property
     def masking(self) -> Masking:

@@ -110,7 +110,7 @@ def start_lines(job: Job) -> Iterator[str]:
         f"{job.config.model} on {job.data}: {classes}{sizes}; "
         f"{parameters['trained']:,} of {parameters['total']:,} parameters trained"
     )
-    for warning in job.warnings:
+    for warning in (*job.warnings, *(job.config.method.cautions() if job.config.method else ())):
         yield f"warning: {warning}"
 
 

@@ -126,6 +126,16 @@ def test_one_branch_at_density_one_is_peft_lora():
         torch.testing.assert_close(branch.up.weight.grad, layer.lora_B["default"].weight.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["lora", "adapter", "prefix", "prompt"])
+def test_one_branch_with_masks_that_nobody_asked_for_is_cautioned(name):
+    (caution,) = make_method(name, num_branches=1).cautions()
+    assert f"add --method.density 1 for plain {name}, or --method.density 0.5 if that is meant" in caution
+    meant = {"density": 1.0}, {"density": 0.5}, {"pattern": "2:4"}, {"pattern": "sign"}, {"pattern": "complementary"}
+    for options in meant:
+        assert not [*make_method(name, num_branches=1, **options).cautions()]
+    assert not [*make_method(name).cautions()]
+
+
 @dataclass(frozen=True)
 class NoHelp(Method):
     """An option without words."""
