@@ -39,7 +39,8 @@ class Reflected(Wrapper):
 
     @property
     def weight(self) -> Tensor:
-        return self.reflections(self.base.weight)
+        weight = self.base.weight
+        return self.reflections(core.operand(weight, self.reflections.u)).to(weight.dtype)
 
     @property
     def bias(self) -> Tensor | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..io.options import check_value
-from .base import dense, shape_of
+from .base import dense, meets, shape_of
 from .branch import LowRankBranch
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
 from .wrapper import Wrapper, merged_weights, unwrap
@@ -68,7 +68,8 @@ class AdaptedLinear(Wrapper):
     @property
     def weight(self) -> Tensor:
         """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow."""
-        return dense(self.base) + self.delta_weight()
+        weight = dense(self.base)
+        return (weight + self.delta_weight()).to(weight.dtype)
 
     def delta_weight(self) -> Tensor:
         """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
@@ -99,7 +100,8 @@ class AdaptedLinear(Wrapper):
         """Where this call is computed.
 
         - plain: by PyTorch's own operations, one after the other. Always, where the others do not apply: a gate;
-          dropout in training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input;
+          dropout in training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input, or
+          one of another dtype than the branches (float32 beside a bfloat16 base) without autocast;
           tracing by `torch.jit` (FLOP counters) and `torch.export`, whose graphs are for all batch sizes. With "auto"
           also where a function written in Python costs more than it saves: little work, differentiated in eager mode.
         - weight: one product with W + dW, see `functional.low_rank_linear`; with "auto", where it costs less than
@@ -114,6 +116,7 @@ class AdaptedLinear(Wrapper):
             and self.base.weight.is_floating_point()
             and x.is_floating_point()
             and x.numel() > 0
+            and all(meets(x, branch.down.weight) for branch in self._in_order())
             and not any(branch.gate is not None or branch.draws() for branch in self._in_order())
             and not torch.jit.is_tracing()
             # older releases cannot tell torch.export from torch.compile
@@ -152,7 +155,7 @@ class AdaptedLinear(Wrapper):
         y = self.base(x)
         size = y.shape[-1] // len(self.parts)
         deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
-        return y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))
+        return (y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))).to(y.dtype)
 
 
 def _is_plain_linear(base: nn.Module) -> bool:

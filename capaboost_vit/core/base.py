@@ -124,13 +124,26 @@ def _computing_hooks(layer: nn.Module) -> list[tuple[str, Any]]:
     return [(getattr(hook, "_tensor_name", None) or hook.name, hook) for hook in hooks]
 
 
-def device_and_dtype(module: nn.Module) -> dict[str, Any]:
-    """Where what is attached to a module has to live: the device and dtype of its first floating-point parameter.
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Dtype of a module's first floating-point parameter; float32 where it has none but of 8 bits, as if quantised."""
+    floating = (p.dtype for p in module.parameters() if p.is_floating_point() and p.dtype.itemsize > 1)
+    return next(floating, torch.float32)
 
-    Without one, as in a quantised layer, the device is that of any parameter or buffer and the dtype float32.
+
+def device_and_dtype(module: nn.Module) -> dict[str, Any]:
+    """Where what is attached to a module has to live: its device, and its dtype, of at least float32.
+
+    In bfloat16 most steps of an optimizer are too small to move an entry, and a GradScaler takes no float16.
     """
-    floating = next((p for p in module.parameters() if p.is_floating_point()), None)
-    if floating is not None:
-        return {"device": floating.device, "dtype": floating.dtype}
     tensor = next(chain(module.parameters(), module.buffers()), torch.empty(0))
-    return {"device": tensor.device, "dtype": torch.float32}
+    return {"device": tensor.device, "dtype": torch.promote_types(dtype_of(module), torch.float32)}
+
+
+def meets(x: Tensor, weight: Tensor) -> bool:
+    """Whether x and a weight are multiplied as they are: they have one dtype, or autocast chooses one for both."""
+    return x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+
+
+def operand(x: Tensor, weight: Tensor) -> Tensor:
+    """x in the dtype of the weight that it is multiplied with, unless they meet already."""
+    return x if meets(x, weight) else x.to(weight.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..io.options import check_value
+from .base import meets, operand
 from .bottleneck import ACTIVATIONS, add_bottleneck
 from .gate import Gate
 from .masking import Masking
@@ -159,7 +160,8 @@ class LowRankBranch(nn.Module):
         return self.scaling * (up @ down)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in) to (..., out)."""
+        """Maps (..., in) to (..., out), in the dtype of the weights (or of autocast)."""
+        x = operand(x, self.down.weight)
         down, up = self.factors()
         down_bias, up_bias = self._biases()
         hidden = F.linear(F.dropout(x, self.dropout, self.training), down, down_bias)  # (..., K*R)
@@ -174,11 +176,14 @@ class LowRankBranch(nn.Module):
         return y
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y + self(x)`, in one pass where that is possible: an adapter that draws nothing, without gate and trace."""
+        """`y + self(x)` in the dtype of y, rounded once.
+
+        In one pass where that is possible: an adapter that draws nothing, without gate and trace, in the dtype of x.
+        """
         act, (down_bias, up_bias) = self.act, self._biases()
         one_pass = self.gate is None and not self.draws() and x.numel() > 0 and not torch.jit.is_tracing()
-        if act is None or down_bias is None or up_bias is None or not one_pass:
-            return y + self(x)
+        if act is None or down_bias is None or up_bias is None or not one_pass or not meets(x, down_bias):
+            return (y + self(x)).to(y.dtype)
         down, up = self.factors()
         return add_bottleneck(y, x, down, down_bias, self.scaling * up, up_bias, act=act)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .base import operand
 from .masks import random_state
 
 
@@ -49,7 +50,7 @@ class Gate(nn.Module):
 
         Of an example without any real position g is zero.
         """
-        g = F.linear(x, self.weight.unsqueeze(0), self.bias).sigmoid().flatten(1, -2)  # (B, N, 1)
+        g = F.linear(operand(x, self.weight), self.weight.unsqueeze(0), self.bias).sigmoid().flatten(1, -2)  # (B, N, 1)
         real = self.padding.real
         if real is not None:
             real = F.pad(real, (g.shape[1] - real.shape[1], 0), value=True).unsqueeze(-1).to(g.dtype)

@@ -8,6 +8,7 @@ from torch import nn
 from .base import copied
 from .inject import forget, replace_slots
 from .names import slots, wrappers_of
+from .precision import narrow
 from .wrapper import CannotMerge, Wrapper
 
 
@@ -31,6 +32,7 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         raise CannotMerge(f"cannot merge {name!r}: {reason}{others}")
     model = model if inplace else copied(model)
     replace_slots(model, _merged)
+    narrow(model)
     forget(model)
     return model
 

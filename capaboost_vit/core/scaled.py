@@ -84,13 +84,13 @@ class Scaled(Wrapper):
         weight = self._of_base("weight")
         assert weight is not None
         if self.side == "input":
-            return weight * cast(Scale, self.scales["all"]).vector()
+            return _affine(weight, cast(Scale, self.scales["all"]).vector(), None)
         if self.shifted and self._of_base("bias") is None:
             raise TypeError(
                 f"a {type(unwrap(self.base)).__name__} without bias is shifted, which its weight alone does not tell: "
                 "call the layer, or leave it out of targets"
             )
-        return weight * self._vectors(weight, len(weight))[0].view(-1, *[1] * (weight.dim() - 1))
+        return _affine(weight, self._vectors(weight, len(weight))[0].view(-1, *[1] * (weight.dim() - 1)), None)
 
     @property
     def bias(self) -> Tensor | None:
@@ -143,7 +143,7 @@ class Scaled(Wrapper):
 
 
 def _affine(x: Tensor, factor: Tensor, shift: Tensor | None) -> Tensor:
-    """`factor * x + shift` in the dtype of x: under autocast it is narrower than the vectors."""
+    """`factor * x + shift` in the dtype of x, which may be narrower than the vectors."""
     y = x * factor if shift is None else torch.addcmul(shift, x, factor)
     return y.to(x.dtype)
 

@@ -10,19 +10,28 @@ from typing import Any
 
 from torch import nn
 
+from ..core.base import dtype_of
 from ..core.inject import Anatomy, attach, find, forget, freeze_base, replace_slots, wrappers
 from ..core.names import get, wrappers_of
-from ..core.wrapper import Wrapper
+from ..core.precision import widen
+from ..core.wrapper import Wrapper, unwrap
 from .adapter_file import AdapterFile, AdapterFileError, load_adapter_file, read_adapter_file
 from .index import make_method
 from .method import Method
 
 
-def apply_method(model: nn.Module, anatomy: Anatomy, method: Method) -> list[str]:
+def apply_method(
+    model: nn.Module, anatomy: Anatomy, method: Method, *, autocast_adapter_dtype: bool = True
+) -> list[str]:
     """Adds a method's branches to a model in place and freezes the rest; the canonical names of the adapted modules.
 
     Trained afterwards: every branch, those of earlier methods too, the modules that `anatomy.head` names, and what else
     the method trains. What was applied is remembered in `model.capaboost`, for adapter files.
+
+    Args:
+        autocast_adapter_dtype: beside a bfloat16 or float16 base, branches and head are float32, their inputs are cast
+            to that and their outputs back, as in PEFT; False: they have the base's dtype. Parameters of the base that
+            the method trains (norm, bitfit, full) keep theirs.
 
     Raises:
         ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, or a method that
@@ -48,6 +57,13 @@ def apply_method(model: nn.Module, anatomy: Anatomy, method: Method) -> list[str
             freeze_base(model, anatomy.head)
         for parameter in base_parameters:
             parameter.requires_grad_(True)
+        if not autocast_adapter_dtype:
+            for _, wrapper in wrappers(model):
+                for parameter in () if wrapper in earlier else wrapper.added_parameters():
+                    parameter.data = parameter.data.to(dtype_of(unwrap(wrapper)))
+        elif not method.trains_all:
+            for place in (place for pattern in anatomy.head for place in find(model, pattern)):
+                widen(model, get(model, place.name))
     record: dict[str, Any] = getattr(model, "capaboost", {})
     methods = [*record.get("methods", []), method.record()]
     model.capaboost = {**record, "methods": methods}  # type: ignore[assignment]
@@ -87,6 +103,7 @@ def adapt_model(
     method: str | Method,
     *,
     head: Sequence[str] | None = None,
+    autocast_adapter_dtype: bool = True,
     **options: Any,
 ) -> None:
     """`apply_method` with a method by name, with its options, or as it is; the base is noted in `model.capaboost`.
@@ -94,6 +111,7 @@ def adapt_model(
     Args:
         base: what adapter files say of the base, unless an earlier method has noted it.
         head: names or patterns of further modules to train; None takes the anatomy's.
+        autocast_adapter_dtype: see `apply_method`.
 
     Raises:
         ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
@@ -106,7 +124,7 @@ def adapt_model(
         for name in head:
             find(model, name)  # refuses before anything is changed
         anatomy = dataclasses.replace(anatomy, head=tuple(head))
-    apply_method(model, anatomy, method)
+    apply_method(model, anatomy, method, autocast_adapter_dtype=autocast_adapter_dtype)
     model.capaboost = {"base": dict(base), **model.capaboost}  # type: ignore[assignment, dict-item]
 
 

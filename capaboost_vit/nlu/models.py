@@ -150,7 +150,8 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
         method: the name of one of `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf, unipelt;
             bitfit, norm, head or full for comparison; or a method that is made already.
         head: names or patterns of further modules to train; None takes what stands beside the encoder.
-        options: of the method, see `capaboost_vit.methods`, such as `rank=8, targets=("query", "value")`.
+        options: of the method, see `capaboost_vit.methods`, such as `rank=8, targets=("query", "value")`; and
+            `autocast_adapter_dtype=False`, see `capaboost_vit.adapt`.
 
     Returns:
         The same model, still of its own class. A second call adds a second method.

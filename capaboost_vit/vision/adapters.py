@@ -37,7 +37,8 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
             norm, head (linear probe) or full (fine-tuning); or a method that is made already.
         head: names or patterns of further modules to train; None takes a timm model's classifier.
         options: of the method, see `capaboost_vit.methods`, such as `rank=8, num_branches=2, density=0.5,
-            targets=("query", "value")`.
+            targets=("query", "value")`; and `autocast_adapter_dtype=False`, with which the branches and the head of a
+            bfloat16 or float16 model have its dtype: they are float32 otherwise, as in PEFT.
 
     Returns:
         The same model, still of its own class. A second call adds a second method.

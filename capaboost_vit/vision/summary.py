@@ -13,7 +13,7 @@ from timm.data import resolve_input_data_config
 from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
-from ..core.base import copied, device_and_dtype
+from ..core.base import copied, device_and_dtype, dtype_of
 from ..core.inject import detach, find
 from ..core.names import get, namer
 from ..core.wrapper import Wrapper
@@ -123,5 +123,5 @@ def _flops(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[F
             raise ValueError(f"give input_size=(channels, height, width): {type(model).__name__} does not tell its own")
         input_size = resolve_input_data_config(model)["input_size"]
     probe = copied(model).eval()
-    images = torch.zeros(1, *input_size, **device_and_dtype(probe))
+    images = torch.zeros(1, *input_size, device=device_and_dtype(probe)["device"], dtype=dtype_of(probe))
     return count_flops(probe, images), count_flops(detach(probe), images).executed

@@ -466,10 +466,19 @@ def test_compiled_training_step_has_the_gradients_of_the_eager_one(method, optio
             torch.testing.assert_close(found[name], parameter.grad, msg=name)
 
 
-def test_new_branches_take_device_and_dtype_of_their_layer():
-    model = Model().to(torch.bfloat16)
-    apply_method(model, ANATOMY, make_method("lora"))
-    assert {p.dtype for b in branches(model).values() for p in b.parameters()} == {torch.bfloat16}
+@pytest.mark.parametrize(
+    ("base", "narrow", "dtype"),
+    [
+        (torch.bfloat16, False, torch.float32),
+        (torch.bfloat16, True, torch.bfloat16),
+        (torch.float32, False, torch.float32),
+        (torch.float64, False, torch.float64),
+    ],
+)
+def test_new_branches_take_device_and_dtype_of_their_layer(base, narrow, dtype):
+    model = Model().to(base)
+    apply_method(model, ANATOMY, make_method("lora"), autocast_adapter_dtype=not narrow)
+    assert {p.dtype for b in branches(model).values() for p in b.parameters()} == {dtype}
     with torch.device("meta"):
         meta = Model()
     apply_method(meta, ANATOMY, make_method("lora"))

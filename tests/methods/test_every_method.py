@@ -22,6 +22,7 @@ import capaboost_vit
 from capaboost_vit import METHODS, nlu
 from capaboost_vit.core.inject import branches, wrappers
 from capaboost_vit.core.merge import unmergeable
+from capaboost_vit.core.names import namer
 from capaboost_vit.run import train
 from capaboost_vit.training.checkpoint import Checkpoints
 
@@ -116,6 +117,53 @@ def test_a_file_has_each_tensor_once_and_loads_into_a_plain_model(name, options,
         torch.testing.assert_close(loaded(X), model(X))
         assert len(list(loaded.parameters())) == len(list(model.parameters()))
         trained_a_little(loaded.train(), steps=1)  # what was shared is shared again: one step moves it everywhere
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_beside_a_low_precision_base_branches_and_head_are_float32_unless_told_otherwise(
+    name, options, dtype, tmp_path
+):
+    def low(**further):
+        model = plain().to(dtype)
+        return capaboost_vit.adapt(model, name, **{**IMAGES.get(name, {}), **small(name, **options), **further})
+
+    model, x = low(), X.to(dtype)
+    base = {id(p) for p in capaboost_vit.make_method(name).base_parameters(model)}
+    base |= {id(p) for p in model.parameters()} if METHODS[name].trains_all else set()
+    head = {id(p) for p in model.head.parameters()} if not METHODS[name].trains_all else set()
+    wide = [key for key, p in model.named_parameters() if p.requires_grad and id(p) not in base - head]
+    parameters = dict(model.named_parameters())
+    assert {parameters[key].dtype for key in wide} <= {torch.float32}
+    added = {id(p) for _, wrapper in wrappers(model) for p in wrapper.added_parameters()}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad and id(p) not in added} <= {dtype}
+    close = {"rtol": 0.02, "atol": 0.05}
+    if METHODS[name].starts_as_base:
+        torch.testing.assert_close(model(x), plain().to(dtype)(x), **close)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizer = torch.optim.AdamW([parameters[key] for key in wide] or [torch.zeros(1)], lr=0.02)
+    for _ in range(3):
+        optimizer.zero_grad()
+        y = model(x)
+        assert y.dtype == dtype
+        scaler.scale(y.float().square().mean()).backward()
+        if wide:  # an AssertionError of the scaler's where it has seen no gradient, and no float16 is taken
+            scaler.step(optimizer)
+            scaler.update()
+    expected = model.eval()(x).detach()
+    path = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors")
+    stored = load_file(path)
+    canonical = namer(model)
+    assert {stored[canonical(key)].dtype for key in wide if parameters[key].numel()} <= {torch.float32}
+    torch.testing.assert_close(capaboost_vit.load_adapter(plain().to(dtype), path)(x), expected, rtol=0, atol=0)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+    if not unmergeable(model):
+        merged = capaboost_vit.merge(model)
+        assert {p.dtype for p in merged.parameters()} == {dtype}
+        torch.testing.assert_close(merged(x), expected, **close)
+    narrow = low(autocast_adapter_dtype=False)
+    assert {p.dtype for p in narrow.parameters()} == {dtype}
+    assert narrow(x).dtype == dtype
 
 
 @every_method
