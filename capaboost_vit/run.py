@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,7 +17,15 @@ from .io.atomic import write_text
 from .nlu.config import TextConfig, base_model, stages
 from .training.checkpoint import CheckpointError
 from .training.config import RunConfig
-from .training.distributed import ProcessGroup, broadcast, initialized, pick_device, torchrun_group
+from .training.distributed import (
+    ProcessGroup,
+    ProcessLost,
+    broadcast,
+    initialized,
+    naming_lost,
+    pick_device,
+    torchrun_group,
+)
 from .training.folder import RunFolder, differences
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
@@ -45,11 +54,13 @@ def train(config: RunConfig) -> dict[str, Any]:
             be resumed that was started with other options or data, or whose checkpoints are all damaged.
         OSError: the folder cannot be written, is full, or belongs to a run that is going on.
         FloatingPointError: loss or gradient are not finite; `bad_batch.json` names the images.
+        ProcessLost: another process has ended, or did not answer in time.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came, and a checkpoint was written.
     """
     world = torchrun_group()
     device = pick_device(config.device, world.local_rank)
-    with StopSignals() as stop, initialized(world, device):  # processes cannot meet a second time
+    # around all stages of a run, as processes cannot meet a second time
+    with StopSignals() as stop, initialized(world, device, timeout=config.timeout):
         return _train(config, world, device, stop)
 
 
@@ -152,7 +163,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
             folder.checkpoints.save(state.progress.update, {**tree, "machine": machine(state.device, world)})
             folder.write_status("running", state.progress.update)
 
-    with _status_written(job, folder, log):
+    with _status_written(job, folder, log, first_pid=broadcast(os.getpid(), world)):
         for line in (*start_lines(job), *notes):
             log.say(line)
         if tree is None:
@@ -166,7 +177,12 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
                 write_table(folder.path / "summary.csv", state.progress.rows)
             folder.write_status("running", state.progress.update)
         fit(job, log, save=save, stop=stop)
-        return finish_run(job, folder, log, stop)
+        result = finish_run(job, folder, log, stop)
+        if not world.is_main:  # the others see it if the first one is lost before it has written all
+            world.barrier(state.device)
+    if world.is_main:
+        world.barrier(state.device)
+    return result
 
 
 def _resumed(job: Job, folder: RunFolder, note: Callable[[str], None]) -> dict[str, Any] | None:
@@ -208,12 +224,16 @@ def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], con
 
 
 @contextmanager
-def _status_written(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
-    """Status file: whatever ends the block ends the display and is written to status.json."""
+def _status_written(job: Job, folder: RunFolder, log: Log, *, first_pid: int) -> Iterator[None]:
+    """Status file: whatever ends the block ends the display and is written to status.json.
+
+    By the first process, `first_pid`; what ends another one by whichever is the first to know.
+    """
     progress, main = job.state.progress, job.world.is_main
     status, details = "failed", {}
     try:
-        yield
+        with naming_lost(job.world, job.config.timeout):
+            yield
         status = "finished"
     except Interrupted as stopped:
         status = "preempted"
@@ -226,6 +246,7 @@ def _status_written(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
         raise
     except Exception as error:
         details = {"error": " ".join(str(error).split())}
+        main = main and not isinstance(error, ProcessLost)
         raise
     finally:
         # the first error, such as a full disk, is the one to raise, not what it causes here
@@ -234,6 +255,8 @@ def _status_written(job: Job, folder: RunFolder, log: Log) -> Iterator[None]:
         with nullcontext() if status == "finished" else suppress(OSError):
             if main:
                 folder.write_status(status, progress.update, **details)
+            elif details:
+                folder.write_failure(first_pid, details["error"])
 
 
 def _command(job: Job, folder: RunFolder) -> str:

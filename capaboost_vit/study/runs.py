@@ -18,6 +18,7 @@ from ..nlu.tasks import GLUE, TASKS
 
 # options in which the runs of one row of a table may differ
 _FREE = {"seed", "output", "task", "data", "resume", "overwrite", "device", "workers", "cache", "log_interval"}
+_FREE |= {"timeout"}
 _OWN = ("classification", "regression")  # tasks on data of one's own, by whose name the column goes
 _MISSING = "-"
 

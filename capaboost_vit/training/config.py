@@ -80,6 +80,7 @@ class RunConfig:
     seed: int = option(
         0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)", low=0
     )
+    timeout: float = option(600.0, "seconds that the processes of a run wait for each other at most", above=0)
     log_interval: int = option(50, "updates between TensorBoard points", low=1)
     checkpoint_interval: int | None = option(
         None, "updates between checkpoints, beside the one after each epoch", low=1

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+
+
+class ProcessLost(OSError):
+    """Another process of the group has ended, was cut off, or did not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class ProcessGroup:
         dist.all_gather_object(gathered, list(values))
         return [value for shard in gathered for value in shard]
 
+    def barrier(self, device: torch.device) -> None:
+        """Waits until all processes are here."""
+        if self.size > 1:
+            dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
+
 
 def torchrun_group() -> ProcessGroup:
     """The group that torchrun gives in RANK, WORLD_SIZE and LOCAL_RANK; without it one process."""
@@ -53,22 +63,47 @@ def torchrun_group() -> ProcessGroup:
 
 
 @contextmanager
-def initialized(world: ProcessGroup, device: torch.device) -> Iterator[None]:
+def initialized(world: ProcessGroup, device: torch.device, *, timeout: float = 600.0) -> Iterator[None]:
     """Initializes the process group for the block: nccl between GPUs, gloo elsewhere.
 
     They leave it together, unless one fails: a process whose neighbour hangs up while it still listens may abort.
+
+    Args:
+        timeout: seconds that they wait for each other at most, here and in every collective.
+
+    Raises:
+        ProcessLost: one did not come, see `naming_lost`.
     """
     if world.size == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    with naming_lost(world, timeout):
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        try:
+            yield
+            world.barrier(device)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def naming_lost(world: ProcessGroup, timeout: float) -> Iterator[None]:
+    """Makes ProcessLost of what a collective in the block raises when another process fails or is frozen."""
     try:
         yield
-        dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
-    finally:
-        dist.destroy_process_group()
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, dist.DistError) and "gloo" not in text:  # gloo's errors have no class of their own
+            raise
+        other = f"process {1 - world.rank}" if world.size == 2 else f"another of the {world.size} processes"
+        late = "timed out" in text.lower() or "timeout" in text.lower()
+        what = f"did not answer for {timeout:g} s (--timeout)" if late else "has ended or was cut off"
+        raise ProcessLost(
+            f"{other} {what}; go on from the last checkpoint with the same command and --resume"
+        ) from error
 
 
 def broadcast(value: T, world: ProcessGroup) -> T:

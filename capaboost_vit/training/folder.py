@@ -126,6 +126,15 @@ class RunFolder:
         values["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.write_json("status.json", values)
 
+    def write_failure(self, pid: int, error: str) -> None:
+        """Says that the run has failed and why, if its first process, `pid`, is still said to be running it.
+
+        So the reason that stands there is the first one, also where that process can write nothing any more.
+        """
+        status = self._read("status.json")
+        if (status.get("status"), status.get("pid")) == ("running", pid):
+            self.write_status("failed", status["update"], error=error)
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Atomic write of a JSON file."""
         write_text(self.path / name, json.dumps(value, indent=2) + "\n")

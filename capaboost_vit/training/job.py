@@ -29,6 +29,7 @@ _FREE = {
     "overwrite",
     "allow_config_change",
     "checkpoint_interval",
+    "timeout",
     "data_dir",
     "data_download",
 }

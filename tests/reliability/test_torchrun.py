@@ -103,3 +103,42 @@ def test_a_taken_folder_is_refused_at_once_by_both(lab, reference):
     run = start_two(lab, reference)
     assert run.wait(30) == 2
     assert "add --resume to go on with it" in run.said
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_is_one_line_and_a_status_within_seconds(lab, tmp_path, lost):
+    run = start_two(lab, tmp_path / "run", epochs=500, pictures=False)
+    assert run.until(lambda: 5 in run.updates), run.said
+    os.kill(run.process.pids[lost], signal.SIGKILL)
+    assert run.wait(20) != 0
+    check_failure(lab, run, lost, "has ended or was cut off")
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_frozen_process_is_one_line_and_a_status_after_the_timeout(lab, tmp_path, frozen):
+    run = start_two(lab, tmp_path / "run", epochs=500, timeout=3, pictures=False)
+    assert run.until(lambda: 5 in run.updates), run.said
+    os.kill(run.process.pids[frozen], signal.SIGSTOP)
+    assert run.until(lambda: "error" in run.said, 20), run.said
+    check_failure(lab, run, frozen, "did not answer for 3 s (--timeout)")
+    run.kill()  # of those that live
+
+
+def check_failure(lab, run, rank, what):
+    """The other one says in one line what happened to `rank`, and so does the status."""
+    text = f"process {rank} {what}; go on from the last checkpoint with the same command and --resume"
+    line = [line for line in run.said.splitlines() if "epoch" not in line][-1]
+    assert line == f"capaboost train: error{' in process 1' if rank == 0 else ''}: {text}"
+    assert "Traceback" not in run.said
+    found = lab.status(run.output)
+    assert (found["status"], found["error"]) == ("failed", text)
+
+
+def test_a_process_that_never_comes_is_one_line(lab, tmp_path):
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    argv = ["capaboost", *lab.arguments(tmp_path / "run", timeout=2)]
+    done = lab.ready.run(argv, env={**os.environ, **place})
+    assert done.returncode == 2
+    assert "capaboost train: error: process 1 did not answer for 2 s (--timeout)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
