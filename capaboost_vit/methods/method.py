@@ -88,14 +88,14 @@ class Method:
         return None
 
     def after_backward(self, model: nn.Module, update: int, updates: int) -> None:
-        """Called once an update, before the optimizer's step, with the gradients at hand: finite, unscaled, clipped.
+        """Called before the optimizer's step of an update, with the gradients at hand: finite, unscaled, clipped.
 
         Args:
             update: from 0. updates: of the whole run.
         """
 
     def after_step(self, model: nn.Module, update: int, updates: int) -> None:
-        """Called behind the optimizer's step, with the new values."""
+        """Called behind the optimizer's step, with the new values; not where a gradient scaler has skipped it."""
 
     def stages(self, job: Any) -> Iterable[Stage]:
         """What is to be done before the first update, such as compressing or searching on val; see `Stage`."""

@@ -153,12 +153,11 @@ def _step(
         drawing = draws_numbers(state.optimizer)
         with seeded("optimizer", config.seed, progress.update, devices=gpu) if drawing else nullcontext():
             scaler.step(state.optimizer)
+        hooks.call("after_step", model, progress.update, state.updates)
+        progress.add(loss=total, right=correct, seen=update.size, norm=length)
     scaler.update()
-    hooks.call("after_step", model, progress.update, state.updates)  # also where the scaler has skipped the step
     progress.update += 1
     state.set_rate()
-    if finite:
-        progress.add(loss=total, right=correct, seen=update.size, norm=length)
     return values, asked > 0
 
 

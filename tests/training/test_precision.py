@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from toys import Fixed, largest_difference, small, state, train
 
+from capaboost_vit.training.hooks import Averages
 from capaboost_vit.training.loop import NotFinite
 
 # numbers that are not finite
@@ -75,14 +76,16 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_a_weight(clip_gra
 HALF = {"amp": True, "amp_dtype": "float16"}
 
 
-def test_an_overflow_in_float16_skips_the_update_and_is_in_no_mean():
-    model, weights, scales = Steep({2}), [], []
+def test_an_overflow_in_float16_skips_the_update_and_is_in_no_mean(monkeypatch):
+    model, weights, scales, stepped = Steep({2}), [], [], []
+    monkeypatch.setattr(Averages, "after_step", lambda _, model, update, updates: stepped.append(update))
 
     def keep(at):
         weights.append(state(model))
         scales.append(at.scaler.get_scale())
 
-    log = train(model, Fixed(image=(4,)), hooks={"save": keep}, **HALF, epochs=1, checkpoint_interval=1)
+    log = train(model, Fixed(image=(4,)), hooks={"save": keep}, **HALF, epochs=1, checkpoint_interval=1, model_ema=True)
+    assert stepped == [0, 2]
     assert log.state.progress.update == 3  # it counts as an update of the schedule
     assert largest_difference(weights[0], weights[1]) == 0
     assert largest_difference(weights[1], weights[2]) > 0
