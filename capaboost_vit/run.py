@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import yaml
 
 from .io.atomic import write_text
 from .nlu.config import TextConfig, base_model, stages
-from .training.checkpoint import CheckpointError
 from .training.config import RunConfig
 from .training.distributed import (
     ProcessGroup,
@@ -26,11 +25,12 @@ from .training.distributed import (
     pick_device,
     torchrun_group,
 )
-from .training.folder import RunFolder, differences
+from .training.folder import RunFolder
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit, run_stages
 from .training.result import finish_run, machine
+from .training.resume import is_changed, newest_state
 from .training.signals import Interrupted, StopSignals
 from .training.state import State
 from .vision.config import TrainConfig
@@ -76,7 +76,7 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
     result = broadcast(folder.result() if config.resume and world.is_main else None, world)
     if result is not None:
         before, now = (run_identity(values, type(config)) for values in (result["config"], as_dict(config)))
-        if not _changed(folder, before, now, config):
+        if not is_changed(folder, before, now, config):
             if world.is_main and folder.status() != "finished":  # killed between its last two files
                 folder.write_status("finished", result["updates"])
             return result
@@ -131,7 +131,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
     notes: list[str] = []
     tree = None
     if world.is_main:
-        tree = _resumed(job, folder, notes.append) if config.resume else None
+        tree = newest_state(job, folder, notes.append) if config.resume else None
         folder.need(3 * _TENSORS_PER_WEIGHT * sum(p.nbytes for p in state.trained()) + _SPACE)
     tree = broadcast(tree, world)
     if tree is not None:
@@ -183,44 +183,6 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
     if world.is_main:
         world.barrier(state.device)
     return result
-
-
-def _resumed(job: Job, folder: RunFolder, note: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest good checkpoint, if it is of this run."""
-    tree = folder.checkpoints.newest(note)
-    if tree is None:
-        if set(folder.present()) - {"config.yaml", "status.json", "tensorboard", "checkpoints"}:
-            raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")
-        note(f"no checkpoint in {folder.path}: starting fresh")
-        return None
-    before = {**tree["record"], "config": run_identity(tree["record"]["config"], type(job.config))}
-    _changed(folder, before, job.record, job.config)
-    if _val_record(before) != _val_record(job.record):
-        tree["state"]["best"] = None
-        tree["state"]["progress"] |= {"best_score": None, "best_epoch": None, "stale": 0}
-        note("warning: the val split is another one: what was best on the one before counts no more")
-    changed = differences(tree["machine"], machine(job.state.device, job.world))
-    if changed:
-        note(f"warning: not as at the checkpoint, so the last bits may differ: {'; '.join(changed)}")
-    note(f"going on after update {tree['state']['progress']['update']} of {job.state.updates}")
-    return tree
-
-
-def _val_record(record: dict[str, Any]) -> Any:
-    """The fingerprint of the val split in the identity of a run."""
-    return record["data"]["splits"].get(record["config"].get("val_split", "val"))
-
-
-def _changed(folder: RunFolder, before: dict[str, Any], now: dict[str, Any], config: RunConfig) -> bool:
-    """Whether anything differs from the run's start. Raises ValueError that lists it, unless that is allowed."""
-    changed = differences(before, now)
-    if changed and not config.allow_config_change:
-        names = "; ".join(line.removeprefix("config.") for line in changed)
-        raise ValueError(
-            f"{folder.path} was started otherwise ({names}): take that back, or add --allow-config-change if it need "
-            "not come to the same result"
-        )
-    return bool(changed)
 
 
 @contextmanager
