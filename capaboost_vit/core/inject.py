@@ -202,6 +202,7 @@ def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) ->
 def forget(model: nn.Module) -> None:
     """Drops the record of the methods, also where timm notes how to build the model (its `save_for_hf` writes that)."""
     record = model.__dict__.pop("capaboost", {})
+    model.__dict__.pop("save_pretrained", None)  # what `adapt` has put before that of the class
     if "base" in record and isinstance(getattr(model, "pretrained_cfg", None), dict):
         model.pretrained_cfg["architecture"] = record["base"]["architecture"]  # type: ignore[index, operator]
     options = {option for method in record.get("methods", ()) for option in method}

@@ -11,7 +11,7 @@ from torch import nn
 
 from .._version import __version__
 from ..io.atomic import new_folder
-from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.adapter_file import AdapterFile, AdapterFileError, read_kind, write_adapter_file
 from ..methods.apply import load_into
 from .anatomy import head_names
 from .models import adapt, create_text_model, quiet
@@ -60,7 +60,8 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
     inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
-    load_into(inner, path, architecture=type(inner).__name__, adapt=adapt, head_names=head_names, force=force)
+    file = read_kind(path, "load_adapter", text=True)
+    load_into(inner, file, architecture=type(inner).__name__, adapt=adapt, head_names=head_names, force=force)
     return model
 
 
@@ -75,10 +76,10 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
         AdapterFileError: the file is damaged, does not fit, is of no task, or of a base that is not on the hub.
         ValueError: no such base model.
     """
-    file = read_adapter_file(path)
+    file = read_kind(path, "create_from_adapter", text=True)
     header = file.header
     if header.get("text", {}).get("task") is None:
-        raise AdapterFileError(f"{file.path} is not of a task on texts: build its model, then use load_adapter")
+        raise AdapterFileError(f"{file.path} names no task: build its model, then use capaboost_vit.nlu.load_adapter")
     base = model or header["base"].get("tag")
     if base is None:
         local = header["base"]["architecture"]

@@ -39,8 +39,8 @@ def create_text_model(
         options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
 
     Raises:
-        ValueError: no such model, a model that has no such head, weights that lack part of the encoder or are of
-            another shape, an unknown kind, or a classification without classes.
+        ValueError: no such model, a model that has no such head, weights that lack part of the encoder, hold more than
+            it or are of another shape, an unknown kind, or a classification without classes.
     """
     if kind not in _AUTO_CLASSES:
         raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_AUTO_CLASSES)}")
@@ -70,8 +70,22 @@ def create_text_model(
     lacking = {module for module in fresh if module.startswith(encoder)} - {f"{encoder}pooler"}
     if lacking:
         raise ValueError(f"{name} does not hold the weights of a {type(model).__name__}: {min(lacking)} is missing")
+    if added := [key for key in info["unexpected_keys"] if _is_inside(model.base_model, key.removeprefix(encoder))]:
+        raise ValueError(
+            f"{name} holds what was added to its base, such as {added[0]}, and would be read without: save what "
+            "capaboost_vit.merge(model) gives (or PEFT's merge_and_unload), or load the base and an adapter file"
+        )
     model.fresh_modules = tuple(sorted(fresh))
     return model.eval()
+
+
+def _is_inside(base: nn.Module, key: str) -> bool:
+    """Whether a name that the model lacks lies inside its encoder; not in further layers, which a list may lack."""
+    modules = dict(base.named_modules())
+    parent = key.rpartition(".")[0]
+    while parent not in modules:
+        parent = parent.rpartition(".")[0]
+    return parent.startswith("encoder") and not isinstance(modules[parent], nn.ModuleList)
 
 
 def create_tokenizer(name: str) -> Any:

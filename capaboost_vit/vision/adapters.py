@@ -16,7 +16,7 @@ from torch import nn
 
 from .._version import __version__
 from ..methods import METHODS, Method
-from ..methods.adapter_file import AdapterFile, AdapterFileError, read_adapter_file, write_adapter_file
+from ..methods.adapter_file import AdapterFile, AdapterFileError, read_kind, write_adapter_file
 from ..methods.apply import adapt_model, load_into
 from ..methods.index import option_names
 from .anatomy import anatomy_of, head_names
@@ -105,7 +105,8 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
     """
     inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     architecture = getattr(inner, "pretrained_cfg", {}).get("architecture", type(inner).__name__)
-    load_into(inner, path, architecture=architecture, adapt=adapt, head_names=head_names, force=force)
+    file = read_kind(path, "load_adapter", text=False)
+    load_into(inner, file, architecture=architecture, adapt=adapt, head_names=head_names, force=force)
     return model
 
 
@@ -127,7 +128,7 @@ def create_from_adapter(
         AdapterFileError: the file is damaged, does not fit, or is of a model that timm does not know.
         FileNotFoundError, ValueError: no or wrong base weights.
     """
-    file = read_adapter_file(path)
+    file = read_kind(path, "create_from_adapter", text=False)
     path, header = file.path, file.header
     base = header["base"]
     name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from small import ADDED, LITTLE, adapted, build, each_family, examples, padded, wake
 
-from capaboost_vit.core.inject import branches
+import capaboost_vit
+from capaboost_vit.core.inject import branches, detach
+from capaboost_vit.core.merge import merge
 from capaboost_vit.methods.adapter_file import AdapterFileError, load_adapter_file, write_adapter_file
 from capaboost_vit.methods.apply import fold, load_into
-from capaboost_vit.nlu import adapt
+from capaboost_vit.nlu import adapt, create_from_adapter, load_adapter, save_adapter
 from capaboost_vit.nlu.anatomy import head_names
+from capaboost_vit.nlu.models import create_text_model, quiet
 
 FILE = "adapter.safetensors"
 
@@ -145,6 +152,54 @@ def test_fresh_modules_of_the_encoder_are_in_the_file(tmp_path):
     assert torch.equal(load(other, path).bert.pooler.dense.weight, model.bert.pooler.dense.weight)
     pretrained = build("bert", "SequenceClassification")
     assert torch.equal(load(pretrained, path, force=True).bert.pooler.dense.weight, model.bert.pooler.dense.weight)
+
+
+# the folders of transformers
+
+
+@each_family(["lora", "unipelt", "prompt", "parallel"])
+@torch.no_grad()
+def test_a_folder_of_transformers_reads_as_the_base_and_holds_the_branches(family, name, tmp_path):
+    import transformers
+
+    base = build(family, "SequenceClassification")
+    model, batch = wake(adapted(copy.deepcopy(base), name)), padded(base, examples())
+    with quiet():
+        copy.deepcopy(model).save_pretrained(tmp_path, state_dict=model.state_dict())  # as its Trainer says it
+        plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(plain(**batch).logits, base(**batch).logits)
+    other = adapted(build(family, "SequenceClassification"), name)
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(other(**batch).logits, model(**batch).logits)
+    with pytest.raises(
+        ValueError, match=r"holds what was added to its base, such as .*encoder.*save what capaboost_vit\.m"
+    ):
+        create_text_model(str(tmp_path), "classification", classes=("a", "b"))
+
+
+def test_what_was_put_before_save_pretrained_goes_with_the_branches(tmp_path):
+    model = trained("bert", "lora")
+    for plain in (merge(model), detach(copy.deepcopy(model)), pickle.loads(pickle.dumps(merge(model)))):
+        assert "save_pretrained" not in vars(plain)
+        assert b"capaboost" not in pickle.dumps(plain)
+    assert pickle.loads(pickle.dumps(model)).save_pretrained.args[0] is not model
+    with pytest.raises(ValueError, match=r"'bert.encoder' carries a prompt several times, .*: use save_adapter\(model"):
+        trained("bert", "unipelt-all").save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_on_texts_or_images_names_the_function_that_reads_it(tmp_path):
+    texts = save_adapter(trained("bert", "lora"), tmp_path / "texts.safetensors", task="rte", class_names=["a", "b"])
+    vit = timm.create_model("test_vit", num_classes=3)
+    images = capaboost_vit.save_adapter(capaboost_vit.adapt(vit, "lora"), tmp_path / "images.safetensors")
+    with pytest.raises(AdapterFileError, match=r"is of a model on texts: use capaboost_vit\.nlu\.load_adapter"):
+        capaboost_vit.load_adapter(build("bert", "SequenceClassification"), texts)
+    with pytest.raises(AdapterFileError, match=r"is of a model on texts: use capaboost_vit\.nlu\.create_from_adapter"):
+        capaboost_vit.create_from_adapter(texts)
+    with pytest.raises(AdapterFileError, match=r"is of a model on images: use capaboost_vit\.load_adapter"):
+        load_adapter(vit, images)
+    with pytest.raises(AdapterFileError, match=r"is of a model on images: use capaboost_vit\.create_from_adapter"):
+        create_from_adapter(images)
 
 
 # what does not fit
