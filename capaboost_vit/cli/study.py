@@ -15,7 +15,8 @@ from ..study.config import WORKER_OPTIONS, StudyConfig, StudyRunConfig, StudyTun
 from .parser import Parser, add_option, parser_of, values_of
 
 if TYPE_CHECKING:
-    from ..study.manifest import Study, Trial
+    from ..study.manifest import Study
+    from ..study.trial import Trial
 
 
 def study_parser() -> Parser:

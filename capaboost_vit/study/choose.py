@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from ..io.atomic import write_text
-from .manifest import Study, Trial
+from ..io.json import read_object
+from ..io.options import check_type
+from ..io.text import printable
+from .manifest import Study
+from .trial import Trial
 
 
 class Candidate(NamedTuple):
@@ -34,6 +38,18 @@ class Choice(TypedDict):
     at_the_edge: list[str]
 
 
+_TYPES = {"options": dict[str, Any], "score": float, "tried": list, "at_the_edge": tuple[str, ...]}
+_SEPARATOR = " | "  # in the name of a cell
+
+
+def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
+    """The name of a cell for which options are chosen. Raises ValueError for a name that would not be told apart."""
+    parts = [task, method, backbone, *([] if shots is None else [f"{shots} shots"])]
+    if any(_SEPARATOR in part for part in parts):
+        raise ValueError(f"no name of a task or method may hold {_SEPARATOR!r}: rename {', '.join(parts[:2])}")
+    return _SEPARATOR.join(parts)
+
+
 def choose(
     study: Study, candidates: Mapping[str, Sequence[Candidate]], *, across_tasks: bool = False
 ) -> tuple[dict[str, Choice], list[str]]:
@@ -50,8 +66,8 @@ def choose(
     missing = []
     groups: dict[str, list[str]] = {}
     for key, cell in candidates.items():
-        groups.setdefault(key.partition(" | ")[2] if across_tasks else key, []).append(key)
-        results = [[study.result(trial) for trial in candidate.trials] for candidate in cell]
+        groups.setdefault(key.partition(_SEPARATOR)[2] if across_tasks else key, []).append(key)
+        results = [[study.result(t) if study.finished(t) else None for t in candidate.trials] for candidate in cell]
         lacking = sum(result is None for row in results for result in row)
         if lacking:
             missing.append(f"{key}: {lacking} of {sum(map(len, results))} candidates are not finished")
@@ -78,16 +94,21 @@ def write_choices(study: Study, choices: Mapping[str, Choice]) -> None:
 
 def read_choices(study: Study) -> dict[str, Choice]:
     """What was chosen, by `choice_key`. Raises FileNotFoundError if nothing was, ValueError if the file is damaged."""
+    choices: dict[str, Any] = {}
     try:
-        choices: dict[str, Choice] = json.loads(study.choices.read_text("utf-8"))
-        for choice in choices.values():
-            choice["options"], choice["score"] = dict(choice["options"]), float(choice["score"])
+        for key, choice in read_object(study.choices).items():
+            if len(key.split(_SEPARATOR)) not in (3, 4):
+                raise ValueError(f"{key!r} names no task, method and backbone")
+            choices[key] = {"tried": [], "at_the_edge": [], **choice}
+            for name, hint in _TYPES.items():
+                check_type(name, choices[key].get(name), hint)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"nothing was chosen in {study.path}: run capaboost study tune with the same options first"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{study.choices} is damaged ({error!r}): run capaboost study tune again") from error
+    except (ValueError, TypeError) as error:
+        message = f"{study.choices} is damaged ({error}): remove it, and run capaboost study tune again"
+        raise ValueError(printable(message)) from error
     return choices
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..io.atomic import write_text
+from ..io.json import read_object
 from ..training.job import as_dict
 from ..vision.config import TrainConfig
-from .manifest import Study, Trial, identifying_options, key_of
+from .manifest import Study
 from .outcomes import Outcome, Outcomes
+from .trial import Trial, identifying_options, key_of
 
 # what a report says of a finished trial, as result.json has it
 _NUMBERS = (
@@ -77,7 +79,7 @@ def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Pa
 def _finished(report: Path) -> dict[str, dict[str, Any]]:
     """The lines of a report's finished trials, by what makes a trial another one."""
     try:
-        lines = json.loads(report.read_text("utf-8"))["trials"]
+        lines = read_object(report, {"trials": list})["trials"]
         return {
             key_of({**line["options"], "seed": line["seed"], "shots": line["shots"]}, line): line
             for line in lines

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..io.atomic import write_text
+from ..io.json import parse_object
+from ..io.text import printable
 
 _LOST = 75  # exit code of a process whose lease was taken over: EX_TEMPFAIL
 
@@ -24,7 +26,8 @@ class Leases:
     A lease is made by linking a whole file to a name that nobody has: of all who try, one succeeds, on any file system
     where links are atomic, and no clock of another machine is read. Its owner counts up `beat` in it. It is stale when
     it was given back, when its process is known to be dead (on this machine), or when its file has not changed for
-    `seconds` of the looker's own clock; then whoever makes the next generation owns the trial. A process that was
+    `seconds` of the looker's own clock, as that of one that is damaged; then whoever makes the next generation owns the
+    trial. A process that was
     thought dead and finds a newer generation ends at once.
 
     Args:
@@ -34,36 +37,56 @@ class Leases:
 
     def __init__(self, folder: Path, *, seconds: float) -> None:
         self.folder, self.seconds = folder, seconds
-        self.seen: dict[str, tuple[str, float]] = {}  # newest lease by trial, and since when it is unchanged
+        self.seen: dict[str, tuple[bytes, float]] = {}  # newest lease by trial, and since when it is unchanged
 
     def claim(self, trial: str) -> Lease | None:
         """The lease of a trial that nobody alive has, or None."""
         texts = self.generations(trial)
         if texts and not self._stale(trial, texts[-1]):
             return None
+        damage = self.damage(trial)
         lease = Lease(self.folder, trial, generation=len(texts) + 1, seconds=self.seconds)
-        return lease if lease.take() else None
+        if not lease.take():
+            return None
+        if damage:
+            print(f"taken over: {damage}")
+        return lease
 
     def owner(self, trial: str) -> dict[str, Any] | None:
-        """What the newest lease of a trial says, unless it was given back or its process is known to be dead."""
+        """What the newest lease of a trial says, unless it is damaged or given back, or its process is known dead."""
         texts = self.generations(trial)
-        return _held(texts[-1]) if texts else None
+        lease = _parse(texts[-1]) if texts else None
+        return lease if isinstance(lease, dict) and _is_held(lease) else None
+
+    def damage(self, trial: str) -> str | None:
+        """Why the newest lease of a trial is none, with its file; None if all is well."""
+        texts = self.generations(trial)
+        lease = _parse(texts[-1]) if texts else None
+        return (
+            printable(f"{_file(self.folder, trial, len(texts))} is no lease: {lease}")
+            if isinstance(lease, str)
+            else None
+        )
 
     def attempts(self, trial: str) -> int:
         """How often a trial was begun and not given back in good order: its worker died, or said why it failed."""
-        begun = map(_content, self.generations(trial))
+        begun = [lease for lease in map(_parse, self.generations(trial)) if isinstance(lease, dict)]
         return sum(not lease.get("released") or "error" in lease for lease in begun)
 
-    def generations(self, trial: str) -> list[str]:
-        """The texts of a trial's leases, the oldest first."""
-        texts: list[str] = []
-        with suppress(FileNotFoundError):
-            while True:
-                texts.append(_file(self.folder, trial, len(texts) + 1).read_text("utf-8"))
+    def generations(self, trial: str) -> list[bytes]:
+        """What is in a trial's leases, the oldest first; of what can be no file, nothing."""
+        texts: list[bytes] = []
+        # a name that is taken is a generation, whatever stands there: the next one can only be linked behind it
+        while os.path.lexists(path := _file(self.folder, trial, len(texts) + 1)):
+            try:
+                texts.append(path.read_bytes())
+            except (FileNotFoundError, IsADirectoryError):
+                texts.append(b"")
         return texts
 
-    def _stale(self, trial: str, text: str) -> bool:
-        if _held(text) is None:
+    def _stale(self, trial: str, text: bytes) -> bool:
+        lease = _parse(text)
+        if isinstance(lease, dict) and not _is_held(lease):
             return True
         now = time.monotonic()
         before, since = self.seen.get(trial, (None, now))
@@ -141,26 +164,29 @@ def _file(folder: Path, trial: str, generation: int) -> Path:
     return folder / f"{trial}.{generation}.json"
 
 
-def _content(text: str) -> dict[str, Any]:
+# what is read of a lease; the others are for people
+_TYPES = {"host": str, "pid": int, "born": str | None}
+
+
+def _parse(text: bytes) -> dict[str, Any] | str:
+    """What a lease says, or why it is none."""
     try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+        return parse_object(text, _TYPES)
+    except ValueError as error:
+        return str(error)
 
 
-def _held(text: str) -> dict[str, Any] | None:
-    """What a lease says, unless it was given back or its process is known to be dead."""
-    content = _content(text)
-    return None if content.get("released") or _dead_here(content) else content
+def _is_held(lease: dict[str, Any]) -> bool:
+    """Whether it was not given back, and its process is not known to be dead."""
+    return not lease.get("released") and not _dead_here(lease)
 
 
-def _dead_here(content: dict[str, Any]) -> bool:
+def _dead_here(lease: dict[str, Any]) -> bool:
     """Whether the owner was a process of this machine that is no more; False where that cannot be known."""
-    born, here = content.get("born"), _born(os.getpid())
-    if born is None or here is None or content.get("host") != socket.gethostname():
+    born, here = lease["born"], _born(os.getpid())
+    if born is None or here is None or lease["host"] != socket.gethostname():
         return False
-    return bool(born.split()[:2] == here.split()[:2] and _born(content["pid"]) != born)  # numbers mean the same there
+    return bool(born.split()[:2] == here.split()[:2] and _born(lease["pid"]) != born)  # numbers mean the same there
 
 
 def _born(pid: int) -> str | None:

@@ -1,101 +1,37 @@
-"""The folder of a study: its manifest, a line per trial, what a trial is known by, and what has become of each."""
+"""The folder of a study: its manifest, a line per trial, and what has become of each."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import sys
+import time
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..io.atomic import write_text
-from ..training.job import as_dict, run_identity
+from ..io.json import read_object
+from ..io.text import printable
 from ..vision.config import TrainConfig
+from .result import check_result
+from .trial import Trial, parse_trial
 
-_ID_DIGITS = 12
-# options that say where something lies, not what it is
-_PLACES = {"data", "initial_checkpoint"}
-# what makes it another trial, besides the options of its run
-_IDENTITY = ("suite", "task", "backbone", "stage", "weights")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One line of a study's manifest.
-
-    Args:
-        id: hash of all the rest, less where things lie and what they are called.
-        method: the label of its row: the name of the method's file.
-        backbone: a preset, or the name of a timm model.
-        stage: "candidate" trains on a part and never sees the test split; "final" is tested once.
-        shots: training images per class; None: all of them.
-        weights: SHA-256 of the local file of base weights; None: those that the model's name says.
-        config: the options of the run, as `capaboost_vit.training.job.as_dict` gives them.
-    """
-
-    id: str
-    suite: str
-    task: str
-    group: str
-    classes: int | None
-    notes: tuple[str, ...]
-    method: str
-    backbone: str
-    stage: Literal["candidate", "final"]
-    seed: int
-    shots: int | None
-    weights: str | None
-    config: dict[str, Any]
-
-    def key(self) -> str:
-        """What it is known by whatever its id, which an older release may have given."""
-        return key_of(self.config, vars(self))
-
-    def title(self) -> str:
-        """How people are told of it."""
-        shots = "" if self.shots is None else f", {self.shots} shots"
-        stage = "" if self.stage == "final" else ", candidate"
-        return f"{self.method} on {self.task}, seed {self.seed}{shots}{stage}"
-
-
-def make_trial(config: TrainConfig, **fields: Any) -> Trial:
-    """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial."""
-    options = {name: value for name, value in as_dict(config).items() if name != "output"}
-    trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
-    return dataclasses.replace(trial, id=trial.key()[:_ID_DIGITS])
-
-
-def key_of(config: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
-    """SHA-256 of what makes a trial another one: of its run's options and of the `fields` that Trial has too.
-
-    It is that of canonical JSON, in which 8 and 8.0 are the same.
-    """
-    identity = {name: fields[name] for name in _IDENTITY} | {"options": identifying_options(config)}
-    same = json.loads(json.dumps(identity), parse_float=_number)
-    return hashlib.sha256(json.dumps(same, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def identifying_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that make it another one, wherever its data lie, each with its default where it lacks."""
-    return {name: value for name, value in run_identity(dict(config), TrainConfig).items() if name not in _PLACES}
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    return int(number) if number.is_integer() else number
+_SHOWN = 3  # lines left out that are named, each with its reason
 
 
 class Study:
     """A study's folder.
 
-    `manifest.jsonl` is only ever appended to; of lines with the same id the last one counts, and a line that was torn
-    by a crash counts for nothing. `trials/ID/` is the run folder of a trial, which is finished when its result.json is
-    there; `trials/ID.failed.json` says why one was given up; `leases/` says who has which; `choices.json` is what
-    was chosen on val.
+    `manifest.jsonl` is only ever appended to; of lines with the same id the last one counts, and one that is no trial,
+    as it was torn by a crash or edited, is left out, aloud. `trials/ID/` is the run folder of a trial, which is
+    finished when its result.json is there; `trials/ID.failed.json` says why one was given up; `leases/` says who has
+    which; `choices.json` is what was chosen on val.
+
+    Attributes:
+        left_out: the lines that were left out when the manifest was last read, each with its number and the reason.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -103,6 +39,9 @@ class Study:
         self.manifest = self.path / "manifest.jsonl"
         self.leases = self.path / "leases"
         self.choices = self.path / "choices.json"
+        self.left_out: list[str] = []
+        self.parsed: dict[bytes, Trial | str] = {}  # by line, as the manifest is read often: the trial, or the reason
+        self.checked: dict[str, tuple[int, int, int]] = {}  # by trial the `stat` of a result.json that is good
 
     def trials(self) -> dict[str, Trial]:
         """All trials by id, in the order in which they are run.
@@ -111,16 +50,29 @@ class Study:
             FileNotFoundError: there is no study.
         """
         try:
-            text = self.manifest.read_text("utf-8")
+            lines = self.manifest.read_bytes().split(b"\n")
         except FileNotFoundError:
             raise FileNotFoundError(f"no study in {self.path}: it has no manifest.jsonl") from None
-        fields = [field.name for field in dataclasses.fields(Trial)]
         trials: dict[str, Trial] = {}
-        for line in text.split("\n"):
-            with suppress(ValueError, KeyError, TypeError):  # an empty line, or one that was torn
-                values = json.loads(line)
-                trial = Trial(**{name: values[name] for name in fields} | {"notes": tuple(values["notes"])})
+        left_out = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            if line not in self.parsed:
+                try:
+                    self.parsed[line] = parse_trial(line)
+                except ValueError as error:
+                    self.parsed[line] = printable(str(error))
+            trial = self.parsed[line]
+            if isinstance(trial, Trial):
                 trials[trial.id] = trial
+            else:
+                left_out.append(f"line {number}: {trial}")
+        if left_out != self.left_out:
+            self.left_out = left_out
+            lines_shown = [*left_out[:_SHOWN], *(["..."] if left_out[_SHOWN:] else [])]
+            for text in [*lines_shown, f"lines left out, as they are no trials: {len(left_out)}"]:
+                print(f"warning: {self.manifest}, {text}", file=sys.stderr)
         return trials
 
     def add(self, trials: Iterable[Trial]) -> tuple[list[Trial], int]:
@@ -148,29 +100,50 @@ class Study:
         return self.path / "trials" / trial.id
 
     def finished(self, trial: Trial) -> bool:
-        """Whether it has its result."""
-        return (self.run_folder(trial) / "result.json").exists()
+        """Whether it has its result; a damaged one is none."""
+        try:
+            status = os.stat(self.run_folder(trial) / "result.json")
+            signature = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if self.checked.get(trial.id) != signature:
+                self.result(trial)
+                self.checked[trial.id] = signature
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return False
+        return True
 
     def result(self, trial: Trial) -> dict[str, Any] | None:
-        """What a finished trial has left, or None. Raises ValueError if it is damaged."""
+        """What a finished trial has left, or None. Raises ValueError if it is damaged, or not that of the trial."""
         path = self.run_folder(trial) / "result.json"
         try:
-            result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            result = read_object(path)
+            check_result(result, trial)
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): remove {path.parent}, and it is run again") from error
+            raise ValueError(printable(f"{path} is damaged ({error}): a worker runs the trial again")) from error
         return result
 
-    def failure(self, trial: Trial) -> dict[str, Any] | None:
-        """Why a trial was given up, or None."""
+    def damage(self, trial: Trial) -> str | None:
+        """What is wrong with its result; None where there is none, or a good one."""
         try:
-            failure: dict[str, Any] = json.loads(self._note(trial, "failed").read_text("utf-8"))
+            self.result(trial)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def set_aside(self, trial: Trial) -> None:
+        """Gives a damaged result another name, so that the trial can be run again."""
+        path = self.run_folder(trial) / "result.json"
+        path.rename(path.with_name(f"result.damaged.{time.time_ns()}.json"))
+
+    def failure(self, trial: Trial) -> dict[str, Any] | None:
+        """Why a trial was given up (`error`), after how many `attempts`; or None."""
+        try:
+            return read_object(self._note(trial, "failed"), {"error": str, "attempts": int})
         except FileNotFoundError:
             return None
-        except ValueError:
-            return {"error": "unknown: the file that said it is damaged", "attempts": 0}
-        return failure
+        except ValueError as error:
+            return {"error": f"unknown: {self._note(trial, 'failed')} is damaged ({error})", "attempts": 0}
 
     def give_up(self, trial: Trial, error: str, attempts: int) -> None:
         """Notes that nobody should begin this trial again."""
@@ -183,14 +156,18 @@ class Study:
 
     def forgiven(self, trial: Trial) -> int:
         """How many attempts of a trial no longer count, as it was given up once and begun again."""
+        note = self._note(trial, "forgiven")
         try:
-            return int(json.loads(self._note(trial, "forgiven").read_text("utf-8"))["attempts"])
+            return max(0, int(read_object(note, {"attempts": int})["attempts"]))
         except FileNotFoundError:
+            return 0
+        except ValueError as error:
+            print(printable(f"warning: {note} is damaged ({error}): it forgives nothing"), file=sys.stderr)
             return 0
 
     def open_trials(self) -> list[Trial]:
         """Those that are neither finished nor given up."""
-        return [t for t in self.trials().values() if not self.finished(t) and not self._note(t, "failed").exists()]
+        return [t for t in self.trials().values() if not self.finished(t) and self.failure(t) is None]
 
     def _note(self, trial: Trial, what: str) -> Path:
         return self.path / "trials" / f"{trial.id}.{what}.json"

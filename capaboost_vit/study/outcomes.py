@@ -10,9 +10,10 @@ from typing import Any
 
 from ..training.folder import differences
 from .choose import Choice, read_choices
-from .manifest import Study, Trial, identifying_options
+from .manifest import Study
 from .runs import method_name, row_labels
 from .status import states
+from .trial import Trial, identifying_options
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Outcomes:
     trials: tuple[Outcome, ...]  # candidates too, in the order of the manifest
     parts: tuple[Comparison, ...]
     choices: dict[str, Choice]  # of `study tune`, by cell
+    left_out: tuple[str, ...]  # lines of the manifest that are no trials, each with its number and the reason
 
     @property
     def finals(self) -> list[Outcome]:
@@ -107,7 +109,8 @@ def read_outcomes(folder: str | Path) -> Outcomes:
             title.append(f"{shots} {'shots' if shots != 1 else 'shot'}")
         parts.append(Comparison(", ".join(title), suite, backbone, shots, outcomes, tuple(notes)))
     trials = tuple(finals.get(trial.id) or _outcome(study, trial, state, trial.method) for trial, state in everything)
-    return Outcomes(study.path, trials, tuple(parts), read_choices(study) if study.choices.exists() else {})
+    choices = read_choices(study) if study.choices.exists() else {}
+    return Outcomes(study.path, trials, tuple(parts), choices, tuple(study.left_out))
 
 
 def described(outcomes: Sequence[Outcome]) -> str:
@@ -123,27 +126,10 @@ def _outcome(study: Study, trial: Trial, state: str, row: str) -> Outcome:
         attempts = failure.get("attempts")
         problem = f"{failure.get('error')}" + (f" (attempts: {attempts})" if attempts else "")
     if state == "finished":
-        try:
-            result = study.result(trial)
-            if trial.stage == "final":
-                _check(result, trial)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            why = str(error) if isinstance(error, ValueError) else f"result.json is not that of a run ({error!r})"
-            result, state, problem = None, "damaged", why
+        result = study.result(trial)
+    elif state == "damaged":
+        problem = study.damage(trial)
     return Outcome(trial, row, study.run_folder(trial), result, state, problem)
-
-
-def _check(result: Any, trial: Trial) -> None:
-    """Raises unless a result has what is read of it, and is of this trial."""
-    accuracy, seed = result["test_accuracy"], result["config"]["seed"]
-    method_name(result["method"])
-    numbers = (result["train_seconds"], result["parameters"]["trained"])
-    if not all(isinstance(value, (int, float)) for value in (accuracy, *numbers)):
-        raise ValueError(f"result.json holds no number where one is needed (test_accuracy {accuracy!r})")
-    if not 0 <= accuracy <= 100:
-        raise ValueError(f"result.json holds a test accuracy of {accuracy}")
-    if seed != trial.seed:
-        raise ValueError(f"result.json is of seed {seed}, the trial of seed {trial.seed}")
 
 
 def _rows(trials: Sequence[Trial]) -> tuple[dict[str, str], list[str]]:

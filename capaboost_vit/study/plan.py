@@ -14,12 +14,12 @@ from ..io.options import nearest, suggest
 from ..methods import METHODS
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
-from .choose import Candidate, Choice
+from .choose import Candidate, Choice, choice_key
 from .config import StudyConfig, StudyRunConfig, StudyTuneConfig
-from .manifest import Trial, make_trial
 from .methods import over, points, read_method, resolved
 from .suites.opening import open_suite
 from .suites.task import SuiteTask
+from .trial import Trial, make_trial
 
 # ViT-B/16, pretrained on ImageNet-21k: two checkpoints whose numbers must never stand in one column
 BACKBONES = {
@@ -74,11 +74,6 @@ def candidate_trials(config: StudyTuneConfig) -> dict[str, list[Candidate]]:
             names = {f"method.{option}" for options in plan.methods.values() for option in options["method"]}
             raise ValueError(f"--grid {name}: none of the methods has this option{suggest(name, names)}")
     return candidates
-
-
-def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
-    """The name of a cell for which options are chosen."""
-    return " | ".join([task, method, backbone, *([] if shots is None else [f"{shots} shots"])])
 
 
 class _Plan:

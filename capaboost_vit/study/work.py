@@ -13,7 +13,8 @@ from ..run import train
 from ..training.signals import Interrupted
 from .config import WorkConfig
 from .lease import Lease, Leases
-from .manifest import Study, Trial, run_config
+from .manifest import Study, run_config
+from .trial import Trial
 
 # what may go better on another try, or on another machine; everything else would fail again
 _PASSING = (OSError, RuntimeError)
@@ -75,6 +76,10 @@ class _Worker:
         begin = time.monotonic()
         print(f"begins: {trial.title()} ({trial.id})")
         try:
+            damage = self.study.damage(trial)
+            if damage:
+                print(f"damaged: {damage}")
+                self.study.set_aside(trial)
             train(run_config(self.study, trial))
         except Interrupted as stopped:
             what = f"stopped in {trial.title()}, with a checkpoint; any worker goes on with it"

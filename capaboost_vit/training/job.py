@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -138,7 +139,11 @@ def run_identity(config: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any
 
     Options that the configuration lacks, as it is of an older release, stand at their defaults.
     """
-    values = {**as_dict(kind()), **config}
+    values = {**_defaults(kind), **config}
     if values["model"] == str(Path(values["output"]).parent / "dapt" / "model"):  # moves with the run
         values["model"] = "dapt/model"
     return {name: value for name, value in values.items() if name not in _FREE}
+
+
+# a study asks for each of its trials, and checking all options takes a millisecond
+_defaults: Callable[[Any], dict[str, Any]] = functools.cache(lambda kind: as_dict(kind()))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import yaml
 
-from capaboost_vit.study.manifest import Study, make_trial
+from capaboost_vit.study.manifest import Study
+from capaboost_vit.study.trial import key_of, make_trial
+from capaboost_vit.training.job import _FREE as FREE
 from capaboost_vit.vision.config import TrainConfig
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -32,13 +35,38 @@ def trial_of():
 
 
 @pytest.fixture
-def aged():
-    """The same trial as an older release would have written it: without some options."""
+def aged(monkeypatch):
+    """The same trial as an older release would have written it: without some options, and with the id of the others."""
 
     def make(trial, *names):
-        return dataclasses.replace(trial, config={k: v for k, v in trial.config.items() if k not in names})
+        old = dataclasses.replace(trial, config={k: v for k, v in trial.config.items() if k not in names})
+        with monkeypatch.context() as release:
+            release.setattr("capaboost_vit.training.job._FREE", {*FREE, *names})
+            return dataclasses.replace(old, id=key_of(old.config, vars(old))[:12])
 
     return make
+
+
+@pytest.fixture
+def finish():
+    """Writes the result of a trial, with these values; returns what it holds."""
+
+    def write(study, trial, accuracy=50.0, **values):
+        method = {name: value for name, value in trial.config["method"].items() if name != "name"}
+        result = {
+            **{"val_accuracy": accuracy, "test_accuracy": accuracy, "test_right": 3, "test_total": 4, "epochs": 1},
+            **{"updates": 9, "train_seconds": 2.5, "images_per_second": 8.0, "memory_mb": 7.0},
+            "parameters": {"trained": 5, "branches": 3, "total": 9},
+            "method": [{"method": trial.config["method"]["name"], **method}],
+            "config": trial.config,
+            "machine": {"device": "cpu: another"},
+            **values,
+        }
+        study.run_folder(trial).mkdir(parents=True, exist_ok=True)
+        (study.run_folder(trial) / "result.json").write_text(json.dumps(result))
+        return result
+
+    return write
 
 
 @pytest.fixture

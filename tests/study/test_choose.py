@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 
@@ -11,7 +10,7 @@ from capaboost_vit.study.choose import Candidate, choose, read_choices, write_ch
 
 
 @pytest.fixture
-def scored(study, trial_of):
+def scored(study, trial_of, finish):
     """Candidates of cells with the accuracies on val that are given, a row for each point, a column for each seed."""
     seeds = itertools.count()
 
@@ -22,11 +21,10 @@ def scored(study, trial_of):
             for i, row in enumerate(rows):
                 trials = []
                 for value in row:
-                    trial = trial_of(next(seeds))
+                    trial = trial_of(next(seeds), fields={"stage": "candidate"})
                     trials.append(trial)
                     if value is not None:
-                        study.run_folder(trial).mkdir(parents=True)
-                        (study.run_folder(trial) / "result.json").write_text(json.dumps({"val_accuracy": value}))
+                        finish(study, trial, value)
                 cell.append(Candidate(points[i] if points else {"lr": 10.0**-i}, trials))
             candidates[key] = cell
         return candidates

@@ -10,34 +10,22 @@ import pytest
 
 from capaboost_vit.cli import main
 from capaboost_vit.study.known import take_known
-from capaboost_vit.study.manifest import Study, key_of
+from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.page.page import write_report
+from capaboost_vit.study.trial import key_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "study"
 
 
-def result_of(trial, accuracy):
-    method = {name: value for name, value in trial.config["method"].items() if name != "name"}
-    return {
-        **{"val_accuracy": accuracy, "test_accuracy": accuracy, "test_right": 3, "test_total": 4, "epochs": 1},
-        **{"updates": 9, "train_seconds": 2.5, "images_per_second": 8.0, "memory_mb": 7.0},
-        "parameters": {"trained": 5, "branches": 3, "total": 9},
-        "method": [{"method": trial.config["method"]["name"], **method}],
-        "config": trial.config,
-        "machine": {"device": "cpu: another"},
-    }
-
-
 @pytest.fixture
-def published(tmp_path, trial_of):
+def published(tmp_path, trial_of, finish):
     """The report of a study with a candidate, two final trials, and one that was not finished."""
     study = Study(tmp_path / "theirs")
     candidate = trial_of(0, fields={"stage": "candidate"})
     done = [candidate, *(trial_of(seed, data="/where/they/were", lr=0.5) for seed in (0, 1))]
     study.add([*done, trial_of(2, lr=0.5)])
     for i, trial in enumerate(done):
-        study.run_folder(trial).mkdir(parents=True)
-        (study.run_folder(trial) / "result.json").write_text(json.dumps(result_of(trial, 60.0 + i)))
+        finish(study, trial, 60.0 + i)
     write_report(study.path, formats=["json"])
     return study.path / "report.json"
 
@@ -133,16 +121,14 @@ def test_an_accuracy_that_cannot_be_is_shown_as_damage(study, trial_of, publishe
     assert "1 damaged" in (study.path / "report.md").read_text()
 
 
-def test_the_command_says_how_many_it_took_and_runs_none_of_them(written, tmp_path, capsys):
+def test_the_command_says_how_many_it_took_and_runs_none_of_them(written, finish, tmp_path, capsys):
     values = {**written(), "methods": [str(tmp_path / "lora.yaml")], "output": str(tmp_path / "theirs")}
     (tmp_path / "study.yaml").write_text(json.dumps(values))
     words = ["study", "run", "--config", str(tmp_path / "study.yaml"), "--workers", "0", "--seeds", "0"]
     assert main(words) == 0
     theirs = Study(tmp_path / "theirs")
     for trial in theirs.trials().values():
-        study_folder = theirs.run_folder(trial)
-        study_folder.mkdir(parents=True)
-        (study_folder / "result.json").write_text(json.dumps(result_of(trial, 50.0)))
+        finish(theirs, trial)
     report = write_report(theirs.path, formats=["json"])[0]
     capsys.readouterr()
     assert main([*words, "--output", str(tmp_path / "ours"), "--known", str(report)]) == 0
@@ -153,14 +139,14 @@ def test_the_command_says_how_many_it_took_and_runs_none_of_them(written, tmp_pa
     assert "--known nowhere.json: there is no such file" in capsys.readouterr().err
 
 
-def test_identity_of_a_line_and_of_its_trial_are_the_same_for_every_kind_of_option(study, trial_of, tmp_path):
+def test_identity_of_a_line_and_of_its_trial_are_the_same_for_every_kind_of_option(study, trial_of, finish, tmp_path):
     method = {"name": "adapter", "pattern": "sign", "learned_scale": "scalar", "mask_seed": 3}
     plain = trial_of(5, drop_path=0.25, img_size=64, select="best")
     trial = dataclasses.replace(plain, config={**plain.config, "method": method})
+    trial = dataclasses.replace(trial, id=trial.key()[:12])
     first = Study(tmp_path / "first")
     first.add([trial])
-    first.run_folder(trial).mkdir(parents=True)
-    (first.run_folder(trial) / "result.json").write_text(json.dumps(result_of(trial, 1.0)))
+    finish(first, trial, 1.0)
     report = write_report(first.path, formats=["json"])[0]
     kept, _ = study.add([trial])
     assert take_known(study, kept, [report]) == {str(report): 1}

@@ -118,12 +118,38 @@ def test_of_several_who_find_a_lease_stale_one_takes_it_over(leases, elsewhere, 
     assert [other.claim("a") is not None for other in others] == [True, False, False, False, False]
 
 
-def test_a_damaged_lease_is_taken_over_after_its_time_and_not_before(leases, clock):
-    leases().claim("a").path.write_text("{")
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("{", "no JSON: Expecting property name"),
+        ("[]", "no JSON object"),
+        ("folder", "no JSON: Expecting value"),
+        ("link", "no JSON: Expecting value"),
+        ({"pid": None}, "pid must be int, got None"),
+        ({"pid": "../self"}, "pid must be int, got '../self'"),
+        ({"born": 5}, "born must be str | None, got 5"),
+        ({"host": ["a"]}, "host must be str, got ['a']"),
+    ],
+    ids=str,
+)
+def test_a_damaged_lease_is_named_and_taken_over_after_its_time_and_not_before(leases, clock, change, why, capsys):
+    path = leases().claim("a").path
+    content = json.loads(path.read_text())
+    if isinstance(change, dict):
+        path.write_text(json.dumps({**content, **change}))
+    elif change in ("folder", "link"):
+        path.unlink()
+        path.mkdir() if change == "folder" else path.symlink_to("nowhere")
+    else:
+        path.write_text(change)
     other = leases(seconds=60)
+    assert other.owner("a") is None
+    assert why in other.damage("a")
     assert other.claim("a") is None
     clock.now += 60
-    assert other.claim("a") is not None
+    assert other.claim("a").generation == 2
+    assert capsys.readouterr().out.startswith(f"taken over: {path} is no lease: {why}")
+    assert other.attempts("a") == 1  # garbage is no sign of a worker
 
 
 _OWNER = """

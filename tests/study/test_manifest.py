@@ -90,11 +90,13 @@ def test_a_trial_whose_data_has_moved_keeps_its_id_and_place_in_line(study, tria
 
 
 def test_a_trial_of_a_release_that_lacked_an_option_keeps_its_id(study, trial_of, aged):
-    old = dataclasses.replace(aged(trial_of(), "smoothing", "channels_last"), id="0123456789ab")
+    old = aged(trial_of(), "smoothing", "channels_last")
+    assert old.id != trial_of().id
     study.add([old])
     kept, new = study.add([trial_of()])
     assert new == 0
-    assert kept[0].id == "0123456789ab"
+    assert kept[0].id == old.id
+    assert list(study.trials()) == [old.id]
 
 
 def test_an_option_that_lacked_and_is_now_set_makes_another_trial(study, trial_of, aged):
@@ -111,12 +113,44 @@ def test_a_torn_line_counts_for_nothing_and_spoils_nothing_behind_it(study, tria
     assert [trial.seed for trial in study.trials().values()] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("line", ["", "{}", "[1, 2]", "null", '{"id": "x"}', '"text"', "{"])
-def test_lines_that_are_no_trials_are_passed_over(study, trial_of, line):
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{}", "it has no id"),
+        ("[1, 2]", "no JSON object"),
+        ("null", "no JSON object"),
+        ('{"id": "x"}', "it has no suite"),
+        ("{", "no JSON: Expecting property name"),
+        ("\udcff", "no JSON: 'utf-8' codec can't decode byte 0xff in position 0"),
+        ("[" * 10**5, "no JSON: nested too deeply"),
+        ({"id": "../../elsewhere"}, "its id '../../elsewhere' is not the hash of what it says"),
+        ({"id": "0123456789ab"}, "its id '0123456789ab' is not the hash of what it says"),
+        ({"id": 3}, "id must be str, got 3"),
+        ({"task": "dogs"}, "is not the hash of what it says"),
+        ({"weights": "ab" * 32}, "is not the hash of what it says"),
+        ({"seed": 4}, "its seed or shots are not those of its config"),
+        ({"notes": "small"}, "notes must be words, got 'small'"),
+        ({"config": []}, "config must be values by name, got []"),
+        ({"config": {"lr": "\x1b[31m"}}, r"config: lr must be float, got '\x1b[31m'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_lines_that_are_no_trials_are_left_out_aloud(study, trial_of, line, why, capsys):
     study.add([trial_of(0)])
-    with open(study.manifest, "a") as file:
-        file.write(line + "\n")
+    if isinstance(line, dict):
+        values = dataclasses.asdict(trial_of(1))
+        config = line.get("config", {})
+        line = json.dumps({**values, **line, "config": {**values["config"], **config} if config != [] else []})
+    with open(study.manifest, "ab") as file:
+        file.write(line.encode("utf-8", "surrogateescape") + b"\n\n")
     assert list(study.trials().values()) == [trial_of(0)]
+    said, count = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"warning: {study.manifest}, line 2: ")
+    assert why in said
+    assert count == f"warning: {study.manifest}, lines left out, as they are no trials: 1"
+    study.trials()
+    assert capsys.readouterr().err == ""  # once is enough
+    assert study.left_out == [said.partition(", ")[2]]
 
 
 def test_a_folder_without_a_manifest_is_no_study(study):
@@ -125,12 +159,13 @@ def test_a_folder_without_a_manifest_is_no_study(study):
 
 
 _WRITER = """
-import json, sys
-from capaboost_vit.study.manifest import Study, Trial
+import dataclasses, json, sys
+from capaboost_vit.study.manifest import Study
+from capaboost_vit.study.trial import Trial
 base, folder, first = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for i in range(first, first + 25):
-    values = {**base, "id": f"{i:012x}", "seed": i, "notes": (), "config": {**base["config"], "seed": i}}
-    Study(folder).add([Trial(**values)])
+    trial = Trial(**{**base, "seed": i, "notes": (), "config": {**base["config"], "seed": i}})
+    Study(folder).add([dataclasses.replace(trial, id=trial.key()[:12])])
 """
 
 
@@ -145,15 +180,14 @@ def test_several_processes_can_add_at_once(study, trial_of):
 # what has become of a trial
 
 
-def test_a_trial_is_open_until_it_has_a_result_or_is_given_up(study, trial_of):
+def test_a_trial_is_open_until_it_has_a_result_or_is_given_up(study, trial_of, finish):
     done, failed, waiting = (trial_of(seed) for seed in range(3))
     study.add([done, failed, waiting])
     assert study.open_trials() == [done, failed, waiting]
-    study.run_folder(done).mkdir(parents=True)
-    (study.run_folder(done) / "result.json").write_text('{"test_accuracy": 50.0}')
+    result = finish(study, done)
     study.give_up(failed, "ValueError: no", 2)
     assert study.open_trials() == [waiting]
-    assert study.result(done) == {"test_accuracy": 50.0}
+    assert study.result(done) == result
     assert study.result(waiting) is None
     assert study.failure(failed) == {"error": "ValueError: no", "attempts": 2}
     assert study.failure(waiting) is None
@@ -171,12 +205,31 @@ def test_a_trial_that_is_forgiven_is_open_again_and_its_attempts_no_longer_count
     assert study.forgiven(trial) == 3
 
 
-def test_a_damaged_result_says_what_to_do(study, trial_of):
-    trial = trial_of()
-    study.run_folder(trial).mkdir(parents=True)
-    (study.run_folder(trial) / "result.json").write_text("{")
-    with pytest.raises(ValueError, match=r"result\.json is damaged .*: remove .*, and it is run again"):
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"test_accuracy": None}, "not that of a run: test_accuracy must be float, got None"),
+        ({"test_accuracy": 101}, r"test_accuracy must lie in \[0, 100\], got 101"),
+        ({"test_accuracy": float("nan")}, r"test_accuracy must lie in \[0, 100\], got nan"),
+        ({"train_seconds": "1"}, "train_seconds must be float, got '1'"),
+        ({"parameters": {}}, "parameters.trained must be int, got None"),
+        ({"method": [{}]}, "not that of a run: 'method'"),
+        ({"machine": []}, r"machine must be values by name, got \[\]"),
+        ({"config": {"seed": 1}}, "that of another trial: .*seed: 1 -> 0"),
+    ],
+    ids=str,
+)
+def test_a_result_that_is_not_that_of_its_trial_does_not_count(study, trial_of, finish, values, why):
+    trial = trial_of(lr=0.5)
+    study.add([trial])
+    finish(
+        study, trial, **{**values, **({"config": {**trial.config, **values["config"]}} if "config" in values else {})}
+    )
+    with pytest.raises(ValueError, match=rf"result\.json is damaged \(.*{why}.*\): a worker runs the trial again"):
         study.result(trial)
+    assert study.open_trials() == [trial]
+    finish(study, trial)
+    assert study.open_trials() == []
 
 
 def test_a_run_is_configured_as_the_trial_says_and_goes_on_where_it_was(study, trial_of):

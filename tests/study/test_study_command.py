@@ -79,12 +79,11 @@ def test_a_grid_reaches_into_the_method_and_is_left_out_where_a_method_has_no_su
     assert len(trials) == 8 + 2
 
 
-def test_status_tells_of_every_state(configured, capsys):
+def test_status_tells_of_every_state(configured, finish, capsys):
     config, study = configured()
     main(["study", "run", *config, "--workers", "0", "--seeds", "0"])
     done, failed, running, _ = study.trials().values()
-    study.run_folder(done).mkdir(parents=True)
-    (study.run_folder(done) / "result.json").write_text(json.dumps({"train_seconds": 1800.0}))
+    finish(study, done, train_seconds=1800.0)
     study.give_up(failed, "ValueError: no", 1)
     capsys.readouterr()
     with Leases(study.leases, seconds=60).claim(running.id):

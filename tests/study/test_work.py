@@ -32,7 +32,7 @@ def planned(study, trial_of):
 
 
 @pytest.fixture
-def training(monkeypatch):
+def training(monkeypatch, study, finish):
     """Replaces training: notes the seeds, and does what `how` says by seed (raise it, or finish)."""
     begun, how = [], {}
 
@@ -45,9 +45,8 @@ def training(monkeypatch):
             raise action
         folder = os.path.join(config.output, "checkpoints")
         os.makedirs(folder)
-        for name in ("result.json", "adapter.safetensors"):
-            with open(os.path.join(config.output, name), "w") as file:
-                file.write("{}")
+        with open(os.path.join(config.output, "adapter.safetensors"), "w"):
+            finish(study, study.trials()[os.path.basename(config.output)])
 
     monkeypatch.setattr(work_file, "train", train)
     monkeypatch.setattr(work_file.time, "sleep", lambda seconds: None)
@@ -125,6 +124,17 @@ def test_a_folder_in_use_is_left_to_whom_it_belongs_without_counting(study, plan
     assert study.failure(trial) is None
 
 
+def test_a_damaged_result_is_set_aside_and_its_trial_run_again(study, planned, training, capsys):
+    (trial,) = planned(1)
+    study.run_folder(trial).mkdir(parents=True)
+    (study.run_folder(trial) / "result.json").write_text('{"test_accuracy": 5')
+    assert work(study, WorkConfig()) == 1
+    assert study.finished(trial)
+    assert f"damaged: {study.run_folder(trial)}/result.json is damaged (no JSON: " in capsys.readouterr().out
+    (aside,) = study.run_folder(trial).glob("result.damaged.*.json")
+    assert aside.read_text() == '{"test_accuracy": 5'
+
+
 def test_trials_in_other_hands_are_waited_for_or_not(study, planned, training, monkeypatch):
     trials = planned(2)
     other = work_file.Leases(study.leases, seconds=60)
@@ -152,17 +162,19 @@ def test_a_trial_whose_workers_all_die_is_given_up(study, planned, training, mon
 
 
 _WORKER = """
-import os, random, time
+import json, os, random, time
 from capaboost_vit.study import work as work_file
 from capaboost_vit.study.manifest import Study
+from capaboost_vit.training.job import as_dict
 
 def train(config):
     with open(log, "a") as file:
         file.write(f"{config.seed}\\n")
     os.makedirs(config.output, exist_ok=True)
     time.sleep(random.random() / 100)
+    result = {"config": as_dict(config), "method": [{"method": "head"}], "parameters": {"trained": 1}}
     with open(os.path.join(config.output, "result.json"), "x") as file:  # fails if there is one
-        file.write("{}")
+        json.dump({**result, "train_seconds": 1.0, "test_accuracy": 1.0}, file)
 
 work_file.train = train
 work_file.work(Study(folder), work_file.WorkConfig())

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...core.masking import Masking
-from ..manifest import Trial
 from ..outcomes import Comparison, Outcome
+from ..trial import Trial
 
 RESAMPLES = 9999
 LEVEL = 0.95

@@ -69,7 +69,7 @@ def write_report(
         raise ValueError(f"--reference {reference}: the study has no such method; it has {', '.join(rows)}")
     suites = ", ".join(dict.fromkeys(part.suite for part in outcomes.parts))
     taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
-    progress = render("progress.txt", states=outcomes.states, taken_from=taken)
+    progress = render("progress.txt", states=outcomes.states, taken_from=taken, left_out=outcomes.left_out)
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
     # made once for all that show them, and not for the numbers alone: their intervals take a while
     compared = [comparison_tables(grid) for grid in grids] if {"html", "md", "tex"} & {*formats} else []

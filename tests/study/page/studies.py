@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from capaboost_vit.run import train
-from capaboost_vit.study.manifest import Study, make_trial, run_config
+from capaboost_vit.study.manifest import Study, run_config
+from capaboost_vit.study.trial import make_trial
 from capaboost_vit.vision.config import TrainConfig
 
 LORA = {"name": "lora", "rank": 2, "alpha": 2.0, "num_branches": 1, "density": 1.0, "pattern": "random"}
@@ -42,6 +43,7 @@ def result(trial, accuracy, **more):
     method = {name: value for name, value in trial.config["method"].items() if name != "name"}
     return {
         "test_accuracy": accuracy,
+        "val_accuracy": accuracy,
         "test_right": round(10 * accuracy),
         "test_total": 1000,
         "train_seconds": 10.0,

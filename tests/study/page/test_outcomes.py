@@ -9,6 +9,7 @@ from studies import METHODS, result, trial, write
 
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.outcomes import described, read_outcomes
+from capaboost_vit.study.page.page import write_report
 
 
 def states(study):
@@ -71,12 +72,12 @@ def test_a_trial_that_was_given_up_says_why(tmp_path):
     ("content", "said"),
     [
         ('{"test_accuracy": 5', "is damaged"),
-        ("[]", "not that of a run"),
+        ("[]", "no JSON object"),
         ("{}", "not that of a run"),
-        ({"test_accuracy": None}, "no number where one is needed"),
-        ({"test_accuracy": 101.0}, "test accuracy of 101"),
-        ({"test_accuracy": float("nan")}, "test accuracy of nan"),
-        ({"config": {"seed": 7}}, "of seed 7, the trial of seed 0"),
+        ({"test_accuracy": None}, "test_accuracy must be float, got None"),
+        ({"test_accuracy": 101.0}, "test_accuracy must lie in [0, 100], got 101"),
+        ({"test_accuracy": float("nan")}, "test_accuracy must lie in [0, 100], got nan"),
+        ({"config": {"seed": 7}}, "that of another trial: "),
         ({"method": [{}]}, "not that of a run"),
     ],
     ids=str,
@@ -94,11 +95,13 @@ def test_a_result_that_cannot_be_used_is_named_and_stops_nothing(tmp_path, conte
     assert states(study)[good.id] == "finished"
 
 
-def test_torn_lines_of_the_manifest_are_ignored(tmp_path):
+def test_lines_of_the_manifest_that_are_left_out_are_counted_in_the_report(tmp_path):
     study = write(tmp_path, [(trial("lora", "0-4", 0), 50.0)])
     with open(study.manifest, "a") as file:
         file.write('{"id": "0123456789ab", "sui')
     assert len(read_outcomes(study.path).finals) == 1
+    (path,) = write_report(study.path, formats=["md"])
+    assert "Lines of manifest.jsonl left out, as they are no trials: 1 (line 2: no JSON" in path.read_text()
 
 
 def test_a_study_without_final_trials_says_what_to_type(tmp_path):
