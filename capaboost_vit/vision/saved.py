@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..training.evaluation import evaluate
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter
 from .build import build_transform
+from .class_names import class_names, outputs_of
 from .config import TrainConfig
 from .data import open_configured
 from .loader import Normalise, image_eval_loader
@@ -60,7 +60,7 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
             f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"
         )
     model = create_from_adapter(source.adapter, initial_checkpoint=checkpoint)
-    return Saved(model, header["input"], _class_names(header["class_names"], header["num_classes"]))
+    return Saved(model, header["input"], class_names(header["class_names"], header["num_classes"]))
 
 
 def evaluate_adapter(
@@ -75,7 +75,8 @@ def evaluate_adapter(
     """(right answers, all) of an adapter file, a run folder or a timm folder, on one split of a data set.
 
     Args:
-        data: what to evaluate on; None takes that of the run folder. It is opened with the run's options.
+        data: what to evaluate on; None takes that of the run folder. It is opened with the run's options. Its classes
+            are those of the model by name (`outputs_of`); they may be fewer.
         initial_checkpoint: see `open_saved`.
 
     Raises:
@@ -90,7 +91,9 @@ def evaluate_adapter(
     part = images.split(split)
     target = pick_device(device)
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
-    _check_classes(spec, images.classes, saved)
+    count: int = saved.model.num_classes  # type: ignore[assignment]
+    outputs = outputs_of(spec, images.classes, names=saved.classes, count=count)
+    part = replace(part, labels=tuple(outputs[label] for label in part.labels))
     batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
     confusion = evaluate(saved.model.to(target), batches, prepare=prepare, config=TrainConfig())
@@ -132,29 +135,10 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
 def _from_timm_folder(folder: Path) -> Saved:
     try:
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        names = class_names(model.pretrained_cfg.get("label_names") or (), model.num_classes)
     except Exception as error:  # a foreign config.json leads timm to whatever it leads to
         reason = (str(error) or "no reason given").splitlines()[0]
         raise ValueError(f"timm cannot build a model from {folder}: {type(error).__name__}: {reason}") from error
     if not model.num_classes:
         raise ValueError(f"the model in {folder} has no classes: it was saved with num_classes=0")
-    names = _class_names(model.pretrained_cfg.get("label_names") or (), model.num_classes)
     return Saved(model.eval(), resolve_input_data_config(model), names)
-
-
-def _class_names(names: Sequence[str] | Mapping[Any, str], count: int) -> tuple[str, ...]:
-    """A name for each of `count` classes, the number of those that have none; timm has lists, or names by number."""
-    by_number = names if isinstance(names, Mapping) else dict(enumerate(names))
-    named = {int(number): str(name) for number, name in by_number.items()}
-    return tuple(named.get(i, str(i)) for i in range(count)) if named else ()
-
-
-def _check_classes(spec: str, classes: Sequence[str], saved: Saved) -> None:
-    """Raises ValueError unless label i of the data means output i of the model; classes without names must trust."""
-    count: int = saved.model.num_classes  # type: ignore[assignment]
-    if len(classes) > count:
-        raise ValueError(f"{spec} has {len(classes)} classes, the adapter {count}")
-    if all(name == str(i) for i, name in enumerate(classes)):
-        return
-    for i, (name, expected) in enumerate(zip(classes, saved.classes, strict=False)):  # it has none, or more
-        if name != expected:
-            raise ValueError(f"class {i} of {spec} is {name!r}, that of the adapter {expected!r}: other classes")

@@ -78,7 +78,7 @@ def test_an_adapter_file_alone_needs_data_and_base_weights(finished, base, pictu
     ("options", "error", "text"),
     [
         ({"split": "tset"}, ValueError, "has no split 'tset'; it has: train, val, test"),
-        ({"data": "digits"}, ValueError, "digits has 10 classes, the adapter 3"),
+        ({"data": "digits"}, ValueError, "digits has the label 9, the model only 3 classes, from 0 on"),
         ({"data": "nowhere"}, FileNotFoundError, "no data at 'nowhere'"),
         ({"initial_checkpoint": "gone.pth"}, FileNotFoundError, "no weights at gone.pth"),
         ({"device": "gpu"}, ValueError, "--device gpu: "),
@@ -114,13 +114,84 @@ def test_a_timm_folder_is_evaluated_like_the_run_that_it_was_merged_from(finishe
         evaluate_adapter(folder)
 
 
-@pytest.mark.parametrize("names", [("blue", "red", "green"), ("blue", "red")], ids=" ".join)
+def split_folders(root, names, size=20):
+    """train/ and test/ with one picture, two pictures, ... of each class."""
+    for part in ("train", "test"):
+        for count, name in enumerate(names, start=1):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (size, size), (40 * count, 90, 30)).save(root / part / name / f"{i}.png")
+    return str(root)
+
+
+def one_answer(folder, classes, answer, names=()):
+    """A folder in timm's hub format whose model gives every picture the same class."""
+    model = timm.create_model("test_vit", num_classes=classes)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()[answer] = 1
+    timm.models.save_for_hf(model, str(folder), {"label_names": list(names)} if names else {}, safe_serialization=True)
+    return folder
+
+
+@pytest.mark.parametrize(("classes", "subset"), [(1000, "imagenet-1k"), (11821, "imagenet-12k")])
+def test_folders_of_imagenet_are_matched_by_timms_own_index(tmp_path, classes, subset):
+    index = timm.data.ImageNetInfo(subset).label_names()
+    names = ("n01440764", "n02123045", "n07753592")  # tench, tabby, banana
+    assert names != tuple(index[:3])
+    data = split_folders(tmp_path / "data", names)
+    for count, name in enumerate(names, start=1):
+        model = one_answer(tmp_path / name, classes, index.index(name))
+        assert evaluate_adapter(model, data=data) == (count, 6)
+
+
+def test_wordnet_names_that_the_subset_lacks_and_other_names_are_unknown(tmp_path):
+    model = one_answer(tmp_path / "m", 1000, 0)
+    for names in (("n01440764", "n99999999"), ("blue", "red")):
+        data = split_folders(tmp_path / names[1], names)
+        text = rf"names its classes \({names[0]!r}, ...\), this model with 1000 outputs does not: store them, "
+        with pytest.raises(ValueError, match=text):
+            evaluate_adapter(model, data=data)
+
+
+def test_names_that_a_timm_folder_has_win_and_classes_may_be_fewer(tmp_path):
+    model = one_answer(tmp_path / "m", 1000, 7, [f"n{i:08}" for i in range(1000)])
+    assert evaluate_adapter(model, data=split_folders(tmp_path / "a", ("n00000003", "n00000007"))) == (2, 3)
+    with pytest.raises(ValueError, match=r"class 'n01440764' of .* is none of the model's 1000"):
+        evaluate_adapter(model, data=split_folders(tmp_path / "b", ("n00000003", "n01440764")))
+    twice = one_answer(tmp_path / "twice", 3, 0, ["crane", "tabby", "crane"])
+    with pytest.raises(ValueError, match="several classes 'crane'"):
+        evaluate_adapter(twice, data=split_folders(tmp_path / "c", ("crane", "tabby")))
+
+
+def test_folders_with_numbers_for_names_mean_the_outputs_of_these_numbers(tmp_path):
+    data = split_folders(tmp_path / "data", ("0", "10", "2"))  # as text 10 comes before 2
+    for number, right in ((0, 1), (10, 2), (2, 3), (1, 0)):
+        assert evaluate_adapter(one_answer(tmp_path / f"m{number}", 11, number), data=data) == (right, 6)
+    with pytest.raises(ValueError, match="has the label 10, the model only 10 classes, from 0 on"):
+        evaluate_adapter(one_answer(tmp_path / "small", 10, 0), data=data)
+
+
+def test_classes_are_matched_by_their_names_whatever_their_number(finished, pictures, tmp_path):
+    expected = 0
+    for part in ("train", "test"):
+        for name in ("red", "green"):  # the model has blue, green, red
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / part / name).symlink_to(pictures / name)
+    for name in ("red", "green"):
+        found = predict_images(finished[0], [pictures / name], top=1)
+        expected += sum(prediction.classes == (name,) for prediction in found)
+    assert expected > 20
+    assert evaluate_adapter(finished[0], data=str(tmp_path)) == (expected, 40)
+
+
+@pytest.mark.parametrize("names", [("blue", "reed", "green"), ("0 blue", "red")], ids=" ".join)
 def test_pictures_of_other_classes_are_not_counted(finished, pictures, tmp_path, names):
     for part in ("train", "test"):
-        for i, name in enumerate(names):
+        for name in names:
             (tmp_path / part).mkdir(exist_ok=True)
-            (tmp_path / part / f"{i} {name}").symlink_to(pictures / name)
-    with pytest.raises(ValueError, match=r"class 0 of .* is '0 blue', that of the adapter 'blue': other classes"):
+            (tmp_path / part / name).symlink_to(pictures / "red")
+    with pytest.raises(ValueError, match=r"class '(0 blue|reed)' of .* is none of the model's 3 .*blue, green, red"):
         evaluate_adapter(finished[0], data=str(tmp_path))
 
 
