@@ -38,7 +38,7 @@ class Anatomy:
         roles: sites by role; a role may have several, such as the fused and the separate projections.
         prefix_attention: the class of the wrapper that adds a prefix to an attention module, or None where none is
             known.
-        prompted: the class of the wrapper that gives a `block` a prompt.
+        prompted: the class of the wrapper that gives a `block` a prompt, or None where none is known.
         watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is, or
             None where there is none.
         head: names of the modules that are trained from the first step (the classifier).
@@ -46,7 +46,7 @@ class Anatomy:
 
     roles: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
     prefix_attention: type[Any] | None = None
-    prompted: type[Any] = Prompted
+    prompted: type[Any] | None = Prompted
     watching: Callable[..., Wrapper] | None = None
     head: tuple[str, ...] = ()
 

@@ -37,7 +37,7 @@ def apply_method(
 
     Raises:
         ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, or a method that
-            attaches nothing though it has wrappers to attach; the model is unchanged.
+            attaches nothing though it has wrappers to attach, or trains nothing; the model is unchanged.
     """
     earlier = set(model.modules())
     names: dict[str, None] = {}  # in order, each once
@@ -59,6 +59,11 @@ def apply_method(
             freeze_base(model, anatomy.head)
         for parameter in base_parameters:
             parameter.requires_grad_(True)
+        if not names and not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                f"method {method.name!r} trains nothing of this {type(model).__name__}: name modules with head=, or "
+                "take lora or full"
+            )
         if not autocast_adapter_dtype:
             for _, wrapper in wrappers(model):
                 for parameter in () if wrapper in earlier else wrapper.added_parameters():

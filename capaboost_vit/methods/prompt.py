@@ -36,8 +36,11 @@ class Prompt(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each block; of shallow prompts the first has tokens, and the last takes them off.
 
-        Raises ValueError for a target that matches nothing (models whose blocks know positions have no role `block`).
+        Raises ValueError if no prompt is known for this model, or a target matches nothing (models whose blocks know
+        positions have no role `block`).
         """
+        if anatomy.prompted is None:
+            raise ValueError(f"no prompt is known for {type(model).__name__}: use lora or adapter")
         names = list(core.find_parts(model, self.targets, anatomy))
         for index, name in enumerate(names):
             base = core.get(model, name)

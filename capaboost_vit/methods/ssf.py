@@ -30,7 +30,7 @@ class Ssf(Method):
     timm_names: ClassVar[bool] = False
     targets: tuple[str, ...] = option(
         ("patch_embed", "query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm"),
-        "roles or name patterns of linear layers, convolutions and norms",
+        "roles or name patterns of linear layers, convolutions and norms; models without patches have no patch_embed",
         compared=False,
     )
 
@@ -41,7 +41,10 @@ class Ssf(Method):
             ValueError: a target that matches nothing, or a layer both as a whole and by its parts.
             TypeError: a target that is no linear layer, convolution, layer norm or group norm, or has no weight.
         """
-        for name, places in core.find_parts(model, self.targets, anatomy).items():
+        targets = self.targets
+        if targets == Ssf.targets and "patch_embed" not in anatomy.roles:  # as in encoders of texts
+            targets = targets[1:]
+        for name, places in core.find_parts(model, targets, anatomy).items():
             base, parts = core.get(model, name), places[0].site.parts
             size = _channels(core.unwrap(base), name) // len(parts)
             placed = core.device_and_dtype(base)

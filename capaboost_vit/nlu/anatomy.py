@@ -42,20 +42,19 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """The anatomy of an encoder of transformers: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DeBERTa-v2 and v3, ...
 
     Adapters are, as `targets=("mlp",)`, Pfeiffer's, and as `("attn", "mlp")`, Houlsby's; dropout comes behind a
-    sequential one. The role `block`, which a prompt enters, is the whole encoder; a decoder, whose tokens may not see
-    what follows, has none, and takes no prefix. In models with other names there are no roles; name patterns such as
-    `transformer.layer.*.attention.q_lin` do as targets of lora, adapter and ia3.
+    sequential one. The role `block`, which a prompt enters, is the whole encoder. Prefixes and prompts need layers that
+    take any number of keys, which not all do (windows, blocks), and no decoder, whose tokens may not see what follows.
+    In models with other names there are no roles; name patterns such as `transformer.layer.*.attention.q_lin` do as
+    targets of lora, adapter and ia3.
     """
     attentions = [unwrap(module) for name, module in slots(model) if _ATTENTION.search(name)]
     if not attentions:
-        return Anatomy(head=head_names(model))
-    roles = {**_ROLES, "norm": tuple(map(Site, norm_names(model)))}
-    if any(getattr(attention, "is_decoder", False) for attention in attentions):
-        del roles["block"]
+        return Anatomy(prompted=None, head=head_names(model))
+    takes_keys = all(map(takes_prefix, attentions))
     return Anatomy(
-        roles,
-        prefix_attention=PrefixAttention if all(map(takes_prefix, attentions)) else None,
-        prompted=PromptedEncoder,
+        {**_ROLES, "norm": tuple(map(Site, norm_names(model)))},
+        prefix_attention=PrefixAttention if takes_keys else None,
+        prompted=PromptedEncoder if takes_keys else None,
         watching=WatchedAttention,
         head=head_names(model),
     )

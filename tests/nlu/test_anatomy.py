@@ -170,7 +170,8 @@ def test_a_model_without_roles_takes_name_patterns(method, options):
     [
         ("prefix", {}, r"no prefix attention is known for DistilBertForSequenceClassification: use lora or adapter"),
         ("lora", {}, r"target 'query' matches nothing in DistilBert.*roles there: none; linear layers there: .*q_lin"),
-        ("prompt", {}, r"target 'block' matches nothing in DistilBert"),
+        ("prompt", {}, r"no prompt is known for DistilBert"),
+        ("ssf", {}, r"target 'query' matches nothing in DistilBert"),
         ("unipelt", {}, r"target 'query' matches nothing in DistilBert"),
         ("ia3", {}, r"target 'key' matches nothing in DistilBert"),
     ],
@@ -195,6 +196,7 @@ def longformer():
     ("method", "options", "error", "text"),
     [
         ("prefix", {}, ValueError, "no prefix attention is known for LongformerModel"),
+        ("prompt", {}, ValueError, "no prompt is known for LongformerModel"),
         ("unipelt", {}, ValueError, "no prefix attention is known for LongformerModel"),
         (
             "unipelt",
@@ -222,7 +224,8 @@ def test_an_attention_with_masks_of_its_own_takes_neither_prefix_nor_gates_and_s
     ("method", "options", "text"),
     [
         ("prefix", {}, "no prefix attention is known for BertLMHeadModel"),
-        ("prompt", {}, "target 'block' matches nothing in BertLMHeadModel"),
+        ("prompt", {}, "no prompt is known for BertLMHeadModel"),
+        ("head", {}, "method 'head' trains nothing of this BertLMHeadModel: name modules with head=, or take lora or"),
         ("unipelt", dict(parts=["lora"]), "gates have to know the padding"),
     ],
 )
@@ -233,6 +236,17 @@ def test_a_decoder_takes_nothing_that_its_later_tokens_would_tell_the_earlier_on
         adapt(model, method, **options)
     assert list(model.state_dict()) == state
     assert branches(adapt(model, "lora"))
+
+
+@pytest.mark.parametrize(
+    ("method", "text"), [("prompt", "no prompt is known for"), ("head", "trains nothing"), ("bitfit", "trains nothing")]
+)
+def test_a_model_with_none_of_our_names_and_no_bias_refuses_what_would_crash_or_train_nothing(method, text):
+    config = transformers.T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    model = transformers.T5EncoderModel(config)
+    with pytest.raises(ValueError, match=f"{text}.* T5EncoderModel"):
+        adapt(model, method)
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_an_attention_called_self_that_stands_in_no_layer_gives_no_roles():

@@ -51,8 +51,10 @@ def test_ssf_starts_as_the_base_merges_exactly_and_comes_back_from_its_file(fami
     assert torch.equal(outputs(again), expected)
 
 
-def test_ssf_without_targets_says_what_a_text_model_has():
+def test_ssf_without_targets_has_all_places_but_those_of_patches():
+    chosen = adapt(build("bert", "SequenceClassification"), "ssf", targets=PLACES)
+    assert branches(adapt(build("bert", "SequenceClassification"), "ssf")).keys() == branches(chosen).keys()
     with pytest.raises(
         ValueError, match=r"'patch_embed' matches nothing in Bert.*roles there: query, .*mlp_out, .*norm"
     ):
-        adapt(build("bert", "SequenceClassification"), "ssf")
+        adapt(build("bert", "SequenceClassification"), "ssf", targets=["patch_embed", "norm"])
