@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from ..io.text import printable
 from ..io.yaml import parse_yaml
 from ..study.config import WORKER_OPTIONS, StudyConfig, StudyRunConfig, StudyTuneConfig, WorkConfig
 from .parser import Parser, add_option, parser_of, values_of
@@ -134,7 +135,7 @@ def _run(arguments: Namespace) -> int:
     for trial in kept:
         failure = None if study.finished(trial) else study.failure(trial)
         if failure is not None:
-            print(f"failed: {trial.title()}: {failure['error']}", file=sys.stderr)
+            print(printable(f"failed: {trial.title()}: {failure['error']}"), file=sys.stderr)
             failed += 1
     print(f"{sum(map(study.finished, kept))} of {len(kept)} trials are finished in {study.path}")
     return 1 if failed else 0

@@ -15,6 +15,7 @@ from ..io.atomic import write_text
 from ..methods import METHODS, Method
 from ..nlu.metrics import glue_average
 from ..nlu.tasks import GLUE, TASKS
+from . import escaping
 
 # options in which the runs of one row of a table may differ
 _FREE = {"seed", "output", "task", "data", "resume", "overwrite", "device", "workers", "cache", "log_interval"}
@@ -90,7 +91,7 @@ def table(runs: Sequence[FinishedRun]) -> tuple[list[str], list[list[str]]]:
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table as Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
+    lines = [map(escaping.markdown, head), ["---"] * len(head), *(map(escaping.markdown, row) for row in rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -100,7 +101,7 @@ def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
     if path.suffix == ".md":
         text = markdown(head, rows)
     elif path.suffix == ".csv":
-        text = pd.DataFrame(rows, columns=head).to_csv(index=False)
+        text = pd.DataFrame([map(escaping.csv_cell, line) for line in [head, *rows]]).to_csv(index=False, header=False)
     elif path.suffix == ".json":
         text = json.dumps([vars(run) for run in runs], indent=2, default=str) + "\n"
     else:

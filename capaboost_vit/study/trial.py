@@ -58,13 +58,18 @@ class Trial:
         """How people are told of it."""
         shots = "" if self.shots is None else f", {self.shots} shots"
         stage = "" if self.stage == "final" else ", candidate"
-        return printable(f"{self.method} on {self.task}, seed {self.seed}{shots}{stage}")
+        return f"{self.method} on {self.task}, seed {self.seed}{shots}{stage}"
 
 
 def make_trial(config: TrainConfig, **fields: Any) -> Trial:
-    """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial."""
+    """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial.
+
+    Raises:
+        ValueError: a name with characters that cannot be shown.
+    """
     options = {name: value for name, value in as_dict(config).items() if name != "output"}
     trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
+    _check_names(trial)
     return dataclasses.replace(trial, id=trial.key()[:_ID_DIGITS])
 
 
@@ -85,6 +90,7 @@ def parse_trial(line: bytes) -> Trial:
     hints = hints_of(Trial)
     values = parse_object(line, hints)
     trial = Trial(**{name: values[name] for name in hints} | {"notes": tuple(values["notes"])})
+    _check_names(trial)
     config, options = trial.config, hints_of(TrainConfig) | {"method": dict[str, Any]}
     try:
         for name in options.keys() & config.keys():  # others are of another release
@@ -104,6 +110,13 @@ def parse_trial(line: bytes) -> Trial:
 def identifying_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that make it another one, wherever its data lie, each with its default where it lacks."""
     return {name: value for name, value in run_identity(dict(config), TrainConfig).items() if name not in _PLACES}
+
+
+def _check_names(trial: Trial) -> None:
+    """Raises ValueError unless the names of a trial can stand in every table, drawing and terminal."""
+    for name in (trial.suite, trial.task, trial.group, trial.method, trial.backbone, *trial.notes):
+        if name != printable(name):
+            raise ValueError(f"{name!r} holds characters that cannot be shown: rename it")
 
 
 def _hash(options: Mapping[str, Any], fields: Mapping[str, Any]) -> str:

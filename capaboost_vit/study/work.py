@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..io.text import printable
 from ..run import train
 from ..training.signals import Interrupted
 from .config import WorkConfig
@@ -101,7 +102,7 @@ class _Worker:
         return True
 
     def _failed(self, trial: Trial, lease: Lease, error: Exception) -> None:
-        lease.error = " ".join(f"{type(error).__name__}: {error}".split())
+        lease.error = printable(" ".join(f"{type(error).__name__}: {error}".split()))
         tries = self.leases.attempts(trial.id)
         lasting = not isinstance(error, _PASSING) or isinstance(error, _LASTING)
         if lasting or tries - self.study.forgiven(trial) >= self.config.attempts:

@@ -295,6 +295,16 @@ def test_numbers_with_an_exponent_are_numbers_as_for_capaboost_train(tmp_path):
     assert options["model"] == "1e-3x"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a | b", r"no name of a task or method may hold ' \| '"), ("a\x1b[31m", "holds characters that cannot be shown")],
+)
+def test_names_that_no_table_can_show_are_refused(written, name, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        final(written, {name: {"method": {"name": "lora"}}})
+    assert "\x1b" not in str(caught.value)
+
+
 def test_two_methods_of_one_name_or_of_one_content_are_refused(written, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "lora.yaml").write_text(yaml.safe_dump({"method": {"name": "lora"}}))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ...io.atomic import write_text
+from ...io.text import printable
+from ..escaping import csv_cell, latex, markdown
 from ..known import as_json
 from ..outcomes import Outcomes, read_outcomes
 from .costs import measure_costs
@@ -28,15 +30,6 @@ if TYPE_CHECKING:
 FORMATS = ("html", "md", "csv", "tex", "json")
 _PICTURES = 6_000_000  # bytes that thumbnails may take in all
 _THUMBNAIL = 3_600  # bytes of one
-# by filter of the templates: what LaTeX reads as a command; what ends a cell of Markdown, or begins an element of HTML
-ESCAPES = {
-    "tex": str.maketrans(
-        {character: rf"\{character}" for character in "&%$#_{}"}
-        | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-        | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "…": r"\dots{}"}
-    ),
-    "markdown": str.maketrans({"|": r"\|", "<": r"\<", "\n": " "}),
-}
 
 
 def write_report(
@@ -155,18 +148,24 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("capaboost_vit.study.page"),
         autoescape=lambda name: name is not None and name.endswith(".html"),
+        finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {name: methodcaller("translate", table) for name, table in ESCAPES.items()}
+    environment.filters |= {"markdown": markdown, "tex": latex, "quote": lambda path: shlex.quote(str(path))}
     return environment
 
 
+def _printable(value: Any) -> Any:
+    """What a template writes; markup, such as a drawing, keeps its lines."""
+    return printable(value) if type(value) is str else value
+
+
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as csv; None is an empty field, whole numbers stay whole."""
-    return str(pd.DataFrame(list(rows), dtype=object).to_csv(index=False))
+    """Rows as csv; None is an empty field, whole numbers stay whole, and no name is a formula."""
+    return str(pd.DataFrame(list(rows), dtype=object).map(csv_cell).to_csv(index=False))
 
 
 def _cell_rows(grids: Iterable[Grid]) -> Iterator[dict[str, Any]]:

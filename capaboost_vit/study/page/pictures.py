@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ...training.figures import draw_mask
+from ..escaping import csv_cell
 from ..outcomes import Outcome
 from .costs import cost_table
 from .figures import draw_differences, draw_lines, draw_pareto, draw_radar, series_style, styled, swatch, to_svg
@@ -161,7 +162,7 @@ class Illustrator:
                 if row in legend
             ]
         if download is not None:
-            content = download[1].to_csv(index=False, float_format="%.5g").encode()
+            content = download[1].map(csv_cell).to_csv(index=False, float_format="%.5g").encode()
             link = (f"{self.grid.key}-{download[0]}.csv", data_uri("text/csv;charset=utf-8", content))
         return Picture(key, title, text, drawn, shown, numbers, link)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ...io.text import printable
 from ...vision.data import ImageData, Split, check_data, open_configured
 from .task import SPLITS, Suite, SuiteTask
 from .vtab1k import compare
@@ -41,8 +42,8 @@ class SuiteReport:
             lines += [report.summary, *(f"  note: {line}" for line in report.remarks)]
             lines += [f"  problem: {line}" for line in report.problems]
         tasks, problems = _several(len(self.suite.tasks), "task"), _several(len(self.problems), "problem")
-        lines.append(f"{self.suite.name}: {tasks} looked at, {problems}\n")
-        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
+        lines.append(f"{self.suite.name}: {tasks} looked at, {problems}")
+        return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def check_suite(suite: Suite, *, progress: Callable[[str, int, int], None] | None = None) -> SuiteReport:

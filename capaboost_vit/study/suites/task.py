@@ -119,7 +119,9 @@ def read_suite(path: Path, *, root: Path | None = None) -> Suite:
     tasks = content.get("tasks") if isinstance(content, dict) else None
     if not isinstance(tasks, dict) or not tasks:
         raise ValueError(f"{path} has no `tasks:` with the tasks by name, such as {{birds: {{data: pictures/birds}}}}")
-    _check(str(path), content, {"name": Any, "tasks": Any})
+    _check(str(path), content, {"name": str, "tasks": dict[Any, Any]})
+    if len(set(map(str, tasks))) < len(tasks):
+        raise ValueError(f"{path}: two tasks are called the same: rename one")
     return Suite(
         str(content.get("name", path.stem)),
         tuple(_read_task(f"{path}, task {name}", str(name), values, root) for name, values in tasks.items()),

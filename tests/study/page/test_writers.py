@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 from studies import METHODS, trial, write
 
-from capaboost_vit.study.page.page import ESCAPES, render, write_report
+from capaboost_vit.study.escaping import csv_cell, latex, markdown
+from capaboost_vit.study.page.page import render, write_report
 from capaboost_vit.study.page.tables import Column, Entry, ReportTable
 
 NOTES = ["not VTAB-exact: 50 % & more"]
@@ -118,18 +120,88 @@ def test_latex_is_balanced_and_escaped(study, tmp_path):
     assert r"a \textbar{} b" in text
 
 
-HOSTILE = r"a_b & 5% $x^2$ #1 {c} ~ \cmd <t> | ±"
+HOSTILE = r"a_b & 5% $x^2$ #1 {c} ~ \cmd <t> | ± [3cm] *"
 
 
-def test_what_latex_and_markdown_would_read_as_commands_is_escaped():
-    assert HOSTILE.translate(ESCAPES["tex"]) == (
+def test_what_latex_would_read_as_a_command_is_escaped():
+    assert latex(HOSTILE) == (
         r"a\_b \& 5\% \$x\textasciicircum{}2\$ \#1 \{c\} \textasciitilde{} \textbackslash{}cmd "
-        r"\textless{}t\textgreater{} \textbar{} $\pm$"
+        r"\textless{}t\textgreater{} \textbar{} $\pm$ {[}3cm] {*}"
     )
+    assert latex("a\n\n\x1b[31mb") == r"a\textbackslash{}n\textbackslash{}n\textbackslash{}x1b{[}31mb"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("capaboost_lora_d4", "capaboost_lora_d4"),
+        ("+2.00 [+1.00, +3.00]", "+2.00 [+1.00, +3.00]"),
+        ("_a_ b * c", r"\_a_ b * c"),
+        ("**a** `b` ~~c~~ $d$", r"\*\*a\** \`b\` \~\~c\~~ \$d$"),
+        ("a|b\nc", r"a\|b\\nc"),
+        ("<img src=x onerror=y>&lt;", r"\<img src=x onerror=y>\&lt;"),
+        ("![a](http://b) [c]: d", r"![a\](http://b) [c\]: d"),
+        ("# a", r"\# a"),
+        ("- a", r"\- a"),
+        ("12. a", r"12\. a"),
+        ("\x1b[31mred\u202e", r"\\x1b[31mred\\u202e"),
+        ("grün 猫", "grün 猫"),
+    ],
+)
+def test_what_markdown_would_read_as_markup_is_escaped(text, written):
+    assert markdown(text) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("=1+1", "'=1+1"), ("+a", "'+a"), ("-a", "'-a"), ("@a", "'@a"), ("\t=1", r"\t=1"), ("a=1", "a=1"),
+        (-1.5, -1.5), (None, None),
+    ],
+)  # fmt: skip
+def test_no_text_in_csv_is_a_formula(value, written):
+    assert csv_cell(value) == written
+
+
+EVIL = "=cmd|' /C calc'!A0 <b>*x*</b> [a](b) \\input{c}"
+
+
+def test_every_name_of_a_study_is_text_in_every_format(tmp_path, monkeypatch):
+    monkeypatch.setattr("capaboost_vit.study.page.costs.count_model", lambda options: (1, 2, 3))
+    monkeypatch.setitem(METHODS, EVIL, METHODS["lora"])
+    names = {"suite": EVIL, "group": EVIL, "backbone": EVIL, "notes": [EVIL]}
+    done = [(trial(EVIL, f"{EVIL} {i}", s, **names), 50.0 + s) for i in range(2) for s in (0, 1)]
+    folder = tmp_path / "<i>a</i> *b*"
+    study = write(folder, done)
+    first, second, third, _ = study.trials().values()
+    study.give_up(first, f"{EVIL}\x1b[31m", 1)
+    (study.run_folder(first) / "result.json").unlink()
+    path = study.run_folder(second) / "result.json"
+    evil = {"taken_from": f"{EVIL}\x1b[31m", "machine": {"device": f"{EVIL}\x1b[31m"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **evil}))
+    classes = [f"{EVIL}\n\x1b[31m", "b"]
+    answers = {"classes": classes, "counts": [[0, 1, 3]], "worst": []}
+    (study.run_folder(third) / "predictions.json").write_text(json.dumps(answers))
+    write_report(folder, tmp_path)
+    texts = {name: (tmp_path / f"report{name}").read_text() for name in (".html", ".md", ".tex", ".csv", "_runs.csv")}
+    for name, text in texts.items():
+        assert "\x1b" not in text, name
+        assert "&#39; /C calc" in text if name == ".html" else "/C calc" in text
+    assert "<b>*x*" not in texts[".html"].replace("<b>50", "")
+    assert "<i>a" not in texts[".html"]
+    for line in texts[".md"].splitlines():
+        assert not re.search(r"(?<!\\)(<b>|<i>|\]\()|(?<![\\*])\*x", line), line
+    assert texts[".md"].startswith("# =cmd\\|' /C calc'!A0 \\<b>".replace("# =", "# \\="))
+    assert r"\input{c}" not in texts[".tex"]
+    for name in (".csv", "_runs.csv"):
+        assert not any(cell.startswith(("=", "@", "+")) for row in csv.reader(io.StringIO(texts[name])) for cell in row)
+
+
+def test_a_table_that_holds_markup_keeps_its_cells():
     table = ReportTable("k", "t", (Column("m"), Column(HOSTILE)), ((Entry("r"), Entry("x\ny", "a|b")),))
     text = render("report.md", title="", progress="", tables=[table])
-    assert "| r | x y a\\|b |" in text
-    assert HOSTILE.replace("|", "\\|").replace("<", "\\<") in text
+    assert r"| r | x\\ny a\|b |" in text
+    assert markdown(HOSTILE) in text
 
 
 @pytest.mark.slow

@@ -76,6 +76,8 @@ def test_data_that_is_below_the_root_is_taken_from_there(tmp_path):
             "task a has no option 'clases' (did you mean 'classes'?); it takes: data,",
         ),
         ("tasks: {a: {data: x, name: y}}", "task a has no option 'name'"),
+        ("tasks: {2: {data: x}, '2': {data: y}}", "two tasks are called the same: rename one"),
+        ("name: [a]\ntasks: {a: {data: x}}", "name must be str, got ['a']"),
         ("tasks: {a: {data: x, classes: many}}", "task a: classes must be int | None, got 'many'"),
         ("tasks: {a: {data: x, classes: true}}", "task a: classes must be int | None, got True"),
         ("tasks: {a: {data: x, group: 3}}", "task a: group must be str, got 3"),
