@@ -132,9 +132,9 @@ class Study:
         return None
 
     def set_aside(self, trial: Trial) -> None:
-        """Gives a damaged result another name, so that the trial can be run again."""
-        path = self.run_folder(trial) / "result.json"
-        path.rename(path.with_name(f"result.damaged.{time.time_ns()}.json"))
+        """Gives the run folder another name, so that the trial can be run again from the start."""
+        folder = self.run_folder(trial)
+        folder.rename(folder.with_name(f"{trial.id}.damaged.{time.time_ns()}"))
 
     def failure(self, trial: Trial) -> dict[str, Any] | None:
         """Why a trial was given up (`error`), after how many `attempts`; or None."""

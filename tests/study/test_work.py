@@ -131,7 +131,7 @@ def test_a_damaged_result_is_set_aside_and_its_trial_run_again(study, planned, t
     assert work(study, WorkConfig()) == 1
     assert study.finished(trial)
     assert f"damaged: {study.run_folder(trial)}/result.json is damaged (no JSON: " in capsys.readouterr().out
-    (aside,) = study.run_folder(trial).glob("result.damaged.*.json")
+    (aside,) = (study.path / "trials").glob(f"{trial.id}.damaged.*/result.json")
     assert aside.read_text() == '{"test_accuracy": 5'
 
 
@@ -211,6 +211,20 @@ def wait_for(condition, seconds=90):
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_trial_whose_result_was_damaged_is_trained_again_to_the_same_bits(written):
+    config = StudyRunConfig(**{**written(), "seeds": (0,), "tasks": ("one",)})
+    study = Study(config.output)
+    (trial,), _ = study.add(final_trials(config))
+    adapters = []
+    for _ in range(2):
+        assert work(study, WorkConfig()) == 1
+        adapters.append((study.run_folder(trial) / "adapter.safetensors").read_bytes())
+        result = study.run_folder(trial) / "result.json"
+        result.write_text(result.read_text()[:100])
+    assert adapters[0] == adapters[1]
 
 
 @pytest.mark.slow
