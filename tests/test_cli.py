@@ -281,6 +281,18 @@ def test_a_mistake_is_one_line_that_says_what_to_do(refused, arguments, text, tm
     assert text in line
 
 
+@pytest.mark.parametrize("offline", [True, False])
+def test_advice_that_is_followed_already_is_not_given(refused, monkeypatch, offline):
+    def no_hub(*_, **__):
+        raise OSError("no hub")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1" if offline else "")
+    monkeypatch.setattr("timm.create_model", no_hub)
+    line = refused("train", "--data", "digits:0-1", "--model", "test_vit_capaboost_lora", "--pretrained")
+    assert "give a local file, --initial-checkpoint FILE" in line
+    assert ("set HF_HUB_OFFLINE=1" in line) != offline
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,7 +150,8 @@ def _explained(name: str, what: str) -> Iterator[None]:
             yield
     except Exception as error:  # transformers', safetensors' and tokenizers' own, of many classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        needed = "the folder needs" if Path(name).is_dir() else "give a hub id, or a folder with"
+        place = "a folder" if os.environ.get("HF_HUB_OFFLINE") else "a hub id, or a folder"
+        needed = "the folder needs" if Path(name).is_dir() else f"give {place} with"
         raise ValueError(
             f"cannot load {what} of {name}: {reason}; {needed} config.json, model.safetensors and tokenizer.json"
         ) from error

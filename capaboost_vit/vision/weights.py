@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +30,10 @@ def create_base(
     try:
         model = timm.create_model(name, pretrained=pretrained and initial_checkpoint is None, **arguments)
     except OSError as error:
+        cached = "" if os.environ.get("HF_HUB_OFFLINE") else ", or set HF_HUB_OFFLINE=1 to use the local cache at once"
         raise ValueError(
             f"cannot fetch the weights of {name} from the hub ({type(error).__name__}): give a local file, "
-            "--initial-checkpoint FILE or initial_checkpoint=, or set HF_HUB_OFFLINE=1 to use the local cache at once"
+            f"--initial-checkpoint FILE or initial_checkpoint={cached}"
         ) from error
     if initial_checkpoint is not None:
         load_base_weights(model, initial_checkpoint)
