@@ -58,7 +58,7 @@ def read_sealed(
     try:
         header = json.loads(metadata[form])
         header.pop("sha256")
-    except (ValueError, AttributeError, TypeError, KeyError) as problem:
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as problem:
         raise error(f"{path} is damaged: its header is no JSON object with a SHA-256") from problem
     if metadata[form] != _seal(header, tensors):
         raise error(f"{path} is damaged: its content does not have the SHA-256 that was stored with it")

@@ -86,7 +86,8 @@ class Checkpoints:
 def _read(path: Path) -> dict[str, Any]:
     header, tensors = read_sealed(path, FORMAT, VERSION, error=CheckpointError)
     try:
-        return dict(unpack(header["state"], tensors).items())
+        tree = unpack(header["state"], tensors)
+        return {name: dict(tree[name]) for name in ("state", "events", "record", "machine")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} holds no state of a run: {error}") from error
 

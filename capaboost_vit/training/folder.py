@@ -62,7 +62,7 @@ class RunFolder:
         """What a JSON file holds; nothing where there is none, or it is damaged."""
         try:
             values = json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):  # the last one of brackets in brackets
             values = None
         return values if isinstance(values, dict) else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,7 +126,7 @@ class State:
     def keep_best(self, score: float) -> None:
         """Notes a score on val, and keeps a copy of what is evaluated if it is the best so far."""
         progress = self.progress
-        if progress.best_score is not None and score <= progress.best_score:
+        if math.isnan(score) or (progress.best_score is not None and score <= progress.best_score):
             progress.stale += 1
             return
         progress.best_score, progress.best_epoch, progress.stale = score, self.epochs_done, 0
@@ -161,8 +162,14 @@ class State:
 
         Raises:
             CheckpointError: it is of another model or optimizer, of epochs of another length, of more updates than
-                there are to be, or without the best model that is to be kept.
+                there are to be, without the best model that is to be kept, or it is no state at all.
         """
+        try:
+            self._unpack(tree)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:  # anyone can make a SHA-256
+            raise CheckpointError(f"the checkpoint holds no state of this run: {error!r}") from error
+
+    def _unpack(self, tree: dict[str, Any]) -> None:
         progress, now = Progress(**tree["progress"]), self._fixed()
         for name, value in tree.get("fixed", now).items():  # which older releases did not note
             if value != now[name]:

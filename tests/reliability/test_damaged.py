@@ -91,6 +91,8 @@ DAMAGES = {
     "a later version": lambda path: write_sealed(path, FORMAT, 99, {"state": None}, load_file(path)),
     "sealed, but not a state": lambda path: write_sealed(path, FORMAT, 1, {"state": {"dict": [[1]]}}, {}),
     "sealed, but a list": lambda path: write_sealed(path, FORMAT, 1, {"state": {"list": [1]}}, {}),
+    "sealed, but without a part": lambda path: write_sealed(path, FORMAT, 1, {"state": {"dict": []}}, {}),
+    "JSON of brackets": lambda path: metadata(path, lambda values: {FORMAT: "[" * 100_000}),
     "a folder": to_folder,
     "a folder with a file": lambda path: to_folder(path, filled=True),
     "a pickle": to_pickle,

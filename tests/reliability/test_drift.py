@@ -261,7 +261,9 @@ def test_a_folder_with_another_file_and_no_checkpoint_is_not_emptied(place, mate
         assert (folder / name).read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"config": 1}', "[" * 100_000], ids=lambda content: content[:9]
+)
 def test_a_result_that_is_none_is_named(place, material, content):
     (place / "run" / "result.json").write_text(content)
     with pytest.raises(ValueError, match=r"result\.json"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from toys import Fixed, begin, go_on, largest_difference, small, state, train
@@ -31,7 +33,7 @@ def stored(tmp_path):
 
     def store(at):
         checkpoints = Checkpoints(tmp_path)
-        checkpoints.save(at.progress.update, {"state": at.pack()})
+        checkpoints.save(at.progress.update, {"state": at.pack(), "events": {}, "record": {}, "machine": {}})
         return checkpoints.newest(pytest.fail)["state"]
 
     return store
@@ -154,3 +156,21 @@ def test_a_checkpoint_of_another_model_is_refused(stored):
         begin(small("adapter")).unpack(tree)
     with pytest.raises(CheckpointError, match=r"head\.(bias|weight) differs"):
         begin(small(num_classes=4), Fixed()).unpack(tree)
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer", "scaler", "best", "progress"])
+def test_a_state_that_lacks_a_part_or_holds_another_thing_there_is_refused(part):
+    options = {"amp": True, "amp_dtype": "float16", "select": "best"}
+    tree = begin(small(), **options).pack()
+    for lie in (3, {"a": 1}):
+        with pytest.raises(CheckpointError):
+            begin(small(), **options).unpack({**tree, part: lie})
+    with pytest.raises(CheckpointError, match=f"the checkpoint holds no state of this run: KeyError.'{part}'"):
+        begin(small(), **options).unpack({name: value for name, value in tree.items() if name != part})
+
+
+def test_a_score_that_is_no_number_is_never_the_best():
+    state = begin(small())
+    for score in (math.nan, 1.0, math.nan, 2.0):
+        state.keep_best(score)
+    assert (state.progress.best_score, state.progress.stale) == (2.0, 0)
