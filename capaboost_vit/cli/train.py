@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -78,7 +79,10 @@ def evaluate(arguments: Namespace) -> None:
         return
     from ..vision.saved import evaluate_adapter
 
-    right, total = evaluate_adapter(source, initial_checkpoint=arguments.initial_checkpoint, **options)
+    def note(line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr)
+
+    right, total = evaluate_adapter(source, initial_checkpoint=arguments.initial_checkpoint, note=note, **options)
     print(f"accuracy {100 * right / total:.2f} % ({right} of {total})")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from .options import suggest
 
@@ -114,6 +115,15 @@ def labelled(where: str, columns: Mapping[str, LabelColumn], *, needed: Collecti
 def training_column(columns: Mapping[str, LabelColumn]) -> LabelColumn:
     """The column whose values are the classes: that of train, else the first one."""
     return columns.get("train") or next(iter(columns.values()))
+
+
+def refuse_lookalikes(where: str, classes: Iterable[str]) -> None:
+    """Raises ValueError for two names that differ in nothing but their Unicode form, such as one or two code points."""
+    by_form: dict[str, str] = {}
+    for name in classes:
+        other = by_form.setdefault(normalize("NFC", name), name)
+        if other != name:
+            raise ValueError(f"{where} has two classes that look the same, {other!a} and {name!a}: rename one")
 
 
 def listed(classes: Sequence[str]) -> str:

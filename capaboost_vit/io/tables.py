@@ -8,14 +8,16 @@ import re
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 VAL_NAMES = ("val", "valid", "validation", "dev")  # usual names of what chooses the epoch
-SPLIT_NAMES = {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}
+SPLIT_ALIASES = {"train": ("train", "training"), "val": VAL_NAMES, "test": ("test", "testing")}
+SPLIT_NAMES = {name: split for split, names in SPLIT_ALIASES.items() for name in names}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.+-]+)?")
 _SPLIT_OF_FILE = re.compile(rf"(?:^|[-_. ])({'|'.join(SPLIT_NAMES)})(?:$|[-_. \d])", re.IGNORECASE)
-_PARQUET = ("*.parquet", "*/*.parquet", "*/train/*.parquet")  # a file each, a clone, the hub's own conversion
+_LOOKED_INTO = 100  # folders; of class folders there may be very many, and they hold no tables
 
 
 def by_split(spec: str, names: Iterable[str], splits: Mapping[str, str], *, others: bool = False) -> dict[str, str]:
@@ -41,7 +43,7 @@ def by_split(spec: str, names: Iterable[str], splits: Mapping[str, str], *, othe
 
 
 def find_split(spec: str, names: Iterable[str], splits: Collection[str], unlabelled: Collection[str] = ()) -> str:
-    """The first of some names, the one asked for and its aliases, that is a split.
+    """The first of some names, the one asked for and its aliases, that is a split; else without regard to case.
 
     Args:
         spec: the data set, for messages.
@@ -51,7 +53,9 @@ def find_split(spec: str, names: Iterable[str], splits: Collection[str], unlabel
         ValueError: there is none, or it has no labels.
     """
     names = tuple(names)
-    name = next((name for name in names if name in splits or name in unlabelled), None)
+    by_lower = {split.lower(): split for split in (*unlabelled, *splits)}
+    exact = (name for name in names if name in splits or name in unlabelled)
+    name = next(exact, next((by_lower[name.lower()] for name in names if name.lower() in by_lower), None))
     if name is None:
         raise ValueError(f"{spec} has no split {names[0]!r}; it has: {', '.join(splits)}")
     if name not in splits:
@@ -68,7 +72,16 @@ def is_table_folder(folder: Path) -> bool:
     """Whether `datasets` saved this folder, or it holds parquet files."""
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return True
-    return any(next(folder.glob(pattern), None) is not None for pattern in _PARQUET)
+    return holds(folder, "*.parquet", "train/*.parquet")  # a file each, or a clone, or the hub's own conversion
+
+
+def holds(folder: Path, *patterns: str) -> bool:
+    """Whether a pattern of a name fits a file below a folder, or below one of the first 100 folders in it."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        inner = [Path(entry.path) for entry in islice(filter(os.DirEntry.is_dir, entries), _LOOKED_INTO)]
+    return any(next(place.glob(pattern), None) is not None for place in (folder, *inner) for pattern in patterns)
 
 
 def load_local(path: Path, *, builder: str | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..training.state import State
 from .adapters import save_adapter
 from .build import build_data_config, build_model, build_transform, check_model, make_mix
 from .config import TrainConfig
-from .data import ImageData, few_shot, open_configured, unreadable
+from .data import ImageData, Split, few_shot, open_configured, unreadable
 from .loader import ImageExamples, Normalise, image_eval_loader
 
 
@@ -39,6 +40,12 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     if config.shots is not None:
         drawn = few_shot(splits[config.train_split], config.shots, seed=config.seed, classes=data.classes)
         splits[config.train_split] = drawn
+    if len(set(splits[config.train_split].labels)) == 1:
+        raise ValueError(
+            f"{config.data}: all images of {config.train_split} are of one class, "
+            f"{data.classes[splits[config.train_split].labels[0]]!r}: there is nothing to tell apart. Is --data the "
+            "folder that holds the class folders?"
+        )
     val, test = config.val_split, config.test_split
     if val not in splits and (config.patience is not None or config.select == "best"):
         raise ValueError(f"{config.data} has no split {val!r}, which --patience and --select best need")
@@ -83,8 +90,22 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
             model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
         ),
         extra_results={"bad_images": bad_images},
-        warnings=_warnings(config, bad_images),
+        warnings=[*data.left_out, *_missing_classes(config, data, splits), *_warnings(config, bad_images)],
     )
+
+
+def _missing_classes(config: TrainConfig, data: ImageData, splits: dict[str, Split]) -> Iterator[str]:
+    """A line for each split that lacks classes and should not: that of training, and slices of others."""
+    for name, split in splits.items():
+        if name == config.train_split or "[" in name:
+            present = {*split.labels}
+            missing = [cls for label, cls in enumerate(data.classes) if label not in present]
+            if missing:
+                some = ", ".join(missing[:3]) + (", ..." if missing[3:] else "")
+                yield (
+                    f"{name} has no image of {len(missing)} of {len(data.classes)} classes ({some}); of a set that is "
+                    f"sorted by class take parts of mixed(...), such as mixed(train)[:90%]"
+                )
 
 
 def _warnings(config: TrainConfig, bad_images: dict[str, str]) -> list[str]:

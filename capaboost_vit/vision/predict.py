@@ -12,7 +12,7 @@ import torch
 from ..io.atomic import replacing
 from ..training.distributed import pick_device
 from .build import build_transform
-from .data import EXTENSIONS, Split
+from .data import Split, is_image
 from .data.tree import Folder
 from .loader import Normalise, image_eval_loader
 from .saved import open_saved
@@ -94,9 +94,9 @@ def _image_files(paths: Sequence[str | Path]) -> list[Path]:
         inside = [path]
         if path.is_dir():
             tree = Folder(path)
-            names = (*tree.files(), *tree.walk())
-            inside = sorted(path / name for name in names if name.lower().endswith(EXTENSIONS))
+            names = (*tree.files(), *(name for _, inner in tree.by_folder() for name in inner))
+            inside = sorted(path / name for name in names if is_image(tree, name))
             if not inside:
-                raise ValueError(f"the folder {path} holds no picture ({', '.join(EXTENSIONS)})")
+                raise ValueError(f"the folder {path} holds no picture")
         files |= dict.fromkeys(inside)
     return list(files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def evaluate_adapter(
     initial_checkpoint: str | None = None,
     batch_size: int = 256,
     device: str | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> tuple[int, int]:
     """(right answers, all) of an adapter file, a run folder or a timm folder, on one split of a data set.
 
@@ -78,6 +80,7 @@ def evaluate_adapter(
         data: what to evaluate on; None takes that of the run folder. It is opened with the run's options. Its classes
             are those of the model by name (`outputs_of`); they may be fewer.
         initial_checkpoint: see `open_saved`.
+        note: is told, a line each, which files of the data are no images and are left out.
 
     Raises:
         FileNotFoundError: no model, data or weights. ValueError: no data named, other classes; see `open_saved`.
@@ -89,6 +92,8 @@ def evaluate_adapter(
         raise ValueError(f"{source.path} is not in a run folder: say --data")
     images = open_configured({**config, "data": spec})
     part = images.split(split)
+    for line in images.left_out:
+        note(line)
     target = pick_device(device)
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
     count: int = saved.model.num_classes  # type: ignore[assignment]

@@ -99,6 +99,11 @@ def test_a_class_without_images_in_a_split_is_a_problem(clean):
     assert report.splits["test"].class_counts == (1, 0)
 
 
+def test_one_class_is_a_problem(tmp_path):
+    (problem,) = check_data(open_data(str(plant(tmp_path, train={"cat": 2})))).problems
+    assert problem == "all images are of one class, cat: is this the folder of the class folders?"
+
+
 def lists(folder, **parts):
     for name, numbers in parts.items():
         for number in numbers:
@@ -121,7 +126,7 @@ def test_a_test_image_in_the_training_list_is_a_leak_even_if_all_of_them_are(tmp
 
 
 def test_odd_images_are_counted_by_kind(tmp_path, monkeypatch):
-    folder = plant(tmp_path, train={"cat": 2})
+    folder = plant(tmp_path, train={"cat": 2, "dog": 1})
     exif = Image.Exif()
     exif[0x0112] = 6
     kinds = {

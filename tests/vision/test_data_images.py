@@ -191,7 +191,14 @@ def test_more_pixels_than_pils_limit_are_an_error_not_a_warning(tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "the file is empty"), (b"text", "this is no image in a format that PIL knows, or its header is damaged")],
+    [
+        (b"", "the file is empty"),
+        (
+            b"text",
+            "this is no image in a format that is read here (AVIF, BMP, DIB, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, "
+            "WEBP), or its header is damaged",
+        ),
+    ],
 )
 def test_the_reason_is_in_plain_words(tmp_path, content, reason):
     text = f"cannot read the image {tmp_path}/a b.png: {reason}"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...vision.data.layouts import lists_of
+from ...vision.data.layouts import lists_of, look_through, split_folders
 from ...vision.data.tables import is_image_table
 from ...vision.data.tree import Folder, Tree, Zip
 from . import fgvc, vtab1k
@@ -91,9 +91,10 @@ def look_at(path: Path) -> DataLayout:
     if path.is_dir():
         tree: Tree = Folder(path, with_zip=True)
     elif path.is_file():
-        tree = Zip(path, look_through=True)
+        tree = Zip(path)
     else:
         raise FileNotFoundError("not there")
+    tree = look_through(tree)
     lists = lists_of(tree)
     if lists:
         return DataLayout(
@@ -101,7 +102,7 @@ def look_at(path: Path) -> DataLayout:
         )
     if path.is_dir() and is_image_table(path):
         return DataLayout(path, True, _of_table(path))
-    folders = tree.folders()
+    folders = split_folders(str(path), tree.folders())
     if "train" in folders:
         return DataLayout(path, False, frozenset(folders))
     raise ValueError("no lists, no parquet files and no train folder in it")

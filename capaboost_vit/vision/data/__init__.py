@@ -4,10 +4,9 @@ from .check import DataReport, check_data, unreadable
 from .image_data import ImageData, parse_split
 from .sheet import draw_contact_sheet
 from .spec import open_configured, open_data
-from .split import EXTENSIONS, Split, decode, few_shot, to_rgb
+from .split import Split, decode, few_shot, is_image, to_rgb
 
 __all__ = [
-    "EXTENSIONS",
     "DataReport",
     "ImageData",
     "Split",
@@ -15,6 +14,7 @@ __all__ = [
     "decode",
     "draw_contact_sheet",
     "few_shot",
+    "is_image",
     "open_configured",
     "open_data",
     "parse_split",

@@ -76,6 +76,7 @@ def check_data(
         shared={pair: shared for pair, shared in between.items() if shared is not None},
         contradictions=_contradictions(data, images),
         unlabelled=data.unlabelled,
+        left_out=data.left_out,
     )
 
 

@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ...io.tables import VAL_NAMES, find_split
+from ...io.tables import SPLIT_ALIASES, find_split
 from .split import Split, name_digest
 
-_ALIASES = {"train": ("train800", "trainval"), "val": (*VAL_NAMES, "val200")}
+_ALIASES = {**SPLIT_ALIASES, "train": (*SPLIT_ALIASES["train"], "train800", "trainval")}
+_ALIASES["val"] = (*SPLIT_ALIASES["val"], "val200")
 _SIGNS = frozenset("+[]()")  # a text without them is a name
 _NAME = re.compile(r"[^+\[\]()]*[^+\[\]()\s]")
 _SLICE = re.compile(r"\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]\s*$", re.ASCII)
@@ -51,17 +52,20 @@ class _Image(NamedTuple):
 class ImageData:
     """The splits of a data set by name, and its class names in the order of the labels.
 
-    `unlabelled` names splits that are there, but whose labels are not: nothing can be done with them here.
+    `unlabelled` names splits that are there, but whose labels are not: nothing can be done with them here. `left_out`
+    says, a line each, which files that lie there are read as nothing.
     """
 
     spec: str
     classes: tuple[str, ...]
     splits: dict[str, Split]
     unlabelled: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
-        """A split by its name, by a usual alias (train: train800, trainval; val: valid, validation, dev, val200), or by
-        an expression such as `train[:800]`, `train+val`, `mixed(train)[90%:]` (see above).
+        """A split by its name or a usual alias, in upper or lower case, or by an expression such as `train[:800]`,
+        `train+val`, `mixed(train)[90%:]` (see above). Aliases are, of train: training, train800, trainval; of val:
+        valid, validation, dev, val200; of test: testing.
 
         Images of several sources, such as the splits of a table, are called `source: name`, as each of them may have
         the same rows.

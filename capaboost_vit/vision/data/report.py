@@ -38,6 +38,7 @@ class DataReport:
         copies: by split, images that occur in it again.
         shared: by pair of splits, images of the second that are in the first too.
         contradictions: one line per image that stands under several labels.
+        left_out: which files are read as nothing, a line each.
     """
 
     spec: str
@@ -47,6 +48,7 @@ class DataReport:
     shared: dict[tuple[str, str], Shared]
     contradictions: tuple[str, ...]
     unlabelled: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = field(default=())
 
     @property
     def problems(self) -> list[str]:
@@ -55,10 +57,12 @@ class DataReport:
 
     @property
     def grave(self) -> list[str]:
-        """The images that cannot be read, and those in two splits: no result is worth anything with them."""
+        """Unreadable images, those in two splits, a set of one class: no result is worth anything with them."""
         lines = [f"{name}: {reason}" for name, part in self.splits.items() for reason in part.unreadable.values()]
         for (one, other), shared in self.shared.items():
             lines.append(f"{one} and {other} share {images(shared.count)}, such as {' and '.join(shared.example)}")
+        if len(self.classes) == 1:
+            lines.append(f"all images are of one class, {self.classes[0]}: is this the folder of the class folders?")
         return lines
 
     @property
@@ -94,6 +98,10 @@ class DataReport:
         for name, kinds in odd.items():
             yield from _wrap(f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()), "  ")
         yield ""
+        for line in self.left_out:
+            yield from _wrap(line, "")
+        if self.left_out:
+            yield ""
         problems = self.problems
         yield f"Problems: {len(problems)}" if problems else "No problems found."
         for line in problems[:_LISTED]:

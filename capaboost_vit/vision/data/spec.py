@@ -9,7 +9,7 @@ from typing import Any
 from ...io.tables import is_hub_name
 from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
-from .layouts import lists_of, read_tree
+from .layouts import lists_of, look_through, read_tree
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, Zip
@@ -28,10 +28,11 @@ def open_data(
     """Reads which images a data set has, and their labels; no image yet. A local path wins over other readings.
 
     - `digits`, or `digits:5-9` for some of its classes: scikit-learn's 1,797 digits, split by half, quarter, quarter;
-    - a folder, or a `.zip` that holds one, which is read without unpacking:
+    - a folder, or a `.zip` that holds one, which is read without unpacking; a lone folder in it is looked through:
       - with lists `train.txt`, `val.txt`, `test.txt` (or VTAB-1k's train800, val200, train800val200, test) of
         `path label` lines, paths relative to the folder or inside its `images.zip`; class names in `classes.txt`;
-      - with train/, val/ (optional), test/ (optional) that hold one folder of images per class;
+      - with train/, val/, test/ (or some of them; training, validation, testing and the like, in upper or lower case)
+        that hold one folder of images per class;
       - of class folders, split 80 / 10 / 10 per class in a fixed order that only depends on file names;
     - a `.parquet` file; a folder with parquet files, with metadata.csv or metadata.jsonl that labels images, or one
       that `datasets` saved: its own splits;
@@ -51,15 +52,17 @@ def open_data(
     columns = {"image_column": image_column, "label_column": label_column}
     path = Path(spec).expanduser()
     if spec.strip() and path.is_dir():
-        lists = lists_of(Folder(path))
-        if is_image_table(path) and not lists:
-            return read_table(spec, path, **columns)
-        return read_tree(spec, Folder(path, with_zip=bool(lists)))
+        inner = look_through(Folder(path))
+        assert isinstance(inner, Folder)
+        for folder in dict.fromkeys((path, inner.path)):
+            if is_image_table(folder) and not lists_of(Folder(folder)):
+                return read_table(spec, folder, **columns)
+        return read_tree(spec, Folder(inner.path, with_zip=bool(lists_of(inner))))
     if path.is_file():
         if path.suffix.lower() == ".parquet":
             return read_table(spec, path, **columns)
         if path.suffix.lower() == ".zip":
-            return read_tree(spec, Zip(path, look_through=True))
+            return read_tree(spec, look_through(Zip(path)))
         raise ValueError(f"{spec} is a file, but neither .zip nor .parquet: {_CHOICES}")
     if spec == "digits" or spec.startswith("digits:"):
         return read_digits(spec)

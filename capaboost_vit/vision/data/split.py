@@ -8,11 +8,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from .tree import Tree
+
+# raster formats only: PIL has plug-ins for others that start programs (EPS), or take almost any bytes for an image
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+EXTENSIONS = (  # PIL's of these formats
+    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+    *(".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 _HASHED_BYTES = 1 << 30
 
 
@@ -125,9 +133,11 @@ def decode(stored: bytes | Image.Image) -> Image.Image:
     if not stored:
         raise ValueError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else stored
+        image = Image.open(io.BytesIO(stored), formats=FORMATS) if isinstance(stored, bytes) else stored
     except UnidentifiedImageError:
-        raise ValueError("this is no image in a format that PIL knows, or its header is damaged") from None
+        raise ValueError(
+            f"this is no image in a format that is read here ({', '.join(FORMATS)}), or its header is damaged"
+        ) from None
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
@@ -135,6 +145,19 @@ def decode(stored: bytes | Image.Image) -> Image.Image:
             "make it smaller"
         )
     return image
+
+
+def is_image(tree: Tree, name: str) -> bool:
+    """Whether a file is taken for an image: by the ending of its name, or by its content if the name has none."""
+    if name.lower().endswith(EXTENSIONS):
+        return True
+    if PurePosixPath(name).suffix:
+        return False
+    try:
+        decode(tree.read(name)).close()
+    except Exception:  # decoders raise whatever foreign bytes lead them to
+        return False
+    return True
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...io.columns import LabelColumn, asked_column, labelled, listed, only_column, training_column
-from ...io.tables import is_table_folder, load_from_hub, load_local, root_cause
+from ...io.tables import holds, is_table_folder, load_from_hub, load_local, root_cause
 from .image_data import ImageData
 from .split import Split
 from .tree import printable
@@ -26,7 +26,7 @@ def is_image_table(folder: Path) -> bool:
 
 
 def _has_metadata(folder: Path) -> bool:
-    return any(next(folder.glob(start + name), None) is not None for name in _METADATA for start in ("", "*/"))
+    return holds(folder, *_METADATA)
 
 
 def read_table(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+_LARGEST = 1 << 29  # bytes of a file; PIL's limit of pixels, in 16-bit colour, is as many
 
 
 def printable(name: str) -> str:
@@ -20,7 +25,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, *, with_zip: bool = False) -> None:
-        self.path = path
+        self.path, self.with_zip = path, with_zip
         packed = path / "images.zip"
         self.zip = Zip(packed) if with_zip and packed.exists() else None
 
@@ -35,13 +40,22 @@ class Folder:
         with os.scandir(self.path / below) as entries:
             return sorted(e.name for e in entries if _visible(e.name) and _is_file(e))
 
-    def walk(self, below: str = "") -> list[str]:
-        """Names, below the root, of all files in the folders below a folder."""
-        return [name for inner in self.folders(below) for name in self._inside(f"{below}{inner}/", self._above(below))]
+    def by_folder(self, below: str = "") -> Iterator[tuple[str, list[str]]]:
+        """Each folder directly below a folder, with the names, below the root, of all files in it at any depth."""
+        above = self._above(below)
+        for inner in self.folders(below):
+            yield inner, self._inside(f"{below}{inner}/", set(above))
+
+    def below(self, folder: str) -> Folder:
+        """A folder directly below as a root of its own."""
+        return Folder(self.path / folder, with_zip=self.with_zip)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
-        return self.zip.read(name) if self.zip and name in self.zip else (self.path / name).read_bytes()
+        if self.zip and name in self.zip:
+            return self.zip.read(name)
+        with open(self.path / name, "rb") as file:
+            return _read(file, os.fstat(file.fileno()).st_size)
 
     def locate(self, name: str) -> str:
         """Where a person finds it."""
@@ -68,39 +82,48 @@ class Folder:
 class Zip:
     """Members of a zip file, found and read as files of a folder are; nothing is unpacked.
 
-    One handle per process, as loader workers must not share one. Raises ValueError for a file that is no zip.
-
-    Args:
-        look_through: where all members lie in one folder, that folder is the root.
+    One handle per process, as loader workers must not share one. Where no name has a `/`, backslashes stand for it, as
+    some programs of Windows write them. Raises ValueError for a file that is no zip.
     """
 
-    def __init__(self, path: Path, *, look_through: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.root = ""
         self.handles: dict[int, zipfile.ZipFile] = {}
         try:
             with zipfile.ZipFile(path) as file:
-                names = file.namelist()
+                stored = file.namelist()
         except (zipfile.BadZipFile, NotImplementedError) as error:
             raise ValueError(f"cannot read {path}: {error}") from error
-        # folders too, with `/` at their end
-        self.members = frozenset(name for name in names if all(map(_visible, name.rstrip("/").split("/"))))
-        if look_through and len(self.folders()) == 1 and not self.files() and self.folders()[0] != "train":
-            self.root = self.folders()[0] + "/"
+        backslashes = not any("/" in name for name in stored)
+        self.members: dict[str, str] = {}  # the files, by their names here, as they are stored
+        self.entries: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}  # folders and files of each folder
+        for name in stored:
+            *folders, last = (name.replace("\\", "/") if backslashes else name).split("/")
+            if all(map(_visible, (*folders, last))):
+                self._enter([folder for folder in folders if folder], last, name)
 
     def folders(self, below: str = "") -> list[str]:
-        return sorted({name.partition("/")[0] for name in self._inside(below) if "/" in name})
+        return sorted(self.entries[self.root + below][0])
 
     def files(self, below: str = "") -> list[str]:
-        return sorted(name for name in self._inside(below) if name and "/" not in name)
+        return sorted(self.entries[self.root + below][1])
 
-    def walk(self, below: str = "") -> list[str]:
-        return [below + name for name in self._inside(below) if "/" in name[:-1] and not name.endswith("/")]
+    def by_folder(self, below: str = "") -> Iterator[tuple[str, list[str]]]:
+        for inner in self.folders(below):
+            yield inner, self._inside(f"{below}{inner}/")
+
+    def below(self, folder: str) -> Zip:
+        inner = copy.copy(self)
+        inner.root = f"{self.root}{folder}/"
+        return inner
 
     def read(self, name: str) -> bytes:
         if os.getpid() not in self.handles:
             self.handles = {os.getpid(): zipfile.ZipFile(self.path)}
-        return self.handles[os.getpid()].read(self.root + name)
+        member = self.handles[os.getpid()].getinfo(self.members[self.root + name])
+        with self.handles[os.getpid()].open(member) as file:
+            return _read(file, member.file_size)
 
     def locate(self, name: str) -> str:
         return printable(f"{self.path}: {self.root}{name}")
@@ -108,16 +131,33 @@ class Zip:
     def __contains__(self, name: str) -> bool:
         return self.root + name in self.members
 
-    def _inside(self, below: str) -> list[str]:
-        """Names below a folder, at any depth, as seen from it."""
-        start = self.root + below
-        return [name[len(start) :] for name in self.members if name.startswith(start)]
+    def _enter(self, folders: list[str], file: str, stored: str) -> None:
+        above = ""
+        for folder in folders:
+            self.entries[above][0].add(folder)
+            above += folder + "/"
+            self.entries.setdefault(above, (set(), set()))
+        if file:
+            self.entries[above][1].add(file)
+            self.members[above + file] = stored
+
+    def _inside(self, folder: str) -> list[str]:
+        deeper = (name for inner in self.folders(folder) for name in self._inside(f"{folder}{inner}/"))
+        return [*(folder + name for name in self.files(folder)), *deeper]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "handles": {}}
 
 
 Tree = Folder | Zip
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """What a file holds. Raises ValueError for more than half a GiB, by the size that is told or by what comes."""
+    content = b"" if size > _LARGEST else file.read(min(size, _LARGEST) + 1)
+    if max(size, len(content)) > _LARGEST:
+        raise ValueError(f"it takes more than {_LARGEST >> 20} MiB, as no image does")
+    return content
 
 
 def _visible(name: str) -> bool:
