@@ -730,6 +730,10 @@ def test_no_method_is_a_mistake_about_texts_too(refused, text_material, tmp_path
         ("sentence1\tsentence2\na\tb\n", "has no column 'label'; it has: sentence1, sentence2"),
         ("sentence1\tsentence2\tlabel\n", "train.tsv has no rows"),
         ("", "train.tsv is empty"),
+        (
+            "sentence1\tsentence2\tlabel\na\tb\tentailment\nc\td\t0\n",
+            "all examples of train have the label 'entailment', so there is nothing to learn",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_of_texts_is_one_line_with_its_place(refused, text_material, tmp_path, content, text):
@@ -770,13 +774,34 @@ def test_what_cannot_be_done_with_a_run_on_texts_is_one_line(refused, finished_t
     line = refused("eval", alone, "--data", text_material / "opinions")
     assert "was made on a local BertForSequenceClassification" in line
     (tmp_path / "x.png").touch()
-    assert "which timm cannot build" in refused("predict", folder, tmp_path / "x.png")
+    assert "x.png is none of .tsv, .csv, .jsonl, .txt" in refused("predict", folder, tmp_path / "x.png")
+    assert "takes one file or folder, got a, b" in refused("predict", folder, "a", "b")
     (tmp_path / "x.png").unlink()
     other = texts.write_encoder(tmp_path / "other", initializer_range=0.2)
     line = refused("eval", alone, "--data", text_material / "opinions", "--initial-checkpoint", other)
     assert "fingerprints differ" in line
     assert "a model on texts becomes a folder" in refused("merge", folder, "--output", tmp_path / "m.safetensors")
     assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "other"}
+
+
+def test_texts_without_labels_are_said_to_be_none_and_are_predicted(call, refused, text_material, tmp_path):
+    data, run = tmp_path / "RTE", tmp_path / "run"
+    shutil.copytree(text_material / "RTE", data)
+    (data / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tthe cat\tvery good\n1\tthe dog\tbad\n")
+    arguments = text_arguments(text_material, run, "--data", data, "--protocol", "own", kind="pairs")
+    code, _, err = call(*arguments)
+    assert (code, "test has no labels and is not used; `capaboost predict RUN DATA --csv FILE` wr" in err) == (0, True)
+    assert "the split 'test' has no labels; `capaboost predict RUN DATA --csv" in refused("eval", run)
+    code, out, _ = call("predict", run, data)
+    assert (code, [line.split("\t")[0] for line in out.splitlines()]) == (0, ["index", "0", "1"])
+    assert call("predict", run, data, "--csv", tmp_path / "out")[:2] == (
+        0,
+        f"written: {tmp_path / 'out' / 'RTE.tsv'}\n",
+    )
+    assert (tmp_path / "out" / "RTE.tsv").read_text() == out
+    assert call("merge", run, "--output", tmp_path / "merged")[0] == 0
+    for command in (["eval"], ["predict", "x.png"]):
+        assert "holds a model of transformers, not of timm" in refused(command[0], tmp_path / "merged", *command[1:])
 
 
 @pytest.mark.parametrize(

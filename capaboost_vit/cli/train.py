@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from ..training.config import RunConfig
 from .parser import Parser, add_method_options, add_option, method_options, parser_of, values_of
+
+if TYPE_CHECKING:
+    from ..training.saved import ModelSource
 
 _BASE_WEIGHTS = (
     "local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, or the "
@@ -87,12 +92,19 @@ def evaluate(arguments: Namespace) -> None:
 
 
 def predict_parser() -> Parser:
-    """Which model, on which pictures."""
-    parser = Parser(description="The most probable classes of pictures, with their probabilities.")
+    """Which model, on which pictures or texts."""
+    parser = Parser(
+        description="The most probable classes of pictures, with their probabilities; or GLUE's file for texts."
+    )
     parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
-    parser.add_argument("images", type=str, nargs="+", help="pictures, and folders with pictures at any depth")
+    parser.add_argument(
+        "images",
+        type=str,
+        nargs="+",
+        help="pictures, and folders with pictures at any depth; of texts one file, or a folder with test sets",
+    )
     add_option(parser, "--top", int, 5, "classes per picture")
-    add_option(parser, "--csv", str | None, None, "also write them to this file")
+    add_option(parser, "--csv", str | None, None, "also write them to this file; of texts: or to this folder")
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--batch-size", int, 64, "pictures at a time")
     add_option(parser, "--device", str | None, None, _DEVICE)
@@ -100,7 +112,13 @@ def predict_parser() -> Parser:
 
 
 def predict(arguments: Namespace) -> None:
-    """Prints a few lines per picture, and writes the table."""
+    """Prints a few lines per picture, and writes the table; of texts the table alone."""
+    from ..training.saved import open_source
+
+    with suppress(FileNotFoundError):  # pictures that are not there are told first
+        source = open_source(arguments.model)
+        if source.is_text:
+            return _predict_texts(source, arguments)
     options = arguments.as_dict()
     table = options.pop("csv")
     if table is not None and Path(table).is_dir():
@@ -115,6 +133,23 @@ def predict(arguments: Namespace) -> None:
             print(f"  {100 * probability:6.2f} %  {name if len(name) <= 65 else name[:62] + '...'}")
     if table is not None:
         print(f"written: {write_predictions(predictions, Path(table))}")
+
+
+def _predict_texts(source: ModelSource, arguments: Namespace) -> None:
+    if len(arguments.images) > 1:
+        raise ValueError(f"a run on texts takes one file or folder, got {', '.join(arguments.images)}")
+    from ..nlu.predict import predict_texts, write_predictions
+
+    options = {"model": arguments.initial_checkpoint, "batch_size": arguments.batch_size, "device": arguments.device}
+    predictions = predict_texts(source, arguments.images[0], **options)
+    if arguments.csv is not None:
+        for path in write_predictions(predictions, Path(arguments.csv)):
+            print(f"written: {path}")
+        return
+    for rows in predictions.values():
+        print("index\tprediction")
+        for index, prediction in enumerate(rows):
+            print(f"{index}\t{prediction}")
 
 
 def merge_parser() -> Parser:

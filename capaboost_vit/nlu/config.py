@@ -36,10 +36,10 @@ class TextConfig(RunConfig):
     )
 
     # data
-    protocol: Literal["own", "dev", "halves", "thousand"] | None = option(
+    protocol: Literal["own", "drawn", "dev", "halves", "thousand"] | None = option(
         None,
-        "splits: own (as in the files), dev (train and dev, no test), halves (of dev: val and test), thousand (of "
-        "train: val; dev is test); none: the task's",
+        "splits: own (as in the files), drawn (own; a fifth of train is val if there is none), dev (train and dev, no "
+        "test), halves (of dev: val and test), thousand (of train: val; dev is test); none: the task's",
     )
     data_seed: int = option(0, "seed of what the protocol draws; the same for all seeds of a table", low=0)
     text_columns: tuple[str, ...] | None = option(None, "one or two columns of texts; none: found by name")

@@ -18,6 +18,7 @@ from ..training.loader import TrainLoader
 from ..training.state import State
 from .adapters import save_adapter, save_model
 from .config import TextConfig, base_model, has_weights
+from .data import PREDICT
 from .encoded import EncodedTask, encode_task
 from .loader import TextExamples, TokenMasking, moved, text_eval_loader
 from .models import adapt, create_text_model
@@ -39,7 +40,15 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         raise ValueError(f"{config.data} has no split 'train'")
     if "val" not in data.splits and (config.patience is not None or config.select == "best"):
         raise ValueError(
-            f"{config.data} has no split 'val', which --patience and --select best need: say --select last"
+            f"{config.data} has no split 'val', which --patience and --select best need: say --select last, or "
+            "--protocol drawn, which takes a fifth of train"
+        )
+    labels = set(getattr(data.splits["train"], "labels", ()))
+    if len(labels) == 1:
+        only = data.classes[labels.pop()] if data.classes else labels.pop()
+        raise ValueError(
+            f"{config.data}: all examples of train have the label {only!r}, so there is nothing to learn: look at the "
+            "files, or name another --label-column"
         )
     torch.manual_seed(config.seed)
     model = build_text_model(config, task, data.classes).to(device)
@@ -128,6 +137,7 @@ def _save(model: nn.Module, encoded: EncodedTask, folder: Path) -> Path:
 
 def _warnings(config: TextConfig, task: EncodedTask) -> list[str]:
     warnings = [f"{count} broken rows of {name} are left out" for name, count in task.data.left_out.items()]
+    warnings += [f"{name} has no labels and is not used; {PREDICT}" for name in task.data.unlabelled]
     for name, ids in task.encoded.items():
         if ids.cut:
             warnings.append(f"{ids.cut} of {len(ids)} texts of {name} are cut to --max-length {config.max_length}")

@@ -47,7 +47,7 @@ def evaluate_text(
         FileNotFoundError: no adapter, data or model. ValueError: no data named, no such split, or other classes.
     """
     source = open_source(adapter)
-    network, config, classes = _open(source, model)
+    network, config, classes = open_trained(source, model)
     if data is not None:
         config = replace(config, data=data)
     elif not source.config:
@@ -79,17 +79,20 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
         raise ValueError(f"--output {output}: a model on texts becomes a folder, as transformers loads it")
     if is_taken(output):
         raise FileExistsError(f"{output} exists: choose another --output")
-    network, config, _ = _open(open_source(adapter), model)
+    network, config, _ = open_trained(adapter, model)
     tokenizer = create_tokenizer(config.tokenizer or config.model)
     return save_model(merge(network, inplace=True), tokenizer, output)
 
 
-def _open(source: ModelSource, base: str | None) -> tuple[nn.Module, TextConfig, tuple[str, ...]]:
+def open_trained(
+    path: str | Path | ModelSource, base: str | None = None
+) -> tuple[nn.Module, TextConfig, tuple[str, ...]]:
     """The model, on the CPU in evaluation mode; the options of its run, with the base as their model; its classes.
 
     Raises:
         FileNotFoundError: there is none. ValueError: what `create_from_adapter` refuses.
     """
+    source = open_source(path)
     adapter = source.adapter
     if adapter is None or adapter.header.get("text", {}).get("task") is None:
         raise ValueError(f"{source.path} is no adapter of a task on texts")

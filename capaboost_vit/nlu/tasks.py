@@ -14,7 +14,7 @@ from ..io.yaml import parse_yaml
 
 # of classes; of one score; of questions that a span of a text answers; of masked tokens
 Kind = Literal["classification", "regression", "questions", "masked"]
-Protocol = Literal["own", "dev", "halves", "thousand"]
+Protocol = Literal["own", "drawn", "dev", "halves", "thousand"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Task:
     file_columns: tuple[str, ...] = ()
     file_label: str = ""
     header: tuple[str, ...] = ()  # columns of a published file without a first line that names them
+    numbered: bool = False  # they hold the classes as numbers, and so do files for GLUE's server
     from_one: bool = False  # integer labels may count from 1; they do where the number of classes is among them
     # the published tsv has broken rows: as in the counts that are published for it, those that lack a column or the
     # label are left out, and one text of a pair may be empty

@@ -35,7 +35,7 @@ def open_source(path: str | Path | ModelSource) -> ModelSource:
 
     Raises:
         FileNotFoundError: there is neither an adapter file nor a timm folder.
-        AdapterFileError: the file is damaged. ValueError: the config.yaml beside it is.
+        AdapterFileError: the file is damaged. ValueError: the config.yaml beside it is; a folder of transformers.
     """
     if isinstance(path, ModelSource):
         return path
@@ -43,7 +43,11 @@ def open_source(path: str | Path | ModelSource) -> ModelSource:
     file = named if named.is_file() else named / "adapter.safetensors"
     if file.is_file():
         return ModelSource(file, read_adapter_file(file), _run_config(file.with_name("config.yaml")))
-    if (named / "config.json").is_file():
+    if (config := named / "config.json").is_file():
+        if b'"model_type"' in config.read_bytes():
+            raise ValueError(
+                f"{named} holds a model of transformers, not of timm: name the run or adapter file it was made from"
+            )
         return ModelSource(named, None, {})
     if named.is_dir():
         raise FileNotFoundError(f"no adapter file at {file}, and no config.json that timm could load a model by")

@@ -14,7 +14,9 @@ import yaml
 
 from capaboost_vit.methods.adapter_file import AdapterFileError
 from capaboost_vit.nlu import create_from_adapter
+from capaboost_vit.nlu.predict import _written, predict_texts, write_predictions
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
+from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.run import train
 from capaboost_vit.training.saved import open_source
 
@@ -121,6 +123,8 @@ def test_a_run_after_pretraining_is_found_wherever_its_folder_lies(text_material
     assert evaluate_text(Path(moved))["accuracy"] == pytest.approx(found["test_accuracy"])
     merged = merge_text(Path(moved), tmp_path / "merged")
     assert (merged / "model.safetensors").exists()
+    with pytest.raises(ValueError, match="merged holds a model of transformers, not of timm: name the run or adapter"):
+        open_source(merged)
 
 
 def test_random_base_weights_are_told_and_full_training_keeps_its_own(text_material, tmp_path):
@@ -150,6 +154,58 @@ def test_a_configuration_of_another_program_beside_an_adapter_is_left_alone(fini
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(ValueError, match=r"config\.yaml is no YAML"):
         evaluate_text(alone("opinions"), model=found["config"]["model"])
+
+
+# predictions
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "names", "file"),
+    [
+        ("opinions", {}, {"bad", "good"}, "classification.tsv"),
+        ("three", {"epochs": 2, "select": "last"}, {"entailment", "neutral", "contradiction"}, "MNLI-m.tsv"),
+        ("scores", {}, None, "STS-B.tsv"),
+    ],
+)
+@torch.no_grad()
+def test_predictions_are_those_of_the_merged_model_in_a_file_for_the_server(
+    finished_text, tmp_path, kind, options, names, file
+):
+    folder, _ = finished_text(kind, **options)
+    columns, texts_of = {
+        "opinions": (("text",), [(text,) for text, _ in texts.opinions(9)]),
+        "three": (("sentence1", "sentence2"), [("we saw it", text) for text, _ in texts.opinions(9)]),
+        "scores": (("sentence1", "sentence2"), [("the cat", text) for text, _ in texts.opinions(9)]),
+    }[kind]
+    source = tmp_path / "texts" / ("test_matched.tsv" if kind == "three" else "test.tsv")
+    source.parent.mkdir()
+    source.write_text("".join("\t".join(row) + "\n" for row in [columns, *texts_of]))
+    merged = merge_text(folder, tmp_path / "merged")
+    model, tokenizer = plain_of(merged, kind), transformers.AutoTokenizer.from_pretrained(merged)
+    expected = [model(**tokenizer(*row, return_tensors="pt")).logits[0] for row in texts_of]
+    (written,) = write_predictions(predict_texts(folder, str(source.parent), batch_size=4), tmp_path / "out")
+    assert written == tmp_path / "out" / file
+    header, *lines = [line.split("\t") for line in written.read_text().splitlines()]
+    assert header == ["index", "prediction"]
+    assert [index for index, _ in lines] == [str(i) for i in range(9)]
+    if names is None:
+        assert [float(score) for _, score in lines] == pytest.approx([float(logits) for logits in expected], abs=2e-3)
+    else:
+        assert [name for _, name in lines] == [model.config.id2label[int(logits.argmax())] for logits in expected]
+        assert {name for _, name in lines} <= names
+    (alone,) = write_predictions(predict_texts(folder, str(source)), tmp_path / "mine.csv")
+    assert alone.read_text().splitlines()[1] == ",".join(lines[0])
+
+
+def test_classes_that_published_files_number_are_numbers_and_two_sets_need_a_folder(finished_text, tmp_path):
+    assert _written(TASKS["cola"], TASKS["cola"].classes, torch.tensor([[0.0, 1.0], [1.0, 0.0]])) == ["1", "0"]
+    assert {name for name, task in TASKS.items() if task.numbered} == {"cola", "sst2", "mrpc", "qqp", "wnli"}
+    two = {"MNLI-m.tsv": ("neutral",), "MNLI-mm.tsv": ("neutral",)}
+    with pytest.raises(ValueError, match=r"is one file, and there are MNLI-m\.tsv, MNLI-mm\.tsv: name a folder"):
+        write_predictions(two, tmp_path / "one.tsv")
+    assert [path.name for path in write_predictions(two, tmp_path / "out")] == list(two)
+    with pytest.raises(ValueError, match="predict writes classes and scores of texts, and squad has neither"):
+        predict_texts(finished_text("questions")[0], str(tmp_path))
 
 
 # merging

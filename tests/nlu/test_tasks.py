@@ -32,7 +32,8 @@ def test_small_tasks_halve_the_dev_set_and_large_ones_take_a_thousand():
     protocols = {name: TASKS[name].protocol for name in GLUE}
     assert {name for name in GLUE if protocols[name] == "halves"} == {"cola", "mrpc", "stsb", "rte"}
     assert {name for name in GLUE if protocols[name] == "thousand"} == {"sst2", "qqp", "mnli", "qnli"}
-    assert {TASKS[name].protocol for name in TASKS if name not in (*GLUE, "wnli")} == {"own"}
+    assert {name for name in TASKS if TASKS[name].protocol == "drawn"} == {"agnews", "imdb"}
+    assert {TASKS[name].protocol for name in TASKS if name not in (*GLUE, "wnli", "agnews", "imdb")} == {"own"}
 
 
 def test_four_domains_of_two_data_sets():

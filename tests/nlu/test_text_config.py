@@ -27,7 +27,7 @@ def test_the_defaults_are_the_published_settings_of_lora_on_glue():
         ({"stride": -1}, "--stride must be at least 0, got -1"),
         ({"data_seed": -1}, "--data-seed must be at least 0"),
         ({"tapt_epochs": -2}, "--tapt-epochs must be at least 0, got -2"),
-        ({"protocol": "half"}, "--protocol must be own, dev, halves or thousand, got 'half'"),
+        ({"protocol": "half"}, "--protocol must be own, drawn, dev, halves or thousand, got 'half'"),
         ({"dropout": 1.0}, r"--dropout must lie in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"--dropout must lie in \[0, 1\), got -0.1"),
         ({"mlm_lr": 0.0}, "--mlm-lr must be positive, got 0.0"),

@@ -7,11 +7,14 @@ import dataclasses
 import json
 import random
 import re
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
-from capaboost_vit.nlu.data import TextData, TextSplit, open_texts
+from capaboost_vit.nlu.data import TextData, TextSplit, open_texts, open_unlabelled
+from capaboost_vit.nlu.data.split import apply_protocol
 from capaboost_vit.nlu.tasks import TASKS
 
 OWN = TASKS["classification"]
@@ -61,6 +64,18 @@ def test_a_folder_of_jsonl_files(folder):
 def test_val_has_many_names(folder, name):
     data = open_texts(folder(train__jsonl=rows("a", "b"), **{f"{name}__jsonl": rows("b")}), OWN)
     assert list(data.splits) == ["train", "val"]
+
+
+@pytest.mark.parametrize("names", [("Train", "Testing"), ("TRAINING", "test"), ("training", "Test")])
+def test_splits_are_found_whatever_their_case_and_in_a_folder_around_them(folder, tmp_path, names):
+    folder(**{f"{name}__jsonl": rows("a", "b") for name in names})
+    for place in (tmp_path, tmp_path / "my data"):
+        data = open_texts(str(place), OWN)
+        assert list(data.splits) == ["train", "test"]
+        assert data.find("Test") == data.find("testing") == "test"
+    (tmp_path / "a second one").mkdir()
+    with pytest.raises(ValueError, match="holds no train file"):
+        open_texts(str(tmp_path), OWN)
 
 
 def test_the_same_data_in_three_formats(folder):
@@ -126,6 +141,12 @@ def test_a_lone_file_is_the_split_of_its_name_else_train(folder):
     assert open_texts(f"{place}/test.jsonl", known).splits["test"].labels == (1,)
 
 
+@pytest.mark.parametrize("name", ["test.txt", "dev.jsonl", "mine.txt"])
+def test_a_lone_file_of_texts_for_masked_tokens_is_train_whatever_its_name(folder, name):
+    place = folder(**{name.replace(".", "__"): rows("a") if name.endswith("l") else "One.\nTwo.\n"})
+    assert list(open_texts(f"{place}/{name}", TASKS["mlm"]).splits) == ["train"]
+
+
 # GLUE's and other published layouts
 
 
@@ -144,6 +165,23 @@ def test_a_folder_of_glue_or_the_folder_of_a_task(folder, tmp_path, inside):
     assert "test" not in data.splits
     with pytest.raises(ValueError, match="the split 'test' has no labels"):
         data.find("test")
+
+
+@pytest.mark.parametrize("label", ["", "\t-1"])
+def test_a_test_set_without_labels_is_said_to_be_one_and_its_texts_can_be_read(folder, label):
+    head = RTE_HEADER if label else "index\tsentence1\tsentence2\n"
+    place = folder(train__tsv=glue(3), test__tsv=head + f"0\tA.\tB.{label}\n1\tC.\tD.{label}\n", dev__tsv=glue(2))
+    text = "has no labels; `capaboost predict RUN DATA --csv FILE` writes what a run predicts"
+    for spec, protocol in ((place, "own"), (f"{place}/test.tsv", "own"), (f"{place}/test.tsv", "halves")):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            open_texts(spec, TASKS["rte"], protocol=protocol).find("test")
+    for spec in (place, f"{place}/test.tsv"):
+        (split,) = open_unlabelled(spec, TASKS["rte"]).values()
+        assert (split.texts, split.labels) == ((("A.", "B."), ("C.", "D.")), ())
+    assert len(*open_unlabelled(f"{place}/train.tsv", TASKS["rte"]).values()) == 3
+    Path(place, "test.tsv").unlink()
+    with pytest.raises(ValueError, match=r"has no test split; it has: train, val\. Name a file"):
+        open_unlabelled(place, TASKS["rte"])
 
 
 def test_cola_has_no_header_but_its_test_set_has(folder):
@@ -202,11 +240,12 @@ def test_rows_that_qqp_is_known_for_are_left_out_and_counted(folder):
 
 def test_ag_news_is_a_csv_without_header_and_with_labels_from_one(folder):
     place = folder(train__csv='"4","The Race","A second\\team."\n"1","Fears","Unions."\n', test__jsonl=rows(3, 1))
-    data = open_texts(place, TASKS["agnews"])
+    data = open_texts(place, TASKS["agnews"], protocol="own")
     assert data.splits["train"].texts == (("The Race A second\\team.",), ("Fears Unions.",))
     assert [data.classes[label] for label in data.splits["train"].labels] == ["Sci/Tech", "World"]
     assert data.splits["test"].labels == (2, 0)
-    from_zero = open_texts(folder(train__csv='"0","a","b"\n"3","c","d"\n', test__jsonl=rows(1)), TASKS["agnews"])
+    place = folder(train__csv='"0","a","b"\n"3","c","d"\n', test__jsonl=rows(1))
+    from_zero = open_texts(place, TASKS["agnews"], protocol="own")
     assert (from_zero.splits["train"].labels, from_zero.splits["test"].labels) == ((0, 3), (1,))
 
 
@@ -395,7 +434,7 @@ def test_what_is_wrong_is_one_line_that_names_the_place(folder, task, files, tex
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"protocol": "thirds"}, "unknown split protocol 'thirds': choose own, dev, halves, thousand"),
+        ({"protocol": "thirds"}, "unknown split protocol 'thirds': choose own, drawn, dev, halves, thousand"),
         ({"text_columns": ["nothing"]}, "has no column 'nothing'; it has: text, label"),
         ({"text_columns": ["lable"]}, "did you mean 'label'"),
         ({"label_column": "lable"}, "has no column 'lable' (did you mean 'label'?); it has: text, label"),
@@ -439,13 +478,24 @@ def test_a_file_of_another_kind_is_refused(folder):
         (["true", "false", "true"], ("false", "true"), (1, 0, 1)),
         (["2", "10", "b"], ("2", "10", "b"), (0, 1, 2)),
         (["nan", "inf", "1e5"], ("1e5", "inf", "nan"), (2, 1, 0)),
+        (["042", "007", "042"], ("007", "042"), (1, 0, 1)),
+        (["NA", "None", "nan"], ("NA", "None", "nan"), (0, 1, 2)),
+        (["7", "007", "0"], ("0", "7", "007"), (1, 2, 0)),
     ],
 )
 def test_classes_are_those_of_train_in_order(folder, labels, classes, numbers):
-    data = open_texts(folder(train__jsonl=rows(*labels), test__jsonl=rows(labels[0])), OWN)
-    assert data.classes == classes
-    assert data.splits["train"].labels == numbers
-    assert data.splits["test"].labels == numbers[:1]
+    places = [folder(train__jsonl=rows(*labels), test__jsonl=rows(labels[0]))]
+    if all(isinstance(label, str) for label in labels):
+        places.append(places[0].replace("my data", "saved"))
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.Value("string")})
+        tables = {"train": rows(*labels), "test": rows(labels[0])}
+        saved = {name: datasets.Dataset.from_list(table, features=features) for name, table in tables.items()}
+        datasets.DatasetDict(saved).save_to_disk(places[-1])
+    for place in places:
+        data = open_texts(place, OWN)
+        assert data.classes == classes
+        assert data.splits["train"].labels == numbers
+        assert data.splits["test"].labels == numbers[:1]
 
 
 def test_a_task_with_classes_takes_their_names_and_their_numbers(folder):
@@ -537,6 +587,21 @@ def test_thousand_without_a_dev_set_keeps_the_test_set(folder):
     place = folder(train__jsonl=rows(*[0, 1] * 600), test__jsonl=rows(1, 0, 1))
     sizes = {name: len(split) for name, split in open_texts(place, OWN, protocol="thousand").splits.items()}
     assert sizes == {"train": 200, "val": 1000, "test": 3}
+
+
+@pytest.mark.parametrize(("task", "train", "val"), [("agnews", 12, 2), ("imdb", 11, 2), ("imdb", 2, 1)])
+def test_sets_that_are_published_without_val_draw_a_fifth_of_train(folder, task, train, val):
+    place = folder(train__jsonl=rows(*[0, 1] * (train // 2), *[1] * (train % 2)), test__jsonl=rows(1, 0, 1))
+    splits = open_texts(place, TASKS[task]).splits
+    assert {name: len(split) for name, split in splits.items()} == {"train": train - val, "test": 3, "val": val}
+    assert len({*splits["train"].names, *splits["val"].names}) == train
+    with_val = open_texts(folder(train__jsonl=rows(0, 1), dev__jsonl=rows(1), test__jsonl=rows(0)), TASKS[task])
+    assert [len(with_val.splits[name]) for name in ("train", "val", "test")] == [2, 1, 1]
+
+
+def test_a_drawn_val_has_5000_examples_at_most():
+    many = TextSplit((("a",),) * 40_000, (0,) * 40_000, ("f",) * 40_000)
+    assert len(apply_protocol("mine", {"train": many}, protocol="drawn", seed=0)["val"]) == 5000
 
 
 def test_dev_has_no_test(folder):

@@ -95,7 +95,7 @@ def test_classes_that_the_data_names_keep_its_order(hub):
         "test": table([0], names=("pos", "neg"), columns=("text",)),
         "unsupervised": table([-1, -1], names=("pos", "neg"), columns=("text",)),
     }
-    data = open_texts("hub", TASKS["imdb"])
+    data = open_texts("hub", TASKS["imdb"], protocol="own")
     assert data.classes == ("pos", "neg")
     assert data.splits["train"].labels == (1, 0)
     assert data.unlabelled == ("unsupervised",)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.realdata
 
 
 def opened(real_data, name, protocol="own"):
-    folder = "glue_small" if get_task(name).protocol != "own" else "domain_tasks"
+    folder = "domain_tasks" if get_task(name).domain else "glue_small"
     return open_texts(str(real_data / folder), get_task(name), protocol=protocol)
 
 

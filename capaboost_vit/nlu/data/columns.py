@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ...io.columns import LabelColumn, asked_column, labelled, listed, no_column, only_column, training_column
 from ..tasks import Task
+from .split import PREDICT
 from .tables import Table
 
 TEXTS = (  # usual names of the columns of texts
@@ -21,7 +22,7 @@ TEXTS = (  # usual names of the columns of texts
     ("#1 String", "#2 String"),
 )
 _LABELS = ("label", "labels", "class", "category", "target", "score")
-_INTEGER = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # 007 is a name
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 Labels = tuple[int, ...] | tuple[float, ...]
@@ -139,6 +140,8 @@ def number_labels(
     """
     if task.kind == "masked":
         return (), {name: () for name in columns}
+    if not columns.keys() & set(needed) and all(column.is_empty for column in columns.values()):
+        raise ValueError(f"{where} has no labels; {PREDICT}")
     columns = labelled(where, columns, needed=needed)
     if task.kind == "regression":
         return (), {name: _scores(column) for name, column in columns.items()}

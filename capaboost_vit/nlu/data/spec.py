@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def open_texts(
     """Reads the texts and labels of a task. A local path wins over other readings.
 
     - a folder with train, dev (or val, valid, validation) and test as .tsv, .csv or .jsonl, such as one of GLUE's;
-    - a folder that holds such a folder under the task's name or its published one, such as GLUE's;
-    - one such file: the split that its name tells, else train;
+    - a folder that holds such a folder under the task's name or its published one, such as GLUE's, or as all it holds;
+    - one such file: the split that its name tells, else train; for masked tokens it is train;
     - a folder that `datasets` saved, or that holds parquet files;
     - `owner/name` or `owner/name:config`: a data set of the Hugging Face hub; `hub`: the task's own there.
 
@@ -53,8 +54,7 @@ def open_texts(
     chosen = protocol or task.protocol
     if chosen not in PROTOCOLS:
         raise ValueError(f"unknown split protocol {chosen!r}: choose {', '.join(PROTOCOLS)}")
-    asked = (text_columns,) if text_columns else (task.columns, task.file_columns)
-    layouts = [tuple(names) for names in asked if names] or list(TEXTS)
+    layouts = _layouts(task, text_columns)
     path = Path(spec).expanduser()
     one_file = bool(spec.strip()) and path.is_file()
     tables = _tables(spec, path, task, layouts)
@@ -68,9 +68,41 @@ def open_texts(
     classes, labels = number_labels(next(iter(tables.values())).where, task, columns, needed=_NEED_LABELS)
     splits = {name: TextSplit(rows[name].texts, labels[name], rows[name].names) for name in labels}
     splits = apply_protocol(spec, splits, protocol=chosen, seed=seed)
-    unlabelled = tuple(name for name in rows if name not in labels) if chosen == "own" else ()
+    unlabelled = tuple(name for name in rows if name not in labels) if chosen in ("own", "drawn") else ()
     left_out = {name: part.left_out for name, part in rows.items() if part.left_out}
     return TextData(spec, classes, splits, unlabelled, chosen, left_out)
+
+
+def open_unlabelled(spec: str, task: Task, *, text_columns: Sequence[str] | None = None) -> dict[str, TextSplit]:
+    """The texts of the test splits, or of one file whatever its name, without labels, in the order of the rows.
+
+    Raises:
+        FileNotFoundError, ValueError: what `open_texts` refuses; no test split; a broken row, which would shift others.
+    """
+    layouts, path = _layouts(task, text_columns), Path(spec).expanduser()
+    reading = replace(task, kind="masked")  # labels are not looked for
+    tables = _tables(spec, path, reading, layouts)
+    if not path.is_file():
+        wanted = {name: table for name, table in tables.items() if name.startswith("test")}
+        if not wanted:
+            raise ValueError(f"{spec} has no test split; it has: {', '.join(tables)}. Name a file")
+        tables = wanted
+    rows = {
+        name: read_rows(table, reading, layouts=layouts, asked=None, needs_labels=False)
+        for name, table in tables.items()
+    }
+    for name, part in rows.items():
+        if part.left_out:
+            raise ValueError(
+                f"{tables[name].where} has {part.left_out} broken rows, and each has to have its prediction"
+            )
+    return {name: TextSplit(part.texts, (), part.names) for name, part in rows.items()}
+
+
+def _layouts(task: Task, text_columns: Sequence[str] | None) -> list[tuple[str, ...]]:
+    """Names that the columns of texts may have."""
+    asked = (text_columns,) if text_columns else (task.columns, task.file_columns)
+    return [tuple(names) for names in asked if names] or list(TEXTS)
 
 
 def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -> dict[str, Table]:
@@ -84,6 +116,9 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
                 return _tables(str(path / name), path / name, task, layouts)
         if not files and is_table_folder(path):
             return _of_datasets(spec, load_local(path))
+        below = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+        if not files and len(below) == 1:
+            return _tables(str(below[0]), below[0], task, layouts)
         if not files:
             inside = f", and no folder {task.folder}" if task.folder else ""
             raise ValueError(f"{spec} holds no train file ({', '.join(suffixes)}){inside}")
@@ -91,7 +126,8 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
     if path.is_file():
         if path.suffix.lower() not in suffixes:
             raise ValueError(f"{spec} is none of {', '.join(suffixes)}")
-        return {_SPLITS.get(path.stem.lower(), "train"): read_file(path, task, layouts)}
+        split = "train" if task.kind == "masked" else _SPLITS.get(path.stem.lower(), "train")
+        return {split: read_file(path, task, layouts)}
     if spec == "hub":
         if task.hub is None:
             raise ValueError(f"task {task.name} has no data set on the hub that we know of: give a folder, --data DIR")

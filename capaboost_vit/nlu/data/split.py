@@ -4,14 +4,16 @@ GLUE's own test sets have no public labels. So the public dev set stands in for 
 taken from elsewhere; a result says by which protocol it was made:
 
 - own: the splits as they are in the data;
+- drawn: the same, and where there is no val, a fifth of train is val, 5,000 examples at most, which are the sizes in
+  "Don't Stop Pretraining" of IMDB and AG News, whose published files have no val;
 - dev: train, and the public dev set as val; no test;
 - halves: all of train; half of the public dev set as val, and the other half as test (for small tasks);
 - thousand: 1,000 examples of train as val, the others as train, and the public dev set as test (for large tasks); where
   there is no dev set, the test set of the data stays the test set, if it has one.
 
 What is drawn is a function of the protocol and the seed, on every platform: the permutation of the n examples of a
-dev set is cut behind its n // 2 first ones, that of train behind its 1,000 first ones, and these become val, in the
-order of the split. Of MNLI, `val` and `test` are the matched sets, `*_mismatched` the others.
+dev set is cut behind its n // 2 first ones, that of train behind its 1,000 (5,000, n // 5) first ones, and these become
+val, in the order of the split. Of MNLI, `val` and `test` are the matched sets, `*_mismatched` the others.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ...core.masks import random_state
-from ...io.tables import VAL_NAMES, find_split
+from ...io.tables import SPLIT_NAMES, find_split
 
-PROTOCOLS = ("own", "dev", "halves", "thousand")
+PROTOCOLS = ("own", "drawn", "dev", "halves", "thousand")
 _THOUSAND = 1000
+_DRAWN = 5000
+PREDICT = "`capaboost predict RUN DATA --csv FILE` writes what a run predicts"  # what to do with texts alone
 _KINDS = ("", "_mismatched")  # MNLI has a second dev set, and a second test set
 
 S = TypeVar("S")
@@ -77,21 +81,28 @@ class TextData(Generic[S]):
     left_out: dict[str, int] = field(default_factory=dict)  # broken rows of a published file that is known for them
 
     def find(self, name: str) -> str:
-        """The name of a split, by itself or by a usual alias (val: valid, validation, dev).
+        """The name of a split, by itself or by a usual alias (val: valid, validation, dev), without regard to case.
 
         Raises:
             ValueError: there is none, or it has no labels.
         """
         # of questions, split by article, `dev` is none: SQuAD's dev set is the test set here
-        aliases = VAL_NAMES if name in VAL_NAMES and self.protocol != "articles" else ()
-        return find_split(self.spec, (name, *aliases), self.splits, self.unlabelled)
+        split = None if self.protocol == "articles" else SPLIT_NAMES.get(name.lower())
+        aliases = (alias for alias, meant in SPLIT_NAMES.items() if meant == split)
+        if name in self.unlabelled or split in self.unlabelled:
+            raise ValueError(f"{self.spec}: the split {name!r} has no labels; {PREDICT}")
+        return find_split(self.spec, (name, *aliases), self.splits)
 
 
 def apply_protocol(spec: str, splits: dict[str, TextSplit], *, protocol: str, seed: int) -> dict[str, TextSplit]:
     """The splits of a protocol. Raises ValueError for no dev set to halve, or too few examples."""
-    if protocol == "own":
+    if protocol == "own" or (protocol == "drawn" and "val" in splits):
         return splits
-    needed = "train" if protocol == "thousand" else "val"
+    if protocol == "drawn" and "train" in splits:
+        train = splits["train"]
+        val, train = _cut(spec, train, max(1, min(_DRAWN, len(train) // 5)), protocol, seed)
+        return {**splits, "train": train, "val": val}
+    needed = "train" if protocol in ("drawn", "thousand") else "val"
     if needed not in splits:
         raise ValueError(
             f"{spec}: the split protocol {protocol!r} needs a {needed} set; there is: {', '.join(splits)}. "
