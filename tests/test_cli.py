@@ -670,7 +670,7 @@ def test_the_stored_configuration_of_texts_can_be_run_again(call, text_material,
         ("pairs", ["--method.rnak", "4"], "--method.rnak 4 (did you mean --method.rank?)"),
         ("pairs", ["--method.bottleneck", "4"], "method 'lora' has no option 'bottleneck'"),
         ("pairs", ["--model", "no such/place/at all"], "cannot load the tokenizer of no such/place/at all: "),
-        ("pairs", ["--model", "nobody/nothing"], "give a hub id, or a folder with config.json, model.safetensors"),
+        ("pairs", ["--model", "nobody/nothing"], "; give a folder with config.json, model.safetensors"),
         ("pairs", ["--tokenizer", "{}/roberta"], "knows 114 of them: name the model's own with --tokenizer"),
         (
             "pairs",
