@@ -50,9 +50,9 @@ class _Entry(argparse.Action):
         if not (name and equals):
             raise argparse.ArgumentError(self, f"expected {self.metavar}, got {values!r}")
         try:
-            value = parse_yaml(text)
-        except Exception as error:  # yaml.YAMLError, without importing yaml for --help
-            raise argparse.ArgumentError(self, f"{name}: {text!r} is no YAML") from error
+            value = parse_yaml(text, name)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
         # a copy: the default is shared by all parsers
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), name: value})
 

@@ -94,13 +94,13 @@ def _check_choice(what: str, item: Any, choices: Any) -> None:
     listed = f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0]
     if callable(choices):  # there may be hundreds
         listed = f"one of {len(names)} names such as {', '.join(names[:3])}"
-    raise ValueError(f"{what} must be {listed}, got {item!r}{suggest(item, names)}")
+    raise ValueError(f"{what} must be {listed}, got {_shown(item)}{suggest(item, names)}")
 
 
 def check_type(what: str, value: Any, hint: Any) -> None:
     """Raises TypeError if a value is of none of a field's types; an integer, numpy's too, is also a float."""
     if not _fits(value, hint):
-        raise TypeError(f"{what} must be {_type_in_words(hint)}, got {value!r}")
+        raise TypeError(f"{what} must be {_type_in_words(hint)}, got {_shown(value)}")
 
 
 def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +127,12 @@ def nearest(word: Any, choices: Iterable[Any], *, cutoff: float = 0.6) -> str | 
 
 # the types of a dataclass's fields; evaluating its annotations takes about a millisecond: once is enough
 hints_of: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+
+
+def _shown(value: Any) -> str:
+    """A value in one line of a message, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:

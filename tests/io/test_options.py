@@ -66,6 +66,7 @@ class Options:
         ({"most": float("-inf")}, ValueError, "--most must be finite, got -inf"),
         ({"pair": (0.0, float("nan"))}, ValueError, "--pair must be finite, got nan"),
         ({"strength": 1e-300}, ValueError, "--strength must be 0, or be at least 0.1, got 1e-300"),
+        ({"values": "x" * 999}, TypeError, f"--values must be values by name, got '{'x' * 96}..."),
         ({"word": "rad"}, ValueError, "--word must be red or blue, got 'rad' (did you mean 'red'?)"),
         (
             {"foreign": "bata"},
