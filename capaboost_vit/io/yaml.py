@@ -38,9 +38,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in names:
+            if (key.tag, key.value) in names:  # "2" is another key than 2
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
-            names.add(key.value)
+            names.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
 

@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys):
     ("words", "message"),
     [
         (["study", "run", "--set", "lr"], "study run: error: argument --set: expected NAME=VALUE, got 'lr'"),
-        (["study", "run", "--set", "lr=["], "argument --set: lr is no YAML: line 1, column 2: "),
+        (["study", "run", "--set", "lr=["], "argument --set: lr is no YAML: line 2, column 1: "),
         (["study", "tune", "--grid", "=3"], "argument --grid: expected NAME=LIST, got '=3'"),
         (["study", "run", "--set.lr", "3"], "argument --set: expected NAME=VALUE, got '3'"),
         (["bench", "run", "--seeds", "0"], "(did you mean capaboost study run?)"),
