@@ -26,7 +26,12 @@ _OTHER_NAMES = {
     "output": "output_dir experiment",
     "overwrite": "overwrite_output_dir",
     "resume": "resume_from_checkpoint",
-    "initial_checkpoint": "checkpoint checkpoint_path",
+    "initial_checkpoint": "checkpoint checkpoint_path pretrained_path",
+    "data_download": "dataset_download",
+    "image_column": "input_key",
+    "label_column": "target_key label_column_name",
+    "num_classes": "num_labels",
+    "crop_mode": "train_crop_mode",
     "epochs": "num_train_epochs num_epochs",
     "batch_size": "b per_device_train_batch_size train_batch_size",
     "validation_batch_size": "vb per_device_eval_batch_size eval_batch_size",
@@ -103,9 +108,11 @@ class Parser(ArgumentParser):
         command = re.search(r"invalid choice: '(.*?)' \(choose", text)
         if command:
             text = parser._no_command(command[1])
-        unknown = re.match(r"unrecognized arguments: (-{1,2}[\w.-]+)", text)
-        if unknown:
-            text += parser.suggest_option(unknown[1].lstrip("-"))
+        unknown = re.match(r"unrecognized arguments: (-{0,2})(\S+)", text)
+        if unknown and unknown[1]:
+            text += parser.suggest_option(unknown[2].partition("=")[0])
+        elif unknown and "--data" in parser._option_string_actions:  # as timm's train.py takes it
+            text += f" (did you mean --data {unknown[2]}?)"
         # both name the option once more
         text = re.sub(r"^(argument [\w./-]+|Parser key \"[\w.]+\"( element \d+)?): (?=\S* must )", "", text)
         prog = parser.prog.replace(" [options]", "")
