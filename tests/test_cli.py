@@ -190,7 +190,7 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--epochs", "many"], "train: error: --epochs must be int, got 'many'; see capaboost train --help"),
         (["train", "--lr", "abc"], "train: error: --lr must be float, got 'abc'; see"),
         (["train", "--lr", "nan"], "--lr must be float, got 'nan'"),
-        (["train", "--lr", ".inf"], "--lr must be finite, got inf"),
+        (["train", "--lr", ".inf"], "--lr must be finite in float32, got inf"),
         (["train", "--select", "bset"], "--select must be last or best, got 'bset' (did you mean 'best'?)"),
         (["train", "--momentum", "2"], "--momentum must lie in [0, 1), got 2"),
         (["train", "--mixup", "1e-300"], "--mixup must be 0, or be at least 0.001, got 1e-300"),
@@ -561,6 +561,56 @@ def test_predict_shortens_long_names_and_shows_odd_ones(call, tmp_path):
 def test_predict_names_a_picture_that_it_cannot_read(refused, finished, tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     assert f"cannot read the image {tmp_path}/notes.txt: " in refused("predict", finished, tmp_path / "notes.txt")
+
+
+def test_predict_skips_pictures_that_it_cannot_read_and_says_so(call, refused, finished, pictures, tmp_path):
+    names = [f"{i}.png" for i in range(4)]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"" if i == 2 else (pictures / "wood" / "3.png").read_bytes())
+    table = tmp_path / "table.csv"
+
+    def stored():
+        return [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
+
+    for batch_size in (1, 3, 64):
+        arguments = ["predict", finished, tmp_path, "--csv", table, "--batch-size", batch_size, "--top", 1]
+        code, _, err = call(*arguments)
+        assert (code, err) == (
+            2,
+            f"capaboost predict: error: cannot read the image {tmp_path}/2.png: the file is empty\n",
+        )
+        assert stored() == [f"{tmp_path}/0.png", f"{tmp_path}/1.png"]
+        code, _, err = call(*arguments, "--bad-images", "skip")
+        assert (code, err) == (0, f"skipped: cannot read the image {tmp_path}/2.png: the file is empty\n")
+        assert stored() == [f"{tmp_path}/0.png", f"{tmp_path}/1.png", f"{tmp_path}/3.png"]
+    kept = table.read_text()
+    code, _, err = call("predict", finished, tmp_path / "2.png", "--bad-images", "skip", "--csv", table)
+    assert (code, "none of the 1 pictures can be read" in err) == (2, True)
+    assert table.read_text() == kept
+
+
+def test_names_that_would_steer_a_terminal_are_shown_with_escapes(call, refused, tmp_path):
+    evil = "\x1b[2J\x1b[31mcat\ndog\x9b5m\u202egod"
+    shown = r"\x1b[2J\x1b[31mcat\ndog\x9b5m\u202egod"
+    model = timm.create_model("test_vit", num_classes=2)
+    timm.models.save_for_hf(model, str(tmp_path / "m"), {"label_names": [evil, "b"]}, safe_serialization=True)
+    picture = tmp_path / f"{evil}.png"
+    Image.new("RGB", (9, 9)).save(picture)
+    _, out, err = call("predict", tmp_path / "m", picture)
+    assert f"{tmp_path}/{shown}.png" in out.splitlines()
+    assert any(line.endswith(f"%  {shown}") for line in out.splitlines())
+    for part in ("train", "test"):
+        for name in (evil, "b"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / "data" / part / name / "1.png")
+    out += call("data", "check", tmp_path / "data")[1]
+    assert call("eval", tmp_path / "m", "--data", tmp_path / "data")[1].endswith(" of 2)\n")  # both names are the same
+    picture.write_bytes(b"")
+    err += refused("predict", tmp_path / "m", picture)
+    (tmp_path / "data" / "test" / "b").rename(tmp_path / "data" / "test" / f"{evil}2")
+    err += refused("data", "check", tmp_path / "data") + refused("models", evil) + refused("train", f"--{evil}")
+    assert {c for c in out + err if not c.isprintable()} == {"\n"}
+    assert shown in err
 
 
 def test_data_check_reports_and_draws_a_contact_sheet(call, pictures, tmp_path):

@@ -228,6 +228,9 @@ def test_overwriting_replaces_the_run_and_leaves_what_is_not_its(configure, tmp_
     assert found["config"]["epochs"] == 1
 
 
+NO_WEIGHTS = {"model_kwargs": {}, "initial_checkpoint": None}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
@@ -246,6 +249,22 @@ def test_overwriting_replaces_the_run_and_leaves_what_is_not_its(configure, tmp_
         ({"test_split": "tset"}, ValueError, "has no split 'tset'; it has: train, val, test"),
         ({"num_classes": 2}, ValueError, "--num-classes 2 is less than the 3 classes of the data"),
         ({"model_kwargs": {"img_size": 16}}, ValueError, "--model-kwargs img_size: say --img-size"),
+        (
+            {"model": "test_vit", "method": {"name": "lora"}, "img_size": 33, **NO_WEIGHTS},
+            ValueError,
+            r"test_vit cannot be trained on inputs of shape \(2, 3, 33, 33\): Input height \(33\) should be divisible "
+            r"by patch size \(16\).; leave --img-size 33 out, or take a multiple",
+        ),
+        ({"model_kwargs": {"in_chans": 1, "depth": 1}, "initial_checkpoint": None}, ValueError, "cannot be trained on"),
+        (
+            {"model_kwargs": {"embed_dim": 7}},
+            ValueError,
+            "timm cannot build .* with .*embed_dim=7.*: AssertionError: dim",
+        ),
+        ({"img_size": 0}, ValueError, "--img-size must be at least 1, got 0"),
+        ({"crop_pct": 0.0}, ValueError, "--crop-pct must be positive, got 0"),
+        ({"interpolation": "cubic"}, ValueError, r"--interpolation must be .* \(did you mean 'bicubic'\?\)"),
+        ({"no_aug": False, "aa": "foo"}, ValueError, "timm cannot make a transform with --aa foo: "),
         ({"initial_checkpoint": "gone.pth"}, FileNotFoundError, "no weights at gone.pth"),
         ({"opt": "adamv"}, ValueError, "--opt must be one of .* got .adamv"),
         ({"opt": "adahessian"}, ValueError, "--opt adahessian needs second derivatives"),

@@ -10,6 +10,7 @@ from functools import partial
 from jsonargparse import Namespace
 
 from .._version import __version__
+from ..io.printable import printable
 from ..nlu.config import TextConfig
 from ..training.signals import Interrupted
 from ..vision.config import TrainConfig
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         rank = os.environ.get("RANK", "0")
         where = f" in process {rank}" if rank != "0" else ""
-        print(f"capaboost {command}: error{where}: {' '.join(str(error).split())}{hint}", file=sys.stderr)
+        print(f"capaboost {command}: error{where}: {printable(' '.join(str(error).split()))}{hint}", file=sys.stderr)
         return 2
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from ..io.options import flag, hints_of, nearest, suggest, tuples
+from ..io.printable import printable
 from ..methods import METHODS
 from ..methods.index import takes_several
 from .values import ConfigFile, Typed
@@ -96,7 +97,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
-        text = " ".join(str(message).split())
+        text = printable(" ".join(str(message).split()))
         start, required, names = text.partition("arguments are required: ")
         if required:
             parser, names = parser._locate(names.split(", "))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from ..io.text import printable
+from ..io.printable import printable
 from ..io.yaml import parse_yaml
 from ..study.config import WORKER_OPTIONS, StudyConfig, StudyRunConfig, StudyTuneConfig, WorkConfig
 from .parser import Parser, add_option, parser_of, values_of

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
+from ..io.printable import printable
 from ..training.config import RunConfig
 from .parser import Parser, add_method_options, add_option, method_options, parser_of, values_of
 
 if TYPE_CHECKING:
     from ..training.saved import ModelSource
+    from ..vision.predict import Prediction
 
 _BASE_WEIGHTS = (
     "local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, or the "
@@ -104,7 +108,10 @@ def predict_parser() -> Parser:
         help="pictures, and folders with pictures at any depth; of texts one file, or a folder with test sets",
     )
     add_option(parser, "--top", int, 5, "classes per picture")
-    add_option(parser, "--csv", str | None, None, "also write them to this file; of texts: or to this folder")
+    text = "also write them to this file, up to an error if there is one; of texts: to this folder"
+    add_option(parser, "--csv", str | None, None, text)
+    text = "at a picture that cannot be read: error, or skip it and say so"
+    add_option(parser, "--bad-images", Literal["error", "skip"], "error", text)
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--batch-size", int, 64, "pictures at a time")
     add_option(parser, "--device", str | None, None, _DEVICE)
@@ -123,16 +130,23 @@ def predict(arguments: Namespace) -> None:
     table = options.pop("csv")
     if table is not None and Path(table).is_dir():
         raise IsADirectoryError(f"--csv {table} is a folder: name a file in it")
-    from ..vision.data.tree import printable
-    from ..vision.predict import predict_images, write_predictions
+    from ..vision.predict import predict_each, write_predictions
 
-    predictions = predict_images(**options)
-    for prediction in predictions:
-        print(printable(str(prediction.image)))
-        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
-            print(f"  {100 * probability:6.2f} %  {name if len(name) <= 65 else name[:62] + '...'}")
-    if table is not None:
-        print(f"written: {write_predictions(predictions, Path(table))}")
+    def note(text: str) -> None:
+        print(f"skipped: {printable(text)}", file=sys.stderr)
+
+    def show() -> Iterator[Prediction]:
+        for prediction in predict_each(note=note, **options):
+            print(printable(str(prediction.image)))
+            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+                shown = printable(name)
+                print(f"  {100 * probability:6.2f} %  {shown if len(shown) <= 65 else shown[:62] + '...'}")
+            yield prediction
+
+    if table is None:
+        deque(show(), maxlen=0)
+    else:
+        print(f"written: {write_predictions(show(), Path(table))}")
 
 
 def _predict_texts(source: ModelSource, arguments: Namespace) -> None:

@@ -7,6 +7,7 @@ import difflib
 import functools
 import math
 import operator
+import struct
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
@@ -28,7 +29,7 @@ def option(
     """A dataclass field with a default (copied, if it is a dict), the help of the command line, and its valid values.
 
     None is valid where the type says so; of a tuple each item has to be in the range, or among the choices. Numbers
-    are finite.
+    are finite in float32, and only 0 is 0 there.
 
     Args:
         low: the least value. above: a bound that is not reached itself. high, below: likewise from the other side.
@@ -83,8 +84,17 @@ def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> N
             if not _in_range(item, valid):
                 off = "" if valid.get("off") is None else f"be {valid['off']}, or "
                 raise ValueError(f"{what} must {off}{_range_in_words(valid)}, got {item}")
-            if not math.isfinite(item):
-                raise ValueError(f"{what} must be finite, got {item}")
+            if not math.isfinite(number := _in_float32(item)) or (item and not number):
+                raise ValueError(f"{what} must be finite{'' if number else ' and not 0'} in float32, got {item}")
+
+
+def _in_float32(value: Any) -> float:
+    """A number as float32, in which it enters the computation: 1e300 is inf there, 1e-300 is 0."""
+    try:
+        number: float = struct.unpack("f", struct.pack("f", float(value)))[0]
+    except OverflowError:
+        return math.inf
+    return number
 
 
 def _check_choice(what: str, item: Any, choices: Any) -> None:

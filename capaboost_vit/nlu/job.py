@@ -13,6 +13,7 @@ from torch import nn
 from ..core.merge import merge, unmergeable
 from ..methods import METHODS
 from ..training.distributed import ProcessGroup
+from ..training.evaluation import try_out
 from ..training.job import Job
 from ..training.loader import TrainLoader
 from ..training.state import State
@@ -56,8 +57,12 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     if task.kind == "masked":
         masking = TokenMasking(encoded.tokenizer, probability=config.mlm_probability, seed=config.seed)
     shard = {"rank": world.rank, "world_size": world.size}
+    examples = TextExamples(encoded.encoded["train"], masking)
+    longest = int(encoded.encoded["train"].lengths.argmax())
+    batch = next(examples.batches([[(longest, True)] * 2]))
+    try_out(model, lambda: moved(batch, device)[0], config)
     train = TrainLoader(
-        TextExamples(encoded.encoded["train"], masking),
+        examples,
         batch_size=config.batch_size,
         seed=config.seed,
         accumulation=config.grad_accum_steps,

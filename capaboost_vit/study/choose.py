@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 from ..io.atomic import write_text
 from ..io.json import read_object
 from ..io.options import check_type
-from ..io.text import printable
+from ..io.printable import printable
 from .manifest import Study
 from .trial import Trial
 

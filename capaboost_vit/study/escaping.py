@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..io.text import printable
+from ..io.printable import printable
 
 # what begins markup wherever it stands; emphasis, which begins before a letter (an underscore not inside a word), and
 # entities; the end of a link's text; at the start of a line what begins a list, a heading or a quotation

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..io.atomic import write_text
 from ..io.json import parse_object
-from ..io.text import printable
+from ..io.printable import printable
 
 _LOST = 75  # exit code of a process whose lease was taken over: EX_TEMPFAIL
 

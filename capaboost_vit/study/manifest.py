@@ -14,7 +14,7 @@ from typing import Any
 
 from ..io.atomic import write_text
 from ..io.json import read_object
-from ..io.text import printable
+from ..io.printable import printable
 from ..vision.config import TrainConfig
 from .result import check_result
 from .trial import Trial, parse_trial

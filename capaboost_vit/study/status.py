@@ -6,7 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from ..io.text import printable
+from ..io.printable import printable
 from .lease import Leases
 from .manifest import Study
 from .trial import Trial

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..io.json import parse_object
 from ..io.options import check_type, hints_of
-from ..io.text import printable
+from ..io.printable import printable
 from ..training.job import as_dict, run_identity
 from ..vision.config import TrainConfig
 

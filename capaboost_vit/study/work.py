@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..io.text import printable
+from ..io.printable import printable
 from ..run import train
 from ..training.signals import Interrupted
 from .config import WorkConfig

@@ -1,19 +1,23 @@
-"""The model as it is called: compiled or not, in mixed precision or not; and evaluation on held-out batches."""
+"""The model as it is called: compiled or not, in mixed precision or not; evaluation on held-out batches; a try-out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
 from .config import RunConfig
 from .distributed import ProcessGroup
+from .hooks import refuse_unreached
 from .loader import Batch
 from .objective import Objective, classification
 from .signals import Interrupted, StopSignals
+
+_NAMED = 3  # examples that an error lists
 
 
 def forward(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig) -> Tensor:
@@ -70,17 +74,86 @@ def evaluate(
         also: called with the outputs and targets of each batch.
 
     Raises:
+        FloatingPointError: outputs that are not finite, in all processes alike: they are no answers.
         Interrupted: `stop` has noted a signal (looked at only where there is one process).
     """
     model.eval()
     world = world or ProcessGroup()
     accumulator = (objective or classification()).accumulator(batches)
+    broken: list[Tensor] = []
     for batch in batches:
         inputs, targets = prepare(batch)
         outputs = forward(model, inputs, config)
+        broken.append(not_finite(outputs))
         accumulator.add(outputs, targets)
         if also is not None:
             also(outputs, targets)
         if stop and stop.number and world.size == 1:
             raise Interrupted(stop.number, "stopped while evaluating")
+    _refuse_broken(broken, batches, config.unit, world)
     return accumulator.result(world)
+
+
+def not_finite(outputs: Tensor) -> Tensor:
+    """Whether the outputs (B, ...) of each example hold NaN or an infinity, (B,), without waiting for the device.
+
+    Of outputs (B, 2, N) of questions -inf is none: `forward` puts it where a text is filled up.
+    """
+    rows = outputs.detach().flatten(1)
+    # both pass NaN on, and take no copy of the outputs, which may be those of each token and word
+    highest, lowest = rows.amax(1), rows.amin(1)
+    return ~(highest.isfinite() if outputs.ndim == 3 else highest.isfinite() & lowest.isfinite())
+
+
+def refuse_outputs(names: Sequence[str], count: int, unit: str) -> NoReturn:
+    """Raises FloatingPointError for the examples, `names` of all `count`, whose outputs are not finite."""
+    listed = ", ".join(map(str, names[:_NAMED])) + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
+    raise FloatingPointError(
+        f"the model's outputs are not finite for {len(names)} of {count} {unit} ({listed}): its weights, or mean and "
+        "std, are broken, or float16 is too narrow; where they come from training, train with a smaller --lr"
+    )
+
+
+def _refuse_broken(broken: Sequence[Tensor], batches: Any, unit: str, world: ProcessGroup) -> None:
+    flags = torch.cat(list(broken)).tolist() if broken else []
+    # of a list of batches nobody knows the places; behind this process's share come examples that only stand in
+    places = getattr(batches, "indices", range(len(flags)))
+    names = getattr(batches, "names", None)
+    wrong = [place for place, flag in zip(places, flags, strict=False) if flag]
+    if wrong := sorted(world.gather(wrong)):
+        count = len(world.gather(places))
+        refuse_outputs([f"number {place + 1}" if names is None else names[place] for place in wrong], count, unit)
+
+
+def try_out(model: nn.Module, example: Callable[[], Any], config: RunConfig, *, hint: str = "") -> None:
+    """One forward and backward pass in training mode, so that what the model refuses shows before a run begins.
+
+    Leaves no gradient; buffers, the model's mode and the random state are as before.
+
+    Args:
+        example: makes inputs, of two examples as norms over a batch need them.
+        hint: what to type instead, for the message.
+
+    Raises:
+        ValueError: the model cannot compute with these inputs, or does not reach a branch.
+    """
+    mode, buffers = model.training, {buffer: buffer.clone() for buffer in model.buffers()}
+    device = next(model.parameters()).device
+    shape = ""
+    try:
+        with seeded("try out", config.seed, devices=device.type != "cpu"):
+            inputs = example()
+            first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+            shape = f" of shape {tuple(first.shape)}"
+            forward(model.train(), inputs, config).float().nan_to_num().sum().backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of whatever class: it is a foreign model's
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise ValueError(f"{config.model} cannot be trained on inputs{shape}: {reason}{hint}") from error
+    finally:
+        model.train(mode)
+        for buffer, before in buffers.items():
+            buffer.copy_(before)
+    refuse_unreached(model)
+    model.zero_grad(set_to_none=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..io.atomic import write_text
+from ..io.printable import printable
 from .figures import pixels
 
 # column names of summary.csv as they are shown, so that a line fits into 80 columns
@@ -137,7 +138,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """A line for people, above the bar where there is one."""
-        self.console.print(text)
+        self.console.print(printable(text))
         self.last_line = time.monotonic()
 
     def sizes(self) -> dict[str, int]:

@@ -76,25 +76,53 @@ def build_data_config(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
     """timm's input configuration of the model (size, mean, std, crop, interpolation), with the run's overrides."""
     names = ("img_size", "crop_pct", "crop_mode", "interpolation")
     asked = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return resolve_data_config(asked, model=model)
+    return check_scaling(resolve_data_config(asked, model=model), config.model)
+
+
+def check_scaling(data_config: dict[str, Any], where: str) -> dict[str, Any]:
+    """The input configuration, once it is sure that black and white are finite by its mean and std, in float32.
+
+    Raises:
+        ValueError: they are not, or `std` is not positive.
+    """
+    try:
+        mean, std = (255 * torch.tensor(data_config[name], dtype=torch.float32).view(-1, 1) for name in ("mean", "std"))
+        scaled = (torch.tensor([0.0, 255.0]) - mean) / std
+        valid = bool(scaled.isfinite().all() and std.isfinite().all() and (std > 0).all())
+    except (KeyError, TypeError, ValueError, RuntimeError):  # no numbers
+        valid = False
+    if not valid:
+        given = ", ".join(f"{name} {data_config.get(name)}" for name in ("mean", "std"))
+        raise ValueError(f"{where}: no image can be scaled with {given}: they must be finite in float32, std above 0")
+    return data_config
 
 
 def build_transform(data_config: dict[str, Any], augment: TrainConfig | None = None) -> Any:
-    """timm's transform up to uint8 pixels (3, H, W): as in evaluation, or with the augmentation of a configuration."""
+    """timm's transform up to uint8 pixels (3, H, W): as in evaluation, or with the augmentation of a configuration.
+
+    Raises:
+        ValueError: timm refuses it.
+    """
     names = ("input_size", "interpolation", "mean", "std")  # the mean is also what borders are filled with
-    common = {"use_prefetcher": True, **{name: data_config[name] for name in names}}
+    options: dict[str, Any] = {"use_prefetcher": True, **{name: data_config[name] for name in names}}
     if augment is None:
-        return create_transform(**common, crop_pct=data_config["crop_pct"], crop_mode=data_config["crop_mode"])
-    return create_transform(
-        **common,
-        is_training=True,
-        scale=(augment.scale[0], augment.scale[1]),
-        ratio=(augment.ratio[0], augment.ratio[1]),
-        hflip=augment.hflip,
-        vflip=augment.vflip,
-        color_jitter=augment.color_jitter,
-        auto_augment=augment.aa,
-    )
+        options |= {"crop_pct": data_config["crop_pct"], "crop_mode": data_config["crop_mode"]}
+    else:
+        options |= {
+            "is_training": True,
+            "scale": tuple(augment.scale),
+            "ratio": tuple(augment.ratio),
+            "hflip": augment.hflip,
+            "vflip": augment.vflip,
+            "color_jitter": augment.color_jitter,
+            "auto_augment": augment.aa,
+        }
+    try:
+        return create_transform(**options)
+    except Exception as error:  # asserted, or a name that is no key
+        given = "" if augment is None or augment.aa is None else f" with --aa {augment.aa}"
+        reason = " ".join((str(error) or "no reason given").split())
+        raise ValueError(f"timm cannot make a transform{given}: {type(error).__name__}: {reason}") from error
 
 
 def make_mix(config: TrainConfig, *, num_classes: int, device: torch.device) -> Callable[[Batch], Batch]:

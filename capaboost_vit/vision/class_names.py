@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from ..io.options import suggest
+from ..io.printable import printable
 
 
 def class_names(names: Sequence[str] | Mapping[object, str], count: int) -> tuple[str, ...]:
-    """A name for each of `count` classes, the number of those that have none; timm has lists, or names by number."""
+    """A name for each of `count` classes, the number of those that have none; timm has lists, or names by number.
+
+    They are printable: data sets name their classes likewise.
+    """
     by_number = names if isinstance(names, Mapping) else dict(enumerate(names))
-    named = {int(str(number)): str(name) for number, name in by_number.items()}
+    named = {int(str(number)): printable(str(name)) for number, name in by_number.items()}
     return tuple(named.get(i, str(i)) for i in range(count)) if named else ()
 
 

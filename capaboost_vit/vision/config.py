@@ -29,7 +29,7 @@ class TrainConfig(RunConfig):
     pretrained: bool = option(False, "fetch the base weights from timm's hub")
     initial_checkpoint: str | None = option(None, "local file with the base weights (.safetensors or .pth)")
     model_kwargs: dict[str, Any] = option({}, "further arguments of the timm model")
-    num_classes: int | None = option(None, "number of classes; none: those of the data")
+    num_classes: int | None = option(None, "number of classes; none: those of the data", low=1)
 
     # data
     train_split: str = option(
@@ -47,16 +47,22 @@ class TrainConfig(RunConfig):
     bad_images: Literal["error", "skip"] = option(
         "error", "images that cannot be read: error, or skip those of training (counted; never in evaluation)"
     )
-    img_size: int | None = option(None, "image size; none: the model's own")
-    crop_pct: float | None = option(None, "share of the resized image that is kept; none: the model's own")
-    crop_mode: str | None = option(None, "center, squash (plain resize to a square) or border; none: the model's own")
-    interpolation: str | None = option(None, "resize interpolation; none: the model's own")
+    img_size: int | None = option(None, "image size; none: the model's own", low=1)
+    crop_pct: float | None = option(None, "share of the resized image that is kept; none: the model's own", above=0)
+    crop_mode: Literal["center", "squash", "border"] | None = option(
+        None, "center, squash (plain resize to a square) or border; none: the model's own"
+    )
+    interpolation: str | None = option(
+        None,
+        "resize interpolation; none: the model's own",
+        choices=("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"),
+    )
     no_aug: bool = option(True, "no training augmentation; false: random crop, flip and those below")
-    scale: tuple[float, float] = option((0.08, 1.0), "random crop: range of areas")
-    ratio: tuple[float, float] = option((0.75, 4 / 3), "random crop: range of aspect ratios")
+    scale: tuple[float, float] = option((0.08, 1.0), "random crop: range of areas", above=0)
+    ratio: tuple[float, float] = option((0.75, 4 / 3), "random crop: range of aspect ratios", above=0)
     hflip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     vflip: float = option(0.0, "probability of a vertical flip", low=0, high=1)
-    color_jitter: float = option(0.4, "strength of the colour jitter")
+    color_jitter: float = option(0.4, "strength of the colour jitter", low=0)
     aa: str | None = option(None, "timm's auto-augment policy, such as rand-m9-mstd0.5")
     reprob: float = option(0.0, "random erasing: probability", low=0, high=1)
     mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none", low=0.001, off=0)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ..training.distributed import ProcessGroup
+from ..training.evaluation import try_out
 from ..training.job import Job
 from ..training.loader import TrainLoader
 from ..training.objective import classification
@@ -55,12 +57,22 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
     eval_transform = build_transform(image_config)
+    train_transform = eval_transform if config.no_aug else build_transform(image_config, config)
+    prepare = Normalise(image_config, device, channels_last=config.channels_last)
+
+    def example() -> torch.Tensor:
+        picture = Image.new("RGB", (64, 48))
+        pixels = [torch.as_tensor(transform(picture)) for transform in (eval_transform, train_transform)]
+        return prepare((torch.stack(pixels), torch.zeros(2)))[0]
+
+    hint = f"; leave --img-size {config.img_size} out, or take a multiple of the patch size" if config.img_size else ""
+    try_out(model, example, config, hint=hint)
     shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     reading: dict[str, Any] = {"workers": config.workers, "cache": config.cache, "device": device}
     train = TrainLoader(
         ImageExamples(
             splits[config.train_split],
-            eval_transform if config.no_aug else build_transform(image_config, config),
+            train_transform,
             seed=None if config.no_aug else config.seed,
             **reading,
         ),
@@ -84,7 +96,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         train=train,
         val=image_eval_loader(splits[val], eval_transform, **held_out) if val in splits else None,
         test=image_eval_loader(splits[test], eval_transform, keep=False, **held_out) if test in splits else None,
-        prepare=Normalise(image_config, device, channels_last=config.channels_last),
+        prepare=prepare,
         mix=make_mix(config, num_classes=model.num_classes, device=device),  # type: ignore[arg-type]
         save=lambda folder: save_adapter(
             model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ..io.atomic import replacing
+from ..io.options import check_value
 from ..training.distributed import pick_device
+from ..training.evaluation import not_finite, refuse_outputs
 from .build import build_transform
 from .data import Split, is_image
 from .data.tree import Folder
-from .loader import Normalise, image_eval_loader
+from .loader import Normalise
 from .saved import open_saved
 
 
@@ -27,29 +33,40 @@ class Prediction:
     probabilities: tuple[float, ...]
 
 
-def predict_images(
+def predict_images(model: str | Path, images: Sequence[str | Path], **options: Any) -> list[Prediction]:
+    """The `top` most probable classes of each picture: a list of what `predict_each` gives, with its options."""
+    return list(predict_each(model, images, **options))
+
+
+def predict_each(
     model: str | Path,
     images: Sequence[str | Path],
     *,
     top: int = 5,
     initial_checkpoint: str | None = None,
     batch_size: int = 64,
+    bad_images: Literal["error", "skip"] = "error",
+    note: Callable[[str], None] = warnings.warn,
     device: str | None = None,
-) -> list[Prediction]:
-    """The `top` most probable classes of each picture, `softmax(logits)` in float32.
+) -> Iterator[Prediction]:
+    """The `top` most probable classes of each picture, `softmax(logits)` in float32, as soon as they are there.
 
     Args:
         model: a run folder, an adapter file, or a folder in timm's hub format (`local-dir:` may stand before it).
         images: files, and folders that are searched for pictures at any depth; each file once, in this order.
         top: cut to the number of classes; those without a name are numbers.
         initial_checkpoint: see `open_saved`.
+        bad_images: at a picture that cannot be read: an error, behind the predictions of those before it, or skip it.
+        note: told of each picture that is skipped, and why.
 
     Raises:
         FileNotFoundError, ValueError: no such model or picture, or a picture that cannot be read.
+        FloatingPointError: outputs that are not finite.
     """
     for name, value in (("top", top), ("batch-size", batch_size)):
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
+    check_value("--bad-images", bad_images, str, {"choices": ("error", "skip")})
     target = pick_device(device)
     files = _image_files(images)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
@@ -58,30 +75,61 @@ def predict_images(
     classes = saved.classes or tuple(map(str, range(count)))
     tree = Folder(Path())
     split = Split(tuple(map(str, files)), (0,) * len(files), tree.read, tree.locate)
-    batches = image_eval_loader(split, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
-    prepare = Normalise(saved.input, target)
-    predictions: list[Prediction] = []
-    with torch.inference_mode():
-        for batch in batches:
-            best = network(prepare(batch)[0]).float().softmax(-1).topk(min(top, count))
-            for probabilities, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                names = tuple(classes[i] for i in indices)
-                predictions.append(Prediction(files[len(predictions)], names, tuple(probabilities)))
-    return predictions
+    transform, prepare = build_transform(saved.input), Normalise(saved.input, target)
+    skipped = 0
+    for start in range(0, len(files), batch_size):
+        pixels: dict[Path, Tensor] = {}
+        broken: ValueError | None = None
+        for index in range(start, min(start + batch_size, len(files))):
+            try:
+                pixels[files[index]] = torch.as_tensor(transform(split.image(index)))
+            except ValueError as error:
+                if bad_images == "error":  # raised behind the predictions of the pictures before it
+                    broken = error
+                    break
+                skipped += 1
+                note(str(error))
+        if pixels:
+            with torch.inference_mode():  # not around the yield, as the caller's code runs there
+                outputs = network(prepare((torch.stack([*pixels.values()]), torch.zeros(len(pixels))))[0])
+                wrong = not_finite(outputs).tolist()
+                if any(wrong):
+                    names = [tree.locate(str(file)) for file, flag in zip(pixels, wrong, strict=True) if flag]
+                    refuse_outputs(names, len(pixels), "pictures")
+                best = outputs.float().softmax(-1).topk(min(top, count))
+                rows = zip(pixels, best.values.tolist(), best.indices.tolist(), strict=True)
+            for file, probabilities, indices in rows:
+                yield Prediction(file, tuple(classes[i] for i in indices), tuple(probabilities))
+        if broken is not None:
+            raise broken
+    if skipped == len(files):
+        raise ValueError(f"none of the {len(files)} pictures can be read")
 
 
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> Path:
-    """Writes `image,rank,class,probability` rows, rank from 1, in UTF-8; bytes of file names stay as they are."""
+def write_predictions(predictions: Iterable[Prediction], path: Path) -> Path:
+    """Writes `image,rank,class,probability` rows, rank from 1, in UTF-8; bytes of file names stay as they are.
+
+    Where the predictions end with an error the rows before it are written all the same, and the error is raised.
+    """
+    failed: BaseException | None = None
+    predictions = iter(predictions)
+    first = list(islice(predictions, 1))  # where there is none, a table that is there already stays
     with (
         replacing(path) as partial,
         open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("image", "rank", "class", "probability"))
-        for prediction in predictions:
-            ranked = zip(prediction.classes, prediction.probabilities, strict=True)
-            for rank, (name, probability) in enumerate(ranked, start=1):
-                rows.writerow((prediction.image, rank, name, f"{probability:.9g}"))  # nine digits tell any two float32
+        try:
+            for prediction in chain(first, predictions):
+                ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+                for rank, (name, probability) in enumerate(ranked, start=1):
+                    # nine digits tell any two float32
+                    rows.writerow((prediction.image, rank, name, f"{probability:.9g}"))
+        except BaseException as error:  # Ctrl-C, too
+            failed = error
+    if failed is not None:
+        raise failed
     return path
 
 

@@ -19,7 +19,7 @@ from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter
-from .build import build_transform
+from .build import build_transform, check_scaling
 from .class_names import class_names, outputs_of
 from .config import TrainConfig
 from .data import open_configured
@@ -61,7 +61,11 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
             f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"
         )
     model = create_from_adapter(source.adapter, initial_checkpoint=checkpoint)
-    return Saved(model, header["input"], class_names(header["class_names"], header["num_classes"]))
+    return Saved(
+        model,
+        check_scaling(header["input"], str(source.path)),
+        class_names(header["class_names"], header["num_classes"]),
+    )
 
 
 def evaluate_adapter(
@@ -115,6 +119,7 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
 
     Raises:
         FileExistsError: the output is there already; an empty folder is taken.
+        FloatingPointError: a merged weight is not finite.
         ValueError: the method cannot be merged (all but LoRA), or `output` has the suffix of another kind of file.
     """
     as_file = output.suffix == ".safetensors"
@@ -127,6 +132,9 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
         raise ValueError(f"{source.path} is a timm model already: nothing to merge")
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
     merged = merge(saved.model, inplace=True)
+    for name, tensor in merged.state_dict().items():
+        if not tensor.isfinite().all():
+            raise FloatingPointError(f"{name} of the merged model is not finite: the adapter or the base is broken")
     if as_file:
         with replacing(output) as partial:
             partial.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
@@ -146,4 +154,4 @@ def _from_timm_folder(folder: Path) -> Saved:
         raise ValueError(f"timm cannot build a model from {folder}: {type(error).__name__}: {reason}") from error
     if not model.num_classes:
         raise ValueError(f"the model in {folder} has no classes: it was saved with num_classes=0")
-    return Saved(model.eval(), resolve_input_data_config(model), names)
+    return Saved(model.eval(), check_scaling(resolve_input_data_config(model), str(folder)), names)

@@ -25,7 +25,8 @@ def create_base(
     """`timm.create_model` with its weights from a local file, or if there is none and they are wanted, from timm's hub.
 
     Raises:
-        ValueError: they cannot be fetched. ValueError, FileNotFoundError: see `load_base_weights`.
+        ValueError, TypeError: they cannot be fetched; timm cannot build it with these arguments.
+        ValueError, FileNotFoundError: see `load_base_weights`.
     """
     try:
         model = timm.create_model(name, pretrained=pretrained and initial_checkpoint is None, **arguments)
@@ -35,6 +36,12 @@ def create_base(
             f"cannot fetch the weights of {name} from the hub ({type(error).__name__}): give a local file, "
             f"--initial-checkpoint FILE or initial_checkpoint={cached}"
         ) from error
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # asserted, or divided by zero: timm does not check what it is given
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        reason = " ".join(str(error).split())
+        raise ValueError(f"timm cannot build {name} with {given}: {type(error).__name__}: {reason}") from error
     if initial_checkpoint is not None:
         load_base_weights(model, initial_checkpoint)
     return model

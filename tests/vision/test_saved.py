@@ -172,6 +172,40 @@ def test_folders_with_numbers_for_names_mean_the_outputs_of_these_numbers(tmp_pa
         evaluate_adapter(one_answer(tmp_path / "small", 10, 0), data=data)
 
 
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), 1e300, 1e-300, "wide"])
+def test_a_scaling_of_images_that_is_not_finite_is_refused(tmp_path, std):
+    folder = one_answer(tmp_path / "m", 3, 0)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["std"] = [0.5, std, 0.5]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"m: no image can be scaled with mean \(?\[?0.*, std .*: they must be finite in"
+    ):
+        predict_images(folder, [white(tmp_path / "x.png")])
+
+
+def test_outputs_that_are_not_finite_are_neither_predictions_nor_counted_nor_merged(finished, base, tmp_path):
+    data = split_folders(tmp_path / "data", ("0", "1"))
+    model = timm.create_model("test_vit", num_classes=2)
+    with torch.no_grad():
+        model.head.bias[1] = float("inf")
+    timm.models.save_for_hf(model, str(tmp_path / "m"), safe_serialization=True)
+    with pytest.raises(FloatingPointError, match=r"not finite for 3 of 3 images \(test/0/0\.png, test/1/0\.png, "):
+        evaluate_adapter(tmp_path / "m", data=data)
+    pictures = [tmp_path / "data" / "test" / "1" / f"{i}.png" for i in range(2)]
+    with pytest.raises(FloatingPointError, match=r"not finite for 2 of 2 pictures \(.*/0\.png, .*/1\.png\)"):
+        predict_images(tmp_path / "m", pictures)
+    broken = capaboost_vit.create_from_adapter(finished[0] / "adapter.safetensors", initial_checkpoint=base)
+    with torch.no_grad():
+        for branch in capaboost_vit.branches(broken).values():
+            for parameter in branch.parameters():
+                parameter.fill_(3e38)
+    path = capaboost_vit.save_adapter(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(FloatingPointError, match=r"blocks\.0\.attn\.qkv\.weight of the merged model is not finite"):
+        merge_adapter(path, tmp_path / "made", initial_checkpoint=str(base))
+    assert not (tmp_path / "made").exists()
+
+
 def test_classes_are_matched_by_their_names_whatever_their_number(finished, pictures, tmp_path):
     expected = 0
     for part in ("train", "test"):

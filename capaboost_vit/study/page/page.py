@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ...io.atomic import write_text
-from ...io.text import printable
+from ...io.printable import printable
 from ..escaping import csv_cell, latex, markdown
 from ..known import as_json
 from ..outcomes import Outcomes, read_outcomes

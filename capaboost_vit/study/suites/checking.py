@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ...io.text import printable
+from ...io.printable import printable
 from ...vision.data import ImageData, Split, check_data, open_configured
 from .task import SPLITS, Suite, SuiteTask
 from .vtab1k import compare

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ...io.printable import printable
 from ...io.tables import SPLIT_ALIASES, find_split
 from .split import Split, name_digest
 
@@ -50,7 +51,7 @@ class _Image(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageData:
-    """The splits of a data set by name, and its class names in the order of the labels.
+    """The splits of a data set by name, and its class names, which are printable, in the order of the labels.
 
     `unlabelled` names splits that are there, but whose labels are not: nothing can be done with them here. `left_out`
     says, a line each, which files that lie there are read as nothing.
@@ -61,6 +62,9 @@ class ImageData:
     splits: dict[str, Split]
     unlabelled: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
 
     def split(self, name: str) -> Split:
         """A split by its name or a usual alias, in upper or lower case, or by an expression such as `train[:800]`,

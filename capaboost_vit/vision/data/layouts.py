@@ -9,10 +9,11 @@ from pathlib import PurePosixPath
 from unicodedata import normalize
 
 from ...io.columns import refuse_lookalikes
+from ...io.printable import printable
 from ...io.tables import SPLIT_NAMES, by_split
 from .image_data import ImageData
 from .split import Split, is_image, name_digest
-from .tree import Tree, printable
+from .tree import Tree
 
 _DIGITS = 18  # of a label; int() of thousands of them takes long, or raises
 _LISTS = re.compile(r"(train|val|test|dev(?![a-z])).*\.txt", re.IGNORECASE)
@@ -139,7 +140,7 @@ def _split_folders(spec: str, tree: Tree, folder_of: dict[str, str]) -> ImageDat
                 raise ValueError(f"{spec}: {name} has the class {printable(folder)!r}, which train does not have")
         labelled = [(path, labels[normalize("NFC", folder)]) for folder, paths in by_class.items() for path in paths]
         splits[name] = _split(tree, labelled)
-    return ImageData(spec, tuple(printable(name) for name in classes), splits, left_out=tuple(left_out))
+    return ImageData(spec, tuple(classes), splits, left_out=tuple(left_out))
 
 
 def _class_folders(spec: str, tree: Tree) -> ImageData:
@@ -157,7 +158,7 @@ def _class_folders(spec: str, tree: Tree) -> ImageData:
         for name, part in zip(parts, (mixed[2 * tenth :], mixed[:tenth], mixed[tenth : 2 * tenth]), strict=True):
             parts[name] += [(path, label) for path in part]
     splits = {name: _split(tree, sorted(pairs)) for name, pairs in parts.items()}
-    return ImageData(spec, tuple(printable(name) for name in by_class), splits, left_out=tuple(left_out))
+    return ImageData(spec, tuple(by_class), splits, left_out=tuple(left_out))
 
 
 def _split(tree: Tree, pairs: list[tuple[str, int]]) -> Split:

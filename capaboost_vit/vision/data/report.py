@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ...io.printable import printable
+
 _WIDTH = 80
 _LISTED = 10
 _FEW = 5
@@ -81,7 +83,7 @@ class DataReport:
 
     def text(self) -> str:
         """The report for a terminal: at most 80 columns, long lists abbreviated."""
-        return "\n".join(line.rstrip() for line in self._lines()).encode("utf-8", "backslashreplace").decode() + "\n"
+        return "".join(f"{printable(line.rstrip())}\n" for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
         yield from _wrap(f"{self.spec}: {len(self.classes)} classes", "")

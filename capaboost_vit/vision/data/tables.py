@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...io.columns import LabelColumn, asked_column, labelled, listed, only_column, training_column
+from ...io.printable import printable
 from ...io.tables import holds, is_table_folder, load_from_hub, load_local, root_cause
 from .image_data import ImageData
 from .split import Split
-from .tree import printable
 
 MOST_CLASSES = 1_000_000  # a larger label is a mistake, such as an id
 _INSTEAD = "give a local folder of images, a .zip, or a .parquet file instead"

@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ...io.printable import printable
+
 _LARGEST = 1 << 29  # bytes of a file; PIL's limit of pixels, in 16-bit colour, is as many
-
-
-def printable(name: str) -> str:
-    """A file name as text that every terminal and file takes: bytes that are not UTF-8 as `\\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class Folder:
