@@ -251,7 +251,7 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["predict"], "required: model, images; see capaboost predict --help"),
         (["predict", "gone"], "required: images; see capaboost predict --help"),
         (["predict", "gone", "gone.png"], "no picture and no folder at gone.png"),
-        (["predict", "gone", "."], "the folder . holds no picture (.bmp, .gif, "),
+        (["predict", "gone", "."], "the folder . holds no picture"),
         (["predict", "gone", "there.png"], "no adapter file at gone, and no folder of a run or a timm model"),
         (["predict", "gone", "there.png", "--top", "0"], "--top must be at least 1, got 0"),
         (["predict", "gone", "there.png", "--csv", "."], "--csv . is a folder: name a file in it"),

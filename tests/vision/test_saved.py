@@ -489,7 +489,7 @@ def test_what_is_no_picture_is_named(finished, pictures, tmp_path, content):
     ("images", "options", "text"),
     [
         (["gone.png"], {}, r"no picture and no folder at gone\.png"),
-        (["."], {}, r"the folder \. holds no picture \(\.bmp, "),
+        (["."], {}, r"the folder \. holds no picture"),
         (["x.png"], {"top": 0}, "--top must be at least 1, got 0"),
         (["x.png"], {"batch_size": -1}, "--batch-size must be at least 1, got -1"),
         (["x.png"], {"device": "gpu"}, "--device gpu: "),
@@ -504,14 +504,18 @@ def test_a_prediction_that_cannot_be_is_named_before_the_model_is_read(tmp_path,
         predict_images("whatever", images, **options)
 
 
-@pytest.mark.parametrize(
-    "config",
-    ["{", "[]", '{"model_type": "vit"}', '{"architecture": "no_such_model"}', '{"architecture": "test_vit"}'],
-)
+@pytest.mark.parametrize("config", ["{", "[]", '{"architecture": "no_such_model"}', '{"architecture": "test_vit"}'])
 def test_a_folder_that_timm_cannot_load_is_named(tmp_path, config):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text(config)
     with pytest.raises(ValueError, match=r"timm cannot build a model from .*m: "):
+        predict_images(tmp_path / "m", [white(tmp_path / "x.png")])
+
+
+def test_a_folder_of_transformers_is_not_taken_for_one_of_timm(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match="holds a model of transformers, not of timm: name the run or adapter file"):
         predict_images(tmp_path / "m", [white(tmp_path / "x.png")])
 
 
