@@ -11,10 +11,10 @@ from .core.merge import merge as merge
 from .core.wrapper import CannotMerge as CannotMerge
 from .core.wrapper import Wrapper as Wrapper
 from .core.wrapper import merged_weights as merged_weights
-from .methods.adapter_file import AdapterFileError as AdapterFileError
 from .methods.adapter_file import read_header as read_header
 from .methods.apply import apply_method as apply_method
 from .methods.apply import fold as fold
+from .methods.header import AdapterFileError as AdapterFileError
 from .methods.index import METHODS as METHODS
 from .methods.index import make_method as make_method
 from .methods.index import register as register

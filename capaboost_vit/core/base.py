@@ -135,7 +135,8 @@ def device_and_dtype(module: nn.Module) -> dict[str, Any]:
 
     In bfloat16 most steps of an optimizer are too small to move an entry, and a GradScaler takes no float16.
     """
-    tensor = next(chain(module.parameters(), module.buffers()), torch.empty(0))
+    new = torch.empty(0)  # on the meta device within `outlines`, where there is nothing to be moved elsewhere
+    tensor = new if new.is_meta else next(chain(module.parameters(), module.buffers()), new)
     return {"device": tensor.device, "dtype": torch.promote_types(dtype_of(module), torch.float32)}
 
 

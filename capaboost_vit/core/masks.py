@@ -22,6 +22,11 @@ def random_state(seed: int, path: str) -> np.random.RandomState:
     return np.random.RandomState(np.frombuffer(digest, dtype="<u4"))
 
 
+def has_masks(masking: Masking) -> bool:
+    """Whether some mask is not all ones."""
+    return masking.kept < 1 or masking.pattern == "sign"
+
+
 def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.ndarray | None:
     """The d static masks of one shared weight, `(K, *shape)` int8, or None where every mask is all ones.
 
@@ -38,7 +43,7 @@ def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.nda
     for d different masks (tied branches with equal masks add no rank).
     """
     num_branches, pattern, density, seed = masking.num_branches, masking.pattern, masking.kept, masking.mask_seed
-    if density == 1 and pattern != "sign":
+    if not has_masks(masking):
         return None
     if pattern == "complementary":
         return _complementary(shape, num_branches, density, random_state(seed, path))
@@ -46,10 +51,13 @@ def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.nda
     if int(numel * density) == 0:
         raise ValueError(f"density {density:g} keeps none of the {numel} entries of {path!r} {tuple(shape)}")
     masks: list[np.ndarray] = []
+    drawn: set[bytes] = set()
     for branch in range(num_branches):
         for attempt in range(_ATTEMPTS):
             mask = _draw(shape, pattern, density, random_state(seed, f"{path}/{branch}/{attempt}"))
-            if not any(np.array_equal(mask, other) for other in masks):
+            digest = hashlib.sha256(np.packbits(mask > 0).tobytes()).digest()
+            if digest not in drawn:
+                drawn.add(digest)
                 masks.append(mask)
                 break
         else:

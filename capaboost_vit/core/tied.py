@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .masking import Masking
-from .masks import make_masks, random_state
+from .masks import has_masks, make_masks, random_state
 
 _WITHIN_TWO = (0.022750131948179195, 0.9772498680518208)  # the normal distribution function at -2 and 2
 _cached: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
@@ -46,6 +46,8 @@ class TiedMaskedWeight(nn.Module):
         masking: how many masks, and which.
         path: names the weight within the model: with a seed the key of its masks, and of its start values.
 
+    Made on the meta device it has shapes alone: no masks and no start values are drawn.
+
     Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; forward
     and gradients are the same.
     """
@@ -54,10 +56,14 @@ class TiedMaskedWeight(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], masking: Masking, *, path: str) -> None:
         super().__init__()
-        masks = make_masks(shape, masking, path=path)
         self.num_branches, self.init_seed, self.path = masking.num_branches, masking.init_seed, path
         self.weight = nn.Parameter(torch.zeros(shape))
-        self.register_buffer("mask", None if masks is None else torch.from_numpy(masks))
+        mask = None
+        if self.weight.is_meta and has_masks(masking):
+            mask = torch.empty((masking.num_branches, *shape), dtype=torch.int8)
+        elif (masks := None if self.weight.is_meta else make_masks(shape, masking, path=path)) is not None:
+            mask = torch.from_numpy(masks)
+        self.register_buffer("mask", mask)
 
     def forward(self) -> Tensor:
         """The masked views, (K, *shape)."""
@@ -85,24 +91,27 @@ class TiedMaskedWeight(nn.Module):
         """The share of the entries that a view keeps."""
         return 1.0 if self.mask is None else self.mask.ne(0).float().mean().item()
 
-    @torch.no_grad()
     def fill_uniform(self, bound: float) -> None:
         """Draws W from U(-bound, bound), keyed by (init_seed, path)."""
-        self.weight.copy_(torch.from_numpy(self._start().uniform(-bound, bound, self.weight.shape)))
+        self._fill(lambda start, shape: torch.from_numpy(start.uniform(-bound, bound, shape)))
 
-    @torch.no_grad()
     def fill_normal(self, std: float) -> None:
         """Draws W from N(0, std^2), keyed by (init_seed, path)."""
-        self.weight.copy_(torch.from_numpy(self._start().normal(0.0, std, self.weight.shape)))
+        self._fill(lambda start, shape: torch.from_numpy(start.normal(0.0, std, shape)))
 
-    @torch.no_grad()
     def fill_truncated_normal(self, std: float) -> None:
         """Draws W from N(0, std^2) within two deviations, keyed by (init_seed, path)."""
-        shares = torch.from_numpy(self._start().uniform(*_WITHIN_TWO, self.weight.shape))
-        self.weight.copy_(std * torch.special.ndtri(shares).to(self.weight.dtype))
 
-    def _start(self) -> np.random.RandomState:
-        return random_state(self.init_seed, f"{self.path}.init")
+        def draw(start: np.random.RandomState, shape: tuple[int, ...]) -> Tensor:
+            shares = torch.from_numpy(start.uniform(*_WITHIN_TWO, shape))
+            return std * torch.special.ndtri(shares).to(self.weight.dtype)
+
+        self._fill(draw)
+
+    @torch.no_grad()
+    def _fill(self, draw: Callable[[np.random.RandomState, tuple[int, ...]], Tensor]) -> None:
+        if not self.weight.is_meta:
+            self.weight.copy_(draw(random_state(self.init_seed, f"{self.path}.init"), tuple(self.weight.shape)))
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, num_branches={self.num_branches}, density={self.density:.3g}"

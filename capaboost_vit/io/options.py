@@ -73,7 +73,7 @@ def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> N
     choices = valid.get("choices") or _literals(hint)
     if value is None or not choices:
         check_type(what, value, hint)
-    for item in value if isinstance(value, (list, tuple)) else (value,):
+    for item in value if isinstance(value, (list, tuple)) and _fits(value, hint) else (value,):
         if item is None:
             continue
         if callable(choices) and item == valid.get("default"):  # what gives the names may take seconds to import
@@ -196,7 +196,8 @@ def _type_in_words(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, kinds))}"
     if origin is tuple:
-        return "words" if kinds == (str, ...) else f"{len(kinds)} numbers"
+        several = "words" if kinds[0] is str else f"a list of {kinds[0].__name__}"
+        return several if kinds[1:] == (...,) else f"{len(kinds)} numbers"
     if origin is dict:
         return "values by name"
     return hint.__name__ if isinstance(hint, type) else str(hint)

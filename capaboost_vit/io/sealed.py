@@ -62,9 +62,9 @@ def read_sealed(
         raise error(f"{path} is damaged: its header is no JSON object with a SHA-256") from problem
     if metadata[form] != _seal(header, tensors):
         raise error(f"{path} is damaged: its content does not have the SHA-256 that was stored with it")
-    if header.get("format_version") != version:
+    if (stored := header.get("format_version")) != version:
         raise error(
-            f"{path} has format version {header.get('format_version')!r}, this release reads version {version}: "
+            f"{path} has format version {repr(stored)[:20]}, this release reads version {version}: "
             "upgrade capaboost_vit"
         )
     return header, tensors

@@ -18,14 +18,21 @@ from ..core.names import distinct, namer
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
 from ..io.sealed import digest, read_sealed, write_sealed
+from .header import AdapterFileError, check_header, explained
 from .index import find_method
 
 FORMAT = "capaboost_vit.adapter"
 VERSION = 1
-
-
-class AdapterFileError(ValueError):
-    """An adapter file that cannot be read, or that does not belong to the model."""
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
 
 
 @dataclass(frozen=True)
@@ -99,15 +106,20 @@ def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
     if isinstance(path, AdapterFile):
         return path
     header, tensors = read_sealed(path, FORMAT, VERSION, error=AdapterFileError)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
-    for name, mask in header["masks"].items():
-        packed, count = tensors.get(name), math.prod(mask["shape"])
-        if packed is None or packed.dtype != torch.uint8 or packed.numel() != -(-count // 8):
-            raise AdapterFileError(f"{path} lacks the mask {name!r} that its header names")
-        bits = np.unpackbits(packed.numpy(), count=count).astype(np.int8)
-        tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
+    header.setdefault("class_names", [])
+    with explained(path):
+        check_header(header)
+        for name, tensor in tensors.items():
+            if tensor.dtype not in _DTYPES:
+                raise AdapterFileError(f"{path} holds {name!r} in {str(tensor.dtype).removeprefix('torch.')}")
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
+        for name, mask in header["masks"].items():
+            packed, count = tensors.get(name), math.prod(mask["shape"])
+            if packed is None or packed.dtype != torch.uint8 or packed.numel() != -(-count // 8):
+                raise AdapterFileError(f"{path} lacks the mask {name!r} that its header names")
+            bits = np.unpackbits(packed.numpy(), count=count).astype(np.int8)
+            tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
     return AdapterFile(Path(path), header, tensors)
 
 
@@ -138,6 +150,28 @@ def load_adapter_file(
             architecture, rank) or base weights (fingerprint).
     """
     file = read_adapter_file(file)
+    ours, rest = check_tensors(model, file, head=head)
+    if not force and file.header["base"]["fingerprint"] != fingerprint(rest):
+        raise AdapterFileError(
+            f"{file.path} was trained on other base weights than this {type(model).__name__} has (fingerprints "
+            f"differ); {_origin(file.header)}; load those weights, or pass force=True if you know that they are equal "
+            "in effect"
+        )
+    with torch.no_grad():
+        for name, tensor in file.tensors.items():
+            ours[name].copy_(tensor)
+
+
+def check_tensors(
+    model: nn.Module, file: AdapterFile, *, head: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Compares names, shapes and kinds of a file's tensors, and the methods' options, with an adapted model's.
+
+    Returns (the model's tensors for those of the file, the rest of its state), by canonical names.
+
+    Raises:
+        AdapterFileError: they differ.
+    """
     path, header, stored = file.path, file.header, file.tensors
     ours, rest = _split(model, head, extra=frozenset(stored))
     differences = {"missing": sorted(ours.keys() - stored.keys()), "unknown": sorted(stored.keys() - ours.keys())}
@@ -147,6 +181,9 @@ def load_adapter_file(
             f"{path} does not fit this {type(model).__name__}: {'; '.join(misfits)}; {_origin(header)}"
         )
     for name, tensor in stored.items():
+        if tensor.is_floating_point() != ours[name].is_floating_point():
+            dtypes = (str(t.dtype).removeprefix("torch.") for t in (tensor, ours[name]))
+            raise AdapterFileError(f"{path} does not fit: {name} is {' in the file and '.join(dtypes)} in the model")
         if tensor.shape != ours[name].shape:
             in_head = name.startswith(tuple(f"{h}." for h in head))
             what = "num_classes differs" if in_head else "another architecture or options"
@@ -160,14 +197,7 @@ def load_adapter_file(
             f"{path} was made with other options than this {type(model).__name__} has: {in_file} in the file, "
             f"{in_model} in the model"
         )
-    if not force and header["base"]["fingerprint"] != fingerprint(rest):
-        raise AdapterFileError(
-            f"{path} was trained on other base weights than this {type(model).__name__} has (fingerprints differ); "
-            f"{_origin(header)}; load those weights, or pass force=True if you know that they are equal in effect"
-        )
-    with torch.no_grad():
-        for name, tensor in stored.items():
-            ours[name].copy_(tensor)
+    return ours, rest
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

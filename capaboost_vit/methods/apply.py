@@ -13,11 +13,13 @@ from typing import Any
 from torch import nn
 
 from ..core.base import dtype_of
-from ..core.inject import Anatomy, attach, find, forget, freeze_base, replace_slots, wrappers
+from ..core.inject import Anatomy, attach, find, freeze_base, replace_slots, wrappers
 from ..core.names import get, namer, wrappers_of
+from ..core.outline import outlines
 from ..core.precision import widen
 from ..core.wrapper import Wrapper, unwrap
-from .adapter_file import AdapterFile, AdapterFileError, load_adapter_file, read_adapter_file
+from .adapter_file import AdapterFile, check_tensors, load_adapter_file, read_adapter_file
+from .header import AdapterFileError, explained
 from .index import make_method
 from .method import Method
 
@@ -80,6 +82,25 @@ def apply_method(
 @contextmanager
 def _unchanged_on_error(model: nn.Module) -> Iterator[None]:
     """Where the block raises, the model gets back its wrappers, its record, and which parameters are trained."""
+    restore = _restoring(model)
+    try:
+        yield
+    except Exception:
+        restore()
+        raise
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Behind the block the model has its wrappers, its record, and which parameters are trained, as before."""
+    restore = _restoring(model)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _restoring(model: nn.Module) -> Callable[[], None]:
     earlier = set(model.modules())
     trained = [p for p in model.parameters() if p.requires_grad]
     record = getattr(model, "capaboost", None)
@@ -89,18 +110,17 @@ def _unchanged_on_error(model: nn.Module) -> Iterator[None]:
             module = module.base
         return module
 
-    try:
-        yield
-    except Exception:
+    def restore() -> None:
         replace_slots(model, older)
         if record is None:
-            forget(model)
+            model.__dict__.pop("capaboost", None)
         else:
             model.capaboost = record
         model.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
-        raise
+
+    return restore
 
 
 def adapt_model(
@@ -190,9 +210,30 @@ def load_into(
             base = file.header["base"]["architecture"]
             if architecture != base:
                 raise AdapterFileError(f"{file.path} was made for {base}, this model is {architecture}")
-            for record in file.header["methods"]:
-                adapt(model, **record)
+            check_outline(model, file, adapt=adapt, head_names=head_names)
+            with explained(file.path):
+                for record in file.header["methods"]:
+                    adapt(model, **record)
         load_adapter_file(model, file, head=head_names(model), force=force)
+
+
+def check_outline(
+    model: nn.Module,
+    file: AdapterFile,
+    *,
+    adapt: Callable[..., Any],
+    head_names: Callable[[nn.Module], tuple[str, ...]],
+) -> None:
+    """Compares the sizes that a file's header names with its tensors, before anything of these sizes is made.
+
+    The branches are added to the model as shapes alone, and taken off again. Raises AdapterFileError.
+    """
+    with _restored(model), explained(file.path):
+        # each parameter is a tensor of the file; those that are shared were made for each owner first
+        with outlines(parameters=4 * len(file.tensors)):
+            for record in file.header["methods"]:
+                adapt(model, **record, autocast_adapter_dtype=False)
+        check_tensors(model, file, head=head_names(model))
 
 
 def fold(model: nn.Module) -> nn.Module:

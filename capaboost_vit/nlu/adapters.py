@@ -11,8 +11,9 @@ from torch import nn
 
 from .._version import __version__
 from ..io.atomic import new_folder
-from ..methods.adapter_file import AdapterFile, AdapterFileError, read_kind, write_adapter_file
+from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
 from ..methods.apply import load_into
+from ..methods.header import AdapterFileError, explained
 from .anatomy import head_names
 from .models import adapt, create_text_model, quiet
 from .tasks import get_task
@@ -84,7 +85,14 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
     if base is None:
         local = header["base"]["architecture"]
         raise AdapterFileError(f"{file.path} was made on a local {local}: say where it is, model=")
-    kind = get_task(header["text"]["task"]).kind
+    with explained(file.path):
+        kind = get_task(header["text"]["task"]).kind
+    heads = [t for name, t in file.tensors.items() if name.startswith(tuple(f"{head}." for head in header["head"]))]
+    classes = len(header["class_names"])
+    if kind == "classification" and not classes:
+        raise AdapterFileError(f"{file.path} names no classes: build its model, then use load_adapter")
+    if classes and heads and not any(tensor.shape[:1] == (classes,) for tensor in heads):
+        raise AdapterFileError(f"{file.path} names {classes} classes, which its head does not have")
     built = create_text_model(base, kind, classes=header["class_names"], pretrained=not file.trains_all())
     return load_adapter(built, file, force=force).eval()
 

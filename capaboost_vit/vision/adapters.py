@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,9 +16,11 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
+from ..core.outline import outlines
 from ..methods import METHODS, Method
-from ..methods.adapter_file import AdapterFile, AdapterFileError, read_kind, write_adapter_file
-from ..methods.apply import adapt_model, load_into
+from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
+from ..methods.apply import adapt_model, check_outline, load_into
+from ..methods.header import AdapterFileError, explained
 from ..methods.index import option_names
 from .anatomy import anatomy_of, head_names
 from .weights import create_base
@@ -140,11 +143,19 @@ def create_from_adapter(
         raise AdapterFileError(f"{path} was made for {name}, which timm cannot build: build it, then use load_adapter")
     if foreign := _SOURCES & header["model_args"].keys():
         raise AdapterFileError(f"{path} asks to load other files ({', '.join(sorted(foreign))}): refused")
+    arguments = {"num_classes": header["num_classes"], **header["model_args"]}
+    with explained(path), outlines(**_limits(base["architecture"])):
+        outline = timm.create_model(name, **arguments)
+    check_outline(outline, file, adapt=adapt, head_names=head_names)
     model = create_base(
-        name,
-        pretrained=pretrained and not file.trains_all(),
-        initial_checkpoint=initial_checkpoint,
-        num_classes=header["num_classes"],
-        **header["model_args"],
+        name, pretrained=pretrained and not file.trains_all(), initial_checkpoint=initial_checkpoint, **arguments
     )
     return load_adapter(model, file, force=force).eval()
+
+
+@functools.cache
+def _limits(architecture: str) -> dict[str, int]:
+    """How large a model may be that a file asks for: eight times what timm's own of this name is."""
+    with outlines():
+        parameters = [p.numel() for p in timm.create_model(architecture).parameters()]
+    return {"parameters": 8 * len(parameters), "entries": 8 * sum(parameters)}

@@ -12,7 +12,7 @@ import torch
 import transformers
 import yaml
 
-from capaboost_vit.methods.adapter_file import AdapterFileError
+from capaboost_vit.methods.header import AdapterFileError
 from capaboost_vit.nlu import create_from_adapter
 from capaboost_vit.nlu.predict import _written, predict_texts, write_predictions
 from capaboost_vit.nlu.saved import evaluate_text, merge_text

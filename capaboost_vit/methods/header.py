@@ -1,0 +1,112 @@
+"""The header of an adapter file: what it has to hold, of which types and in which ranges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..io.options import check_value
+from .index import make_method
+
+_MOST = 100_000  # for any size: beyond it a list of so many numbers is made before anything can be compared
+_MOST_BRANCHES = 10_000  # without masks no tensor of the file shows their number
+
+_Fields = Mapping[str, tuple[Any, Mapping[str, Any]]]  # type and valid values by name, as `check_value` takes them
+_HEADER: _Fields = {
+    "base": (dict, {}),
+    "methods": (tuple[dict, ...], {}),
+    "head": (tuple[str, ...], {}),
+    "masks": (dict, {}),
+    "class_names": (tuple[str, ...], {}),
+    "num_classes": (int, {"low": 0, "high": 10_000_000}),
+    "model_args": (dict, {}),
+    "input": (dict, {}),
+    "text": (dict, {}),
+}
+_BASE: _Fields = {"architecture": (str, {}), "tag": (str | None, {}), "fingerprint": (str, {})}
+_MASK: _Fields = {"shape": (tuple[int, ...], {"low": 0}), "signed": (bool, {})}
+_TEXT: _Fields = {"task": (str | None, {}), "max_length": (int | None, {"low": 1, "high": _MOST})}
+_INPUT: _Fields = {
+    "input_size": (tuple[int, int, int], {"low": 1, "high": _MOST}),
+    "mean": (tuple[float, ...], {}),
+    "std": (tuple[float, ...], {"above": 0}),
+    "interpolation": (str, {}),
+    "crop_pct": (float, {"above": 0, "high": 100}),
+    "crop_mode": (str, {}),
+}
+
+
+class AdapterFileError(ValueError):
+    """An adapter file that cannot be read, or that does not belong to the model."""
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Whatever goes wrong within the block because of what a file says becomes one line that names the file."""
+    try:
+        yield
+    except AdapterFileError:
+        raise
+    except Exception as error:  # by way of a header a file can make any code fail in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise AdapterFileError(f"{path} cannot be used: {reason[:500]}") from error
+
+
+def check_header(header: Mapping[str, Any]) -> None:
+    """Checks a header by itself; what else it holds is left to who reads it.
+
+    Raises ValueError, TypeError: a key is missing, a value is of another type or out of its range or not finite, or
+    there is no such method or option.
+    """
+    needed = {"base", "methods", "head", "masks"} | ({"num_classes", "input"} if "model_args" in header else set())
+    _check("", header, _HEADER, needed)
+    _check("base.", header["base"], _BASE, {"architecture", "fingerprint"})
+    for name, mask in header["masks"].items():
+        check_value(f"masks.{name}", mask, dict, {})
+        _check(f"masks.{name}.", mask, _MASK, _MASK)
+    if "text" in header:
+        _check("text.", header["text"], _TEXT, _TEXT)
+    _check("input.", header.get("input", {}), _INPUT, ())
+    for value in _leaves(header):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"it holds a number that is not finite, {value}")
+    for record in header["methods"]:
+        check_value("a method's name", record.get("method"), str, {})
+        check_value(f"num_branches of {record['method']}", record.get("num_branches"), Any, {"high": _MOST_BRANCHES})
+        make_method(**record)
+    for part in ("base", "methods", "model_args"):
+        _check_small(part, header.get(part, {}))
+
+
+def _check(prefix: str, values: Mapping[str, Any], fields: _Fields, needed: Collection[str]) -> None:
+    for name, (hint, valid) in fields.items():
+        if name in values:
+            check_value(f"{prefix}{name}", values[name], hint, valid)
+        elif name in needed:
+            raise ValueError(f"{prefix}{name} is missing")
+
+
+def _check_small(what: str, values: Any) -> None:
+    """Bounds what costs time before a size can be compared with a tensor: a depth, a pattern, how many there are."""
+    leaves = list(_leaves(values))
+    seeds = (
+        {record.get(name) for record in values for name in ("mask_seed", "init_seed")} if what == "methods" else set()
+    )
+    large = [leaf for leaf in leaves if isinstance(leaf, (int, float)) and abs(leaf) > _MOST and leaf not in seeds]
+    if large:
+        raise ValueError(f"{what} has the number {large[0]}, beyond {_MOST}")
+    words = [leaf for leaf in leaves if isinstance(leaf, str)]
+    if len(leaves) > 1000 or any(len(word) > 1000 or not word.isprintable() for word in words):
+        raise ValueError(f"{what} has more than 1000 values, or one of more than 1000 characters or with control codes")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values of nested dicts and lists."""
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
+        yield value
