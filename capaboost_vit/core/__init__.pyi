@@ -4,6 +4,7 @@ from .adapted_linear import AdaptedLinear as AdaptedLinear
 from .base import dense as dense
 from .base import device_and_dtype as device_and_dtype
 from .base import is_linear as is_linear
+from .base import kind_of as kind_of
 from .base import operand as operand
 from .base import shape_of as shape_of
 from .branch import LowRankBranch as LowRankBranch

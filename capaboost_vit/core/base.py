@@ -21,9 +21,24 @@ M = TypeVar("M", bound=nn.Module)
 def is_linear(layer: nn.Module) -> bool:
     """Whether a layer maps (..., in_features) to (..., out_features), and says so: nn.Linear and its like.
 
-    Quantised and sharded layers are among them. Tables and layers of other kinds are not: they lack one of the widths.
+    Quantised and sharded layers are among them, and GPT-2's (see `is_transposed`). Tables and layers of other kinds are
+    not: they lack one of the widths.
     """
-    return all(isinstance(getattr(layer, name, None), int) for name in ("in_features", "out_features"))
+    return is_transposed(layer) or _has_integers(layer, "in_features", "out_features")
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a layer is linear with a weight (in, out) and says its widths as nx and nf: transformers' Conv1D."""
+    return _has_integers(layer, "nx", "nf")
+
+
+def _has_integers(layer: nn.Module, *names: str) -> bool:
+    return all(isinstance(getattr(layer, name, None), int) for name in names)
+
+
+def kind_of(layer: nn.Module) -> str:
+    """A layer's class with its package: there are many that are called Linear."""
+    return f"{type(layer).__qualname__} of {type(layer).__module__}"
 
 
 def shape_of(layer: nn.Module) -> tuple[int, int]:
@@ -32,8 +47,9 @@ def shape_of(layer: nn.Module) -> tuple[int, int]:
     Raises TypeError if it is no linear layer.
     """
     if not is_linear(layer):
-        raise TypeError(f"only linear layers take a low-rank update, got {type(layer).__name__}")
-    return cast(int, layer.out_features), cast(int, layer.in_features)
+        raise TypeError(f"only linear layers take a low-rank update, got {kind_of(layer)}")
+    out_features, in_features = ("nf", "nx") if is_transposed(layer) else ("out_features", "in_features")
+    return getattr(layer, out_features), getattr(layer, in_features)
 
 
 def is_norm(layer: nn.Module) -> bool:
@@ -59,7 +75,8 @@ def dense(layer: Any) -> Tensor:
     weight = getattr(layer, "weight", None)  # once: a spectral norm moves on with each look in training
     if lack := _lack(layer, weight):
         raise TypeError(lack)
-    return cast(Tensor, weight)
+    weight = cast(Tensor, weight)
+    return weight.t() if is_transposed(layer) else weight
 
 
 def why_not_dense(layer: nn.Module) -> str | None:

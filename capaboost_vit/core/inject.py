@@ -10,7 +10,7 @@ from torch import nn
 
 from ..io.options import suggest
 from .adapted import Prompted
-from .base import is_linear, shape_of
+from .base import is_linear, kind_of, shape_of
 from .names import get, namer, slots
 from .wrapper import Frozen, Wrapper, unwrap
 
@@ -166,7 +166,7 @@ def features(module: nn.Module, name: str = "") -> tuple[int, int]:
     """(in, out) width of a sub-layer: of its first and its last linear layer. Raises TypeError if it has none."""
     shapes = [shape_of(layer) for layer in unwrap(module).modules() if is_linear(layer)]
     if not shapes:
-        raise TypeError(f"cannot tell the width of {name!r}, a {type(module).__name__}: it contains no linear layer")
+        raise TypeError(f"cannot tell the width of {name!r}, a {kind_of(unwrap(module))}: it contains no linear layer")
     return shapes[0][1], shapes[-1][0]
 
 

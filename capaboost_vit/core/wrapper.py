@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from .base import plain_copy, why_not_dense
+from .base import is_transposed, plain_copy, why_not_dense
 
 
 class CannotMerge(ValueError):
@@ -114,7 +114,8 @@ def merged_weights(wrapper: Wrapper, base: nn.Module) -> nn.Module:
     alone = copy.deepcopy(alone).to(exact).eval()
     for name in ("weight", "bias"):
         if getattr(merged, name, None) is not None:
-            getattr(merged, name).copy_(getattr(alone, name))
+            value = getattr(alone, name)
+            getattr(merged, name).copy_(value.t() if name == "weight" and is_transposed(merged) else value)
     return merged.train(wrapper.training)
 
 

@@ -61,7 +61,7 @@ class Lora(MaskedMethod):
             base, parts = core.get(model, name), places[0].site.parts
             layer = core.unwrap(base)
             if not core.is_linear(layer):
-                raise TypeError(f"LoRA needs linear layers, but {name!r} is a {type(layer).__name__}")
+                raise TypeError(f"LoRA needs linear layers, but {name!r} is a {core.kind_of(layer)}")
             rows, columns = core.shape_of(layer)
             branches = {
                 place.site.part: core.LowRankBranch(

@@ -63,6 +63,6 @@ def _channels(layer: nn.Module, name: str) -> int:
     if not scalable or (isinstance(layer, norms) and weight.dim() != 1):
         raise TypeError(
             "SSF needs linear layers, convolutions, and layer or group norms with a weight for each channel, but "
-            f"{name!r} is a {type(layer).__name__}"
+            f"{name!r} is a {core.kind_of(layer)}"
         )
     return len(weight)

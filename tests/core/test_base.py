@@ -48,7 +48,7 @@ def test_linear_layers_are_known_by_their_widths():
     assert shape_of(Quantised(nn.Linear(4, 3))) == (3, 4)
     assert not is_linear(nn.Conv1d(4, 3, 1))
     assert not is_linear(nn.Embedding(4, 3))
-    with pytest.raises(TypeError, match="only linear layers take a low-rank update, got Embedding"):
+    with pytest.raises(TypeError, match="only linear layers take a low-rank update, got Embedding of torch"):
         shape_of(nn.Embedding(4, 3))
 
 
@@ -205,3 +205,50 @@ def test_a_spectral_norm_moves_once_in_each_step_as_without_an_adapter():
     names = ["0.parametrizations.weight.0._u", "0.parametrizations.weight.0._v"]
     for name in names:
         assert torch.equal(model.state_dict()[name.replace("0.", "0.base.", 1)], plain.state_dict()[name])
+
+
+class Linear(nn.Module):
+    """No linear layer, whatever it is called."""
+
+
+def test_messages_name_the_package_of_what_is_no_linear_layer():
+    with pytest.raises(TypeError, match=rf"LoRA needs linear layers, but '0' is a Linear of {Linear.__module__}$"):
+        capaboost_vit.adapt(nn.Sequential(Linear()), "lora", targets=["0"])
+    with pytest.raises(TypeError, match=rf"the width of '0', a Linear of {Linear.__module__}: it contains no linear"):
+        capaboost_vit.adapt(nn.Sequential(Linear()), "adapter", targets=["0"])
+
+
+@pytest.mark.parametrize("options", [{}, {"num_branches": 1, "density": 1.0}], ids=["masked", "plain"])
+def test_the_transposed_layers_of_gpt2_are_linear_and_merge_as_peft_s_do(options):
+    peft = pytest.importorskip("peft")
+    pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
+
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(pytorch_utils.Conv1D(8, 6), nn.Tanh(), pytorch_utils.Conv1D(3, 8))
+
+    model = build()
+    expected = model(X)
+    capaboost_vit.adapt(model, "lora", targets=["0", "2"], head=[], rank=2, alpha=4.0, **options)
+    assert shape_of(model[0].base) == (8, 6)
+    torch.testing.assert_close(model(X), expected)
+    for wrapper in (model[0], model[2]):
+        nn.init.normal_(wrapper.branches["all"].up.weight)
+    torch.testing.assert_close(F.linear(X, model[0].weight, model[0].bias), model[0](X))
+    merged = capaboost_vit.merge(model)
+    torch.testing.assert_close(merged(X), model(X))
+    assert merged.state_dict().keys() == build().state_dict().keys()
+    if options:
+        config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["0", "2"], fan_in_fan_out=True)
+        theirs = peft.get_peft_model(build(), config)
+        for index in (0, 2):
+            layer, branch = theirs.base_model.model[index], model[index].branches["all"]
+            layer.lora_A["default"].weight.data.copy_(branch.down.weight)
+            layer.lora_B["default"].weight.data.copy_(branch.up.weight)
+        torch.testing.assert_close(model(X), theirs(X))
+        theirs = theirs.merge_and_unload()
+        torch.testing.assert_close(merged.state_dict(), theirs.state_dict())
+    scaled = capaboost_vit.adapt(build(), "ia3", targets=["0"], inputs=["2"], head=[])
+    for wrapper in (scaled[0], scaled[2]):
+        nn.init.normal_(wrapper.scales["all"].weight)
+    torch.testing.assert_close(capaboost_vit.merge(scaled)(X), scaled(X))
