@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from ..io.options import suggest
 from .adapted import Prompted
@@ -120,8 +121,9 @@ def detach(model: nn.Module) -> nn.Module:
 def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     """Leaves only the branches and the modules named in `trainable` (names or patterns) to the optimiser.
 
-    Batch norms that are frozen also stop counting: they stay in evaluation mode, whatever `model.train()` says. Raises
-    ValueError if a name in `trainable` matches nothing, or a wrapper would train nothing of what it adds.
+    Batch norms and spectral norms (torch's parametrization) that are frozen also stop counting: they stay in evaluation
+    mode, whatever `model.train()` says. Raises ValueError if a name in `trainable` matches nothing, or a wrapper would
+    train nothing of what it adds.
     """
     chosen = {place.name for pattern in trainable for place in find(model, pattern)}
     model.requires_grad_(False)
@@ -139,7 +141,8 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     learning = {module for name in chosen for module in get(model, name).modules()}
     frozen = {module: name for name, module in slots(model) if module not in learning}
     for module, name in frozen.items():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+        counts = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if counts or isinstance(module, _SpectralNorm):
             attach(model, name, Frozen(module))
 
 
