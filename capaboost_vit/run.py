@@ -29,7 +29,8 @@ from .training.folder import RunFolder
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit, run_stages
-from .training.result import finish_run, machine
+from .training.machine import machine
+from .training.result import finish_run
 from .training.resume import is_changed, newest_state
 from .training.signals import Interrupted, StopSignals
 from .training.state import State

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
-from .._version import __version__
 from ..io.atomic import write_text
+from ..training.machine import hardware
 from .capacity import measure_capacity
 from .picture import draw_result, setting
 from .processes import measure_processes
@@ -63,7 +58,13 @@ def measure(
     measured = _MEASUREMENTS[kind](config, session)
     measured["goals"] = judge(getattr(config, "goals", {}), measured["tables"])
     seconds = time.monotonic() - session.start
-    return {**head, **measured, "machine": machine(), "left_out": session.left_out, "seconds": seconds}
+    return {
+        **head,
+        **measured,
+        "machine": hardware("transformers", "peft", "triton", "numpy"),
+        "left_out": session.left_out,
+        "seconds": seconds,
+    }
 
 
 def judge(goals: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -88,37 +89,6 @@ def _value(name: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> floa
     if measure == "memory":
         return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None
     return ratios(case["times"], other["times"])[1] if "times" in case and "times" in other else None
-
-
-def machine() -> dict[str, Any]:
-    """Processor, GPU, cores, threads, load and versions."""
-    gpu = None
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        gpu = {"name": properties.name, "memory": properties.total_memory}
-        gpu |= {"count": torch.cuda.device_count(), "cuda": torch.version.cuda}
-    versions = {"python": platform.python_version(), "capaboost_vit": __version__}
-    for package in ("torch", "timm", "transformers", "peft", "triton", "numpy"):
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
-        "gpu": gpu,
-        "versions": versions,
-    }
-
-
-def _cpu() -> str:
-    """The name of the processor; Python knows it where there is no /proc."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def write_result(result: dict[str, Any], path: str | Path) -> list[Path]:

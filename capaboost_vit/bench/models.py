@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..core.inject import Anatomy, find
+from ..core.inject import Anatomy, find, find_parts
 from ..core.seeds import seeded
 from ..io.options import flag, suggest
 from ..nlu.anatomy import anatomy_of as anatomy_of_text
@@ -37,8 +37,7 @@ class Family:
 
     def places(self, model: nn.Module, targets: tuple[str, ...], *, use: str | None = None) -> list[str]:
         """The names of the modules that the targets name, for this use where a role has several, each once."""
-        anatomy = self.anatomy(model)
-        return list(dict.fromkeys(place.name for t in targets for place in find(model, t, anatomy, use=use)))
+        return list(find_parts(model, targets, self.anatomy(model), use=use))
 
     def first_block(self, model: nn.Module) -> str:
         """The name of the first block."""
@@ -46,13 +45,10 @@ class Family:
 
     def first_layers(self, model: nn.Module, targets: tuple[str, ...]) -> dict[str, str]:
         """The adapted layers of the first block: names by the targets that name them."""
-        block = self.first_block(model)
-        titles: dict[str, list[str]] = {}
-        for target in targets:
-            for name in self.places(model, (target,)):
-                if name.startswith(f"{block}."):
-                    titles.setdefault(name, []).append(target)
-        return {", ".join(title): name for name, title in titles.items()}
+        inside = f"{self.first_block(model)}."
+        named = [(name, target) for target in targets for name in self.places(model, (target,))]
+        layers = dict.fromkeys(name for name, _ in named if name.startswith(inside))
+        return {", ".join(target for place, target in named if place == name): name for name in layers}
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ def make_subject(workload: Workload) -> Subject:
 
     Raises:
         ValueError: what `family_of` refuses, a text that is longer than the model takes, an unknown option of a text
-            encoder, no transformers for one, or a device that is not there.
+            encoder, or a device that is not there. ModuleNotFoundError: no transformers for a text encoder.
     """
     family, device = family_of(workload), pick_device(workload.device)
     with seeded("bench", workload.seed, devices=device.type == "cuda"), device:
@@ -156,12 +152,8 @@ def _texts(workload: Workload) -> Subject:
 
 def _encoder(workload: Workload) -> nn.Module:
     """A text encoder of this shape with a head for classification and random weights."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError(
-            f"--model {workload.model} needs transformers, which is not here ({error}): pip install capaboost_vit[nlu]"
-        ) from error
+    import transformers
+
     kind, shape = SHAPES[workload.model]
     make: Any = getattr(transformers, kind)
     options = vars(make(**shape))

@@ -60,15 +60,16 @@ def _draw_parser() -> Parser:
 
 
 def _draw(arguments: Namespace) -> None:
-    import json
     from pathlib import Path
 
     from ..bench.picture import draw_result
+    from ..io.json import read_object
 
     path = Path(arguments.result)
-    result = json.loads(path.read_text())
-    if not isinstance(result, dict) or "kind" not in result:
-        raise ValueError(f"{path} is no result of capaboost bench")
+    try:
+        result = read_object(path, {"kind": str})
+    except ValueError as error:
+        raise ValueError(f"{path} is no result of capaboost bench: {error}") from None
     if result["kind"] != "capacity" and "tables" not in result:
         raise ValueError(f"{path} is of an older version: measure again")
     drawn = draw_result(result, path.with_suffix(".png"))

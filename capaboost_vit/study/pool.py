@@ -145,10 +145,8 @@ def _log(study: Study, number: int) -> Path:
 
 def _run_tasks(study: Study, config: WorkConfig) -> int:
     """Runs Ray tasks, of which Ray begins one again whose process or machine died; returns as `_run_processes` does."""
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Ray is not installed: pip install capaboost_vit[ray]", name="ray") from error
+    import ray
+
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(address=config.ray_address, log_to_driver=False, include_dashboard=False)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
 from torch import Tensor
 
-from .. import _version
 from ..io.atomic import write_text
 from ..methods.apply import fold
-from .distributed import ProcessGroup
 from .figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
 from .job import Job, as_dict, parameter_counts
 from .log import Log, peak_memory
+from .machine import machine
 from .objective import Mistakes
 from .signals import StopSignals
 
@@ -132,19 +128,3 @@ def _write_predictions(
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
-
-
-def machine(device: torch.device, world: ProcessGroup) -> dict[str, Any]:
-    """Device, threads, processes and versions: what decides about the last bits of a result."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": f"{device.type}: {name}",
-        "threads": torch.get_num_threads(),
-        "processes": world.size,
-        "versions": {
-            "capaboost_vit": _version.__version__,
-            "timm": timm.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }

@@ -9,7 +9,7 @@ from .checkpoint import CheckpointError
 from .config import RunConfig
 from .folder import RunFolder, differences
 from .job import Job, run_identity
-from .result import machine
+from .machine import machine
 
 
 def newest_state(job: Job, folder: RunFolder, note: Callable[[str], None]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import pytest
 
 from capaboost_vit.bench.config import Workload
 from capaboost_vit.bench.models import make_subject
+from capaboost_vit.cli import main
 
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 40}
@@ -52,3 +53,16 @@ def workload(workloads):
 @pytest.fixture(scope="session")
 def subject(subjects):
     return subjects["images"]
+
+
+@pytest.fixture
+def exit_code():
+    """The exit code of a command, whether the parser or the command itself ends it."""
+
+    def run(words):
+        try:
+            return main(["bench", *words])
+        except SystemExit as ended:
+            return ended.code
+
+    return run

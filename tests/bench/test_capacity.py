@@ -75,9 +75,9 @@ def test_the_shares_are_those_of_the_fused_layers_rows(full, base, tmp_path, cap
         (["--full", "LORA", "--ranks", "0"], "--ranks must be at least 1, got 0"),
     ],
 )
-def test_bad_input_is_one_line(finished, capsys, words, message):
+def test_bad_input_is_one_line(finished, exit_code, capsys, words, message):
     words = [str(finished[0]) if word == "LORA" else word for word in words]
-    assert main(["bench", "capacity", *words]) == 2
+    assert exit_code(["capacity", *words]) == 2
     assert message in capsys.readouterr().err
 
 

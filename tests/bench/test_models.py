@@ -10,6 +10,7 @@ import torch
 
 from capaboost_vit.bench.config import SETS, SHAPES, Workload
 from capaboost_vit.bench.models import TEXT, VISION, family_of, make_subject
+from capaboost_vit.cli import main
 
 # parameters of the models on the hub, with the pooler where they have one
 PARAMETERS = {
@@ -142,8 +143,13 @@ def test_relative_positions_have_no_longest_text(workloads):
     assert make_subject(long).inputs["input_ids"].shape == (1, 600)
 
 
-def test_without_transformers_a_text_encoder_is_refused_and_a_vit_is_not(workloads, monkeypatch):
+def test_without_transformers_a_text_encoder_is_refused_and_a_vit_is_not(workloads, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"roberta-base needs transformers, .*pip install capaboost_vit\[nlu\]"):
+    with pytest.raises(ModuleNotFoundError, match="transformers"):
         make_subject(workloads["tokens"])
     make_subject(workloads["images"])
+    assert main(["bench", "speed", "--model", "roberta-base", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "transformers" in said
+    assert said.endswith("; pip install capaboost_vit[nlu]\n")
+    assert said.count("\n") == 1

@@ -326,7 +326,7 @@ def test_the_published_capacity_is_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["speed", "--measures", "taste"], "capaboost bench: error: --measures must be step, inference"),
+        (["speed", "--measures", "taste"], "error: --measures must be step, inference"),
         (["speed", "--device", "nowhere"], "capaboost bench: error: --device nowhere"),
         (
             ["speed", "--model", "roberta-bose"],
@@ -339,11 +339,11 @@ def test_the_published_capacity_is_drawn(tmp_path):
         (["draw", "old.json"], "old.json is of an older version: measure again"),
     ],
 )
-def test_mistakes_are_one_line(words, text, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_one_line(words, text, exit_code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text("{}")
     Path("old.json").write_text('{"kind": "speed", "groups": {}}')
-    assert main(["bench", *words]) == 2
+    assert exit_code(words) == 2
     error = capsys.readouterr().err
     assert text in error
     assert error.count("\n") == 1
