@@ -196,6 +196,8 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--mixup", "1e-300"], "--mixup must be 0, or be at least 0.001, got 1e-300"),
         (["train", "--model-kwargs", "[1"], "--model-kwargs must be values by name, got '[1'"),
         (["study", "run", "--seeds", "x"], "study run: error: --seeds must be int, got 'x'"),
+        (["bench", "speed", "--measures", "taste"], "bench speed: error: --measures must be step, inference, "),
+        (["bench", "capacity", "--ranks", "0"], "bench capacity: error: --ranks must be at least 1, got 0"),
         # what other programs call it
         (["train", "--learning_rate", "1"], "--learning_rate 1 (did you mean --lr?)"),
         (["train", "--lerning-rate", "1"], "--lerning-rate 1 (did you mean --lr?)"),

@@ -72,7 +72,6 @@ def test_the_shares_are_those_of_the_fused_layers_rows(full, base, tmp_path, cap
     [
         (["--full", "nowhere"], "no adapter file at nowhere"),
         (["--full", "LORA"], "no full fine-tuning of images: train with --method.name full"),
-        (["--full", "LORA", "--ranks", "0"], "--ranks must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line(finished, exit_code, capsys, words, message):
