@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from .io.atomic import write_text
+from .io.yaml import format_yaml
 from .nlu.config import TextConfig, base_model, stages
 from .training.config import RunConfig
 from .training.distributed import (
@@ -147,7 +147,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
     if world.is_main:
         if tree is None:
             folder.empty()
-        write_text(folder.path / "config.yaml", yaml.safe_dump(as_dict(config), sort_keys=False))
+        write_text(folder.path / "config.yaml", format_yaml(as_dict(config)))
     log = Log(
         folder.path,
         updates=state.updates,
@@ -168,7 +168,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
         for line in (*start_lines(job), *notes):
             log.say(line)
         if tree is None:
-            log.text("config", yaml.safe_dump(as_dict(config), sort_keys=False))
+            log.text("config", format_yaml(as_dict(config)))
             run_stages(job, log.say)  # before the first checkpoint, so that a run that is killed in them begins anew
             save(state)  # before any update: the folder can be written, and there is room
         elif world.is_main:

@@ -49,6 +49,12 @@ for _tag, _form in _NUMBERS.items():
 _Loader.add_constructor(f"{_TAG}int", lambda loader, node: int(loader.construct_scalar(node)))
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe one, which puts quotes around texts that the loader above would take for something else."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def parse_yaml(text: str, name: str = "the text") -> Any:
     """What a text holds: numbers, texts, lists, dicts; nothing is executed.
 
@@ -75,6 +81,12 @@ def read_yaml(path: Path | Traversable) -> Any:
         return parse_yaml(path.read_text("utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
+
+
+def format_yaml(values: Any) -> str:
+    """The text from which `parse_yaml` reads these values."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def _refuse_bombs(text: str) -> None:

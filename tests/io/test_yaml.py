@@ -6,8 +6,10 @@ import time
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from capaboost_vit.io.yaml import parse_yaml, read_yaml
+from capaboost_vit.io.yaml import format_yaml, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,34 @@ def test_values_are_those_of_json_and_numbers_those_of_yaml_1_2(text, value):
 
 def test_infinity_and_nan_are_numbers():
     assert str(parse_yaml("[.inf, -.Inf, .nan]")) == "[inf, -inf, nan]"
+
+
+TEXTS = [
+    "1e3",
+    "08",
+    "010",
+    "1_000",
+    "2:4",
+    "2024-01-01",
+    "yes",
+    "null",
+    "~",
+    "",
+    " a",
+    "a: b",
+    "- a",
+    "*a",
+    "ü",
+    "0x1",
+]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
+@example(TEXTS)
+@example({text: text for text in TEXTS})
+@settings(max_examples=100, deadline=None)
+def test_what_is_written_is_read_again(values):
+    assert parse_yaml(format_yaml(values)) == values
 
 
 def bomb(start, level, count=12):
