@@ -65,7 +65,7 @@ def write_adapter_file(
         head: canonical names of the classifier's modules, stored whether or not they are trained.
     """
     path = Path(path)
-    tensors, rest = _split(model, head)
+    tensors, base_tensors = _split(model, head)
     canonical = namer(model)
     mask_names = {
         canonical(f"{name}.mask")
@@ -78,7 +78,7 @@ def write_adapter_file(
     }
     header = {
         **header,
-        "base": {**header.get("base", {}), "fingerprint": fingerprint(rest)},
+        "base": {**header.get("base", {}), "fingerprint": fingerprint(base_tensors)},
         "methods": _methods(model),
         "head": sorted(head),
         "masks": {
@@ -150,8 +150,8 @@ def load_adapter_file(
             architecture, rank) or base weights (fingerprint).
     """
     file = read_adapter_file(file)
-    ours, rest = check_tensors(model, file, head=head)
-    if not force and file.header["base"]["fingerprint"] != fingerprint(rest):
+    ours, base_tensors = check_tensors(model, file, head=head)
+    if not force and file.header["base"]["fingerprint"] != fingerprint(base_tensors):
         raise AdapterFileError(
             f"{file.path} was trained on other base weights than this {type(model).__name__} has (fingerprints "
             f"differ); {_origin(file.header)}; load those weights, or pass force=True if you know that they are equal "
@@ -167,13 +167,13 @@ def check_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Compares names, shapes and kinds of a file's tensors, and the methods' options, with an adapted model's.
 
-    Returns (the model's tensors for those of the file, the rest of its state), by canonical names.
+    Returns (the model's tensors for those of the file, those of the base), by canonical names.
 
     Raises:
         AdapterFileError: they differ.
     """
     path, header, stored = file.path, file.header, file.tensors
-    ours, rest = _split(model, head, extra=frozenset(stored))
+    ours, base_tensors = _split(model, head, extra=frozenset(stored))
     differences = {"missing": sorted(ours.keys() - stored.keys()), "unknown": sorted(stored.keys() - ours.keys())}
     misfits = [f"{len(names)} tensors {what} ({names[0]}, ...)" for what, names in differences.items() if names]
     if misfits:
@@ -197,7 +197,7 @@ def check_tensors(
             f"{path} was made with other options than this {type(model).__name__} has: {in_file} in the file, "
             f"{in_model} in the model"
         )
-    return ours, rest
+    return ours, base_tensors
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -223,7 +223,7 @@ def _effect(record: Mapping[str, Any]) -> dict[str, Any]:
 def _split(
     model: nn.Module, head: tuple[str, ...], extra: frozenset[str] = frozenset()
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(what belongs into the file, the rest), by canonical names, as the live tensors."""
+    """(what belongs into the file, what is the base's), by canonical names, as the live tensors."""
     canonical = namer(model)
     state = {canonical(name): tensor for name, tensor in distinct(model).items()}
     trained = {canonical(name) for name, p in model.named_parameters() if p.requires_grad}
@@ -237,8 +237,8 @@ def _split(
     for path, module in model.named_modules():
         if isinstance(module, Wrapper):
             inside |= {canonical(name) for name in module.added_state(f"{path}." if path else "")} & state.keys()
-    rest = {name: state[name].detach() for name in sorted(state.keys() - inside)}
-    return {name: state[name] for name in sorted(inside)}, rest
+    base_tensors = {name: state[name].detach() for name in sorted(state.keys() - inside)}
+    return {name: state[name] for name in sorted(inside)}, base_tensors
 
 
 def _origin(header: Mapping[str, Any]) -> str:

@@ -98,8 +98,8 @@ def _check_small(what: str, values: Any) -> None:
     large = [leaf for leaf in leaves if isinstance(leaf, (int, float)) and abs(leaf) > _MOST and leaf not in seeds]
     if large:
         raise ValueError(f"{what} has the number {large[0]}, beyond {_MOST}")
-    words = [leaf for leaf in leaves if isinstance(leaf, str)]
-    if len(leaves) > 1000 or any(len(word) > 1000 or not word.isprintable() for word in words):
+    texts = [leaf for leaf in leaves if isinstance(leaf, str)]
+    if len(leaves) > 1000 or any(len(text) > 1000 or not text.isprintable() for text in texts):
         raise ValueError(f"{what} has more than 1000 values, or one of more than 1000 characters or with control codes")
 
 
