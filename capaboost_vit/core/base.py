@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import singledispatch
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -93,7 +94,34 @@ def why_not_dense(layer: nn.Module) -> str | None:
     stored = "weight" in layer._parameters or "weight" in layer._buffers or parametrize.is_parametrized(layer, "weight")
     if not stored and not any(name == "weight" for name, _ in _computing_hooks(layer)):
         return f"the weight of a {kind} is computed, so an update would be lost: keep the adapter"
+    if not _is_linear_in_its_weight(layer):
+        return f"a {kind} normalises its weight in each call, which undoes an update: keep the adapter"
     return None
+
+
+@torch.no_grad()
+def _is_linear_in_its_weight(layer: Any) -> bool:
+    """Whether `f(2 W) - f(0) = 2 (f(W) - f(0))`, of a linear layer or convolution whose code is not torch's.
+
+    Not so are timm's StdConv2d and cosine classifiers.
+    """
+    convolution = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    if type(layer).forward.__module__.startswith("torch.") or not (convolution or is_linear(layer)):
+        return True
+    shape = shape_of(layer)[1:] if not convolution else (layer.in_channels, *_reach(layer))
+    probe = plain_copy(layer).eval()
+    x = torch.linspace(-1, 1, math.prod(shape)).reshape(1, *shape).to(probe.weight.device, probe.weight.dtype)
+    weight, outputs = probe.weight.clone(), []
+    for factor in (0, 1, 2):
+        probe.weight.copy_(factor * weight)
+        outputs.append(probe(x).float())
+    zero, one, two = outputs
+    return weight.is_meta or bool((two - zero - 2 * (one - zero)).norm() <= 0.1 * (one - zero).norm())
+
+
+def _reach(layer: Any) -> list[int]:
+    """How far the kernel of a convolution reaches in each direction."""
+    return [dilation * (size - 1) + 1 for size, dilation in zip(layer.kernel_size, layer.dilation, strict=True)]
 
 
 def _lack(layer: nn.Module, weight: Any) -> str | None:

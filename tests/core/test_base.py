@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -262,3 +263,38 @@ def test_the_transposed_layers_of_gpt2_are_linear_and_merge_as_peft_s_do(options
     for wrapper in (scaled[0], scaled[2]):
         nn.init.normal_(wrapper.scales["all"].weight)
     torch.testing.assert_close(capaboost_vit.merge(scaled)(X), scaled(X))
+
+
+class Cosine(nn.Linear):
+    def forward(self, x):
+        return F.linear(F.normalize(x), F.normalize(self.weight), self.bias)
+
+
+class Plain(nn.Linear):
+    def forward(self, x):
+        return x @ self.weight.t() + self.bias
+
+
+@pytest.mark.parametrize(
+    ("layer", "method", "merges"),
+    [
+        (lambda: timm.layers.ScaledStdConv2d(3, 4, 3, padding=1), "ssf", False),
+        (lambda: timm.layers.StdConv2d(3, 4, 3, padding=1, bias=True), "ssf", False),
+        (lambda: timm.layers.Conv2dSame(3, 4, 3, stride=2, dilation=2), "ssf", True),
+        (lambda: Cosine(6, 3), "lora", False),
+        (lambda: Plain(6, 3), "lora", True),
+    ],
+)
+def test_a_layer_that_normalises_its_weight_in_each_call_refuses_the_merge(layer, method, merges):
+    torch.manual_seed(0)
+    model = nn.Sequential(layer())
+    capaboost_vit.adapt(model, method, targets=["0"], head=[])
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 8, 8) if method == "ssf" else X
+    if merges:
+        torch.testing.assert_close(capaboost_vit.merge(model.eval())(x), model(x), rtol=1e-4, atol=1e-5)
+        return
+    with pytest.raises(capaboost_vit.CannotMerge, match="normalises its weight in each call, which undoes an update"):
+        capaboost_vit.merge(model)
