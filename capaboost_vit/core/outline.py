@@ -21,15 +21,15 @@ def outlines(*, parameters: int | None = None, entries: int | None = None) -> It
 
     Raises ValueError at the first parameter beyond.
     """
-    left = {"parameters": parameters, "entries": entries}
+    limits = {"parameters": parameters, "entries of parameters": entries}
+    counts = dict.fromkeys(limits, 0)
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-        for what, size in (("parameters", 1), ("entries", 0 if parameter is None else parameter.numel())):
-            limit = left[what]
-            if limit is not None:
-                left[what] = limit = limit - size
-                if limit < 0:
-                    raise ValueError(f"it would have too many {what}")
+        sizes = (1, 0 if parameter is None else parameter.numel())
+        for (what, limit), size in zip(limits.items(), sizes, strict=True):
+            counts[what] += size
+            if limit is not None and counts[what] > limit:
+                raise ValueError(f"a model with more than {limit} {what} was asked for, which is too large to be right")
 
     with ExitStack() as stack:
         handle = register_module_parameter_registration_hook(count)
