@@ -177,7 +177,7 @@ def _scores(column: LabelColumn) -> tuple[float, ...]:
 def _classes(task: Task, columns: Mapping[str, LabelColumn]) -> tuple[tuple[str, ...], int | None]:
     """Class names, and the integer that may stand for the first one; None where integers stand for none."""
     if task.classes:
-        if any(_INTEGER.fullmatch(name) for name in task.classes):  # then an integer is a name
+        if any(_NUMBER.fullmatch(name) for name in task.classes):  # then an integer is a name, as 007 is
             return task.classes, None
         count = len(task.classes)
         return task.classes, int(task.from_one and any(count in column.values for column in columns.values()))
