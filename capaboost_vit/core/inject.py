@@ -101,10 +101,15 @@ def find_parts(
 
 
 def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
-    """Puts the wrapper into every slot of its own base. Raises ValueError if another module stands in this one."""
+    """Puts the wrapper into every slot of its own base.
+
+    Raises ValueError if another module stands in this one, or a list of modules, which is never called.
+    """
     base = wrapper.base
     if get(model, name) is not base:
         raise ValueError(f"the wrapper for {name!r} does not contain the module that stands there")
+    if isinstance(base, nn.ModuleList | nn.ModuleDict):
+        raise ValueError(f"{name!r} is a {type(base).__name__}, which is never called: name its entries, {name}.*")
     for parent in list(model.modules()):
         for leaf, module in list(parent._modules.items()):
             if module is base:

@@ -7,6 +7,7 @@ import torch
 import transformers
 from small import FAMILIES, ONE_EACH, SMALL, build, examples, padded, wake
 
+import capaboost_vit
 from capaboost_vit.core.inject import branches, find
 from capaboost_vit.core.names import get
 from capaboost_vit.nlu import adapt, anatomy_of
@@ -247,6 +248,12 @@ def test_a_model_with_none_of_our_names_and_no_bias_refuses_what_would_crash_or_
     with pytest.raises(ValueError, match=f"{text}.* T5EncoderModel"):
         adapt(model, method)
     assert all(p.requires_grad for p in model.parameters())
+    if method == "prompt":  # at the door of images its default target is the name of T5's list of blocks
+        with pytest.raises(
+            ValueError, match=r"'encoder\.block' is a ModuleList, which is never called: name its entries"
+        ):
+            capaboost_vit.adapt(model, method)
+        assert all(p.requires_grad for p in model.parameters())
 
 
 def test_an_attention_called_self_that_stands_in_no_layer_gives_no_roles():
