@@ -114,8 +114,8 @@ def text_eval_loader(encoded: Encoded, *, masking: TokenMasking | None = None, *
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device."""
     inputs, targets = batch
-    there = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-    return there, targets.to(device, non_blocking=True)
+    on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+    return on_device, targets.to(device, non_blocking=True)
 
 
 def _padded(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:

@@ -122,13 +122,14 @@ def test_which_articles_are_taken_depends_on_the_seed_and_titles_alone(tmp_path)
     assert sorted(titles(data, "val")) == ["title 10", "title 21", "title 27", "title 37"]
 
 
-def test_of_train_and_dev_files_dev_is_test_and_val_comes_from_train(tmp_path):
-    write(tmp_path / "train-v2.0.json", *articles(40))
-    write(tmp_path / "dev-v2.0.json", *articles(5, start=40))
+@pytest.mark.parametrize(("first", "second"), [("train-v2.0", "dev-v2.0"), ("Training", "Validation")])
+def test_of_train_and_dev_files_dev_is_test_and_val_comes_from_train(tmp_path, first, second):
+    write(tmp_path / f"{first}.json", *articles(40))
+    write(tmp_path / f"{second}.json", *articles(5, start=40))
     data = open_questions(str(tmp_path))
-    assert data.splits["test"].questions == read_json(tmp_path / "dev-v2.0.json")
+    assert data.splits["test"].questions == read_json(tmp_path / f"{second}.json")
     assert [len(titles(data, name)) for name in ("train", "val", "test")] == [38, 2, 5]
-    assert ids(data, "train") | ids(data, "val") == {q.id for q in read_json(tmp_path / "train-v2.0.json")}
+    assert ids(data, "train") | ids(data, "val") == {q.id for q in read_json(tmp_path / f"{first}.json")}
     assert not titles(data, "train") & titles(data, "val")
 
 

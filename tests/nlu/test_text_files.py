@@ -326,6 +326,11 @@ BAD = {
         {"train__jsonl": rows(1, 2, 3), "test__jsonl": rows(0)},
         r"test\.jsonl, line 1 has the label 0 in 'label'; the classes are: 1, 2, 3$",
     ),
+    "classes that look the same": (
+        "classification",
+        {"train__jsonl": rows("caf\u00e9", "cafe\u0301")},
+        r"'label' has two classes that look the same, 'cafe\\u0301' and 'caf\\xe9': rename one",
+    ),
     "a label that is a list": (
         "classification",
         {"train__jsonl": rows("a", [1])},

@@ -7,7 +7,16 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from ...io.columns import LabelColumn, asked_column, labelled, listed, no_column, only_column, training_column
+from ...io.columns import (
+    LabelColumn,
+    asked_column,
+    labelled,
+    listed,
+    no_column,
+    only_column,
+    refuse_lookalikes,
+    training_column,
+)
 from ..tasks import Task
 from .split import PREDICT
 from .tables import Table
@@ -81,8 +90,8 @@ def read_rows(
 def _text_columns(table: Table, layouts: list[tuple[str, ...]]) -> tuple[str, ...]:
     """The one layout whose columns are all there; of two, the one that holds more than the other."""
     where, columns = table.where, table.columns
-    there = [names for names in layouts if set(names) <= set(columns)]
-    largest = [names for names in there if not any(set(names) < set(other) for other in there)]
+    present = [names for names in layouts if set(names) <= set(columns)]
+    largest = [names for names in present if not any(set(names) < set(other) for other in present)]
     if largest:
         only_column(where, [" and ".join(names) for names in largest], "texts", "--text-columns")
         return largest[0]
@@ -190,4 +199,6 @@ def _classes(task: Task, columns: Mapping[str, LabelColumn]) -> tuple[tuple[str,
                 f"{column.locate(row)}: expected a class in {column.name!r}, text or an integer, got {value!r}"
             )
     in_order = sorted(set(column.values), key=lambda value: (isinstance(value, str), value))
-    return tuple(str(value) for value in in_order), None
+    names = tuple(str(value) for value in in_order)
+    refuse_lookalikes(f"{column.name!r}", names)
+    return names, None

@@ -63,7 +63,7 @@ def open_texts(
         for name, table in tables.items()
     }
     if "train" not in rows and not one_file:
-        raise ValueError(f"{spec} has no train split; it has: {', '.join(rows)}")
+        raise ValueError(f"{spec} has no train split; it has: {', '.join(rows)}. To evaluate, name its file")
     columns = {name: part.labels for name, part in rows.items()}
     classes, labels = number_labels(next(iter(tables.values())).where, task, columns, needed=_NEED_LABELS)
     splits = {name: TextSplit(rows[name].texts, labels[name], rows[name].names) for name in labels}
@@ -109,8 +109,8 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
     """The tables by split."""
     suffixes = (*SUFFIXES, ".txt") if task.kind == "masked" else SUFFIXES
     if spec.strip() and path.is_dir():
-        there = {file.name: file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
-        files = {split: there[name] for split, name in by_split(spec, there, _SPLITS).items()}
+        named = {file.name: file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
+        files = {split: named[name] for split, name in by_split(spec, named, _SPLITS).items()}
         for name in (task.folder, task.name):
             if "train" not in files and name and (path / name).is_dir():
                 return _tables(str(path / name), path / name, task, layouts)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...io.tables import is_hub_name, load_from_hub
+from ...io.tables import VAL_NAMES, is_hub_name, load_from_hub
 from ..data.split import TextData
 from .reading import Question, QuestionSplit, read_json, read_rows
 
@@ -22,8 +22,8 @@ _Questions = tuple[Question, ...]
 def open_questions(spec: str, *, seed: int = 0) -> TextData[QuestionSplit]:
     """Reads questions as train, val and test. A local path wins over a name of the hub.
 
-    - a folder with one train*.json and one dev*.json of SQuAD v1.1 or v2: dev is test, since SQuAD's own test set is
-      not public, and val is taken from train: 0.05 of its articles;
+    - a folder with one train*.json and one dev*.json (or val*.json) of SQuAD v1.1 or v2: dev is test, since SQuAD's own
+      test set is not public, and val is taken from train: 0.05 of its articles;
     - `owner/name` or `owner/name:config` of the Hugging Face hub, such as rajpurkar/squad or rajpurkar/squad_v2: its
       validation split is test, and val is taken from train;
     - one .json file: 0.2 of its articles are test, 0.1 val.
@@ -40,23 +40,24 @@ def open_questions(spec: str, *, seed: int = 0) -> TextData[QuestionSplit]:
         splits = _by_article(spec, read_json(path), _OF_ONE_FILE, seed)
     else:
         if spec.strip() and path.is_dir():
-            train, dev = (read_json(_only(path, f"{split}*.json")) for split in ("train", "dev"))
+            train, dev = (read_json(_only(path, *names)) for names in (("train",), ("dev", *VAL_NAMES)))
         elif is_hub_name(spec, suffixes=(".json",)):
             train, dev = _read_hub(spec)
         else:
             raise FileNotFoundError(f"no questions at {spec!r}: {_CHOICES}")
-        both = {question.id for question in train} & {question.id for question in dev}
-        if both:
-            raise ValueError(f"{spec}: {len(both)} questions are in train and in dev, such as {min(both)!r}")
+        shared = {question.id for question in train} & {question.id for question in dev}
+        if shared:
+            raise ValueError(f"{spec}: {len(shared)} questions are in train and in dev, such as {min(shared)!r}")
         splits = _by_article(spec, train, _OF_TRAIN, seed) | {"test": QuestionSplit(dev)}
     return TextData(spec, (), splits, protocol="articles")
 
 
-def _only(folder: Path, pattern: str) -> Path:
-    files = sorted(folder.glob(pattern))
+def _only(folder: Path, *starts: str) -> Path:
+    """The one .json file whose name begins so, whatever its case."""
+    files = sorted(file for file in folder.glob("*.json") if file.name.lower().startswith(starts))
     if len(files) != 1:
         names = ", ".join(path.name for path in files) or "none"
-        raise ValueError(f"{folder} must hold one {pattern}, found {names}: {_CHOICES}")
+        raise ValueError(f"{folder} must hold one {starts[0]}*.json, found {names}: {_CHOICES}")
     return files[0]
 
 

@@ -140,9 +140,9 @@ def _answers(where: str, context: str, answers: Any) -> list[tuple[str, int]]:
     for text, start in pairs:
         if not isinstance(text, str) or not text.strip() or type(start) is not int:
             raise ValueError(f"{where} has the answer {text!r:.60} at {start!r}, expected a text and a whole number")
-        there = context[start : start + len(text)] if start >= 0 else ""
-        if there != text:
+        at_start = context[start : start + len(text)] if start >= 0 else ""
+        if at_start != text:
             first = context.find(text)
             other = "it is not in the context at all" if first < 0 else f"its first place in the context is {first}"
-            raise ValueError(f"{where} has the answer {text!r:.60} at {start}, but {there!r:.60} is there; {other}")
+            raise ValueError(f"{where} has the answer {text!r:.60} at {start}, but {at_start!r:.60} is there; {other}")
     return pairs
