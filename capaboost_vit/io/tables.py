@@ -105,11 +105,29 @@ def load_local(path: Path, *, builder: str | None = None) -> dict[str, Any]:
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
                 saved = datasets.load_from_disk(str(path))
                 return {str(saved.split or "train"): saved} if isinstance(saved, datasets.Dataset) else dict(saved)
+            if by_name := _capital_splits(path):
+                return dict(datasets.load_dataset(builder or "parquet", data_files=by_name, cache_dir=cache))
             if builder is not None:
                 return dict(datasets.load_dataset(builder, data_dir=str(path), cache_dir=cache))
             return dict(datasets.load_dataset(str(path.absolute()), cache_dir=cache))
     except Exception as error:  # pyarrow's, fsspec's and datasets' own, of many classes
         raise ValueError(f"cannot read {path}: {root_cause(error)}") from error
+
+
+def _capital_splits(path: Path) -> dict[str, list[str]]:
+    """Parquet files and folders by the split that they name; none where all such names are in lower case.
+
+    Those `datasets` knows; all others it would read as train, `Testing.parquet` among them.
+    """
+    splits: dict[str, list[str]] = {}
+    all_lower = True
+    for entry in sorted(path.iterdir()):
+        word = entry.name if entry.is_dir() else entry.stem if entry.suffix == ".parquet" else ""
+        named = _SPLIT_OF_FILE.search(word)
+        if named and (named[1] == word or not entry.is_dir()):
+            all_lower = all_lower and named[1].islower()
+            splits.setdefault(named[1].lower(), []).append(f"{entry}/**" if entry.is_dir() else str(entry))
+    return {} if all_lower else splits
 
 
 def load_from_hub(spec: str, *, what: str, instead: str) -> dict[str, Any]:

@@ -66,6 +66,20 @@ def test_a_folder_with_parquet_files(tmp_path):
     check_rte(open_texts(str(tmp_path), TASKS["rte"], protocol="own"))  # the folder of all tasks
 
 
+@pytest.mark.parametrize("form", ["{}.parquet", "{}-00000-of-00001.parquet", "{}/0.parquet"])
+def test_parquet_files_are_splits_whatever_the_case_of_their_names(tmp_path, form):
+    """`datasets` takes all of them for train, the test set too."""
+    for name, rows in (("Train", rte()["train"]), ("Dev", rte()["validation"])):
+        path = tmp_path / form.format(name)
+        path.parent.mkdir(exist_ok=True)
+        rows.to_parquet(path)
+    data = open_texts(str(tmp_path), TASKS["rte"], protocol="own")
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": len(rte()["train"]),
+        "val": len(rte()["validation"]),
+    }
+
+
 @pytest.mark.parametrize("spec", ["hub", "nyu-mll/glue:rte"])
 def test_the_tasks_own_set_of_the_hub(hub, spec):
     hub["nyu-mll/glue", "rte"] = rte()
