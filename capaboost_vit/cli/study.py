@@ -98,9 +98,9 @@ def _show_progress(task: str, done: int, total: int) -> None:
 
 def _tune(arguments: Namespace) -> int:
     """Computes the candidates, and chooses; ends with 1 if something is missing."""
-    from ..study.choose import Candidate, choose, write_choices
     from ..study.manifest import Study
     from ..study.plan import candidate_trials
+    from ..study.selection import Candidate, select_candidates, write_choices
 
     config = StudyTuneConfig(**values_of(arguments))
     study = Study(config.output)
@@ -109,7 +109,7 @@ def _tune(arguments: Namespace) -> int:
     for key, cell in candidates.items():
         candidates[key] = [Candidate(options, [next(kept) for _ in trials]) for options, trials in cell]
     _compute(study, config)
-    choices, missing = choose(study, candidates, across_tasks=config.across_tasks)
+    choices, missing = select_candidates(study, candidates, across_tasks=config.across_tasks)
     write_choices(study, choices)
     for key, choice in choices.items():
         chosen = ", ".join(f"{name} {value}" for name, value in choice["options"].items()) or "nothing to choose"
@@ -123,9 +123,9 @@ def _tune(arguments: Namespace) -> int:
 
 def _run(arguments: Namespace) -> int:
     """Writes down what the study lacks, and computes it; ends with 1 if something failed."""
-    from ..study.choose import read_choices
     from ..study.manifest import Study
     from ..study.plan import final_trials
+    from ..study.selection import read_choices
 
     config = StudyRunConfig(**values_of(arguments))
     study = Study(config.output)
@@ -143,10 +143,10 @@ def _run(arguments: Namespace) -> int:
 
 def _write_down(study: Study, trials: list[Trial], config: StudyConfig) -> list[Trial]:
     """Adds the trials to the manifest; returns them with the ids that they have there."""
-    from ..study.known import take_known
+    from ..study.report_json import reuse_results
 
     kept, new = study.add(trials)
-    for report, count in take_known(study, kept, config.known).items():
+    for report, count in reuse_results(study, kept, config.known).items():
         print(f"{count} results taken from {report}")
     print(f"{study.path}: {len(kept)} trials, {new} of them new, {sum(map(study.finished, kept))} finished")
     for trial in kept[:1]:  # all have the same

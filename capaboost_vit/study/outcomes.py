@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..training.folder import differences
-from .choose import Choice, read_choices
 from .manifest import Study
 from .runs import method_name, row_labels
+from .selection import Choice, read_choices
 from .status import states
 from .trial import Trial, identifying_options
 

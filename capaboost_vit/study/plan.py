@@ -14,9 +14,9 @@ from ..io.options import nearest, suggest
 from ..methods import METHODS
 from ..vision.config import TrainConfig
 from ..vision.registry import parse_name
-from .choose import Candidate, Choice, choice_key
 from .config import StudyConfig, StudyRunConfig, StudyTuneConfig
 from .methods import over, points, read_method, resolved
+from .selection import Candidate, Choice, choice_key
 from .suites.opening import open_suite
 from .suites.task import SuiteTask
 from .trial import Trial, make_trial

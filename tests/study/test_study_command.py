@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from capaboost_vit.cli import main
-from capaboost_vit.study.choose import read_choices
 from capaboost_vit.study.lease import Leases
 from capaboost_vit.study.manifest import Study
+from capaboost_vit.study.selection import read_choices
 
 TWO = {"lora": {"method": {"name": "lora"}, "lr": 1e-2}, "head": {"method": {"name": "head"}, "lr": 1e-2}}
 

@@ -85,6 +85,8 @@ class Grid:
         self.averages = [*self.group_means, *self.overall_means]
         self.of_tasks = [Average(task, {task: 1.0}, trial) for task, trial in self.tasks.items()]
         self.columns = [*self.averages, *self.of_tasks]
+        # by method, column, and whether that is a task: intervals take a while, and tables, drawings and csv show them
+        self.differences: dict[tuple[str, str, bool], Score] = {}
 
     def score(self, row: str, column: Average) -> Score:
         """Of a task the mean over the seeds that are there; of an average the mean and spread of that of each seed.
@@ -104,6 +106,12 @@ class Grid:
 
         One task has that of the pairs that are there; an average has none while a task lacks a pair of planned seeds.
         """
+        key = row, column.name, column.trial is not None
+        if key not in self.differences:
+            self.differences[key] = self._difference(row, column)
+        return self.differences[key]
+
+    def _difference(self, row: str, column: Average) -> Score:
         ours, theirs = self.accuracy.loc[row], self.accuracy.loc[self.reference]
         pairs = (ours - theirs)[list(column.weights)]
         lacking = _lacking(pairs, len(ours.index.intersection(theirs.index)), "pairs", column)

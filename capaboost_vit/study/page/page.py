@@ -15,8 +15,8 @@ import pandas as pd
 from ...io.atomic import write_text
 from ...io.printable import printable
 from ..escaping import csv_cell, latex, markdown
-from ..known import as_json
 from ..outcomes import Outcomes, read_outcomes
+from ..report_json import report_json
 from .costs import measure_costs
 from .grid import Grid, Score
 from .pictures import Illustrator
@@ -64,7 +64,6 @@ def write_report(
     taken = Counter(outcome.taken_from for outcome in outcomes.finals if outcome.taken_from)
     progress = render("progress.txt", states=outcomes.states, taken_from=taken, left_out=outcomes.left_out)
     values = {"title": f"{suites}: {outcomes.folder.resolve().name}", "progress": progress}
-    # made once for all that show them, and not for the numbers alone: their intervals take a while
     compared = [comparison_tables(grid) for grid in grids] if {"html", "md", "tex"} & {*formats} else []
     last_tables = study_tables(outcomes)
     texts: dict[str, str] = {}
@@ -79,7 +78,7 @@ def write_report(
         texts["report.csv"] = _csv(_cell_rows(grids))
         texts["report_runs.csv"] = _csv(_run_rows(outcomes))
     if "json" in formats:
-        texts["report.json"] = as_json(outcomes)
+        texts["report.json"] = report_json(outcomes)
     target = Path(folder if output is None else output)
     target.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

@@ -12,7 +12,7 @@ from ...vision.data.tables import is_image_table
 from ...vision.data.tree import Folder, Tree, Zip
 from . import fgvc, vtab1k
 from .fgvc import FineGrained
-from .task import DataLayout, Suite, SuiteTask, choose, read_suite
+from .task import DataLayout, Suite, SuiteTask, matching_tasks, read_suite
 from .vtab1k import Vtab
 
 HUB = "hub"
@@ -49,20 +49,20 @@ def find_tasks(spec: str, *, data: str | None, tasks: Sequence[str] = ("*",)) ->
     """
     root = None if data is None else Path(data).expanduser()
     if spec == SYNTHETIC:
-        return Suite(spec, tuple(row.synthetic() for row in choose(vtab1k.TASKS, tasks)))
+        return Suite(spec, tuple(row.synthetic() for row in matching_tasks(vtab1k.TASKS, tasks)))
     if spec not in SUITES:
         path = Path(spec).expanduser()
         if not path.is_file():
             raise ValueError(f"no suite {spec!r}: say {', '.join(SUITES)}, {SYNTHETIC}, or a YAML file with `tasks:`")
         suite = read_suite(path, root=root)
-        return Suite(suite.name, tuple(choose({task.name: task for task in suite.tasks}, tasks)))
+        return Suite(suite.name, tuple(matching_tasks({task.name: task for task in suite.tasks}, tasks)))
     hint = "say --data FOLDER with a folder or .zip per task, or --data hub"
     if root is None:
         raise ValueError(f"the suite {spec} needs data: {hint}")
     if data != HUB and not root.is_dir():
         raise FileNotFoundError(f"no folder {data}: {hint}")
     present, missing = [], {}
-    for row in choose(SUITES[spec], tasks):
+    for row in matching_tasks(SUITES[spec], tasks):
         task = (row.task_on_hub() or "the hub has no set of it") if data == HUB else _task_below(root, row)
         if isinstance(task, SuiteTask):
             present.append(task)

@@ -89,7 +89,7 @@ class DataLayout:
 Item = TypeVar("Item")
 
 
-def choose(tasks: Mapping[str, Item], patterns: Sequence[str]) -> list[Item]:
+def matching_tasks(tasks: Mapping[str, Item], patterns: Sequence[str]) -> list[Item]:
     """Of tasks by name those that any of the names or wildcards match, in their own order.
 
     Raises:

@@ -55,6 +55,14 @@ def test_csv_has_a_line_for_each_cell_and_average_with_what_is_missing(study, tm
     assert found["lora", "0-4"]["reference"] == ""
 
 
+def test_each_interval_is_drawn_once_for_all_formats(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("capaboost_vit.study.page.costs.count_model", lambda options: (1, 2, 3))
+    drawn = []
+    monkeypatch.setattr("capaboost_vit.study.page.grid.bootstrap", lambda *a: drawn.append(a) or (0.0, 1.0))
+    write_report(study.path, tmp_path)
+    assert len(drawn) == 2 + 1  # of one method on two tasks, and of the group that is complete
+
+
 def test_csv_of_the_runs_has_a_line_for_each_trial(study, tmp_path):
     write_report(study.path, tmp_path, formats=["csv"])
     found = lines((tmp_path / "report_runs.csv").read_text())

@@ -8,7 +8,7 @@ import pytest
 
 from capaboost_vit.study.suites import fgvc, vtab1k
 from capaboost_vit.study.suites.opening import open_suite
-from capaboost_vit.study.suites.task import DataLayout, choose
+from capaboost_vit.study.suites.task import DataLayout, matching_tasks
 from capaboost_vit.vision.data import ImageData, Split, open_data, parse_split
 
 EXACT = {"cifar100", "caltech101", "patch_camelyon"}
@@ -35,14 +35,14 @@ def test_there_are_19_tasks_with_387904_test_images():
 
 
 def test_tasks_are_chosen_by_names_and_wildcards_in_their_order():
-    assert choose(vtab1k.TASKS, ("*",)) == list(vtab1k.TASKS.values())
-    assert [row.name for row in choose(vtab1k.TASKS, ("smallnorb_*", "dtd"))] == [
+    assert matching_tasks(vtab1k.TASKS, ("*",)) == list(vtab1k.TASKS.values())
+    assert [row.name for row in matching_tasks(vtab1k.TASKS, ("smallnorb_*", "dtd"))] == [
         "dtd",
         "smallnorb_azi",
         "smallnorb_ele",
     ]
     with pytest.raises(ValueError, match="--tasks: nothing is called 'cifar10'; there are cifar100, caltech101"):
-        choose(vtab1k.TASKS, ("dtd", "cifar10"))
+        matching_tasks(vtab1k.TASKS, ("dtd", "cifar10"))
 
 
 def test_which_sets_are_exact_and_which_lossless():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from capaboost_vit.cli import main
-from capaboost_vit.study.known import take_known
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.page.page import write_report
+from capaboost_vit.study.report_json import reuse_results
 from capaboost_vit.study.trial import key_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "study"
@@ -33,7 +33,7 @@ def published(tmp_path, trial_of, finish):
 def test_what_a_report_holds_counts_as_finished_here(study, trial_of, published):
     wanted = [trial_of(0, fields={"stage": "candidate"}), *(trial_of(seed, lr=0.5) for seed in (0, 1, 2))]
     kept, _ = study.add(wanted)
-    assert take_known(study, kept, [published]) == {str(published): 3}
+    assert reuse_results(study, kept, [published]) == {str(published): 3}
     assert study.open_trials() == [wanted[3]]
     assert [study.result(trial)["test_accuracy"] for trial in kept[:3]] == [60.0, 61.0, 62.0]
     assert study.result(kept[1])["taken_from"] == "report.json"
@@ -46,7 +46,7 @@ def test_a_report_of_what_was_taken_has_the_same_lines(study, trial_of, publishe
             *(trial_of(seed, data="/where/they/were", lr=0.5) for seed in (0, 1, 2)),
         ]
     )
-    take_known(study, kept, [published])
+    reuse_results(study, kept, [published])
     write_report(study.path, formats=["json", "html", "md"])
     ours, theirs = (json.loads(path.read_text()) for path in (study.path / "report.json", published))
     assert ours == theirs
@@ -69,25 +69,25 @@ def test_a_report_of_what_was_taken_has_the_same_lines(study, trial_of, publishe
 )
 def test_a_trial_with_other_options_is_run(study, trial_of, published, other):
     kept, _ = study.add([trial_of(0, **other)])
-    assert take_known(study, kept, [published]) == {str(published): 0}
+    assert reuse_results(study, kept, [published]) == {str(published): 0}
     assert study.open_trials() == kept
 
 
 def test_names_and_places_do_not_make_another_trial(study, trial_of, published):
     kept, _ = study.add([trial_of(0, data="elsewhere", lr=0.5, fields={"method": "mine", "notes": ()})])
-    assert take_known(study, kept, [published]) == {str(published): 1}
+    assert reuse_results(study, kept, [published]) == {str(published): 1}
 
 
 def test_a_report_of_an_older_release_lacked_options_which_are_at_their_defaults(study, trial_of, aged, published):
     kept, _ = study.add([aged(trial_of(1, lr=0.5), "clip_grad")])
-    assert take_known(study, kept, [published]) == {str(published): 1}
+    assert reuse_results(study, kept, [published]) == {str(published): 1}
 
 
 def test_what_was_begun_or_given_up_here_is_left_alone(study, trial_of, published):
     kept, _ = study.add([trial_of(seed, lr=0.5) for seed in (0, 1)])
     study.run_folder(kept[0]).mkdir(parents=True)
     study.give_up(kept[1], "ValueError: no", 1)
-    assert take_known(study, kept, [published]) == {str(published): 0}
+    assert reuse_results(study, kept, [published]) == {str(published): 0}
     assert not any(map(study.finished, kept))
 
 
@@ -97,7 +97,7 @@ def test_the_first_report_that_knows_a_trial_counts(study, trial_of, published, 
         line["test_accuracy"] = 10.0
     (tmp_path / "other.json").write_text(json.dumps(other))
     kept, _ = study.add([trial_of(0, lr=0.5)])
-    counts = take_known(study, kept, [published, tmp_path / "other.json"])
+    counts = reuse_results(study, kept, [published, tmp_path / "other.json"])
     assert list(counts.values()) == [1, 0]
     assert study.result(kept[0])["test_accuracy"] == 61.0
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_report_is_named(study, trial_of, tmp_path, text):
     (tmp_path / "torn.json").write_text(text)
     kept, _ = study.add([trial_of(0)])
     with pytest.raises(ValueError, match=r"--known .*torn.json: this is no report.json of capaboost study report"):
-        take_known(study, kept, [tmp_path / "torn.json"])
+        reuse_results(study, kept, [tmp_path / "torn.json"])
 
 
 def test_an_accuracy_that_cannot_be_is_shown_as_damage(study, trial_of, published):
@@ -116,7 +116,7 @@ def test_an_accuracy_that_cannot_be_is_shown_as_damage(study, trial_of, publishe
         line["test_accuracy"] = 101
     published.write_text(json.dumps(wrong))
     kept, _ = study.add([trial_of(0, lr=0.5)])
-    take_known(study, kept, [published])
+    reuse_results(study, kept, [published])
     write_report(study.path, formats=["md"])
     assert "1 damaged" in (study.path / "report.md").read_text()
 
@@ -149,7 +149,7 @@ def test_identity_of_a_line_and_of_its_trial_are_the_same_for_every_kind_of_opti
     finish(first, trial, 1.0)
     report = write_report(first.path, formats=["json"])[0]
     kept, _ = study.add([trial])
-    assert take_known(study, kept, [report]) == {str(report): 1}
+    assert reuse_results(study, kept, [report]) == {str(report): 1}
 
 
 @pytest.mark.parametrize("report", ["results.json", "rates.json", "remedies.json"])

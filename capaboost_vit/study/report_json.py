@@ -1,4 +1,4 @@
-"""What a study publishes of its trials (report.json), and what is taken from others: it need not be run again."""
+"""report.json: what a study publishes of its trials, and what another study reuses of it (`--known`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMBERS = (
 )
 
 
-def as_json(outcomes: Outcomes) -> str:
+def report_json(outcomes: Outcomes) -> str:
     """All trials, candidates too, a line each, and what was chosen of them; nothing in it says where files lay.
 
     `options` are those of `capaboost train` that are not at their defaults; `weights` is the SHA-256 of the base
@@ -49,7 +49,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     return line
 
 
-def take_known(study: Study, trials: Iterable[Trial], reports: Iterable[str | Path]) -> dict[str, int]:
+def reuse_results(study: Study, trials: Iterable[Trial], reports: Iterable[str | Path]) -> dict[str, int]:
     """Gives trials that nobody has begun the results that reports hold of them; returns how many came from each.
 
     A report is the `report.json` of `capaboost study report`. A result is that of a trial if suite, task, backbone,

@@ -1,4 +1,4 @@
-"""What the candidates of a study say on val, and which of them is taken."""
+"""Selection of hyper-parameters on val: the candidates of a study, and which of them was chosen (choices.json)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
     return _SEPARATOR.join(parts)
 
 
-def choose(
+def select_candidates(
     study: Study, candidates: Mapping[str, Sequence[Candidate]], *, across_tasks: bool = False
 ) -> tuple[dict[str, Choice], list[str]]:
     """The best candidate of each cell by its mean accuracy on val at the end of training; the first of equals.
