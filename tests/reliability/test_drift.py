@@ -180,7 +180,7 @@ def test_a_change_that_is_allowed_takes_effect(lab, place, material, capsys):
         ),
         ({"max_steps": 3}, "4 updates are done, and --max-steps 3 is only 3"),
         ({"batch_size": 16, "epochs": 9}, "the number of updates in an epoch cannot change in a run: it was 2 and is"),
-        ({"train_split": "train[:8]", "epochs": 9}, "the number of updates in an epoch cannot change in a run"),
+        ({"train_split": "mixed(train)[:8]", "epochs": 9}, "the number of updates in an epoch cannot change in a run"),
         ({"opt": "sgd", "epochs": 9}, "--opt cannot change in a run: it was adamw and is now sgd"),
         ({"select": "best", "epochs": 9}, "--select best: the best model so far, of epoch 1, was not kept"),
         ({"lr": 0.5}, "is finished and has nothing left to train with other options: ask for more --epochs"),
