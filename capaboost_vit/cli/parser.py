@@ -84,16 +84,16 @@ class Parser(ArgumentParser):
             if parser.below:
                 parser.add_commands(parser.below, required=True)
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Reads files before flags, which win over them wherever they stand."""
-        words: list[str] = list(sys.argv[1:] if args is None else args)
+        given: list[str] = list(sys.argv[1:] if args is None else args)
         files: list[str] = []
         if "--config" in self._option_string_actions:
-            for place in reversed([i for i, word in enumerate(words) if word.partition("=")[0] == "--config"]):
-                end = place + (1 if "=" in words[place] else 2)
-                files[:0] = words[place:end]
-                del words[place:end]
-        return super().parse_args([*files, *words], *more, **options)
+            for place in reversed([i for i, word in enumerate(given) if word.partition("=")[0] == "--config"]):
+                end = place + (1 if "=" in given[place] else 2)
+                files[:0] = given[place:end]
+                del given[place:end]
+        return super().parse_args([*files, *given], *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
@@ -212,7 +212,7 @@ def add_method_options(parser: Parser) -> None:
             key = field.metadata["help"], hints_of(method)[field.name]
             uses.setdefault(field.name, {}).setdefault(key, []).append(name)
     for option, kinds in uses.items():
-        text = "; ".join(f"{', '.join(names)}: {words}" for (words, _), names in kinds.items())
+        text = "; ".join(f"{', '.join(names)}: {help_text}" for (help_text, _), names in kinds.items())
         hints = [hint for _, hint in kinds]
         if any(map(takes_several, hints)):
             parser.add_argument(f"--method.{option}", type=str, nargs="+", default=None, help=text)

@@ -110,8 +110,8 @@ class State:
     @property
     def epochs_done(self) -> int:
         """Epochs whose updates are done; the last may be cut short by `max_steps`."""
-        full, rest = divmod(self.progress.update, self.updates_per_epoch)
-        return full + (rest > 0 and self.progress.update >= self.updates)
+        full, begun = divmod(self.progress.update, self.updates_per_epoch)
+        return full + (begun > 0 and self.progress.update >= self.updates)
 
     @property
     def is_done(self) -> bool:
