@@ -8,12 +8,14 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ..io.atomic import write_text
+from ..io.json import read_object
 from .checkpoint import Checkpoints
 
 FILES = (
@@ -60,11 +62,9 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any]:
         """What a JSON file holds; nothing where there is none, or it is damaged."""
-        try:
-            values = json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):  # the last one of brackets in brackets
-            values = None
-        return values if isinstance(values, dict) else {}
+        with suppress(OSError, ValueError):
+            return read_object(self.path / name)
+        return {}
 
     def refuse_if_taken(self) -> None:
         """Raises FileExistsError if the folder holds files of a run."""
