@@ -270,6 +270,10 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["models", "zebra*"], "no registered name matches 'zebra*'; try '*lora*'"),
         (["summary"], "required: model; see capaboost summary --help"),
         (["summary", "nothing"], "timm has no model 'nothing'"),
+        (
+            ["eval", "gone", "--model", "x"],
+            "unrecognized arguments: --model x (did you mean --initial-checkpoint?); see",
+        ),
         (["summary", "test_vit_capaboost_lora", "--method.density", "2"], "density"),
         (["quickstart", "--sead", "3"], "(did you mean --seed?)"),
     ],
@@ -941,6 +945,21 @@ def test_models_lists_registered_names_only(call):
     tagged = call("models", "vit_tiny*lora*", "--pretrained")[1].splitlines()
     assert tagged
     assert all("." in name for name in tagged)
+
+
+def test_summary_reads_what_a_run_has_left(call, refused, finished, text_material, tmp_path):
+    result = json.loads((finished / "result.json").read_text())
+    for given in (finished, finished / "adapter.safetensors"):
+        code, out, err = call("summary", given)
+        assert (code, err) == (0, "")
+        assert f"trained {result['parameters']['trained']:,} of {result['parameters']['total']:,} parameters" in out
+    assert call("merge", finished, "--output", tmp_path / "merged")[0] == 0
+    assert (
+        f" of {result['parameters']['total'] - result['parameters']['branches']:,} param"
+        in call("summary", tmp_path / "merged")[1]
+    )
+    assert "leave the other options out" in refused("summary", finished, "--method.rank", 2)
+    assert "no adapter file at" in refused("summary", tmp_path)
 
 
 def test_summary_counts_what_is_trained(call):

@@ -228,6 +228,7 @@ def test_overwriting_replaces_the_run_and_leaves_what_is_not_its(configure, tmp_
     assert found["config"]["epochs"] == 1
 
 
+TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 NO_WEIGHTS = {"model_kwargs": {}, "initial_checkpoint": None}
 
 
@@ -235,6 +236,19 @@ NO_WEIGHTS = {"model_kwargs": {}, "initial_checkpoint": None}
     ("options", "error", "text"),
     [
         ({"model": "vit_tiny_patch16_225"}, ValueError, "timm has no model 'vit_tiny_patch16_225'"),
+        ({"model": "vit_tny_capaboost_lora"}, ValueError, "did you mean vit_tiny_capaboost_lora?"),
+        ({"model": "vit_tiny_capaboost_lroa"}, ValueError, "did you mean vit_tiny_capaboost_lora?"),
+        (
+            {"model": "vit_tiny_capaboost_lora.augreg_in21"},
+            ValueError,
+            "no weights 'augreg_in21' .did you mean 'augreg_in21k'",
+        ),
+        ({"model": "hf-hub:timm/test_vit.r160_in1k"}, ValueError, "say --model test_vit.r160_in1k --pretrained, or"),
+        (
+            {"model": "local-dir:gone"},
+            ValueError,
+            "--model local-dir:gone: no folder that timm could load a model from",
+        ),
         ({"model": "vit_tiny_patch16_224"}, ValueError, "is a plain timm model: say --method.name lora"),
         (
             {"method": {"name": "adapter"}},
@@ -279,6 +293,20 @@ def test_a_mistake_is_named_before_anything_is_written(configure, tmp_path, opti
     with pytest.raises(error, match=text):
         train(configure(**options))
     assert not (tmp_path / "a run").exists()
+
+
+def test_a_folder_as_a_model_s_name_says_what_to_type_and_that_works(configure, tmp_path):
+    folder = tmp_path / "my model"
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=5, **TINY_VIT)
+    timm.models.save_for_hf(model, str(folder), model_args={"img_size": 16, **TINY_VIT}, safe_serialization=True)
+    for name in (f"local-dir:{folder}", str(folder)):
+        with pytest.raises(
+            ValueError, match=r"--model .*my model: say --model vit_tiny_patch16_224 --initial-"
+        ) as caught:
+            train(configure(model=name, method={"name": "lora"}))
+    weights = folder / "model.safetensors"
+    assert str(caught.value).endswith(f"'{weights}' --img-size 16 --model-kwargs '{json.dumps(TINY_VIT)}'")
+    train(configure(model="vit_tiny_patch16_224", method={"name": "lora"}, initial_checkpoint=str(weights), epochs=1))
 
 
 def test_cuda_where_there_is_none_is_a_clear_mistake(configure):

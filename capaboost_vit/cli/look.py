@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from jsonargparse import Namespace
 
@@ -75,8 +76,10 @@ def models(arguments: Namespace) -> None:
 
 def summary_parser() -> Parser:
     """Which model, with which method."""
-    parser = Parser(description="Trained, stored and live parameters by role, and FLOPs, of an untrained model.")
-    parser.add_argument("model", type=str, help="timm model name")
+    parser = Parser(description="Trained, stored and live parameters by role, and FLOPs, of a model.")
+    parser.add_argument(
+        "model", type=str, help="timm model name; or folder of a run, adapter file, folder that timm loads"
+    )
     add_option(parser, "--num-classes", int | None, None, "classes of the head; null: the model's own")
     add_option(parser, "--img-size", int | None, None, "image size; null: the model's own")
     add_method_options(parser)
@@ -84,10 +87,21 @@ def summary_parser() -> Parser:
 
 
 def summary(arguments: Namespace) -> None:
-    """Builds the model without weights and prints its table."""
+    """Builds the model without base weights and prints its table."""
+    import timm
+
     from ..vision.build import build_model
+    from ..vision.saved import open_without_base
     from ..vision.summary import summary
 
     options = method_options(arguments)
+    if not timm.is_model(arguments.model) and Path(arguments.model.removeprefix("local-dir:")).exists():
+        if options or arguments.num_classes or arguments.img_size:
+            raise ValueError(
+                f"{arguments.model} is made already: leave the other options out, or give a timm model's name"
+            )
+        saved = open_without_base(arguments.model)
+        summary(saved.model, input_size=tuple(saved.input["input_size"]))
+        return
     config = TrainConfig(model=arguments.model, img_size=arguments.img_size, drop_path=0.0, method=options)  # type: ignore[arg-type]
     summary(build_model(config, num_classes=arguments.num_classes))

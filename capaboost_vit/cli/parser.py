@@ -27,7 +27,7 @@ _OTHER_NAMES = {
     "output": "output_dir experiment",
     "overwrite": "overwrite_output_dir",
     "resume": "resume_from_checkpoint",
-    "initial_checkpoint": "checkpoint checkpoint_path pretrained_path",
+    "initial_checkpoint": "checkpoint checkpoint_path pretrained_path model base_model",
     "data_download": "dataset_download",
     "image_column": "input_key",
     "label_column": "target_key label_column_name",

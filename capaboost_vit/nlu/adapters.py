@@ -12,7 +12,7 @@ from torch import nn
 from .._version import __version__
 from ..io.atomic import new_folder
 from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
-from ..methods.apply import load_into
+from ..methods.apply import adapted_model, load_into, uncompiled
 from ..methods.header import AdapterFileError, explained
 from .anatomy import head_names
 from .models import adapt, create_text_model, quiet
@@ -39,9 +39,7 @@ def save_adapter(
     """
     import transformers
 
-    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
-    if not hasattr(model, "capaboost"):
-        raise ValueError(f"this {type(model).__name__} carries no adapter: call capaboost_vit.nlu.adapt(model, ...)")
+    model = adapted_model(model, "capaboost_vit.nlu.adapt")
     versions = {"capaboost_vit": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     header: dict[str, Any] = {
         "base": model.capaboost["base"],  # type: ignore[index]
@@ -60,7 +58,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
-    inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    inner = uncompiled(model)
     file = read_kind(path, "load_adapter", text=True)
     load_into(inner, file, architecture=type(inner).__name__, adapt=adapt, head_names=head_names, force=force)
     return model

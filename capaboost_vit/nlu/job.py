@@ -14,7 +14,7 @@ from ..core.merge import merge, unmergeable
 from ..methods import METHODS
 from ..training.distributed import ProcessGroup
 from ..training.evaluation import try_out
-from ..training.job import Job
+from ..training.job import Job, require_val
 from ..training.loader import TrainLoader
 from ..training.state import State
 from .adapters import save_adapter, save_model
@@ -39,11 +39,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     task, data = encoded.task, encoded.data
     if "train" not in data.splits:
         raise ValueError(f"{config.data} has no split 'train'")
-    if "val" not in data.splits and (config.patience is not None or config.select == "best"):
-        raise ValueError(
-            f"{config.data} has no split 'val', which --patience and --select best need: say --select last, or "
-            "--protocol drawn, which takes a fifth of train"
-        )
+    require_val(config, data.splits, instead="--protocol drawn, which takes a fifth of train")
     labels = set(getattr(data.splits["train"], "labels", ()))
     if len(labels) == 1:
         only = data.classes[labels.pop()] if data.classes else labels.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,18 @@ class Job:
         for batches in (self.train, self.val, self.test):
             if batches is not None:
                 batches.close()
+
+
+def require_val(config: RunConfig, splits: Collection[str], name: str | None = "val", *, instead: str = "") -> None:
+    """Raises ValueError where the configuration chooses the epoch on val, and there is no such split.
+
+    `instead`: what may be typed beside --select last.
+    """
+    if name not in splits and (config.patience is not None or config.select == "best"):
+        raise ValueError(
+            f"{config.data} has no split {name!r}, which --patience and --select best need: say --select last"
+            + (f", or {instead}" if instead else "")
+        )
 
 
 def start_lines(job: Job) -> Iterator[str]:

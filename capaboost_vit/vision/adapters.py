@@ -19,7 +19,7 @@ from .._version import __version__
 from ..core.outline import outlines
 from ..methods import METHODS, Method
 from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
-from ..methods.apply import adapt_model, check_outline, load_into
+from ..methods.apply import adapt_model, adapted_model, check_outline, load_into, uncompiled
 from ..methods.header import AdapterFileError, explained
 from ..methods.index import option_names
 from .anatomy import anatomy_of, head_names
@@ -77,9 +77,7 @@ def save_adapter(
     Raises:
         ValueError: the model carries nothing that `adapt` added.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
-    if not hasattr(model, "capaboost"):
-        raise ValueError(f"this {type(model).__name__} carries no adapter: call capaboost_vit.adapt(model, ...) first")
+    model = adapted_model(model, "capaboost_vit.adapt")
     header: dict[str, Any] = {
         "base": model.capaboost["base"],  # type: ignore[index]
         "class_names": list(class_names),
@@ -106,7 +104,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
-    inner = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    inner = uncompiled(model)
     architecture = getattr(inner, "pretrained_cfg", {}).get("architecture", type(inner).__name__)
     file = read_kind(path, "load_adapter", text=False)
     load_into(inner, file, architecture=architecture, adapt=adapt, head_names=head_names, force=force)

@@ -12,12 +12,13 @@ from timm.data.random_erasing import RandomErasing
 from torch import nn
 from torchvision.transforms import v2
 
+from ..io.options import nearest, suggest
 from ..methods import METHODS, Method
 from ..training.loader import Batch
 from .adapters import adapt
 from .config import TrainConfig
 from .registry import parse_name
-from .weights import create_base
+from .weights import create_base, is_folder, name_of_folder
 
 
 def check_model(config: TrainConfig) -> Method:
@@ -26,10 +27,19 @@ def check_model(config: TrainConfig) -> Method:
     Raises:
         ValueError: an unknown model, a plain model without `method.name`, or one that contradicts the model's name.
     """
+    architecture, _, tag = config.model.partition(".")
     if not timm.is_model(config.model):
-        near = timm.list_models(f"*{config.model.partition('.')[0]}*")[:3]
+        if is_folder(config.model):
+            raise ValueError(f"--model {config.model}: {name_of_folder(config.model)}")
+        near = timm.list_models(f"*{architecture}*")[:3]
+        if not near and (like := nearest(architecture, timm.list_models())):
+            near = [like]
         hint = f"did you mean {', '.join(near)}?" if near else "`capaboost models` lists the registered names"
         raise ValueError(f"timm has no model {config.model!r}: {hint}")
+    tags = [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", include_tags=True)]
+    if tag and tag not in tags:
+        listed = f"it has: {', '.join(tags)}" if tags else "leave it out"
+        raise ValueError(f"--model {architecture} has no weights {tag!r}{suggest(tag, tags)}; {listed}")
     implied = parse_name(config.model)
     if config.method is None:
         raise ValueError(f"{config.model} is a plain timm model: say --method.name lora ({', '.join(METHODS)})")

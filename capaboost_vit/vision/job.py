@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..training.distributed import ProcessGroup
 from ..training.evaluation import try_out
-from ..training.job import Job
+from ..training.job import Job, require_val
 from ..training.loader import TrainLoader
 from ..training.objective import classification
 from ..training.state import State
@@ -49,8 +49,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
             "folder that holds the class folders?"
         )
     val, test = config.val_split, config.test_split
-    if val not in splits and (config.patience is not None or config.select == "best"):
-        raise ValueError(f"{config.data} has no split {val!r}, which --patience and --select best need")
+    require_val(config, splits, val)
     torch.manual_seed(config.seed)
     model = build_model(config, num_classes=len(data.classes)).to(device)
     if config.channels_last:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import save
 from timm.data import resolve_input_data_config
 from timm.models import save_for_hf
@@ -61,11 +62,23 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
             f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"
         )
     model = create_from_adapter(source.adapter, initial_checkpoint=checkpoint)
-    return Saved(
-        model,
-        check_scaling(header["input"], str(source.path)),
-        class_names(header["class_names"], header["num_classes"]),
-    )
+    names = class_names(header["class_names"], header["num_classes"])
+    return _tried(Saved(model, header["input"], names), source.path)
+
+
+def open_without_base(path: str | Path) -> Saved:
+    """The same with random base weights, which take neither a file nor the hub: for what depends on shapes alone.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: a model on texts; what `create_from_adapter` or timm refuses.
+    """
+    source = open_source(path)
+    if source.adapter is None:
+        return _from_timm_folder(source.path)
+    if source.is_text:
+        raise ValueError(f"{source.path} is of a model on texts, this is for models on images")
+    model = create_from_adapter(source.adapter, pretrained=False, force=True)
+    return Saved(model, source.adapter.header["input"], ())
 
 
 def evaluate_adapter(
@@ -154,4 +167,17 @@ def _from_timm_folder(folder: Path) -> Saved:
         raise ValueError(f"timm cannot build a model from {folder}: {type(error).__name__}: {reason}") from error
     if not model.num_classes:
         raise ValueError(f"the model in {folder} has no classes: it was saved with num_classes=0")
-    return Saved(model.eval(), check_scaling(resolve_input_data_config(model), str(folder)), names)
+    return _tried(Saved(model.eval(), resolve_input_data_config(model), names), folder)
+
+
+def _tried(saved: Saved, where: Path) -> Saved:
+    """The same, once it is sure that images can be scaled and that the model takes them. Raises ValueError."""
+    check_scaling(saved.input, str(where))
+    size = tuple(saved.input["input_size"])
+    try:
+        with torch.inference_mode():
+            saved.model(torch.zeros(1, *size))
+    except Exception as error:  # of whatever class: it is a foreign model's
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise ValueError(f"the model in {where} takes no images of its input_size {size}: {reason}") from error
+    return saved

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +94,30 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
         listed = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in differences.items() if names)
         raise ValueError(f"{path} does not hold the weights of this {type(model).__name__}: {listed}")
     model.load_state_dict(state, strict=False)
+
+
+def is_folder(model: str) -> bool:
+    """Whether what stands for a model's name is a folder of timm's hub format, here or on the hub."""
+    return model.startswith(("local-dir:", "hf-hub:", "hf_hub:")) or (Path(model) / "config.json").is_file()
+
+
+def name_of_folder(model: str) -> str:
+    """What to type instead of a folder as a model's name: the architecture, and where its weights are."""
+    scheme, _, name = model.rpartition(":")
+    if scheme.startswith("hf"):
+        known = name.removeprefix("timm/") if name.startswith("timm/") else "ARCHITECTURE.TAG"
+        return f"say --model {known} --pretrained, or give a local file of its weights, --initial-checkpoint FILE"
+    folder = Path(name)
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"no folder that timm could load a model from ({' '.join(str(error).split())})"
+    size = arguments.pop("img_size", None)
+    options = [f"--img-size {size}"] if size else []
+    options += [f"--model-kwargs {shlex.quote(json.dumps(arguments))}"] if arguments else []
+    weights = next((str(file) for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")), "FILE")
+    return " ".join([f"say --model {architecture} --initial-checkpoint {shlex.quote(weights)}", *options])
 
 
 def checkpoint_filter(model: nn.Module) -> Callable[..., dict[str, Any]] | None:

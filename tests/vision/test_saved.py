@@ -184,6 +184,16 @@ def test_a_scaling_of_images_that_is_not_finite_is_refused(tmp_path, std):
         predict_images(folder, [white(tmp_path / "x.png")])
 
 
+def test_a_model_that_refuses_its_own_input_size_is_named(tmp_path):
+    folder = one_answer(tmp_path / "m", 3, 0)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"] |= {"input_size": [3, 33, 33], "fixed_input_size": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    text = r"the model in .*m takes no images of its input_size \(3, 33, 33\): Input height \(33\) should be divisible"
+    with pytest.raises(ValueError, match=text):
+        predict_images(folder, [white(tmp_path / "x.png")])
+
+
 def test_outputs_that_are_not_finite_are_neither_predictions_nor_counted_nor_merged(finished, base, tmp_path):
     data = split_folders(tmp_path / "data", ("0", "1"))
     model = timm.create_model("test_vit", num_classes=2)
