@@ -498,7 +498,9 @@ def test_a_compiled_run_comes_near_the_eager_one(run, traced, kind, method):
 # masked tokens, and stages of continued pretraining
 
 
-@pytest.mark.parametrize("method", [{"name": "full"}, {"name": "lora"}, {"name": "bitfit"}], ids=lambda m: m["name"])
+@pytest.mark.parametrize(
+    "method", [{"name": name} for name in ("full", "lora", "ssf", "bitfit")], ids=lambda m: m["name"]
+)
 def test_masked_tokens_leave_a_model_that_transformers_loads(text_material, tmp_path, monkeypatch, method):
     kept, conclude = {}, result.fold
     monkeypatch.setattr(result, "fold", lambda model: kept.update(model=model) or conclude(model))
@@ -517,7 +519,11 @@ def test_masked_tokens_leave_a_model_that_transformers_loads(text_material, tmp_
 @pytest.mark.parametrize("method", ["adapter", "prefix", "prompt", "unipelt", "head"])
 def test_a_method_that_leaves_no_plain_model_is_not_for_masked_tokens(text_material, tmp_path, method):
     config = texts.configure(text_material, "masked", tmp_path / "run", method={"name": method})
-    reason = "no parameter of the model is trained" if method == "head" else f"--method.name {method} does not: an? .*"
+    reason = (
+        "method .head. trains nothing of this BertForMaskedLM"
+        if method == "head"
+        else f"--method.name {method} does not: an? .*"
+    )
     with pytest.raises(ValueError, match=reason):
         train(config)
     assert not (tmp_path / "run").exists()
