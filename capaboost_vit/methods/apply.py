@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import nn
 
 from ..core.base import dtype_of
 from ..core.inject import Anatomy, attach, find, freeze_base, replace_slots, wrappers
-from ..core.names import get, namer, wrappers_of
+from ..core.names import get, wrappers_of
 from ..core.outline import outlines
 from ..core.precision import widen
 from ..core.wrapper import Wrapper, unwrap
@@ -22,6 +20,7 @@ from .adapter_file import AdapterFile, check_tensors, load_adapter_file, read_ad
 from .header import AdapterFileError, explained
 from .index import make_method
 from .method import Method
+from .pretrained import save_readably
 
 
 def apply_method(
@@ -153,35 +152,7 @@ def adapt_model(
         anatomy = dataclasses.replace(anatomy, head=tuple(head))
     apply_method(model, anatomy, method, autocast_adapter_dtype=autocast_adapter_dtype)
     model.capaboost = {"base": dict(base), **model.capaboost}  # type: ignore[assignment, dict-item]
-    save = getattr(type(model), "save_pretrained", None)  # that of transformers, by which its Trainer saves too
-    if save is not None and "state_dict" in inspect.signature(save).parameters:
-        model.save_pretrained = partial(save_pretrained, model)  # type: ignore[assignment]
-
-
-def save_pretrained(
-    model: nn.Module, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **options: Any
-) -> None:
-    """`save_pretrained` of transformers under canonical names: the folder reads as the base model with its head.
-
-    What was added stands beside the base; a model that is adapted alike finds it there (`load_state_dict`).
-
-    Raises:
-        ValueError: several wrappers of one class in one slot, which `load_state_dict` cannot tell apart by these names.
-    """
-    for name, wrapper in wrappers(model):
-        if any(type(inner) is type(wrapper) for inner in wrappers_of(wrapper.base)):
-            raise ValueError(
-                f"{name!r} carries {wrapper.adds} several times, for which a folder of transformers has no names: use "
-                "save_adapter(model, path)"
-            )
-    canonical = namer(model)
-    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, Wrapper)]
-    added = {key for name, wrapper in modules for key in wrapper.added_state(f"{name}.")}
-    state = model.state_dict() if state_dict is None else state_dict
-    # layers may share what was added, and transformers refuses tensors that are tied in no way it knows
-    state = {canonical(key): tensor.clone() if key in added else tensor for key, tensor in state.items()}
-    options |= {"is_main_process": is_main_process, "state_dict": state}
-    type(model).save_pretrained(model, save_directory, **options)  # type: ignore[attr-defined]
+    save_readably(model)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
