@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...vision.data.layouts import lists_of, look_through, split_folders
-from ...vision.data.tables import is_image_table
-from ...vision.data.tree import Folder, Tree, Zip
+from ...vision.data.layouts import lists_of, split_folders
+from ...vision.data.spec import find_images
+from ...vision.data.tree import Tree
 from . import fgvc, vtab1k
 from .fgvc import FineGrained
 from .task import DataLayout, Suite, SuiteTask, matching_tasks, read_suite
@@ -88,20 +88,14 @@ def _task_below(root: Path, row: Vtab | FineGrained) -> SuiteTask | str:
 
 def look_at(path: Path) -> DataLayout:
     """What lies at a path. Raises FileNotFoundError or ValueError with nothing but the reason why it is of no use."""
-    if path.is_dir():
-        tree: Tree = Folder(path, with_zip=True)
-    elif path.is_file():
-        tree = Zip(path)
-    else:
+    if not path.exists():
         raise FileNotFoundError("not there")
-    tree = look_through(tree)
-    lists = lists_of(tree)
-    if lists:
-        return DataLayout(
-            path, False, frozenset(name[: -len(".txt")] for name in lists), _begins_with_jpeg(tree, lists[0])
-        )
-    if path.is_dir() and is_image_table(path):
-        return DataLayout(path, True, _of_table(path))
+    tree = find_images(path)
+    if isinstance(tree, Path):
+        return DataLayout(path, True, _of_table(tree))
+    if lists := lists_of(tree):
+        names = frozenset(name[: -len(".txt")] for name in lists)
+        return DataLayout(path, False, names, _begins_with_jpeg(tree, lists[0]))
     folders = split_folders(str(path), tree.folders())
     if "train" in folders:
         return DataLayout(path, False, frozenset(folders))

@@ -12,7 +12,7 @@ from .image_data import ImageData
 from .layouts import lists_of, look_through, read_tree
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
-from .tree import Folder, Zip
+from .tree import Folder, Tree, Zip
 
 _CHOICES = "give digits, or the path of an image folder, a .zip or a .parquet, owner/name on the hub, torchvision:NAME"
 
@@ -51,18 +51,13 @@ def open_data(
     """
     columns = {"image_column": image_column, "label_column": label_column}
     path = Path(spec).expanduser()
-    if spec.strip() and path.is_dir():
-        inner = look_through(Folder(path))
-        assert isinstance(inner, Folder)
-        for folder in dict.fromkeys((path, inner.path)):
-            if is_image_table(folder) and not lists_of(Folder(folder)):
-                return read_table(spec, folder, **columns)
-        return read_tree(spec, Folder(inner.path, with_zip=bool(lists_of(inner))))
+    is_zip = path.is_file() and path.suffix.lower() == ".zip"
+    if spec.strip() and (path.is_dir() or is_zip):
+        place = find_images(path)
+        return read_table(spec, place, **columns) if isinstance(place, Path) else read_tree(spec, place)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
             return read_table(spec, path, **columns)
-        if path.suffix.lower() == ".zip":
-            return read_tree(spec, look_through(Zip(path)))
         raise ValueError(f"{spec} is a file, but neither .zip nor .parquet: {_CHOICES}")
     if spec == "digits" or spec.startswith("digits:"):
         return read_digits(spec)
@@ -73,6 +68,18 @@ def open_data(
     if is_hub_name(spec, suffixes=(".zip", ".parquet")):
         return read_table(spec, None, **columns)
     raise FileNotFoundError(f"no data at {spec!r}: {_CHOICES}")
+
+
+def find_images(path: Path) -> Tree | Path:
+    """What a folder or a zip holds: the tree of its images and lists, or the folder of its table (parquet, ...)."""
+    if not path.is_dir():
+        return look_through(Zip(path))
+    inner = look_through(Folder(path))
+    assert isinstance(inner, Folder)
+    for folder in dict.fromkeys((path, inner.path)):
+        if is_image_table(folder) and not lists_of(Folder(folder)):
+            return folder
+    return Folder(inner.path, with_zip=bool(lists_of(inner)))
 
 
 def open_configured(options: Mapping[str, Any]) -> ImageData:
