@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...io.json import read_object
 from ...vision.data import open_configured
 from ...vision.data.split import Split
 from ..outcomes import Outcome
 
 SIDE = 96  # pixels of a thumbnail
-_AS_TABLE = 20  # more classes than that are a picture
+_AS_TABLE, _DRAWN = 20, 1_000  # most classes of a table, and of a picture
 _COLOUR = (38, 120, 178)
 _LISTED = 10  # confusions that are named
 
@@ -28,7 +30,7 @@ class Predictions:
     """The confusion matrix of one run (rows: true classes), its most frequent confusions, and its worst mistakes.
 
     Args:
-        counts: None with more than 20 classes; then `picture` is a PNG of it as a data: URI.
+        counts: None with more than 20 classes; then `picture` is a PNG of it as a data: URI, up to 1,000 classes.
         confusions: (true class, answer, how often, of how many), the most frequent first.
         worst: lines of predictions.json, with the names of image and classes, and `picture`, a data: URI or None.
     """
@@ -82,31 +84,37 @@ def read_predictions(outcome: Outcome, thumbnails: Thumbnails | None, *, most: i
         most: worst mistakes that are given.
     """
     try:
-        content = json.loads((outcome.folder / "predictions.json").read_text("utf-8"))
+        content = read_object(outcome.folder / "predictions.json")
         classes = tuple(map(str, content["classes"]))
-        counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        for label, answer, count in content["counts"]:
-            counts[label, answer] = count
+        cells = [(int(label), int(answer), int(count)) for label, answer, count in content["counts"]]
+        if not all(0 <= place < len(classes) for label, answer, _ in cells for place in (label, answer)):
+            raise ValueError("a count of a class that is not there")
         worst = tuple(_mistake(outcome, row, classes, thumbnails) for row in content["worst"][:most])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-    small = len(classes) <= _AS_TABLE
-    return Predictions(
-        outcome,
-        classes,
-        tuple(map(tuple, counts.tolist())) if small else None,
-        None if small else confusion_png(counts),
-        confusions(counts, classes),
-        worst,
-    )
+    table = picture = None
+    if len(classes) <= _DRAWN:  # nothing is square in thousands of classes
+        counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+        for label, answer, count in cells:
+            counts[label, answer] = count
+        if len(classes) <= _AS_TABLE:
+            table = tuple(map(tuple, counts.tolist()))
+        else:
+            picture = confusion_png(counts)
+    return Predictions(outcome, classes, table, picture, confusions(cells, classes), worst)
 
 
-def confusions(counts: np.ndarray, classes: Sequence[str]) -> tuple[tuple[str, str, int, int], ...]:
-    """The most frequent wrong answers: true class, answer, how often, of how many images of the class."""
-    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
-    places = [divmod(int(place), len(counts)) for place in order]
-    return tuple((classes[i], classes[j], int(wrong[i, j]), int(counts[i].sum())) for i, j in places if wrong[i, j])
+def confusions(cells: Sequence[tuple[int, int, int]], classes: Sequence[str]) -> tuple[tuple[str, str, int, int], ...]:
+    """The most frequent wrong answers: true class, answer, how often, of how many images of the class.
+
+    Args:
+        cells: of the confusion matrix: true class, answer, count; those left out are zero.
+    """
+    totals = Counter[int]()
+    for label, _, count in cells:
+        totals[label] += count
+    wrong = sorted((-count, label, answer) for label, answer, count in cells if label != answer and count)
+    return tuple((classes[i], classes[j], -count, totals[i]) for count, i, j in wrong[:_LISTED])
 
 
 def confusion_png(counts: np.ndarray) -> str:

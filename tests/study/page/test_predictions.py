@@ -82,7 +82,18 @@ def test_data_that_have_changed_are_not_shown(outcome):
     assert "has changed: image 3 is" in thumbnails.problems["5-9"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"classes": ["a"], "counts": [[3, 0, 1]], "worst": []}', "{}"], ids=str)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[" * 10**5,
+        '{"classes": ["a"], "counts": [[-1, 0, 1]], "worst": []}',
+        "[]",
+        '{"classes": ["a"], "counts": [[3, 0, 1]], "worst": []}',
+        "{}",
+    ],
+    ids=lambda text: text[:50],
+)
 def test_a_file_that_is_damaged_or_missing_is_left_out(outcome, tmp_path, text):
     moved = dataclasses.replace(outcome, folder=tmp_path)
     assert read_predictions(moved, None, most=24) is None
@@ -103,10 +114,18 @@ def test_many_classes_are_a_picture_whose_pixels_are_shares(outcome, tmp_path):
     assert pixels[0, 0] == pytest.approx(255 * (4 / 16) ** 0.5, abs=10)
 
 
+def test_of_thousands_of_classes_nothing_square_is_made(outcome, tmp_path):
+    classes = [f"c{i}" for i in range(200_000)]  # their matrix would take 320 GB
+    content = {"classes": classes, "counts": [[7, 199_999, 3], [7, 7, 1]], "worst": []}
+    (tmp_path / "predictions.json").write_text(json.dumps(content))
+    found = read_predictions(dataclasses.replace(outcome, folder=tmp_path), None, most=24)
+    assert (found.counts, found.picture, found.confusions) == (None, None, (("c7", "c199999", 3, 4),))
+
+
 def test_the_most_frequent_confusions_come_first_and_right_answers_are_none():
-    counts = np.array([[9, 2, 0], [5, 1, 1], [0, 0, 3]])
-    assert confusions(counts, "abc") == (("b", "a", 5, 7), ("a", "b", 2, 11), ("b", "c", 1, 7))
-    assert confusions(np.eye(3, dtype=int), "abc") == ()
+    cells = [(0, 0, 9), (0, 1, 2), (1, 0, 5), (1, 1, 1), (1, 2, 1), (2, 2, 3)]
+    assert confusions(cells, "abc") == (("b", "a", 5, 7), ("a", "b", 2, 11), ("b", "c", 1, 7))
+    assert confusions([(0, 0, 1), (1, 1, 1), (1, 2, 0)], "abc") == ()
     assert picture_of(confusion_png(np.zeros((40, 40), dtype=int)), "png").size == (40, 40)
 
 
