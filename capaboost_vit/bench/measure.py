@@ -72,20 +72,20 @@ def judge(goals: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, A
     judged = []
     for name, bound in goals.items():
         low, high = bound if isinstance(bound, list | tuple) else (float("-inf"), bound)
-        words = f"{low:g} to {high:g}" if isinstance(bound, list | tuple) else f"<= {high:g}"
+        bound_text = f"{low:g} to {high:g}" if isinstance(bound, list | tuple) else f"<= {high:g}"
         value = _value(name, tables)
         met = None if value is None else bool(low <= value <= high)
-        judged.append({"measure": name, "bound": words, "value": value, "met": met})
+        judged.append({"measure": name, "bound": bound_text, "value": value, "met": met})
     return judged
 
 
 def _value(name: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> float | None:
     """What the goal is about: seconds, or the first case over the second; None unless all of it was measured."""
-    measure, *words = name.split()
+    measure, *operands = name.split()
     if measure == "import":
         return next((row["s"] for row in tables.get("import", ())), None)
-    rows = {row["case"]: row for row in tables.get("inference" if measure == "inference" else words[0], ())}
-    case, other = (rows.get(words[place], {}) for place in (-3, -1))
+    rows = {row["case"]: row for row in tables.get("inference" if measure == "inference" else operands[0], ())}
+    case, other = (rows.get(operands[place], {}) for place in (-3, -1))
     if measure == "memory":
         return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None
     return ratios(case["times"], other["times"])[1] if "times" in case and "times" in other else None
@@ -106,9 +106,10 @@ def table_of(result: dict[str, Any]) -> str:
     about = textwrap.wrap(where + _ABOUT[result["kind"]], _WIDTH)
     machine = textwrap.wrap(_machine_line(result["machine"]), _WIDTH)
     lines = [f"# {result['kind'].capitalize()}", "", f"    {result['command']}", "", *about, "", *machine, ""]
-    words = {True: "met", False: "missed", None: "not measured"}
+    verdicts = {True: "met", False: "missed", None: "not measured"}
     goals = [
-        {"goal": g["measure"], "bound": g["bound"], "value": g["value"], "": words[g["met"]]} for g in result["goals"]
+        {"goal": g["measure"], "bound": g["bound"], "value": g["value"], "": verdicts[g["met"]]}
+        for g in result["goals"]
     ]
     for title, rows in {**result["tables"], "goals": goals}.items():
         if rows:

@@ -101,8 +101,8 @@ class _Plan:
         """What the files of the methods say of the backbone that they share; None where none says anything."""
         files = {options[name]: method for method, options in self.methods.items() if options.get(name)}
         if len(files) > 1:
-            said = ", ".join(f"{value} in {method}" for value, method in files.items())
-            raise ValueError(f"the methods have different backbones ({name}: {said}): say {flag} for all of them")
+            values = ", ".join(f"{value} in {method}" for value, method in files.items())
+            raise ValueError(f"the methods have different backbones ({name}: {values}): say {flag} for all of them")
         return next(iter(files), None)
 
     def cells(self) -> Iterator[tuple[str, SuiteTask, int | None, str]]:

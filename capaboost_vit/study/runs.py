@@ -20,7 +20,7 @@ from . import escaping
 # options in which the runs of one row of a table may differ
 _FREE = {"seed", "output", "task", "data", "resume", "overwrite", "device", "workers", "cache", "log_interval"}
 _FREE |= {"timeout"}
-_OWN = ("classification", "regression")  # tasks on data of one's own, by whose name the column goes
+_CUSTOM = ("classification", "regression")  # tasks on data of one's own, by whose name the column goes
 _MISSING = "-"
 
 
@@ -128,7 +128,7 @@ def _run(path: Path) -> FinishedRun:
         return FinishedRun(
             model=Path(config["model"]).name,
             method=method_name(result["method"]),
-            task=Path(config["data"]).name if task is None or task in _OWN else task,
+            task=Path(config["data"]).name if task is None or task in _CUSTOM else task,
             seed=config["seed"],
             scores=scores,
             trained=result["parameters"]["trained"],

@@ -74,5 +74,5 @@ def describe(study: Study) -> Iterator[str]:
     left = sum(state in ("running", "waiting", "damaged") for _, state in trials)
     if seconds:
         mean = statistics.fmean(seconds)
-        rest = f"; {left} are left: {left * mean / 3600:.1f} h of one worker" if left else ""
-        yield f"time: a trial trains for {mean:.0f} s on average, {sum(seconds) / 3600:.2f} h in all{rest}"
+        remaining = f"; {left} are left: {left * mean / 3600:.1f} h of one worker" if left else ""
+        yield f"time: a trial trains for {mean:.0f} s on average, {sum(seconds) / 3600:.2f} h in all{remaining}"

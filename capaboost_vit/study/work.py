@@ -38,10 +38,10 @@ def work(study: Study, config: WorkConfig, *, wait: bool = True) -> int:
     done = 0
     while waiting := study.open_trials():
         for trial in waiting:
-            held = worker.claim(trial)
-            if held is not None:
-                with held:
-                    done += worker.compute(trial, held)
+            lease = worker.claim(trial)
+            if lease is not None:
+                with lease:
+                    done += worker.compute(trial, lease)
                 break
         else:
             if not wait:
@@ -58,18 +58,18 @@ class _Worker:
 
     def claim(self, trial: Trial) -> Lease | None:
         """The lease of a trial, unless another worker has it, or has finished it in the meantime, or it is given up."""
-        held = self.leases.claim(trial.id)
-        if held is None:
+        lease = self.leases.claim(trial.id)
+        if lease is None:
             return None
         if not self.study.finished(trial) and self.study.failure(trial) is None:
             before = self.leases.attempts(trial.id) - 1  # less this one
             counted = before - self.study.forgiven(trial)
             if counted < self.config.attempts:
-                return held
+                return lease
             reason = f"its workers died, or it failed, {counted} times"
             self.study.give_up(trial, reason, before)
             print(f"given up: {trial.title()}: {reason}")
-        with held:
+        with lease:
             return None
 
     def compute(self, trial: Trial, lease: Lease) -> bool:

@@ -53,9 +53,9 @@ class Illustrator:
             table = costs[[field, "accuracy"]].dropna().set_axis(["cost", "accuracy"], axis=1)
             if "axis" in cost and len(table):
                 drawn |= set(table.index)
-                words = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in table.itertuples())
+                description = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in table.itertuples())
                 draw = partial(draw_pareto, table, self.looks, label=cost["axis"], log=cost.get("log", False))
-                panels.append((f"Accuracy and {cost['axis']}", words, draw))
+                panels.append((f"Accuracy and {cost['axis']}", description, draw))
         return self._picture("costs", panels, drawn, cost_table(costs, self.grid))
 
     def groups(self) -> Picture | None:
@@ -68,11 +68,11 @@ class Illustrator:
         table = pd.DataFrame.from_dict(means, orient="index", columns=[spoke.name for spoke in spokes]).dropna()
         if len(spokes) < 3 or table.empty:
             return None
-        words = "; ".join(
+        description = "; ".join(
             f"{row}: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in line.items())
             for row, line in table.iterrows()
         )
-        panel = (f"Accuracy over {what}", words, partial(draw_radar, table, self.looks))
+        panel = (f"Accuracy over {what}", description, partial(draw_radar, table, self.looks))
         return self._picture("groups", [panel], table.index, spokes=what)
 
     def differences(self) -> Picture | None:
@@ -83,12 +83,12 @@ class Illustrator:
             compared = {row: self.grid.difference(row, average) for row in self.grid.rows if row != reference}
             lines = [(row, d.mean, d.low, d.high) for row, d in compared.items() if d.mean is not None]
             if lines:
-                words = "; ".join(
+                description = "; ".join(
                     f"{row}: {mean:+.2f}" + ("" if low is None else f", interval {low:+.2f} to {high:+.2f}")
                     for row, mean, low, high in lines
                 )
                 draw = partial(draw_differences, lines, reference=reference)
-                panels.append((f"Difference to {reference}, {average.name}", words, draw))
+                panels.append((f"Difference to {reference}, {average.name}", description, draw))
         return self._picture("differences", panels, reference=reference)
 
     def curves(self) -> Picture | None:
@@ -111,16 +111,16 @@ class Illustrator:
             return None
         by_method = dict(iter(adapters.updates.groupby("method", sort=False)))
         ranks = "; ".join(f"{method} {updates.effective.mean():.2f}" for method, updates in by_method.items())
-        words = f"mean effective ranks {ranks}"
+        description = f"mean effective ranks {ranks}"
         spectra = {method: mean_shares(updates) for method, updates in by_method.items()}
         draw = partial(draw_lines, spectra, self.looks, x="index", y="singular value / the largest", log=True)
-        panels: list[Panel] = [("Spectrum of dW", words, draw)]
+        panels: list[Panel] = [("Spectrum of dW", description, draw)]
         for measure in ("effective", "stable"):
             depths = {method: updates.groupby("block")[measure].mean() for method, updates in by_method.items()}
             lines = {method: depth for method, depth in depths.items() if len(depth)}
             if lines:
                 draw = partial(draw_lines, lines, self.looks, x="block", y=f"{measure} rank", marked=True)
-                panels.append((f"{measure.capitalize()} rank of dW by block", words, draw))
+                panels.append((f"{measure.capitalize()} rank of dW by block", description, draw))
         table = rank_table(adapters, self.grid)
         return self._picture("updates", panels, by_method, table, ("updates", update_rows(adapters)))
 
@@ -129,8 +129,8 @@ class Illustrator:
         panels: list[Panel] = []
         for method, masks in adapters.masks.items():
             name, mask = masks.example
-            words = f"{masks.branches} branches use {100 * masks.covered:.1f} % of the entries"
-            panels.append((method, words, partial(draw_mask, name.removesuffix(".mask"), mask, width=5.2)))
+            description = f"{masks.branches} branches use {100 * masks.covered:.1f} % of the entries"
+            panels.append((method, description, partial(draw_mask, name.removesuffix(".mask"), mask, width=5.2)))
         return self._picture("masks", panels, numbers=mask_table(adapters, self.grid))
 
     def _picture(
@@ -153,8 +153,8 @@ class Illustrator:
         key, link = f"{self.grid.key}-{name}", None
         with styled():
             drawn = [
-                (panel, to_svg(draw(), prefix=f"{key}-{place}", label=f"{panel}. {words}"))
-                for place, (panel, words, draw) in enumerate(panels)
+                (panel, to_svg(draw(), prefix=f"{key}-{place}", label=f"{panel}. {description}"))
+                for place, (panel, description, draw) in enumerate(panels)
             ]
             shown = [
                 (swatch(look, prefix=f"{key}-key-{place}"), row)

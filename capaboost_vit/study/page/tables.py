@@ -94,8 +94,8 @@ def number(
     kind: str = "",
 ) -> Entry:
     """A number in a format, or what stands for one that is None or NaN; with the first things that it lacks."""
-    rest = len(lacking) - _LISTED
-    listed = ", ".join(lacking[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    unlisted = len(lacking) - _LISTED
+    listed = ", ".join(lacking[:_LISTED]) + (f" and {unlisted} more" if unlisted > 0 else "")
     if value is None or pd.isna(value):
         return Entry(missing, lacking=listed, kind=MISSING)
     return Entry(f"{value:{form}}".replace("%", " %"), detail, listed, kind or ("partial" if lacking else ""))
@@ -164,7 +164,7 @@ def _published_table(grid: Grid) -> ReportTable:
 def study_tables(outcomes: Outcomes) -> list[ReportTable]:
     """Trials that failed or whose result is damaged, and what `study tune` has chosen on val; those that have rows."""
     bad = [outcome for outcome in outcomes.finals if outcome.state in ("failed", "damaged")]
-    failed = [_words(o.row, o.trial.task, str(o.trial.seed), o.state, o.problem or "", o.trial.id) for o in bad]
+    failed = [_text_row(o.row, o.trial.task, str(o.trial.seed), o.state, o.problem or "", o.trial.id) for o in bad]
     return [table for table in (make_table("problems", failed), _choices_table(outcomes.choices)) if table.rows]
 
 
@@ -172,15 +172,17 @@ def _choices_table(choices: Mapping[str, Mapping[str, Any]]) -> ReportTable:
     """What `study tune` has chosen on val for each cell."""
     rows = []
     for cell, choice in choices.items():
-        task, method, *rest = cell.split(" | ")
+        task, method, *backbone_and_shots = cell.split(" | ")
         chosen = ", ".join(f"{name} {value}" for name, value in choice["options"].items()) or "nothing to choose"
         tried, edge = choice.get("tried", ()), ", ".join(choice.get("at_the_edge", ()))
         count = str(len(tried)) if tried else ""
-        rows.append(_words(method, task, ", ".join(rest), chosen, count, f"{choice['score']:.2f}", edge))
+        rows.append(
+            _text_row(method, task, ", ".join(backbone_and_shots), chosen, count, f"{choice['score']:.2f}", edge)
+        )
     return make_table("choices", rows)
 
 
-def _words(*texts: str) -> list[Entry]:
+def _text_row(*texts: str) -> list[Entry]:
     return [Entry(text, kind="words") for text in texts]
 
 
