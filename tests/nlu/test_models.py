@@ -126,7 +126,7 @@ def test_options_reach_the_configuration(folders):
             "none",
             "questions",
             {},
-            r"cannot load .*none.*; give a hub id, or a folder with config.json",
+            r"cannot load .*none.*; give a folder with config.json",
         ),
         (
             "nothing",
