@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -304,9 +305,14 @@ def test_a_folder_as_a_model_s_name_says_what_to_type_and_that_works(configure, 
             ValueError, match=r"--model .*my model: say --model vit_tiny_patch16_224 --initial-"
         ) as caught:
             train(configure(model=name, method={"name": "lora"}))
-    weights = folder / "model.safetensors"
-    assert str(caught.value).endswith(f"'{weights}' --img-size 16 --model-kwargs '{json.dumps(TINY_VIT)}'")
-    train(configure(model="vit_tiny_patch16_224", method={"name": "lora"}, initial_checkpoint=str(weights), epochs=1))
+    words = shlex.split(str(caught.value).partition(" say ")[2])
+    options = {flag: value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    assert options.keys() == {"--model", "--initial-checkpoint", "--img-size", "--model-kwargs"}
+    assert options["--initial-checkpoint"] == str(folder / "model.safetensors")
+    arguments = json.loads(options["--model-kwargs"])
+    assert arguments.items() >= TINY_VIT.items()
+    asked = {"initial_checkpoint": options["--initial-checkpoint"], "model_kwargs": arguments}
+    train(configure(model=options["--model"], img_size=int(options["--img-size"]), method={"name": "lora"}, **asked))
 
 
 def test_cuda_where_there_is_none_is_a_clear_mistake(configure):

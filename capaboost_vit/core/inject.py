@@ -207,6 +207,20 @@ def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) ->
     descend(model)
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model that torch.compile has wrapped, or as it is."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner
+
+
+def adapted_model(model: nn.Module, adapt: str) -> nn.Module:
+    """The same, once it is sure that something was added. Raises ValueError that names the function `adapt`."""
+    model = uncompiled(model)
+    if not hasattr(model, "capaboost"):
+        raise ValueError(f"this {type(model).__name__} carries no adapter: call {adapt}(model, ...) first")
+    return model
+
+
 def forget(model: nn.Module) -> None:
     """Drops the record of the methods, also where timm notes how to build the model (its `save_for_hf` writes that)."""
     record = model.__dict__.pop("capaboost", {})

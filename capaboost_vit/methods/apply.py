@@ -155,20 +155,6 @@ def adapt_model(
     save_readably(model)
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The model that torch.compile has wrapped, or as it is."""
-    inner: nn.Module = getattr(model, "_orig_mod", model)
-    return inner
-
-
-def adapted_model(model: nn.Module, adapt: str) -> nn.Module:
-    """The same, once it is sure that something was added. Raises ValueError that names the function `adapt`."""
-    model = uncompiled(model)
-    if not hasattr(model, "capaboost"):
-        raise ValueError(f"this {type(model).__name__} carries no adapter: call {adapt}(model, ...) first")
-    return model
-
-
 def load_into(
     model: nn.Module,
     file: str | Path | AdapterFile,

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from .._version import __version__
+from ..core.inject import adapted_model, uncompiled
 from ..io.atomic import new_folder
 from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
-from ..methods.apply import adapted_model, load_into, uncompiled
+from ..methods.apply import load_into
 from ..methods.header import AdapterFileError, explained
 from .anatomy import head_names
 from .models import adapt, create_text_model, quiet

@@ -16,10 +16,11 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
+from ..core.inject import adapted_model, uncompiled
 from ..core.outline import outlines
 from ..methods import METHODS, Method
 from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
-from ..methods.apply import adapt_model, adapted_model, check_outline, load_into, uncompiled
+from ..methods.apply import adapt_model, check_outline, load_into
 from ..methods.header import AdapterFileError, explained
 from ..methods.index import option_names
 from .anatomy import anatomy_of, head_names

@@ -103,17 +103,19 @@ def is_folder(model: str) -> bool:
 
 def name_of_folder(model: str) -> str:
     """What to type instead of a folder as a model's name: the architecture, and where its weights are."""
-    scheme, _, name = model.rpartition(":")
-    if scheme.startswith("hf"):
-        known = name.removeprefix("timm/") if name.startswith("timm/") else "ARCHITECTURE.TAG"
+    owner, _, name = model.partition(":")[2].partition("/")
+    if model.startswith("hf"):
+        known = name if owner == "timm" else "ARCHITECTURE.TAG"
         return f"say --model {known} --pretrained, or give a local file of its weights, --initial-checkpoint FILE"
-    folder = Path(name)
+    folder = Path(model.removeprefix("local-dir:"))
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"no folder that timm could load a model from ({' '.join(str(error).split())})"
     size = arguments.pop("img_size", None)
+    size = size[0] if isinstance(size, list) and len({*size}) == 1 else size  # timm notes height and width
+    arguments.pop("num_classes", None)  # those of the data
     options = [f"--img-size {size}"] if size else []
     options += [f"--model-kwargs {shlex.quote(json.dumps(arguments))}"] if arguments else []
     weights = next((str(file) for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")), "FILE")
