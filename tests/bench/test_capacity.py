@@ -105,7 +105,9 @@ def test_a_damaged_configuration_beside_the_weights_is_one_line(full, capsys):
 
 
 def test_a_run_on_texts_is_refused(tmp_path):
-    header = {"text": {"task": "rte"}, "methods": [{"method": "full"}], "masks": {}}
+    base = {"architecture": "BertForSequenceClassification", "fingerprint": ""}
+    header = {"base": base, "methods": [{"method": "full"}], "head": [], "masks": {}}
+    header["text"] = {"task": "rte", "max_length": None}
     write_sealed(tmp_path / "adapter.safetensors", FORMAT, VERSION, header, {"bias": torch.zeros(1)})
     with pytest.raises(ValueError, match="no full fine-tuning of images"):
         measure_capacity(CapacityConfig(full=str(tmp_path)), Session())
