@@ -112,7 +112,8 @@ def _restoring(model: nn.Module) -> Callable[[], None]:
     def restore() -> None:
         replace_slots(model, older)
         if record is None:
-            model.__dict__.pop("capaboost", None)
+            for name in ("capaboost", "save_pretrained"):
+                model.__dict__.pop(name, None)
         else:
             model.capaboost = record
         model.requires_grad_(False)

@@ -76,7 +76,7 @@ def lie(header, tensors, rng):
     return f"{(*way, key)} = {str(holder[key])[:40]}"
 
 
-def rewritten(path, header, tensors, to):
+def rewritten(header, tensors, to):
     save_file(tensors, to, metadata={FORMAT: _seal(header, tensors)})
     return to
 
@@ -125,7 +125,7 @@ def test_300_lies_are_refused_as_adapter_files_or_do_no_harm(files, tmp_path):
         source = made[index % len(made)]
         header, tensors = copy.deepcopy(originals[source])
         what = lie(header, tensors, rng)
-        path = rewritten(source, header, tensors, tmp_path / "lie.safetensors")
+        path = rewritten(header, tensors, tmp_path / "lie.safetensors")
         start = time.process_time()
         try:
             refused += bool(try_to_use(path, base, source.name.startswith("text")))
@@ -135,6 +135,21 @@ def test_300_lies_are_refused_as_adapter_files_or_do_no_harm(files, tmp_path):
     assert refused > 200
     assert time.process_time() - began < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_a_refused_file_leaves_the_model_without_a_trace(files, tmp_path):
+    made, _ = files
+    header, tensors = contents(next(path for path in made if path.stem == "text_lora"))
+    header["methods"][0]["rank"] = 3
+    path = rewritten(header, tensors, tmp_path / "rank.safetensors")
+    model = make.text_model()
+    attributes, modules = set(vars(model)), list(model.named_modules())
+    trained = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(capaboost_vit.AdapterFileError, match="another architecture or options"):
+        nlu.load_adapter(model, path)
+    assert set(vars(model)) == attributes
+    assert list(model.named_modules()) == modules
+    assert [p.requires_grad for p in model.parameters()] == trained
 
 
 SIZES = [
@@ -168,7 +183,7 @@ def test_a_size_that_the_tensors_do_not_have_is_refused_before_anything_is_made(
     for step in place[:-1]:
         holder = holder[step]
     holder[place[-1]] = size
-    path = rewritten(source, header, tensors, tmp_path / "size.safetensors")
+    path = rewritten(header, tensors, tmp_path / "size.safetensors")
     start = time.process_time()
     if name.startswith("text"):
         with pytest.raises(capaboost_vit.AdapterFileError, match=r"size\.safetensors"):
