@@ -20,14 +20,16 @@ def data_parser() -> Parser:
 
 def _check_parser() -> Parser:
     parser = Parser(
-        description="Reads every image of a data set: counts, sizes, unreadable images, copies, the same image in two "
-        "splits or under two labels. Ends with 1 if there are problems."
+        description="Reads every image of a data set: counts, sizes, values, unreadable images, copies, the same image "
+        "in two splits or under two labels, images that look alike. Ends with 1 if there are problems."
     )
     parser.add_argument("spec", type=str, help="data set, as --data of capaboost train")
     add_option(parser, "--sheet", str | None, None, "PNG to write, with some images of each class")
     for name in ("image", "label"):
         text = f"column of the {name}s (hub, parquet); null: found by type or name"
         add_option(parser, f"--{name}-column", str | None, None, text)
+    text = "black and white of grey images with more than 8 bits; null: [0,65535] of integers, [0,1] of floats"
+    add_option(parser, "--value-range", tuple[float, float] | None, None, text)
     add_option(parser, "--data-dir", str | None, None, "folder of torchvision's data sets")
     add_option(parser, "--data-download", bool, False, "let torchvision download the data set")
     return parser
@@ -46,7 +48,7 @@ def data(arguments: Namespace) -> int:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     print(report.text(), end="")
     if options.sheet is not None:
-        print(f"\nContact sheet: {draw_contact_sheet(images, options.sheet)}")
+        print(f"\nContact sheet: {draw_contact_sheet(images, options.sheet, pairs=report.look_alikes)}")
     return 1 if report.problems else 0
 
 

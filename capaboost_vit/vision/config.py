@@ -44,6 +44,11 @@ class TrainConfig(RunConfig):
     label_column: str | None = option(None, "column of the labels (hub, parquet); none: found by type or name")
     data_dir: str | None = option(None, "folder of torchvision's data sets")
     data_download: bool = option(False, "let torchvision download the data set")
+    value_range: tuple[float, float] | None = option(
+        None,
+        "values of grey images with more than 8 bits that are black and white, for the whole data set and in whatever "
+        "uses the model later; such as [0,4095]; none: [0,65535] of integers, [0,1] of floats",
+    )
     bad_images: Literal["error", "skip"] = option(
         "error", "images that cannot be read: error, or skip those of training (counted; never in evaluation)"
     )

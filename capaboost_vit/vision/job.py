@@ -18,7 +18,7 @@ from ..training.state import State
 from .adapters import save_adapter
 from .build import build_data_config, build_model, build_transform, check_model, make_mix
 from .config import TrainConfig
-from .data import ImageData, Split, few_shot, open_configured, unreadable
+from .data import ImageData, Split, few_shot, open_configured, refuse_narrow, unreadable
 from .loader import ImageExamples, Normalise, image_eval_loader
 
 
@@ -48,6 +48,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
             f"{data.classes[splits[config.train_split].labels[0]]!r}: there is nothing to tell apart. Is --data the "
             "folder that holds the class folders?"
         )
+    refuse_narrow(splits[config.train_split])
     val, test = config.val_split, config.test_split
     require_val(config, splits, val)
     torch.manual_seed(config.seed)
@@ -55,6 +56,8 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
+    if config.value_range is not None:
+        image_config["value_range"] = list(config.value_range)
     eval_transform = build_transform(image_config)
     train_transform = eval_transform if config.no_aug else build_transform(image_config, config)
     prepare = Normalise(image_config, device, channels_last=config.channels_last)

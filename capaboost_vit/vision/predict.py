@@ -74,7 +74,7 @@ def predict_each(
     count: int = network.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
     tree = Folder(Path())
-    split = Split(tuple(map(str, files)), (0,) * len(files), tree.read, tree.locate)
+    split = Split(tuple(map(str, files)), (0,) * len(files), tree.read, tree.locate, saved.value_range)
     transform, prepare = build_transform(saved.input), Normalise(saved.input, target)
     skipped = 0
     for start in range(0, len(files), batch_size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from .adapters import create_from_adapter
 from .build import build_transform, check_scaling
 from .class_names import class_names, outputs_of
 from .config import TrainConfig
-from .data import open_configured
+from .data import checked_range, open_configured
+from .data.pixels import ValueRange
 from .loader import Normalise, image_eval_loader
 
 _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does not mean a folder
@@ -33,12 +35,17 @@ _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does n
 class Saved:
     """A model on the CPU in evaluation mode, timm's input configuration of it, and the names of its classes.
 
-    `classes` is empty where nobody has named them.
+    `classes` is empty where nobody has named them. `input` also holds the `value_range` of training, if it had one.
     """
 
     model: nn.Module
     input: dict[str, Any]
     classes: tuple[str, ...]
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """With which images are read; see `to_rgb`."""
+        return checked_range(self.input["value_range"]) if self.input.get("value_range") is not None else None
 
 
 def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None = None) -> Saved:
@@ -115,7 +122,7 @@ def evaluate_adapter(
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
     count: int = saved.model.num_classes  # type: ignore[assignment]
     outputs = outputs_of(spec, images.classes, names=saved.classes, count=count)
-    part = replace(part, labels=tuple(outputs[label] for label in part.labels))
+    part = replace(part, labels=tuple(outputs[label] for label in part.labels), value_range=saved.value_range)
     batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
     confusion = evaluate(saved.model.to(target), batches, prepare=prepare, config=TrainConfig())
@@ -153,7 +160,9 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
             partial.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
         return output
     with new_folder(output) as folder:
-        labels = {"label_names": list(saved.classes)}
+        labels: dict[str, Any] = {"label_names": list(saved.classes)}
+        if saved.value_range is not None:  # timm keeps what it does not know, but does not give it back
+            labels["value_range"] = saved.value_range
         save_for_hf(saved.model, str(folder), labels, safe_serialization=True, data_config=dict(saved.input))
     return output
 
@@ -167,7 +176,9 @@ def _from_timm_folder(folder: Path) -> Saved:
         raise ValueError(f"timm cannot build a model from {folder}: {type(error).__name__}: {reason}") from error
     if not model.num_classes:
         raise ValueError(f"the model in {folder} has no classes: it was saved with num_classes=0")
-    return _tried(Saved(model.eval(), resolve_input_data_config(model), names), folder)
+    value_range = json.loads((folder / "config.json").read_text("utf-8")).get("value_range")
+    prepared = {**resolve_input_data_config(model), "value_range": value_range}
+    return _tried(Saved(model.eval(), prepared, names), folder)
 
 
 def _tried(saved: Saved, where: Path) -> Saved:

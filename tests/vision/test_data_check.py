@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from capaboost_vit.vision.data import check as check_module
-from capaboost_vit.vision.data import check_data, draw_contact_sheet, open_data
+from capaboost_vit.vision.data import check_data, draw_contact_sheet, open_configured, open_data
+from capaboost_vit.vision.data.look_alikes import THRESHOLD, look_alikes
 
 
 def noise(number, size=(40, 36), mode="RGB"):
@@ -97,6 +98,50 @@ def test_a_class_without_images_in_a_split_is_a_problem(clean):
     report = check_data(open_data(str(clean)))
     assert report.problems == ["test has no image of 1 class: dog"]
     assert report.splits["test"].class_counts == (1, 0)
+
+
+def test_values_and_their_kind_are_reported_by_class_and_a_wrong_range_is_a_problem(tmp_path):
+    for name, top in (("cat", 4095), ("dog", 1023)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        values = np.random.default_rng(top).integers(0, top, (40, 40), dtype=np.uint16)
+        values[0, :2] = 0, top
+        Image.fromarray(values).save(tmp_path / "train" / name / "1.png")
+    report = check_data(open_data(str(tmp_path)))
+    assert "cat: 16 bit 0 to 4095" in report.text()
+    assert "dog: 16 bit 0 to 1023" in report.text()
+    (problem,) = report.problems
+    assert problem.endswith("say --value-range [0,4095], or [0,65535] if that is meant")
+    assert check_data(open_configured({"data": str(tmp_path), "value_range": (0, 4095)})).problems == []
+
+
+def test_pairs_that_look_alike_are_found_and_drawn(clean, tmp_path):
+    shade = np.random.default_rng(0).integers(0, 255, (5, 5, 3), dtype=np.uint8)
+    picture = Image.fromarray(shade).resize((60, 60), Image.Resampling.BICUBIC)
+    picture.save(clean / "train/cat/a.png")
+    picture.resize((50, 50)).save(clean / "test/dog/b.jpg", quality=80)
+    report = check_data(open_data(str(clean)))
+    (pair,) = report.look_alikes
+    assert {name for name, _ in pair.places} == {"train", "test"}
+    assert (pair.across, pair.contradicts) == (True, True)
+    assert report.problems == []
+    assert "1 pair of images look alike (1 in two splits, 1 under two" in report.text()
+    data = open_data(str(clean))
+    heights = []
+    for pairs in ((), report.look_alikes):
+        with Image.open(draw_contact_sheet(data, tmp_path / "sheet.png", pairs=pairs)) as sheet:
+            heights.append(sheet.height)
+    assert heights[1] > heights[0] + 100
+
+
+def test_look_alikes_are_those_that_numpy_finds_by_comparing_all():
+    generator = np.random.default_rng(0)
+    levels = generator.integers(0, 256, (60, 16, 16)).astype(float)
+    levels[30:] = levels[:30] * 0.8 + generator.normal(0, generator.uniform(1, 30, (30, 1, 1)), (30, 16, 16))
+    levels = levels.clip(0, 255).astype(np.uint8)
+    correlations = np.triu(np.corrcoef(levels.reshape(60, -1)), 1)
+    expected = {tuple(pair) for pair in np.argwhere(correlations > THRESHOLD).tolist()}
+    assert len(expected) > 10
+    assert {pair[:2] for pair in look_alikes([image.tobytes() for image in levels])} == expected
 
 
 def test_one_class_is_a_problem(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from capaboost_vit.vision.data import open_data
 from capaboost_vit.vision.data import tree as tree_module
-from capaboost_vit.vision.data.split import EXTENSIONS, FORMATS
+from capaboost_vit.vision.data.pixels import EXTENSIONS, FORMATS
 from capaboost_vit.vision.data.tree import Folder
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

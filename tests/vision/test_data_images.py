@@ -7,12 +7,14 @@ import pickle
 import random
 import re
 import struct
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from capaboost_vit.vision.data import Split, open_data, to_rgb, unreadable
+from capaboost_vit.vision.data import Split, open_data, refuse_narrow, to_rgb, unreadable
 from capaboost_vit.vision.data import split as split_module
 from capaboost_vit.vision.data.tree import Folder
 
@@ -70,7 +72,7 @@ IMAGES = {
     "16 bits": (lambda: encoded(two_by_one("I;16", 0, 65535), "png"), ((0, 0, 0), WHITE)),
     "16 bits, dark": (lambda: encoded(two_by_one("I;16", 0, 255), "png"), ((0, 0, 0), (1, 1, 1))),
     "16 bits, tiff": (lambda: encoded(two_by_one("I;16", 257, 25700), "tiff"), ((1, 1, 1), (100, 100, 100))),
-    "32 bits of 8": (lambda: encoded(two_by_one("I", 3, 250), "tiff"), ((3, 3, 3), (250, 250, 250))),
+    "integers": (lambda: encoded(two_by_one("I", 771, 65535), "tiff"), ((3, 3, 3), WHITE)),
     "animated gif": (
         lambda: encoded(
             two_by_one("RGB", RED, BLUE), "gif", save_all=True, append_images=[two_by_one("RGB", WHITE, WHITE)]
@@ -82,7 +84,7 @@ IMAGES = {
         lambda: encoded(two_by_one("RGB", RED, BLUE), "png", transparency=BLUE),
         (RED, WHITE),
     ),
-    "float": (lambda: encoded(two_by_one("F", 3.0, float("nan")), "tiff"), ((3, 3, 3), (0, 0, 0))),
+    "float": (lambda: encoded(two_by_one("F", 0.2, float("nan")), "tiff"), ((51, 51, 51), (0, 0, 0))),
     "webp": (lambda: encoded(two_by_one("RGB", RED, BLUE), "webp", lossless=True), (RED, BLUE)),
 }
 
@@ -115,6 +117,84 @@ def rotated_exif():
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "value_range"),
+    [("I;16", (0, 4095), (0, 4095)), ("I;16", (5, 300), (0, 4095)), ("I", (-1000, 400), (-1000, 400)),
+     ("F", (-1.0, 1.0), (-1, 1)), ("F", (0.1, 9.0), (0, 1))],
+)  # fmt: skip
+def test_one_range_of_values_scales_all_images(tmp_path, mode, values, value_range):
+    split = replace(split_of(tmp_path, encoded(two_by_one(mode, *values), "tiff")), value_range=value_range)
+    low, high = value_range
+    expected = (np.clip((np.array(values) - low) / (high - low), 0, 1) * 255).round()
+    assert np.array_equal(np.asarray(split.image(0))[0, :, 0], expected)
+    assert pickle.loads(pickle.dumps(split)).image(0).tobytes() == split.image(0).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"), [("F", (-1.0, 1.0)), ("F", (0.0, 255.0)), ("I", (-5, 7)), ("I", (0, 70000))]
+)
+def test_values_beyond_the_range_of_their_mode_ask_for_one(tmp_path, mode, values):
+    split = split_of(tmp_path, encoded(two_by_one(mode, *values), "tiff"))
+    with pytest.raises(ValueError, match=r"picture\.png: its values go from .*: say --value-range \[LOW,HIGH\]"):
+        split.image(0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "advice"),
+    [
+        (
+            "I;16",
+            (0, 4095),
+            "16 bit images hold values from 0 to 4095, read as 0 to 65535: say --value-range [0,4095], or",
+        ),
+        ("I", (0, 300), "integer images hold values from 0 to 300"),
+        ("F", (-1.0, 1.0), "float images hold values from -1 to 1, read as 0 to 1: say --value-range [-1,1], or [0,1]"),
+        ("I;16", (0, 40000), None),
+        ("F", (0.1, 0.9), None),
+        ("L", (3, 4), None),
+    ],
+)
+def test_a_set_that_fills_little_of_its_range_asks_for_one(tmp_path, mode, values, advice):
+    split = split_of(tmp_path, encoded(two_by_one(mode, *values), "tiff"))
+    if advice is None:
+        refuse_narrow(split)
+    else:
+        with pytest.raises(ValueError, match=re.escape(advice)):
+            refuse_narrow(split)
+    refuse_narrow(replace(split, value_range=(0, 1)))
+
+
+def test_16_bit_colour_of_few_values_is_told_that_pil_cuts_it(tmp_path):
+    png = _png16((100, 200, 4095))
+    with pytest.raises(ValueError, match=r"16 bit colour images hold .* PIL keeps the upper 8 bits"):
+        refuse_narrow(split_of(tmp_path, png))
+    assert split_of(tmp_path, _png16((65535, 0, 256))).image(0).getpixel((0, 0)) == (255, 0, 1)
+    with pytest.raises(ValueError, match="upper 8 bits of 16-bit colour"):
+        replace(split_of(tmp_path, png), value_range=(0, 4095)).image(0)
+
+
+def _png16(pixel):
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + struct.pack(">3H", *pixel))),
+        (b"IEND", b""),
+    ]
+    packed = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("extra", [None, 0])
+def test_a_tiff_whose_fourth_band_is_no_transparency_is_refused(tmp_path, extra):
+    content = encoded(two_by_one("RGBA", (1, 2, 3, 4), (5, 6, 7, 8)), "tiff")
+    entry = struct.pack("<HHI", 338, 3, 1)  # ExtraSamples: 2 is transparency
+    assert content.count(entry) == 1
+    start = content.index(entry)
+    changed = struct.pack("<HHIHH", 338 if extra is not None else 337, 3, 1, 0, 0)
+    with pytest.raises(ValueError, match="4 bands, of which RGB would be read: choose three"):
+        split_of(tmp_path, content[:start] + changed + content[start + 12 :]).image(0)
+    assert split_of(tmp_path, content).image(0).mode == "RGB"
 
 
 def test_to_rgb_leaves_the_image_it_was_given_as_it_was():
@@ -196,7 +276,7 @@ def test_more_pixels_than_pils_limit_are_an_error_not_a_warning(tmp_path, monkey
         (
             b"text",
             "this is no image in a format that is read here (AVIF, BMP, DIB, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, "
-            "WEBP), or its header is damaged",
+            "WEBP), its header is damaged, or it has bands that PIL cannot read",
         ),
     ],
 )

@@ -2,15 +2,17 @@
 
 from .check import DataReport, check_data, unreadable
 from .image_data import ImageData, parse_split
+from .pixels import checked_range, decode, is_image, to_rgb
 from .sheet import draw_contact_sheet
 from .spec import open_configured, open_data
-from .split import Split, decode, few_shot, is_image, to_rgb
+from .split import Split, few_shot, refuse_narrow
 
 __all__ = [
     "DataReport",
     "ImageData",
     "Split",
     "check_data",
+    "checked_range",
     "decode",
     "draw_contact_sheet",
     "few_shot",
@@ -18,6 +20,7 @@ __all__ = [
     "open_configured",
     "open_data",
     "parse_split",
+    "refuse_narrow",
     "to_rgb",
     "unreadable",
 ]

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from .image_data import ImageData
-from .report import DataReport, Shared, SplitReport
-from .split import Split, content_of, decode, to_rgb
+from .look_alikes import look_alikes, thumbnail
+from .pixels import Values, content_of, decode, own_range, to_rgb, values_of
+from .report import DataReport, Pair, Shared, SplitReport
+from .split import Split
 
 _SMALL, _LARGE, _RATIO = 32, 50_000_000, 4
 _ORIENTATION = 0x0112
@@ -29,6 +31,8 @@ class _Look(NamedTuple):
     digest: bytes = b""
     size: tuple[int, int] = (0, 0)
     odd: tuple[str, ...] = ()
+    values: Values | None = None
+    thumbnail: bytes = b""
     reason: str = ""
 
 
@@ -47,7 +51,8 @@ def check_data(
 
     Duplicates are images with the same bytes (the same pixels, where the set holds no encoded images): one that was
     encoded again is not found. A split whose files are all in another one, as train800 in train800val200, is meant to
-    be so and no duplicate, unless one of the two is a test split.
+    be so and no duplicate, unless one of the two is a test split. Others that look alike are no problem, but pairs to
+    look at (see `look_alikes`).
 
     Args:
         apart: the pairs of splits that must not share images; None: all, but for those that are meant to.
@@ -77,6 +82,9 @@ def check_data(
         contradictions=_contradictions(data, images),
         unlabelled=data.unlabelled,
         left_out=data.left_out,
+        values=_values(data, images),
+        advice=tuple(_advice(data, images)),
+        look_alikes=_pairs(data, images.drop_duplicates("content"), pairs),
     )
 
 
@@ -93,9 +101,11 @@ def _look(split: Split, index: int) -> _Look:
         with split.naming(index):
             stored = split.open(split.names[index])
             with decode(stored) as image:
-                odd = _odd(image)
-                to_rgb(image)
-                return _Look(hashlib.sha256(content_of(stored)).digest(), image.size, odd)
+                odd, values = _odd(image), values_of(image)
+                # values beyond their range are a problem of the set, not of each of its images
+                wide = (values.low, values.high) if values.low < values.high else None
+                rgb = to_rgb(image, split.value_range or wide if own_range(image) else None)
+                return _Look(hashlib.sha256(content_of(stored)).digest(), image.size, odd, values, thumbnail(rgb))
     except ValueError as error:
         return _Look(reason=str(error))
 
@@ -128,6 +138,42 @@ def _summary(looked_at: Any, classes: int) -> SplitReport:
         odd=dict(Counter(kind for kinds in looked_at["odd"] for kind in kinds).most_common()),
         sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
     )
+
+
+def _values(data: ImageData, images: Any) -> dict[str, tuple[Values, ...]]:
+    """The values of each class, by their kind; nothing where all images have 8 bits."""
+    joined: dict[tuple[int, str], Values] = {}
+    for label, values in zip(images["label"], images["values"], strict=True):
+        joined[label, values.kind] = values.joined(joined.get((label, values.kind), values))
+    if all(kind == "8 bit" for _, kind in joined):
+        return {}
+    return {
+        name: tuple(values for (label, _), values in sorted(joined.items()) if label == number)
+        for number, name in enumerate(data.classes)
+    }
+
+
+def _advice(data: ImageData, images: Any) -> Iterator[str]:
+    """A line for each kind of values that does not go with the range by which it is read."""
+    joined: dict[str, Values] = {}
+    for values in images["values"]:
+        joined[values.kind] = values.joined(joined.get(values.kind, values))
+    if all(split.value_range is None for split in data.splits.values()):
+        yield from filter(None, (values.advice() for values in joined.values()))
+
+
+def _pairs(data: ImageData, images: Any, apart: Sequence[tuple[str, str]]) -> tuple[Pair, ...]:
+    """Images that look alike: first those under two labels, then those in two splits."""
+    rows = list(images.itertuples())
+    pairs = []
+    for first, second, correlation in look_alikes(list(images["thumbnail"])):
+        one, other = rows[first], rows[second]
+        across = (one.part, other.part) in apart or (other.part, one.part) in apart
+        places = ((one.part, one.number), (other.part, other.number))
+        pairs.append(
+            Pair(places, (_where(data, one), _where(data, other)), correlation, across, one.label != other.label)
+        )
+    return tuple(sorted(pairs, key=lambda pair: (not pair.contradicts, not pair.across, -pair.correlation)))
 
 
 def _nested(data: ImageData, first: str, second: str) -> bool:

@@ -87,7 +87,7 @@ class ImageData:
             return replace(first, names=tuple(image.name for image in images), labels=labels)
         names = tuple(f"{image.source}: {image.name}" for image in images)
         sources = {source: replace(split, names=(), labels=()) for source, split in sources.items()}
-        return Split(names, labels, partial(_open, sources), partial(_locate, sources))
+        return Split(names, labels, partial(_open, sources), partial(_locate, sources), first.value_range)
 
     def has(self, name: str) -> bool:
         """Whether `split(name)` would succeed."""

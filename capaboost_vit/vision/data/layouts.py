@@ -12,7 +12,8 @@ from ...io.columns import refuse_lookalikes
 from ...io.printable import printable
 from ...io.tables import SPLIT_NAMES, by_split
 from .image_data import ImageData
-from .split import Split, is_image, name_digest
+from .pixels import is_image
+from .split import Split, name_digest
 from .tree import Tree
 
 _DIGITS = 18  # of a label; int() of thousands of them takes long, or raises

@@ -5,6 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .look_alikes import THRESHOLD
+from .pixels import Values
 
 from ...io.printable import printable
 
@@ -32,6 +36,16 @@ class Shared:
     example: tuple[str, str]
 
 
+class Pair(NamedTuple):
+    """Two images that look alike: split and number of each, where they are found, and what makes the pair grave."""
+
+    places: tuple[tuple[str, int], tuple[str, int]]
+    where: tuple[str, str]
+    correlation: float
+    across: bool  # in two splits that must not share images
+    contradicts: bool  # under two labels
+
+
 @dataclass(frozen=True)
 class DataReport:
     """What `check_data` found.
@@ -41,6 +55,9 @@ class DataReport:
         shared: by pair of splits, images of the second that are in the first too.
         contradictions: one line per image that stands under several labels.
         left_out: which files are read as nothing, a line each.
+        values: what the images of each class hold, by kind; empty where all have 8 bits.
+        advice: how they should be read, where that is not as they are now.
+        look_alikes: pairs to look at, those under two labels first, then those in two splits.
     """
 
     spec: str
@@ -51,6 +68,9 @@ class DataReport:
     contradictions: tuple[str, ...]
     unlabelled: tuple[str, ...] = field(default=())
     left_out: tuple[str, ...] = field(default=())
+    values: dict[str, tuple[Values, ...]] = field(default_factory=dict)
+    advice: tuple[str, ...] = field(default=())
+    look_alikes: tuple[Pair, ...] = field(default=())
 
     @property
     def problems(self) -> list[str]:
@@ -59,10 +79,11 @@ class DataReport:
 
     @property
     def grave(self) -> list[str]:
-        """Unreadable images, those in two splits, a set of one class: no result is worth anything with them."""
+        """Images unreadable, in two splits, of one class, or of a wrong range: with them no result is worth much."""
         lines = [f"{name}: {reason}" for name, part in self.splits.items() for reason in part.unreadable.values()]
         for (one, other), shared in self.shared.items():
             lines.append(f"{one} and {other} share {images(shared.count)}, such as {' and '.join(shared.example)}")
+        lines += self.advice
         if len(self.classes) == 1:
             lines.append(f"all images are of one class, {self.classes[0]}: is this the folder of the class folders?")
         return lines
@@ -100,6 +121,8 @@ class DataReport:
         for name, kinds in odd.items():
             yield from _wrap(f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()), "  ")
         yield ""
+        yield from self._value_lines()
+        yield from self._look_alike_lines()
         for line in self.left_out:
             yield from _wrap(line, "")
         if self.left_out:
@@ -110,6 +133,34 @@ class DataReport:
             yield from _wrap(line, "  ")
         if len(problems) > _LISTED:
             yield f"  and {len(problems) - _LISTED} more"
+
+    def _value_lines(self) -> Iterator[str]:
+        """Kind and range of the values of each class, where not all images have 8 bits."""
+        if not self.values:
+            return
+        yield "values per class"
+        for name, kinds in list(self.values.items())[: 2 * _LISTED + 4]:
+            texts = (f"{values.kind} {values.low:g} to {values.high:g}" for values in kinds)
+            yield from _wrap(f"{_short(name, 40)}: {', '.join(texts)}", "  ")
+        if len(self.values) > 2 * _LISTED + 4:
+            yield f"  and {len(self.values) - 2 * _LISTED - 4} more classes"
+        yield ""
+
+    def _look_alike_lines(self) -> Iterator[str]:
+        if not self.look_alikes:
+            return
+        across, two = sum(pair.across for pair in self.look_alikes), sum(pair.contradicts for pair in self.look_alikes)
+        count = len(self.look_alikes)
+        yield from _wrap(
+            f"{count:,} pair{'s' * (count > 1)} of images look alike ({across:,} in two splits, {two:,} under two "
+            f"labels); correlation of thumbnails above {THRESHOLD}:",
+            "",
+        )
+        for pair in self.look_alikes[:_LISTED]:
+            yield from _wrap(f"{pair.correlation:.3f}  {pair.where[0]} and {pair.where[1]}", "  ")
+        if count > _LISTED:
+            yield f"  and {count - _LISTED:,} more"
+        yield ""
 
     def _class_lines(self) -> Iterator[str]:
         """Images per class and split: all, or the rarest and the most frequent by their sum."""

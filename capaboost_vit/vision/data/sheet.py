@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...io.atomic import replacing
 from .image_data import ImageData
-from .report import images
+from .report import Pair, images
 from .split import Split
 
-_CLASSES = 20
+_CLASSES = _PAIRS = 20
 _THUMB, _GAP, _MARGIN = 104, 6, 20
 _TITLE, _FOOT = 64, 34
 _INK, _FAINT, _PAPER, _EMPTY, _RED = "#1a1a1a", "#6b6b6b", "#ffffff", "#eeeeee", "#d62728"
 
 
 def draw_contact_sheet(
-    data: ImageData, path: str | Path, *, columns: int = 8, seed: int = 0, split: str | None = None
+    data: ImageData,
+    path: str | Path,
+    *,
+    columns: int = 8,
+    seed: int = 0,
+    split: str | None = None,
+    pairs: Sequence[Pair] = (),
 ) -> Path:
     """Writes a PNG with up to `columns` images of each of the first 20 classes, drawn at random; returns the path.
 
@@ -27,6 +34,7 @@ def draw_contact_sheet(
 
     Args:
         split: which one; None takes train, or the first one there is.
+        pairs: images that look alike; the first 20 are drawn below the classes, side by side.
     """
     if columns < 1:
         raise ValueError(f"a contact sheet needs a column at least, got {columns}")
@@ -37,7 +45,8 @@ def draw_contact_sheet(
     large, bold, small = (ImageFont.load_default(size) for size in (24, 17, 14))
     names = int(min(max(90, *map(bold.getlength, shown)), 230)) + 2 * _GAP
     width = 2 * _MARGIN + names + columns * (_THUMB + _GAP) - _GAP
-    height = 2 * _MARGIN + _TITLE + len(shown) * (_THUMB + _GAP) - _GAP + (_FOOT if left_out else 0)
+    end = _MARGIN + _TITLE + len(shown) * (_THUMB + _GAP) - _GAP + (_FOOT if left_out else 0)
+    height = end + _MARGIN + (_FOOT + len(pairs[:_PAIRS]) * (_THUMB + _GAP) if pairs else 0)
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     title = f"{Path(data.spec).name or data.spec}: {name}"
@@ -53,7 +62,17 @@ def draw_contact_sheet(
         for column, index in enumerate(drawn.tolist()):
             _place(sheet, draw, part, int(index), (_MARGIN + names + column * (_THUMB + _GAP), top))
     if left_out:
-        draw.text((_MARGIN, height - _MARGIN - 16), f"and {left_out} more classes", _FAINT, small)
+        draw.text((_MARGIN, end - 16), f"and {left_out} more classes", _FAINT, small)
+    if pairs:
+        draw.text((_MARGIN, end + _FOOT - 22), f"{len(pairs):,} pairs that look alike", _INK, bold)
+    for number, pair in enumerate(pairs[:_PAIRS]):
+        top = end + _FOOT + number * (_THUMB + _GAP)
+        for column, (name, index) in enumerate(pair.places):
+            part, left = data.splits[name], _MARGIN + column * (_THUMB + _GAP)
+            _place(sheet, draw, part, index, (left, top))
+            line = f"{name}, {data.classes[part.labels[index]]}: {pair.where[column]}"
+            room = width - 2 * _MARGIN - 2 * (_THUMB + _GAP)
+            draw.text((_MARGIN + 2 * (_THUMB + _GAP), top + 30 + 24 * column), _fit(line, small, room), _FAINT, small)
     with replacing(path) as partial:
         sheet.save(partial, "png")
     return Path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ...io.tables import is_hub_name
 from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
 from .layouts import lists_of, look_through, read_tree
+from .pixels import checked_range
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, Tree, Zip
@@ -83,11 +85,15 @@ def find_images(path: Path) -> Tree | Path:
 
 
 def open_configured(options: Mapping[str, Any]) -> ImageData:
-    """The data set that options of `capaboost train` name, as `open_data` opens it."""
-    return open_data(
+    """The data set that options of `capaboost train` name, as `open_data` opens it, read with their `value_range`."""
+    data = open_data(
         options["data"],
         image_column=options.get("image_column"),
         label_column=options.get("label_column"),
         root=options.get("data_dir"),
         download=options.get("data_download", False),
     )
+    if options.get("value_range") is None:
+        return data
+    value_range = checked_range(options["value_range"])
+    return replace(data, splits={name: replace(split, value_range=value_range) for name, split in data.splits.items()})

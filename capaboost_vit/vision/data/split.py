@@ -1,27 +1,19 @@
-"""A split: names and labels of its images, and how to read the i-th, from encoded bytes to upright RGB."""
+"""A split: names and labels of its images, and how to read the i-th."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from .tree import Tree
+from .pixels import ValueRange, Values, content_of, decode, has_deep_colour, own_range, to_rgb, values_of
 
-# raster formats only: PIL has plug-ins for others that start programs (EPS), or take almost any bytes for an image
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-EXTENSIONS = (  # PIL's of these formats
-    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
-    *(".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-)
 _HASHED_BYTES = 1 << 30
+_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -33,12 +25,14 @@ class Split:
         labels: from 0, one per image.
         open: from a name to encoded bytes, or to a PIL image; it must survive pickling, for loader processes.
         locate: from a name to the words by which a person finds the image, such as its full path.
+        value_range: see `to_rgb`.
     """
 
     names: tuple[str, ...]
     labels: tuple[int, ...]
     open: Callable[[str], bytes | Image.Image] = field(repr=False)
     locate: Callable[[str], str] = field(default=str, repr=False)
+    value_range: ValueRange | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -46,7 +40,7 @@ class Split:
     def image(self, index: int) -> Image.Image:
         """The image as RGB, upright. Raises ValueError that names the file if it cannot be read."""
         with self.naming(index), decode(self.open(self.names[index])) as image:
-            return to_rgb(image)
+            return to_rgb(image, self.value_range)
 
     def content(self, index: int) -> bytes:
         """The `content_of` the image as it is stored. Raises ValueError that names the file."""
@@ -111,63 +105,22 @@ def few_shot(split: Split, shots: int, *, seed: int, classes: Sequence[str]) -> 
     return split.only(sorted(drawn))
 
 
+def refuse_narrow(split: Split) -> None:
+    """Raises ValueError where images of more than 8 bits fill less than a quarter of their range, or leave it.
+
+    Looks at 64 images, evenly spread; with a `value_range` at none.
+    """
+    sample: dict[str, Values] = {}
+    for index in range(0, len(split), max(1, len(split) // _SAMPLE)) if split.value_range is None else ():
+        with suppress(Exception), decode(split.open(split.names[index])) as image:  # whoever reads it names it
+            if own_range(image) is not None or has_deep_colour(image):
+                values = values_of(image)
+                sample[values.kind] = values.joined(sample.get(values.kind, values))
+    for values in sample.values():
+        if advice := values.advice():
+            raise ValueError(f"in a sample, {advice}")
+
+
 def name_digest(name: str, *key: str | int) -> bytes:
     """The SHA-256 of `key:key:name`: sorted by it, names are mixed, for each key in another way."""
     return hashlib.sha256(":".join([*map(str, key), name]).encode("utf-8", "surrogateescape")).digest()
-
-
-def content_of(stored: bytes | Image.Image) -> bytes:
-    """The encoded bytes of an image; mode, size and pixels where there are none."""
-    if isinstance(stored, bytes):
-        return stored
-    with decode(stored) as image:
-        return f"{image.mode} {image.width} {image.height}\n".encode() + image.tobytes()
-
-
-def decode(stored: bytes | Image.Image) -> Image.Image:
-    """The image of encoded bytes, its pixels not yet read; one that is decoded already is given back.
-
-    Raises ValueError for bytes that hold no image, and for more than `PIL.Image.MAX_IMAGE_PIXELS` pixels (PIL itself
-    only warns up to twice that).
-    """
-    if not stored:
-        raise ValueError("the file is empty")
-    try:
-        image = Image.open(io.BytesIO(stored), formats=FORMATS) if isinstance(stored, bytes) else stored
-    except UnidentifiedImageError:
-        raise ValueError(
-            f"this is no image in a format that is read here ({', '.join(FORMATS)}), or its header is damaged"
-        ) from None
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(
-            f"{image.width} x {image.height} pixels are more than {limit:,}, PIL's limit against decompression bombs: "
-            "make it smaller"
-        )
-    return image
-
-
-def is_image(tree: Tree, name: str) -> bool:
-    """Whether a file is taken for an image: by the ending of its name, or by its content if the name has none."""
-    if name.lower().endswith(EXTENSIONS):
-        return True
-    if PurePosixPath(name).suffix:
-        return False
-    try:
-        decode(tree.read(name)).close()
-    except Exception:  # decoders raise whatever foreign bytes lead them to
-        return False
-    return True
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as RGB: upright by its EXIF tag, 16-bit scaled to 8, transparency on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        top = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 255.0
-        image = Image.fromarray((values * (255.0 / top)).clip(0, 255).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ...io.options import suggest
 from .image_data import ImageData
-from .split import Split, decode
+from .pixels import decode
+from .split import Split
 from .tables import number_labels
 
 _BY_PARTS = {  # one part for all images is called train here
