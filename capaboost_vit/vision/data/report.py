@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ...io.printable import printable
 from .look_alikes import THRESHOLD
 from .pixels import Values
-
-from ...io.printable import printable
 
 _WIDTH = 80
 _LISTED = 10

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...io.columns import LabelColumn, asked_column, labelled, listed, only_column, training_column
+from ...io.columns import LabelColumn, asked_column, labelled, listed, only_column, refuse_lookalikes, training_column
 from ...io.printable import printable
 from ...io.tables import holds, is_table_folder, load_from_hub, load_local, root_cause
 from .image_data import ImageData
 from .split import Split
 
-MOST_CLASSES = 1_000_000  # a larger label is a mistake, such as an id
 _INSTEAD = "give a local folder of images, a .zip, or a .parquet file instead"
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
 _LABEL_NAMES = ("label", "labels", "class", "fine_label", "class_label", "category", "target")
@@ -77,7 +76,7 @@ def number_labels(
     Args:
         spec, column: for messages.
         cells: the column of each split: integers, or text, whose classes are then those of train, sorted.
-        names: of integer labels; None calls class i `str(i)`.
+        names: of integer labels; None takes the integers that occur, in order.
 
     Raises:
         ValueError: by split and row: no label, text among numbers, out of range, a class that train does not have.
@@ -90,13 +89,17 @@ def number_labels(
                 if not isinstance(value, str):
                     raise ValueError(f"{part.locate(row)} has the label {value!r}, others are text")
         names = sorted(set(training_column(columns).values))
+        refuse_lookalikes(spec, names)
         index, expected, alike = {name: label for label, name in enumerate(names)}, listed(names), names
     else:
-        end = MOST_CLASSES if names is None else len(names)
-        if names is None:
-            in_range = (v for part in columns.values() for v in part.values if isinstance(v, int) and 0 <= v < end)
-            names = [str(label) for label in range(1 + max(in_range, default=-1))]
-        index, expected, alike = {str(i): i for i in range(len(names))}, f"expected 0 to {end - 1:,}", []
+        expected = "expected a number from 0" if names is None else f"expected 0 to {len(names) - 1:,}"
+        if names is None:  # the values that occur
+            every_value = {v for part in columns.values() for v in part.values if isinstance(v, int) and v >= 0}
+            names = [str(value) for value in sorted(every_value)]
+            index = {name: label for label, name in enumerate(names)}
+        else:
+            index = {str(label): label for label in range(len(names))}
+        alike = []
     labels = {name: part.numbered(index, expected, names=alike) for name, part in columns.items()}
     return tuple(names), labels, tuple(name for name in cells if name not in columns)
 
