@@ -413,6 +413,8 @@ def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
         (["--val-split", "mixed(train)[:90%]+val"], {"val_split": "mixed(train)[:90%]+val"}),
         (["--test-split", "[:5]"], {"test_split": "[:5]"}),
         (["--no-aug", "false", "--scale", "[0.5, 1]"], {"no_aug": False, "scale": (0.5, 1.0)}),
+        (["--no-aug", "false", "--scale", "0.5", "1"], {"no_aug": False, "scale": (0.5, 1.0)}),
+        (["--value-range", "-1", "1", "--lr", "1"], {"value_range": (-1.0, 1.0), "lr": 1.0}),
         (["--model-kwargs", KWARGS], {"model_kwargs": SMALL}),
         (["--lr", "1e-3"], {"lr": 1e-3}),
         (["--lr", "1"], {"lr": 1.0}),

@@ -28,7 +28,7 @@ def _check_parser() -> Parser:
     for name in ("image", "label"):
         text = f"column of the {name}s (hub, parquet); null: found by type or name"
         add_option(parser, f"--{name}-column", str | None, None, text)
-    text = "black and white of grey images with more than 8 bits; null: [0,65535] of integers, [0,1] of floats"
+    text = "black and white of grey images with more than 8 bits; null: 0 65535 of integers, 0 1 of floats"
     add_option(parser, "--value-range", tuple[float, float] | None, None, text)
     add_option(parser, "--data-dir", str | None, None, "folder of torchvision's data sets")
     add_option(parser, "--data-download", bool, False, "let torchvision download the data set")

@@ -17,7 +17,7 @@ from ..io.options import flag, hints_of, nearest, suggest, tuples
 from ..io.printable import printable
 from ..methods import METHODS
 from ..methods.index import takes_several
-from .values import ConfigFile, Typed
+from .values import ConfigFile, Numbers, Typed
 
 # what timm's train.py, transformers' TrainingArguments and PEFT's configurations call our options, where it differs
 _OTHER_NAMES = {
@@ -166,11 +166,21 @@ def add_option(
     choices = next((typing.get_args(kind) for kind in (hint, *typing.get_args(hint)) if _is_literal(kind)), ())
     if choices:
         extra["metavar"] = f"{{{','.join(choices)}}}"
-    parser.add_argument(flag, type=Typed(flag, hint, valid or {}), default=default, help=text, **extra)
+    typed = Typed(flag, hint, valid or {})
+    numbers = next((typing.get_args(kind) for kind in (hint, *typing.get_args(hint)) if _is_tuple(kind)), ())
+    if numbers:
+        names = ("LOW", "HIGH") if len(numbers) == 2 else ("NUMBER", "...")
+        parser.add_argument(flag, action=Numbers, typed=typed, default=default, help=text, metavar=names)
+        return
+    parser.add_argument(flag, type=typed, default=default, help=text, **extra)
 
 
 def _is_literal(hint: Any) -> bool:
     return typing.get_origin(hint) is Literal
+
+
+def _is_tuple(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
 
 
 def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:

@@ -64,6 +64,21 @@ class Typed:
         return name.replace("typing.", "").replace("None", "null")
 
 
+class Numbers(argparse.Action):
+    """`--scale 0.5 1`, or as one word as in YAML: `--scale "[0.5, 1]"`; how many, the option's type says."""
+
+    def __init__(self, *, typed: Typed, **kwargs: Any) -> None:
+        super().__init__(nargs="+", **kwargs)
+        self.typed = typed
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        text = values[0] if len(values) == 1 else f"[{', '.join(values)}]"
+        try:
+            setattr(cfg, self.dest, self.typed(text))
+        except WrongValue as error:
+            raise argparse.ArgumentError(None, str(error)) from error
+
+
 class WrongValue(argparse.ArgumentTypeError, ValueError):
     """argparse shows the text of the one, jsonargparse that of the other."""
 
@@ -95,6 +110,8 @@ def _flat(options: Mapping[str, Any], parser: Any) -> Iterator[tuple[argparse.Ac
 
 def _of_file(action: argparse.Action, value: Any) -> Any:
     """A value as the option's action would have left it."""
+    if isinstance(action, Numbers):
+        return action.typed(value)
     if action.nargs in ("*", "+"):
         items = value if isinstance(value, list) else [value]
         return None if value is None else [action.type(item) if action.type else item for item in items]  # type: ignore[operator]

@@ -47,7 +47,7 @@ class TrainConfig(RunConfig):
     value_range: tuple[float, float] | None = option(
         None,
         "values of grey images with more than 8 bits that are black and white, for the whole data set and in whatever "
-        "uses the model later; such as [0,4095]; none: [0,65535] of integers, [0,1] of floats",
+        "uses the model later; such as 0 4095; none: 0 65535 of integers, 0 1 of floats",
     )
     bad_images: Literal["error", "skip"] = option(
         "error", "images that cannot be read: error, or skip those of training (counted; never in evaluation)"

@@ -110,7 +110,7 @@ def test_values_and_their_kind_are_reported_by_class_and_a_wrong_range_is_a_prob
     assert "cat: 16 bit 0 to 4095" in report.text()
     assert "dog: 16 bit 0 to 1023" in report.text()
     (problem,) = report.problems
-    assert problem.endswith("say --value-range [0,4095], or [0,65535] if that is meant")
+    assert problem.endswith("say --value-range 0 4095, or 0 65535 if that is meant")
     assert check_data(open_configured({"data": str(tmp_path), "value_range": (0, 4095)})).problems == []
 
 

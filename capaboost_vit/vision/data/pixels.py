@@ -94,7 +94,7 @@ def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.I
         if value_range is None and (np.nanmin(values, initial=low) < low or np.nanmax(values, initial=high) > high):
             lowest, highest = np.nanmin(values), np.nanmax(values)
             raise ValueError(
-                f"its values go from {lowest:g} to {highest:g}, {_read_as(own)}: say --value-range [LOW,HIGH] in "
+                f"its values go from {lowest:g} to {highest:g}, {_read_as(own)}: say --value-range LOW HIGH in "
                 "training, the same for the whole data set"
             )
         levels = (np.nan_to_num(values, nan=low) - low) * (255 / (high - low))
@@ -134,8 +134,8 @@ class Values(NamedTuple):
             return None
         scale = f"{self.kind} images hold values from {self.low:g} to {self.high:g}, {_read_as(self.own)}"
         if "colour" in self.kind:
-            return f"{scale}, of which PIL keeps the upper 8 bits: save them as 8 bits, or say --value-range [0,65535]"
-        return f"{scale}: say --value-range [{self.low:g},{self.high:g}], or [{low:g},{high:g}] if that is meant"
+            return f"{scale}, of which PIL keeps the upper 8 bits: save them as 8 bits, or say --value-range 0 65535"
+        return f"{scale}: say --value-range {self.low:g} {self.high:g}, or {low:g} {high:g} if that is meant"
 
 
 def values_of(image: Image.Image) -> Values:
