@@ -111,7 +111,10 @@ def load_local(path: Path, *, builder: str | None = None) -> dict[str, Any]:
                 return dict(datasets.load_dataset(builder, data_dir=str(path), cache_dir=cache))
             return dict(datasets.load_dataset(str(path.absolute()), cache_dir=cache))
     except Exception as error:  # pyarrow's, fsspec's and datasets' own, of many classes
-        raise ValueError(f"cannot read {path}: {root_cause(error)}") from error
+        reason = root_cause(error)
+        if "BatchSize" in reason:  # what pyarrow says of a parquet file without row groups
+            reason = "a parquet file without rows"
+        raise ValueError(f"cannot read {path}: {reason}") from error
 
 
 def _capital_splits(path: Path) -> dict[str, list[str]]:

@@ -251,6 +251,12 @@ def test_a_split_without_rows_is_named(monkeypatch):
         open_data("a/b")
 
 
+def test_a_parquet_file_without_rows_is_named(tmp_path):
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: a parquet file without rows"):
+        open_data(str(tmp_path / "a.parquet"))
+
+
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no, not really")
     with pytest.raises(ValueError, match=r"cannot read .*a\.parquet: "):
