@@ -40,9 +40,8 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
         return regression(score=of_numbers, names=task.metrics), None
 
     def of_classes(confusion: Tensor) -> dict[str, float]:
-        size = len(confusion)
-        cells = torch.arange(size * size).repeat_interleave(confusion.flatten())  # an example each, in some order
-        return scores(task.metrics, predictions=cells % size, targets=cells // size)
+        targets, predictions = confusion.indices().repeat_interleave(confusion.values(), dim=1)  # in some order
+        return scores(task.metrics, predictions=predictions, targets=targets)
 
     return classification(smoothing=smoothing, score=of_classes, names=task.metrics), None
 

@@ -66,8 +66,9 @@ def evaluate(
 ) -> Tensor:
     """The result of the objective's accumulator over all processes: of a classification the confusion matrix (C, C).
 
-    Its trace is the number of right answers, its sum that of all, each example once. Leaves the model in
-    evaluation mode. With the tokens of a whole batch the layers are computed with W + dW, as those of a merged model.
+    It is sparse; its trace (`right_answers`) is the number of right answers, its sum that of all, each example once.
+    Leaves the model in evaluation mode. With the tokens of a whole batch the layers are computed with W + dW, as those
+    of a merged model.
 
     Args:
         objective: None is a classification.

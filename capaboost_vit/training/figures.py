@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 120
+MOST_DRAWN = 1000  # classes: a matrix of more is neither stored nor seen
 _NAMED_CLASSES = 30  # more class names than that cannot be read
 _SHOWN_LAYERS = 24
 _NAMED_LAYERS = 12
@@ -74,7 +75,9 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, 
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> Figure:
-    """The confusion matrix (C, C) as shares of each true class; counts are written in where there is room.
+    """The confusion matrix (C, C), of at most 1,000 classes, as shares of each true class.
+
+    Counts are written in where there is room.
 
     Colours follow the square root of the share, so that rare confusions are seen.
     """
@@ -83,7 +86,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> 
     size = len(classes)
     figure = new_figure(7.5, 6.8, title)
     axes = figure.subplots()
-    counts = confusion.double()
+    counts = confusion.to_dense().double()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     picture = axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
@@ -93,9 +96,9 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> 
     names = [name if len(name) <= 22 else f"{name[:20]}…" for name in classes]
     axes.set_xticks(range(size), names, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(range(size), names, fontsize=8, parse_math=False)
-    for i, j in confusion.nonzero().tolist() if size <= 20 else ():
+    for i, j in counts.nonzero().tolist() if size <= 20 else ():
         colour = "white" if shares[i, j] > 0.3 else "black"
-        axes.text(j, i, str(int(confusion[i, j])), ha="center", va="center", fontsize=7, color=colour)
+        axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=colour)
     return figure
 
 

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, cat
 
 from ..io.atomic import write_text
 from ..methods.apply import fold
-from .figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
+from .figures import MOST_DRAWN, draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
 from .job import Job, as_dict, parameter_counts
 from .log import Log, peak_memory
 from .machine import machine
-from .objective import Mistakes
+from .objective import Mistakes, right_answers
 from .signals import StopSignals
 
 
@@ -47,7 +47,8 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     if confusion is not None:
         names = [*job.classes, *(str(i) for i in range(len(job.classes), len(confusion)))]
         title = f"{job.title}: {'val' if job.test is None else 'test'}"
-        figures["confusion_matrix"] = draw_confusion(confusion, names, title=title)
+        if len(names) <= MOST_DRAWN:
+            figures["confusion_matrix"] = draw_confusion(confusion, names, title=title)
         if job.test is not None:
             _write_predictions(folder.path, confusion, names, worst, job.test.names)
     for name, figure in figures.items():
@@ -98,7 +99,7 @@ def _final_scores(job: Job, log: Log, stop: StopSignals) -> tuple[dict[str, Any]
         line = "  ".join(f"{score} {value:.2f}" for score, value in measured.items())
         scores |= {f"{name}_{score}": value for score, value in measured.items()}
         if objective.confusion:
-            right, total = int(accumulated.trace()), int(accumulated.sum())
+            right, total = right_answers(accumulated), int(accumulated.sum())
             scores |= {f"{name}_right": right, f"{name}_total": total}
             line += f" ({right} of {total})"
         log.say(f"{name} {line}")
@@ -118,7 +119,7 @@ def _write_predictions(
     Args:
         examples: the names of the test split's images, by place; None where they have none.
     """
-    counts = [[i, j, int(confusion[i, j])] for i, j in confusion.nonzero().tolist()]
+    counts = cat([confusion.indices(), confusion.values()[None]]).T.tolist()  # true class, answer, how often
     named = [{"name": None if examples is None else examples[row["place"]], **row} for row in worst]
     lists = {"classes": classes, "counts": counts, "worst": named}
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in lists.items())

@@ -19,6 +19,7 @@ from ..core.merge import merge
 from ..io.atomic import is_taken, new_folder, replacing
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
+from ..training.objective import right_answers
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter
 from .build import build_transform, check_scaling
@@ -126,7 +127,7 @@ def evaluate_adapter(
     batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
     confusion = evaluate(saved.model.to(target), batches, prepare=prepare, config=TrainConfig())
-    return int(confusion.trace()), int(confusion.sum())
+    return right_answers(confusion), int(confusion.sum())
 
 
 def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_checkpoint: str | None = None) -> Path:

@@ -13,7 +13,7 @@ from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.objectives import Outputs, TokenCounts, masked_tokens, regression, spans
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.evaluation import forward
-from capaboost_vit.training.objective import Confusion, classification
+from capaboost_vit.training.objective import Confusion, accuracy, classification
 
 CLASSES, TOKENS, WORDS, COUNT = 3, 7, 11, 6
 DRAW = torch.Generator().manual_seed(0)
@@ -171,10 +171,23 @@ def test_a_confusion_matrix_is_scikit_learns():
     tally = Confusion()
     tally.add(outputs, targets)
     expected = confusion_matrix(targets, outputs.argmax(-1), labels=range(CLASSES))
-    assert tally.result(ProcessGroup()).tolist() == expected.tolist()
+    assert tally.result(ProcessGroup()).to_dense().tolist() == expected.tolist()
     assert CASES["classification"][0].scores(tally.result(ProcessGroup()), None) == pytest.approx(
         {"accuracy": 100 * (outputs.argmax(-1) == targets).float().mean().item()}
     )
+
+
+def test_a_confusion_matrix_of_very_many_classes_takes_no_memory_for_its_empty_cells():
+    classes = 200_000  # dense it would have 320 GB
+    outputs = torch.zeros(3, classes)
+    outputs[[0, 1, 2], [7, 7, 199_999]] = 1.0
+    tally = Confusion()
+    for _ in range(2):
+        tally.add(outputs, torch.tensor([7, 5, -1]))
+    confusion = tally.result(ProcessGroup())
+    assert (confusion.shape, confusion.indices().tolist()) == ((classes, classes), [[5, 7], [7, 7]])
+    assert confusion.values().tolist() == [2, 2]
+    assert accuracy(confusion) == {"accuracy": 50.0}
 
 
 def test_a_classification_is_scored_as_it_is_told():

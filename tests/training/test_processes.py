@@ -167,7 +167,7 @@ with initialized(world, device):
         expected = torch.zeros(3, 3, dtype=torch.int64)
         for label, answer in zip(labels[:count], answers):
             expected[label, answer] += 1
-        assert torch.equal(found, expected), (count, found, expected)
+        assert torch.equal(found.to_dense(), expected), (count, found, expected)
 if world.is_main:
     print("the same in both")
 """
