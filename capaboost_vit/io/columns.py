@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from unicodedata import normalize
 
 from .options import suggest
+
+INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # of a label in text: 007 is a name
 
 _LISTED = 20
 

@@ -145,6 +145,31 @@ def test_metadata_files_label_the_images_beside_them(tmp_path, kind):
     gc.collect()  # or the warning comes in another test
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [
+        (["007", "042", "7"], ("007", "042", "7")),
+        (["NA", "nan", "None"], ("NA", "None", "nan")),
+        (["5", "NA", "null"], ("5", "NA", "null")),
+        (["48978", "5", "1203"], ("5", "1203", "48978")),
+    ],
+)
+def test_labels_of_a_metadata_file_are_those_that_stand_there(tmp_path, written, classes):
+    (folder := tmp_path / "set").mkdir()
+    rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(written))
+    (folder / "metadata.csv").write_text("file_name,label\n" + rows)
+    for i in range(len(written)):
+        (folder / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "link").symlink_to(folder)
+    data = open_data(str(tmp_path / "link"))
+    assert data.classes == classes
+    labels = {data.split("train").content(i): data.classes[data.split("train").labels[i]] for i in range(len(written))}
+    assert labels == {png(i): label for i, label in enumerate(written)}
+    gc.collect()  # or the warning comes in another test
+
+
 def test_rows_survive_pickling(tmp_path):
     table([0, 1]).to_parquet(tmp_path / "a.parquet")
     split = open_data(str(tmp_path / "a.parquet")).split("train")

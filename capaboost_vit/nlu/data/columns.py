@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ...io.columns import (
+    INTEGER,
     LabelColumn,
     asked_column,
     labelled,
@@ -31,7 +32,6 @@ TEXTS = (  # usual names of the columns of texts
     ("#1 String", "#2 String"),
 )
 _LABELS = ("label", "labels", "class", "category", "target", "score")
-_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")  # 007 is a name
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 Labels = tuple[int, ...] | tuple[float, ...]
@@ -169,7 +169,7 @@ def _plain(cell: Any) -> Any:
         return str(cell).lower()  # as JSON writes it
     if isinstance(cell, str):
         text = cell.strip()
-        return int(text.partition(".")[0]) if _INTEGER.fullmatch(text) else text or None
+        return int(text.partition(".")[0]) if INTEGER.fullmatch(text) else text or None
     return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
 
 

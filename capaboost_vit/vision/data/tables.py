@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...io.columns import LabelColumn, asked_column, labelled, listed, only_column, refuse_lookalikes, training_column
+from ...io.columns import (
+    INTEGER,
+    LabelColumn,
+    asked_column,
+    labelled,
+    listed,
+    only_column,
+    refuse_lookalikes,
+    training_column,
+)
 from ...io.printable import printable
 from ...io.tables import holds, is_table_folder, load_from_hub, load_local, root_cause
 from .image_data import ImageData
@@ -55,17 +65,42 @@ def read_table(
         if len(table) == 0:
             raise ValueError(f"{spec}: {name} has no rows")
     cells = {name: list(table[label]) for name, table in tables.items()}
+    if path is not None and (written := _written_labels(path, label)):
+        for name, table in tables.items():
+            files = (cell and cell["path"] for cell in _without_pixels(table, image)[image])
+            cells[name] = [written.get(Path(file).resolve()) if file else None for file in files]
     classes, labels, unlabelled = number_labels(spec, label, cells, getattr(features[label], "names", None))
     splits = {}
     for name, labels_of_split in labels.items():
         try:
-            table = tables[name].select_columns([image]).cast_column(image, datasets.Image(decode=False))
+            table = _without_pixels(tables[name], image)
         except Exception as error:  # pyarrow's too
             raise ValueError(f"{spec}: the column {image!r} holds no images: {root_cause(error)}") from error
         names = tuple(f"row {i}" for i in range(len(labels_of_split)))
         locate = partial(_locate, table, image, f"{name} in {spec}")
         splits[name] = Split(names, labels_of_split, partial(_read, table, image), locate)
     return ImageData(spec, classes, splits, unlabelled)
+
+
+def _written_labels(folder: Path, column: str) -> dict[Path, str]:
+    """The labels in metadata.csv by image file; nothing where all are integers, or they stand in another file.
+
+    `datasets` reads them with pandas, which makes the number 7 of the name 007, and no label of NA, nan and None.
+    """
+    labels: dict[Path, str] = {}
+    for metadata in folder.rglob("metadata.csv"):
+        with metadata.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("file_name") and (row.get(column) or "").strip():
+                    labels[(metadata.parent / row["file_name"]).resolve()] = row[column].strip()
+    return {} if all(INTEGER.fullmatch(label) for label in labels.values()) else labels
+
+
+def _without_pixels(table: Any, column: str) -> Any:
+    """Bytes and path of each image, not decoded."""
+    import datasets
+
+    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 
 def number_labels(
