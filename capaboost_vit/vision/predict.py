@@ -57,7 +57,7 @@ def predict_each(
         top: cut to the number of classes; those without a name are numbers.
         initial_checkpoint: see `open_saved`.
         bad_images: at a picture that cannot be read: an error, behind the predictions of those before it, or skip it.
-        note: told of each picture that is skipped, and why.
+        note: told of each picture that is skipped, and why; and how many files of a folder are no pictures.
 
     Raises:
         FileNotFoundError, ValueError: no such model or picture, or a picture that cannot be read.
@@ -68,7 +68,7 @@ def predict_each(
             raise ValueError(f"--{name} must be at least 1, got {value}")
     check_value("--bad-images", bad_images, str, {"choices": ("error", "skip")})
     target = pick_device(device)
-    files = _image_files(images)
+    files = _image_files(images, note)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
     network = saved.model.to(target)
     count: int = network.num_classes  # type: ignore[assignment]
@@ -133,7 +133,7 @@ def write_predictions(predictions: Iterable[Prediction], path: Path) -> Path:
     return path
 
 
-def _image_files(paths: Sequence[str | Path]) -> list[Path]:
+def _image_files(paths: Sequence[str | Path], note: Callable[[str], None]) -> list[Path]:
     """The files, and the pictures below the folders, as data sets find them, each once."""
     files: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -146,5 +146,7 @@ def _image_files(paths: Sequence[str | Path]) -> list[Path]:
             inside = sorted(path / name for name in names if is_image(tree, name))
             if not inside:
                 raise ValueError(f"the folder {path} holds no picture")
+            if others := len(names) - len(inside):
+                note(f"{others} of {len(names)} files in {path}, which are no pictures")
         files |= dict.fromkeys(inside)
     return list(files)

@@ -461,8 +461,10 @@ def test_files_keep_their_order_and_come_once_and_hidden_ones_do_not(finished, p
     white(tmp_path / ".hidden" / "x.png")
     (tmp_path / "deep" / "._b.png").write_text("what a Mac leaves in zip files")
     (tmp_path / "deep" / "notes.txt").write_text("no picture")
-    found = predict_images(finished[0], [first, tmp_path, last], top=1)
+    notes = []
+    found = predict_images(finished[0], [first, tmp_path, last], top=1, note=notes.append)
     assert [prediction.image for prediction in found] == [first, last, inside]
+    assert notes == [f"1 of 4 files in {tmp_path}, which are no pictures"]
 
 
 @pytest.mark.parametrize(("top", "count"), [(1, 1), (2, 2), (3, 3), (1000, 3)])

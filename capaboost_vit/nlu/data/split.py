@@ -96,13 +96,13 @@ class TextData(Generic[S]):
 
 def apply_protocol(spec: str, splits: dict[str, TextSplit], *, protocol: str, seed: int) -> dict[str, TextSplit]:
     """The splits of a protocol. Raises ValueError for no dev set to halve, or too few examples."""
-    if protocol == "own" or (protocol == "drawn" and "val" in splits):
-        return splits
-    if protocol == "drawn" and "train" in splits:
+    if protocol == "own" or (protocol == "drawn" and ("val" in splits or "train" not in splits)):
+        return splits  # a test set alone is evaluated as it is
+    if protocol == "drawn":
         train = splits["train"]
         val, train = _cut(spec, train, max(1, min(_DRAWN, len(train) // 5)), protocol, seed)
         return {**splits, "train": train, "val": val}
-    needed = "train" if protocol in ("drawn", "thousand") else "val"
+    needed = "train" if protocol == "thousand" else "val"
     if needed not in splits:
         raise ValueError(
             f"{spec}: the split protocol {protocol!r} needs a {needed} set; there is: {', '.join(splits)}. "
