@@ -7,7 +7,9 @@ import json
 import random
 import resource
 import time
+from itertools import count
 
+import numpy as np
 import pytest
 import torch
 from golden import make
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import capaboost_vit
 from capaboost_vit import nlu
 from capaboost_vit.core.masking import Masking
-from capaboost_vit.core.masks import make_masks
+from capaboost_vit.core.masks import _draw, make_masks, random_state
 from capaboost_vit.io.sealed import _seal
 from capaboost_vit.methods.adapter_file import FORMAT
 
@@ -198,7 +200,11 @@ def test_masks_of_many_branches_are_those_of_the_quadratic_search():
     masking = Masking(num_branches=12, density=0.5, mask_seed=3)
     masks = make_masks((2, 3), masking, path="small")  # of 20 masks that exist: redrawn now and then
     assert masks is not None
-    assert len({mask.tobytes() for mask in masks}) == 12
+    expected: list[np.ndarray] = []
+    for branch in range(12):
+        drawn = (_draw((2, 3), "random", 0.5, random_state(3, f"small/{branch}/{attempt}")) for attempt in count())
+        expected.append(next(mask for mask in drawn if not any(np.array_equal(mask, other) for other in expected)))
+    assert np.array_equal(masks, np.stack(expected))
     start = time.process_time()
     many = make_masks((8, 64), Masking(num_branches=2000, pattern="sign"), path="many")
     assert many is not None

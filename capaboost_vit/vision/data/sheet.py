@@ -64,7 +64,7 @@ def draw_contact_sheet(
     if left_out:
         draw.text((_MARGIN, end - 16), f"and {left_out} more classes", _FAINT, small)
     if pairs:
-        draw.text((_MARGIN, end + _FOOT - 22), f"{len(pairs):,} pairs that look alike", _INK, bold)
+        draw.text((_MARGIN, end + _FOOT - 22), f"Images that look alike: {len(pairs):,}", _INK, bold)
     for number, pair in enumerate(pairs[:_PAIRS]):
         top = end + _FOOT + number * (_THUMB + _GAP)
         for column, (name, index) in enumerate(pair.places):
