@@ -18,6 +18,8 @@ from ..vision.config import TrainConfig
 _ID_DIGITS = 12
 # options that say where something lies, not what it is
 _PLACES = {"data", "initial_checkpoint"}
+# options that came later: null means what earlier releases did
+_LATER = {"value_range"}
 # what makes it another trial, besides the options of its run
 _IDENTITY = ("suite", "task", "backbone", "stage", "weights")
 
@@ -108,8 +110,13 @@ def parse_trial(line: bytes) -> Trial:
 
 
 def identifying_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that make it another one, wherever its data lie, each with its default where it lacks."""
-    return {name: value for name, value in run_identity(dict(config), TrainConfig).items() if name not in _PLACES}
+    """The options of a run that make it another one, wherever its data lie, each with its default where it lacks.
+
+    Options that came later are left out while they are null, so that the ids of earlier studies hold.
+    """
+    options = run_identity(dict(config), TrainConfig)
+    later = {name for name in _LATER if options[name] is None}
+    return {name: value for name, value in options.items() if name not in _PLACES | later}
 
 
 def _check_names(trial: Trial) -> None:
