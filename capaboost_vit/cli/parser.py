@@ -7,13 +7,12 @@ import functools
 import operator
 import re
 import sys
-import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..io.options import flag, hints_of, nearest, suggest, tuples
+from ..io.options import arguments_of, flag, hints_of, nearest, suggest, tuples
 from ..io.printable import printable
 from ..methods import METHODS
 from ..methods.index import takes_several
@@ -163,24 +162,14 @@ def add_option(
         valid: what `option` has noted of its values.
     """
     extra: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "{true,false}"} if hint is bool else {}
-    choices = next((typing.get_args(kind) for kind in (hint, *typing.get_args(hint)) if _is_literal(kind)), ())
-    if choices:
+    if choices := arguments_of(hint, Literal):
         extra["metavar"] = f"{{{','.join(choices)}}}"
     typed = Typed(flag, hint, valid or {})
-    numbers = next((typing.get_args(kind) for kind in (hint, *typing.get_args(hint)) if _is_tuple(kind)), ())
-    if numbers:
+    if numbers := arguments_of(hint, tuple):
         names = ("LOW", "HIGH") if len(numbers) == 2 else ("NUMBER", "...")
         parser.add_argument(flag, action=Numbers, typed=typed, default=default, help=text, metavar=names)
         return
     parser.add_argument(flag, type=typed, default=default, help=text, **extra)
-
-
-def _is_literal(hint: Any) -> bool:
-    return typing.get_origin(hint) is Literal
-
-
-def _is_tuple(hint: Any) -> bool:
-    return typing.get_origin(hint) is tuple
 
 
 def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
@@ -193,10 +182,10 @@ def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
             continue
         default: Any = field.default_factory() if callable(field.default_factory) else field.default
         name, text, hint = flag(field.name), field.metadata["help"], hints[field.name]
-        lists = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_args(kind)[1:] == (...,)]
-        if lists:
-            several, kind = None if default is None else list(default), typing.get_args(lists[0])[0]
-            typed = Typed(name, kind, field.metadata)
+        items = arguments_of(hint, tuple)
+        if items[1:] == (...,):
+            several = None if default is None else list(default)
+            typed = Typed(name, items[0], field.metadata)
             parser.add_argument(name, type=typed, nargs="*", default=several, help=text)
         else:
             add_option(parser, name, hint, default, text, field.metadata)

@@ -70,7 +70,7 @@ def check_options(config: Any, what: Callable[[str], str] = flag) -> None:
 
 def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> None:
     """Checks a value against a type and what is valid, as `option` names it; raises as `check_options` does."""
-    choices = valid.get("choices") or _literals(hint)
+    choices = valid.get("choices") or arguments_of(hint, Literal)
     if value is None or not choices:
         check_type(what, value, hint)
     for item in value if isinstance(value, (list, tuple)) and _fits(value, hint) else (value,):
@@ -145,10 +145,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _literals(hint: Any) -> tuple[Any, ...]:
-    """The words of a Literal, alone or in a union."""
+def arguments_of(hint: Any, origin: Any) -> tuple[Any, ...]:
+    """The arguments of a type of this origin, alone or in a union: of `Literal["a", "b"] | None` the words a and b."""
     kinds = typing.get_args(hint)
-    return kinds if typing.get_origin(hint) is Literal else next((k for k in map(_literals, kinds) if k), ())
+    below = (arguments_of(kind, origin) for kind in kinds)
+    return kinds if typing.get_origin(hint) is origin else next(filter(None, below), ())
 
 
 _BOUNDS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}

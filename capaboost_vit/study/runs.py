@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..io.atomic import write_text
+from ..io.json import read_object
 from ..methods import METHODS, Method
 from ..nlu.metrics import glue_average
 from ..nlu.tasks import GLUE, TASKS
@@ -113,7 +114,7 @@ def write_report(runs: Sequence[FinishedRun], path: Path) -> Path:
 
 def _run(path: Path) -> FinishedRun:
     try:
-        result = json.loads(path.read_text("utf-8"))
+        result = read_object(path)
         config = result["config"]
         scores = {
             name.removeprefix("test_"): float(value)

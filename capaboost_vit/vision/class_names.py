@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -36,10 +37,11 @@ def outputs_of(spec: str, classes: Sequence[str], *, names: Sequence[str], count
     """
     subset = infer_imagenet_subset({"num_classes": count})
     wordnet = ImageNetInfo(subset).label_names() if subset and not names else ()
-    for known in (names, wordnet):
-        place = {name: i for i, name in enumerate(known)}
+    for named in (names, wordnet):
+        place = {name: i for i, name in enumerate(named)}
         if place and all(name in place for name in classes):
-            twice = next((name for name in classes if known[place[name]] in known[: place[name]]), None)
+            counts = Counter(named)
+            twice = next((name for name in classes if counts[name] > 1), None)
             if twice is not None:
                 raise ValueError(f"the model has several classes {twice!r}, so that nobody knows which {spec} means")
             return tuple(place[name] for name in classes)

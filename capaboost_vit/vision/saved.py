@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from ..core.merge import merge
 from ..io.atomic import is_taken, new_folder, replacing
+from ..io.json import read_object
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.objective import right_answers
@@ -177,7 +177,7 @@ def _from_timm_folder(folder: Path) -> Saved:
         raise ValueError(f"timm cannot build a model from {folder}: {type(error).__name__}: {reason}") from error
     if not model.num_classes:
         raise ValueError(f"the model in {folder} has no classes: it was saved with num_classes=0")
-    value_range = json.loads((folder / "config.json").read_text("utf-8")).get("value_range")
+    value_range = read_object(folder / "config.json").get("value_range")
     prepared = {**resolve_input_data_config(model), "value_range": value_range}
     return _tried(Saved(model.eval(), prepared, names), folder)
 

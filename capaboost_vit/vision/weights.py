@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..core.inject import branches
 from ..core.names import namer
+from ..io.json import read_object
 from .anatomy import head_names
 
 
@@ -109,9 +110,9 @@ def name_of_folder(model: str) -> str:
         return f"say --model {known} --pretrained, or give a local file of its weights, --initial-checkpoint FILE"
     folder = Path(model.removeprefix("local-dir:"))
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = read_object(folder / "config.json", {"architecture": str})
         architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return f"no folder that timm could load a model from ({' '.join(str(error).split())})"
     size = arguments.pop("img_size", None)
     size = size[0] if isinstance(size, list) and len({*size}) == 1 else size  # timm notes height and width

@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from ...io.json import read_object
+from ...training.figures import MOST_DRAWN
 from ...vision.data import open_configured
 from ...vision.data.split import Split
 from ..outcomes import Outcome
 
 SIDE = 96  # pixels of a thumbnail
-_AS_TABLE, _DRAWN = 20, 1_000  # most classes of a table, and of a picture
+_AS_TABLE = 20  # most classes of a table
 _COLOUR = (38, 120, 178)
 _LISTED = 10  # confusions that are named
 
@@ -93,7 +94,7 @@ def read_predictions(outcome: Outcome, thumbnails: Thumbnails | None, *, most: i
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
     table = picture = None
-    if len(classes) <= _DRAWN:  # nothing is square in thousands of classes
+    if len(classes) <= MOST_DRAWN:  # nothing is square in thousands of classes
         counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
         for label, answer, count in cells:
             counts[label, answer] = count

@@ -51,7 +51,8 @@ def read_table(
     if path is None:
         tables = load_from_hub(spec, what="data", instead=_INSTEAD)
     else:
-        tables = load_local(path, builder="imagefolder" if _has_metadata(path) else None)
+        by_file = _has_metadata(path)
+        tables = load_local(path, builder="imagefolder" if by_file else None)
     features = next(iter(tables.values())).features
     usual = [name for name in features if name.lower() in _IMAGE_NAMES and _may_hold_images(features[name])]
     image = _column(spec, features, "image", image_column, datasets.Image, usual)
@@ -65,7 +66,7 @@ def read_table(
         if len(table) == 0:
             raise ValueError(f"{spec}: {name} has no rows")
     cells = {name: list(table[label]) for name, table in tables.items()}
-    if path is not None and (written := _written_labels(path, label)):
+    if path is not None and by_file and (written := _written_labels(path, label)):
         for name, table in tables.items():
             files = (cell and cell["path"] for cell in _without_pixels(table, image)[image])
             cells[name] = [written.get(Path(file).resolve()) if file else None for file in files]
