@@ -9,6 +9,7 @@ from .core.inject import find as find
 from .core.inject import freeze_base as freeze_base
 from .core.merge import merge as merge
 from .core.wrapper import CannotMerge as CannotMerge
+from .core.wrapper import NoShortCut as NoShortCut
 from .core.wrapper import Wrapper as Wrapper
 from .core.wrapper import merged_weights as merged_weights
 from .methods.adapter_file import read_header as read_header
@@ -25,4 +26,5 @@ from .vision.adapters import create_from_adapter as create_from_adapter
 from .vision.adapters import load_adapter as load_adapter
 from .vision.adapters import save_adapter as save_adapter
 from .vision.anatomy import anatomy_of as anatomy_of
+from .vision.class_row import logits_only as logits_only
 from .vision.summary import summary as summary

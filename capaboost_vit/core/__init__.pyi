@@ -30,6 +30,8 @@ from .scaled import Scaled as Scaled
 from .tied import TiedMaskedWeight as TiedMaskedWeight
 from .virtual_tokens import VirtualTokens as VirtualTokens
 from .wrapper import CannotMerge as CannotMerge
+from .wrapper import NoShortCut as NoShortCut
 from .wrapper import Wrapper as Wrapper
 from .wrapper import merged_weights as merged_weights
+from .wrapper import sharing as sharing
 from .wrapper import unwrap as unwrap

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..io.options import check_value
 from .branch import LowRankBranch
 from .virtual_tokens import VirtualTokens
-from .wrapper import Wrapper
+from .wrapper import NoShortCut, Wrapper, sharing
 
 
 class Adapted(Wrapper):
@@ -34,6 +34,7 @@ class Adapted(Wrapper):
         check_value("source", source, str, {"choices": ("input", "output", "residual")})
         self.branch = branch
         self.source = source
+        self.rows: int | None = None  # of the input that its base computes, where these are not all
         self.train(base.training)
 
     @property
@@ -52,7 +53,19 @@ class Adapted(Wrapper):
             residual, *others = args
             return self.base(x, self.branch.added_to(residual, residual), *others, **kwargs)
         y = self.base(x, *args, **kwargs)
-        return self.branch.added_to(y, x if self.source == "input" else y)
+        return self.branch.added_to(y, x[:, : self.rows] if self.source == "input" else y)
+
+    def by_row(self) -> bool:
+        """Yes, but for a gate, which looks at all of them."""
+        return self.branch.gate is None
+
+    def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
+        """The branch for the first rows."""
+        if self.source == "residual" or not self.by_row():
+            raise NoShortCut(f"{self.adds} there needs all rows")
+        alone = sharing(self, base=base)
+        alone.rows = rows
+        return alone
 
 
 class Prompted(Wrapper):
@@ -84,3 +97,9 @@ class Prompted(Wrapper):
             x = torch.cat([x, prompt], dim=1)
         y = self.base(x, *args, **kwargs)
         return y[:, : y.shape[1] - self.dropped]
+
+    def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
+        """The prompt goes in, and the base's first rows have none of it to be taken off."""
+        alone = sharing(self, base=base)
+        alone.dropped = 0
+        return alone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..io.options import check_value
 from .base import dense, meets, shape_of
 from .branch import LowRankBranch
+from .first_rows import outputs
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
 from .wrapper import Wrapper, merged_weights, unwrap
 
@@ -92,9 +93,19 @@ class AdaptedLinear(Wrapper):
         """The layer with W + dW."""
         return merged_weights(self, base)
 
+    def by_row(self) -> bool:
+        """Yes, but for a gate, which looks at all of them."""
+        return all(branch.gate is None for branch in self._in_order())
+
     def forward(self, x: Tensor) -> Tensor:
+        return self.outputs(x, 0, self.out_features)
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The features from `start` to `stop`, (..., stop - start), with the branches that have a part in them."""
         space = self._space(x)
-        return self._plain(x) if space == "plain" else self._fast(x, space == "weight")
+        if space == "plain":
+            return self._plain(x, start, stop)
+        return self._fast(x, start, stop, in_weight_space=space == "weight")
 
     def _space(self, x: Tensor) -> str:
         """Where this call is computed.
@@ -136,25 +147,41 @@ class AdaptedLinear(Wrapper):
         """The branches in the order of their rows."""
         return [cast(LowRankBranch, self.branches[part]) for part in self.parts if part in self.branches]
 
-    def _fast(self, x: Tensor, in_weight_space: bool) -> Tensor:
+    def _within(self, start: int, stop: int) -> Iterator[tuple[LowRankBranch | None, int, int, int]]:
+        """The parts between two features: branch, first feature of the part, and from where to where it is meant."""
         size = self.out_features // len(self.parts)
-        starts = [size * index for index, part in enumerate(self.parts) if part in self.branches]
-        branches = self._in_order()
-        downs, ups = zip(*(branch.factors() for branch in branches), strict=True)
+        for index, part in enumerate(self.parts):
+            first = index * size
+            low, high = max(start, first), min(stop, first + size)
+            if low < high:
+                yield cast(LowRankBranch, self.branches[part]) if part in self.branches else None, first, low, high
+
+    def _fast(self, x: Tensor, start: int, stop: int, *, in_weight_space: bool) -> Tensor:
+        adapted = [(branch, first, low, high) for branch, first, low, high in self._within(start, stop) if branch]
+        if not adapted:
+            return outputs(self.base, x, start, stop)
+        downs, ups = zip(*(branch.factors() for branch, *_ in adapted), strict=True)
+        weight, bias = self.base.weight, self.base.bias
+        if (start, stop) != (0, self.out_features):
+            weight, bias = weight[start:stop], None if bias is None else bias[start:stop]
+            of_part = [slice(low - first, high - first) for _, first, low, high in adapted]
+            ups = tuple(up[rows] for up, rows in zip(ups, of_part, strict=True))
         return low_rank_linear(
             x,
-            self.base.weight,
-            self.base.bias,
-            [(start, start + size, branch.scaling) for start, branch in zip(starts, branches, strict=True)],
+            weight,
+            bias,
+            [(low - start, high - start, branch.scaling) for branch, _, low, high in adapted],
             downs[0] if len(downs) == 1 else torch.cat(downs),
             ups,
             in_weight_space=in_weight_space,
         )
 
-    def _plain(self, x: Tensor) -> Tensor:
-        y = self.base(x)
-        size = y.shape[-1] // len(self.parts)
-        deltas = [self.branches[p](x) if p in self.branches else torch.zeros_like(y[..., :size]) for p in self.parts]
+    def _plain(self, x: Tensor, start: int, stop: int) -> Tensor:
+        y = outputs(self.base, x, start, stop)
+        deltas = [
+            torch.zeros_like(y[..., : high - low]) if branch is None else branch(x)[..., low - first : high - first]
+            for branch, first, low, high in self._within(start, stop)
+        ]
         return (y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))).to(y.dtype)
 
 

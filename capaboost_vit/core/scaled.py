@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..io.options import check_value
-from .base import dense
+from .base import dense, shape_of
+from .first_rows import outputs
 from .gate import Gate
 from .inject import features
-from .wrapper import Wrapper, merged_weights, unwrap
+from .wrapper import NoShortCut, Wrapper, merged_weights, sharing, unwrap
 
 
 class Scale(nn.Module):
@@ -114,6 +115,27 @@ class Scaled(Wrapper):
     def merged(self, base: nn.Module) -> nn.Module:
         """The layer with the scaled weight and bias."""
         return merged_weights(self, base)
+
+    def by_row(self) -> bool:
+        """Yes of rows of channels, but for a gate, which looks at all of them."""
+        return self.channel == -1 and all(cast(Scale, scale).gate is None for scale in self.scales.values())
+
+    def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
+        """The base's input, or the rows of its output, are scaled as ever."""
+        if not self.by_row():
+            raise NoShortCut(f"{self.adds} there needs all rows")
+        return sharing(self, base=base)
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The features from `start` to `stop`, scaled by their part of the vectors."""
+        if not self.by_row():
+            return super().outputs(x, start, stop)
+        if self.side == "input":
+            return outputs(self.base, self.scales["all"](x, x), start, stop)
+        factor, shift = self._vectors(x, shape_of(unwrap(self.base))[0])
+        return _affine(
+            outputs(self.base, x, start, stop), factor[start:stop], None if shift is None else shift[start:stop]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.side == "input":

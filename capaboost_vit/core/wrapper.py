@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from .base import is_transposed, plain_copy, why_not_dense
 
+M = TypeVar("M", bound=nn.Module)
+
 
 class CannotMerge(ValueError):
     """What a wrapper adds, no weight can express."""
+
+
+class NoShortCut(ValueError):
+    """The last block of a model has to be computed for all tokens."""
 
 
 class Wrapper(nn.Module):
@@ -82,6 +88,24 @@ class Wrapper(nn.Module):
         """
         raise CannotMerge(self.cannot_merge())
 
+    def by_row(self) -> bool:
+        """Whether it makes each row of its output of the same row of its input, and of what its base makes of that.
+
+        Not known, and so not claimed, unless a subclass says so.
+        """
+        return False
+
+    def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
+        """What computes the first rows of its output (B, N, D) around `base`, which gives out only those of its own.
+
+        `sharing(self, base=base)` will do where only the base's output is changed. Raises NoShortCut if it cannot.
+        """
+        raise NoShortCut(f"{self.adds} there needs all rows")
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """`self(x)[..., start:stop]`, with less work where a subclass knows how."""
+        return self(x)[..., start:stop]
+
     def fold(self) -> bool:
         """Replaces what was only needed for training by what it computes; whether there was anything.
 
@@ -89,6 +113,13 @@ class Wrapper(nn.Module):
         """
         folds = [getattr(addition, "fold", None) for addition in self.additions().values()]
         return any([fold() for fold in folds if fold is not None])
+
+
+def sharing(module: M, **children: nn.Module) -> M:
+    """A shallow copy of a module with other children, which shares all else with it, parameters and hooks too."""
+    alone = copy.copy(module)
+    alone._modules = {**module._modules, **children}
+    return alone
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -109,9 +140,7 @@ def merged_weights(wrapper: Wrapper, base: nn.Module) -> nn.Module:
         raise CannotMerge(reason)
     merged = plain_copy(base)
     exact = torch.promote_types(cast(Tensor, merged.weight).dtype, torch.float32)
-    alone = copy.copy(wrapper)  # around the merged base, in the exact dtype
-    alone._modules = {**wrapper._modules, "base": merged}
-    alone = copy.deepcopy(alone).to(exact).eval()
+    alone = copy.deepcopy(sharing(wrapper, base=merged)).to(exact).eval()
     for name in ("weight", "bias"):
         if getattr(merged, name, None) is not None:
             value = getattr(alone, name)
@@ -133,6 +162,14 @@ class Frozen(Wrapper):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x)
+
+    def by_row(self) -> bool:
+        """It does nothing."""
+        return True
+
+    def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
+        """Itself around another base."""
+        return sharing(self, base=base)
 
     def cannot_merge(self) -> None:
         """It adds nothing."""

@@ -1,21 +1,18 @@
-"""Where the roles live in timm models, and how a timm attention takes a prefix. Private timm names stay in here."""
+"""Where the roles live in timm models. Names of their modules stay in here and in `attention`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.inject import Anatomy, Site
 from ..core.names import get, norm_names, slots
-from ..core.virtual_tokens import VirtualTokens
-from ..core.wrapper import Wrapper, unwrap
+from ..core.wrapper import unwrap
+from .attention import PrefixAttention
 
 _QKV = ("q", "k", "v")
 
@@ -63,51 +60,3 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     heads = heads if isinstance(heads, (tuple, list)) else (heads,)
     trained = [head for head in heads if isinstance(head, nn.Module) and any(True for _ in head.parameters())]
     return tuple(name for name, module in slots(model) if any(module is head for head in trained))
-
-
-class PrefixAttention(Wrapper):
-    """timm's plain attention with P learned keys and values in front of its own, per head.
-
-    `softmax(scale * q [K_p; K]^T) [V_p; V]`, the base's own projections, norms, gate and dropouts around it. K_p enters
-    behind the key norm. The vectors are (P, 2 * H * D): keys, then values. With P = 0 this is the base.
-
-    Args:
-        base: timm's `Attention`.
-        make_tokens: builds the virtual tokens of a given width.
-
-    Raises:
-        TypeError: any other attention class.
-        ValueError: a layer that has a prefix already; or in a causal call.
-    """
-
-    adds = "a prefix"
-    base: Attention
-
-    def __init__(self, base: nn.Module, make_tokens: Callable[[int], VirtualTokens]) -> None:
-        if isinstance(base, PrefixAttention):
-            raise ValueError("an attention layer carries a prefix already: detach it first, or leave it out of targets")
-        if type(base) is not Attention:
-            raise TypeError(f"prefixes need timm's plain Attention, got {type(base).__name__}")
-        super().__init__(base)
-        self.tokens = make_tokens(2 * base.attn_dim)
-        self.train(base.training)
-
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        base = self.base
-        if is_causal:
-            raise ValueError("a prefix does not work with causal attention")
-        B, N, _ = x.shape
-        q, k, v = base.qkv(x).reshape(B, N, 3, base.num_heads, base.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = base.q_norm(q), base.k_norm(k)
-        prefix = self.tokens().to(k.dtype).reshape(-1, 2, base.num_heads, base.head_dim)
-        prefix_k, prefix_v = prefix.permute(1, 2, 0, 3).unsqueeze(1).expand(-1, B, -1, -1, -1)  # (B, H, P, D) each
-        k, v = torch.cat([prefix_k, k], dim=2), torch.cat([prefix_v, v], dim=2)
-        if attn_mask is not None:  # every token sees the prefix
-            attn_mask = F.pad(attn_mask, (self.tokens.length, 0), value=1.0 if attn_mask.dtype == torch.bool else 0.0)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=attn_mask, dropout_p=base.attn_drop.p if self.training else 0.0
-        )
-        y = base.norm(y.transpose(1, 2).reshape(B, N, base.attn_dim))
-        if base.gate is not None:
-            y = y * base.gate(x).sigmoid()
-        return base.proj_drop(base.proj(y))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import capaboost_vit
 from capaboost_vit.core.adapted import Prompted
 from capaboost_vit.core.virtual_tokens import VirtualTokens
-from capaboost_vit.vision.anatomy import PrefixAttention
+from capaboost_vit.vision.attention import PrefixAttention
 
 
 def naive_tokens(tokens: VirtualTokens) -> Tensor:
