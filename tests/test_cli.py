@@ -464,8 +464,9 @@ def test_train_writes_a_run_and_says_where(call, base, pictures, tmp_path):
     assert out == f"finished: {output}/result.json\n"
     lines = err.splitlines()
     assert lines[0].startswith(f"vit_tiny_capaboost_lora on {pictures}: 2 classes, train 20, val 2, test 2; ")
-    assert lines[1].startswith("epoch 1  ")
-    assert lines[2].startswith("test accuracy ")
+    assert lines[1] == "short cuts: the last block for the tokens alone that the head reads"
+    assert lines[2].startswith("epoch 1  ")
+    assert lines[3].startswith("test accuracy ")
     names = {"adapter.safetensors", "config.yaml", "learning_curve.png", "result.json", "summary.csv", "tensorboard"}
     assert {path.name for path in output.iterdir()} >= names
 

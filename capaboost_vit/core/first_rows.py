@@ -38,7 +38,10 @@ def twin(model: M, exchanged: Mapping[str, nn.Module]) -> M:
     for name, module in exchanged.items():
         child, _, rest = name.partition(".")
         by_child.setdefault(child, {})[rest] = module
-    children = {child: inner.get("") or twin(model.get_submodule(child), inner) for child, inner in by_child.items()}
+    children = {  # an empty list of modules is false
+        child: inner[""] if "" in inner else twin(model.get_submodule(child), inner)
+        for child, inner in by_child.items()
+    }
     return sharing(model, **children)
 
 

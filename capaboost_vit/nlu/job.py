@@ -16,11 +16,14 @@ from ..training.distributed import ProcessGroup
 from ..training.evaluation import try_out
 from ..training.job import Job, require_val
 from ..training.loader import TrainLoader
+from ..training.short_cuts import take_short_cuts
 from ..training.state import State
 from .adapters import save_adapter, save_model
+from .class_row import logits_only
 from .config import TextConfig, base_model, has_weights
 from .data import PREDICT
 from .encoded import EncodedTask, encode_task
+from .front import divide
 from .loader import TextExamples, TokenMasking, moved, text_eval_loader
 from .models import adapt, create_text_model
 from .objectives import make_objective
@@ -72,7 +75,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     }
     val, test = held_out.pop("val", None), held_out.pop("test", None)
     objective, calibrate = make_objective(encoded)
-    return Job(
+    job = Job(
         config=config,
         world=world,
         title=f"{Path(config.model).name} on {task.name}",
@@ -97,6 +100,15 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         },
         warnings=_warnings(config, encoded),
     )
+    take_short_cuts(
+        job,
+        logits_only=logits_only,
+        divide=divide,
+        example=lambda: moved(batch, device)[0],
+        random=masking is not None,
+        widths=lambda examples: examples.widths(),
+    )
+    return job
 
 
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")

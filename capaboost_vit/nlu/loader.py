@@ -19,7 +19,7 @@ Batch = tuple[dict[str, Tensor], Tensor]  # input_ids, attention_mask[, token_ty
 # for scores, of which -1 may be one
 
 NOT_ASKED = -100
-_MULTIPLE = 8  # of tokens, as GPUs like it
+MULTIPLE = 8  # of tokens, as GPUs like it
 
 
 class TokenMasking:
@@ -75,14 +75,23 @@ class TextExamples:
         """A batch for each part."""
         return (self._batch(part, epoch) for part in parts)
 
+    def widths(self) -> list[int]:
+        """The tokens to which each example would be filled up alone."""
+        return [self._width(length) for length in self.encoded.lengths.tolist()]
+
+    def _width(self, longest: int) -> int:
+        return max(longest, min(MULTIPLE * math.ceil(longest / MULTIPLE), self.encoded.max_length or 2**31))
+
+    def read_once(self) -> None:
+        """They are in memory before."""
+
     def close(self) -> None:
         """Nothing is held: no processes, no files."""
 
     def _batch(self, part: Part, epoch: int) -> Batch:
         encoded, masking = self.encoded, self.masking
         rows = [encoded.ids[index] for index, _ in part]
-        longest = max(map(len, rows))
-        width = max(longest, min(_MULTIPLE * math.ceil(longest / _MULTIPLE), encoded.max_length or 2**31))
+        width = self._width(max(map(len, rows)))
         if masking is None:
             assert encoded.targets is not None
             targets = encoded.targets[[index for index, _ in part]]

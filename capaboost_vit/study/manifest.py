@@ -15,6 +15,7 @@ from typing import Any
 from ..io.atomic import write_text
 from ..io.json import read_object
 from ..io.printable import printable
+from ..training.job import EARLIER
 from ..vision.config import TrainConfig
 from .result import check_result
 from .trial import Trial, parse_trial
@@ -175,4 +176,4 @@ class Study:
 
 def run_config(study: Study, trial: Trial) -> TrainConfig:
     """The configuration with which a worker runs a trial, from the start or from where another one has left it."""
-    return TrainConfig(**{**trial.config, "output": str(study.run_folder(trial)), "resume": True})
+    return TrainConfig(**{**EARLIER, **trial.config, "output": str(study.run_folder(trial)), "resume": True})

@@ -12,14 +12,14 @@ from typing import Any, Literal
 from ..io.json import parse_object
 from ..io.options import check_type, hints_of
 from ..io.printable import printable
-from ..training.job import as_dict, run_identity
+from ..training.job import EARLIER, as_dict, run_identity
 from ..vision.config import TrainConfig
 
 _ID_DIGITS = 12
 # options that say where something lies, not what it is
 _PLACES = {"data", "initial_checkpoint"}
-# options that came later: null means what earlier releases did
-_LATER = {"value_range"}
+# options that came later, with the values that stand for what earlier releases did
+_LATER = {"value_range": None, **EARLIER}
 # what makes it another trial, besides the options of its run
 _IDENTITY = ("suite", "task", "backbone", "stage", "weights")
 
@@ -112,10 +112,10 @@ def parse_trial(line: bytes) -> Trial:
 def identifying_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run that make it another one, wherever its data lie, each with its default where it lacks.
 
-    Options that came later are left out while they are null, so that the ids of earlier studies hold.
+    Options that came later are left out where they are as in earlier releases, so that the ids of those hold.
     """
     options = run_identity(dict(config), TrainConfig)
-    later = {name for name in _LATER if options[name] is None}
+    later = {name for name, value in _LATER.items() if options[name] == value}
     return {name: value for name, value in options.items() if name not in _PLACES | later}
 
 

@@ -76,6 +76,17 @@ class RunConfig:
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = option(
         "default", "its mode: default; reduce-overhead (CUDA graphs, for small models and batches); max-autotune"
     )
+    short_cuts: bool = option(
+        True,
+        "exact short cuts: the last block for the tokens alone that the head reads; what stands before the first "
+        "trained block in evaluation mode, and computed once where no augmentation comes before it",
+    )
+    cache: Literal["auto", "memory", "device", "none"] = option(
+        "auto",
+        "where images, or what a frozen front makes of examples, stay once they are there: memory (the first GiB of a "
+        "split; images before augmentation always), device (all), none; auto: device on a GPU of whose free memory "
+        "they take a tenth at most, else memory",
+    )
     device: str | None = option(None, "cpu, cuda, ...; none: cuda where there is one")
     seed: int = option(
         0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)", low=0

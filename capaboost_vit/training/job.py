@@ -17,6 +17,7 @@ from ..io.sealed import digest
 from .config import RunConfig
 from .distributed import ProcessGroup
 from .evaluation import evaluate
+from .front import FrontExamples
 from .loader import EvalLoader, TrainLoader
 from .objective import Objective
 from .state import State
@@ -35,6 +36,9 @@ _FREE = {
     "data_download",
 }
 
+# what releases did that lacked an option, where that is not its default
+EARLIER = {"short_cuts": False}
+
 
 @dataclass
 class Job:
@@ -51,6 +55,9 @@ class Job:
         mix: batch augmentation.
         extra_tests: more test batches, by name.
         calibrate: takes a threshold from what is accumulated on val, before the test.
+        network: what is called for the logits, with the parameters of the model; None: the model.
+        front: the training examples behind a frozen front, where that is computed once.
+        lines: of the log.
         extra_results: goes into result.json, with the record of the data.
     """
 
@@ -73,6 +80,9 @@ class Job:
     extra_tests: dict[str, EvalLoader] = field(default_factory=dict)
     calibrate: Callable[[Tensor, Any], None] | None = None
     extra_results: dict[str, Any] = field(default_factory=dict)
+    network: nn.Module | None = None
+    front: FrontExamples | None = None
+    lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -91,10 +101,15 @@ class Job:
         """The model on its device."""
         return self.state.model
 
+    @property
+    def called(self) -> nn.Module:
+        """What is called for the logits."""
+        return self.model if self.network is None else self.network
+
     def evaluate(self, batches: EvalLoader, *, model: nn.Module | None = None, **options: Any) -> Tensor:
-        """The objective's accumulator over batches, of the job's model or of the compiled one; see `evaluate`."""
+        """The objective's accumulator over batches, of the network or of the compiled one; see `evaluate`."""
         options |= {"prepare": self.prepare, "config": self.config, "objective": self.objective, "world": self.world}
-        return evaluate(self.model if model is None else model, batches, **options)
+        return evaluate(self.called if model is None else model, batches, **options)
 
     def close(self) -> None:
         """Ends the loader processes."""
@@ -124,6 +139,7 @@ def start_lines(job: Job) -> Iterator[str]:
         f"{job.config.model} on {job.data}: {classes}{sizes}; "
         f"{parameters['trained']:,} of {parameters['total']:,} parameters trained"
     )
+    yield from job.lines
     for warning in (*job.warnings, *(job.config.method.cautions() if job.config.method else ())):
         yield f"warning: {warning}"
 
@@ -149,9 +165,9 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 def run_identity(config: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:
     """The options that identify a run, as they decide about its weights and its table.
 
-    Options that the configuration lacks, as it is of an older release, stand at their defaults.
+    Options that the configuration lacks, as it is of an older release, stand at what that did.
     """
-    values = {**_defaults(kind), **config}
+    values = {**_defaults(kind), **EARLIER, **config}
     if values["model"] == str(Path(values["output"]).parent / "dapt" / "model"):  # moves with the run
         values["model"] = "dapt/model"
     return {name: value for name, value in values.items() if name not in _FREE}

@@ -76,6 +76,9 @@ class Examples(Protocol):
     def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Any]:
         """A batch (inputs, targets) for each part. What is random in an example is a function of (epoch, index)."""
 
+    def read_once(self) -> None:
+        """Nothing need be kept for later epochs: no example will be asked for a second time."""
+
     def close(self) -> None:
         """Ends the processes that read them, if any."""
 

@@ -52,8 +52,8 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
     config, state = job.config, job.state
     progress = state.progress
     # shares all tensors with the one that is compiled
-    model: Any = torch.compile(job.model, mode=config.compile_mode) if config.compile else job.model
-    job.model.train()
+    model: Any = torch.compile(job.called, mode=config.compile_mode) if config.compile else job.called
+    model.train()
     runner = parallel(model, job.world, state.device)
     hooks = Hooks((config.method, state.averages), seed=config.seed, devices=state.device.type != "cpu")
     while True:
@@ -64,7 +64,9 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
                 save(state)
         if state.is_done:
             break
-        job.model.train()
+        if job.front is not None:
+            job.front.fill(log.say, stop)
+        model.train()
         log.start(progress.update)
         updates = Prefetcher(job.train.epoch(*divmod(progress.update, state.updates_per_epoch)))
         for update in updates:

@@ -43,9 +43,9 @@ def logits_only(model: M) -> M:
         >>> loss = F.cross_entropy(capaboost_vit.logits_only(model)(images), labels)
     """
     kind: Any = type(model)
-    changed = [name for name in _KNOWN if getattr(kind, name, None) is not getattr(VisionTransformer, name)]
-    if changed or not isinstance(model, VisionTransformer):
+    if not is_plain_vit(model):
         raise NoShortCut(f"a {kind.__name__} is no plain ViT of timm")
+    assert isinstance(model, VisionTransformer)
     if kind.forward_head not in _HEADS:
         raise NoShortCut(f"how the head of a {kind.__name__} reads its tokens is not known")
     if model.global_pool != "token" or model.attn_pool is not None:
@@ -54,6 +54,12 @@ def logits_only(model: M) -> M:
     if last < 0:
         raise NoShortCut("the model has no block")
     return twin(model, {f"blocks.{last}": first_rows(model.blocks[last], _HEADS[kind.forward_head], _block)})
+
+
+def is_plain_vit(model: nn.Module) -> bool:
+    """Whether a model is a ViT of timm that goes through its blocks and pools as timm wrote it."""
+    as_written = (getattr(type(model), name, None) is getattr(VisionTransformer, name) for name in _KNOWN)
+    return isinstance(model, VisionTransformer) and all(as_written)
 
 
 class FirstRowsBlock(Block):

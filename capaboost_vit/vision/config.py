@@ -73,11 +73,6 @@ class TrainConfig(RunConfig):
     mixup: float = option(0.0, "mixup: alpha of its beta distribution; 0: none", low=0.001, off=0)
     cutmix: float = option(0.0, "cutmix: alpha; with mixup too, each batch gets one of them", low=0.001, off=0)
     workers: int = option(0, "data loader processes", low=0)
-    cache: Literal["auto", "memory", "device", "none"] = option(
-        "auto",
-        "where images stay once they are read: memory (the first GiB of a split; so with augmentation always), device "
-        "(all), none; auto: device on a GPU of whose free memory they take a tenth at most, else memory",
-    )
 
     # optimisation and machine
     drop_path: float = option(0.1, "stochastic depth", low=0, below=1)

@@ -14,11 +14,14 @@ from ..training.evaluation import try_out
 from ..training.job import Job, require_val
 from ..training.loader import TrainLoader
 from ..training.objective import classification
+from ..training.short_cuts import take_short_cuts
 from ..training.state import State
 from .adapters import save_adapter
 from .build import build_data_config, build_model, build_transform, check_model, make_mix
+from .class_row import logits_only
 from .config import TrainConfig
 from .data import ImageData, Split, few_shot, open_configured, refuse_narrow, unreadable
+from .front import divide
 from .loader import ImageExamples, Normalise, image_eval_loader
 
 
@@ -84,7 +87,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         **shard,
     )
     held_out = {"batch_size": config.validation_batch_size, **shard, **reading}
-    return Job(
+    job = Job(
         config=config,
         world=world,
         title=f"{config.model} on {Path(config.data).name}",
@@ -106,6 +109,9 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         extra_results={"bad_images": bad_images},
         warnings=[*data.left_out, *_missing_classes(config, data, splits), *_warnings(config, bad_images)],
     )
+    random = not config.no_aug or config.reprob > 0 or config.mixup > 0 or config.cutmix > 0
+    take_short_cuts(job, logits_only=logits_only, divide=divide, example=example, random=random)
+    return job
 
 
 def _missing_classes(config: TrainConfig, data: ImageData, splits: dict[str, Split]) -> Iterator[str]:

@@ -12,14 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core.seeds import seeded
+from ..training import room as rooms
 from ..training.loader import Batch, EvalLoader, Part
 from .data import Split
 from .workers import Workers
 
 Transform = Callable[[Image.Image], Any]  # from an RGB image to uint8 pixels (3, H, W), all of one size
 
-MEMORY = 1 << 30  # bytes of one split that are kept in memory
-_SHARE = 0.1  # of a GPU's free memory, for one split
 _CPU = torch.device("cpu")
 
 
@@ -44,8 +43,7 @@ class ImageExamples:
         share: the images that will be asked for; None: all.
         workers: loader processes; before a random transform each keeps the images that it meets.
         keep: false for a split that is read only once.
-        cache: `memory` keeps the first GiB, `device` all images on the device, `none` nothing; `auto` is `device` on a
-            GPU of whose free memory they take a tenth at most, else `memory`.
+        cache: see `room_for`.
         device: where the batches are wanted.
 
     Raises:
@@ -67,7 +65,7 @@ class ImageExamples:
         self.labels, self.device = split.labels, device
         self.share = share or range(len(split) if share is None else 1)  # the first one stands in where there is none
         self.kind = cache if keep and seed is None else "none"
-        room = MEMORY // max(1, workers) if seed is not None and cache != "none" else 0
+        room = rooms.MEMORY // max(1, workers) if seed is not None and cache != "none" else 0
         self.workers = Workers(_Pixels(split, transform, seed=seed, room=room), workers=workers, lasting=keep)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.cached: Tensor | None = None  # an image for each place in the share
@@ -98,6 +96,10 @@ class ImageExamples:
                 images = torch.index_select(self.cached, 0, part_places, out=self._empty(self.cached, len(part)))
             yield self._moved(images), part_labels
 
+    def read_once(self) -> None:
+        """Nothing is kept."""
+        self.kind = "none"
+
     def close(self) -> None:
         """Ends the loader processes."""
         self.workers.close()
@@ -105,10 +107,7 @@ class ImageExamples:
     def _room_for(self, images: Tensor) -> Tensor:
         """An empty tensor for as many images like these as are kept."""
         needed = len(self.share) * images[0].nbytes
-        room, device = (0 if self.kind == "none" else MEMORY), _CPU
-        fits = self.stream is not None and needed <= _SHARE * _free(self.device)
-        if self.kind == "device" or (self.kind == "auto" and fits):
-            room, device = needed, self.device
+        room, device = rooms.room_for(self.kind, needed, self.device)
         shape = (min(len(self.share), room // images[0].nbytes), *images.shape[1:])
         try:
             with torch.inference_mode(False):  # or nothing could be written into it outside of an evaluation
@@ -147,11 +146,6 @@ class ImageExamples:
         now.wait_stream(self.stream)
         images.record_stream(now)  # or their memory might be given away while this stream still reads it
         return images
-
-
-def _free(device: torch.device) -> int:
-    """Bytes of a GPU that nobody has taken."""
-    return torch.cuda.mem_get_info(device)[0]
 
 
 class _Pixels(Dataset[Any]):

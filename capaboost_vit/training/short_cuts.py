@@ -1,0 +1,94 @@
+"""Short cuts: what a run computes instead of its model, to the same logits with less work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.seeds import seeded
+from ..core.wrapper import NoShortCut
+from .evaluation import forward
+from .front import Divided, FrontExamples, Whole
+from .job import Job
+from .room import room_for
+
+
+def take_short_cuts(
+    job: Job,
+    *,
+    logits_only: Callable[[nn.Module], nn.Module],
+    divide: Callable[[nn.Module], Divided | None],
+    example: Callable[[], Any],
+    random: bool,
+    widths: Callable[[Any], Sequence[int]] | None = None,
+) -> None:
+    """Lets a job call what computes the logits of its model with less work; nothing with `--short-cuts false`.
+
+    What is in front of the first trained place is in evaluation mode, and has no gradients. Unless `random`, what it
+    makes of each example is computed once, and kept where there is room (`--cache`).
+
+    Args:
+        logits_only: makes a twin whose last block computes what the head reads, or raises NoShortCut.
+        divide: finds the front.
+        example: makes inputs, on which a division is tried: one that does not come to the same is not taken.
+        widths: of the examples of a split, the tokens to which each is filled up; None: all are alike.
+        random: whether training inputs are augmented or masked anew in each epoch.
+    """
+    config = job.config
+    if not config.short_cuts:
+        return
+    try:
+        job.network, taken = logits_only(job.model), ["the last block for the tokens alone that the head reads"]
+    except NoShortCut as reason:
+        taken = [f"none of the last block, as {reason}"]
+    divided = divide(job.called)
+    if divided is not None:
+        with torch.no_grad(), seeded("try out", config.seed, devices=job.state.device.type != "cpu"):
+            inputs = example()
+            expected = forward(job.called.eval(), inputs, config)
+            activations = divided.compute(inputs, config)
+            outputs = forward(divided.rest.eval(), activations, config)
+        same = torch.allclose(outputs, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        what = (
+            "which is frozen, in evaluation mode" if same else "which is frozen, not taken: it came to something else"
+        )
+        taken.append(f"{divided.what} in front, {what}")
+        divided = divided if same else None
+    job.lines.append(f"short cuts: {'; '.join(taken)}")
+    if divided is None:
+        return
+    job.network = Whole(divided) if random else divided.rest
+    if random:
+        return
+    size = max(row.nbytes for row in divided.rows(activations))
+    repeated = job.state.updates > len(job.train)
+
+    def behind_front(examples: Any, asked: Sequence[int], *, keep: bool) -> FrontExamples:
+        cache = config.cache if keep else "none"
+        if size * len(asked) <= room_for(cache, size * len(asked), job.state.device)[0]:
+            examples.read_once()
+        return FrontExamples(
+            examples,
+            divided,
+            prepare=job.prepare,
+            config=config,
+            asked=asked,
+            cache=cache,
+            device=job.state.device,
+            widths=widths(examples) if widths else None,
+        )
+
+    job.front = behind_front(job.train.examples, range(len(job.train.examples)), keep=repeated)
+    job.train.examples = job.front
+    for loader in (job.val, job.test, *job.extra_tests.values()):
+        if loader is not None:
+            loader.examples = behind_front(loader.examples, loader.indices, keep=repeated and loader is job.val)
+    job.prepare = _prepared
+
+
+def _prepared(batch: Any) -> Any:
+    """The batches come prepared."""
+    return batch
