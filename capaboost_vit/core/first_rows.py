@@ -38,7 +38,8 @@ def twin(model: M, exchanged: Mapping[str, nn.Module]) -> M:
     for name, module in exchanged.items():
         child, _, rest = name.partition(".")
         by_child.setdefault(child, {})[rest] = module
-    children = {  # an empty list of modules is false
+    children = {
+        # not `inner.get("") or`: an empty list of modules is false
         child: inner[""] if "" in inner else twin(model.get_submodule(child), inner)
         for child, inner in by_child.items()
     }
