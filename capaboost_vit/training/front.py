@@ -91,6 +91,7 @@ class FrontExamples:
         self.asked = [*asked] if widths is None else sorted(asked, key=lambda index: (-widths[index], index))
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # by index: what enters the rest, and the target
         self.filled = cache == "none"
+        self.first_inputs: Any = None  # of the first batch that was computed, as they came
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -156,7 +157,10 @@ class FrontExamples:
         for part, groups in zip(parts, places, strict=True):
             rows: dict[int, tuple[Tensor, Tensor]] = {}
             for group in groups:
-                inputs, targets = self.prepare(next(batches))
+                batch: Batch = next(batches)
+                if self.first_inputs is None:
+                    self.first_inputs = batch[0]
+                inputs, targets = self.prepare(batch)
                 activations = self.divided.rows(self.divided.compute(inputs, self.config))
                 rows |= dict(zip(group, zip(activations, targets, strict=True), strict=True))
             yield [rows[i] for i in range(len(part))]

@@ -71,7 +71,7 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
         updates = Prefetcher(job.train.epoch(*divmod(progress.update, state.updates_per_epoch)))
         for update in updates:
             if progress.update == 0:
-                log.inputs(update.batches[0][0])
+                log.inputs(update.batches[0][0] if job.front is None else job.front.first_inputs)
             values, asked = _step(job, runner, update, hooks=hooks, stop=stop, meanwhile=updates.fetch)
             progress.seconds += log.step(progress.update, update.size, values)
             progress.examples += update.size

@@ -45,20 +45,12 @@ def take_short_cuts(
     except NoShortCut as reason:
         taken = [f"none of the last block, as {reason}"]
     divided = divide(job.called)
+    activations = None if divided is None else _tried(job, divided, example)
     if divided is not None:
-        with torch.no_grad(), seeded("try out", config.seed, devices=job.state.device.type != "cpu"):
-            inputs = example()
-            expected = forward(job.called.eval(), inputs, config)
-            activations = divided.compute(inputs, config)
-            outputs = forward(divided.rest.eval(), activations, config)
-        same = torch.allclose(outputs, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
-        what = (
-            "which is frozen, in evaluation mode" if same else "which is frozen, not taken: it came to something else"
-        )
-        taken.append(f"{divided.what} in front, {what}")
-        divided = divided if same else None
+        mode = "in evaluation mode, as they are frozen" if activations is not None else "with all others, not apart"
+        taken.append(f"{divided.what} in front {mode}")
     job.lines.append(f"short cuts: {'; '.join(taken)}")
-    if divided is None:
+    if divided is None or activations is None:
         return
     job.network = Whole(divided) if random else divided.rest
     if random:
@@ -87,6 +79,21 @@ def take_short_cuts(
         if loader is not None:
             loader.examples = behind_front(loader.examples, loader.indices, keep=repeated and loader is job.val)
     job.prepare = _prepared
+
+
+def _tried(job: Job, divided: Divided, example: Callable[[], Any]) -> Any:
+    """What enters the rest, of an example; None where front and rest do not come to what the network comes to."""
+    try:
+        with torch.no_grad(), seeded("try out", job.config.seed, devices=job.state.device.type != "cpu"):
+            inputs = example()
+            expected = forward(job.called.eval(), inputs, job.config)
+            activations = divided.compute(inputs, job.config)
+            outputs = forward(divided.rest.eval(), activations, job.config)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of whatever class: a foreign model, whose forward pass is no `rest(front(inputs))`
+        return None
+    return activations if torch.allclose(outputs, expected, rtol=1e-4, atol=1e-4, equal_nan=True) else None
 
 
 def _prepared(batch: Any) -> Any:

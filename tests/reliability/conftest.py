@@ -215,7 +215,7 @@ def in_pieces(monkeypatch):
 
     def run_in_pieces(configure):
         """The configuration may depend on how often the run was stopped."""
-        stops = {"update": 0, "evaluating": 0}
+        stops = {"update": 0, "evaluating": 0, "front": 0}
         looks = more = 0
         while True:
             with monkeypatch.context() as patch:
@@ -224,9 +224,10 @@ def in_pieces(monkeypatch):
                     run_module.train(configure(sum(stops.values())))
                     return stops
                 except Interrupted as stopped:
-                    kind = "evaluating" if "evaluating" in str(stopped) else "update"
+                    kind = next((kind for kind in ("evaluating", "front") if kind in str(stopped)), "update")
                     stops[kind] += 1
-                    more = more + 1 if kind == "evaluating" else 0  # each batch of it, and then past it
+                    # each batch of an evaluation, and then past it; the one batch of a front each time
+                    more = {"update": 0, "evaluating": more + 1, "front": 1}[kind]
 
     return run_in_pieces
 

@@ -37,6 +37,8 @@ VARIANTS = {
     "everything trained": {"model": "vit_tiny_patch16_224", "method": {"name": "full"}},
     "adapter+": {"model": "vit_tiny_capaboost_adapter", "method": {"learned_scale": "channel", "drop_path": 0.3}},
 }
+FRONT = {"no_aug": True, "aa": None, "model_kwargs": {**OPTIONS["model_kwargs"], "depth": 3}}
+FRONT |= {"validation_batch_size": 300, "method": {"dropout": 0.1, "targets": ["blocks.2.attn.qkv"]}}
 TOGETHER = {"model_ema": True, "select": "best", "grad_accum_steps": 2, "max_steps": 5, "checkpoint_interval": 2}
 
 
@@ -45,6 +47,7 @@ TOGETHER = {"model_ema": True, "select": "best", "grad_accum_steps": 2, "max_ste
     [
         pytest.param(TOGETHER, [0], ["auto"], id="together"),
         pytest.param({"no_aug": True, "aa": None}, [0], ["device", "memory", "none"], id="another cache each time"),
+        pytest.param(FRONT, [0], ["auto", "device"], id="frozen front"),
         *(pytest.param(variant, [0], ["auto"], id=name, marks=pytest.mark.slow) for name, variant in VARIANTS.items()),
         pytest.param({}, [0, 2, 0, 1], ["auto"], id="other workers each time", marks=pytest.mark.slow),
     ],
@@ -65,6 +68,7 @@ def test_a_run_stopped_at_every_update_ends_with_the_same_bits(
     stops = in_pieces(configure)
     assert stops["update"] == whole["updates"]
     assert stops["evaluating"] >= 2
+    assert (stops["front"] > 0) == (variant is FRONT)
     lab.same(tmp_path / "pieces", tmp_path / "whole", pictures=pictures)
 
 
