@@ -78,3 +78,14 @@ def virtual_tokens(length, width, **options):
     """Virtual tokens of options by name, those of the masks among them."""
     masks, others = masking(options)
     return VirtualTokens(length, width, masks, **others)
+
+
+def backward_flops(y: Tensor) -> int:
+    """FLOPs of the matrix products that the backward pass from y executes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # y + a b in place, which it does not know
+    in_place = {torch.ops.aten.addmm_: lambda y, a, b, **_: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        y.square().sum().backward()
+    return counter.get_total_flops()

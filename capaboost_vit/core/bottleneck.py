@@ -60,16 +60,21 @@ class _AddBottleneck(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Any, ...]:
         x, h, down, down_bias, up = ctx.saved_tensors
-        needs_x = ctx.needs_input_grad[1]
+        needs_y, needs_x, needs_down, needs_down_bias, needs_up, needs_up_bias, _ = ctx.needs_input_grad
         act, gradient = ACTIVATIONS[ctx.act]
+        dx = d_down = d_down_bias = d_up = d_up_bias = None
         with torch.autocast(dy.device.type, enabled=False):
-            down_there, up_there = down.to(x.dtype), up.to(x.dtype)
+            down_there = down.to(x.dtype)
             if torch.is_grad_enabled():  # for a second derivative h has to be a function of x
                 h = linear(x, down_there, down_bias.to(x.dtype))
             d = dy.to(x.dtype)
-            dh = gradient(linear(d, up_there.t()), h)
-            dx = linear(dh, down_there.t()) if needs_x else None
-            d_down = linear(dh.t().contiguous(), x.t()).to(down.dtype)
-            d_up = linear(act(h).t().contiguous(), d.t()).t().to(up.dtype)
-            d_biases = [bias.to(down.dtype) for bias in (dh.sum(0), d.sum(0))]
-        return dy.to(ctx.dtype), dx, d_down, d_biases[0], d_up, d_biases[1], None
+            if needs_x or needs_down or needs_down_bias:
+                dh = gradient(linear(d, up.to(x.dtype).t()), h)
+                dx = linear(dh, down_there.t()) if needs_x else None
+                d_down = linear(dh.t().contiguous(), x.t()).to(down.dtype) if needs_down else None
+                d_down_bias = dh.sum(0).to(down.dtype) if needs_down_bias else None
+            if needs_up:
+                d_up = linear(act(h).t().contiguous(), d.t()).t().to(up.dtype)
+            if needs_up_bias:
+                d_up_bias = d.sum(0).to(down.dtype)
+        return dy.to(ctx.dtype) if needs_y else None, dx, d_down, d_down_bias, d_up, d_up_bias, None

@@ -104,6 +104,20 @@ def create_tokenizer(name: str) -> Any:
     return tokenizer
 
 
+def recompute_layers(model: nn.Module) -> None:
+    """Gradient checkpointing: keeps the inputs of the layers alone, which are computed again in the backward pass.
+
+    That ends at the first trained place: layers below it are neither differentiated nor computed again, which
+    transformers would do, as it makes the embeddings require a gradient.
+    """
+    checkpointed: Any = model
+    # the older name is the second; without re-entrance a layer is recomputed though its inputs need no gradient
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next(getattr(model, name) for name in names if hasattr(model, name))
+    enable({"use_reentrant": False})
+    checkpointed.disable_input_require_grads()
+
+
 def known_limits(name: str) -> tuple[int | None, int]:
     """The most tokens that the model of a hub id or folder takes (None for no limit), and the size of its vocabulary.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import low_rank
+from oracle import backward_flops, low_rank
 from torch import nn
 
 from capaboost_vit.core.adapted import Adapted
@@ -89,6 +89,27 @@ def test_kept_are_the_input_the_bottleneck_and_the_factors():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         add_bottleneck(*tensors, act="gelu")
     assert sorted(shapes) == sorted([(50, 5), (50, 3), (3, 5), (3,), (4, 3)])
+
+
+@pytest.mark.parametrize(
+    "needed", ["y", "x", "down", "down_bias", "up", "up_bias", "y x", "x down down_bias up up_bias"]
+)
+def test_only_the_gradients_that_are_needed_are_computed(needed):
+    names = ("y", "x", "down", "down_bias", "up", "up_bias")
+    tensors = operands(tokens=(7,))
+    expected = torch.autograd.grad(add_bottleneck(*tensors, act="gelu").square().sum(), tensors)
+    for name, tensor in zip(names, tensors, strict=True):
+        tensor.requires_grad_(name in needed.split())
+    thin_in, thin_out = 2 * 7 * 3 * 5, 2 * 7 * 3 * 4
+    flops = 0
+    if {"x", "down", "down_bias"} & set(needed.split()):
+        flops += thin_out  # dY B
+    flops += thin_in * (("x" in needed.split()) + ("down" in needed.split())) + thin_out * ("up" in needed.split())
+    assert backward_flops(add_bottleneck(*tensors, act="gelu")) == flops
+    for name, tensor, gradient in zip(names, tensors, expected, strict=True):
+        assert (tensor.grad is not None) == (name in needed.split())
+        if tensor.grad is not None:
+            torch.testing.assert_close(tensor.grad, gradient)
 
 
 def test_functional_gradients_per_sample_are_those_one_by_one():

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from oracle import low_rank
+from oracle import backward_flops, low_rank
 from pairs import pairs
 from torch import nn
 from torch.nn import functional as F
@@ -264,6 +264,31 @@ def test_with_a_frozen_down_factor_the_input_is_not_kept(execution):
     assert list(gradients) == ["branches.all.up.weight"]
     assert_near(of.branches["all"].up.weight.grad, gradients["branches.all.up.weight"], 1e-5)
     assert_near(x.grad, dx, 1e-5)
+
+
+NEEDED = [{"x", "down", "up"}, {"down", "up"}, {"up"}, {"x", "up"}, {"x"}]
+
+
+@pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: " ".join(sorted(needed)))
+@pytest.mark.parametrize("space", SPACES)
+def test_the_backward_pass_costs_the_products_of_the_gradients_that_are_needed(space, needed):
+    N, R, columns, rows = 60, 8, 20, 24
+    shapes = {"x": (N, columns), "down": (R, columns), "up": (rows, R)}
+    x, down, up = (torch.randn(shape).requires_grad_(name in needed) for name, shape in shapes.items())
+    y = low_rank_linear(
+        x, torch.randn(rows, columns), None, [(0, rows, 1.0)], down, [up], in_weight_space=space == "weight"
+    )
+    by_rows, by_columns = 2 * N * R * rows, 2 * N * R * columns  # of dY B and dB; of X A^T, dA and (dY B) A
+    expected = 0
+    if "down" in needed or ("x" in needed and space == "token"):
+        expected += by_rows
+    if "down" in needed:
+        expected += by_columns
+    if "x" in needed:  # with W' once more, or in two products
+        expected += 2 * N * rows * columns + (2 * R * rows * columns if space == "weight" else by_columns)
+    if "up" in needed:  # where A needs no gradient, X A^T was kept instead of X
+        expected += by_rows + (by_columns if "down" in needed else 0)
+    assert backward_flops(y) == expected
 
 
 class Shapes(TorchDispatchMode):

@@ -16,6 +16,7 @@ import reflection
 import texts
 import timm
 import torch
+from oracle import backward_flops
 from safetensors.torch import load_file, save_file
 
 import capaboost_vit
@@ -205,6 +206,59 @@ def test_the_summary_counts_each_parameter_once(name, options):
     elif rest == 0:
         assert counted == summary.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert not any("." in role for role in summary.roles if role.startswith("blocks"))  # a role, not a place
+
+
+# gradients
+
+
+def in_the_last_block(model, adapt, name, options):
+    """Adapted in its last block and head alone: by targets where the method has them, else all the rest is frozen."""
+    adapted = adapt(copy.deepcopy(model), name, **options)
+    numbers = [part for key, _ in model.named_parameters() for part in key.split(".") if part.isdigit()]
+    last = f".{max(numbers, key=int)}."
+    if "targets" in METHODS[name].__dataclass_fields__:
+        places = {slot: None for slot, _ in wrappers(adapted) if last in f"{slot}."}
+        others = {"inputs": ()} if name == "ia3" else {}
+        return adapt(model, name, **{**options, **others, "targets": tuple(places)})
+    for key, parameter in adapted.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and (last in key or key.startswith(("head.", "classifier."))))
+    return adapted
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@every_method
+def test_the_backward_pass_ends_at_the_first_trained_place(name, options, recomputed):
+    """Below it there are two blocks, or none: the products that are computed are the same."""
+    flops = []
+    for depth in (1, 3):
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", **{**TINY, "depth": depth})
+        model = in_the_last_block(model, capaboost_vit.adapt, name, {**IMAGES.get(name, {}), **small(name, **options)})
+        model.set_grad_checkpointing(recomputed)
+        flops.append(backward_flops(model.train()(X)))
+    assert flops[0] == flops[1] > 0
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"), [case for case in CASES if case[0] != "prompt"], ids=str
+)  # in front of all
+def test_the_backward_pass_of_a_text_encoder_ends_there_too(name, options, recomputed):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from capaboost_vit.nlu.models import recompute_layers
+
+    flops = []
+    for depth in (1, 3):
+        shape = {**texts.TINY, "num_hidden_layers": depth}
+        config = BertConfig(vocab_size=32, num_labels=3, max_position_embeddings=16, **shape)
+        model = BertForSequenceClassification(config)
+        options = {**IMAGES.get(name, {}), **small(name, **options), **TEXTS.get(name, {})}
+        model = in_the_last_block(model, nlu.adapt, name, options)
+        if recomputed:
+            recompute_layers(model)
+        flops.append(backward_flops(model.train()(input_ids=X.new_ones(4, 7).long()).logits))
+    assert flops[0] == flops[1] > 0
 
 
 @every_method

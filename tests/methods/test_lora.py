@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from oracle import backward_flops
 from torch.nn import functional as F
 
 import capaboost_vit
@@ -71,3 +72,16 @@ def test_an_unknown_execution_is_refused_and_leaves_the_model_as_it_was():
     ):
         capaboost_vit.adapt(model, "lora", execution="space")
     assert not capaboost_vit.branches(model)
+
+
+@pytest.mark.parametrize(("execution", "products"), [("plain", 3), ("weight", 4), ("token", 4)])
+def test_below_the_output_of_the_first_adapted_layer_only_the_factors_are_differentiated(execution, products):
+    """q and v of the last block: dY B, dA and dB of each, X A^T where it is not kept, and no gradient of the input."""
+    model = adapted(execution=execution, num_branches=2)
+    model.blocks[0].requires_grad_(False)
+    images = torch.randn(8, 3, 32, 32)
+    found = backward_flops(model(images))
+    frozen = capaboost_vit.detach(model)
+    frozen.blocks[1].attn.qkv.register_forward_hook(lambda layer, x, y: y.requires_grad_())
+    tokens, rank, width = 8 * (4 * 4 + 1), 2 * 4, 16
+    assert found == backward_flops(frozen(images)) + 2 * products * 2 * tokens * rank * width
