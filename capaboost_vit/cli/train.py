@@ -24,6 +24,7 @@ _BASE_WEIGHTS = (
     "hub's"
 )
 _DEVICE = "cpu, cuda, ...; null: cuda where there is one"
+_SHORT_CUTS = "compute with merged weights, and of the last block what the head reads, where that is exact"
 
 
 def train_parser(config: type[RunConfig]) -> Parser:
@@ -70,6 +71,7 @@ def eval_parser() -> Parser:
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--validation-batch-size", int, 256, "examples at a time")
     add_option(parser, "--device", str | None, None, _DEVICE)
+    add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
     return parser
 
 
@@ -78,7 +80,7 @@ def evaluate(arguments: Namespace) -> None:
     from ..training.saved import open_source
 
     source = open_source(arguments.adapter)
-    options = {name: arguments[name] for name in ("data", "split", "device")}
+    options = {name: arguments[name] for name in ("data", "split", "device", "short_cuts")}
     options["batch_size"] = arguments.validation_batch_size
     if source.is_text:
         from ..nlu.saved import evaluate_text
@@ -115,6 +117,7 @@ def predict_parser() -> Parser:
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--batch-size", int, 64, "pictures at a time")
     add_option(parser, "--device", str | None, None, _DEVICE)
+    add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
     return parser
 
 
@@ -154,8 +157,8 @@ def _predict_texts(source: ModelSource, arguments: Namespace) -> None:
         raise ValueError(f"a run on texts takes one file or folder, got {', '.join(arguments.images)}")
     from ..nlu.predict import predict_texts, write_predictions
 
-    options = {"model": arguments.initial_checkpoint, "batch_size": arguments.batch_size, "device": arguments.device}
-    predictions = predict_texts(source, arguments.images[0], **options)
+    options = {name: arguments[name] for name in ("batch_size", "device", "short_cuts")}
+    predictions = predict_texts(source, arguments.images[0], model=arguments.initial_checkpoint, **options)
     if arguments.csv is not None:
         for path in write_predictions(predictions, Path(arguments.csv)):
             print(f"written: {path}")

@@ -19,7 +19,7 @@ from .data import open_unlabelled
 from .loader import moved, text_eval_loader
 from .models import create_tokenizer
 from .objectives import regression
-from .saved import open_trained
+from .saved import on, open_trained
 from .tasks import Task, get_task
 from .tokens import encode
 
@@ -31,6 +31,7 @@ def predict_texts(
     model: str | None = None,
     batch_size: int = 64,
     device: str | None = None,
+    short_cuts: bool = True,
 ) -> dict[str, tuple[str, ...]]:
     """The prediction for each text of the test splits of a folder, or of one file, in the order of the rows.
 
@@ -40,6 +41,7 @@ def predict_texts(
     Args:
         data: the task's folder or file; labels are not looked at.
         model: folder or hub id of the base model; None takes that of the run, or the hub id that the file names.
+        short_cuts: see `evaluate_text`.
 
     Raises:
         FileNotFoundError, ValueError: no adapter, data or model; a task whose answers are no classes or scores; see
@@ -51,7 +53,7 @@ def predict_texts(
         raise ValueError(f"predict writes classes and scores of texts, and {task.name} has neither")
     splits = open_unlabelled(data, task, text_columns=config.text_columns)
     tokenizer, target = create_tokenizer(config.tokenizer or config.model), pick_device(device)
-    network = network.to(target)
+    network = on(network, target, short_cuts=short_cuts)
     outputs_alone = regression(score=lambda *_: {}, names=())
     predictions = {}
     for name, split in splits.items():

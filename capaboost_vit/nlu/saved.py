@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..core.merge import merge
+from ..core.merge import fastest, merge
 from ..io.atomic import is_taken
 from ..io.options import tuples
 from ..training.distributed import pick_device
@@ -33,6 +33,7 @@ def evaluate_text(
     model: str | None = None,
     batch_size: int = 256,
     device: str | None = None,
+    short_cuts: bool = True,
 ) -> dict[str, float]:
     """The scores of the task, in per cent, of an adapter file or a run folder, on one split.
 
@@ -42,6 +43,7 @@ def evaluate_text(
         data: what to evaluate on; None takes that of the run. It is opened with the run's options.
         split: its name, or a usual alias (val: valid, validation, dev).
         model: folder or hub id of the base model; None takes that of the run, or the hub id that the file names.
+        short_cuts: compute with merged weights and the first token of the last layer, where that is exact.
 
     Raises:
         FileNotFoundError: no adapter, data or model. ValueError: no data named, no such split, or other classes.
@@ -55,7 +57,7 @@ def evaluate_text(
     encoded = encode_task(config, classes=classes)
     split = encoded.data.find(split)
     target = pick_device(device)
-    network = network.to(target)
+    network = on(network, target, short_cuts=short_cuts)
     objective, calibrate = make_objective(encoded)
 
     def on_split(name: str) -> tuple[Tensor, EvalLoader]:
@@ -82,6 +84,12 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
     network, config, _ = open_trained(adapter, model)
     tokenizer = create_tokenizer(config.tokenizer or config.model)
     return save_model(merge(network, inplace=True), tokenizer, output)
+
+
+def on(network: nn.Module, device: torch.device, *, short_cuts: bool) -> nn.Module:
+    """What computes the logits on a device: the model, or what `fastest` makes of it, which uses it up."""
+    network = network.to(device)
+    return fastest(network) if short_cuts else network
 
 
 def open_trained(

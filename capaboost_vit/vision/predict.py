@@ -48,6 +48,7 @@ def predict_each(
     bad_images: Literal["error", "skip"] = "error",
     note: Callable[[str], None] = warnings.warn,
     device: str | None = None,
+    short_cuts: bool = True,
 ) -> Iterator[Prediction]:
     """The `top` most probable classes of each picture, `softmax(logits)` in float32, as soon as they are there.
 
@@ -57,6 +58,7 @@ def predict_each(
         top: cut to the number of classes; those without a name are numbers.
         initial_checkpoint: see `open_saved`.
         bad_images: at a picture that cannot be read: an error, behind the predictions of those before it, or skip it.
+        short_cuts: see `evaluate_adapter`.
         note: told of each picture that is skipped, and why; and how many files of a folder are no pictures.
 
     Raises:
@@ -70,8 +72,8 @@ def predict_each(
     target = pick_device(device)
     files = _image_files(images, note)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
-    network = saved.model.to(target)
-    count: int = network.num_classes  # type: ignore[assignment]
+    network = saved.on(target, short_cuts=short_cuts)
+    count: int = saved.model.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
     tree = Folder(Path())
     split = Split(tuple(map(str, files)), (0,) * len(files), tree.read, tree.locate, saved.value_range)

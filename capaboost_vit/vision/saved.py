@@ -14,7 +14,7 @@ from timm.data import resolve_input_data_config
 from timm.models import save_for_hf
 from torch import nn
 
-from ..core.merge import merge
+from ..core.merge import fastest, merge
 from ..io.atomic import is_taken, new_folder, replacing
 from ..io.json import read_object
 from ..training.distributed import pick_device
@@ -24,6 +24,7 @@ from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter
 from .build import build_transform, check_scaling
 from .class_names import class_names, outputs_of
+from .class_row import logits_only
 from .config import TrainConfig
 from .data import checked_range, open_configured
 from .data.pixels import ValueRange
@@ -47,6 +48,11 @@ class Saved:
     def value_range(self) -> ValueRange | None:
         """With which images are read; see `to_rgb`."""
         return checked_range(self.input["value_range"]) if self.input.get("value_range") is not None else None
+
+    def on(self, device: torch.device, *, short_cuts: bool) -> nn.Module:
+        """What computes the logits on a device: the model, or what `fastest` makes of it, which uses it up."""
+        model = self.model.to(device)
+        return fastest(model, logits_only) if short_cuts else model
 
 
 def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None = None) -> Saved:
@@ -97,6 +103,7 @@ def evaluate_adapter(
     initial_checkpoint: str | None = None,
     batch_size: int = 256,
     device: str | None = None,
+    short_cuts: bool = True,
     note: Callable[[str], None] = lambda line: None,
 ) -> tuple[int, int]:
     """(right answers, all) of an adapter file, a run folder or a timm folder, on one split of a data set.
@@ -105,6 +112,7 @@ def evaluate_adapter(
         data: what to evaluate on; None takes that of the run folder. It is opened with the run's options. Its classes
             are those of the model by name (`outputs_of`); they may be fewer.
         initial_checkpoint: see `open_saved`.
+        short_cuts: compute with merged weights and the class token's row of the last block, where that is exact.
         note: is told, a line each, which files of the data are no images and are left out.
 
     Raises:
@@ -126,7 +134,8 @@ def evaluate_adapter(
     part = replace(part, labels=tuple(outputs[label] for label in part.labels), value_range=saved.value_range)
     batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
-    confusion = evaluate(saved.model.to(target), batches, prepare=prepare, config=TrainConfig())
+    model = saved.on(target, short_cuts=short_cuts)
+    confusion = evaluate(model, batches, prepare=prepare, config=TrainConfig())
     return right_answers(confusion), int(confusion.sum())
 
 

@@ -12,12 +12,18 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import capaboost_vit
+from capaboost_vit import METHODS
+from capaboost_vit.core.inject import wrappers
+from capaboost_vit.core.merge import unmergeable
+from capaboost_vit.core.wrapper import unwrap
 from capaboost_vit.run import train
+from capaboost_vit.vision.class_row import FirstRowsBlock
 from capaboost_vit.vision.data import open_data
 from capaboost_vit.vision.predict import Prediction, predict_images, write_predictions
-from capaboost_vit.vision.saved import evaluate_adapter, merge_adapter
+from capaboost_vit.vision.saved import evaluate_adapter, merge_adapter, open_saved
 
 CLASSES = ("blue", "green", "red")
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -259,6 +265,39 @@ def test_a_damaged_configuration_of_a_run_is_named(finished, tmp_path):
     (tmp_path / "config.yaml").write_text("data: [")
     with pytest.raises(ValueError, match=r"config\.yaml is no YAML: "):
         evaluate_adapter(tmp_path)
+
+
+# short cuts
+
+
+@pytest.mark.parametrize("method", [*METHODS, "timm folder", "lora float16", "lora bfloat16"])
+def test_short_cuts_change_no_answer(method, base, pictures, wake, tmp_path):
+    """Models are opened as float32, those of a low-precision base too: merging rounds no dW away."""
+    method, *dtype = method.split(" ") if method != "timm folder" else [method]
+    weights = {name: tensor.to(getattr(torch, *dtype)) if dtype else tensor for name, tensor in load_file(base).items()}
+    save_file(weights, tmp_path / "base.safetensors")
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=3, **SMALL)
+    model.load_state_dict(weights, strict=False)
+    nn.init.normal_(model.head.weight)
+    if method == "timm folder":
+        timm.models.save_for_hf(model, str(tmp_path), {"label_names": list(CLASSES)}, safe_serialization=True)
+        path, options = tmp_path, {}
+    else:
+        wake(capaboost_vit.adapt(model, method, **({"parts": ("lora", "adapter")} if method == "unipelt" else {})))
+        path = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors", class_names=CLASSES)
+        options = {"initial_checkpoint": str(tmp_path / "base.safetensors")}
+    opened = open_saved(path, **options)
+    refused = unmergeable(opened.model)
+    network = opened.on(torch.device("cpu"), short_cuts=True)
+    assert [name for name, _ in wrappers(network) if name not in refused] == []
+    assert isinstance(unwrap(network.blocks[0]), FirstRowsBlock) == (method != "unipelt")  # whose gates need all rows
+    options["device"] = "cpu"
+    whole, short = (predict_images(path, [pictures], short_cuts=on, **options) for on in (False, True))
+    assert [(p.image, p.classes) for p in short] == [(p.image, p.classes) for p in whole]
+    for one, other in zip(short, whole, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, rel=1e-5, abs=1e-6)
+    counts = [evaluate_adapter(path, data=str(pictures), short_cuts=on, **options) for on in (False, True)]
+    assert counts[0] == counts[1]
 
 
 # merging
