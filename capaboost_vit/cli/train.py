@@ -69,7 +69,7 @@ def eval_parser() -> Parser:
     add_option(parser, "--data", str | None, None, "data set; null: that of the run")
     add_option(parser, "--split", str, "test", "name of the split or list")
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
-    add_option(parser, "--validation-batch-size", int, 256, "examples at a time")
+    add_option(parser, "--validation-batch-size", int, 64, "examples at a time")
     add_option(parser, "--device", str | None, None, _DEVICE)
     add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
     return parser

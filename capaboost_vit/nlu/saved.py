@@ -31,7 +31,7 @@ def evaluate_text(
     data: str | None = None,
     split: str = "test",
     model: str | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
     device: str | None = None,
     short_cuts: bool = True,
 ) -> dict[str, float]:

@@ -101,7 +101,7 @@ def evaluate_adapter(
     data: str | None = None,
     split: str = "test",
     initial_checkpoint: str | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
     device: str | None = None,
     short_cuts: bool = True,
     note: Callable[[str], None] = lambda line: None,

@@ -12,10 +12,11 @@ import torch
 import transformers
 import yaml
 
+from capaboost_vit.core.inject import wrappers
 from capaboost_vit.methods.header import AdapterFileError
 from capaboost_vit.nlu import create_from_adapter
 from capaboost_vit.nlu.predict import _written, predict_texts, write_predictions
-from capaboost_vit.nlu.saved import evaluate_text, merge_text
+from capaboost_vit.nlu.saved import evaluate_text, merge_text, on, open_trained
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.run import train
 from capaboost_vit.training.saved import open_source
@@ -55,6 +56,23 @@ def test_a_run_folder_has_the_scores_of_its_result(finished_text, kind):
     assert {f"test_{name}": value for name, value in scores.items()} == pytest.approx(
         {name: found[name] for name in found if name.removeprefix("test_") in scores}
     )
+
+
+METHODS = [("adapter", {}), ("prompt", {"prompt_length": 2}), ("ia3", {}), ("ssf", {}), ("full", {})]
+SHORT = [(kind, {}) for kind in KINDS if kind != "three"]  # which are LoRA's
+SHORT += [("opinions", {"method": {"name": name, **options}, "epochs": 1}) for name, options in METHODS]
+
+
+@pytest.mark.parametrize(("kind", "options"), SHORT, ids=str)
+def test_short_cuts_change_no_answer(finished_text, tmp_path, kind, options):
+    folder, _ = finished_text(kind, **options)
+    network = on(open_trained(folder)[0], torch.device("cpu"), short_cuts=True)
+    merges = options.get("method", {}).get("name") not in ("adapter", "prompt")
+    assert (list(wrappers(network)) == []) == merges
+    assert evaluate_text(folder) == pytest.approx(evaluate_text(folder, short_cuts=False), rel=1e-6)
+    if kind == "opinions":
+        (tmp_path / "test.tsv").write_text("".join(f"{text}\n" for text in ["text", *dict(texts.opinions(9))]))
+        assert predict_texts(folder, str(tmp_path)) == predict_texts(folder, str(tmp_path), short_cuts=False)
 
 
 def test_other_splits_and_batches_give_their_scores(finished_text):
