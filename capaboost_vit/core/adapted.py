@@ -28,13 +28,13 @@ class Adapted(Wrapper):
     """
 
     adds = "an adapter"
+    rows: int | None = None  # how many rows of the input its base computes, where these are not all
 
     def __init__(self, base: nn.Module, branch: LowRankBranch, source: str = "input") -> None:
         super().__init__(base)
         check_value("source", source, str, {"choices": ("input", "output", "residual")})
         self.branch = branch
         self.source = source
-        self.rows: int | None = None  # of the input that its base computes, where these are not all
         self.train(base.training)
 
     @property
@@ -53,16 +53,18 @@ class Adapted(Wrapper):
             residual, *others = args
             return self.base(x, self.branch.added_to(residual, residual), *others, **kwargs)
         y = self.base(x, *args, **kwargs)
-        return self.branch.added_to(y, x[:, : self.rows] if self.source == "input" else y)
+        if self.source == "output":
+            return self.branch.added_to(y, y)
+        return self.branch.added_to(y, x if self.rows is None else x[:, : self.rows])
 
     def by_row(self) -> bool:
         """Yes, but for a gate, which looks at all of them."""
-        return self.branch.gate is None
+        return not self.gated()
 
     def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
         """The branch for the first rows."""
         if self.source == "residual" or not self.by_row():
-            raise NoShortCut(f"{self.adds} there needs all rows")
+            raise NoShortCut(self.needs_all_rows())
         alone = sharing(self, base=base)
         alone.rows = rows
         return alone

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..io.options import check_value
-from .base import dense, meets, shape_of
+from .base import dense, is_plain_linear, meets, shape_of
 from .branch import LowRankBranch
-from .first_rows import outputs
+from .first_rows import outputs, splits
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
 from .wrapper import Wrapper, merged_weights, unwrap
 
@@ -95,20 +95,32 @@ class AdaptedLinear(Wrapper):
 
     def by_row(self) -> bool:
         """Yes, but for a gate, which looks at all of them."""
-        return all(branch.gate is None for branch in self._in_order())
+        return not self.gated()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outputs(x, 0, self.out_features)
 
-    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """The features from `start` to `stop`, (..., stop - start), with the branches that have a part in them."""
-        space = self._space(x)
-        if space == "plain":
-            return self._plain(x, start, stop)
-        return self._fast(x, start, stop, in_weight_space=space == "weight")
+    def splits(self, at: int) -> bool:
+        """Between its parts: a branch draws its dropout once."""
+        return at % (self.out_features // len(self.parts)) == 0 and self.by_row() and splits(self.base, at)
 
-    def _space(self, x: Tensor) -> str:
-        """Where this call is computed.
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The features from `start` to `stop` of whole parts, (..., stop - start)."""
+        size = self.out_features // len(self.parts)
+        parts = self.parts[start // size : stop // size]
+        branches = {i * size: cast(LowRankBranch, self.branches[p]) for i, p in enumerate(parts) if p in self.branches}
+        if not branches:
+            return outputs(self.base, x, start, stop)
+        space = self._space(x, stop - start)
+        if space != "plain":
+            return self._fast(x, start, stop, branches, in_weight_space=space == "weight")
+        y = outputs(self.base, x, start, stop)
+        starts = range(0, stop - start, size)
+        deltas = [branches[at](x) if at in branches else torch.zeros_like(y[..., :size]) for at in starts]
+        return (y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))).to(y.dtype)
+
+    def _space(self, x: Tensor, features: int) -> str:
+        """Where a call that gives out so many features is computed.
 
         - plain: by PyTorch's own operations, one after the other. Always, where the others do not apply: a gate;
           dropout in training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input, or
@@ -121,8 +133,7 @@ class AdaptedLinear(Wrapper):
         """
         fast = (
             self.execution != "plain"
-            and len(self.branches) > 0
-            and _is_plain_linear(self.base)
+            and is_plain_linear(self.base)
             and not self.base.weight.requires_grad
             and self.base.weight.is_floating_point()
             and x.is_floating_point()
@@ -137,56 +148,29 @@ class AdaptedLinear(Wrapper):
             return "plain"
         if self.execution != "auto":
             return self.execution
-        weight, tokens = self.base.weight, x.numel() // x.shape[-1]
+        tokens = x.numel() // x.shape[-1]
         eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if eager and tokens * weight.numel() < _SMALL:
+        if eager and tokens * features * self.in_features < _SMALL:
             return "plain"
-        return "weight" if weight_space_pays(tokens, *weight.shape) else "token"
+        return "weight" if weight_space_pays(tokens, features, self.in_features) else "token"
 
     def _in_order(self) -> list[LowRankBranch]:
         """The branches in the order of their rows."""
         return [cast(LowRankBranch, self.branches[part]) for part in self.parts if part in self.branches]
 
-    def _within(self, start: int, stop: int) -> Iterator[tuple[LowRankBranch | None, int, int, int]]:
-        """The parts between two features: branch, first feature of the part, and from where to where it is meant."""
+    def _fast(
+        self, x: Tensor, start: int, stop: int, branches: Mapping[int, LowRankBranch], *, in_weight_space: bool
+    ) -> Tensor:
+        """Args: branches: by the feature behind `start` with which their part begins."""
         size = self.out_features // len(self.parts)
-        for index, part in enumerate(self.parts):
-            first = index * size
-            low, high = max(start, first), min(stop, first + size)
-            if low < high:
-                yield cast(LowRankBranch, self.branches[part]) if part in self.branches else None, first, low, high
-
-    def _fast(self, x: Tensor, start: int, stop: int, *, in_weight_space: bool) -> Tensor:
-        adapted = [(branch, first, low, high) for branch, first, low, high in self._within(start, stop) if branch]
-        if not adapted:
-            return outputs(self.base, x, start, stop)
-        downs, ups = zip(*(branch.factors() for branch, *_ in adapted), strict=True)
-        weight, bias = self.base.weight, self.base.bias
-        if (start, stop) != (0, self.out_features):
-            weight, bias = weight[start:stop], None if bias is None else bias[start:stop]
-            of_part = [slice(low - first, high - first) for _, first, low, high in adapted]
-            ups = tuple(up[rows] for up, rows in zip(ups, of_part, strict=True))
+        downs, ups = zip(*(branch.factors() for branch in branches.values()), strict=True)
+        bias = self.base.bias
         return low_rank_linear(
             x,
-            weight,
-            bias,
-            [(low - start, high - start, branch.scaling) for branch, _, low, high in adapted],
+            self.base.weight[start:stop],
+            None if bias is None else bias[start:stop],
+            [(at, at + size, branch.scaling) for at, branch in branches.items()],
             downs[0] if len(downs) == 1 else torch.cat(downs),
             ups,
             in_weight_space=in_weight_space,
         )
-
-    def _plain(self, x: Tensor, start: int, stop: int) -> Tensor:
-        y = outputs(self.base, x, start, stop)
-        deltas = [
-            torch.zeros_like(y[..., : high - low]) if branch is None else branch(x)[..., low - first : high - first]
-            for branch, first, low, high in self._within(start, stop)
-        ]
-        return (y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))).to(y.dtype)
-
-
-def _is_plain_linear(base: nn.Module) -> bool:
-    """Whether calling it is `F.linear` of stored tensors and nothing else."""
-    stored = base._parameters.keys() >= {"weight", "bias"}
-    hooks = (base._forward_hooks, base._forward_pre_hooks, base._backward_hooks, base._backward_pre_hooks)
-    return type(base).forward is nn.Linear.forward and "forward" not in vars(base) and stored and not any(hooks)

@@ -53,6 +53,13 @@ def shape_of(layer: nn.Module) -> tuple[int, int]:
     return getattr(layer, out_features), getattr(layer, in_features)
 
 
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether calling a layer is `F.linear` of stored tensors and nothing else."""
+    stored = layer._parameters.keys() >= {"weight", "bias"}
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return type(layer).forward is nn.Linear.forward and "forward" not in vars(layer) and stored and not any(hooks)
+
+
 def is_norm(layer: nn.Module) -> bool:
     """Whether a layer is a normalisation layer with parameters of its own: torch's, or known by its class.
 
@@ -163,9 +170,14 @@ _COMPUTING: dict[type[Any], Any] = {
 }
 
 
+def computes_a_weight(hook: Any) -> bool:
+    """Whether a hook is one of torch's that compute a tensor of a layer from others: it looks at no input."""
+    return isinstance(hook, tuple(_COMPUTING))
+
+
 def _computing_hooks(layer: nn.Module) -> list[tuple[str, Any]]:
     """(the tensor's name, hook) of each."""
-    hooks: list[Any] = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, tuple(_COMPUTING))]
+    hooks: list[Any] = [hook for hook in layer._forward_pre_hooks.values() if computes_a_weight(hook)]
     return [(getattr(hook, "_tensor_name", None) or hook.name, hook) for hook in hooks]
 
 

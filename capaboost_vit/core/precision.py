@@ -36,7 +36,7 @@ def narrow(model: nn.Module) -> None:
             module.to(getattr(module, _MARK).dtype)
             del module._buffers[_MARK]
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
-                for key in [key for key, hook in hooks.items() if hook in _HOOKS]:
+                for key in [key for key, hook in hooks.items() if casts(hook)]:
                     del hooks[key]
 
 
@@ -54,4 +54,6 @@ def _output_in_that_of_the_model(module: nn.Module, args: Any, output: Any) -> A
     return output.to(getattr(module, _MARK).dtype) if floating else output
 
 
-_HOOKS = (_inputs_in_its_dtype, _output_in_that_of_the_model)
+def casts(hook: Any) -> bool:
+    """Whether a hook is one of those of `widen`."""
+    return hook in (_inputs_in_its_dtype, _output_in_that_of_the_model)

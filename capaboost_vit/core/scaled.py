@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..io.options import check_value
 from .base import dense, shape_of
-from .first_rows import outputs
+from .first_rows import outputs, splits
 from .gate import Gate
 from .inject import features
 from .wrapper import NoShortCut, Wrapper, merged_weights, sharing, unwrap
@@ -118,24 +118,25 @@ class Scaled(Wrapper):
 
     def by_row(self) -> bool:
         """Yes of rows of channels, but for a gate, which looks at all of them."""
-        return self.channel == -1 and all(cast(Scale, scale).gate is None for scale in self.scales.values())
+        return self.channel == -1 and not self.gated()
 
     def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
         """The base's input, or the rows of its output, are scaled as ever."""
         if not self.by_row():
-            raise NoShortCut(f"{self.adds} there needs all rows")
+            raise NoShortCut(self.needs_all_rows())
         return sharing(self, base=base)
+
+    def splits(self, at: int) -> bool:
+        """Where its base does: each feature has its own entry of the vectors."""
+        return self.by_row() and splits(self.base, at)
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The features from `start` to `stop`, scaled by their part of the vectors."""
-        if not self.by_row():
-            return super().outputs(x, start, stop)
         if self.side == "input":
             return outputs(self.base, self.scales["all"](x, x), start, stop)
-        factor, shift = self._vectors(x, shape_of(unwrap(self.base))[0])
-        return _affine(
-            outputs(self.base, x, start, stop), factor[start:stop], None if shift is None else shift[start:stop]
-        )
+        y = outputs(self.base, x, start, stop)
+        factor, shift = self._vectors(y, shape_of(unwrap(self.base))[0])
+        return _affine(y, factor[start:stop], None if shift is None else shift[start:stop])
 
     def forward(self, x: Tensor) -> Tensor:
         if self.side == "input":
@@ -144,7 +145,7 @@ class Scaled(Wrapper):
         if self.parts == ("all",):
             scale = self.scales["all"]
             return scale(y, x) if self.channel == -1 else scale(y.movedim(1, -1), x).movedim(-1, 1)
-        if all(cast(Scale, scale).gate is None for scale in self.scales.values()):
+        if not self.gated():
             return _affine(y, *self._vectors(y, y.shape[-1]))
         pieces = zip(self.parts, y.chunk(len(self.parts), dim=-1), strict=True)
         return torch.cat([self.scales[p](piece, x) if p in self.scales else piece for p, piece in pieces], dim=-1)

@@ -72,11 +72,15 @@ class Wrapper(nn.Module):
         """The additions that take a gate (in their attribute `gate`), with the width of what the gate looks at."""
         return {}
 
+    def gated(self) -> bool:
+        """Whether an addition has a gate, a function of the layer's whole input."""
+        return any(getattr(addition, "gate", None) is not None for addition in self.additions().values())
+
     def cannot_merge(self) -> str | None:
         """Why `merged` would raise, in words; None where it would not."""
         if type(self).merged is Wrapper.merged:
             return f"{self.adds} is no change of a weight"
-        if any(getattr(addition, "gate", None) is not None for addition in self.additions().values()):
+        if self.gated():
             return "a gate depends on the input, which no weight can express"
         return why_not_dense(unwrap(self.base))
 
@@ -100,10 +104,20 @@ class Wrapper(nn.Module):
 
         `sharing(self, base=base)` will do where only the base's output is changed. Raises NoShortCut if it cannot.
         """
-        raise NoShortCut(f"{self.adds} there needs all rows")
+        raise NoShortCut(self.needs_all_rows())
+
+    def needs_all_rows(self) -> str:
+        """Why there is no short cut, in words."""
+        if self.gated():
+            return f"{self.adds} there has a gate, which looks at all rows"
+        return f"{self.adds} there ({type(self).__name__}) does not say that it acts on each row alone"
+
+    def splits(self, at: int) -> bool:
+        """Whether `outputs` knows how to compute the features (of a linear layer) before and from `at` on apart."""
+        return False
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """`self(x)[..., start:stop]`, with less work where a subclass knows how."""
+        """`self(x)[..., start:stop]`, (..., stop - start); those features alone where it `splits` there."""
         return self(x)[..., start:stop]
 
     def fold(self) -> bool:

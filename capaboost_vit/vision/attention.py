@@ -3,60 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.first_rows import outputs
+from ..core.base import shape_of
+from ..core.first_rows import outputs, splits
 from ..core.virtual_tokens import VirtualTokens
-from ..core.wrapper import Wrapper, sharing
+from ..core.wrapper import Wrapper, sharing, unwrap
 
 
 class FirstRowsAttention(Attention):
-    """timm's attention for the first queries alone: (B, N, D) to (B, rows, D).
-
-    Attributes:
-        split: whether queries are projected for these rows alone, keys and values apart from them.
-    """
+    """timm's attention for the first queries alone: (B, N, D) to (B, rows, D)."""
 
     rows: int
-    split: bool
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no mask: who gives one reads all rows
-        return attend(self, x)
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        q, k, v = _queries_keys_values(self, x)
+        return attend(self, x, q, k, v, *args, **kwargs)
 
 
-def attend(base: Attention, x: Tensor, *, prefix: Tensor | None = None, attn_mask: Tensor | None = None) -> Tensor:
-    """`softmax(scale * q [K_p; K]^T) [V_p; V]` with the layer's projections, norms, gate and dropouts around it.
+def _queries_keys_values(base: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normed queries, of a `FirstRowsAttention` the first, normed keys, and values: (B, H, N, D / H) each."""
+    q, k, v = (by_head(base, part) for part in project(base.qkv, x, getattr(base, "rows", None)))
+    return base.q_norm(q), base.k_norm(k), v
+
+
+def project(qkv: Any, x: Tensor, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The first queries (B, rows, D), or all, and all keys and values (B, N, D) of a fused layer."""
+    width = shape_of(unwrap(qkv))[0] // 3
+    if rows is None or not splits(qkv, width):
+        q, k, v = qkv(x).chunk(3, dim=-1)
+        return q[:, :rows], k, v
+    k, v = outputs(qkv, x, width, 3 * width).chunk(2, dim=-1)
+    return outputs(qkv, x[:, :rows], 0, width), k, v
+
+
+def by_head(base: Any, x: Tensor) -> Tensor:
+    """(B, N, H * D) to (B, H, N, D), D the width of the layer's heads."""
+    return x.unflatten(-1, (-1, base.head_dim)).transpose(1, 2)
+
+
+def attend(
+    base: Any, x: Tensor, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """`softmax(scale * q k^T) v` with an attention layer's norm, gate, projection and dropouts around it.
 
     Args:
-        base: of a `FirstRowsAttention` the first rows are computed.
-        x: (B, N, D).
-        prefix: K_p and V_p, (2, H, P, D / H), which enter behind the norm of the keys; None: without.
+        base: a layer with timm's names for these.
+        x: what the layer sees, (B, N, D); its gate, the rows that have queries.
+        q: of the first rows, or of all: (B, H, rows, D / H).
         attn_mask: as in timm, (..., N, N).
     """
-    B, N, _ = x.shape
-    rows = base.rows if isinstance(base, FirstRowsAttention) else None
-    heads, width = base.num_heads, base.attn_dim
-    if isinstance(base, FirstRowsAttention) and base.split:
-        q = outputs(base.qkv, x[:, :rows], 0, width).reshape(B, -1, heads, base.head_dim).transpose(1, 2)
-        kv = outputs(base.qkv, x, width, 3 * width).reshape(B, N, 2, heads, base.head_dim)
-        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-    else:
-        q, k, v = base.qkv(x).reshape(B, N, 3, heads, base.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        q = q[:, :, :rows]
-    q, k = base.q_norm(q), base.k_norm(k)
-    if prefix is not None:
-        prefix_k, prefix_v = prefix.to(k.dtype).unsqueeze(1).expand(-1, B, -1, -1, -1)  # (B, H, P, D / H) each
-        k, v = torch.cat([prefix_k, k], dim=2), torch.cat([prefix_v, v], dim=2)
-        if attn_mask is not None:  # every token sees the prefix
-            seen = 1.0 if attn_mask.dtype == torch.bool else 0.0
-            attn_mask = F.pad(attn_mask, (prefix.shape[2], 0), value=seen)
+    rows = q.shape[2]
+    if attn_mask is not None:
+        attn_mask = attn_mask[..., :rows, :]
     dropout = base.attn_drop.p if base.training else 0.0
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
-    y = base.norm(y.transpose(1, 2).reshape(B, -1, width))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal)
+    y = base.norm(y.transpose(1, 2).flatten(2))
     if base.gate is not None:
         y = y * base.gate(x[:, :rows]).sigmoid()
     return base.proj_drop(base.proj(y))
@@ -92,8 +99,14 @@ class PrefixAttention(Wrapper):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         if is_causal:
             raise ValueError("a prefix does not work with causal attention")
-        prefix = self.tokens().reshape(-1, 2, self.base.num_heads, self.base.head_dim).permute(1, 2, 0, 3)
-        return attend(self.base, x, prefix=prefix, attn_mask=attn_mask)
+        q, k, v = _queries_keys_values(self.base, x)
+        prefix = self.tokens().to(k.dtype).reshape(-1, 2, self.base.num_heads, self.base.head_dim)
+        prefix = prefix.permute(1, 2, 0, 3).unsqueeze(1).expand(-1, len(x), -1, -1, -1)  # (2, B, H, P, D / H)
+        k, v = torch.cat([prefix[0], k], dim=2), torch.cat([prefix[1], v], dim=2)
+        if attn_mask is not None:  # every token sees the prefix
+            seen = 1.0 if attn_mask.dtype == torch.bool else 0.0
+            attn_mask = F.pad(attn_mask, (prefix.shape[3], 0), value=seen)
+        return attend(self.base, x, q, k, v, attn_mask=attn_mask)
 
     def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
         """The prefix is in front of the keys of the first queries, too."""

@@ -4,23 +4,68 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp, SwiGLU
+from timm.layers import (
+    Attention,
+    AttentionRope,
+    DropPath,
+    GluMlp,
+    LayerNorm,
+    LayerScale,
+    Mlp,
+    QuickGELU,
+    RmsNorm,
+    SwiGLU,
+)
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block, VisionTransformer
-from timm.models.vision_transformer import LayerScale as BlockScale
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
-from ..core.first_rows import check_by_row, first_rows, recast, twin, why_not_by_row
-from ..core.wrapper import NoShortCut, unwrap
+from ..core.first_rows import check_by_row, first_rows, recast, twin, watched
+from ..core.wrapper import NoShortCut, sharing
 from .attention import FirstRowsAttention
+from .eva import FirstRowsAttentionRope, FirstRowsEvaAttention, FirstRowsEvaBlock, FirstRowsEvaBlockPostNorm
 
 M = TypeVar("M", bound=nn.Module)
 
-# the classes whose `forward_head` is known, and how many rows it reads
-_HEADS: dict[Any, int] = {VisionTransformer.forward_head: 1, VisionTransformerDistilled.forward_head: 2}
-_KNOWN = ("forward", "forward_features", "pool")
-_MLPS = (Mlp, GluMlp, SwiGLU)
-_BY_ROW = (*_MLPS, LayerScale, BlockScale, DropPath)
+
+class FirstRowsBlock(Block):
+    """timm's block, of whose output only the first rows are computed: (B, N, D) to (B, rows, D)."""
+
+    rows: int
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y = self.attn(self.norm1(x), *args, **kwargs)
+        x = x[:, : self.rows] + self.drop_path1(self.ls1(y))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class FirstRowsResPostBlock(ResPostBlock):
+    """timm's block with norms behind attention and MLP, of whose output only the first rows are computed."""
+
+    rows: int
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y = self.attn(x, *args, **kwargs)
+        x = x[:, : self.rows] + self.drop_path1(self.norm1(y))
+        return x + self.drop_path2(self.norm2(self.mlp(x)))
+
+
+# classes of models, with how many rows their heads read; theirs is each model that has their methods
+_ROWS: dict[Any, int] = {VisionTransformer: 1, VisionTransformerDistilled: 2, Eva: 1}
+_METHODS = ("forward", "forward_features", "forward_head", "pool")
+# of each class of blocks and of attention, that which computes first rows
+_FIRST_ROWS: dict[type[nn.Module], type[nn.Module]] = {
+    Block: FirstRowsBlock,
+    ResPostBlock: FirstRowsResPostBlock,
+    Attention: FirstRowsAttention,
+    EvaBlock: FirstRowsEvaBlock,
+    EvaBlockPostNorm: FirstRowsEvaBlockPostNorm,
+    EvaAttention: FirstRowsEvaAttention,
+    AttentionRope: FirstRowsAttentionRope,
+}
+_OF_ALL_ROWS = ("attn", "qkv", "k_proj", "v_proj")
+_BY_ROW = (Mlp, GluMlp, SwiGLU, LayerNorm, RmsNorm, LayerScale, DropPath, QuickGELU)
 
 
 def logits_only(model: M) -> M:
@@ -35,58 +80,51 @@ def logits_only(model: M) -> M:
     its own, so call its `train` and `eval`. Its `forward_features` gives those rows alone, the model's
     own stays as it is. Make it when the model is complete: what is attached to the model later it lacks.
 
+    Args:
+        model: a `VisionTransformer` (DeiT, DINOv2, CLIP, ...) or an `Eva` (EVA-02, DINOv3, ...), adapted or not.
+
     Raises:
-        NoShortCut: a ValueError that says why all rows of the last block are needed, or may be.
+        NoShortCut: a ValueError that says why all rows of the last block are needed, or may be: call the model itself.
 
     Example:
         >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224", num_classes=10), "lora")
         >>> loss = F.cross_entropy(capaboost_vit.logits_only(model)(images), labels)
     """
-    kind: Any = type(model)
-    if not is_plain_vit(model):
-        raise NoShortCut(f"a {kind.__name__} is no plain ViT of timm")
-    assert isinstance(model, VisionTransformer)
-    if kind.forward_head not in _HEADS:
-        raise NoShortCut(f"how the head of a {kind.__name__} reads its tokens is not known")
-    if model.global_pool != "token" or model.attn_pool is not None:
-        raise NoShortCut(f"the head reads all tokens (global_pool {model.global_pool!r})")
-    last = len(model.blocks) - 1
-    if last < 0:
+    rows = next((rows for known, rows in _ROWS.items() if _is_one(model, known)), None)
+    if rows is None:
+        raise NoShortCut(f"how a {type(model).__name__} comes from its last block to the logits is not known")
+    vit: Any = model
+    if vit.global_pool != "token" or vit.attn_pool is not None:
+        raise NoShortCut(f"the head reads all tokens (global_pool {vit.global_pool!r})")
+    if not len(vit.blocks):
         raise NoShortCut("the model has no block")
-    return twin(model, {f"blocks.{last}": first_rows(model.blocks[last], _HEADS[kind.forward_head], _block)})
+    if watched(vit.blocks):
+        raise NoShortCut("a hook looks at what the blocks give out")
+    check_by_row([vit.norm], _BY_ROW)
+    last = len(vit.blocks) - 1
+    return twin(model, {f"blocks.{last}": first_rows(vit.blocks[last], rows, _first_rows)})
 
 
 def is_plain_vit(model: nn.Module) -> bool:
     """Whether a model is a ViT of timm that goes through its blocks and pools as timm wrote it."""
-    as_written = (getattr(type(model), name, None) is getattr(VisionTransformer, name) for name in _KNOWN)
-    return isinstance(model, VisionTransformer) and all(as_written)
+    return _is_one(model, VisionTransformer) or _is_one(model, VisionTransformerDistilled)
 
 
-class FirstRowsBlock(Block):
-    """timm's block, of whose output only the first rows are computed: (B, N, D) to (B, rows, D)."""
-
-    rows: int
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no mask: those who give one read all rows
-        y = self.attn(self.norm1(x))
-        x = x[:, : self.rows] + self.drop_path1(self.ls1(y))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+def _is_one(model: nn.Module, kind: Any) -> bool:
+    as_written = (getattr(type(model), name) is getattr(kind, name) and name not in vars(model) for name in _METHODS)
+    return isinstance(model, kind) and all(as_written)
 
 
-def _block(block: nn.Module, rows: int) -> nn.Module:
-    if type(block) is not Block:
-        raise NoShortCut(f"a {type(block).__name__} is no plain block of timm")
-    if not isinstance(unwrap(block.mlp), _MLPS):
-        raise NoShortCut(f"a {type(unwrap(block.mlp)).__name__} may need all rows")
-    check_by_row((block.ls1, block.drop_path1, block.norm2, block.mlp, block.ls2, block.drop_path2), _BY_ROW)
-    alone: Any = recast(block, FirstRowsBlock, rows=rows)
-    alone._modules = {**block._modules, "attn": first_rows(block.attn, rows, _attention)}
-    return alone
-
-
-def _attention(attention: nn.Module, rows: int) -> nn.Module:
-    if type(attention) is not Attention:
-        raise NoShortCut(f"a {type(attention).__name__} is no plain attention of timm")
-    check_by_row((attention.q_norm, attention.norm, attention.gate, attention.proj), _BY_ROW)
-    split = why_not_by_row(attention.qkv, _BY_ROW) is None
-    return recast(attention, FirstRowsAttention, rows=rows, split=split)
+def _first_rows(module: nn.Module, rows: int) -> nn.Module:
+    """Of a block, or of its attention."""
+    kind = _FIRST_ROWS.get(type(module))
+    if type(module) in _FIRST_ROWS.values():
+        raise NoShortCut("the model is a twin of another already")
+    if kind is None:
+        raise NoShortCut(f"what a {type(module).__name__} makes of the first rows alone is not known")
+    if getattr(module, "qkv_bias_separate", False):
+        raise NoShortCut(f"a {type(module).__name__} that adds its bias apart may need all rows")
+    check_by_row((child for name, child in module.named_children() if name not in _OF_ALL_ROWS), _BY_ROW)
+    block: Any = module
+    attention = {"attn": first_rows(block.attn, rows, _first_rows)} if hasattr(block, "attn") else {}
+    return recast(sharing(module, **attention), kind, rows=rows)
