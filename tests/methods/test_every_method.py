@@ -275,6 +275,21 @@ def test_it_compiles_in_one_graph_with_the_same_gradients(name, options):
 
 
 @every_method
+def test_its_logits_alone_have_the_gradients_of_the_model_or_it_says_why_not(name, options):
+    model = trained_a_little(adapted(name, **options)).double().train()
+    try:
+        twin = capaboost_vit.logits_only(model).train()
+    except capaboost_vit.NoShortCut as reason:
+        assert any(wrapper.adds in str(reason) for _, wrapper in wrappers(model))
+        return
+    trained = [p for p in model.parameters() if p.requires_grad]
+    expected, found = model(X.double()), twin(X.double())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    gradients = [torch.autograd.grad(logits.square().sum(), trained) for logits in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-10)
+
+
+@every_method
 def test_it_is_still_a_timm_model(name, options):
     model = adapted(name, **options)
     assert isinstance(model, timm.models.VisionTransformer)
@@ -359,8 +374,9 @@ from capaboost_vit.training.distributed import ProcessGroup, parallel
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-for name, options, model, x in torch.load(sys.argv[1], weights_only=False):
-    half = parallel(model.train(), ProcessGroup(rank, 2), torch.device("cpu"))
+for name, model, network, x in torch.load(sys.argv[1], weights_only=False):
+    model.train()
+    half = parallel(network.train(), ProcessGroup(rank, 2), torch.device("cpu"))
     half(x[rank::2]).square().mean().backward()
     found = {{key: p.grad.clone() for key, p in model.named_parameters() if p.requires_grad}}
     model.zero_grad()
@@ -372,11 +388,13 @@ for name, options, model, x in torch.load(sys.argv[1], weights_only=False):
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path, ready):
-    cases = [(name, options, adapted(name, **options), X) for name, options in CASES]
+    cases = [(name, model, model, X) for name, options in CASES for model in [adapted(name, **options)]]
+    model = trained_a_little(adapted("lora"))
+    cases.append(("logits_only", model, capaboost_vit.logits_only(model), X))
     torch.save(cases, tmp_path / "cases.pt")
     done = ready.run(["python", "-c", TWO_PROCESSES, str(tmp_path / "cases.pt")], ranks=2)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 2 * len(CASES)
+    assert len(done.stdout.splitlines()) == 2 * len(cases)
 
 
 def test_a_penalty_counts_once_however_many_processes_and_parts_there_are(configure, tmp_path, ready, without_pictures):
