@@ -111,7 +111,7 @@ class AdaptedLinear(Wrapper):
         branches = {i * size: cast(LowRankBranch, self.branches[p]) for i, p in enumerate(parts) if p in self.branches}
         if not branches:
             return outputs(self.base, x, start, stop)
-        space = self._space(x, stop - start)
+        space = self._space(x)
         if space != "plain":
             return self._fast(x, start, stop, branches, in_weight_space=space == "weight")
         y = outputs(self.base, x, start, stop)
@@ -119,8 +119,8 @@ class AdaptedLinear(Wrapper):
         deltas = [branches[at](x) if at in branches else torch.zeros_like(y[..., :size]) for at in starts]
         return (y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))).to(y.dtype)
 
-    def _space(self, x: Tensor, features: int) -> str:
-        """Where a call that gives out so many features is computed.
+    def _space(self, x: Tensor) -> str:
+        """Where this call is computed.
 
         - plain: by PyTorch's own operations, one after the other. Always, where the others do not apply: a gate;
           dropout in training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input, or
@@ -148,11 +148,11 @@ class AdaptedLinear(Wrapper):
             return "plain"
         if self.execution != "auto":
             return self.execution
-        tokens = x.numel() // x.shape[-1]
+        weight, tokens = self.base.weight, x.numel() // x.shape[-1]
         eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if eager and tokens * features * self.in_features < _SMALL:
+        if eager and tokens * weight.numel() < _SMALL:
             return "plain"
-        return "weight" if weight_space_pays(tokens, features, self.in_features) else "token"
+        return "weight" if weight_space_pays(tokens, *weight.shape) else "token"
 
     def _in_order(self) -> list[LowRankBranch]:
         """The branches in the order of their rows."""

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .base import computes_a_weight, is_plain_linear, kind_of, shape_of
 from .precision import casts
-from .wrapper import NoShortCut, Wrapper, sharing
+from .wrapper import NoShortCut, Wrapper, sharing, unwrap
 
 M = TypeVar("M", bound=nn.Module)
 Kinds = tuple[type[Any], ...]
@@ -116,8 +116,8 @@ def splits(layer: nn.Module, at: int) -> bool:
 
 def outputs(layer: Any, x: Tensor, start: int, stop: int) -> Tensor:
     """`layer(x)[..., start:stop]`, (..., stop - start), of a layer that `splits` there; or all of it, of any."""
+    if (start, stop) == (0, shape_of(unwrap(layer))[0]):
+        return layer(x)
     if isinstance(layer, Wrapper):
         return layer.outputs(x, start, stop)
-    if (start, stop) == (0, shape_of(layer)[0]):
-        return layer(x)
     return F.linear(x, layer.weight[start:stop], None if layer.bias is None else layer.bias[start:stop])

@@ -117,7 +117,7 @@ class Wrapper(nn.Module):
         return False
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """`self(x)[..., start:stop]`, (..., stop - start); those features alone where it `splits` there."""
+        """`self(x)[..., start:stop]`, (..., stop - start), where it `splits`; those features alone."""
         return self(x)[..., start:stop]
 
     def fold(self) -> bool:
