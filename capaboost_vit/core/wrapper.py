@@ -39,7 +39,16 @@ class Wrapper(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
-        self.register_load_state_dict_pre_hook(_read_base_keys)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # not by a hook, which in a shallow copy would belong to the module that was copied
+        if not any(key.startswith(f"{prefix}base.") for key in state_dict):
+            added = self.added_state(prefix)
+            for key in [key for key in state_dict if key.startswith(prefix) and key not in added]:
+                state_dict[f"{prefix}base.{key[len(prefix) :]}"] = state_dict.pop(key)
+            if not added.keys() & state_dict.keys():
+                state_dict.update(added)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def additions(self) -> dict[str, nn.Module]:
         """By name below the wrapper what it adds: each child but `base`, of a ModuleDict or ModuleList its entries."""
@@ -191,13 +200,3 @@ class Frozen(Wrapper):
     def merged(self, base: nn.Module) -> nn.Module:
         """The base itself."""
         return base
-
-
-def _read_base_keys(module: Wrapper, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if any(key.startswith(f"{prefix}base.") for key in state_dict):
-        return
-    added = module.added_state(prefix)
-    for key in [key for key in state_dict if key.startswith(prefix) and key not in added]:
-        state_dict[f"{prefix}base.{key[len(prefix) :]}"] = state_dict.pop(key)
-    if not added.keys() & state_dict.keys():
-        state_dict.update(added)

@@ -61,8 +61,15 @@ def attend(
     rows = q.shape[2]
     if attn_mask is not None:
         attn_mask = attn_mask[..., :rows, :]
-    dropout = base.attn_drop.p if base.training else 0.0
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal)
+    y = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=attn_mask,
+        dropout_p=base.attn_drop.p if base.training else 0.0,
+        is_causal=is_causal,
+        scale=None if base.fused_attn else base.scale,  # which timm's fused path does not read
+    )
     y = base.norm(y.transpose(1, 2).flatten(2))
     if base.gate is not None:
         y = y * base.gate(x[:, :rows]).sigmoid()

@@ -92,7 +92,7 @@ def logits_only(model: M) -> M:
     """
     rows = next((rows for known, rows in _ROWS.items() if _is_one(model, known)), None)
     if rows is None:
-        raise NoShortCut(f"how a {type(model).__name__} comes from its last block to the logits is not known")
+        raise NoShortCut(f"it is not known how a {type(model).__name__} comes from its last block to the logits")
     vit: Any = model
     if vit.global_pool != "token" or vit.attn_pool is not None:
         raise NoShortCut(f"the head reads all tokens (global_pool {vit.global_pool!r})")
@@ -121,7 +121,7 @@ def _first_rows(module: nn.Module, rows: int) -> nn.Module:
     if type(module) in _FIRST_ROWS.values():
         raise NoShortCut("the model is a twin of another already")
     if kind is None:
-        raise NoShortCut(f"what a {type(module).__name__} makes of the first rows alone is not known")
+        raise NoShortCut(f"it is not known what a {type(module).__name__} makes of the first rows alone")
     if getattr(module, "qkv_bias_separate", False):
         raise NoShortCut(f"a {type(module).__name__} that adds its bias apart may need all rows")
     check_by_row((child for name, child in module.named_children() if name not in _OF_ALL_ROWS), _BY_ROW)
