@@ -515,8 +515,8 @@ def test_a_finished_run_needs_overwrite(call, refused, base, tmp_path):
 
 def test_eval_says_what_the_result_says(call, finished):
     result = json.loads((finished / "result.json").read_text())
-    for adapter in (finished, finished / "adapter.safetensors"):
-        code, out, err = call("eval", adapter)
+    for given in ([finished], [finished / "adapter.safetensors"], [finished, "--short-cuts", "false"]):
+        code, out, err = call("eval", *given)
         right, total = result["test_right"], result["test_total"]
         assert (code, out, err) == (0, f"accuracy {100 * right / total:.2f} % ({right} of {total})\n", "")
 
@@ -549,7 +549,7 @@ def test_predict_prints_lines_that_fit_and_writes_the_same_numbers(call, finishe
     assert [name for _, name in shown] == [row["class"] for row in rows]
     for (percent, _), row in zip(shown, rows, strict=True):
         assert float(percent) == pytest.approx(100 * float(row["probability"]), abs=0.005001)
-    assert call("predict", finished, *named, "--top", 1)[1].count("\n") == 4
+    assert call("predict", finished, *named, "--top", 1, "--short-cuts", "false")[1].count("\n") == 4
 
 
 def test_predict_shortens_long_names_and_shows_odd_ones(call, tmp_path):
