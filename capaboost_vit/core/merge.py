@@ -40,7 +40,7 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     return model
 
 
-def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """What computes the logits of a trained model with the least work: merged where its methods merge, then a twin.
 
     The model itself is merged, so it is for those who neither train nor write it afterwards. Logits are the same but
@@ -52,7 +52,7 @@ def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module] | No
     if not unmergeable(model):
         model = merge(model, inplace=True)
     with suppress(NoShortCut):
-        return model if logits_only is None else logits_only(model)
+        return logits_only(model)
     return model
 
 

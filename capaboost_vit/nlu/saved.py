@@ -17,6 +17,7 @@ from ..training.evaluation import evaluate
 from ..training.loader import EvalLoader
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter, save_model
+from .class_row import logits_only
 from .config import TextConfig, base_model, has_weights
 from .encoded import encode_task
 from .loader import moved, text_eval_loader
@@ -89,7 +90,7 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
 def on(network: nn.Module, device: torch.device, *, short_cuts: bool) -> nn.Module:
     """What computes the logits on a device: the model, or what `fastest` makes of it, which uses it up."""
     network = network.to(device)
-    return fastest(network) if short_cuts else network
+    return fastest(network, logits_only) if short_cuts else network
 
 
 def open_trained(
