@@ -110,12 +110,11 @@ def recompute_layers(model: nn.Module) -> None:
     That ends at the first trained place: layers below it are neither differentiated nor computed again, which
     transformers would do, as it makes the embeddings require a gradient.
     """
-    checkpointed: Any = model
-    # the older name is the second; without re-entrance a layer is recomputed though its inputs need no gradient
-    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-    enable = next(getattr(model, name) for name in names if hasattr(model, name))
+    encoder: Any = model
+    # whose older name is the second; without re-entrance a layer is recomputed though its inputs need no gradient
+    enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-    checkpointed.disable_input_require_grads()
+    encoder.disable_input_require_grads()
 
 
 def known_limits(name: str) -> tuple[int | None, int]:

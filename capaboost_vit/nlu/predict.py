@@ -19,7 +19,7 @@ from .data import open_unlabelled
 from .loader import moved, text_eval_loader
 from .models import create_tokenizer
 from .objectives import regression
-from .saved import on, open_trained
+from .saved import for_logits, open_trained
 from .tasks import Task, get_task
 from .tokens import encode
 
@@ -53,7 +53,7 @@ def predict_texts(
         raise ValueError(f"predict writes classes and scores of texts, and {task.name} has neither")
     splits = open_unlabelled(data, task, text_columns=config.text_columns)
     tokenizer, target = create_tokenizer(config.tokenizer or config.model), pick_device(device)
-    network = on(network, target, short_cuts=short_cuts)
+    network = for_logits(network, target, short_cuts=short_cuts)
     outputs_alone = regression(score=lambda *_: {}, names=())
     predictions = {}
     for name, split in splits.items():

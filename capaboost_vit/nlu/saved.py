@@ -58,7 +58,7 @@ def evaluate_text(
     encoded = encode_task(config, classes=classes)
     split = encoded.data.find(split)
     target = pick_device(device)
-    network = on(network, target, short_cuts=short_cuts)
+    network = for_logits(network, target, short_cuts=short_cuts)
     objective, calibrate = make_objective(encoded)
 
     def on_split(name: str) -> tuple[Tensor, EvalLoader]:
@@ -87,7 +87,7 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
     return save_model(merge(network, inplace=True), tokenizer, output)
 
 
-def on(network: nn.Module, device: torch.device, *, short_cuts: bool) -> nn.Module:
+def for_logits(network: nn.Module, device: torch.device, *, short_cuts: bool) -> nn.Module:
     """What computes the logits on a device: the model, or what `fastest` makes of it, which uses it up."""
     network = network.to(device)
     return fastest(network, logits_only) if short_cuts else network

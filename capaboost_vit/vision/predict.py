@@ -72,7 +72,7 @@ def predict_each(
     target = pick_device(device)
     files = _image_files(images, note)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
-    network = saved.on(target, short_cuts=short_cuts)
+    network = saved.for_logits(target, short_cuts=short_cuts)
     count: int = saved.model.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
     tree = Folder(Path())

@@ -49,7 +49,7 @@ class Saved:
         """With which images are read; see `to_rgb`."""
         return checked_range(self.input["value_range"]) if self.input.get("value_range") is not None else None
 
-    def on(self, device: torch.device, *, short_cuts: bool) -> nn.Module:
+    def for_logits(self, device: torch.device, *, short_cuts: bool) -> nn.Module:
         """What computes the logits on a device: the model, or what `fastest` makes of it, which uses it up."""
         model = self.model.to(device)
         return fastest(model, logits_only) if short_cuts else model
@@ -134,7 +134,7 @@ def evaluate_adapter(
     part = replace(part, labels=tuple(outputs[label] for label in part.labels), value_range=saved.value_range)
     batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
     prepare = Normalise(saved.input, target)
-    model = saved.on(target, short_cuts=short_cuts)
+    model = saved.for_logits(target, short_cuts=short_cuts)
     confusion = evaluate(model, batches, prepare=prepare, config=TrainConfig())
     return right_answers(confusion), int(confusion.sum())
 

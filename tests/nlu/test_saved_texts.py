@@ -16,7 +16,7 @@ from capaboost_vit.core.inject import wrappers
 from capaboost_vit.methods.header import AdapterFileError
 from capaboost_vit.nlu import create_from_adapter
 from capaboost_vit.nlu.predict import _written, predict_texts, write_predictions
-from capaboost_vit.nlu.saved import evaluate_text, merge_text, on, open_trained
+from capaboost_vit.nlu.saved import evaluate_text, for_logits, merge_text, open_trained
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.run import train
 from capaboost_vit.training.saved import open_source
@@ -66,7 +66,7 @@ SHORT += [("opinions", {"method": {"name": name, **options}, "epochs": 1}) for n
 @pytest.mark.parametrize(("kind", "options"), SHORT, ids=str)
 def test_short_cuts_change_no_answer(finished_text, tmp_path, kind, options):
     folder, _ = finished_text(kind, **options)
-    network = on(open_trained(folder)[0], torch.device("cpu"), short_cuts=True)
+    network = for_logits(open_trained(folder)[0], torch.device("cpu"), short_cuts=True)
     merges = options.get("method", {}).get("name") not in ("adapter", "prompt")
     assert (list(wrappers(network)) == []) == merges
     assert evaluate_text(folder) == pytest.approx(evaluate_text(folder, short_cuts=False), rel=1e-6)

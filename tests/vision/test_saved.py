@@ -288,7 +288,7 @@ def test_short_cuts_change_no_answer(method, base, pictures, wake, tmp_path):
         options = {"initial_checkpoint": str(tmp_path / "base.safetensors")}
     opened = open_saved(path, **options)
     refused = unmergeable(opened.model)
-    network = opened.on(torch.device("cpu"), short_cuts=True)
+    network = opened.for_logits(torch.device("cpu"), short_cuts=True)
     assert [name for name, _ in wrappers(network) if name not in refused] == []
     assert isinstance(unwrap(network.blocks[0]), FirstRowsBlock) == (method != "unipelt")  # whose gates need all rows
     options["device"] = "cpu"
