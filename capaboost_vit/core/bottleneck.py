@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .products import as_autocast, linear, linear_plus
+from .products import as_autocast, linear, linear_plus, transposed_product
 
 # each activation, and the gradient of its argument h from that of its value
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -71,10 +71,10 @@ class _AddBottleneck(torch.autograd.Function):
             if needs_x or needs_down or needs_down_bias:
                 dh = gradient(linear(d, up.to(x.dtype).t()), h)
                 dx = linear(dh, down_there.t()) if needs_x else None
-                d_down = linear(dh.t().contiguous(), x.t()).to(down.dtype) if needs_down else None
+                d_down = transposed_product(dh, x).to(down.dtype) if needs_down else None
                 d_down_bias = dh.sum(0).to(down.dtype) if needs_down_bias else None
             if needs_up:
-                d_up = linear(act(h).t().contiguous(), d.t()).t().to(up.dtype)
+                d_up = transposed_product(act(h), d).t().to(up.dtype)
             if needs_up_bias:
                 d_up_bias = d.sum(0).to(down.dtype)
         return dy.to(ctx.dtype) if needs_y else None, dx, d_down, d_down_bias, d_up, d_up_bias, None

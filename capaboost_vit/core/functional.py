@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .products import as_autocast, linear, linear_plus
+from .products import as_autocast, linear, linear_plus, transposed_product
 
 EXECUTIONS = ("auto", "weight", "token", "plain")
 
@@ -130,12 +130,12 @@ class _LowRankLinear(torch.autograd.Function):
             elif needs_x:
                 dx = linear(dy, weight.to(dy.dtype).t()).addmm_(d_hidden, factor)
             if needs_down:
-                d_down = linear(d_hidden.t().contiguous(), kept.t()).to(down.dtype)
+                d_down = transposed_product(d_hidden, kept).to(down.dtype)
             if any(needs_ups):
                 hidden = linear(kept, factor) if ctx.keeps_input else kept
                 for i, ((start, stop, scaling), hidden_of_part, up) in enumerate(_by_part(ctx.parts, hidden, ups)):
                     if needs_ups[i]:
-                        d_up = linear(hidden_of_part.t().contiguous(), dy[:, start:stop].t()) * scaling
+                        d_up = transposed_product(hidden_of_part, dy[:, start:stop]) * scaling
                         d_ups[i] = d_up.t().to(up.dtype)
             if needs_bias:
                 d_bias = dy.sum(0)

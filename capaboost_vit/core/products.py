@@ -1,6 +1,11 @@
-"""The products of the fast paths: oneDNN's for float32 on CPUs, where PyTorch's own choice is the BLAS."""
+"""The products of the fast paths: oneDNN's for float32 on CPUs other than Intel's, where PyTorch takes the BLAS."""
 
 from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,9 +23,10 @@ def as_autocast(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x W^T + b`, (..., in) to (..., out).
 
-    On an AMD EPYC core oneDNN takes 0.6 times as long as the BLAS of PyTorch's wheels for thin products (16 rows or
-    columns), 0.9 times for large ones (docs/speed.md). The operator, which torch.compile uses too, has no public name
-    and no derivative; where that matters, on other devices and in other dtypes this is `F.linear`.
+    On an AMD EPYC core oneDNN takes 0.6 times as long as the BLAS of PyTorch's wheels, MKL, for thin products (16 rows
+    or columns), 0.9 times for large ones; on an Intel Xeon 1.0 to 1.6 and 1.0 to 1.07 times (docs/speed.md), so there
+    MKL multiplies. The operator, which torch.compile uses too, has no public name and no derivative; where that
+    matters, on other devices and in other dtypes this is `F.linear`.
     """
     if _onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -34,6 +40,13 @@ def linear_plus(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
     if bias is not None:
         return y + F.linear(x, weight, bias)
     return torch.addmm(y, x, weight.t())
+
+
+def transposed_product(x: Tensor, y: Tensor) -> Tensor:
+    """`x^T y`, a sum over the tokens, (a, b); x (N, a) is the thin one, y (N, b)."""
+    if _onednn(y, x):
+        return linear(x.t().contiguous(), y.t())
+    return x.t() @ y
 
 
 def _onednn(x: Tensor, weight: Tensor) -> bool:
@@ -50,4 +63,14 @@ def _onednn(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and not _mkl_is_at_home()
     )
+
+
+@cache
+def _mkl_is_at_home() -> bool:
+    """Whether the BLAS is MKL, and the CPU Intel's: the same for all processes of a machine."""
+    vendor = platform.processor()
+    with suppress(OSError):
+        vendor = Path("/proc/cpuinfo").read_text()
+    return torch.backends.mkl.is_available() and "GenuineIntel" in vendor

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from capaboost_vit.core.products import _onednn, linear, linear_plus
+from capaboost_vit.core import products
+from capaboost_vit.core.products import _onednn, linear, linear_plus, transposed_product
+
+
+@pytest.fixture(params=[True, False], ids=["MKL at home", "oneDNN"], autouse=True)
+def at_home(request, monkeypatch):
+    """Both kinds of CPUs, whichever this is."""
+    monkeypatch.setattr(products, "_mkl_is_at_home", lambda: request.param)
+    return request.param
 
 
 @torch.no_grad()
@@ -43,17 +51,48 @@ def test_linear_plus_adds_the_product_and_leaves_its_operand(dtype):
     assert torch.equal(y, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("part", [slice(None), slice(8, 16)], ids=["whole", "columns of both"])
+def test_the_transposed_product_is_a_sum_over_the_tokens(part, dtype):
+    x, y = torch.randn(48, 16, dtype=dtype)[:, part], torch.randn(48, 32, dtype=dtype)[:, part]
+    torch.testing.assert_close(call(transposed_product, x, y), torch.einsum("na,nb->ab", x, y), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @torch.no_grad()
-def test_torch_still_has_the_operator_and_it_is_used_for_float32_on_the_cpu():
+def test_torch_still_has_the_operator_and_it_is_used_for_float32_on_a_cpu_where_mkl_is_not_at_home(at_home):
     x, w = torch.randn(8, 32), torch.randn(16, 32)
-    assert _onednn(x, w)
-    assert _onednn(x, torch.randn(32, 16).t())
+    assert _onednn(x, w) != at_home
+    assert _onednn(x, torch.randn(32, 16).t()) != at_home
     assert not _onednn(x.double(), w.double())
     assert not _onednn(x[:, ::2], w[:, ::2])
     assert not _onednn(x[:0], w)
     with torch.enable_grad():
         assert not _onednn(x, w)  # it has no derivative
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "processor", "mkl", "home"),
+    [
+        ("vendor_id\t: GenuineIntel\n", "x86_64", True, True),
+        ("vendor_id\t: AuthenticAMD\n", "x86_64", True, False),
+        ("vendor_id\t: GenuineIntel\n", "x86_64", False, False),
+        (None, "Intel64 Family 6 Model 207 Stepping 2, GenuineIntel", True, True),
+        (None, "arm", True, False),
+    ],
+)
+def test_mkl_is_at_home_on_cpus_of_intel(cpuinfo, processor, mkl, home, monkeypatch):
+    monkeypatch.undo()
+
+    def read_text(path):
+        if cpuinfo is None:
+            raise FileNotFoundError
+        return cpuinfo
+
+    monkeypatch.setattr(products.Path, "read_text", read_text)
+    monkeypatch.setattr(products.platform, "processor", lambda: processor)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert products._mkl_is_at_home.__wrapped__() is home
 
 
 def test_counters_see_every_product():
