@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ def floor(model: nn.Module, *, family: Family) -> None:
     gradient of the first attention, a thirtieth of a ViT-S step.)
     """
     model.requires_grad_(False)
-    model.get_submodule(family.first_block(model)).register_forward_pre_hook(_Enter())
+    model.get_submodule(family.blocks(model)[0]).register_forward_pre_hook(_Enter())
 
 
 class _Enter:
@@ -130,3 +131,26 @@ def peft_lora(model: nn.Module, *, family: Family, targets: tuple[str, ...], ran
     peft.inject_adapter_in_model(config, model)  # freezes all but what it adds
     for name in head:
         model.get_submodule(name).requires_grad_(True)
+
+
+def merged_peft(model: nn.Module, *, adapt: Callable[[nn.Module], object]) -> None:
+    """Adapts a plain model with PEFT, and puts its layers back, with W + dW."""
+    adapt(model)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    def merged(module: Any) -> nn.Module:
+        if not isinstance(module, BaseTunerLayer):
+            return module
+        module.merge()
+        return module.get_base_layer()
+
+    replace_slots(model, merged)
+
+
+def in_last_third(model: nn.Module, *, family: Family, adapt: Callable[[nn.Module], object]) -> None:
+    """Adapts a plain model, and puts the first two thirds of its blocks back as they were, frozen."""
+    blocks = family.blocks(model)
+    front = {name: copy.deepcopy(get(model, name)) for name in blocks[: -max(1, len(blocks) // 3)]}
+    adapt(model)
+    for name, block in front.items():
+        model.set_submodule(name, block.requires_grad_(False))

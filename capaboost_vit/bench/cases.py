@@ -13,11 +13,15 @@ from torch import nn
 from ..core.functional import EXECUTIONS
 from ..core.merge import merge
 from ..core.seeds import seeded
-from .baselines import floor, loop_over_branches, peft_lora, two_products
+from .baselines import floor, in_last_third, loop_over_branches, merged_peft, peft_lora, two_products
 from .config import ProcessesConfig, ScaleConfig
 from .models import TEXT, Family, Subject
 
 FLOOR, PEFT = "floor", "peft"
+
+# how the logits are computed: by the model as it is; the last block for what the head reads; moreover, what is in front
+# of the first trained place without gradients, or not at all, as it was kept
+WHOLE_MODEL, CLASS_ROW, RECOMPUTED, KEPT = "whole", "class row", "recomputed", "kept"
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Case:
     Args:
         what: one line for the reader of a table.
         build: makes it of a plain model, in place, and leaves `requires_grad` to what it trains.
+        computed: how; ours as the training loop and the evaluation compute it, others by the model as it is.
     """
 
     name: str
     what: str
     build: Callable[[nn.Module], object]
+    computed: str = WHOLE_MODEL
 
 
 def build_case(case: Case, subject: Subject, seed: int = 0) -> nn.Module:
@@ -44,7 +50,8 @@ def build_case(case: Case, subject: Subject, seed: int = 0) -> nn.Module:
 
 def group_of_cases(family: Family, group: str, rank: int) -> list[Case]:
     """The cases of one of `config.GROUPS`, the floor first."""
-    return method_cases(family, rank) if group == "methods" else lora_cases(family, group, rank)
+    others = {"methods": method_cases, "frozen-front": front_cases}
+    return others[group](family, rank) if group in others else lora_cases(family, group, rank)
 
 
 def lora_cases(family: Family, group: str, rank: int) -> list[Case]:
@@ -57,18 +64,41 @@ def lora_cases(family: Family, group: str, rank: int) -> list[Case]:
         Case(PEFT, "LoRA of Hugging Face PEFT, on the whole of a fused qkv", peft),
         Case("loop-d2", "CapaBoost d = 2, one pass per branch", partial(loop_over_branches, adapt=ours(2))),
         Case("loop-d4", "CapaBoost d = 4, one pass per branch", partial(loop_over_branches, adapt=ours(4))),
-        Case("lora", "our plain LoRA", ours(1)),
+        Case("lora", "our plain LoRA", ours(1), CLASS_ROW),
     ]
     for d in (2, 4):
         for execution in EXECUTIONS:
             name = f"capaboost-d{d}" if execution == "auto" else f"capaboost-d{d}-{execution}"
-            cases.append(Case(name, f"CapaBoost-LoRA d = {d}, execution {execution}", ours(d, execution=execution)))
-    cases.append(Case("capaboost-d2-fa", "CapaBoost-LoRA d = 2, A frozen (LoRA-FA)", ours(2, freeze_down=True)))
+            what = f"CapaBoost-LoRA d = {d}, execution {execution}"
+            cases.append(Case(name, what, ours(d, execution=execution), CLASS_ROW))
+    return [
+        *cases,
+        Case("capaboost-d2-fa", "CapaBoost-LoRA d = 2, A frozen (LoRA-FA)", ours(2, freeze_down=True), CLASS_ROW),
+        Case("capaboost-d2-whole", "CapaBoost-LoRA d = 2, without short cuts", ours(2)),
+    ]
+
+
+def front_cases(family: Family, rank: int) -> list[Case]:
+    """LoRA on q and v of the last third of the blocks, and the head alone, with short cuts and without."""
+    targets = family.targets["q-v"]
+    peft = partial(peft_lora, family=family, targets=targets, rank=rank)
+    last = partial(in_last_third, family=family, adapt=our_lora(family, targets, rank, 2))
+    head = partial(family.adapt, method="head")
+    cases = [_floor(family), Case(PEFT, "PEFT's on the same blocks", partial(in_last_third, family=family, adapt=peft))]
+    for name, what, build in (
+        ("last-third", "CapaBoost-LoRA d = 2 on q and v of the last third of the blocks", last),
+        ("head", "only the classifier is trained", head),
+    ):
+        cases += [
+            Case(name, f"{what}; what is in front is kept", build, KEPT),
+            Case(f"{name}-recomputed", "the same, what is in front is computed again", build, RECOMPUTED),
+            Case(f"{name}-whole", "the same without short cuts", build),
+        ]
     return cases
 
 
 def method_cases(family: Family, rank: int) -> list[Case]:
-    """Head, everything, adapters, prefix, prompt and, for text, where it was published, UniPELT."""
+    """Everything, adapters, prefix, prompt and, for text, where it was published, UniPELT."""
     place = family.placement
 
     def ours(method: str, **options: Any) -> Callable[[nn.Module], object]:
@@ -79,29 +109,48 @@ def method_cases(family: Family, rank: int) -> list[Case]:
     where = "in front of the encoder" if family is TEXT else "in each block"
     cases = [
         _floor(family),
-        Case("head", "only the classifier is trained", ours("head")),
-        Case("full", "everything is trained", ours("full")),
+        Case("full", "everything is trained", ours("full"), CLASS_ROW),
         Case("adapter-nn", f"{place} adapter of two nn.Linear at the MLPs, as in adapters", plain),
-        Case("adapter-d1", f"our plain {place} adapter at the MLPs", adapter(**_branches(1))),
-        Case("adapter-d2", f"CapaBoost-Adapter d = 2, {place}, at the MLPs", adapter(**_branches(2))),
-        Case("prefix-d2", "CapaBoost-Prefix d = 2, 10 tokens", ours("prefix", num_branches=2)),
-        Case("prompt-d2", f"CapaBoost-Prompt d = 2, 10 tokens {where}", ours("prompt", num_branches=2)),
+        Case("adapter-d1", f"our plain {place} adapter at the MLPs", adapter(**_branches(1)), CLASS_ROW),
+        Case("adapter-d2", f"CapaBoost-Adapter d = 2, {place}, at the MLPs", adapter(**_branches(2)), CLASS_ROW),
+        Case("prefix-d2", "CapaBoost-Prefix d = 2, 10 tokens", ours("prefix", num_branches=2), CLASS_ROW),
+        Case("prompt-d2", f"CapaBoost-Prompt d = 2, 10 tokens {where}", ours("prompt", num_branches=2), CLASS_ROW),
     ]
     if family is TEXT:
+        published, masked = (ours("unipelt", rank=rank, **options) for options in ({}, _branches(2)))
         cases += [
-            Case("unipelt-d1", "our UniPELT as published: LoRA, prefix, adapter", ours("unipelt", rank=rank)),
-            Case("unipelt-d2", "the same of masked branches, d = 2", ours("unipelt", rank=rank, **_branches(2))),
+            Case("unipelt-d1", "our UniPELT as published: LoRA, prefix, adapter", published, CLASS_ROW),
+            Case("unipelt-d2", "the same of masked branches, d = 2", masked, CLASS_ROW),
         ]
     return cases
 
 
 def inference_cases(family: Family, group: str, rank: int) -> list[Case]:
-    """The plain model, the same with CapaBoost's updates merged, and unmerged."""
-    unmerged = our_lora(family, family.targets[group], rank, 2)
+    """The plain model, the same with CapaBoost's updates merged, and unmerged, and with PEFT's."""
+    targets = family.targets[group]
+    unmerged = our_lora(family, targets, rank, 2)
+    peft = partial(peft_lora, family=family, targets=targets, rank=rank)
+
+    def merged(model: nn.Module) -> nn.Module:
+        return merge(unmerged(model), inplace=True)
+
     return [
         Case("base", "the plain model", lambda model: model.requires_grad_(False)),
-        Case("merged", "CapaBoost-LoRA d = 2, merged", lambda model: merge(unmerged(model), inplace=True)),
-        Case("unmerged", "CapaBoost-LoRA d = 2, unmerged", unmerged),
+        Case("evaluated", "CapaBoost-LoRA d = 2 as an evaluation computes it, merged", merged, CLASS_ROW),
+        Case("merged", "CapaBoost-LoRA d = 2, merged, without short cuts", merged),
+        Case("unmerged", "CapaBoost-LoRA d = 2, unmerged", unmerged, CLASS_ROW),
+        Case(PEFT, "LoRA of PEFT, unmerged", peft),
+        Case("peft-merged", "LoRA of PEFT, merged", partial(merged_peft, adapt=peft)),
+    ]
+
+
+def probe_cases(family: Family) -> list[Case]:
+    """What a linear probe is made of: a forward pass of the plain model, its own for what is kept, a step on that."""
+    head = partial(family.adapt, method="head")
+    return [
+        Case("forward", "a forward pass of the plain model", lambda model: model.requires_grad_(False)),
+        Case("front", "a forward pass for what is kept", head, CLASS_ROW),
+        Case("step", "a step on what is kept", head, KEPT),
     ]
 
 
@@ -110,7 +159,7 @@ def scale_cases(family: Family, config: ScaleConfig | ProcessesConfig) -> list[C
     d = config.num_branches
     others = [case for case in lora_cases(family, config.targets, config.rank) if case.name in (FLOOR, PEFT)]
     ours = our_lora(family, family.targets[config.targets], config.rank, d)
-    return [*others, Case("capaboost", f"CapaBoost-LoRA d = {d}", ours)]
+    return [*others, Case("capaboost", f"CapaBoost-LoRA d = {d}", ours, CLASS_ROW)]
 
 
 def _floor(family: Family) -> Case:

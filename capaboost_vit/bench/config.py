@@ -11,10 +11,10 @@ from ..io.options import check_options, option
 from ..io.yaml import read_yaml
 
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are
-GROUPS = (*SETS, "methods")
-MEASURES = ("step", "inference", "layer", "memory", "import")
-_GOAL = re.compile(r"(step|memory) (all-linears|q-v|methods) \S+ / \S+|inference \S+ / \S+|import")
-_GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference CASE / CASE, import"
+GROUPS = (*SETS, "methods", "frozen-front")
+MEASURES = ("step", "inference", "layer", "memory", "probe", "import")
+_GOAL = re.compile(rf"(step|memory) ({'|'.join(GROUPS)}) \S+ / \S+|(inference|probe) \S+ / \S+|import")
+_GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference or probe CASE / CASE, import"
 
 # text encoders by name on the hub: the configuration class of transformers, and what differs from its defaults. Models
 # are built of them with random weights, none is ever fetched.

@@ -23,9 +23,9 @@ def memory_of(step: TrainingStep) -> dict[str, int]:
     states: Iterable[dict[str, Any]] = step.optimizer.state.values() if step.optimizer else ()
     tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
     tensors += [*step.model.parameters(), *step.model.buffers()]
-    resident = nbytes([*tensors, *step.subject.inputs.values(), step.subject.labels])
+    resident = nbytes([*tensors, *step.inputs.values(), step.subject.labels])
     peak = peak_of(step, step.subject.device)
-    saved = nbytes(saved_tensors(lambda: step.loss(step.model)), without=tensors)
+    saved = nbytes(saved_tensors(lambda: step.loss(step.network)), without=tensors)
     return {"resident": resident, "peak": resident + peak, "saved": saved}
 
 

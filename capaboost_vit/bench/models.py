@@ -14,11 +14,16 @@ from ..core.inject import Anatomy, find, find_parts
 from ..core.seeds import seeded
 from ..io.options import flag, suggest
 from ..nlu.anatomy import anatomy_of as anatomy_of_text
+from ..nlu.class_row import logits_only as logits_only_text
+from ..nlu.front import divide as divide_text
 from ..nlu.models import adapt as adapt_text
 from ..nlu.models import model_length
 from ..training.distributed import pick_device
+from ..training.front import Divided
 from ..vision.adapters import adapt as adapt_vit
 from ..vision.anatomy import anatomy_of as anatomy_of_vit
+from ..vision.class_row import logits_only as logits_only_vit
+from ..vision.front import divide as divide_vit
 from .config import SHAPES, Workload
 
 
@@ -29,7 +34,9 @@ class Family:
     items: str  # what is counted in a second
     adapt: Callable[..., nn.Module]
     anatomy: Callable[[nn.Module], Anatomy]
-    first: str  # name pattern of the first block
+    logits_only: Callable[[nn.Module], nn.Module]
+    divide: Callable[[nn.Module], Divided | None]
+    block: str  # name pattern of a block
     targets: Mapping[str, tuple[str, ...]]  # roles or name patterns of linear layers, by `config.SETS`
     placement: str  # of an adapter at the MLPs, as is usual
     scale: float  # of such an adapter
@@ -39,13 +46,13 @@ class Family:
         """The names of the modules that the targets name, for this use where a role has several, each once."""
         return list(find_parts(model, targets, self.anatomy(model), use=use))
 
-    def first_block(self, model: nn.Module) -> str:
-        """The name of the first block."""
-        return find(model, self.first)[0].name
+    def blocks(self, model: nn.Module) -> list[str]:
+        """The names of the blocks, in their order."""
+        return [place.name for place in find(model, self.block)]
 
     def first_layers(self, model: nn.Module, targets: tuple[str, ...]) -> dict[str, str]:
         """The adapted layers of the first block: names by the targets that name them."""
-        inside = f"{self.first_block(model)}."
+        inside = f"{self.blocks(model)[0]}."
         named = [(name, target) for target in targets for name in self.places(model, (target,))]
         layers = dict.fromkeys(name for name, _ in named if name.startswith(inside))
         return {", ".join(target for place, target in named if place == name): name for name in layers}
@@ -76,7 +83,9 @@ VISION = Family(
     items="images",
     adapt=adapt_vit,
     anatomy=anatomy_of_vit,
-    first="blocks.0",
+    logits_only=logits_only_vit,
+    divide=divide_vit,
+    block="blocks.*",
     # by pattern, the fused qkv is one layer; by role, its query and value are adapted each by itself
     targets={"all-linears": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), "q-v": ("query", "value")},
     placement="parallel",
@@ -87,7 +96,9 @@ TEXT = Family(
     items="tokens",
     adapt=adapt_text,
     anatomy=anatomy_of_text,
-    first="encoder.layer.0",
+    logits_only=logits_only_text,
+    divide=divide_text,
+    block="encoder.layer.*",
     targets={"all-linears": ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"), "q-v": ("query", "value")},
     placement="sequential",
     scale=1.0,

@@ -15,16 +15,18 @@ from typing import Any
 
 import torch
 
-from .cases import FLOOR, Case, group_of_cases, inference_cases, scale_cases
+from ..core.tied import factors_formed_once
+from .cases import FLOOR, KEPT, Case, group_of_cases, inference_cases, probe_cases, scale_cases
 from .compare import Comparison, Row
 from .config import SETS, ScaleConfig, SpeedConfig, Workload
 from .memory import memory_of, stored_inputs
 from .models import Subject, family_of
 from .steps import TrainingStep, inference, layer_passes
-from .timing import Session, ratios
+from .timing import WHOLE, Session, quartiles, ratios
 
-_LEAST_OF_LAYER = 0.02  # seconds that one timing lasts at least
-_ROUNDS_OF_INFERENCE = 4  # times as many, for three short cases and a goal of one per cent
+_SHORT = 0.02  # seconds that one timing of something short lasts at least
+_ROUNDS_OF_INFERENCE = 4  # times as many, for a few short cases and a goal of one per cent
+_EPOCHS = 100  # of a linear probe
 
 LEAST = "least"  # in the place of a case: what whoever trains the layers' factors must have in memory
 # what grows: the option that it is, and the option that lists its values
@@ -53,7 +55,10 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
         calls = comparison.prepare("inference", cases, inference)
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
-            tables["inference"] = [*comparison.time("inference", calls, "base", rounds=rounds).values()]
+            with factors_formed_once():  # as in an evaluation
+                tables["inference"] = [*comparison.time("inference", calls, "base", rounds=rounds).values()]
+    if "probe" in config.measures and (rows := _linear_probe(comparison)):
+        tables["probe"] = rows
     if "import" in config.measures:
         tables["import"] = [{"": "import capaboost_vit, beyond timm", "s": import_seconds()}]
     return {**comparison.subject.about(comparison.clock.name), "tables": tables}
@@ -90,7 +95,7 @@ def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> d
     layers: dict[str, Row] = {name: {"case": name, "times": {}} for name in steps}
     for layer, name in subject.family.first_layers(subject.base, targets).items() if "layer" in config.measures else ():
         if comparison.session.has_time(title := f"{group}, layer {layer}"):
-            timed = comparison.time(title, layer_passes(steps, name), FLOOR, least=_LEAST_OF_LAYER)
+            timed = comparison.time(title, layer_passes(steps, name), FLOOR, least=_SHORT)
             for case, row in timed.items():
                 over = [ratios(row["times"], timed[FLOOR]["times"], phase)[1] for phase in ("forward", "backward")]
                 layers[case][layer] = ", ".join(f"{ratio:.2f}" for ratio in over)
@@ -99,6 +104,23 @@ def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> d
     if len(layers[FLOOR]) > 2:
         tables[f"{group}: a layer alone, forward and backward over those of the frozen layer"] = list(layers.values())
     return tables
+
+
+def _linear_probe(comparison: Comparison) -> list[Row]:
+    """What a linear probe of so many epochs costs, in forward passes of the plain model over as many examples."""
+
+    def make(case: Case, subject: Subject, workload: Workload) -> Any:
+        return (TrainingStep if case.computed == KEPT else inference)(case, subject, workload)
+
+    calls = comparison.prepare("probe", probe_cases(comparison.subject.family), make)
+    if len(calls) < 3:
+        return []
+    rows = comparison.time("probe", calls, "forward", least=_SHORT)
+    forward, front, step = (row["times"] for row in rows.values())
+    epochs = {WHOLE: [once + _EPOCHS * each for once, each in zip(front[WHOLE], step[WHOLE], strict=True)]}
+    low, ratio, high = ratios(epochs, forward)
+    row = {"case": f"{_EPOCHS}-epochs", "ms": 1000 * quartiles(epochs[WHOLE])[1], "times": epochs}
+    return [*rows.values(), {**row, "/ forward": ratio, "+-": (high - low) / 2}]
 
 
 def chosen(cases: list[Case], patterns: Sequence[str]) -> list[Case]:

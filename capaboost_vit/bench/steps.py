@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.names import get
-from .cases import Case, build_case
+from ..core.tied import factors_formed_once
+from ..core.wrapper import NoShortCut
+from ..training.front import Whole
+from .cases import CLASS_ROW, RECOMPUTED, WHOLE_MODEL, Case, build_case
 from .config import Workload
 from .models import Subject
 from .timing import Lap
@@ -27,18 +30,20 @@ class TrainingStep:
         self.model = build_case(case, subject, workload.seed).train()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True) if self.trained else None
-        self.called: Any = compiled(self.model, workload)
+        self.network, self.inputs = network_of(case, self.model, subject, workload)
+        self.called: Any = compiled(self.network, workload)
         if workload.compile:
-            self.loss(self.model)  # eagerly once, for the floor
+            self.loss(self.network)  # eagerly once, for the floor
 
-    def loss(self, model: Any) -> Tensor:
-        """The forward pass; `model` is the one that is stepped (`called`), or the same uncompiled (`model`)."""
-        return F.cross_entropy(logits_of(model, self.subject, self.workload), self.subject.labels)
+    def loss(self, network: Any) -> Tensor:
+        """The forward pass; `network` is the one that is stepped (`called`), or the same uncompiled (`network`)."""
+        return F.cross_entropy(logits_of(network, self.inputs, self.workload), self.subject.labels)
 
     def __call__(self, lap: Lap = lambda phase: None) -> None:
         if self.workload.compile:
             torch.compiler.cudagraph_mark_step_begin()
-        loss = self.loss(self.called)
+        with factors_formed_once():  # as in the training loop
+            loss = self.loss(self.called)
         lap("forward")
         loss.backward()
         lap("backward")
@@ -50,11 +55,12 @@ class TrainingStep:
 
 def inference(case: Case, subject: Subject, workload: Workload) -> Callable[[Lap], None]:
     """What puts one batch through a case in evaluation."""
-    called = compiled(build_case(case, subject, workload.seed).eval(), workload)
+    network, inputs = network_of(case, build_case(case, subject, workload.seed).eval(), subject, workload)
+    called = compiled(network, workload)
 
     @torch.inference_mode()
     def forward(lap: Lap = lambda phase: None) -> None:
-        logits_of(called, subject, workload)
+        logits_of(called, inputs, workload)
 
     return forward
 
@@ -98,10 +104,35 @@ def layer_passes(steps: Mapping[str, TrainingStep], name: str) -> dict[str, Laye
     return {case: LayerPass(step, name, inputs[0]) for case, step in steps.items()}
 
 
-def logits_of(model: Any, subject: Subject, workload: Workload) -> Tensor:
-    """The logits of the subject's batch, (B, classes), in the precision of the workload."""
-    with autocast(workload, subject.device):
-        output = model(**subject.inputs)
+def network_of(
+    case: Case, model: nn.Module, subject: Subject, workload: Workload
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """What is called for the logits of a case, and its inputs. Raises RuntimeError where there is nothing in front."""
+    family, inputs = subject.family, subject.inputs
+    if case.computed == WHOLE_MODEL:
+        return model, inputs
+    try:
+        network = family.logits_only(model)
+    except NoShortCut:  # as in the training loop
+        network = model
+    if case.computed == CLASS_ROW:
+        return network, inputs
+    if (divided := family.divide(network)) is None:
+        raise RuntimeError("nothing is in front of what is trained")
+    if "input_ids" in inputs:  # what is kept of texts knows no length without the mask
+        inputs = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
+    if case.computed == RECOMPUTED:
+        return Whole(divided), inputs
+    with torch.no_grad(), autocast(workload, subject.device):
+        kept = divided.front(inputs.get("x", inputs))
+    return divided.rest, kept if isinstance(kept, dict) else {"x": kept}
+
+
+def logits_of(model: Any, inputs: Mapping[str, Tensor], workload: Workload) -> Tensor:
+    """The logits of a batch, (B, classes), in the precision of the workload; images are given by position."""
+    images = inputs.get("x")
+    with autocast(workload, next(iter(inputs.values())).device):
+        output = model(**inputs) if images is None else model(images)
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
 

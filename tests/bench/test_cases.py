@@ -37,7 +37,7 @@ def find_case(items, group, name, rank=2):
 
 
 def logits_of(model, subject):
-    return logits_in(model, subject, Workload())
+    return logits_in(model, subject.inputs, Workload())
 
 
 def trained(model):
@@ -110,7 +110,7 @@ def test_the_floor_trains_nothing_and_its_gradients_reach_the_tokens_of_the_firs
     assert step.trained == []
     assert step.optimizer is None
     tokens, seen = [], []
-    first = step.model.get_submodule(step.subject.family.first_block(step.model))
+    first = step.model.get_submodule(step.subject.family.blocks(step.model)[0])
     first.register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     inside = step.model.get_submodule(before)
     inside.register_forward_hook(lambda module, args, y: seen.append(y.requires_grad))
@@ -136,7 +136,7 @@ def test_a_compiled_floor_gives_the_tokens_the_same_gradient(items, step):
     step.model.eval()  # without dropout
     step.loss(step.model)  # the eager call that must come first
     tokens = []
-    first = step.model.get_submodule(step.subject.family.first_block(step.model))
+    first = step.model.get_submodule(step.subject.family.blocks(step.model)[0])
     hook = first.register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     step.loss(step.model).backward()
     hook.remove()
@@ -165,7 +165,7 @@ def test_the_adapters_are_as_large_as_ours(items, build):
 def test_the_head_is_trained_by_everything_but_the_floor(items, build, subjects):
     (head,) = subjects[items].family.anatomy(subjects[items].base).head
     assert head == {"images": "head", "tokens": "classifier"}[items]
-    made = ("all-linears", "floor"), ("q-v", "peft"), ("q-v", "loop-d2"), ("methods", "head"), ("methods", "adapter-nn")
+    made = ("q-v", "floor"), ("q-v", "peft"), ("q-v", "loop-d2"), ("methods", "adapter-nn"), ("frozen-front", "head")
     for group, name in made:
         trains = {p.requires_grad for p in build(items, group, name).get_submodule(head).parameters()}
         assert trains == {name != "floor"}
@@ -219,12 +219,54 @@ def test_two_products_compute_what_our_plain_adapter_computes(items, build, subj
 
 
 @every_family
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("all-linears", ("capaboost-d2", "capaboost-d2-whole")),
+        ("frozen-front", ("last-third", "last-third-recomputed", "last-third-whole")),
+        ("frozen-front", ("head", "head-recomputed", "head-whole")),
+    ],
+)
+def test_short_cuts_change_neither_loss_nor_gradients(items, group, names, step):
+    results = []
+    for name in names:
+        made = step(items, group, name)
+        made.model.eval()  # without dropout
+        made.network.eval()
+        loss = made.loss(made.network)
+        results.append([loss, *torch.autograd.grad(loss, made.trained)])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-5, atol=1e-6)
+
+
+@every_family
+def test_what_is_kept_of_a_frozen_front_is_not_computed_in_a_step(items, step):
+    for name, gradients in (("last-third", []), ("last-third-recomputed", [False]), ("last-third-whole", [True])):
+        made, seen = step(items, "frozen-front", name), []
+        first, last = (made.model.get_submodule(made.subject.family.blocks(made.model)[i]) for i in (0, -1))
+        list(first.modules())[-1].register_forward_hook(lambda *_, seen=seen: seen.append(torch.is_grad_enabled()))
+        made()
+        assert seen == gradients, name
+        assert any(p.requires_grad for p in last.parameters())
+        assert not any(p.requires_grad for p in first.parameters())
+
+
+def test_without_anything_in_front_there_is_nothing_to_keep(workload):
+    subject = make_subject(dataclasses.replace(workload, model_kwargs={**workload.model_kwargs, "depth": 1}))
+    with pytest.raises(RuntimeError, match="nothing is in front of what is trained"):
+        TrainingStep(find_case("images", "frozen-front", "last-third"), subject, workload)
+
+
+@every_family
 def test_merged_and_unmerged_answer_alike(items, subjects, workloads):
     cases = {case.name: case for case in inference_cases(FAMILIES[items], "q-v", 2)}
-    assert list(cases) == ["base", "merged", "unmerged"]
+    assert list(cases) == ["base", "evaluated", "merged", "unmerged", "peft", "peft-merged"]
     for case in cases.values():
         inference(case, subjects[items], workloads[items])()
-    merged, unmerged = (build_case(cases[name], subjects[items]).eval() for name in ("merged", "unmerged"))
+    merged, unmerged, peft = (
+        build_case(cases[name], subjects[items]).eval() for name in ("evaluated", "unmerged", "peft-merged")
+    )
+    assert {type(module) for module in peft.modules()} == {type(module) for module in subjects[items].base.modules()}
     assert not any(isinstance(module, AdaptedLinear) for module in merged.modules())
     assert any(isinstance(module, AdaptedLinear) for module in unmerged.modules())
     with torch.no_grad():
@@ -239,7 +281,7 @@ def test_without_peft_its_case_says_what_is_missing(step, monkeypatch):
 
 def test_mixed_precision_is_that_of_the_workload(step):
     seen = []
-    step = step("images", "methods", "head", amp=True)
+    step = step("images", "frozen-front", "head-whole", amp=True)
     step.model.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, y: seen.append(y.dtype))
     step()
     assert seen == [torch.bfloat16]
@@ -267,8 +309,12 @@ def test_a_layer_alone_is_fed_with_what_the_model_feeds_it(subject, workload):
         (Workload, {"batch_size": 0}, "--batch-size must be at least 1, got 0"),
         (Workload, {"amp_dtype": "int8"}, "--amp-dtype must be bfloat16 or float16, got 'int8'"),
         (Workload, {"padding": 1.0}, r"--padding must lie in \[0, 1\), got 1.0"),
-        (SpeedConfig, {"groups": ("q-w",)}, "--groups must be all-linears, q-v or methods, got 'q-w'"),
-        (SpeedConfig, {"measures": ("taste",)}, "--measures must be step, inference, layer, memory or import, got"),
+        (SpeedConfig, {"groups": ("q-w",)}, "--groups must be all-linears, q-v, methods or frozen-front, got 'q-w'"),
+        (
+            SpeedConfig,
+            {"measures": ("taste",)},
+            "--measures must be step, inference, layer, memory, probe or import",
+        ),
         (SpeedConfig, {"goals": {"step q-v floor": 1.0}}, "--goals: no goal 'step q-v floor'; write one of step GROUP"),
         (SpeedConfig, {"goals": {"import": "soon"}}, r"bound of 'import' must be a number or \[least, most\], got 'so"),
         (ScaleConfig, {"targets": "methods"}, "--targets must be all-linears or q-v, got 'methods'"),

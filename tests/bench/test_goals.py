@@ -21,7 +21,8 @@ def tables():
     group = [row("floor", 1, 80), row("peft", 1.25, 101), row("capaboost-d2", 1.06, 101), row("capaboost-d4", 2, 1)]
     group.append({"case": "least", "peak MB": 100})
     inference = [row("base", 1, 0), row("merged", 0.985, 0)]
-    return {"all-linears": group, "q-v": group, "inference": inference, "import": [{"": "import", "s": 0.3}]}
+    tables = {"all-linears": group, "q-v": group, "inference": inference, "import": [{"": "import", "s": 0.3}]}
+    return {**tables, "probe": [row("forward", 1, 0), row("100-epochs", 2, 0)]}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,7 @@ def tables():
         ("memory q-v capaboost-d2 / peft", 1, 1.0, True),
         ("inference merged / base", [0.99, 1.01], 0.985, False),
         ("inference merged / base", [0.98, 1.0], 0.985, True),
+        ("probe 100-epochs / forward", 2.5, 2.0, True),
         ("import", 0.3, 0.3, True),
         ("step methods adapter-d1 / floor", 1, None, None),
         ("step q-v other / floor", 1, None, None),

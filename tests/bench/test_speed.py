@@ -24,7 +24,7 @@ from capaboost_vit.bench.timing import ratios
 from capaboost_vit.cli import bench as command
 from capaboost_vit.cli import main
 
-FEW = ("peft", "capaboost-d2", "adapter-d1")
+FEW = ("peft", "capaboost-d2", "adapter-d1", "head")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def said():
 
 @pytest.fixture(scope="module")
 def measured(tiny, said):
-    config = SpeedConfig(**tiny, cases=FEW, measures=("step", "inference", "layer", "memory"))
+    config = SpeedConfig(**tiny, cases=FEW, measures=("step", "inference", "layer", "memory", "probe"))
     return measure("speed", config, command="capaboost bench speed", say=said.append)
 
 
@@ -76,7 +76,9 @@ def test_a_result_is_json_and_holds_what_was_asked_for(measured, tiny):
         "q-v": ["floor", "peft", "capaboost-d2", "least"],
         f"q-v{LAYER}": ["floor", "peft", "capaboost-d2"],
         "methods": ["floor", "adapter-d1"],
-        "inference": ["base", "merged", "unmerged"],
+        "frozen-front": ["floor", "peft", "head"],
+        "inference": ["base", "evaluated", "merged", "unmerged", "peft", "peft-merged"],
+        "probe": ["forward", "front", "step", "100-epochs"],
     }
     layers = measured["tables"][f"all-linears{LAYER}"][1]
     assert list(layers["times"]) == ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
@@ -99,6 +101,13 @@ def test_every_number_follows_from_the_times(measured, tiny):
     layer = cases_of(measured, f"q-v{LAYER}")["peft"]
     assert layer["times"]["query, value"].keys() == {"whole", "forward", "backward"}
     assert re.fullmatch(r"\d+\.\d\d, \d+\.\d\d", layer["query, value"])
+
+
+def test_a_linear_probe_is_a_forward_pass_and_a_step_an_epoch(measured):
+    cases = cases_of(measured, "probe")
+    forward, front, step = (cases[name]["times"]["whole"] for name in ("forward", "front", "step"))
+    expected = [(once + 100 * each) / whole for once, each, whole in zip(front, step, forward, strict=True)]
+    assert cases["100-epochs"]["/ forward"] == pytest.approx(statistics.median(expected))
 
 
 def test_a_result_of_texts_has_the_same_keys_but_tokens_in_the_place_of_images(measured, measured_text, tiny_text):
@@ -126,7 +135,7 @@ def test_progress_is_said(measured, said):
 def test_the_table_has_every_case_in_about_a_hundred_columns(measured):
     table = table_of(measured)
     rows = [line for line in table.splitlines() if line.startswith(("floor ", "peft ", "capaboost-d2 ", "case "))]
-    assert len(rows) == 4 * 4 + 2 + 1  # steps and layers of two groups, the adapters' steps, inference
+    assert len(rows) == 4 * 4 + 2 + 3 + 2 + 1  # steps and layers of two groups, steps of two more, inference, probe
     assert max(map(len, rows)) <= 104
     for text in ("## all-linears", "## inference", "capaboost bench speed", "nothing was left out", "peak MB"):
         assert text in table
@@ -138,7 +147,7 @@ def test_the_table_has_every_case_in_about_a_hundred_columns(measured):
 def test_the_table_of_texts_says_tokens_where_that_of_images_says_images(measured, measured_text):
     table = table_of(measured_text)
     titles = [line for line in table.splitlines() if line.startswith("case ")]
-    assert [line.count("tokens/s") for line in titles] == [1, 0, 1, 0, 1, 1]
+    assert [line.count("tokens/s") for line in titles] == [1, 0, 1, 0, 1, 1, 1]
     assert "roberta-base, 6 tokens, batch 4, rank 2, float32" in table
     assert "sequential adapter at the MLPs" in table
     assert "images" not in table
