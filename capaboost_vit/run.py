@@ -31,7 +31,7 @@ from .training.log import Log, write_table
 from .training.loop import NotFinite, fit, run_stages
 from .training.machine import machine
 from .training.result import finish_run
-from .training.resume import is_changed, newest_state
+from .training.resume import earlier_options, is_changed, newest_state
 from .training.signals import Interrupted, StopSignals
 from .training.state import State
 from .vision.config import TrainConfig
@@ -71,6 +71,8 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
     fresh = not (config.resume or config.overwrite)
     if fresh:
         folder.refuse_if_taken()
+    if config.resume:
+        config = dataclasses.replace(config, **broadcast(earlier_options(folder) if world.is_main else {}, world))
     if isinstance(config, TextConfig):
         _pretrain(config, world, device, stop)
     # other processes may not see the folder

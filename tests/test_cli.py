@@ -687,7 +687,7 @@ def test_train_text_writes_a_run_and_says_where(call, text_material, tmp_path):
     assert lines[0].startswith(
         f"{text_material}/bert on classification ({text_material}/opinions): 2 classes, train 40"
     )
-    assert [line.split()[0] for line in lines[1:]] == ["epoch", "test"]
+    assert [line.split()[0] for line in lines[1:]] == ["short", "epoch", "test"]
     assert call(*arguments, "--resume") == (0, f"finished already: {output}/result.json\n", "")
     found = json.loads((output / "result.json").read_text())
     code, out, err = call("eval", output)

@@ -15,7 +15,7 @@ from typing import Any
 from ..io.atomic import write_text
 from ..io.json import read_object
 from ..io.printable import printable
-from ..training.job import EARLIER
+from ..training.config import EARLIER
 from ..vision.config import TrainConfig
 from .result import check_result
 from .trial import Trial, parse_trial

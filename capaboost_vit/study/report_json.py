@@ -9,6 +9,7 @@ from typing import Any
 
 from ..io.atomic import write_text
 from ..io.json import read_object
+from ..training.config import EARLIER
 from ..training.job import as_dict
 from ..vision.config import TrainConfig
 from .manifest import Study
@@ -25,8 +26,9 @@ _NUMBERS = (
 def report_json(outcomes: Outcomes) -> str:
     """All trials, candidates too, a line each, and what was chosen of them; nothing in it says where files lay.
 
-    `options` are those of `capaboost train` that are not at their defaults; `weights` is the SHA-256 of the base
-    weights' file; accuracies are in per cent, and null where nobody asked for them. A damaged result stops nothing.
+    `options` are those of `capaboost train` that are not at their defaults, or not as in earlier releases; `weights` is
+    the SHA-256 of the base weights' file; accuracies are in per cent, and null where nobody asked for them. A damaged
+    result stops nothing.
     """
     lines = ",\n".join(json.dumps(_line(outcome)) for outcome in outcomes.trials)
     return f'{{"trials": [\n{lines}\n],\n"choices": {json.dumps(outcomes.choices)}}}\n'
@@ -34,7 +36,7 @@ def report_json(outcomes: Outcomes) -> str:
 
 def _line(outcome: Outcome) -> dict[str, Any]:
     """What report.json holds of a trial: what makes it another one, and its numbers; nothing of where files lie."""
-    trial, result, defaults = outcome.trial, outcome.result, as_dict(TrainConfig())
+    trial, result, defaults = outcome.trial, outcome.result, {**as_dict(TrainConfig()), **EARLIER}
     names = ("id", "suite", "task", "group", "method", "backbone", "stage", "seed", "shots", "weights")
     line = {name: getattr(trial, name) for name in names}
     options = {

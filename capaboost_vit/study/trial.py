@@ -12,7 +12,8 @@ from typing import Any, Literal
 from ..io.json import parse_object
 from ..io.options import check_type, hints_of
 from ..io.printable import printable
-from ..training.job import EARLIER, as_dict, run_identity
+from ..training.config import EARLIER
+from ..training.job import as_dict, run_identity
 from ..vision.config import TrainConfig
 
 _ID_DIGITS = 12

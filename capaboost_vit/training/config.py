@@ -10,6 +10,8 @@ from ..io.options import check_options, option
 from ..methods import METHODS, Method
 from ..methods.index import method_of
 
+# what releases did that lacked an option, where that is not its default
+EARLIER = {"short_cuts": False}
 _SCHEDULES = ("cosine", "poly", "step", "tanh", "multistep", "constant", "wsd", "rsqrt", "none")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.inject import wrappers
 from ..io.sealed import digest
-from .config import RunConfig
+from .config import EARLIER, RunConfig
 from .distributed import ProcessGroup
 from .evaluation import evaluate
 from .front import FrontExamples
@@ -35,9 +35,6 @@ _FREE = {
     "data_dir",
     "data_download",
 }
-
-# what releases did that lacked an option, where that is not its default
-EARLIER = {"short_cuts": False}
 
 
 @dataclass

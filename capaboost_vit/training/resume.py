@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..io.yaml import read_yaml
 from .checkpoint import CheckpointError
-from .config import RunConfig
+from .config import EARLIER, RunConfig
 from .folder import RunFolder, differences
 from .job import Job, run_identity
 from .machine import machine
@@ -35,6 +36,13 @@ def newest_state(job: Job, folder: RunFolder, note: Callable[[str], None]) -> di
         note(f"warning: not as at the checkpoint, so the last bits may differ: {'; '.join(changed)}")
     note(f"going on after update {tree['state']['progress']['update']} of {job.state.updates}")
     return tree
+
+
+def earlier_options(folder: RunFolder) -> dict[str, Any]:
+    """Options that the run in the folder lacked when it was begun, with what its release did: it goes on like that."""
+    file = folder.path / "config.yaml"
+    begun = read_yaml(file) if file.is_file() else EARLIER
+    return {name: value for name, value in EARLIER.items() if name not in begun}
 
 
 def _val_record(record: dict[str, Any]) -> Any:
