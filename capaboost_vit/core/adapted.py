@@ -51,6 +51,7 @@ class Adapted(Wrapper):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.source == "residual":
             residual, *others = args
+            residual = residual if self.rows is None else residual[:, : self.rows]
             return self.base(x, self.branch.added_to(residual, residual), *others, **kwargs)
         y = self.base(x, *args, **kwargs)
         if self.source == "output":
@@ -63,7 +64,7 @@ class Adapted(Wrapper):
 
     def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
         """The branch for the first rows."""
-        if self.source == "residual" or not self.by_row():
+        if not self.by_row():
             raise NoShortCut(self.needs_all_rows())
         alone = sharing(self, base=base)
         alone.rows = rows

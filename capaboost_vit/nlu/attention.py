@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..core.gate import Padding
 from ..core.inject import features
 from ..core.virtual_tokens import VirtualTokens
-from ..core.wrapper import Wrapper, unwrap
+from ..core.wrapper import Wrapper, sharing, unwrap
+from .disentangled import disentangled, is_disentangled
 from .encoder import real_positions, with_keys
 
 
@@ -24,7 +24,7 @@ def takes_prefix(attention: nn.Module) -> bool:
 
 def _cache_keyword(attention: nn.Module) -> str | None:
     """The argument by which a layer takes keys and values from outside: `cache`, or `past_key_values` before 5.24."""
-    if _is_disentangled(attention):
+    if is_disentangled(attention):
         return "cache"
     parameters = inspect.signature(unwrap(attention).forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in parameters), None)
@@ -73,6 +73,10 @@ class PrefixAttention(Wrapper):
         """The gate looks at the layer's input."""
         return {"tokens": features(self)[0]}
 
+    def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
+        """The prefix is in front of the keys of the first queries, too; a gate sees all rows as ever."""
+        return sharing(self, base=base)
+
 
 class WatchedAttention(Wrapper):
     """An attention layer that tells gates where the padding is, from its mask, before it computes.
@@ -97,9 +101,13 @@ class WatchedAttention(Wrapper):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         attention_mask = _unambiguous(attention_mask, self.base)
         self.padding.real = real_positions(attention_mask)
-        if _is_disentangled(self.base):
+        if is_disentangled(self.base):
             kwargs["paddings"] = (self.padding, *kwargs.get("paddings", ()))
         return _attend(self.base, hidden_states, attention_mask, *args, **kwargs)
+
+    def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
+        """It sees the whole mask as ever."""
+        return sharing(self, base=base)
 
 
 class _Front:
@@ -118,59 +126,13 @@ class _Front:
         return keys, torch.cat([self.values.to(values.dtype), values], dim=2)
 
 
-def _is_disentangled(attention: nn.Module) -> bool:
-    """Whether this is DeBERTa-v2's attention, which has positions in its scores and takes no cache."""
-    return hasattr(unwrap(attention), "disentangled_attention_bias")
-
-
 def _unambiguous(mask: Tensor | None, attention: nn.Module) -> Tensor | None:
     """DeBERTa's mask of ones and zeros, which may be floating, as bool; others as they are."""
-    return mask.bool() if mask is not None and _is_disentangled(attention) else mask
+    return mask.bool() if mask is not None and is_disentangled(attention) else mask
 
 
 def _attend(base: nn.Module, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any) -> Any:
     """The next wrapper or the layer; DeBERTa's, which knows no prefix, is computed here."""
-    if _is_disentangled(base) and not isinstance(base, Wrapper):
-        return _disentangled(base, hidden_states, attention_mask, *args, **kwargs)
+    if is_disentangled(base) and not isinstance(base, Wrapper):
+        return disentangled(base, hidden_states, attention_mask, *args, **kwargs)
     return base(hidden_states, attention_mask, *args, **kwargs)
-
-
-def _disentangled(
-    base: Any,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None,
-    output_attentions: bool = False,
-    query_states: Tensor | None = None,
-    relative_pos: Tensor | None = None,
-    rel_embeddings: Tensor | None = None,
-    cache: _Front | None = None,
-    paddings: tuple[Padding, ...] = (),
-) -> tuple[Tensor, Tensor | None]:
-    """DeBERTa-v2's attention with a prefix: the scores of its keys have the content part alone, on the same scale.
-
-    attention_mask: (B, 1, N, P+N) bool. paddings: of gates in the projections, which positions have none of.
-    """
-    B, heads = len(hidden_states), base.num_attention_heads
-    asking = hidden_states if query_states is None else query_states
-    q = base.transpose_for_scores(base.query_proj(asking), heads)  # (B*H, N, D)
-    k = base.transpose_for_scores(base.key_proj(hidden_states), heads)
-    v = base.transpose_for_scores(base.value_proj(hidden_states), heads)
-    keys, values = k.unflatten(0, (B, heads)), v.unflatten(0, (B, heads))  # (B, H, N, D)
-    if cache is not None:
-        keys, values = cache.update(keys, values)  # (B, H, P+N, D)
-    terms = 1 + ("c2p" in base.pos_att_type) + ("p2c" in base.pos_att_type)
-    scores = q.unflatten(0, (B, heads)) @ keys.transpose(-1, -2) / (q.shape[-1] * terms) ** 0.5  # (B, H, N, P+N)
-    if base.relative_attention and terms > 1:
-        real_of_words = [padding.real for padding in paddings]
-        for padding in paddings:
-            padding.real = None
-        bias = base.disentangled_attention_bias(q, k, relative_pos, base.pos_dropout(rel_embeddings), terms)
-        for padding, real in zip(paddings, real_of_words, strict=True):
-            padding.real = real
-        scores = scores + F.pad(bias.unflatten(0, (B, heads)), (keys.shape[2] - k.shape[1], 0))
-    # padding asks too, and sees nothing of its own: there the scores are all alike, as in the base
-    assert attention_mask is not None  # the encoder always makes one
-    scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = base.dropout(scores.softmax(-1))
-    context = (weights @ values).transpose(1, 2).flatten(2)  # (B, N, H*D)
-    return context, weights if output_attentions else None
