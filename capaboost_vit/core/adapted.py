@@ -51,12 +51,15 @@ class Adapted(Wrapper):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.source == "residual":
             residual, *others = args
-            residual = residual if self.rows is None else residual[:, : self.rows]
+            residual = self._computed(residual)
             return self.base(x, self.branch.added_to(residual, residual), *others, **kwargs)
         y = self.base(x, *args, **kwargs)
         if self.source == "output":
             return self.branch.added_to(y, y)
-        return self.branch.added_to(y, x if self.rows is None else x[:, : self.rows])
+        return self.branch.added_to(y, self._computed(x))
+
+    def _computed(self, x: Tensor) -> Tensor:
+        return x if self.rows is None else x[:, : self.rows]
 
     def by_row(self) -> bool:
         """Yes, but for a gate, which looks at all of them."""

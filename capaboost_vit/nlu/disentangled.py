@@ -91,7 +91,7 @@ class FirstRowsDisentangled(nn.Module):
         table, distances = table[: 2 * span].unsqueeze(0), relative_pos[0].to(q.device)
         shared = layer.share_att_key
         q, k = q.unflatten(0, (-1, heads)), k.unflatten(0, (-1, heads))
-        bias = torch.zeros(())
+        bias = q.new_zeros(())
         if "c2p" in layer.pos_att_type:
             pk = _by_head((layer.key_proj if shared else layer.pos_key_proj)(table), heads)  # (1, H, 2 S, D)
             places = (distances[: self.rows] + span).clamp(0, 2 * span - 1)  # (rows, N)
@@ -99,7 +99,7 @@ class FirstRowsDisentangled(nn.Module):
         if "p2c" in layer.pos_att_type:
             pq = _by_head((layer.query_proj if shared else layer.pos_query_proj)(table), heads)
             places = (span - distances[:, : self.rows].T).clamp(0, 2 * span - 1)
-            bias = bias.to(q) + torch.einsum("bhnd,hrnd->bhrn", k, pq[0][:, places])
+            bias = bias + torch.einsum("bhnd,hrnd->bhrn", k, pq[0][:, places])
         return bias.flatten(0, 1) / _scale(q, terms)
 
 

