@@ -70,8 +70,10 @@ def attend(
         is_causal=is_causal,
         scale=None if base.fused_attn else base.scale,  # which timm's fused path does not read
     )
-    y = base.norm(y.transpose(1, 2).flatten(2))
-    if base.gate is not None:
+    y = y.transpose(1, 2).flatten(2)
+    if hasattr(base, "norm"):  # BEiT's has neither
+        y = base.norm(y)
+    if getattr(base, "gate", None) is not None:
         y = y * base.gate(x[:, :rows]).sigmoid()
     return base.proj_drop(base.proj(y))
 

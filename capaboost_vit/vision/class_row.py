@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from timm.layers import (
-    Attention,
-    AttentionRope,
-    DropPath,
-    GluMlp,
-    LayerNorm,
-    LayerScale,
-    Mlp,
-    QuickGELU,
-    RmsNorm,
-    SwiGLU,
-)
+from timm.layers import Attention, DropPath, GluMlp, LayerNorm, LayerScale, Mlp, QuickGELU, RmsNorm, SwiGLU
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from ..core.first_rows import check_by_row, first_rows, recast, twin, watched
 from ..core.wrapper import NoShortCut, sharing
+from . import eva
 from .attention import FirstRowsAttention
-from .eva import FirstRowsAttentionRope, FirstRowsEvaAttention, FirstRowsEvaBlock, FirstRowsEvaBlockPostNorm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,17 +42,14 @@ class FirstRowsResPostBlock(ResPostBlock):
 
 
 # classes of models, with how many rows their heads read; theirs is each model that has their methods
-_ROWS: dict[Any, int] = {VisionTransformer: 1, VisionTransformerDistilled: 2, Eva: 1}
+_ROWS: dict[Any, int] = {VisionTransformer: 1, VisionTransformerDistilled: 2, Eva: 1, Beit: 1}
 _METHODS = ("forward", "forward_features", "forward_head", "pool")
 # of each class of blocks and of attention, that which computes first rows
 _FIRST_ROWS: dict[type[nn.Module], type[nn.Module]] = {
     Block: FirstRowsBlock,
     ResPostBlock: FirstRowsResPostBlock,
     Attention: FirstRowsAttention,
-    EvaBlock: FirstRowsEvaBlock,
-    EvaBlockPostNorm: FirstRowsEvaBlockPostNorm,
-    EvaAttention: FirstRowsEvaAttention,
-    AttentionRope: FirstRowsAttentionRope,
+    **eva.FIRST_ROWS,
 }
 _OF_ALL_ROWS = ("attn", "qkv", "k_proj", "v_proj")
 _BY_ROW = (Mlp, GluMlp, SwiGLU, LayerNorm, RmsNorm, LayerScale, DropPath, QuickGELU)
@@ -76,12 +63,13 @@ def logits_only(model: M) -> M:
     224 px 6.9 % of the multiply-adds less. Logits and gradients are the same but for rounding. With dropout inside the
     last block fewer random numbers are drawn.
 
-    The twin shares all parameters, buffers and modules with the model: train the one, save the other. It has modes of
-    its own, so call its `train` and `eval`. Its `forward_features` gives those rows alone, the model's
-    own stays as it is. Make it when the model is complete: what is attached to the model later it lacks.
+    The twin shares all parameters and buffers with the model: train the one, save the other. It is there to be called,
+    in loops and exports. Other verbs take the model, and what is attached to that later the twin lacks: make it when
+    the model is complete. It has modes of its own, so call its `train` and `eval`. Its `forward_features` gives those
+    rows alone; the model's own stays as it is.
 
     Args:
-        model: a `VisionTransformer` (DeiT, DINOv2, CLIP, ...) or an `Eva` (EVA-02, DINOv3, ...), adapted or not.
+        model: a `VisionTransformer` (DeiT, DINOv2, CLIP, ...), `Eva` (EVA-02, DINOv3, ...) or `Beit`, adapted or not.
 
     Raises:
         NoShortCut: a ValueError that says why all rows of the last block are needed, or may be: call the model itself.
@@ -94,7 +82,7 @@ def logits_only(model: M) -> M:
     if rows is None:
         raise NoShortCut(f"it is not known how a {type(model).__name__} comes from its last block to the logits")
     vit: Any = model
-    if vit.global_pool != "token" or vit.attn_pool is not None:
+    if vit.global_pool != "token" or getattr(vit, "attn_pool", None) is not None:
         raise NoShortCut(f"the head reads all tokens (global_pool {vit.global_pool!r})")
     if not len(vit.blocks):
         raise NoShortCut("the model has no block")
@@ -111,8 +99,8 @@ def is_plain_vit(model: nn.Module) -> bool:
 
 
 def _is_one(model: nn.Module, kind: Any) -> bool:
-    as_written = (getattr(type(model), name) is getattr(kind, name) and name not in vars(model) for name in _METHODS)
-    return isinstance(model, kind) and all(as_written)
+    changed = (getattr(type(model), name, None) is not getattr(kind, name, None) for name in _METHODS)
+    return isinstance(model, kind) and not any(changed) and vars(model).keys().isdisjoint(_METHODS)
 
 
 def _first_rows(module: nn.Module, rows: int) -> nn.Module:

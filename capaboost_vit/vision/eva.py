@@ -1,4 +1,4 @@
-"""The blocks and the attention of timm's EVA family (EVA-02, DINOv3, ...), computed for the first rows alone."""
+"""The blocks and the attention of timm's EVA family (BEiT, EVA-02, DINOv3, ...), computed for the first rows alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models import beit
 from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import attend, by_head, project
@@ -23,6 +24,13 @@ class FirstRowsEvaBlock(EvaBlock):
         x = x[:, : self.rows] + self.drop_path1(y if self.gamma_1 is None else self.gamma_1 * y)
         y = self.mlp(self.norm2(x))
         return x + self.drop_path2(y if self.gamma_2 is None else self.gamma_2 * y)
+
+
+class FirstRowsBeitBlock(beit.Block):
+    """BEiT's block, likewise."""
+
+    rows: int
+    forward = FirstRowsEvaBlock.forward
 
 
 class FirstRowsEvaBlockPostNorm(EvaBlockPostNorm):
@@ -53,6 +61,19 @@ class FirstRowsAttentionRope(AttentionRope):
         return _attend(self, x, *args, **kwargs)
 
 
+class FirstRowsBeitAttention(beit.Attention):
+    """BEiT's attention with its relative positions for the first queries alone: (B, N, D) to (B, rows, D)."""
+
+    rows: int
+
+    def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
+        bias = shared_rel_pos_bias  # (1, H, N, N)
+        if self.relative_position_bias_table is not None:
+            bias = self._get_rel_pos_bias() if bias is None else self._get_rel_pos_bias() + bias
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in _project(self, x))
+        return attend(self, x, q, k, v, bias)
+
+
 def _attend(base: Any, x: Tensor, rope: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
     q, k, v = (by_head(base, part) for part in _project(base, x))
     q, k = base.q_norm(q), base.k_norm(k)
@@ -76,3 +97,13 @@ def _project(base: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q = F.linear(x[:, : base.rows], weight[:width], base.q_bias)
     k, v = F.linear(x, weight[width:], torch.cat([base.k_bias, base.v_bias])).chunk(2, dim=-1)
     return q, k, v
+
+
+FIRST_ROWS: dict[type[nn.Module], type[nn.Module]] = {
+    EvaBlock: FirstRowsEvaBlock,
+    EvaBlockPostNorm: FirstRowsEvaBlockPostNorm,
+    EvaAttention: FirstRowsEvaAttention,
+    AttentionRope: FirstRowsAttentionRope,
+    beit.Block: FirstRowsBeitBlock,
+    beit.Attention: FirstRowsBeitAttention,
+}

@@ -47,6 +47,8 @@ MODELS = {
     "DINOv3": ("vit_small_patch16_dinov3", TOKEN),
     "rotary attention": ("vit_small_patch16_rope_224", TOKEN),
     "positions learned by block": ("vit_small_patch16_rope_mixed_224", {**TOKEN, "patch_drop_rate": 0.5}),
+    "BEiT": ("beit_base_patch16_224", {**TOKEN, "init_values": 1.0}),
+    "BEiT, one table of positions": ("beitv2_base_patch16_224", {**TOKEN, "use_shared_rel_pos_bias": True}),
     "grouped queries": ("eva02_tiny_patch14_224", {**TOKEN, **GQA}),
 }
 LINEARS = ("query", "key", "value", "attn_out", "mlp_in", "mlp_out")
@@ -146,7 +148,7 @@ def test_with_what_stands_in_the_way_of_the_class_row(methods):
 
 
 @pytest.mark.parametrize("name", [name for name, (_, options) in MODELS.items() if "global_pool" in options])
-def test_with_branches_in_models_with_rotary_positions(name):
+def test_with_branches_in_models_with_positions_in_attention(name):
     linears = ("query", "key", "value", "attn_out", "mlp_out")
     assert_the_same(adapted(name, ("lora", {"targets": linears})))
     around = [("adapter", {"targets": ("blocks.*", "mlp")}), ("ia3", {"targets": ("key", "value")})]
@@ -180,7 +182,7 @@ def test_attention_masks_reach_the_first_rows_behind_a_prefix():
     assert_the_same(model, attn_mask=torch.eye(17, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("name", ["plain", "EVA-02, separate projections"])
+@pytest.mark.parametrize("name", ["plain", "EVA-02, separate projections", "BEiT"])
 def test_attention_without_the_fused_kernel_is_computed_to_the_same(name):
     model = build(name)
     for block in model.blocks:
