@@ -225,7 +225,8 @@ def test_what_is_said_names_the_splits_and_what_was_cut(text_material, tmp_path,
     assert f"{config.model} on classification ({config.data}): 2 classes, train 40, val 13, test 15; 818 of" in lines[0]
     cut = found["data"]["cut"]
     assert cut["train"] == sum(len(text.split()) > 6 for text, _ in texts.opinions(40)) > 0
-    assert lines[1] == f"warning: {cut['train']} of 40 texts of train are cut to --max-length 8"
+    assert lines[1] == "short cuts: the last block for the tokens alone that the head reads"
+    assert lines[2] == f"warning: {cut['train']} of 40 texts of train are cut to --max-length 8"
     assert lines[-1].startswith("test accuracy ")
 
 

@@ -35,7 +35,7 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
     if task.kind == "regression":
 
         def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
-            return scores(task.metrics, outputs, batches.examples.encoded.targets)
+            return scores(task.metrics, outputs, batches.source.encoded.targets)
 
         return regression(score=of_numbers, names=task.metrics), None
 
@@ -167,7 +167,7 @@ class QuestionScores:
         self.threshold = best_threshold(*self._answered(logits, batches))
 
     def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
-        windows: Windows = batches.examples.encoded
+        windows: Windows = batches.source.encoded
         split: QuestionSplit = self.data.split_of(windows)
         answers = best_answers(
             split,

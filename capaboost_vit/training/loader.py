@@ -141,6 +141,7 @@ class EvalLoader:
         names: of the examples, by their places in the split; None where people do not look for them.
 
     Attributes:
+        source: the examples of the split, whatever stands in front of them in `examples`.
         indices: places in the split of this process's examples, in the order in which they are given out.
     """
 
@@ -154,7 +155,7 @@ class EvalLoader:
         order: Sequence[int] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        self.examples, self.names = examples, names
+        self.examples, self.source, self.names = examples, examples, names
         self.indices = list(range(len(examples)) if order is None else order)[rank::world_size]
         share = [(index, True) for index in self.indices] or [(0, False)] * bool(len(examples))
         self.parts = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
