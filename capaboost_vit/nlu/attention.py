@@ -64,7 +64,8 @@ class PrefixAttention(Wrapper):
         prefix = tokens.view(-1, 2, self.heads, size).permute(1, 2, 0, 3).unsqueeze(1)  # (2, 1, H, P, D)
         if self.tokens.gate is not None:
             prefix = prefix * self.tokens.gate(hidden_states).unsqueeze(-1)
-        keys, values = prefix.expand(-1, len(hidden_states), -1, -1, -1)
+        # not len(), which would make the size of the batch a constant of an exported graph
+        keys, values = prefix.expand(-1, hidden_states.shape[0], -1, -1, -1)
         kwargs[self.cache_keyword] = _Front(keys, values, kwargs.get(self.cache_keyword))
         mask = with_keys(_unambiguous(attention_mask, self.base), self.tokens.length)
         return _attend(self.base, hidden_states, mask, *args, **kwargs)

@@ -36,7 +36,7 @@ def disentangled(
         cache: puts the prefix in front of keys and values.
         paddings: of gates in the projections, which positions have none of.
     """
-    B, heads, rows = len(hidden_states), base.num_attention_heads, getattr(base, "rows", None)
+    B, heads, rows = hidden_states.shape[0], base.num_attention_heads, getattr(base, "rows", None)
     asking = hidden_states if query_states is None else query_states
     q = _by_head(base.query_proj(asking[:, : getattr(base, "rows_asking", None)])[:, :rows], heads)
     k, v = _by_head(base.key_proj(hidden_states), heads), _by_head(base.value_proj(hidden_states), heads)

@@ -25,7 +25,7 @@ from .data import PREDICT
 from .encoded import EncodedTask, encode_task
 from .front import divide
 from .loader import TextExamples, TokenMasking, moved, text_eval_loader
-from .models import adapt, create_text_model
+from .models import adapt, create_text_model, recompute_layers
 from .objectives import make_objective
 from .tasks import Task
 
@@ -131,9 +131,7 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
             f"{next(iter(reasons.values()))}; take full, lora or ssf"
         )
     if config.grad_checkpointing:
-        # whose older name is the second; without re-entrance a layer is recomputed though its inputs need no gradient
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        recompute_layers(model)
     return model
 
 

@@ -110,7 +110,7 @@ class PrefixAttention(Wrapper):
             raise ValueError("a prefix does not work with causal attention")
         q, k, v = _queries_keys_values(self.base, x)
         prefix = self.tokens().to(k.dtype).reshape(-1, 2, self.base.num_heads, self.base.head_dim)
-        prefix = prefix.permute(1, 2, 0, 3).unsqueeze(1).expand(-1, len(x), -1, -1, -1)  # (2, B, H, P, D / H)
+        prefix = prefix.permute(1, 2, 0, 3).unsqueeze(1).expand(-1, x.shape[0], -1, -1, -1)  # (2, B, H, P, D / H)
         k, v = torch.cat([prefix[0], k], dim=2), torch.cat([prefix[1], v], dim=2)
         if attn_mask is not None:  # every token sees the prefix
             seen = 1.0 if attn_mask.dtype == torch.bool else 0.0
