@@ -15,6 +15,7 @@ from small import ADDED, FAMILIES, LITTLE, SMALL, build, examples, padded, wake
 from torch import nn
 
 from capaboost_vit.core.inject import branches
+from capaboost_vit.core.merge import merge
 from capaboost_vit.core.wrapper import NoShortCut
 from capaboost_vit.methods import METHODS
 from capaboost_vit.nlu import adapt, logits_only
@@ -119,6 +120,31 @@ def test_padding_in_front_and_masks_of_pairs_of_tokens(family):
         return
     batch["attention_mask"] = pairwise.unsqueeze(1).bool()
     assert_near(logits_only(model)(**batch).logits, model(**batch).logits, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "options"),
+    [
+        ("bert", "prefix", dict(chunk_size_feed_forward=3)),  # 9 tokens are chunks of 3, one is none
+        ("deberta-v3", "lora", dict(num_hidden_layers=1)),
+        ("deberta-v2", "prompt", {}),
+    ],
+)
+@torch.no_grad()
+def test_a_text_of_nothing_but_padding_harms_nobody(family, name, options):
+    model = classifier(family, name, **options).double()
+    batch = padded(model, examples(), 9)
+    batch["attention_mask"][2] = 0
+    assert_near(logits_only(model)(**batch).logits, model(**batch).logits, 1e-9)
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v3"])
+@torch.no_grad()
+def test_what_is_merged_is_exported_with_the_short_cut(family):
+    model = classifier(family, "lora")
+    batch = padded(model, examples(), 9)
+    program = torch.export.export(logits_only(merge(model)).eval(), (), kwargs=dict(batch))
+    assert_near(program.module()(**batch).logits, model(**batch).logits, 1e-5)
 
 
 def test_float32_is_the_same_to_its_rounding():
