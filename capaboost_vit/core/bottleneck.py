@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .products import as_autocast, linear, linear_plus, transposed_product
+from .products import as_autocast, linear, linear_plus, transposed_product, with_signature, without_autocast
 
 # each activation, and the gradient of its argument h from that of its value
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -31,7 +31,7 @@ def add_bottleneck(
     the products run in its dtype; the sum has the wider dtype of the two, as `+` has.
     """
     x = as_autocast(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         tokens, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         total, _ = _AddBottleneck.apply(rows, tokens, down, down_bias, up, up_bias, act)
     return total.view(y.shape)
@@ -43,6 +43,7 @@ class _AddBottleneck(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(
         y: Tensor, x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, act: str
     ) -> tuple[Tensor, Tensor]:
@@ -63,7 +64,7 @@ class _AddBottleneck(torch.autograd.Function):
         needs_y, needs_x, needs_down, needs_down_bias, needs_up, needs_up_bias, _ = ctx.needs_input_grad
         act, gradient = ACTIVATIONS[ctx.act]
         dx = d_down = d_down_bias = d_up = d_up_bias = None
-        with torch.autocast(dy.device.type, enabled=False):
+        with without_autocast(dy):
             down_there = down.to(x.dtype)
             if torch.is_grad_enabled():  # for a second derivative h has to be a function of x
                 h = linear(x, down_there, down_bias.to(x.dtype))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .products import as_autocast, linear, linear_plus, transposed_product
+from .products import as_autocast, linear, linear_plus, transposed_product, with_signature, without_autocast
 
 EXECUTIONS = ("auto", "weight", "token", "plain")
 
@@ -68,7 +68,7 @@ def low_rank_linear(
     `weight` gets no gradient; `parts`, `down` and `ups` are as in `updated_weight`.
     """
     x = as_autocast(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         rows = x.reshape(-1, x.shape[-1])
         function = _LowRankLinear.apply if torch.is_grad_enabled() else _LowRankLinear.forward
         y = function(rows, weight, bias, tuple(parts), in_weight_space, down, *ups)
@@ -81,6 +81,7 @@ class _LowRankLinear(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(
         x: Tensor,
         weight: Tensor,
@@ -116,7 +117,7 @@ class _LowRankLinear(torch.autograd.Function):
         needs_x, _, needs_bias, _, _, needs_down, *needs_ups = ctx.needs_input_grad
         dx = d_down = d_bias = None
         d_ups: list[Tensor | None] = [None] * len(ups)
-        with torch.autocast(dy.device.type, enabled=False):
+        with without_autocast(dy):
             factor = down.to(dy.dtype)
             d_hidden = dy.new_empty(0)
             if needs_down or (needs_x and not ctx.in_weight_space):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def as_autocast(x: Tensor) -> Tensor:
@@ -18,6 +23,18 @@ def as_autocast(x: Tensor) -> Tensor:
     device = x.device.type
     cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
     return x.to(torch.get_autocast_dtype(device)) if cast else x
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Where products are in the dtype of their operands; `torch.autocast` is slow to enter, so only where it is on."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def with_signature(forward: Function) -> Function:
+    """The forward of an autograd function beside `setup_context`, whose signature PyTorch works out in each call."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -52,6 +69,7 @@ def transposed_product(x: Tensor, y: Tensor) -> Tensor:
 def _onednn(x: Tensor, weight: Tensor) -> bool:
     return bool(
         not torch.compiler.is_compiling()  # first: torch.compile must not see the questions about modes below
+        and not _mkl_is_at_home()
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.numel() > 0
@@ -63,7 +81,6 @@ def _onednn(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and not _mkl_is_at_home()
     )
 
 

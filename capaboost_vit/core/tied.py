@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .masking import Masking
 from .masks import has_masks, make_masks, random_state
+from .products import with_signature
 
 _WITHIN_TWO = (0.022750131948179195, 0.9772498680518208)  # the normal distribution function at -2 and 2
 _cached: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
@@ -131,6 +132,7 @@ class _JoinedViews(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @with_signature
     def forward(weight: Tensor, mask: Tensor, dim: int, views: Tensor) -> Tensor:
         return views.view_as(views)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from capaboost_vit.core import products
+from capaboost_vit.core.bottleneck import _AddBottleneck
+from capaboost_vit.core.functional import _LowRankLinear
 from capaboost_vit.core.products import _onednn, linear, linear_plus, transposed_product
+from capaboost_vit.core.tied import _JoinedViews
 
 
 @pytest.fixture(params=[True, False], ids=["MKL at home", "oneDNN"], autouse=True)
@@ -93,6 +98,11 @@ def test_mkl_is_at_home_on_cpus_of_intel(cpuinfo, processor, mkl, home, monkeypa
     monkeypatch.setattr(products.platform, "processor", lambda: processor)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     assert products._mkl_is_at_home.__wrapped__() is home
+
+
+@pytest.mark.parametrize("function", [_LowRankLinear, _AddBottleneck, _JoinedViews])
+def test_the_signature_that_torch_asks_for_in_each_call_is_at_hand(function):
+    assert inspect.signature(function.forward) is function.forward.__signature__
 
 
 def test_counters_see_every_product():
