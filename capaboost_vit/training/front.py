@@ -64,7 +64,8 @@ class FrontExamples:
     """Examples whose inputs are what the frozen front makes of them: kept where there is room, else computed each time.
 
     What is kept was computed in one pass in an order of its own, whatever order it is asked for in, so that a run which
-    goes on after an interruption has the same bits. An example is computed at its own width, whatever stands beside it.
+    goes on after an interruption has the same bits. An example is computed at its own width, whatever stands beside it,
+    and not among too few others: a BLAS takes other ways, and rounds otherwise, for matrices of a few rows.
 
     Args:
         examples: those of a split.
@@ -72,6 +73,7 @@ class FrontExamples:
         asked: the examples that will be asked for; what is kept is a first part of them.
         cache: see `room_for`.
         widths: of each example, the tokens to which a text is filled up; None: all are alike.
+        least: examples that are computed together at least.
     """
 
     def __init__(
@@ -85,9 +87,10 @@ class FrontExamples:
         cache: str,
         device: torch.device,
         widths: Sequence[int] | None = None,
+        least: int = 1,
     ) -> None:
         self.examples, self.divided, self.prepare, self.config = examples, divided, prepare, config
-        self.cache, self.device, self.widths = cache, device, widths
+        self.cache, self.device, self.widths, self.least = cache, device, widths, least
         self.asked = [*asked] if widths is None else sorted(asked, key=lambda index: (-widths[index], index))
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # by index: what enters the rest, and the target
         self.filled = cache == "none"
@@ -153,6 +156,7 @@ class FrontExamples:
         """What enters the rest, and the target, of the examples of each part, computed width by width."""
         places = [self._by_width(part) for part in parts]
         alike = [[part[i] for i in group] for part, groups in zip(parts, places, strict=True) for group in groups]
+        alike = [group + group[-1:] * (self.least - len(group)) for group in alike]
         batches = iter(self.examples.batches(alike, epoch=epoch) if alike else ())
         for part, groups in zip(parts, places, strict=True):
             rows: dict[int, tuple[Tensor, Tensor]] = {}
@@ -162,7 +166,7 @@ class FrontExamples:
                     self.first_inputs = batch[0]
                 inputs, targets = self.prepare(batch)
                 activations = self.divided.rows(self.divided.compute(inputs, self.config))
-                rows |= dict(zip(group, zip(activations, targets, strict=True), strict=True))
+                rows |= dict(zip(group, zip(activations, targets, strict=True), strict=False))
             yield [rows[i] for i in range(len(part))]
 
     def _by_width(self, part: Part) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from .front import Divided, FrontExamples, Whole
 from .job import Job
 from .room import room_for
 
+# rows of a matrix from which on MKL gives each of them the same bits, however many there are
+_ROWS = 16
+_NARROWEST = 8  # tokens to which texts are filled up at least
+
 
 def take_short_cuts(
     job: Job,
@@ -27,8 +32,8 @@ def take_short_cuts(
 ) -> None:
     """Lets a job call what computes the logits of its model with less work; nothing with `--short-cuts false`.
 
-    What is in front of the first trained place is in evaluation mode, and has no gradients. Unless `random`, what it
-    makes of each example is computed once, and kept where there is room (`--cache`).
+    What is in front of the first trained place is in evaluation mode, and has no gradients. What it makes of an example
+    that comes again, unless `random`, is computed once, and kept where there is room (`--cache`).
 
     Args:
         logits_only: makes a twin whose last block computes what the head reads, or raises NoShortCut.
@@ -52,11 +57,13 @@ def take_short_cuts(
     job.lines.append(f"short cuts: {'; '.join(taken)}")
     if divided is None or activations is None:
         return
-    job.network = Whole(divided) if random else divided.rest
-    if random:
+    if random or job.state.updates <= len(job.train):
+        job.network = Whole(divided)
         return
-    size = max(row.nbytes for row in divided.rows(activations))
-    repeated = job.state.updates > len(job.train)
+    job.network = divided.rest
+    rows = divided.rows(activations)
+    size = max(row.nbytes for row in rows)
+    least = math.ceil(_ROWS / min(_NARROWEST, len(rows[0])))
 
     def behind_front(examples: Any, asked: Sequence[int], *, keep: bool) -> FrontExamples:
         cache = config.cache if keep else "none"
@@ -71,13 +78,14 @@ def take_short_cuts(
             cache=cache,
             device=job.state.device,
             widths=widths(examples) if widths else None,
+            least=least,
         )
 
-    job.front = behind_front(job.train.examples, range(len(job.train.examples)), keep=repeated)
+    job.front = behind_front(job.train.examples, range(len(job.train.examples)), keep=True)
     job.train.examples = job.front
     for loader in (job.val, job.test, *job.extra_tests.values()):
         if loader is not None:
-            loader.examples = behind_front(loader.examples, loader.indices, keep=repeated and loader is job.val)
+            loader.examples = behind_front(loader.examples, loader.indices, keep=loader is job.val)
     job.prepare = _prepared
 
 
