@@ -118,9 +118,11 @@ def logits_only(model: M) -> M:
     name, config, prefix = type(model).__name__, getattr(model, "config", None), getattr(model, "base_model_prefix", "")
     family = name.removesuffix("ForSequenceClassification")
     if _part(model) != "ForSequenceClassification":
-        raise NoShortCut(f"how a {name} comes from its last layer to the logits is not known")
+        raise NoShortCut(f"it is not known how a {name} comes from its last layer to the logits")
     _check_config(config)
     base, reader = inner.get_submodule(prefix), inner.get_submodule(_HEADS[family])
+    if getattr(base, "z_steps", 0) > 1:  # DeBERTa's
+        raise NoShortCut(f"the last layer is computed {base.z_steps} times (z_steps)")
     encoder: Any = base.encoder
     place, rows, above = f"{prefix}.encoder", 1, [model, base, reader, encoder]
     while isinstance(encoder, PromptedEncoder):  # which takes off what comes of the prompt

@@ -28,8 +28,8 @@ def divide(network: nn.Module) -> Divided | None:
     embeddings, encoder = modules.get(f"{prefix}.embeddings"), modules.get(f"{prefix}.encoder")
     if base is None or embeddings is None or encoder is None or not isinstance(layers, nn.ModuleList):
         return None
-    beside = {id(p) for p in layers.parameters()}
-    entrance = [*embeddings.parameters(), *(p for p in encoder.parameters() if id(p) not in beside)]
+    behind = {id(p) for part in (layers, base._modules.get("pooler")) if part is not None for p in part.parameters()}
+    entrance = [p for p in base.parameters() if id(p) not in behind]
     trained = [index for index, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())]
     start = trained[0] if trained else len(layers)
     if hasattr(encoder, "get_rel_pos"):  # DeBERTa's needs a layer for its output
@@ -41,13 +41,18 @@ def divide(network: nn.Module) -> Divided | None:
         front.pooler = None
     front.eval()
     changed = {f"{prefix}.embeddings": GivenEmbeddings(), f"{prefix}.encoder.layer": nn.ModuleList(layers[start:])}
+    if f"{prefix}.embeddings_project" in modules:  # ELECTRA's, to the width of the layers
+        changed[f"{prefix}.embeddings_project"] = nn.Identity()
+    rest: Any = twin(inner, changed)
+    if getattr(encoder, "conv", None) is not None:  # DeBERTa-v2's, behind the first layer of all
+        rest.get_submodule(f"{prefix}.encoder").conv = None
 
     def states(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         hidden = front(**inputs).last_hidden_state
         # where the last layer gives out the first row alone, that is no padding
         return {"inputs_embeds": hidden, "attention_mask": inputs["attention_mask"][:, : hidden.shape[1]]}
 
-    return Divided(states, twin(inner, changed), _rows, _batch, f"{start} of {len(layers)} layers")
+    return Divided(states, rest, _rows, _batch, f"{start} of {len(layers)} layers")
 
 
 class GivenEmbeddings(nn.Module):

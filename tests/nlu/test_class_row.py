@@ -309,8 +309,8 @@ REFUSED = {
     "questions": (lambda: build("bert", "QuestionAnswering"), "how a BertForQuestionAnswering comes from its last"),
     "masked": (lambda: build("deberta-v3", "MaskedLM"), "how a DebertaV2ForMaskedLM comes from its last layer"),
     "tokens": (lambda: build("electra", "TokenClassification"), "how a ElectraForTokenClassification comes from"),
-    "encoder": (lambda: build("bert"), "how a BertModel comes from its last layer to the logits is not known"),
-    "no text": (lambda: nn.Linear(2, 2), "how a Linear comes from its last layer to the logits is not known"),
+    "encoder": (lambda: build("bert"), "how a BertModel comes from its last layer to the logits"),
+    "no text": (lambda: nn.Linear(2, 2), "how a Linear comes from its last layer to the logits"),
     "own class": (lambda: OwnHead(build("roberta").config), "how a OwnHead comes from its last layer to the logits"),
     "decoder": (lambda: classifier("bert", is_decoder=True), r"the model is a decoder \(is_decoder=True\)"),
     "states": (lambda: classifier("bert", output_hidden_states=True), "the configuration asks for hidden states or"),
@@ -322,6 +322,10 @@ REFUSED = {
     "head": (
         lambda: with_(exchanged("classifier", nn.Linear(16, 2)), "roberta"),
         "what a Linear .*makes of the last layer's output is not known",
+    ),
+    "steps": (
+        lambda: with_(lambda model: setattr(model.deberta, "z_steps", 2), "deberta-v3"),
+        r"the last layer is computed 2 times \(z_steps\)",
     ),
     "convolution": (
         lambda: classifier("deberta-v2", num_hidden_layers=1),
