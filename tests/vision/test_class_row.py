@@ -289,6 +289,21 @@ def test_torch_export_computes_the_same_for_batches_of_all_sizes(name):
     torch.testing.assert_close(exported(IMAGES[:1]), model(IMAGES[:1]))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the exporter's own parts
+@pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "prompt"])
+def test_an_onnx_export_computes_the_same_for_batches_of_all_sizes(tmp_path, method):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = adapted("plain", (method, {})).eval()
+    twin = logits_only(capaboost_vit.merge(model) if method == "lora" else model).eval()
+    batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    torch.onnx.export(twin, (IMAGES,), tmp_path / "twin.onnx", dynamo=True, dynamic_shapes=batch, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "twin.onnx")
+    (logits,) = session.run(None, {session.get_inputs()[0].name: IMAGES[:2].numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(IMAGES[:2]), rtol=1e-4, atol=1e-5)
+
+
 def test_copies_and_pickles_compute_the_same_and_share_nothing():
     model = adapted("plain", ("lora", {}), ("prefix", {}), ("prompt", {}))
     twin = logits_only(model)
