@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from ..io.options import suggest
 from .adapted import Prompted
 from .base import is_linear, kind_of, shape_of
-from .names import get, namer, slots
+from .names import get, is_inside, matching, namer, slots
 from .wrapper import Frozen, Wrapper, unwrap
 
 
@@ -63,7 +63,8 @@ class Place:
 def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
     """The places that a role of the anatomy, or a pattern, names; of a role, those for this use where it has several.
 
-    A module that stands in several slots is one place, under its first name, whichever of its names matches.
+    `PATTERN.ROLE`, where no module is called so, is a role within the modules of the pattern: `blocks.11.query`. A
+    module that stands in several slots is one place, under its first name, whichever of its names matches.
 
     Raises ValueError if nothing matches; the message lists the roles and the kinds of layers that there are.
     """
@@ -73,7 +74,10 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     for name, module in modules.items():
         first.setdefault(module, name)
     sites = [s for s in anatomy.roles.get(target, (Site(target),)) if use is None or s.only in (None, use)]
-    places = [Place(first[modules[name]], site) for site in sites for name in _matching([*modules], site.pattern)]
+    places = [Place(first[modules[name]], site) for site in sites for name in matching([*modules], site.pattern)]
+    within, _, role = target.rpartition(".")
+    if within and not places and role in anatomy.roles:
+        places = [p for p in find(model, role, anatomy, use=use) if is_inside(p.name, within)]
     if not places:
         raise ValueError(_nothing_matches(model, target, anatomy))
     return list(dict.fromkeys(places))
@@ -178,16 +182,6 @@ def features(module: nn.Module, name: str = "") -> tuple[int, int]:
     return shapes[0][1], shapes[-1][0]
 
 
-def _matching(names: Sequence[str], pattern: str) -> list[str]:
-    return [pattern] if pattern in names else [name for name in names if _matches(name, pattern)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    segments, wanted = name.split("."), pattern.split(".")
-    tail = segments[-len(wanted) :]
-    return len(tail) == len(wanted) and all(w in ("*", s) for s, w in zip(tail, wanted, strict=True))
-
-
 def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
     """Puts `change(module)` into each slot below the model, from the outside in; once for a shared module."""
     changed: dict[nn.Module, nn.Module] = {}
@@ -234,7 +228,7 @@ def forget(model: nn.Module) -> None:
 
 def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
     names = [name for name, _ in slots(model)]
-    present = [role for role, sites in anatomy.roles.items() if any(_matching(names, site.pattern) for site in sites)]
+    present = [role for role, sites in anatomy.roles.items() if any(matching(names, site.pattern) for site in sites)]
     layers = dict.fromkeys(
         ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
         for name, module in slots(model)

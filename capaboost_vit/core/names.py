@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor, nn
@@ -76,3 +77,19 @@ def distinct(model: nn.Module) -> dict[str, Tensor]:
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
+
+
+def matching(names: Sequence[str], pattern: str) -> list[str]:
+    """The names that a pattern means: itself alone, where it is one of them, else those whose tail it matches."""
+    return [pattern] if pattern in names else [name for name in names if _matches(name, pattern)]
+
+
+def is_inside(name: str, pattern: str) -> bool:
+    """Whether one of the modules that contain the one of this name matches the pattern."""
+    return any(_matches(parent, pattern) for parent in accumulate(name.split(".")[:-1], "{}.{}".format))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    segments, wanted = name.split("."), pattern.split(".")
+    tail = segments[-len(wanted) :]
+    return len(tail) == len(wanted) and all(w in ("*", s) for s, w in zip(tail, wanted, strict=True))

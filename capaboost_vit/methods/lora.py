@@ -29,7 +29,11 @@ class Lora(MaskedMethod):
     rank: int = option(8, "rank of one branch", low=1)
     alpha: float = option(8.0, "the update is scaled by alpha / rank")
     dropout: float = option(0.0, "dropout on the branch's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(("query", "value"), "roles or name patterns of linear layers", compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        compared=False,
+    )
     freeze_down: bool = option(False, "train only B (LoRA-FA): the inputs of the layers need not be kept")
     execution: str = option(
         "auto",

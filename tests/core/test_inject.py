@@ -95,6 +95,8 @@ METHODS = [
         ("1.mlp.*", ["blocks.1.mlp.0", "blocks.1.mlp.1", "blocks.1.mlp.2"]),
         ("head", ["head"]),
         ("block", ["blocks.0", "blocks.1"]),
+        ("blocks.1.query", ["blocks.1.qkv"]),
+        ("blocks.*.value", ["blocks.0.qkv", "blocks.1.qkv"]),
     ],
 )
 @pytest.mark.parametrize("already", [False, True])
@@ -106,7 +108,12 @@ def test_places_are_found_by_role_or_pattern_before_and_after_attaching(target, 
     assert [place.name for place in find(model, target, ANATOMY)] == names
 
 
-@pytest.mark.parametrize("target", ["keys", "blocks.*.attn", "cross", "mlp.3", ""])
+def test_a_role_within_a_block_is_the_part_that_the_role_is():
+    (place,) = find(Model(), "blocks.1.value", ANATOMY)
+    assert place == find(Model(), "value", ANATOMY)[1]
+
+
+@pytest.mark.parametrize("target", ["keys", "blocks.2.query", "qkv.query", "blocks.*.attn", "cross", "mlp.3", ""])
 def test_target_that_matches_nothing_says_what_there_is(target):
     message = r"matches nothing in Model.*roles there: query, value, mlp, block; linear layers there: blocks.\*.qkv, "
     with pytest.raises(ValueError, match=message):

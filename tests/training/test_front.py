@@ -122,6 +122,7 @@ def test_augmented_images_go_through_the_front_each_time():
     ("name", "options", "method", "what"),
     [
         ("vit_tiny_patch16_224", SMALL, {"targets": ("blocks.1.mlp.fc1", "blocks.2.attn.qkv")}, "1 of 3 blocks"),
+        ("vit_tiny_patch16_224", SMALL, {"targets": ("blocks.2.query", "blocks.2.value")}, "2 of 3 blocks"),
         ("vit_tiny_patch16_224", {**SMALL, "global_pool": "avg"}, {"targets": LAST}, "2 of 3 blocks"),
         ("deit_tiny_distilled_patch16_224", SMALL, {"targets": LAST}, "2 of 3 blocks"),
         ("vit_tiny_patch16_224", SMALL, "head", "3 of 3 blocks"),
