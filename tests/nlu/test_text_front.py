@@ -117,6 +117,19 @@ def test_a_run_has_the_same_bits_whatever_is_kept_of_the_front(options, kind, en
     assert all(torch.equal(kept[name], computed[name]) for name in kept)
 
 
+@pytest.mark.parametrize("method", [LAST, {"name": "head"}], ids=["last", "head"])
+def test_an_example_has_the_same_bits_alone_and_among_others(options, tmp_path, method):
+    """At a size at which products of few rows are rounded in another way than those of many."""
+    model = texts.write_encoder(tmp_path / "wide", num_hidden_layers=3, hidden_size=128, intermediate_size=256)
+    job = build_job(options("opinions", model=str(model), method=method), ProcessGroup(), torch.device("cpu"))
+    job.front.cache, job.front.filled = "none", True
+    places = [(index, True) for index in range(len(job.front))]
+    (together, _), *alone = job.front.batches([places, *([place] for place in places)])
+    for among, (inputs, _) in zip(together["inputs_embeds"], alone, strict=True):
+        states = inputs["inputs_embeds"][0, : inputs["attention_mask"].sum()]
+        assert torch.equal(states, among[: len(states)])
+
+
 @pytest.mark.parametrize("method", [LAST, {"name": "head"}, {"name": "lora"}], ids=["last", "head", "everywhere"])
 def test_without_anything_random_short_cuts_change_a_run_by_rounding(options, method):
     weights = []
