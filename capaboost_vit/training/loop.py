@@ -65,7 +65,7 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
         if state.is_done:
             break
         if job.front is not None:
-            job.front.fill(log.say, stop)
+            job.front.fill(log.say, stop if job.world.size == 1 else None)  # processes stop together, at an update
         model.train()
         log.start(progress.update)
         updates = Prefetcher(job.train.epoch(*divmod(progress.update, state.updates_per_epoch)))
