@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..core.names import get
 from ..core.tied import factors_formed_once
 from ..core.wrapper import NoShortCut
+from ..training.evaluation import mixed_precision
 from ..training.front import Whole
 from .cases import CLASS_ROW, RECOMPUTED, WHOLE_MODEL, Case, build_case
 from .config import Workload
@@ -80,7 +81,7 @@ class LayerPass:
 
     def forward(self) -> Tensor:
         """What the layer makes of x, (B, N, out)."""
-        with autocast(self.step.workload, self.x.device):
+        with mixed_precision(self.step.workload, self.x.device):
             y: Tensor = self.called(self.x)
         return y
 
@@ -123,15 +124,14 @@ def network_of(
         inputs = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
     if case.computed == RECOMPUTED:
         return Whole(divided), inputs
-    with torch.no_grad(), autocast(workload, subject.device):
-        kept = divided.front(inputs.get("x", inputs))
+    kept = divided.compute(inputs.get("x", inputs), workload)
     return divided.rest, kept if isinstance(kept, dict) else {"x": kept}
 
 
 def logits_of(model: Any, inputs: Mapping[str, Tensor], workload: Workload) -> Tensor:
     """The logits of a batch, (B, classes), in the precision of the workload; images are given by position."""
     images = inputs.get("x")
-    with autocast(workload, next(iter(inputs.values())).device):
+    with mixed_precision(workload, next(iter(inputs.values())).device):
         output = model(**inputs) if images is None else model(images)
     logits: Tensor = output if isinstance(output, Tensor) else output.logits
     return logits
@@ -146,8 +146,3 @@ def compiled(model: nn.Module, workload: Workload) -> Any:
     torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(model, mode=workload.compile_mode)
-
-
-def autocast(workload: Workload, device: torch.device) -> torch.autocast:
-    """Mixed precision as the workload says."""
-    return torch.autocast(device.type, dtype=getattr(torch, workload.amp_dtype), enabled=workload.amp)

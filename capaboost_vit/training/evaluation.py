@@ -40,8 +40,7 @@ def forward(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig
             torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
         if not named:
             torch._dynamo.maybe_mark_dynamic(first, 0)
-    dtype = getattr(torch, config.amp_dtype)
-    with torch.autocast(first.device.type, dtype=dtype, enabled=config.amp):
+    with mixed_precision(config, first.device):
         output = model(**named) if named else model(inputs)
     if not named:
         return output
@@ -49,6 +48,11 @@ def forward(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig
         return output["logits"]
     spans = torch.stack([output["start_logits"], output["end_logits"]], 1)
     return spans.masked_fill(named["attention_mask"].unsqueeze(1) == 0, -torch.inf)
+
+
+def mixed_precision(config: Any, device: torch.device) -> torch.autocast:
+    """Autocast as the options `amp` and `amp_dtype` of a configuration say."""
+    return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype), enabled=config.amp)
 
 
 @torch.inference_mode()

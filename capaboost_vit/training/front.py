@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import RunConfig
+from .evaluation import mixed_precision
 from .loader import Batch, Examples, Part
 from .room import room_for
 from .signals import Interrupted, StopSignals
@@ -33,16 +34,11 @@ class Divided:
     batch: Callable[[Sequence[Tensor]], Any]
     what: str
 
-    def compute(self, inputs: Any, config: RunConfig) -> Any:
-        """What the front makes of a batch's inputs, without a gradient, in mixed precision with `amp`."""
+    def compute(self, inputs: Any, config: Any) -> Any:
+        """What the front makes of a batch's inputs, without a gradient, in the `mixed_precision` of a configuration."""
         first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
-        dtype = getattr(torch, config.amp_dtype)
         # no inference mode, also within an evaluation: training could not use such tensors
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.autocast(first.device.type, dtype=dtype, enabled=config.amp),
-        ):
+        with torch.inference_mode(False), torch.no_grad(), mixed_precision(config, first.device):
             return self.front(inputs)
 
 
