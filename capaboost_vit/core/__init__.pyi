@@ -8,6 +8,7 @@ from .base import kind_of as kind_of
 from .base import operand as operand
 from .base import shape_of as shape_of
 from .branch import LowRankBranch as LowRankBranch
+from .branch import rate_factors as rate_factors
 from .gate import Gate as Gate
 from .gate import Padding as Padding
 from .inject import Anatomy as Anatomy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -40,6 +41,12 @@ class LowRankBranch(nn.Module):
     B and the biases start at zero, so every branch, not only the first, is the zero map at step 0 (the official code
     fills the later ones with noise). Biases are tied and counted once (the official code adds b once per branch).
 
+    With `coefficients` the first view has no mask and the others are multiplied by learned numbers c, from zero:
+
+        y = scaling * [ B act(A dropout(x) + a) + sum_j (B * MB_j) diag(c_j) act((A * MA_j) dropout(x) + a) + b ],
+
+    the plain branch until training moves c: a superset of it, for (d - 1) * R or d - 1 more numbers.
+
     A `gain`, if it is learned, multiplies y by a number (AdaptFormer, arXiv 2205.13535) or each channel by its own
     (Adapter+, arXiv 2406.06820); it starts from one. A `gate`, if one is put in, multiplies y by a number for each
     example (UniPELT).
@@ -51,17 +58,19 @@ class LowRankBranch(nn.Module):
         bias: whether both products have a bias.
         dropout: probability of dropping an input entry, in training.
         drop_path: probability of leaving out y for a whole example, in training.
+        rank_dropout: probability of leaving out a term of rank one (a row of A_cat with its column of B_cat), in
+            training; drawn once a call, for the whole batch (MLAE, whose factors are branches of rank one).
         learned_scale: "scalar" or "channel" for a gain; None for none.
         init: "zero", or "houlsby", where A and B start from N(0, 0.01^2) within two deviations: near the zero map
             (arXiv 1902.00751).
         freeze_down: A keeps its start value, only B is trained (LoRA-FA, arXiv 2308.03303): the input need not be kept.
-        masking: of both factors. Its init_seed is that of A's start, for "zero" U(-1/sqrt(in), 1/sqrt(in)), which is
-            kaiming_uniform(a=sqrt(5)).
+        masking: of both factors, and the kind of `coefficients`. Its init_seed is that of A's start, for "zero"
+            U(-1/sqrt(in), 1/sqrt(in)), which is kaiming_uniform(a=sqrt(5)).
         path: names the branch within the model: the key of its masks and start values.
 
     Raises:
-        ValueError: rank < 1, an unknown activation, start or kind of gain, a dropout or drop_path outside [0, 1), or
-            what `make_masks` refuses.
+        ValueError: rank < 1, an unknown activation, start or kind of gain, a dropout, drop_path or rank_dropout
+            outside [0, 1), or what `make_masks` refuses.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class LowRankBranch(nn.Module):
         scaling: float = 1.0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        rank_dropout: float = 0.0,
         learned_scale: str | None = None,
         init: str = "zero",
         freeze_down: bool = False,
@@ -86,18 +96,22 @@ class LowRankBranch(nn.Module):
         check_value("act", act, str | None, {"choices": tuple(ACTIVATIONS)})
         check_value("dropout", dropout, float, {"low": 0, "below": 1})
         check_value("drop_path", drop_path, float, {"low": 0, "below": 1})
+        check_value("rank_dropout", rank_dropout, float, {"low": 0, "below": 1})
         check_value("init", init, str, {"choices": ("zero", "houlsby")})
         check_value("learned_scale", learned_scale, str | None, {"choices": ("scalar", "channel")})
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.num_branches, self.scaling, self.dropout, self.act = masking.num_branches, scaling, dropout, act
         self.path, self.init, self.drop_path = path, init, drop_path
-        self.freeze_down = freeze_down
+        self.freeze_down, self.rank_dropout = freeze_down, rank_dropout
         self.down = TiedMaskedWeight((rank, in_features), masking, path=f"{path}.down")
         self.up = TiedMaskedWeight((out_features, rank), masking, path=f"{path}.up")
         self.down_bias = nn.Parameter(torch.zeros(rank)) if bias else None
         self.up_bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         channels = {None: 0, "scalar": 1, "channel": out_features}[learned_scale]
         self.gain = nn.Parameter(torch.ones(channels)) if channels else None
+        of_a_view = {None: 0, "rank": rank, "branch": 1}[masking.coefficients]
+        # a vector, which optimizers of timm's kind do not decay
+        self.coefficients = nn.Parameter(torch.zeros((self.num_branches - 1) * of_a_view)) if of_a_view else None
         self.gate: Gate | None = None
         self.reset_parameters()
 
@@ -110,20 +124,31 @@ class LowRankBranch(nn.Module):
         else:
             self.down.fill_uniform(1 / math.sqrt(self.in_features))
             self.up.weight.zero_()
-        for parameter in (self.down_bias, self.up_bias):
+        for parameter in (self.down_bias, self.up_bias, self.coefficients):
             if parameter is not None:
                 parameter.zero_()
         if self.gain is not None:
             self.gain.fill_(1)
 
+    def share(self, other: LowRankBranch) -> None:
+        """From now on A and B are the other's own; masks, coefficients and biases stay apart.
+
+        Raises ValueError if the shapes differ.
+        """
+        self.down.share(other.down)
+        self.up.share(other.up)
+
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R), the gain in B_cat."""
+        """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R), coefficients and gain in B_cat."""
         down, up = self.down.joined(0), self.up.joined(1)
+        if self.coefficients is not None:
+            c = self.coefficients.unflatten(0, (self.num_branches - 1, -1)).expand(-1, self.rank).flatten()
+            up = up * F.pad(c, (self.rank, 0), value=1.0)
         return down, up if self.gain is None else self.gain.unsqueeze(1) * up
 
     def draws(self) -> bool:
-        """Whether a call draws random numbers: in training, with dropout or drop_path."""
-        return self.training and (self.dropout > 0 or self.drop_path > 0)
+        """Whether a call draws random numbers: in training, with dropout of any kind."""
+        return self.training and max(self.dropout, self.drop_path, self.rank_dropout) > 0
 
     @property
     def kept_share(self) -> float:
@@ -146,7 +171,7 @@ class LowRankBranch(nn.Module):
 
         Raises:
             TypeError: the branch has an activation, a bias or a gate, so no single matrix equals it.
-            ValueError: it is in training with dropout or drop_path, which cannot be had from a weight.
+            ValueError: it is in training with dropout of some kind, which cannot be had from a weight.
         """
         if self.act is not None or self.up_bias is not None:
             raise TypeError(f"branch {self.path!r} has an activation or a bias: it is not a change of a weight")
@@ -167,6 +192,8 @@ class LowRankBranch(nn.Module):
         hidden = F.linear(F.dropout(x, self.dropout, self.training), down, down_bias)  # (..., K*R)
         if self.act is not None:
             hidden = ACTIVATIONS[self.act][0](hidden)
+        if self.training and self.rank_dropout > 0:
+            up = up * F.dropout(up.new_ones(up.shape[1]), self.rank_dropout)
         y = F.linear(hidden, self.scaling * up, up_bias)  # scaled before: a pass over (N, out) less
         if self.gate is not None:
             y = self.gate(x) * y
@@ -196,3 +223,14 @@ class LowRankBranch(nn.Module):
     def extra_repr(self) -> str:
         act = f", act={self.act}" if self.act else ""
         return f"{self.in_features} -> {self.rank} -> {self.out_features}, scaling={self.scaling:g}{act}"
+
+
+def rate_factors(
+    model: nn.Module, *, up: float = 1.0, coefficients: float = 1.0
+) -> Iterator[tuple[nn.Parameter, float]]:
+    """Parameters of the low-rank branches of a model with the factor of their learning rate, where it is not 1."""
+    for branch in (module for module in model.modules() if isinstance(module, LowRankBranch)):
+        if up != 1:
+            yield branch.up.weight, up
+        if coefficients != 1 and branch.coefficients is not None:
+            yield branch.coefficients, coefficients

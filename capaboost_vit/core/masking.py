@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from ..io.options import check_value
 
+COEFFICIENTS = ("rank", "branch")
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -20,8 +22,11 @@ class Masking:
         pattern: random, complementary, sign, or n:m such as 2:4, see `make_masks`.
         mask_seed: of the masks.
         init_seed: of the start values.
+        coefficients: None; or the first view has no mask, and the masked ones, d - 1 of them, are multiplied by learned
+            coefficients that start at zero: "rank", one for each row of A (column of B), or "branch", one number.
 
-    Raises ValueError for an unknown pattern, a density outside (0, 1] or against the pattern, and d < 1.
+    Raises ValueError for an unknown pattern, a density outside (0, 1] or against the pattern, d < 1, and coefficients
+    without a second branch.
     """
 
     num_branches: int = 2
@@ -29,13 +34,22 @@ class Masking:
     pattern: str = "random"
     mask_seed: int = 0
     init_seed: int = 0
+    coefficients: str | None = None
     kept: float = field(init=False, repr=False)  # the density as a number
 
     def __post_init__(self) -> None:
         check_value("num_branches", self.num_branches, int, {"low": 1})
         check_value("density", self.density, float | None, {"above": 0, "high": 1})
+        check_value("coefficients", self.coefficients, str | None, {"choices": COEFFICIENTS})
+        masked = self.num_branches if self.coefficients is None else self.num_branches - 1
+        if masked == 0 or (masked == 1 < self.num_branches and self.pattern == "complementary"):
+            least = 3 if self.pattern == "complementary" else 2
+            raise ValueError(
+                f"coefficients are for the {self.pattern} branches beside the first one, which has no mask: "
+                f"num_branches must be at least {least}, got {self.num_branches}"
+            )
         groups = n_of_m(self.pattern)
-        defaults = {"random": 0.5, "complementary": 1 / self.num_branches, "sign": 1.0}
+        defaults = {"random": 0.5, "complementary": 1 / masked, "sign": 1.0}
         if groups is None and self.pattern not in defaults:
             raise ValueError(
                 f"unknown pattern {self.pattern!r}: choose random, complementary, sign, or n:m such as 2:4"
@@ -48,7 +62,7 @@ class Masking:
             )
         if self.pattern == "complementary" and kept < default and not math.isclose(kept, default):
             raise ValueError(
-                f"pattern 'complementary' uses every entry, so {self.num_branches} branches need density >= "
+                f"pattern 'complementary' uses every entry, so {masked} branches need density >= "
                 f"{default:g}, got {kept:g}"
             )
         object.__setattr__(self, "kept", kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,6 +38,8 @@ def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.nda
       density 1/d (ours: in no paper that we know);
     - sign: entries in {-1, +1}, nothing is dropped (ours too).
 
+    With coefficients the first mask is all ones, and the others are d - 1 masks like these.
+
     The path names the weight within the model; with the seed it is the key of the random streams.
 
     Raises ValueError for a density that keeps nothing, a last dimension that is no multiple of m, or a weight too small
@@ -45,6 +48,10 @@ def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.nda
     num_branches, pattern, density, seed = masking.num_branches, masking.pattern, masking.kept, masking.mask_seed
     if not has_masks(masking):
         return None
+    if masking.coefficients is not None:
+        others = make_masks(shape, replace(masking, num_branches=num_branches - 1, coefficients=None), path=path)
+        assert others is not None
+        return np.concatenate([np.ones_like(others[:1]), others])
     if pattern == "complementary":
         return _complementary(shape, num_branches, density, random_state(seed, path))
     numel = math.prod(shape)

@@ -30,12 +30,15 @@ def rescaling(rescale: str | None, masking: Masking) -> float:
 
     Masks of weights with few entries differ from that by their rounding. Source: our own derivation.
 
-    Raises ValueError for another word, and for "mean" with sign masks, whose mean is zero.
+    Raises ValueError for another word, for "mean" with sign masks, whose mean is zero, and with coefficients, as the
+    update is of the plain one's size then until they move.
     """
     d, s, pattern = masking.num_branches, masking.kept, masking.pattern
     if rescale is None:
         return 1.0
     check_value("rescale", rescale, str, {"choices": RESCALES})
+    if masking.coefficients is not None:
+        raise ValueError(f"rescale={rescale!r} has nothing to rescale beside coefficients, which start at zero")
     if rescale == "norm":
         return 1 / math.sqrt(d * sum(_overlap(lag, d, s, pattern) ** 2 for lag in range(d)))
     if pattern == "sign":

@@ -16,7 +16,7 @@ from .masks import has_masks, make_masks, random_state
 from .products import with_signature
 
 _WITHIN_TWO = (0.022750131948179195, 0.9772498680518208)  # the normal distribution function at -2 and 2
-_cached: ContextVar[dict[tuple[int, int], tuple[Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
+_cached: ContextVar[dict[tuple[int, int, int], tuple[Tensor, Tensor, tuple[int, int], Tensor]] | None] = ContextVar(
     "cached_factors", default=None
 )
 
@@ -80,16 +80,27 @@ class TiedMaskedWeight(nn.Module):
         cached = _cached.get()
         if cached is None or torch.compiler.is_compiling() or weight.is_inference():
             return _JoinedViews.apply(weight, mask, dim, _form(weight, mask, dim))
-        version = (weight._version, mask._version)
-        _, formed_at, views = cached.get((id(weight), dim), (None, None, None))
+        # weights may be shared by layers with masks of their own
+        key, version = (id(weight), id(mask), dim), (weight._version, mask._version)
+        *_, formed_at, views = cached.get(key, (None, None))
         if formed_at != version:
             views = _form(weight, mask, dim)
-            cached[id(weight), dim] = (weight, version, views)  # the weight is held: its id can become no other's
+            cached[key] = (weight, mask, version, views)  # both are held: their ids can become no others'
         return _JoinedViews.apply(weight, mask, dim, views)
+
+    def share(self, other: TiedMaskedWeight) -> None:
+        """From now on the weight is the other's own, one Parameter; the masks stay apart.
+
+        Raises ValueError if the shapes differ.
+        """
+        if self.weight.shape != other.weight.shape:
+            shapes = tuple(self.weight.shape), tuple(other.weight.shape)
+            raise ValueError(f"{self.path!r} and {other.path!r} cannot share a weight: their shapes are {shapes}")
+        self.weight = other.weight
 
     @property
     def density(self) -> float:
-        """The share of the entries that a view keeps."""
+        """The share of the entries that a view keeps, the mean over the views."""
         return 1.0 if self.mask is None else self.mask.ne(0).float().mean().item()
 
     def fill_uniform(self, bound: float) -> None:

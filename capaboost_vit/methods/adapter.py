@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .. import core
+from ..core.masking import COEFFICIENTS
 from ..core.rescaling import RESCALES
 from ..io.options import option
 from .index import register
-from .method import RESCALE_HELP, MaskedMethod
+from .method import COEFFICIENTS_HELP, RESCALE_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,8 @@ class Adapter(MaskedMethod):
     a whole block it is the residual stream behind the block, the position "post" of Adapter+ (arXiv 2406.06820).
 
     A `learned_scale` multiplies too and starts from one; s is 1 then where `scale` is none. `rescale` makes the mean or
-    the norm of the update that of the plain adapter if there were no activation; b_up is multiplied as well.
+    the norm of the update that of the plain adapter if there were no activation; b_up is multiplied as well. With
+    `coefficients` the first branch has no masks, and the hidden units of the others are multiplied by c, 0 at first.
     """
 
     name: ClassVar[str] = "adapter"
@@ -60,9 +62,17 @@ class Adapter(MaskedMethod):
         compared=False,
     )
     rescale: str | None = option(None, RESCALE_HELP, choices=RESCALES)
+    coefficients: str | None = option(None, COEFFICIENTS_HELP, choices=COEFFICIENTS, compared=False)
+    coefficient_lr_ratio: float = option(
+        1.0, "learning rate of the coefficients over that of the weights", above=0, compared=False
+    )
     targets: tuple[str, ...] = option(
         ("mlp",), "roles or name patterns of sub-layers, or of whole blocks", compared=False
     )
+
+    def learning_rates(self, model: nn.Module) -> Iterable[tuple[nn.Parameter, float]]:
+        """The coefficients, at their ratio."""
+        return core.rate_factors(model, coefficients=self.coefficient_lr_ratio)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper with one branch for each sub-layer.

@@ -213,11 +213,11 @@ def _methods(model: nn.Module) -> list[dict[str, Any]]:
 def _effect(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide what a model computes and that no tensor of the file shows, such as alpha.
 
-    An option that is None is as good as one that a release before it did not have.
+    An option at its default is as good as one that an earlier release did not have.
     """
     fields = dataclasses.fields(find_method(record["method"]))
-    skipped = {field.name for field in fields if not field.metadata["compared"]}
-    return {name: value for name, value in record.items() if name not in skipped and value is not None}
+    compared = {"method": None, **{field.name: field.default for field in fields if field.metadata["compared"]}}
+    return {name: value for name, value in record.items() if name in compared and value != compared[name]}
 
 
 def _split(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
+from ..core.masking import COEFFICIENTS
 from ..core.rescaling import RESCALES
 from ..io.options import option
 from .index import register
-from .method import RESCALE_HELP, MaskedMethod
+from .method import COEFFICIENTS_HELP, RESCALE_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +25,13 @@ class Lora(MaskedMethod):
     """CapaBoost-LoRA: y = W0 x + (alpha / rank) * sum_i (B * MB_i)(A * MA_i) dropout(x).
 
     Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
-    Source: LoRA, arXiv 2106.09685; the masks, CapaBoost, arXiv 2407.01320.
+
+    With `coefficients` y = W0 x + (alpha / rank) [ B A + sum_j (B * MB_j) diag(c_j) (A * MA_j) ] x, c = 0 at first
+    (ours). With `share_blocks` g, the layers of one role in g blocks in a row share one pair A, B, and what tells them
+    apart are their masks (ours): at the same number of parameters the rank is g times as high.
+
+    Source: LoRA, arXiv 2106.09685; the masks, CapaBoost, arXiv 2407.01320; use_rslora, arXiv 2312.03732;
+    loraplus_lr_ratio, LoRA+, arXiv 2402.12354; rank_dropout, MLAE (whose terms are branches of rank one).
     """
 
     name: ClassVar[str] = "lora"
@@ -41,6 +50,23 @@ class Lora(MaskedMethod):
         choices=("auto", "weight", "token", "plain"),
     )
     rescale: str | None = option(None, RESCALE_HELP, choices=RESCALES)
+    use_rslora: bool = option(False, "scale by alpha / sqrt(rank) instead")
+    loraplus_lr_ratio: float = option(1.0, "learning rate of B over that of A (LoRA+)", above=0, compared=False)
+    rank_dropout: float = option(
+        0.0,
+        "share of the terms of rank one that are left out, drawn once a batch (MLAE)",
+        low=0,
+        below=1,
+        compared=False,
+    )
+    coefficients: str | None = option(None, COEFFICIENTS_HELP, choices=COEFFICIENTS, compared=False)
+    coefficient_lr_ratio: float = option(
+        1.0, "learning rate of the coefficients over that of A", above=0, compared=False
+    )
+    share_blocks: int = option(
+        1, "g: so many blocks in a row share one pair A, B, each with masks of its own (pattern sign)", low=1
+    )
+    share_shapes: bool = option(False, "all adapted layers of one shape in these blocks share their pair, too")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,36 +74,65 @@ class Lora(MaskedMethod):
             raise ValueError(
                 f"execution={self.execution!r} has no dropout, got dropout={self.dropout}: leave execution at 'auto'"
             )
+        if (self.share_blocks > 1 or self.share_shapes) and self.masking.kept < 1:
+            raise ValueError(
+                f"a shared pair is told apart by its masks, and {self.pattern} ones of density {self.masking.kept:g} "
+                "drop entries: say pattern='sign'"
+            )
 
     @classmethod
     def label(cls, record: Mapping[str, Any]) -> str:
-        """With its dropout, by which published settings differ."""
-        label = super().label(record)
-        return f"{label} dropout {record['dropout']:g}" if record.get("dropout") else label
+        """With what its pairs are shared by, and its dropout, by which published settings differ."""
+        properties = [super().label(record)]
+        if record.get("share_blocks", 1) > 1:
+            properties.append(f"g{record['share_blocks']}")
+        if record.get("share_shapes"):
+            properties.append("shared by shape")
+        if record.get("use_rslora"):
+            properties.append("rslora")
+        if record.get("loraplus_lr_ratio", 1) != 1:
+            properties.append(f"lora+ {record['loraplus_lr_ratio']:g}")
+        properties += [
+            f"{name.replace('_', ' ')} {record[name]:g}" for name in ("dropout", "rank_dropout") if record.get(name)
+        ]
+        return " ".join(properties)
+
+    def learning_rates(self, model: nn.Module) -> Iterable[tuple[nn.Parameter, float]]:
+        """B and the coefficients, at their ratios to the rate of A."""
+        return core.rate_factors(model, up=self.loraplus_lr_ratio, coefficients=self.coefficient_lr_ratio)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a branch for each of its parts that is a target.
 
         Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
-        scaling = self.alpha / self.rank * self.scaling_of_masks()
+        scaling = self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank) * self.scaling_of_masks()
+        owners: dict[Any, core.LowRankBranch] = {}  # the first layer of those that share a pair
+        layers: Counter[Any] = Counter()  # of a role (site) and shape, so far
         for name, places in core.find_parts(model, self.targets, anatomy).items():
             base, parts = core.get(model, name), places[0].site.parts
             layer = core.unwrap(base)
             if not core.is_linear(layer):
                 raise TypeError(f"LoRA needs linear layers, but {name!r} is a {core.kind_of(layer)}")
             rows, columns = core.shape_of(layer)
-            branches = {
-                place.site.part: core.LowRankBranch(
+            branches = {}
+            for place in places:
+                branch = core.LowRankBranch(
                     columns,
                     rows // len(parts),
                     self.rank,
                     self.masking,
                     scaling=scaling,
                     dropout=self.dropout,
+                    rank_dropout=self.rank_dropout,
                     freeze_down=self.freeze_down,
                     path=f"{name}.{place.site.part}",
                 ).to(**core.device_and_dtype(base))
-                for place in places
-            }
+                shape = (rows // len(parts), columns)
+                role = (shape, place.site)
+                owner = (layers[role] // self.share_blocks, shape if self.share_shapes else role)
+                layers[role] += 1
+                if owners.setdefault(owner, branch) is not branch:
+                    branch.share(owners[owner])
+                branches[place.site.part] = branch
             yield name, core.AdaptedLinear(base, branches, parts, self.execution)

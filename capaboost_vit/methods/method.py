@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 RESCALE_HELP = (
     "rescale the update to the plain method's: mean (by 1 / (d s^2)) or norm (to its Frobenius norm); none: not"
 )
+COEFFICIENTS_HELP = (
+    "the first branch has no masks, the others stand behind learned coefficients that start at zero, so that it is the "
+    "plain method until training moves them: rank (one for each rank of a branch), branch (one for each branch); none: "
+    "all branches have masks, and none a coefficient"
+)
 
 # options of a size that stand in a label, and the letter before each
 SIZES = {"rank": "r", "bottleneck": "w", "prefix_length": "p", "prompt_length": "p"}
@@ -67,6 +72,10 @@ class Method:
 
     def base_parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
         """Parameters of the base model that are trained beside the branches and the head."""
+        return ()
+
+    def learning_rates(self, model: nn.Module) -> Iterable[tuple[nn.Parameter, float]]:
+        """Trained parameters whose learning rate is not the run's, with the factor by which it is multiplied."""
         return ()
 
     def folded(self) -> Method:
@@ -128,8 +137,9 @@ class Method:
         name = str(record["method"])
         properties = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
         branches, pattern = record.get("num_branches", 1), str(record.get("pattern", "random"))
-        default = Masking(branches, None, pattern).kept
-        density = Masking(branches, record.get("density", default if branches > 1 else 1.0), pattern).kept
+        default = Masking(branches, None, pattern, coefficients=record.get("coefficients")).kept
+        given = record.get("density", default if branches > 1 else 1.0)
+        density = default if given is None else given
         if branches > 1 or density < 1 or pattern == "sign":
             name = f"capaboost-{name}"
             properties.append(f"d{branches}")
@@ -137,6 +147,8 @@ class Method:
                 properties.append(pattern)
             if density != default:
                 properties.append(f"s{density:g}")
+        if record.get("coefficients") is not None:
+            properties.append(f"coefficients by {record['coefficients']}")
         if record.get("rescale") is not None:
             properties.append(f"rescaled by {record['rescale']}")
         if record.get("learned_scale"):
@@ -187,7 +199,9 @@ class MaskedMethod(Method):
     @property
     def masking(self) -> Masking:
         """These options as the layers take them."""
-        return Masking(self.num_branches, self.density, self.pattern, self.mask_seed, self.init_seed)
+        seeds = {"mask_seed": self.mask_seed, "init_seed": self.init_seed}
+        coefficients = getattr(self, "coefficients", None)
+        return Masking(self.num_branches, self.density, self.pattern, coefficients=coefficients, **seeds)
 
     def scaling_of_masks(self) -> float:
         """The factor of the option `rescale`, if the method has it. Raises ValueError for masks that do not exist."""

@@ -21,6 +21,15 @@ _ID_DIGITS = 12
 _PLACES = {"data", "initial_checkpoint"}
 # options that came later, with the values that stand for what earlier releases did
 _LATER = {"value_range": None, **EARLIER}
+_LATER_OF_METHODS = {
+    "use_rslora": False,
+    "loraplus_lr_ratio": 1.0,
+    "rank_dropout": 0.0,
+    "coefficients": None,
+    "coefficient_lr_ratio": 1.0,
+    "share_blocks": 1,
+    "share_shapes": False,
+}
 # what makes it another trial, besides the options of its run
 _IDENTITY = ("suite", "task", "backbone", "stage", "weights")
 
@@ -116,8 +125,13 @@ def identifying_options(config: Mapping[str, Any]) -> dict[str, Any]:
     Options that came later are left out where they are as in earlier releases, so that the ids of those hold.
     """
     options = run_identity(dict(config), TrainConfig)
-    later = {name for name, value in _LATER.items() if options[name] == value}
-    return {name: value for name, value in options.items() if name not in _PLACES | later}
+    options["method"] = _without(options["method"], _LATER_OF_METHODS)
+    return {name: value for name, value in _without(options, _LATER).items() if name not in _PLACES}
+
+
+def _without(options: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the later ones that are as in earlier releases."""
+    return {name: value for name, value in options.items() if name not in later or value != later[name]}
 
 
 def _check_names(trial: Trial) -> None:

@@ -36,6 +36,10 @@ IMAGES = {"unipelt": {"parts": ("lora", "adapter")}}
 TEXTS = {"ssf": {"targets": ("query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm")}}
 # other paths through a method than its defaults take
 MORE = [("prefix", {"bottleneck": 4, "shared": True}), ("prompt", {"deep": False}), ("lora", {"freeze_down": True})]
+MORE += [
+    ("lora", {"coefficients": "rank", "pattern": "sign", "share_blocks": 2}),
+    ("adapter", {"coefficients": "branch"}),
+]
 CASES = [(name, {}) for name in METHODS] + MORE
 every_method = pytest.mark.parametrize(
     ("name", "options"), CASES, ids=["-".join([name, *options]) for name, options in CASES]

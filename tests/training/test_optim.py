@@ -14,6 +14,7 @@ from timm.optim import list_optimizers
 from torch import nn
 
 import capaboost_vit
+from capaboost_vit.core.branch import LowRankBranch
 from capaboost_vit.core.tied import TiedMaskedWeight
 from capaboost_vit.training.optim import draws_numbers, make_optimizer, make_schedule
 from capaboost_vit.vision.config import TrainConfig
@@ -35,6 +36,26 @@ def rates(updates_per_epoch=5, **options):
 
 
 # optimizer
+
+
+def test_ratios_of_b_and_of_coefficients_hold_through_the_schedule_and_coefficients_do_not_decay():
+    ratios = {"loraplus_lr_ratio": 4.0, "coefficient_lr_ratio": 8.0}
+    method = {"name": "lora", "rank": 2, "pattern": "sign", "coefficients": "rank", **ratios}
+    model = timm.create_model("vit_tiny_patch16_224", **SMALL)
+    config = TrainConfig(method=method, epochs=4, lr=1e-3)
+    capaboost_vit.adapt(model, config.method)
+    optimizer = make_optimizer(model, config)
+    schedule = make_schedule(optimizer, config, 5)
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert groups.keys() == {id(p) for p in model.parameters() if p.requires_grad}
+    branch = next(m for m in model.modules() if isinstance(m, LowRankBranch))
+    for update in (0, 7, 19):
+        schedule.step_update(update)
+        rate = groups[id(branch.down.weight)]["lr"]
+        assert groups[id(model.head.weight)]["lr"] == rate
+        assert groups[id(branch.up.weight)]["lr"] == pytest.approx(4 * rate)
+        assert groups[id(branch.coefficients)]["lr"] == pytest.approx(8 * rate)
+    assert groups[id(branch.coefficients)]["weight_decay"] == 0 < groups[id(branch.up.weight)]["weight_decay"]
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "prefix", "prompt"])
