@@ -108,7 +108,7 @@ def test_a_suite_is_one_and_its_command_checks_it(path):
     assert f"capaboost study check --suite configs/suites/{path.name} --data DATA" in header(path)
 
 
-@pytest.mark.parametrize("folder", ["vtab1k", "study"])
+@pytest.mark.parametrize("folder", ["vtab1k", "study", "study2"])
 def test_the_methods_of_a_study_are_distinct_and_each_file_is_one(folder):
     methods = [read_method(path) for path in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
     assert len(methods) > 10
