@@ -23,8 +23,8 @@ class TrainConfig(RunConfig):
     model: str = option("vit_base_capaboost_lora", "timm model name; *_capaboost_* names bring their method with them")
     data: str = option(
         "",
-        "digits, an image folder or zip, a folder with lists (train800.txt, test.txt, ...), parquet, a hub id "
-        "(owner/name), torchvision:NAME",
+        "digits, sprites:TASK (location, orientation, count or distance), an image folder or zip, a folder with lists "
+        "(train800.txt, test.txt, ...), parquet, a hub id (owner/name), torchvision:NAME",
     )
     pretrained: bool = option(False, "fetch the base weights from timm's hub")
     initial_checkpoint: str | None = option(None, "local file with the base weights (.safetensors or .pth)")

@@ -157,7 +157,8 @@ def _mistake(
 def _open(config: dict[str, Any]) -> Split:
     """The test split of a run, where it need not be fetched."""
     spec = config["data"]
-    local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in ("digits", "synthetic", "torchvision")
+    kinds = ("digits", "sprites", "synthetic", "torchvision")
+    local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in kinds
     if not local:
         raise FileNotFoundError(f"{spec} is not on this machine")
     return open_configured({**config, "data_download": False}).split(config["test_split"])

@@ -12,11 +12,15 @@ from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
 from .layouts import lists_of, look_through, read_tree
 from .pixels import checked_range
+from .sprites import read_sprites
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
 from .tree import Folder, Tree, Zip
 
-_CHOICES = "give digits, or the path of an image folder, a .zip or a .parquet, owner/name on the hub, torchvision:NAME"
+_CHOICES = (
+    "give digits, sprites:TASK, or the path of an image folder, a .zip or a .parquet, owner/name on the hub, "
+    "torchvision:NAME"
+)
 
 
 def open_data(
@@ -30,6 +34,8 @@ def open_data(
     """Reads which images a data set has, and their labels; no image yet. A local path wins over other readings.
 
     - `digits`, or `digits:5-9` for some of its classes: scikit-learn's 1,797 digits, split by half, quarter, quarter;
+    - `sprites:location`, `sprites:orientation`, `sprites:count`, `sprites:distance`: generated images of shapes, with
+      800 / 200 / 5,000 images; `sprites:count:96` for images of other than 64 pixels a side (see `sprites`);
     - a folder, or a `.zip` that holds one, which is read without unpacking; a lone folder in it is looked through:
       - with lists `train.txt`, `val.txt`, `test.txt` (or VTAB-1k's train800, val200, train800val200, test) of
         `path label` lines, paths relative to the folder or inside its `images.zip`; class names in `classes.txt`;
@@ -65,6 +71,8 @@ def open_data(
         return read_digits(spec)
     if spec == "synthetic" or spec.startswith("synthetic:"):
         return read_synthetic(spec)
+    if spec == "sprites" or spec.startswith("sprites:"):
+        return read_sprites(spec)
     if spec.lower().startswith("torchvision:"):
         return read_torchvision(spec, root=root, download=download)
     if is_hub_name(spec, suffixes=(".zip", ".parquet")):
