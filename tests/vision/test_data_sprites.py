@@ -49,7 +49,7 @@ GOLDEN = {
     "sprites:location": "9a6994bd0bf86f5a",
     "sprites:orientation": "40b1658504bcb3a6",
     "sprites:count": "199e472c138f9f87",
-    "sprites:distance": "2113f1ad98062443",
+    "sprites:distance": "fe53a1ae32e1134d",
     "sprites:count:33": "169bf9153aafac6c",
 }
 
@@ -97,12 +97,14 @@ def test_as_many_shapes_as_the_class_says_and_none_touches_another():
 
 
 def test_the_largest_shape_is_the_nearest_and_as_far_as_its_class():
+    classes = open_data("sprites:distance").classes
     for image, label in answers("distance"):
-        radii = [sprite.radius * 64 / SIDE for sprite in image.sprites]
-        assert 2 <= len(radii) <= 5
-        assert radii == sorted(radii)
-        assert open_data("sprites:distance").classes[label] == f"{math.floor(51.2 / radii[-1])} m"
-        assert 51.2 / radii[-2] - 51.2 / radii[-1] > 0.49
+        metres = [SIDE / sprite.radius for sprite in image.sprites]
+        assert 2 <= len(metres) <= 5
+        assert metres == sorted(metres, reverse=True)
+        least, most = map(float, re.findall(r"[0-9.]+", classes[label]))
+        assert least <= metres[-1] < most
+        assert metres[-2] - metres[-1] > 0.49
 
 
 def test_sprites_stand_out_and_are_wholly_inside():

@@ -17,9 +17,9 @@ The tasks, with a class for
 - orientation: each tenth of a turn, clockwise (10). One arrow, drop, tee or heart, radius 16 to 24; its angle is the
   middle of the tenth, give or take 6 / 256 of a turn;
 - count: 1 to 8 sprites (8). Radius 3.5 to 6.5; the circles around them do not overlap;
-- distance: each metre from 4 to 12 m to the nearest of 2 to 5 sprites (8). Radius 51.2 divided by the distance in
-  metres, as for a camera and things of one size; distances are in centimetres, those of the others from half a metre
-  behind the nearest to 16.5 m, and the nearer covers the farther.
+- distance: 4 to 5.2, to 6.8, to 8.8, to 11.4, to 14.8 m to the nearest of 2 to 5 sprites (5). Radius 64 divided by the
+  distance in metres, as for a camera and things of one size; distances are in centimetres, those of the others from
+  half a metre behind the nearest to 20 m, and the nearer covers the farther.
 
 Image i of a split is of class i % classes, and all that is drawn is a function of task, split and i: the size only says
 at how many points one looks at it, 4 x 4 of them per pixel.
@@ -30,6 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -44,7 +45,8 @@ from .split import Split
 _SPLITS = {"train": 800, "val": 200, "test": 5000}
 _DEFAULT_SIZE, _SMALLEST, _LARGEST = 64, 16, 1024
 _PIXEL = SIDE // 64
-_GRID, _ANGLES, _MOST, _METRES = 5, 10, 8, range(4, 12)
+_GRID, _ANGLES, _MOST = 5, 10, 8
+_BOUNDS = (400, 520, 680, 880, 1140, 1480)  # of the classes of distance, in centimetres
 _POINTED = ("arrow", "drop", "tee", "heart")  # those that look the same after a whole turn alone
 
 Item = TypeVar("Item")
@@ -132,9 +134,9 @@ def _so_many(draws: Draws, texture: Texture, label: int) -> tuple[Sprite, ...]:
 
 
 def _at_distance(draws: Draws, texture: Texture, label: int) -> tuple[Sprite, ...]:
-    nearest = 100 * _METRES[label] + draws.number(0, 100)
-    others = sorted((draws.number(nearest + 50, 1650) for _ in range(draws.number(1, 5))), reverse=True)
-    radii = (5120 * _PIXEL // centimetres for centimetres in (*others, nearest))
+    nearest = draws.number(_BOUNDS[label], _BOUNDS[label + 1])
+    others = sorted((draws.number(nearest + 50, 2000) for _ in range(draws.number(1, 5))), reverse=True)
+    radii = (100 * SIDE // centimetres for centimetres in (*others, nearest))
     return tuple(draws.sprite(radius, colour=draws.contrast(texture)) for radius in radii)
 
 
@@ -142,7 +144,7 @@ TASKS = {
     "location": Task(tuple(f"row {i // _GRID}, column {i % _GRID}" for i in range(_GRID**2)), _at_location),
     "orientation": Task(tuple(f"{360 * i // _ANGLES} degrees" for i in range(_ANGLES)), _at_angle),
     "count": Task(tuple(map(str, range(1, _MOST + 1))), _so_many),
-    "distance": Task(tuple(f"{metres} m" for metres in _METRES), _at_distance),
+    "distance": Task(tuple(f"{a / 100} to {b / 100} m" for a, b in pairwise(_BOUNDS)), _at_distance),
 }
 
 
