@@ -18,7 +18,7 @@ from .image_data import ImageData
 from .look_alikes import look_alikes, thumbnail
 from .pixels import Values, content_of, decode, own_range, to_rgb, values_of
 from .report import DataReport, Pair, Shared, SplitReport
-from .split import Split
+from .split import Fingerprint, Split
 
 _SMALL, _LARGE, _RATIO = 32, 50_000_000, 4
 _ORIENTATION = 0x0112
@@ -34,6 +34,7 @@ class _Look(NamedTuple):
     values: Values | None = None
     thumbnail: bytes = b""
     reason: str = ""
+    content: bytes = b""
 
 
 def unreadable(split: Split, *, workers: int = 0) -> dict[int, str]:
@@ -61,12 +62,14 @@ def check_data(
     import pandas as pd
 
     rows: list[tuple[Any, ...]] = []
+    fingerprints = {name: Fingerprint(split) for name, split in data.splits.items()}
     for name, split in data.splits.items():
         for number, look in enumerate(_looks(split, os.cpu_count() or 1)):
-            rows.append((name, number, split.labels[number], *look))
+            fingerprints[name].add(look.content)
+            rows.append((name, number, split.labels[number], *look[:-1]))  # contents would fill the memory
             if progress is not None:
                 progress(len(rows))
-    looked_at = pd.DataFrame(rows, columns=["part", "number", "label", *_Look._fields])
+    looked_at = pd.DataFrame(rows, columns=["part", "number", "label", *_Look._fields[:-1]])
     images = looked_at[looked_at["reason"] == ""].copy()
     images["content"] = pd.factorize(images["digest"])[0]  # counted in the order in which they are first met
     of = {name: images[images["part"] == name] for name in data.splits}
@@ -76,7 +79,10 @@ def check_data(
     return DataReport(
         spec=data.spec,
         classes=data.classes,
-        splits={name: _summary(looked_at[looked_at["part"] == name], len(data.classes)) for name in data.splits},
+        splits={
+            name: _summary(looked_at[looked_at["part"] == name], len(data.classes), fingerprint)
+            for name, fingerprint in fingerprints.items()
+        },
         copies={name: copies for name, copies in within.items() if copies is not None},
         shared={pair: shared for pair, shared in between.items() if shared is not None},
         contradictions=_contradictions(data, images),
@@ -105,7 +111,9 @@ def _look(split: Split, index: int) -> _Look:
                 # values beyond their range are a problem of the set, not of each of its images
                 wide = (values.low, values.high) if values.low < values.high else None
                 rgb = to_rgb(image, split.value_range or wide if own_range(image) else None)
-                return _Look(hashlib.sha256(content_of(stored)).digest(), image.size, odd, values, thumbnail(rgb))
+                content = content_of(stored)
+                digest = hashlib.sha256(content).digest()
+                return _Look(digest, image.size, odd, values, thumbnail(rgb), content=content)
     except ValueError as error:
         return _Look(reason=str(error))
 
@@ -126,7 +134,7 @@ def _odd(image: Image.Image) -> tuple[str, ...]:
     return tuple(kind for kind, true in kinds.items() if true)
 
 
-def _summary(looked_at: Any, classes: int) -> SplitReport:
+def _summary(looked_at: Any, classes: int, fingerprint: Fingerprint) -> SplitReport:
     """Of the images of one split."""
     counts = Counter(looked_at["label"])
     unreadable = looked_at[looked_at["reason"] != ""]
@@ -137,6 +145,7 @@ def _summary(looked_at: Any, classes: int) -> SplitReport:
         unreadable=dict(zip(unreadable["number"], unreadable["reason"], strict=True)),
         odd=dict(Counter(kind for kinds in looked_at["odd"] for kind in kinds).most_common()),
         sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
+        record=None if len(unreadable) else fingerprint.record(),
     )
 
 

@@ -18,13 +18,16 @@ _FEW = 5
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split: its images, and images per class; reasons by index; kinds of odd images; smallest, median, largest."""
+    """One split: its images, and images per class; reasons by index; kinds of odd images; smallest, median, largest;
+    its `Split.record` if all can be read.
+    """
 
     images: int
     class_counts: tuple[int, ...]
     unreadable: dict[int, str]
     odd: dict[str, int]
     sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None  # (width, height) by area
+    record: dict[str, int | str] | None
 
 
 @dataclass(frozen=True)

@@ -62,21 +62,42 @@ class Split:
         `images`: their number; `sha256`: over all names, all labels, and the contents in order until a GiB has been
         read; `hashed_images`: how many contents went in.
         """
-        digest = hashlib.sha256()
-        for name, label in zip(self.names, self.labels, strict=True):
-            digest.update(f"{name}\0{label}\n".encode("utf-8", "surrogateescape"))
-        hashed, read = 0, 0
-        while hashed < len(self) and read < _HASHED_BYTES:
-            content = self.content(hashed)
-            digest.update(f"{len(content)}\n".encode())
-            digest.update(content)
-            hashed, read = hashed + 1, read + len(content)
-        return {"images": len(self), "sha256": digest.hexdigest(), "hashed_images": hashed}
+        fingerprint = Fingerprint(self)
+        while fingerprint.hashed_images < len(self) and not fingerprint.full:
+            fingerprint.add(self.content(fingerprint.hashed_images))
+        return fingerprint.record()
 
     def only(self, indices: Iterable[int]) -> Split:
         """Some images of the split, in the order of the indices."""
         kept = tuple(indices)
         return replace(self, names=tuple(self.names[i] for i in kept), labels=tuple(self.labels[i] for i in kept))
+
+
+class Fingerprint:
+    """The `record` of a split for whoever reads its images anyway: it is given their contents in order."""
+
+    def __init__(self, split: Split) -> None:
+        self._digest = hashlib.sha256()
+        for name, label in zip(split.names, split.labels, strict=True):
+            self._digest.update(f"{name}\0{label}\n".encode("utf-8", "surrogateescape"))
+        self._images, self._read = len(split), 0
+        self.hashed_images = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether a GiB has been read: what is added after that changes nothing."""
+        return self._read >= _HASHED_BYTES
+
+    def add(self, content: bytes) -> None:
+        if self.full:
+            return
+        self._digest.update(f"{len(content)}\n".encode())
+        self._digest.update(content)
+        self.hashed_images += 1
+        self._read += len(content)
+
+    def record(self) -> dict[str, int | str]:
+        return {"images": self._images, "sha256": self._digest.hexdigest(), "hashed_images": self.hashed_images}
 
 
 def few_shot(split: Split, shots: int, *, seed: int, classes: Sequence[str]) -> Split:

@@ -15,7 +15,7 @@ from capaboost_vit.study.suites import vtab1k
 from capaboost_vit.study.suites.checking import check_suite
 from capaboost_vit.study.suites.opening import open_suite
 from capaboost_vit.study.suites.task import Suite, SuiteTask
-from capaboost_vit.vision.data import open_data
+from capaboost_vit.vision.data import open_data, sprites
 
 
 def suite_of(*tasks, name="mine"):
@@ -38,6 +38,23 @@ def test_clean_data_has_no_problems_and_one_line(clean):
     hashes = (f"{name} {data.split(name).record()['sha256'][:16]}" for name in ("train", "val", "test"))
     assert first == f"birds; 2 classes; train 12, val 4, full 16, test 6; disjoint; sha256 of {', '.join(hashes)}"
     assert last == "mine: 1 task looked at, no problems"
+
+
+def test_generated_images_are_drawn_once(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        sprites, "scene", lambda task, name, scene=sprites.scene: drawn.append(name) or scene(task, name)
+    )
+    task = SuiteTask(
+        "count", "sprites:count:16", classes=8, train="train[:16]", val="val[:8]", full="train[:16]+val[:8]",
+        test="test[:24]", sizes={"train": 16, "val": 8, "full": 24, "test": 24},
+    )  # fmt: skip
+    report = check_suite(suite_of(task))
+    assert report.problems == []
+    assert len(drawn) == len({*drawn}) == 48
+    data = open_data(task.data)
+    for name in ("train", "val", "test"):
+        assert f"{name} {data.split(getattr(task, name)).record()['sha256'][:16]}" in report.text()
 
 
 def copy(source, target):
