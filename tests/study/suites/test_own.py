@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from planted import folders
@@ -10,6 +11,10 @@ from planted import folders
 from capaboost_vit.study.suites.opening import open_suite
 from capaboost_vit.study.suites.task import SuiteTask
 from capaboost_vit.study.suites.task import __doc__ as documentation
+from capaboost_vit.vision.data import open_data
+from capaboost_vit.vision.data.sprites import TASKS
+
+MINI = Path(__file__).resolve().parents[3] / "configs" / "suites" / "mini.yaml"
 
 
 def write(tmp_path, text):
@@ -57,6 +62,15 @@ def test_data_that_is_below_the_root_is_taken_from_there(tmp_path):
     text = "tasks: {a: {data: birds}, b: {data: digits}, c: {data: owner/name}}"
     tasks = open_suite(write(tmp_path, text), data=str(tmp_path / "root")).tasks
     assert [task.data for task in tasks] == [str(tmp_path / "root" / "birds"), "digits", "owner/name"]
+
+
+def test_the_generated_tasks_of_mini_need_no_folder_and_are_what_it_says():
+    suite = open_suite(str(MINI), data=None, tasks=tuple(TASKS))
+    assert [task.name for task in suite.tasks] == list(TASKS)
+    for task in suite.tasks:
+        data = open_data(task.data)
+        assert (task.data, task.group, task.classes) == (f"sprites:{task.name}", "structured", len(data.classes))
+        assert task.sizes == {name: len(data.split(getattr(task, name))) for name in ("train", "val", "full", "test")}
 
 
 @pytest.mark.parametrize(
