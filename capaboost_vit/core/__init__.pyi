@@ -9,6 +9,8 @@ from .base import operand as operand
 from .base import shape_of as shape_of
 from .branch import LowRankBranch as LowRankBranch
 from .branch import rate_factors as rate_factors
+from .dense_update import DenseUpdate as DenseUpdate
+from .dense_update import HadamardUpdate as HadamardUpdate
 from .gate import Gate as Gate
 from .gate import Padding as Padding
 from .inject import Anatomy as Anatomy
@@ -19,6 +21,7 @@ from .inject import features as features
 from .inject import find as find
 from .inject import find_parts as find_parts
 from .inject import wrappers as wrappers
+from .kernel_update import KernelUpdate as KernelUpdate
 from .masking import PLAIN as PLAIN
 from .masking import Masking as Masking
 from .names import carries as carries

@@ -14,7 +14,21 @@ from .index import METHODS, make_method, register
 from .method import MaskedMethod, Method, Stage
 
 # in the order in which people are told of them
-for _name in ("lora", "adapter", "prefix", "prompt", "ia3", "ssf", "unipelt", "norm", "bitfit", "head", "full"):
+for _name in (
+    "lora",
+    "adapter",
+    "prefix",
+    "prompt",
+    "hira",
+    "snell",
+    "ia3",
+    "ssf",
+    "unipelt",
+    "norm",
+    "bitfit",
+    "head",
+    "full",
+):
     import_module(f".{_name}", __name__)
 
 for _entry in entry_points(group="capaboost_vit.methods"):

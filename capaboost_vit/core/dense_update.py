@@ -1,0 +1,155 @@
+"""A frozen linear layer whose weight is changed by a dense function of few numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ..io.options import check_value
+from .base import dense, is_plain_linear, meets, operand, shape_of
+from .branch import LowRankBranch
+from .first_rows import outputs, splits
+from .products import without_autocast
+from .wrapper import Wrapper, merged_weights, unwrap
+
+
+class WeightUpdate(Protocol):
+    """An addition that is a change of a weight (out, in), of full rank in general."""
+
+    def delta(self, weight: Callable[[], Tensor]) -> Tensor: ...  # (out, in), beside the `weight()` that it changes
+
+
+class HadamardUpdate(nn.Module):
+    """`dW = W * dW_low`, entry by entry, for the dW_low of a low-rank branch: of rank up to rank(W) rank(dW_low).
+
+    Where W is zero it stays zero. Source: HiRA (ICLR 2025), PEFT's HiraConfig.
+    """
+
+    def __init__(self, factors: LowRankBranch) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def delta(self, weight: Callable[[], Tensor]) -> Tensor:
+        """dW, (out, in), in at least float32 if the factors are. Raises what `weight` and `delta_weight` raise."""
+        return weight() * self.factors.delta_weight()
+
+
+class DenseUpdate(Wrapper):
+    """`y = x (W + dW)^T + b`, or `base(x) + dropout(x) dW^T`; one update per adapted part of a (fused) linear layer.
+
+    W is the weight of `base`, with what its own wrappers make of it, so that merging from the inside out is exact. dW
+    is formed outside of autocast, with the dtype of the update's parameters.
+
+    Args:
+        base: the linear layer, in wrappers or not; its rows are `len(parts)` equal parts, such as q, k and v of a
+            fused qkv.
+        updates: a `WeightUpdate` for each adapted part, by name.
+        parts: the names of all parts, in the order of the rows.
+        dropout: probability of dropping an entry of the updates' input, in training.
+
+    Raises:
+        TypeError: base is not a linear layer.
+        ValueError: rows that do not split evenly, an update for an unknown part, or a dropout outside [0, 1).
+    """
+
+    adds = "a dense update"
+    base: Any
+
+    def __init__(
+        self,
+        base: nn.Module,
+        updates: Mapping[str, nn.Module],
+        parts: tuple[str, ...] = ("all",),
+        dropout: float = 0.0,
+    ) -> None:
+        rows, _ = shape_of(unwrap(base))
+        super().__init__(base)
+        if rows % len(parts):
+            raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
+        check_value("an adapted part", [*updates], Any, {"choices": parts})
+        check_value("dropout", dropout, float, {"low": 0, "below": 1})
+        self.out_features, self.size = rows, rows // len(parts)
+        self.parts, self.dropout = parts, dropout
+        self.updates = nn.ModuleDict(updates)
+        self.train(base.training)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow.
+
+        Raises ValueError in training with dropout, which cannot be had from a weight.
+        """
+        if self._draws():
+            raise ValueError(
+                "a dense update draws random numbers in training: use dropout=0 on models that read .weight"
+            )
+        weight = dense(self.base)
+        return self._updated(weight, 0).to(weight.dtype)
+
+    def merged(self, base: nn.Module) -> nn.Module:
+        """The layer with W + dW."""
+        return merged_weights(self, base)
+
+    def by_row(self) -> bool:
+        """Yes: it is a linear layer."""
+        return True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outputs(x, 0, self.out_features)
+
+    def splits(self, at: int) -> bool:
+        """Between its parts: an update is formed, and draws its dropout, once."""
+        return at % self.size == 0 and splits(self.base, at)
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The features from `start` to `stop` of whole parts, (..., stop - start)."""
+        parts = self.parts[start // self.size : stop // self.size]
+        if not any(part in self.updates for part in parts):
+            return outputs(self.base, x, start, stop)
+        if self._in_one_product(x):
+            weight, bias = self.base.weight[start:stop], self.base.bias
+            return F.linear(x, self._updated(weight, start), None if bias is None else bias[start:stop])
+        y = outputs(self.base, x, start, stop)
+        pieces = zip(parts, y.split(self.size, dim=-1), strict=True)
+        changed = [piece + self._change(part, x) if part in self.updates else piece for part, piece in pieces]
+        return (changed[0] if len(changed) == 1 else torch.cat(changed, dim=-1)).to(y.dtype)
+
+    def _draws(self) -> bool:
+        return self.training and self.dropout > 0
+
+    def _in_one_product(self, x: Tensor) -> bool:
+        """Whether `x (W + dW)^T` is what calling the base and adding `x dW^T` makes, but for rounding.
+
+        Not beside a weight of low precision, to which W + dW would be rounded: dW is small against W.
+        """
+        if not is_plain_linear(self.base) or is_traceable_wrapper_subclass(self.base.weight) or self._draws():
+            return False
+        return self.base.weight.dtype in (torch.float32, torch.float64) and meets(x, self.base.weight)
+
+    def _updated(self, weight: Tensor, start: int) -> Tensor:
+        """W + dW for the rows of W from `start` on, whole parts."""
+        rows = weight.split(self.size)
+        parts = self.parts[start // self.size :][: len(rows)]
+        updated = [w + self._delta(part) if part in self.updates else w for part, w in zip(parts, rows, strict=True)]
+        return updated[0] if len(updated) == 1 else torch.cat(updated)
+
+    def _change(self, part: str, x: Tensor) -> Tensor:
+        """`dropout(x) dW^T` of a part, (..., size)."""
+        delta = self._delta(part)
+        return F.linear(F.dropout(operand(x, delta), self.dropout, self.training), delta)
+
+    def _delta(self, part: str) -> Tensor:
+        """dW of a part, (size, in)."""
+        update, at = cast(Any, self.updates[part]), self.parts.index(part) * self.size
+        with without_autocast(next(update.parameters())):
+            delta: Tensor = update.delta(lambda: dense(self.base)[at : at + self.size])
+        return delta

@@ -1,0 +1,109 @@
+"""A dense change of a weight by a kernel: distances between points that stand for its rows and columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..io.options import check_value
+from .masks import random_state
+
+COEFFICIENTS = (0.1, -0.1)  # of the two halves: learnable in the paper's text, fixed in its code
+SPARSIFIERS = ("paper", "code")
+
+
+class KernelUpdate(nn.Module):
+    """`dW_ij = S(K)_ij - S(K at the start)_ij`, `K_ij = 0.1 (|p_i - q_j| - |p'_i - q'_j|)`: SNELL's kernel.
+
+    Each row i of the weight is a point of R coordinates, (p_i, p'_i), each column j is one, (q_j, q'_j); the distances
+    are Euclidean. They are computed in at least float32, also under autocast: below it their gradients are poor.
+
+    S sets the `round(sparsity * out * in)` smallest entries of |K| to zero, with t the largest of them. "paper":
+    `K max(|K| - t, 0)`, its equation 5, with t as a constant. "code": the entries that stay are `K |K|` with the factor
+    |K| as a constant, as in the reference code. With sparsity 0 S(K) is K itself, not its limit, which has that factor.
+
+    Args:
+        rank: R, even.
+        subtract_start: subtract the start, so that dW is zero at step 0; False: as in the paper, |dW| is about 1 for
+            768 x 768 and R = 8 (Frobenius norm).
+        sparsity: s, the share of zeros.
+        sparsifier: "paper" or "code".
+        init_seed: of the start: U(-1/sqrt(n), 1/sqrt(n)) with n the number of entries of a half, as in the code.
+        path: names the update within the model: with the seed the key of its start.
+
+    Source: SNELL (NeurIPS 2024), arXiv 2411.01800. Deviations: the start is subtracted; the number of zeros is rounded,
+    where the paper's is rounded up and the code's is a quantile.
+
+    Raises ValueError for a sparsity outside [0, 1), or an unknown sparsifier.
+    """
+
+    start_rows: Tensor | None
+    start_columns: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        *,
+        subtract_start: bool = True,
+        sparsity: float = 0.0,
+        sparsifier: str = "paper",
+        init_seed: int = 0,
+        path: str = "",
+    ) -> None:
+        super().__init__()
+        assert rank % 2 == 0, f"two halves of {rank} coordinates"
+        check_value("sparsity", sparsity, float, {"low": 0, "below": 1})
+        check_value("sparsifier", sparsifier, str, {"choices": SPARSIFIERS})
+        self.zeros, self.sparsifier = round(sparsity * out_features * in_features), sparsifier
+        self.rows = nn.Parameter(_points(out_features, rank, init_seed, f"{path}.rows"))  # (2, out, R/2)
+        self.columns = nn.Parameter(_points(in_features, rank, init_seed, f"{path}.columns"))  # (2, in, R/2)
+        # Not in the state: they are a function of (init_seed, path). The points, not the dense start that they make:
+        # that is formed anew to the same bits as K is, on any device and in any dtype.
+        for name, points in (("start_rows", self.rows), ("start_columns", self.columns)):
+            self.register_buffer(name, points.detach().clone() if subtract_start else None, persistent=False)
+
+    def delta(self, weight: Callable[[], Tensor]) -> Tensor:
+        """dW, (out, in), in at least float32; the weight that is changed plays no part."""
+        update = self._sparse(_kernel(self.rows, self.columns))
+        if self.start_rows is None or self.start_columns is None:
+            return update
+        start = (points.to(self.rows.dtype) for points in (self.start_rows, self.start_columns))  # as the others began
+        return update - self._sparse(_kernel(*start))
+
+    def _sparse(self, kernel: Tensor) -> Tensor:
+        if self.zeros == 0:
+            return kernel
+        size = kernel.abs()
+        # not torch.quantile, which takes no more than 2^24 entries
+        threshold = size.detach().flatten().kthvalue(self.zeros).values
+        if self.sparsifier == "code":
+            return kernel * size.detach() * (size > threshold)
+        return kernel * F.relu(size - threshold)
+
+    def extra_repr(self) -> str:
+        return f"{self.columns.shape[1]} -> {self.rows.shape[1]}, rank={2 * self.rows.shape[2]}, zeros={self.zeros}"
+
+
+def _points(number: int, rank: int, init_seed: int, path: str) -> Tensor:
+    """Two halves of the coordinates of so many points at the start, (2, number, R/2)."""
+    points = torch.empty(2, number, rank // 2)
+    if not points.is_meta:
+        bound = 1 / math.sqrt(number * (rank // 2))  # kaiming_uniform(a=sqrt(5)) of three dimensions
+        start = random_state(init_seed, f"{path}.init").uniform(-bound, bound, tuple(points.shape))
+        points.copy_(torch.from_numpy(start))
+    return points
+
+
+def _kernel(rows: Tensor, columns: Tensor) -> Tensor:
+    """K (out, in) of (2, out, R/2) and (2, in, R/2)."""
+    exact = torch.promote_types(rows.dtype, torch.float32)
+    # by default large sets take a product of matrices, in which small distances lose their digits
+    mode = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(rows.to(exact), columns.to(exact), compute_mode=mode).unbind()
+    return COEFFICIENTS[0] * distances[0] + COEFFICIENTS[1] * distances[1]

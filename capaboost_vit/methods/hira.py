@@ -1,0 +1,66 @@
+"""HiRA: a low-rank update that is multiplied, entry by entry, by the weight that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import MaskedMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Hira(MaskedMethod):
+    """HiRA: y = base(x) + dropout(x) dW^T, dW = W * sum_i (B * MB_i)(A * MA_i) entry by entry.
+
+    As many parameters as LoRA, and a rank up to `rank` times that of W. W is small, so it wants a learning rate about
+    ten times LoRA's. There is no alpha (PEFT has none): the scaling is 1. An entry of W that is zero stays zero.
+
+    As published there are no masks: the default is num_branches=1 with density=1. Whether masks add anything to a rank
+    that is high already, nobody has shown.
+
+    Source: HiRA (ICLR 2025); forward, merge and start are those of PEFT's HiraConfig. Its published results are of
+    language models, at rank 32; rank and targets here are LoRA's.
+    """
+
+    name: ClassVar[str] = "hira"
+    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
+    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    rank: int = option(8, "rank of one branch", low=1)
+    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        compared=False,
+    )
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises:
+            ValueError: a target that matches nothing.
+            TypeError: a target that is no linear layer, or has a weight of integers, which cannot be multiplied by.
+        """
+        for name, places in core.find_parts(model, self.targets, anatomy).items():
+            base, parts = core.get(model, name), places[0].site.parts
+            rows, columns = core.shape_of(core.unwrap(base))
+            try:
+                core.dense(base)
+            except TypeError as error:
+                raise TypeError(f"HiRA multiplies by the weight of {name!r}, but {error}: take lora") from error
+            updates = {
+                place.site.part: core.HadamardUpdate(
+                    core.LowRankBranch(
+                        columns, rows // len(parts), self.rank, self.masking, path=f"{name}.{place.site.part}"
+                    )
+                ).to(**core.device_and_dtype(base))
+                for place in places
+            }
+            yield name, core.DenseUpdate(base, updates, parts, self.dropout)

@@ -1,0 +1,74 @@
+"""SNELL: an update whose entries are distances between learned points, one for each row and column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Snell(Method):
+    """SNELL: y = base(x) + dropout(x) dW^T, dW_ij = 0.1 (|p_i - q_j| - |p'_i - q'_j|), less its start; not masked.
+
+    As many parameters as LoRA, and an update of full rank. With sparsity 0 it is what its authors call KLoRA; with more
+    dW's smallest entries are zero, see `KernelUpdate`. There are no masks in it: a sum of kernels of masked points fits
+    matrices worse than one kernel, whose rank is full already.
+
+    Source: arXiv 2411.01800. Deviations: the start is subtracted, so that the model is the base at step 0; "paper" as
+    `start` leaves it in. Targets are LoRA's and dropout is 0; the authors adapt all six linear layers of a block with
+    dropout 0.1, choose the sparsity for each task, and train the class token.
+    """
+
+    name: ClassVar[str] = "snell"
+    rank: int = option(8, "coordinates of a point, in two halves: even", low=2)
+    sparsity: float = option(0.0, "share of the update's entries that are zero; 0: KLoRA", low=0, below=1)
+    sparsifier: str = option(
+        "paper", "how: by the paper's equation 5, or by the factor in its code", choices=("paper", "code")
+    )
+    start: str = option("base", "base: the model at step 0; paper: with the kernel's start", choices=("base", "paper"))
+    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        compared=False,
+    )
+    # compared: the start that is subtracted is a function of it, and not in the file
+    init_seed: int = option(0, "seed of the start; in a run that of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank % 2:
+            raise ValueError(f"rank of method 'snell' must be even, as it makes two halves, got {self.rank}")
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+        """
+        for name, places in core.find_parts(model, self.targets, anatomy).items():
+            base, parts = core.get(model, name), places[0].site.parts
+            rows, columns = core.shape_of(core.unwrap(base))
+            updates = {
+                place.site.part: core.KernelUpdate(
+                    columns,
+                    rows // len(parts),
+                    self.rank,
+                    subtract_start=self.start == "base",
+                    sparsity=self.sparsity,
+                    sparsifier=self.sparsifier,
+                    init_seed=self.init_seed,
+                    path=f"{name}.{place.site.part}",
+                ).to(**core.device_and_dtype(base))
+                for place in places
+            }
+            yield name, core.DenseUpdate(base, updates, parts, self.dropout)
