@@ -11,6 +11,7 @@ from .branch import LowRankBranch as LowRankBranch
 from .branch import rate_factors as rate_factors
 from .dense_update import DenseUpdate as DenseUpdate
 from .dense_update import HadamardUpdate as HadamardUpdate
+from .dense_update import dense_updates as dense_updates
 from .gate import Gate as Gate
 from .gate import Padding as Padding
 from .inject import Anatomy as Anatomy

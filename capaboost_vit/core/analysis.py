@@ -159,6 +159,7 @@ def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
 
     Low-rank updates are counted in token space, two thin products beside the layer's; where a layer is computed in
     weight space (`functional.low_rank_linear`) the update costs `R * out * in` instead, however many tokens there are.
+    A dense update (`DenseUpdate`) likewise is a product `x dW^T` beside the layer's, where one with W + dW is computed.
     Ideal FLOPs scale each low-rank branch by the density of its masks. On models that read `.weight` (EVA-02, BEiT,
     Swin V2) the update is formed as a dense matrix, whose cost is executed and is not reduced in the ideal count.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import torch
@@ -11,9 +11,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..io.options import check_value
-from .base import dense, is_plain_linear, meets, operand, shape_of
+from .base import dense, device_and_dtype, is_linear, is_plain_linear, kind_of, meets, operand, shape_of
 from .branch import LowRankBranch
 from .first_rows import outputs, splits
+from .inject import Anatomy, find_parts
+from .names import get
 from .products import without_autocast
 from .wrapper import Wrapper, merged_weights, unwrap
 
@@ -153,3 +155,30 @@ class DenseUpdate(Wrapper):
         with without_autocast(next(update.parameters())):
             delta: Tensor = update.delta(lambda: dense(self.base)[at : at + self.size])
         return delta
+
+
+def dense_updates(
+    model: nn.Module,
+    targets: Iterable[str],
+    anatomy: Anatomy,
+    make: Callable[[nn.Module, int, int, str], nn.Module],
+    dropout: float = 0.0,
+) -> Iterator[tuple[str, DenseUpdate]]:
+    """(canonical name, `DenseUpdate`) for each layer that the targets name, with an update for each part that they do.
+
+    Args:
+        make: makes a `WeightUpdate` of the layer, a part's in_features and out_features, and the path of its random
+            streams.
+
+    Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+    """
+    for name, places in find_parts(model, targets, anatomy).items():
+        base, parts = get(model, name), places[0].site.parts
+        layer = unwrap(base)
+        if not is_linear(layer):
+            raise TypeError(f"only linear layers take a dense update, but {name!r} is a {kind_of(layer)}")
+        rows, columns = shape_of(layer)
+        chosen = [place.site.part for place in places]
+        updates = {part: make(base, columns, rows // len(parts), f"{name}.{part}") for part in chosen}
+        placed = {part: update.to(**device_and_dtype(base)) for part, update in updates.items()}
+        yield name, DenseUpdate(base, placed, parts, dropout)

@@ -80,7 +80,7 @@ class KernelUpdate(nn.Module):
         if self.zeros == 0:
             return kernel
         size = kernel.abs()
-        # not torch.quantile, which takes no more than 2^24 entries
+        # not torch.quantile, which takes no more than 2^24 entries in older releases
         threshold = size.detach().flatten().kthvalue(self.zeros).values
         if self.sparsifier == "code":
             return kernel * size.detach() * (size > threshold)

@@ -48,19 +48,14 @@ class Hira(MaskedMethod):
             ValueError: a target that matches nothing.
             TypeError: a target that is no linear layer, or has a weight of integers, which cannot be multiplied by.
         """
-        for name, places in core.find_parts(model, self.targets, anatomy).items():
-            base, parts = core.get(model, name), places[0].site.parts
-            rows, columns = core.shape_of(core.unwrap(base))
+
+        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
             try:
                 core.dense(base)
             except TypeError as error:
-                raise TypeError(f"HiRA multiplies by the weight of {name!r}, but {error}: take lora") from error
-            updates = {
-                place.site.part: core.HadamardUpdate(
-                    core.LowRankBranch(
-                        columns, rows // len(parts), self.rank, self.masking, path=f"{name}.{place.site.part}"
-                    )
-                ).to(**core.device_and_dtype(base))
-                for place in places
-            }
-            yield name, core.DenseUpdate(base, updates, parts, self.dropout)
+                raise TypeError(f"hira multiplies by the weight, but {error}: take lora or snell") from error
+            return core.HadamardUpdate(
+                core.LowRankBranch(in_features, out_features, self.rank, self.masking, path=path)
+            )
+
+        return core.dense_updates(model, self.targets, anatomy, make, self.dropout)

@@ -55,20 +55,17 @@ class Snell(Method):
 
         Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
-        for name, places in core.find_parts(model, self.targets, anatomy).items():
-            base, parts = core.get(model, name), places[0].site.parts
-            rows, columns = core.shape_of(core.unwrap(base))
-            updates = {
-                place.site.part: core.KernelUpdate(
-                    columns,
-                    rows // len(parts),
-                    self.rank,
-                    subtract_start=self.start == "base",
-                    sparsity=self.sparsity,
-                    sparsifier=self.sparsifier,
-                    init_seed=self.init_seed,
-                    path=f"{name}.{place.site.part}",
-                ).to(**core.device_and_dtype(base))
-                for place in places
-            }
-            yield name, core.DenseUpdate(base, updates, parts, self.dropout)
+
+        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+            return core.KernelUpdate(
+                in_features,
+                out_features,
+                self.rank,
+                subtract_start=self.start == "base",
+                sparsity=self.sparsity,
+                sparsifier=self.sparsifier,
+                init_seed=self.init_seed,
+                path=path,
+            )
+
+        return core.dense_updates(model, self.targets, anatomy, make, self.dropout)
