@@ -12,6 +12,8 @@ from .core.wrapper import CannotMerge as CannotMerge
 from .core.wrapper import NoShortCut as NoShortCut
 from .core.wrapper import Wrapper as Wrapper
 from .core.wrapper import merged_weights as merged_weights
+from .interop.peft_export import export_peft as export_peft
+from .interop.peft_import import import_peft as import_peft
 from .methods.adapter_file import read_header as read_header
 from .methods.apply import apply_method as apply_method
 from .methods.apply import fold as fold

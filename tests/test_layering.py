@@ -27,13 +27,14 @@ BELOW = {
     "training": {"methods", "core", "io", "_version"},
     "vision": {"training", "methods", "core", "io", "_version"},
     "nlu": {"training", "methods", "core", "io", "_lazy", "_version"},
+    "interop": {"vision", "nlu", "training", "methods", "core", "io"},
     "run": {"vision", "nlu", "training", "methods", "core", "io"},
     "study": {"run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
     "bench": {"vision", "nlu", "training", "methods", "core", "io", "_version"},
-    "cli": {"bench", "study", "run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
+    "cli": {"bench", "study", "run", "interop", "vision", "nlu", "training", "methods", "core", "io", "_version"},
     "_lazy": set(),
     "_version": set(),
-    "__init__": {"vision", "methods", "core", "_lazy", "_version"},
+    "__init__": {"interop", "vision", "methods", "core", "_lazy", "_version"},
 }
 # other packages, at the top of a file or inside a function
 OTHERS = {
@@ -43,6 +44,7 @@ OTHERS = {
     "training": {"torch", "timm", "numpy", "rich", "matplotlib", "tensorboard", "filelock"},
     "vision": {"torch", "torchvision", "timm", "numpy", "pandas", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
+    "interop": {"torch", "timm", "safetensors", "peft"},
     "run": {"torch", "yaml"},
     "study": {"torch", "timm", "numpy", "pandas", "yaml", "PIL", "rich", "jinja2", "matplotlib", "scipy", "ray"},
     "bench": {"torch", "timm", "yaml", "pandas", "matplotlib", "transformers", "peft"},

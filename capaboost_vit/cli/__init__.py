@@ -38,7 +38,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
 }
 
 
-_EXTRAS = {"transformers": "nlu", "ray": "ray"}  # packages that some commands need
+_EXTRAS = {"transformers": "nlu", "ray": "ray", "peft": "peft"}  # packages that some commands need
 
 
 def main(argv: Sequence[str] | None = None) -> int:

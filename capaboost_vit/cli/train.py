@@ -174,6 +174,8 @@ def merge_parser() -> Parser:
     parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
     parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
     parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
+    text = "plain: with the weights of the model; peft: a folder with a LoRA adapter of PEFT, and its base as it was"
+    add_option(parser, "--format", Literal["plain", "peft"], "plain", text)
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     return parser
 
@@ -183,6 +185,12 @@ def merge(arguments: Namespace) -> None:
     from ..training.saved import open_source
 
     source, output = open_source(arguments.adapter), Path(arguments.output)
+    if arguments.format == "peft":
+        from ..interop.peft_export import export_run
+
+        path = export_run(source, output, initial_checkpoint=arguments.initial_checkpoint)
+        print(f"exported: {path}")
+        return
     if source.is_text:
         from ..nlu.saved import merge_text
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..io.options import check_value
 from .base import dense, is_plain_linear, meets, shape_of
@@ -80,6 +81,19 @@ class AdaptedLinear(Wrapper):
             some = dense(self.base)[: self.out_features // len(self.parts)]
         zero = torch.zeros_like(some)
         return torch.cat([deltas.get(part, zero) for part in self.parts])
+
+    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
+        """The branches' A below each other, their B side by side, zero in the rows of other parts; None with a gate."""
+        downs, ups = [], []
+        for part, branch in self.branches.items():
+            factors = cast(LowRankBranch, branch).linear_factors()
+            if factors is None:
+                return None
+            down, up = factors
+            above = self.parts.index(part) * len(up)
+            downs.append(down)
+            ups.append(F.pad(up, (0, 0, above, self.out_features - above - len(up))))
+        return torch.cat(downs), torch.cat(ups, dim=1)
 
     def trained(self) -> list[nn.Parameter]:
         """The factors, less those that a branch keeps as they are (LoRA-FA)."""

@@ -101,6 +101,10 @@ class Wrapper(nn.Module):
         """
         raise CannotMerge(self.cannot_merge())
 
+    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
+        """(A (R, in), B (out, R)) if all that it does is to add B A to the weight of its base, whatever that is."""
+        return None
+
     def by_row(self) -> bool:
         """Whether it makes each row of its output of the same row of its input, and of what its base makes of that.
 

@@ -45,13 +45,7 @@ def read_sealed(
     what = form.rpartition(".")[2]
     if not path.is_file():
         raise FileNotFoundError(f"no {what} file at {path}")
-    _check_container(path, error)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as problem:
-        raise error(f"{path} is damaged: {problem}") from problem
+    metadata, tensors = read_safetensors(path, error=error)
     if form not in metadata:
         article = "an" if what[0] in "aeiou" else "a"
         raise error(f"{path} is a safetensors file, but not {article} {what} file of capaboost_vit")
@@ -68,6 +62,16 @@ def read_sealed(
             "upgrade capaboost_vit"
         )
     return header, tensors
+
+
+def read_safetensors(path: Path, *, error: type[ValueError]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file, whoever wrote it. Raises `error` if it is none, or truncated."""
+    _check_container(path, error)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as problem:
+        raise error(f"{path} is damaged: {problem}") from problem
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
