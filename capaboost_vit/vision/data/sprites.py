@@ -142,7 +142,9 @@ def _at_distance(draws: Draws, texture: Texture, label: int) -> tuple[Sprite, ..
 
 TASKS = {
     "location": Task(tuple(f"row {i // _GRID}, column {i % _GRID}" for i in range(_GRID**2)), _at_location),
-    "orientation": Task(tuple(f"{360 * i // _ANGLES} degrees" for i in range(_ANGLES)), _at_angle),
+    "orientation": Task(
+        tuple(f"{360 * i // _ANGLES} to {360 * (i + 1) // _ANGLES} degrees" for i in range(_ANGLES)), _at_angle
+    ),
     "count": Task(tuple(map(str, range(1, _MOST + 1))), _so_many),
     "distance": Task(tuple(f"{a / 100} to {b / 100} m" for a, b in pairwise(_BOUNDS)), _at_distance),
 }
