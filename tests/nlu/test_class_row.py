@@ -30,6 +30,8 @@ MORE = {
     "plain": [],
     "norm": [("norm", {})],
     "ssf": [("ssf", {})],
+    "hira": [("hira", dict(rank=4))],
+    "snell": [("snell", dict(rank=4))],
     "full": [("full", {})],
     "head": [("head", {})],
     "unipelt-lora-prefix": [("unipelt", dict(rank=4, prefix_length=3, parts=["lora", "prefix"]))],
