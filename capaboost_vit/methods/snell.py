@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
@@ -49,6 +49,16 @@ class Snell(Method):
         super().__post_init__()
         if self.rank % 2:
             raise ValueError(f"rank of method 'snell' must be even, as it makes two halves, got {self.rank}")
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With its sparsity, which is published for each task, and the start that is not the base."""
+        words = [super().label(record)]
+        if record.get("sparsity"):
+            words.append(f"sparsity {record['sparsity']:g} ({record['sparsifier']})")
+        if record.get("start") == "paper":
+            words.append("from the paper's start")
+        return " ".join(words)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with an update for each of its parts that is a target.

@@ -132,16 +132,28 @@ def carrying(name, *methods):
 
 LORA = ("lora", {"rank": 2})
 REFUSED = {
-    "adapter": (carrying("vit", ("adapter", {})), "'blocks.0.mlp' carries an adapter, for which PEFT's LoRA has no form: save"),
+    "adapter": (
+        carrying("vit", ("adapter", {})),
+        "'blocks.0.mlp' carries an adapter, for which PEFT's LoRA has no form: save",
+    ),
     "prefix": (carrying("vit", LORA, ("prefix", {"prefix_length": 2})), "carries a prefix, for which .*: save_adapter"),
     "prompt": (carrying("vit", ("prompt", {"prompt_length": 2})), "'blocks.0' carries a prompt, for which .*: save_ad"),
-    "ia3": (carrying("vit", LORA, ("ia3", {})), "for which PEFT's LoRA has no form: merge writes it into the weights, sav"),
+    "ia3": (
+        carrying("vit", LORA, ("ia3", {})),
+        "for which PEFT's LoRA has no form: merge writes it into the weights, sav",
+    ),
     "gates": (
         carrying("bert SequenceClassification", ("unipelt", {**small.LITTLE, "parts": ["lora", "adapter"]})),
         "carries a low-rank branch behind a gate, for which PEFT's LoRA has no form: save_adapter",
     ),
-    "bitfit": (carrying("vit", LORA, ("bitfit", {})), "'patch_embed.proj.bias' is trained, and PEFT saves whole modules"),
-    "full": (carrying("vit", LORA, ("full", {})), "'cls_token' is trained, and PEFT saves whole modules without LoRA: merge"),
+    "bitfit": (
+        carrying("vit", LORA, ("bitfit", {})),
+        "'patch_embed.proj.bias' is trained, and PEFT saves whole modules",
+    ),
+    "full": (
+        carrying("vit", LORA, ("full", {})),
+        "'cls_token' is trained, and PEFT saves whole modules without LoRA: merge",
+    ),
     "head": (carrying("vit", ("head", {})), "this VisionTransformer carries no LoRA, and PEFT's format is for that"),
     "in head": (
         carrying("roberta SequenceClassification", ("lora", {"targets": ["classifier.dense"]})),
@@ -170,7 +182,9 @@ def test_what_the_rules_of_peft_for_names_would_lose_is_refused(tmp_path):
     model.body = torch.nn.Sequential()
     model.body.proj, model.body.head, model.head = (torch.nn.Linear(4, 4) for _ in range(3))
     capaboost_vit.adapt(model, "lora", targets=["body.proj"], head=["head"], rank=2)
-    with pytest.raises(ValueError, match=r"PEFT's rules for names would lose or miss 'body.head.bias': use save_adapter"):
+    with pytest.raises(
+        ValueError, match=r"PEFT's rules for names would lose or miss 'body.head.bias': use save_adapter"
+    ):
         capaboost_vit.export_peft(model, tmp_path / "adapter")
 
 

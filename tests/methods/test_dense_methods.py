@@ -185,6 +185,16 @@ def test_an_odd_rank_makes_no_two_halves():
         capaboost_vit.adapt(vit(), "snell", rank=7)
 
 
+def test_snell_is_called_by_what_differs():
+    names = {
+        "snell r8": {},
+        "snell r4 sparsity 0.9 (code)": {"rank": 4, "sparsity": 0.9, "sparsifier": "code"},
+        "snell r8 from the paper's start": {"start": "paper"},
+    }
+    for name, options in names.items():
+        assert capaboost_vit.make_method("snell", **options).label({"method": "snell", "rank": 8, **options}) == name
+
+
 def test_snell_s_start_is_no_part_of_a_file_and_its_seed_must_agree(tmp_path):
     model = awake(capaboost_vit.adapt(vit(), "snell", init_seed=3))
     path = capaboost_vit.save_adapter(model, tmp_path / "snell.safetensors")
