@@ -28,7 +28,7 @@ def build(name):
     if name == "vit":
         return timm.create_model("vit_tiny_patch16_224", num_classes=3, **VIT).eval()
     if name == "convnext":
-        return timm.create_model("convnext_atto", num_classes=3, **CONVNEXT).eval()
+        return timm.create_model("convnext_tiny", num_classes=3, **CONVNEXT).eval()
     if name == "gpt2":
         config = transformers.GPT2Config(**GPT2, bos_token_id=1, eos_token_id=2, num_labels=3)
         return transformers.GPT2ForSequenceClassification(config).eval()
@@ -57,8 +57,8 @@ def adapt(model, method="lora", **options):
 
 
 def train(model, steps=3):
-    """Large steps of SGD on its outputs, so that all that is trained moves."""
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    """Some steps of SGD on its outputs, so that all that is trained moves."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.3)
     for _ in range(steps):
         optimizer.zero_grad()
         logits = answers(model.train()).float()
