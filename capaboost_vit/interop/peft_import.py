@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -72,12 +71,12 @@ def import_peft(model: M, folder: str | Path) -> M:
         _check_others(inner, others)
         groups: dict[tuple[int, float], list[str]] = defaultdict(list)
         for name, pair in factors.items():
-            groups[len(pair["A"]), _alpha(config, name, len(pair["A"]))].append(name)
+            groups[len(pair["A"]), _alpha(config, name)].append(name)
     adapt = adapt_text_model if is_transformers_model(inner) else adapt_image_model
     head = tuple(dict.fromkeys(name.rpartition(".")[0] for name in others))
     for (rank, alpha), names in groups.items():
-        options = {"rank": rank, "alpha": alpha, "dropout": config["lora_dropout"], "targets": tuple(names)}
-        adapt(inner, "lora", head=head, num_branches=1, density=1.0, **options)
+        options = {"rank": rank, "alpha": alpha, "use_rslora": config["use_rslora"], "dropout": config["lora_dropout"]}
+        adapt(inner, "lora", head=head, num_branches=1, density=1.0, targets=tuple(names), **options)
     canonical = namer(inner)
     state = {canonical(name): tensor for name, tensor in inner.state_dict(keep_vars=True).items()}
     with torch.no_grad():
@@ -165,9 +164,7 @@ def _check_others(model: nn.Module, others: Mapping[str, Tensor]) -> None:
             )
 
 
-def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
-    """The alpha that gives `alpha / rank` the layer's scaling; PEFT takes the first pattern that matches the name."""
+def _alpha(config: Mapping[str, Any], name: str) -> float:
+    """The alpha of a layer: PEFT takes the first pattern that matches the end of its name."""
     patterns = config["alpha_pattern"].items()
-    matching = (value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name))
-    alpha = float(next(matching, config["lora_alpha"]))
-    return alpha * math.sqrt(rank) if config["use_rslora"] else alpha
+    return next((alpha for key, alpha in patterns if re.match(rf"(.*\.)?({key})$", name)), config["lora_alpha"])

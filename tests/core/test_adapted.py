@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from capaboost_vit.core.adapted import Adapted, Prompted
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.branch import LowRankBranch
+from capaboost_vit.core.gate import Gate
 from capaboost_vit.core.wrapper import Frozen
 
 
@@ -45,6 +46,18 @@ def test_weight_is_the_weight_that_the_layer_acts_with():
     torch.testing.assert_close(F.linear(x, layer.weight, layer.bias), layer(x))
     torch.testing.assert_close(layer.weight - layer.base.weight, layer.delta_weight())
     assert (layer.in_features, layer.out_features) == (12, 36)
+
+
+@pytest.mark.parametrize("parts", [("k",), ("v", "q"), ("q", "k", "v")])
+def test_the_factors_of_a_layer_are_those_of_its_branches_in_their_rows(parts):
+    layer = fused(parts)
+    down, up = layer.linear_factors()
+    assert len(down) == up.shape[1] == sum(len(layer.branches[part].linear_factors()[0]) for part in parts)
+    torch.testing.assert_close(up @ down, layer.delta_weight())
+    around = AdaptedLinear(nn.Linear(12, 12), {"all": filled()})
+    assert Frozen(around).linear_factors() is None
+    around.branches["all"].gate = Gate(12)
+    assert around.linear_factors() is None
 
 
 @pytest.mark.parametrize("execution", ["plain", "weight", "token"])

@@ -27,6 +27,8 @@ CASES = [
     ("deberta-v3 QuestionAnswering", PLAIN),
     ("bert Model", {}),
     ("gpt2", {"targets": ("c_attn", "c_fc"), "rank": 4}),
+    ("vit", {"coefficients": "rank", "pattern": "sign", "coefficient_lr_ratio": 3.0}),
+    ("bert SequenceClassification", {"share_blocks": 2, "pattern": "sign", "num_branches": 1, "use_rslora": True}),
 ]
 
 
@@ -147,6 +149,14 @@ REFUSED = {
     "ia3": (
         carrying("vit", LORA, ("ia3", {})),
         "for which PEFT's LoRA has no form: merge writes it into the weights, sav",
+    ),
+    "hira": (
+        carrying("vit", ("hira", {})),
+        "carries a dense update, for which .* no form: merge writes it into the wei",
+    ),
+    "snell": (
+        carrying("vit", LORA, ("snell", {})),
+        "carries a dense update, for which .* no form: merge writes it into",
     ),
     "unipelt": (
         carrying("bert Model", ("unipelt", small.LITTLE)),
