@@ -174,7 +174,7 @@ def merge_parser() -> Parser:
     parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
     parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
     parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
-    text = "plain: with the weights of the model; peft: a folder with a LoRA adapter of PEFT, and its base as it was"
+    text = "plain: a model with the updates in its weights; peft: a folder with updates and head as a LoRA of PEFT's"
     add_option(parser, "--format", Literal["plain", "peft"], "plain", text)
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     return parser

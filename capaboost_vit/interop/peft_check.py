@@ -56,7 +56,8 @@ def check_reading(model: nn.Module, config: Any, tensors: Mapping[str, Tensor], 
 def _without_weights(model: nn.Module) -> nn.Module:
     """A copy of the base on the meta device, which takes no memory."""
     empty: dict[int, Any] = {}
-    for tensor in chain(model.parameters(), model.buffers()):
+    computed = (t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor))  # by hooks
+    for tensor in chain(model.parameters(), model.buffers(), computed):
         alone = torch.empty_like(tensor, device="meta")
         empty[id(tensor)] = nn.Parameter(alone, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else alone
     base = detach(copy.deepcopy(model, empty))

@@ -45,7 +45,7 @@ def export_peft(model: nn.Module, folder: str | Path) -> Path:
     scaling. The head, and what else is trained if these are whole modules (norms), stand in `modules_to_save`. PEFT
     computes what the model computes, `merge_and_unload` too; trained further there, d views are d weights of their own.
 
-    Needs the package peft, which has to read what is written before it is written.
+    Needs the package peft, which says what it would read before anything is written.
 
     Args:
         model: of timm or transformers, with `lora`. The folder names its base, and cannot tell the base's weights from
@@ -189,6 +189,6 @@ def _base_name(model: nn.Module) -> str | None:
     """timm's name with its tag; or the hub id, or the folder, that transformers has loaded."""
     record: dict[str, Any] = model.capaboost  # type: ignore[assignment]
     base = record.get("base", {})
-    if is_transformers_model(model):
-        return base.get("tag") or getattr(model, "name_or_path", None) or None
-    return ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or None
+    if hasattr(model, "pretrained_cfg"):
+        return ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or None
+    return base.get("tag") or getattr(model, "name_or_path", None) or None

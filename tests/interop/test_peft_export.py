@@ -83,13 +83,15 @@ def test_plain_lora_keeps_its_rank_and_alpha_so_that_peft_trains_it_further_as_w
         ("roberta SequenceClassification", ("owner/name", "SEQ_CLS", ["classifier"])),
         ("bert QuestionAnswering", ("owner/name", "QUESTION_ANS", ["qa_outputs"])),
         ("bert Model", ("owner/name", None, None)),
+        ("gpt2", (None, "SEQ_CLS", ["score"])),
     ],
 )
 def test_the_settings_name_the_base_the_kind_of_task_and_the_head(tmp_path, name, expected):
     model = build(name)
-    if name != "vit":
+    if expected[0] == "owner/name":
         model.config._name_or_path = model.name_or_path = "owner/name"
-    found = settings(capaboost_vit.export_peft(adapt(model), tmp_path / "adapter"))
+    options = {"targets": ["c_attn"]} if name == "gpt2" else {}
+    found = settings(capaboost_vit.export_peft(adapt(model, **options), tmp_path / "adapter"))
     assert (found["base_model_name_or_path"], found["task_type"], found["modules_to_save"]) == expected
     assert (found["auto_mapping"] is None) == (expected[1] is not None)
     assert found["inference_mode"]
@@ -233,6 +235,28 @@ def test_a_folder_that_is_taken_and_a_missing_client_are_refused(tmp_path, monke
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModuleNotFoundError, match="the package peft, and peft is not installed: pip install peft"):
         capaboost_vit.export_peft(model, tmp_path / "adapter")
+
+
+def test_lora_on_the_head_itself_leaves_the_head_out_of_the_modules_to_save(tmp_path):
+    model = train(adapt(build("vit"), targets=("head", "query"), head=()))
+    folder = capaboost_vit.export_peft(model, tmp_path / "adapter")
+    assert difference(model, load("vit", folder)) < 1e-5
+    assert settings(folder)["modules_to_save"] is None
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, of the older weight norm
+def test_a_base_whose_weights_hooks_compute(tmp_path):
+    def build_normed():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.utils.weight_norm(torch.nn.Linear(4, 4)), torch.nn.Linear(4, 4)).eval()
+
+    model, x = capaboost_vit.adapt(build_normed(), "lora", targets=["0"], rank=2), torch.randn(3, 4)
+    torch.nn.init.normal_(model[0].branches["all"].up.weight)
+    folder = capaboost_vit.export_peft(model, tmp_path / "adapter")
+    assert settings(folder)["base_model_name_or_path"] is None
+    with torch.no_grad():
+        found = bases.peft.PeftModel.from_pretrained(build_normed(), str(folder)).eval()(x)
+        torch.testing.assert_close(found, model(x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_scaling_of_zero_and_one_that_no_float_divides_evenly(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import peft
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from capaboost_vit.cli import main
 from capaboost_vit.nlu.saved import open_trained
@@ -35,8 +37,6 @@ def test_of_a_run_on_images(finished, base, tmp_path, capsys):
 
 def load_base(model, base):
     """The weights that the run began with; its head is another one."""
-    from safetensors.torch import load_file
-
     state = {name: tensor for name, tensor in load_file(base).items() if not name.startswith("head.")}
     assert model.load_state_dict(state, strict=False).unexpected_keys == []
 
@@ -54,10 +54,14 @@ def test_of_a_run_on_texts_whose_base_peft_finds_by_itself(finished_text, tmp_pa
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_mistakes_are_one_line(finished, tmp_path, capsys):
+def test_mistakes_are_one_line(finished, tmp_path, capsys, monkeypatch):
     run, _ = finished
     (tmp_path / "taken" / "inside").mkdir(parents=True)
     for output, text in (("a.safetensors", "PEFT's format is a folder"), ("taken", "exists: choose another --output")):
         code, said = command(capsys, run, "--output", tmp_path / output)
         assert (code, said.count("\n")) == (2, 1)
         assert text in said
+    monkeypatch.setitem(sys.modules, "peft", None)
+    code, said = command(capsys, run, "--output", tmp_path / "peft")
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.endswith("and peft is not installed: pip install peft\n")
