@@ -19,11 +19,16 @@ from capaboost_vit.interop.peft_format import is_transformers_model
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}
 GPT2 = {"vocab_size": 60, "n_positions": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "pad_token_id": 0}
+LLAMA = {**small.SMALL, "num_key_value_heads": 1}
+PICTURES = {**small.SMALL, "image_size": 32, "patch_size": 8, "num_labels": 3}
 LINEAR = ("blocks.*.attn.qkv", "blocks.*.attn.proj", "blocks.*.mlp.fc1", "blocks.*.mlp.fc2")
 
 
 def build(name):
-    """The same weights whenever it is called. Names: vit, convnext, gpt2, or a family of `small` and its task."""
+    """A model with the same weights whenever it is called.
+
+    Names: vit, convnext (of timm), hf vit, gpt2, llama, or a family of `small` with its task.
+    """
     torch.manual_seed(0)
     if name == "vit":
         return timm.create_model("vit_tiny_patch16_224", num_classes=3, **VIT).eval()
@@ -32,15 +37,22 @@ def build(name):
     if name == "gpt2":
         config = transformers.GPT2Config(**GPT2, bos_token_id=1, eos_token_id=2, num_labels=3)
         return transformers.GPT2ForSequenceClassification(config).eval()
+    if name == "llama":
+        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)).eval()
+    if name == "hf vit":
+        config = {key: value for key, value in PICTURES.items() if key != "vocab_size"}
+        return transformers.ViTForImageClassification(transformers.ViTConfig(**config)).eval()
     family, task = name.split()
     return small.build(family, task)
 
 
 def inputs(model):
     """Arguments of a call."""
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     if not is_transformers_model(model):
-        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
         return {"x": images.to(next(model.parameters()).dtype)}
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": images}
     return small.padded(model, small.examples())
 
 

@@ -27,6 +27,8 @@ CASES = [
     ("deberta-v3 QuestionAnswering", PLAIN),
     ("bert Model", {}),
     ("gpt2", {"targets": ("c_attn", "c_fc"), "rank": 4}),
+    ("llama", {"targets": ("q_proj", "down_proj"), "rank": 3, "alpha": 60}),
+    ("hf vit", {"targets": ("q_proj", "v_proj"), "rank": 3}),
     ("vit", {"coefficients": "rank", "pattern": "sign", "coefficient_lr_ratio": 3.0}),
     ("bert SequenceClassification", {"share_blocks": 2, "pattern": "sign", "num_branches": 1, "use_rslora": True}),
 ]

@@ -27,6 +27,8 @@ CASES = [
     ("vit", {"r": 2, "target_modules": r".*\.fc[12]", "modules_to_save": ["head", "blocks.1.norm2"]}),
     ("roberta SequenceClassification", {"r": 3, "target_modules": ["query", "value"], "task_type": "SEQ_CLS"}),
     ("deberta-v3 Model", {"r": 3, "target_modules": ["query_proj"]}),
+    ("llama", {"r": 2, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}),
+    ("hf vit", {"r": 2, "target_modules": ["q_proj", "fc1"], "modules_to_save": ["classifier"]}),
     ("gpt2", {"r": 2, "target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "task_type": "SEQ_CLS"}),
 ]
 
