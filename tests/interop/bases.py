@@ -5,16 +5,17 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import peft
+import pytest
 import small
 import timm
 import torch
-import transformers
 from torch.nn import functional as F
 
 import capaboost_vit
 from capaboost_vit import nlu
 from capaboost_vit.interop.peft_format import is_transformers_model
+
+peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)}

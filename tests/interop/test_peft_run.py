@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 
-import peft
 import pytest
 import timm
 import torch
@@ -14,6 +13,8 @@ from safetensors.torch import load_file
 from capaboost_vit.cli import main
 from capaboost_vit.nlu.saved import open_trained
 from capaboost_vit.vision.saved import open_saved
+
+peft = pytest.importorskip("peft")
 
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
