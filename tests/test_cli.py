@@ -235,7 +235,10 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--model", "vit_tiny_patch16_224", "--method.name", "lroa"], "unknown method 'lroa' (did you mean"),
         (["train", "--model", "vit_tiny_capabost_lora"], "timm has no model 'vit_tiny_capabost_lora'"),
         (["train", "--model", "vit_tiny_patch16_224"], "say --method.name lora"),
-        (["train", "--data", "no such folder"], "no data at 'no such folder': give digits, or the path of an image"),
+        (
+            ["train", "--data", "no such folder"],
+            "no data at 'no such folder': give digits, sprites:TASK, or the path",
+        ),
         (["train", "--device", "gpu"], "--device gpu: "),
         (
             ["train", "--data", "gone", "--opt", "adamv"],
@@ -264,7 +267,10 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
             "capaboost data: error: no command 'chek' (did you mean 'check'?); see capaboost data --help",
         ),
         (["data", "check"], "capaboost data check: error: the following arguments are required: spec; see capaboost"),
-        (["data", "check", "no such folder"], "no data at 'no such folder': give digits, or the path of an image"),
+        (
+            ["data", "check", "no such folder"],
+            "no data at 'no such folder': give digits, sprites:TASK, or the path",
+        ),
         (["data", "check", "digits", "--shet", "x"], "(did you mean --sheet?); see capaboost data check --help"),
         (["models", "--pretraind"], "(did you mean --pretrained?)"),
         (["models", "zebra*"], "no registered name matches 'zebra*'; try '*lora*'"),
@@ -699,7 +705,7 @@ def test_train_text_writes_a_run_and_says_where(call, text_material, tmp_path):
     scores = f"{found['test_accuracy']:.2f}/{found['test_macro_f1']:.2f}"
     assert (code, err) == (0, "")
     *table, written = out.splitlines()
-    assert table[-1] == f"| capaboost-lora r8 d2 | 818 | {scores} |"
+    assert table[-1] == f"| capaboost-lora r8 d2 | 834 | {scores} |"
     assert written == f"written: {tmp_path}/table.md"
     assert (tmp_path / "table.md").read_text().splitlines() == table
 
@@ -969,7 +975,8 @@ def test_summary_counts_what_is_trained(call):
     code, out, err = call(*arguments, "--method.rank", "2", "--method.num_branches", "3")
     assert (code, err) == (0, "")
     width, depth = 64, 6
-    lora = depth * 2 * 2 * (width + width)  # q and v of rank 2, three branches that share them
+    # q and v of rank 2, three branches that share them, two of which have coefficients
+    lora = depth * 2 * (2 * (width + width) + 2 * 2)
     assert f"trained {lora + 4 * width + 4:,} of " in out
     assert "forward GMACs per image" in out
     code, out, _ = call("summary", "test_vit", "--method.name", "head")
@@ -1027,6 +1034,9 @@ def test_a_run_in_a_process_of_its_own_is_the_run_in_this_one(ready, finished, b
 def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it():
     text = " ".join(train_parser(TrainConfig).format_help().split())
     targets = text[text.rindex("--method.targets TARGETS") :][:600]
-    for words in ("lora: roles or name patterns of linear layers", "adapter: roles or name patterns of sub-layers"):
+    for words in (
+        "lora, hira, snell: roles or name patterns of linear layers",
+        "adapter: roles or name patterns of sub-layers",
+    ):
         assert words in targets
     assert "prompt: role or name pattern of the blocks" in targets

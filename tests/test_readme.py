@@ -45,7 +45,7 @@ def test_python_blocks_run(block, hub, tmp_path, monkeypatch, capsys):
     exec(compile(block, "README.md", "exec"), {})
     assert ("pretrained=True" in block) == bool(hub)
     if "summary" in block:
-        assert "trained 371,812 of 86,170,468 parameters" in capsys.readouterr().out
+        assert "trained 372,004 of 86,170,660 parameters" in capsys.readouterr().out
     if "save_adapter" in block:
         assert (tmp_path / "adapter.safetensors").exists()
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Hira(MaskedMethod):
-    """HiRA: y = base(x) + dropout(x) dW^T, dW = W * sum_i (B * MB_i)(A * MA_i) entry by entry.
+    """HiRA: y = base(x) + dropout(x) dW^T, dW = s W * sum_i (B * MB_i)(A * MA_i) entry by entry.
 
     As many parameters as LoRA, and a rank up to `rank` times that of W. W is small, so it wants a learning rate about
-    ten times LoRA's. There is no alpha (PEFT has none): the scaling is 1. An entry of W that is zero stays zero.
+    ten times LoRA's, or an alpha (ours; PEFT has none, and s is 1), which leaves the head at its own rate. An entry of
+    W that is zero stays zero.
 
     As published there are no masks: the default is num_branches=1 with density=1. Whether masks add anything to a rank
     that is high already, nobody has shown.
@@ -34,6 +35,7 @@ class Hira(MaskedMethod):
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "rank of one branch", low=1)
+    alpha: float | None = option(None, "the update is scaled by alpha / rank; none: by 1, as PEFT's")
     dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "value"),
@@ -54,8 +56,9 @@ class Hira(MaskedMethod):
                 core.dense(base)
             except TypeError as error:
                 raise TypeError(f"hira multiplies by the weight, but {error}: take lora or snell") from error
+            scaling = 1.0 if self.alpha is None else self.alpha / self.rank
             return core.HadamardUpdate(
-                core.LowRankBranch(in_features, out_features, self.rank, self.masking, path=path)
+                core.LowRankBranch(in_features, out_features, self.rank, self.masking, scaling=scaling, path=path)
             )
 
         return core.dense_updates(model, self.targets, anatomy, make, self.dropout)

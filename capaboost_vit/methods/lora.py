@@ -101,12 +101,15 @@ class Lora(MaskedMethod):
         """B and the coefficients, at their ratios to the rate of A."""
         return core.rate_factors(model, up=self.loraplus_lr_ratio, coefficients=self.coefficient_lr_ratio)
 
+    def scaling(self) -> float:
+        """The factor in front of the sum of the branches."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank) * self.scaling_of_masks()
+
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a branch for each of its parts that is a target.
 
         Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
-        scaling = self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank) * self.scaling_of_masks()
         owners: dict[Any, core.LowRankBranch] = {}  # the first layer of those that share a pair
         layers: Counter[Any] = Counter()  # of a role (site) and shape, so far
         for name, places in core.find_parts(model, self.targets, anatomy).items():
@@ -122,7 +125,7 @@ class Lora(MaskedMethod):
                     rows // len(parts),
                     self.rank,
                     self.masking,
-                    scaling=scaling,
+                    scaling=self.scaling(),
                     dropout=self.dropout,
                     rank_dropout=self.rank_dropout,
                     freeze_down=self.freeze_down,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.masking import Masking
@@ -131,24 +131,22 @@ class Method:
     def label(cls, record: Mapping[str, Any]) -> str:
         """What people call it with the options of a `record`: `capaboost-lora r8 d2`, `lora r8`, `head`.
 
-        A density that is not the pattern's own stands behind: `capaboost-lora r8 d2 s1` is tied, but not masked. The
-        record may be of an older release, and have fewer options.
+        Masks that are not the method's default stand behind, such as the paper's (`capaboost-lora r8 d2 random`), and
+        so does a density that is not the pattern's own (`s1`: tied, but not masked). The record may be of an older
+        release, and have fewer options.
         """
         name = str(record["method"])
         properties = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
-        branches, pattern = record.get("num_branches", 1), str(record.get("pattern", "random"))
-        default = Masking(branches, None, pattern, coefficients=record.get("coefficients")).kept
-        given = record.get("density", default if branches > 1 else 1.0)
-        density = default if given is None else given
-        if branches > 1 or density < 1 or pattern == "sign":
+        masks = masks_of(cls, record)
+        if masks.num_branches > 1 or masks.kept < 1 or masks.pattern == "sign":
             name = f"capaboost-{name}"
-            properties.append(f"d{branches}")
-            if pattern != "random":
-                properties.append(pattern)
-            if density != default:
-                properties.append(f"s{density:g}")
-        if record.get("coefficients") is not None:
-            properties.append(f"coefficients by {record['coefficients']}")
+            properties.append(f"d{masks.num_branches}")
+            usual = masks_of(cls, {"num_branches": masks.num_branches, "pattern": None})
+            if (masks.pattern, masks.coefficients) != (usual.pattern, usual.coefficients):
+                properties += [masks.pattern] if masks.kept < 1 or masks.pattern != "random" else []
+                properties += [f"coefficients by {masks.coefficients}"] if masks.coefficients else []
+            if masks.kept != replace(masks, density=None).kept:
+                properties.append(f"s{masks.kept:g}")
         if record.get("rescale") is not None:
             properties.append(f"rescaled by {record['rescale']}")
         if record.get("learned_scale"):
@@ -160,8 +158,21 @@ class Method:
         values = {"name": self.name, **self.options()}
         if self.given is not None:
             return {name: values[name] for name in self.given}
-        defaults = type(self)().options()
-        return {name: value for name, value in values.items() if name == "name" or value != defaults[name]}
+        fields = {field.name: getattr(self, field.name) != field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if fields.get(name, True)}
+
+
+def masks_of(method: type[Method], record: Mapping[str, Any]) -> Masking:
+    """The masks that a record's options mean for a method; the record may be of an older release, and have fewer."""
+    branches, density, coefficients = (record.get(name) for name in ("num_branches", "density", "coefficients"))
+    branches, pattern = branches or 1, record.get("pattern", "random")
+    if pattern is None:
+        boosted = "coefficients" in method.__dataclass_fields__ and branches > 1 and density is None
+        pattern, coefficients = ("sign", coefficients or "rank") if boosted else ("random", coefficients)
+    if density is None and branches == 1 and "density" not in record:
+        density = 1.0
+    seeds = {name: record.get(name, 0) for name in ("mask_seed", "init_seed")}
+    return Masking(branches, density, pattern, coefficients=coefficients, **seeds)
 
 
 # options of a masked method without masks
@@ -180,12 +191,21 @@ class MaskedMethod(Method):
         "fraction kept by each mask; none: the pattern's own (random 0.5, n:m n/m, complementary 1/d, sign 1)",
         compared=False,
     )
-    pattern: str = option("random", "random, complementary, sign, or n:m such as 2:4", compared=False)
+    pattern: str | None = option(
+        None,
+        "random (the paper's), complementary, sign, or n:m such as 2:4; none: sign with coefficients by rank where the "
+        "method has these, several branches, and no density is given; else random",
+        compared=False,
+    )
     mask_seed: int = option(0, "seed of the masks; independent of the training seed", compared=False)
     init_seed: int = option(0, "seed of the branches' start values; in a run that of the run", compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        masks = self.masking
+        for name in ("pattern", "coefficients"):  # as they are meant, so that records do not depend on what none means
+            if hasattr(self, name):
+                object.__setattr__(self, name, getattr(masks, name))
         self.scaling_of_masks()
 
     def cautions(self) -> Iterator[str]:
@@ -199,9 +219,7 @@ class MaskedMethod(Method):
     @property
     def masking(self) -> Masking:
         """These options as the layers take them."""
-        seeds = {"mask_seed": self.mask_seed, "init_seed": self.init_seed}
-        coefficients = getattr(self, "coefficients", None)
-        return Masking(self.num_branches, self.density, self.pattern, coefficients=coefficients, **seeds)
+        return masks_of(type(self), self.options())
 
     def scaling_of_masks(self) -> float:
         """The factor of the option `rescale`, if the method has it. Raises ValueError for masks that do not exist."""

@@ -19,7 +19,7 @@ PLAIN = {"num_branches": 1, "density": 1.0}
 CASES = [
     ("vit", {}),
     ("vit", {"targets": LINEAR, "rank": 3, "num_branches": 3, "pattern": "sign"}),
-    ("vit", {"targets": ("key", "value", "mlp_in"), "alpha": 3, "rescale": "norm", "dropout": 0.2}),
+    ("vit", {"targets": ("key", "value", "mlp_in"), "alpha": 3, "density": 0.5, "rescale": "norm", "dropout": 0.2}),
     ("vit", {**PLAIN, "alpha": 16, "freeze_down": True}),
     ("convnext", {"targets": ("blocks.*.mlp.fc1",), "pattern": "complementary", "rank": 2}),
     ("bert SequenceClassification", {"targets": ("query", "value", "mlp_out")}),

@@ -13,13 +13,22 @@ from torch import nn
 from capaboost_vit.core.inject import Anatomy, branches
 from capaboost_vit.methods import METHODS, Method, make_method, register
 from capaboost_vit.methods.apply import apply_method
+from capaboost_vit.methods.ia3 import Ia3
 from capaboost_vit.methods.index import method_of, option_names
 from capaboost_vit.methods.lora import Lora
 
 
-def test_defaults_are_the_papers():
+def test_the_default_contains_the_plain_method_and_the_papers_masks_are_a_word_away():
     config = make_method("lora")
-    assert (config.rank, config.num_branches, config.pattern, config.targets) == (8, 2, "random", ("query", "value"))
+    assert (config.rank, config.num_branches, config.targets) == (8, 2, ("query", "value"))
+    assert (config.pattern, config.coefficients, config.masking.kept) == ("sign", "rank", 1)
+    for papers in (make_method("lora", pattern="random"), make_method("lora", density=0.5)):
+        assert (papers.num_branches, papers.pattern, papers.coefficients) == (2, "random", None)
+        assert papers.masking.kept == 0.5
+    assert make_method("lora", num_branches=1, density=1.0).masking.kept == 1
+    assert make_method("lora", pattern="sign").coefficients is None
+    assert make_method("adapter").masking == config.masking
+    assert make_method("prefix").pattern == make_method("prompt").pattern == "random"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,9 @@ def test_what_was_given_is_what_a_configuration_keeps():
     assert method_of({"name": "lora", "rank": 4}).as_given() == {"name": "lora", "rank": 4}
     assert method_of({}, implied="lora").as_given() == {}
     assert method_of({}) is None
-    assert Lora(rank=4).as_given() == {"name": "lora", "rank": 4}
+    assert Ia3(inputs=()).as_given() == {"name": "ia3", "inputs": []}
+    for made in (Lora(rank=4), Lora(pattern="sign")):  # what the default masks are is written out
+        assert method_of(made.as_given()) == made
     with pytest.raises(ValueError, match=r"--method\.rank is an option of no method: say --method\.name too"):
         method_of({"rank": 4})
 

@@ -69,7 +69,11 @@ def test_a_cell_is_mean_and_standard_deviation_over_the_seeds(write, tmp_path):
     (line,) = lines(tmp_path)
     mean = sum(scores) / 3
     spread = (sum((value - mean) ** 2 for value in scores) / 2) ** 0.5
-    assert line == {"method": "capaboost-lora r8 d2", "trained": "1,000", "rte": f"{mean:.2f} ± {spread:.2f} (3)"}
+    assert line == {
+        "method": "capaboost-lora r8 d2 random",
+        "trained": "1,000",
+        "rte": f"{mean:.2f} ± {spread:.2f} (3)",
+    }
 
 
 def test_two_metrics_stand_behind_each_other(write, tmp_path):
@@ -127,7 +131,7 @@ def test_data_of_ones_own_are_not_averaged_with_others(write, tmp_path):
     first, second = lines(tmp_path)
     assert list(first)[2:] == ["letters", "opinions"]
     assert (first["letters"], first["opinions"]) == ("10.00/5.00", "10.00/5.00 ± 14.14/0.00 (2)")
-    assert (second["method"], second["opinions"]) == ("capaboost-lora r8 d2 (2)", "30.00/5.00")
+    assert (second["method"], second["opinions"]) == ("capaboost-lora r8 d2 random (2)", "30.00/5.00")
 
 
 def test_models_have_a_column_where_there_are_several(write, tmp_path):
@@ -145,8 +149,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_numbered(write, tmp_path):
     write("b/1", {"accuracy": 5.0}, seed=1, lr=0.5)
     write("c/1", {"matthews": 7.0}, task="cola", lr=0.5)
     first, second = lines(tmp_path)
-    assert (first["method"], first["rte"]) == ("capaboost-lora r8 d2", "2.00 ± 1.41 (2)")
-    assert (second["method"], second["rte"]) == ("capaboost-lora r8 d2 (2)", "5.00")
+    assert (first["method"], first["rte"]) == ("capaboost-lora r8 d2 random", "2.00 ± 1.41 (2)")
+    assert (second["method"], second["rte"]) == ("capaboost-lora r8 d2 random (2)", "5.00")
     assert (first["cola"], second["cola"]) == ("7.00", "-")  # each task counts its settings from one
 
 
@@ -185,16 +189,22 @@ def test_a_table_that_lacks_a_task_has_no_average(write, tmp_path):
 @pytest.mark.parametrize(
     ("methods", "name"),
     [
-        (LORA, "capaboost-lora r8 d2"),
+        (LORA, "capaboost-lora r8 d2 random"),
         ([{**LORA[0], "num_branches": 4, "pattern": "sign"}], "capaboost-lora r8 d4 sign"),
         ([{**LORA[0], "num_branches": 1, "density": 1.0}], "lora r8"),
         ([{**LORA[0], "num_branches": 1, "density": 1.0, "dropout": 0.1}], "lora r8 dropout 0.1"),
-        ([{**LORA[0], "rescale": "norm"}], "capaboost-lora r8 d2 rescaled by norm"),
+        ([{**LORA[0], "rescale": "norm"}], "capaboost-lora r8 d2 random rescaled by norm"),
         ([{**LORA[0], "num_branches": 1}], "capaboost-lora r8 d1"),  # masked, but not tied
         ([{**LORA[0], "num_branches": 1, "density": 0.25}], "capaboost-lora r8 d1 s0.25"),
         ([{**LORA[0], "density": 1.0}], "capaboost-lora r8 d2 s1"),  # tied, but not masked
-        ([{**LORA[0], "density": 0.5}], "capaboost-lora r8 d2"),
-        ([{"method": "adapter", "bottleneck": 64, "num_branches": 2, "pattern": "random"}], "capaboost-adapter w64 d2"),
+        ([{**LORA[0], "density": 0.5}], "capaboost-lora r8 d2 random"),
+        ([{**LORA[0], "pattern": "sign", "coefficients": "rank"}], "capaboost-lora r8 d2"),  # the default
+        ([{**LORA[0], "density": 1.0, "coefficients": "rank"}], "capaboost-lora r8 d2 coefficients by rank s1"),
+        ([{**LORA[0], "num_branches": 1, "pattern": "sign", "share_blocks": 4}], "capaboost-lora r8 d1 sign g4"),
+        (
+            [{"method": "adapter", "bottleneck": 64, "num_branches": 2, "pattern": "random"}],
+            "capaboost-adapter w64 d2 random",
+        ),
         (
             [{"method": "prefix", "prefix_length": 64, "bottleneck": 512, "num_branches": 2, "pattern": "2:4"}],
             "capaboost-prefix w512 p64 d2 2:4",
@@ -216,7 +226,7 @@ def test_a_table_that_lacks_a_task_has_no_average(write, tmp_path):
         ),
         ([{"method": "ia3"}], "ia3"),
         ([{"method": "head"}], "head"),
-        ([*LORA, {"method": "bitfit"}], "capaboost-lora r8 d2 + bitfit"),
+        ([*LORA, {"method": "bitfit"}], "capaboost-lora r8 d2 random + bitfit"),
         ([], "none"),
     ],
     ids=str,
@@ -283,14 +293,14 @@ def test_a_table_is_written_as_its_suffix_says(write, tmp_path):
     assert text.splitlines() == [
         "| method | trained | mrpc |",
         "| --- | --- | --- |",
-        "| capaboost-lora r8 d2 | 1,000 | 61.00/70.00 |",
+        "| capaboost-lora r8 d2 random | 1,000 | 61.00/70.00 |",
     ]
     with open(write_report(runs, tmp_path / "r.csv"), newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [head, *rows]
     (found,) = json.loads(write_report(runs, tmp_path / "r.json").read_text())
     assert found["scores"] == {"accuracy": 61.0, "f1": 70.0}
     assert (found["method"], found["task"], found["seed"], found["trained"]) == (
-        "capaboost-lora r8 d2",
+        "capaboost-lora r8 d2 random",
         "mrpc",
         0,
         1000,

@@ -330,9 +330,7 @@ def test_the_first_empty_class_folder_is_named_before_the_others_are_read(tmp_pa
 )
 def test_no_such_data_says_what_can_be_given(tmp_path, monkeypatch, spec):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=re.escape(f"no data at '{spec}': give digits, or the path of an image folder")
-    ):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no data at '{spec}': give digits, sprites:TASK, or")):
         open_data(spec)
 
 

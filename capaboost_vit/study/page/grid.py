@@ -185,9 +185,15 @@ def plain_lora(rows: Mapping[str, Sequence[Outcome]]) -> str | None:
     return next((row for row, outcomes in rows.items() if all(_is_plain_lora(o) for o in outcomes)), None)
 
 
+# options that make LoRA with one branch another method
+_PLAIN = {"dropout": 0, "rank_dropout": 0, "loraplus_lr_ratio": 1, "share_blocks": 1, "share_shapes": False}
+
+
 def _is_plain_lora(outcome: Outcome) -> bool:
     method = outcome.trial.config.get("method") or {}
-    if method.get("name") != "lora" or method.get("num_branches") != 1 or method.get("dropout"):
+    if method.get("name") != "lora" or method.get("num_branches") != 1:
+        return False
+    if any(method.get(name, value) != value for name, value in _PLAIN.items()):
         return False
     pattern = method.get("pattern", "random")
     return pattern != "sign" and Masking(1, method.get("density"), pattern).kept == 1

@@ -12,8 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from ...core.analysis import ranks, spectrum
-from ...core.masking import Masking
-from ...core.rescaling import rescaling
+from ...methods import make_method
 from ...methods.adapter_file import read_adapter_file
 from ...training.figures import small_update
 from ..outcomes import Outcome
@@ -73,24 +72,26 @@ def inspect(outcomes: Iterable[Outcome]) -> Adapters:
 
 
 def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
-    """The updates dW = (alpha / rank) B_cat A_cat of LoRA, times its rescaling, one at a time.
+    """The updates dW = scaling B_cat A_cat of LoRA, one at a time.
 
     Each with its place (site, block), its ranks (algebraic, stable, effective), its norm, and its `shares`: as
-    many singular values as its algebraic rank, over the largest. Branches with activations and biases have none; zero
-    updates are left out.
+    many singular values as its algebraic rank, over the largest. Branches with activations and biases have none, and
+    pairs that layers share are not looked at; zero updates are left out.
     """
     methods = [method for method in header["methods"] if method["method"] == "lora"]
     if len(methods) != 1:
         return
-    lora = methods[0]
-    masking = Masking(lora["num_branches"], lora["density"], lora["pattern"])
-    scaling = lora["alpha"] / lora["rank"] * rescaling(lora.get("rescale"), masking)
+    lora: Any = make_method(**methods[0])
+    if lora.share_blocks > 1 or lora.share_shapes:
+        return
     for name in sorted(tensors, key=_natural):
         site = name.removesuffix(".down.weight")
         if site == name or f"{site}.up.weight" not in tensors or f"{site}.up_bias" in tensors:
             continue
-        down, up = (_views(tensors, f"{site}.{factor}", lora["num_branches"]) for factor in ("down", "up"))
-        small = small_update(down.flatten(0, 1), up.transpose(0, 1).flatten(1), scaling=scaling)
+        down, up = (_views(tensors, f"{site}.{factor}", lora.num_branches) for factor in ("down", "up"))
+        if (c := tensors.get(f"{site}.coefficients")) is not None:
+            up[1:] *= c.view(lora.num_branches - 1, 1, -1)
+        small = small_update(down.flatten(0, 1), up.transpose(0, 1).flatten(1), scaling=lora.scaling())
         values = spectrum(small)
         if values[0] > 0:
             block = re.search(r"\d+", site)
@@ -123,7 +124,7 @@ def shared_entries(tensors: Mapping[str, Tensor], names: Iterable[str]) -> MaskS
 def _views(tensors: Mapping[str, Tensor], name: str, branches: int) -> Tensor:
     """The masked views (K, out, in) of a tied weight, which are equal without masks."""
     weight, mask = tensors[f"{name}.weight"], tensors.get(f"{name}.mask")
-    return weight.expand(branches, *weight.shape) if mask is None else weight * mask.to(weight.dtype)
+    return weight.repeat(branches, 1, 1) if mask is None else weight * mask.to(weight.dtype)
 
 
 def _natural(name: str) -> list[Any]:

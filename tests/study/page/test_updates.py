@@ -16,9 +16,11 @@ from capaboost_vit.study.page.updates import inspect, linear_updates, mean_share
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 12, "num_heads": 2, "num_classes": 3}
 KINDS = {
     "plain": {"num_branches": 1, "density": 1.0},
-    "random": {},
+    "random": {"pattern": "random"},
+    "default": {},
+    "coefficients": {"num_branches": 3, "coefficients": "branch", "use_rslora": True},
     "sign": {"pattern": "sign", "num_branches": 3},
-    "rescaled": {"rescale": "norm"},
+    "rescaled": {"pattern": "random", "rescale": "norm"},
     "tied": {"num_branches": 2, "density": 1.0},
     "masked": {"num_branches": 1, "density": 0.5},
 }
