@@ -77,13 +77,13 @@ class Outcomes:
 
 
 def read_outcomes(folder: str | Path) -> Outcomes:
-    """Reads a study's manifest and results; only trials of the stage "final" are in a comparison.
+    """Reads a study's manifest and results; only trials of the stage "final" are in a comparison, if there are any.
 
     A result that cannot be used is named in its outcome, and stops nothing.
 
     Raises:
         FileNotFoundError: there is no study.
-        ValueError: its manifest has no final trial, or `choices.json` is damaged.
+        ValueError: `choices.json` is damaged.
     """
     study = Study(folder)
     everything = states(study)
@@ -91,11 +91,6 @@ def read_outcomes(folder: str | Path) -> Outcomes:
     for trial, state in everything:
         if trial.stage == "final":
             groups[trial.suite, trial.backbone, trial.weights, trial.shots].append((trial, state))
-    if not groups:
-        raise ValueError(
-            f"{study.path} has no final trial yet ({len(everything)} candidates): run capaboost study run --output "
-            f"{study.path} first"
-        )
     parts: list[Comparison] = []
     finals: dict[str, Outcome] = {}
     for (suite, backbone, weights, shots), members in groups.items():

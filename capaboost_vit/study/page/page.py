@@ -50,12 +50,17 @@ def write_report(
 
     Raises:
         FileNotFoundError: there is no study.
-        ValueError: an unknown format or reference, or a study without final trials.
+        ValueError: an unknown format or reference, or a study without final trials, of which there is json alone.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"--formats: choose from {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
     outcomes = read_outcomes(folder)
+    if not outcomes.parts and {*formats} != {"json"}:
+        raise ValueError(
+            f"{folder} has no final trial yet ({len(outcomes.trials)} candidates): run capaboost study run --output "
+            f"{folder} first, or say --formats json for the candidates alone"
+        )
     grids = [Grid(part, key=f"part{i}", reference=reference) for i, part in enumerate(outcomes.parts, 1)]
     rows = dict.fromkeys(row for grid in grids for row in grid.rows)
     if reference is not None and reference not in rows:

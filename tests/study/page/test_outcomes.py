@@ -109,7 +109,9 @@ def test_a_study_without_final_trials_says_what_to_type(tmp_path):
         read_outcomes(tmp_path / "nowhere")
     Study(tmp_path).add([trial("lora", "0-4", 0, stage="candidate")])
     with pytest.raises(ValueError, match=r"no final trial yet \(1 candidates\): run capaboost study run"):
-        read_outcomes(tmp_path)
+        write_report(tmp_path)
+    (path,) = write_report(tmp_path, formats=["json"])
+    assert [line["stage"] for line in json.loads(path.read_text())["trials"]] == ["candidate"]
 
 
 def test_choices_that_are_damaged_are_an_error(tmp_path):
