@@ -71,7 +71,7 @@ def test_the_counts_of_the_result_are_those_of_the_model_and_the_file(finished, 
     folder, found = finished
     model = capaboost_vit.create_from_adapter(folder / "adapter.safetensors", initial_checkpoint=base)
     counts = found["parameters"]
-    assert counts["branches"] == 2 * 8 * (16 + 16)  # q and v: rank 8, each (8, 16) and (16, 8)
+    assert counts["branches"] == 2 * 8 * (16 + 16 + 1)  # q and v: rank 8, each (8, 16), (16, 8) and 8 coefficients
     assert counts["trained"] == counts["branches"] + 3 * 16 + 3
     assert counts["total"] == sum(p.numel() for p in model.parameters())
     assert found["adapter_bytes"] == (folder / "adapter.safetensors").stat().st_size

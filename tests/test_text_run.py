@@ -177,8 +177,8 @@ def test_the_result_tells_data_counts_and_machine(finished_text):
     model = create_from_adapter(folder / "adapter.safetensors", model=found["config"]["model"])
     rank, width = 8, 16
     pooler, classifier = width * width + width, 2 * width + 2  # random weights have no pooler
-    assert found["parameters"]["branches"] == 2 * 2 * rank * width
-    assert found["parameters"]["trained"] == 2 * 2 * rank * width + pooler + classifier
+    assert found["parameters"]["branches"] == 2 * rank * (2 * width + 1)
+    assert found["parameters"]["trained"] == 2 * rank * (2 * width + 1) + pooler + classifier
     assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters())
     assert found["adapter_bytes"] == (folder / "adapter.safetensors").stat().st_size
     assert found["examples_per_second"] > 0
@@ -222,7 +222,7 @@ def test_what_is_said_names_the_splits_and_what_was_cut(text_material, tmp_path,
     config = texts.configure(text_material, "opinions", tmp_path / "run", epochs=1, max_length=8)
     found = train(config)
     lines = capsys.readouterr().err.splitlines()
-    assert f"{config.model} on classification ({config.data}): 2 classes, train 40, val 13, test 15; 818 of" in lines[0]
+    assert f"{config.model} on classification ({config.data}): 2 classes, train 40, val 13, test 15; 834 of" in lines[0]
     cut = found["data"]["cut"]
     assert cut["train"] == sum(len(text.split()) > 6 for text, _ in texts.opinions(40)) > 0
     assert lines[1] == "short cuts: the last block for the tokens alone that the head reads"

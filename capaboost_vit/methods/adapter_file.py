@@ -215,9 +215,9 @@ def _effect(record: Mapping[str, Any]) -> dict[str, Any]:
 
     An option at its default is as good as one that an earlier release did not have.
     """
-    fields = dataclasses.fields(find_method(record["method"]))
-    compared = {"method": None, **{field.name: field.default for field in fields if field.metadata["compared"]}}
-    return {name: value for name, value in record.items() if name in compared and value != compared[name]}
+    method = find_method(record["method"])
+    skipped = {field.name for field in dataclasses.fields(method) if not field.metadata["compared"]}
+    return {name: value for name, value in {**method().options(), **record}.items() if name not in skipped}
 
 
 def _split(

@@ -17,16 +17,19 @@ LEVELS = ("", "_2", "_3")  # of what stands several times in one slot, from the 
 
 
 def branch_of(branch: Any, x: Tensor) -> Tensor:
-    """`scaling * [ sum_i (B * MB_i) act((A * MA_i) x + a) + b ]`, x (N, in), one branch after the other."""
+    """`scaling * [ sum_i (B * MB_i) c_i act((A * MA_i) x + a) + b ]`, x (N, in), a branch at a time; c_0 is 1."""
     ones = [1.0] * branch.num_branches
     masks_a = ones if branch.down.mask is None else branch.down.mask.double()
     masks_b = ones if branch.up.mask is None else branch.up.mask.double()
+    factors = ones
+    if branch.coefficients is not None:
+        factors = [1.0, *branch.coefficients.double().view(branch.num_branches - 1, -1)]
     total = torch.zeros(())
-    for mask_a, mask_b in zip(masks_a, masks_b, strict=True):
+    for mask_a, mask_b, c in zip(masks_a, masks_b, factors, strict=True):
         hidden = x @ (branch.down.weight * mask_a).T
         if branch.down_bias is not None:
             hidden = hidden + branch.down_bias
-        total = total + ACTIVATIONS[branch.act](hidden) @ (branch.up.weight * mask_b).T
+        total = total + (ACTIVATIONS[branch.act](hidden) * c) @ (branch.up.weight * mask_b).T
     return branch.scaling * (total if branch.up_bias is None else total + branch.up_bias)
 
 

@@ -39,7 +39,7 @@ def test_saved_folder_of_a_plain_again_model_names_the_base(tmp_path, verb):
 def test_convolution_net_keeps_its_running_statistics_in_training():
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=4)
-    capaboost_vit.adapt(model, "lora", targets="fc", head=[])
+    capaboost_vit.adapt(model, "lora", targets="fc", pattern="random", head=[])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = create_optimizer_v2(model, opt="adamw", lr=0.1)
     model.train()
@@ -63,7 +63,7 @@ def test_a_torch_model_that_timm_does_not_know_is_adapted_by_pattern():
     capaboost_vit.adapt(model, "lora", targets=["layers.*.linear1", "layers.*.linear2"], rank=2)
     torch.testing.assert_close(model.train()(x), before)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trained == 2 * 2 * 2 * (16 + 32)
+    assert trained == 2 * 2 * (2 * (16 + 32) + 2)  # with a coefficient for each rank
     assert str(capaboost_vit.summary(model, flops=False)).count("layers.") == 4
     with pytest.raises(ValueError, match="target 'query' matches nothing in TransformerEncoder"):
         capaboost_vit.adapt(nn.TransformerEncoder(layer, 1), "lora")

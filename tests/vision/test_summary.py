@@ -31,12 +31,13 @@ def vit_base():
 @pytest.mark.parametrize(
     ("method", "options", "counts"),
     [
-        ("lora", dict(rank=1), {"query": 18_432, "value": 18_432}),
-        ("lora", dict(rank=8), {"query": 147_456, "value": 147_456}),
+        ("lora", dict(rank=1, pattern="random"), {"query": 18_432, "value": 18_432}),
+        ("lora", dict(rank=8, pattern="random"), {"query": 147_456, "value": 147_456}),
+        ("lora", dict(rank=8), {"query": 147_456 + 96, "value": 147_456 + 96}),  # with coefficients
         ("lora", dict(rank=8, num_branches=4, density=0.25), {"query": 147_456, "value": 147_456}),
         ("lora", dict(rank=8, num_branches=1, density=1), {"query": 147_456, "value": 147_456}),
-        ("adapter", dict(bottleneck=8), {"mlp": 156_768}),
-        ("adapter", dict(bottleneck=64), {"mlp": 1_189_632}),
+        ("adapter", dict(bottleneck=8, pattern="random"), {"mlp": 156_768}),
+        ("adapter", dict(bottleneck=64, pattern="random"), {"mlp": 1_189_632}),
         ("prefix", dict(prefix_length=10), {"attn": 184_320}),
         ("prompt", dict(prompt_length=10), {"block": 92_160}),
         ("prompt", dict(prompt_length=10, deep=False), {"block": 7_680}),
@@ -70,7 +71,7 @@ def test_every_entry_is_live_where_no_mask_drops_it_everywhere(vit_base, options
 
 
 def test_frozen_branches_are_stored_but_not_trained(tiny):
-    model = tiny("lora")
+    model = tiny("lora", pattern="random")
     for branch in capaboost_vit.branches(model).values():
         branch.requires_grad_(False)
     counts = capaboost_vit.summary(model, flops=False).roles["query"]
@@ -80,7 +81,7 @@ def test_frozen_branches_are_stored_but_not_trained(tiny):
 
 def test_each_role_has_its_own_row(tiny):
     roles = ("query", "key", "value", "attn_out", "mlp_in", "mlp_out")
-    model = capaboost_vit.adapt(tiny("lora", targets=roles, rank=2), "adapter", bottleneck=2)
+    model = capaboost_vit.adapt(tiny("lora", targets=roles, rank=2, density=1), "adapter", bottleneck=2, density=1)
     counted = {role: c.stored for role, c in capaboost_vit.summary(model, flops=False).roles.items()}
     square, wide = 3 * 2 * (32 + 32), 3 * 2 * (32 + 128)
     assert counted == {
@@ -208,7 +209,7 @@ def test_the_model_is_untouched(tiny, wake, images, method, training):
 
 
 def test_the_table_says_what_the_numbers_are(tiny):
-    result = capaboost_vit.summary(tiny("lora"))
+    result = capaboost_vit.summary(tiny("lora", density=1))
     lines = str(result).splitlines()
     assert lines[0].split() == ["trained", "stored", "live", "vit_tiny_capaboost_lora"]
     assert lines[1].split()[:3] == ["query", "1,536", "1,536"]
@@ -217,7 +218,7 @@ def test_the_table_says_what_the_numbers_are(tiny):
     share = 100 * result.trained / result.total
     assert f"trained 3,237 of {result.total:,} parameters ({share:.2f} %)" in lines
     assert "GMACs" in lines[-1]
-    assert "GMACs" not in str(capaboost_vit.summary(tiny("lora"), flops=False))
+    assert "GMACs" not in str(capaboost_vit.summary(tiny("lora", density=1), flops=False))
 
 
 def test_a_summary_is_json(tiny):
@@ -237,7 +238,7 @@ def test_the_input_size_is_the_model_s_own_or_the_one_asked_for(tiny):
 
 def test_a_model_that_is_not_timm_s_needs_an_input_size():
     model = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(16, 4))
-    capaboost_vit.adapt(model, "lora", targets=("2",), rank=2)
+    capaboost_vit.adapt(model, "lora", targets=("2",), rank=2, density=1)
     with pytest.raises(
         ValueError, match=r"give input_size=\(channels, height, width\): Sequential does not tell its own"
     ):
@@ -256,5 +257,5 @@ def test_a_plain_model_has_a_summary_too(tiny):
 
 
 def test_a_features_only_net_has_a_summary_too(tiny):
-    result = capaboost_vit.summary(tiny("lora", features_only=True))
+    result = capaboost_vit.summary(tiny("lora", features_only=True, density=1))
     assert {role: c.stored for role, c in result.roles.items()} == {"query": 1_536, "value": 1_536}
