@@ -1,4 +1,4 @@
-"""docs/study.md says what its raw results say, and its picture is drawn from them."""
+"""docs/study.md and its details say what their raw results say, and the picture is drawn from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from capaboost_vit.study.page.grid import bootstrap
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "study"
-TEXT = (FOLDER.parent / "study.md").read_text()
+TEXT = "\n".join((FOLDER.parent / name).read_text() for name in ("study.md", "study_details.md"))
 TASKS = ("eurosat", "cifar100", "caltech101")
 CHOSEN = ("results.json", "remedies.json")  # where rates were chosen on val; seeds 0 to 4 of each method
 
