@@ -97,7 +97,7 @@ def test_all_methods_start_from_the_same_weights_and_data(trained, tmp_path):
     assert {result["config"]["epochs"] for result in results} == {1}
     plain, boosted = (result["method"][0] for result in results[1:3])
     assert (plain["num_branches"], plain["density"]) == (1, 1.0)
-    assert (boosted["num_branches"], boosted["density"]) == (2, 0.5)
+    assert (boosted["num_branches"], boosted["pattern"], boosted["coefficients"]) == (2, "sign", "rank")
     assert results[1]["parameters"]["trained"] == results[2]["parameters"]["trained"]
 
 
