@@ -71,8 +71,10 @@ def lora_cases(family: Family, group: str, rank: int) -> list[Case]:
             name = f"capaboost-d{d}" if execution == "auto" else f"capaboost-d{d}-{execution}"
             what = f"CapaBoost-LoRA d = {d}, execution {execution}"
             cases.append(Case(name, what, ours(d, execution=execution), CLASS_ROW))
+    default = partial(family.adapt, method="lora", rank=rank, alpha=float(rank), targets=targets)
     return [
         *cases,
+        Case("capaboost-default", "CapaBoost-LoRA as it is by default, with coefficients", default, CLASS_ROW),
         Case("capaboost-d2-fa", "CapaBoost-LoRA d = 2, A frozen (LoRA-FA)", ours(2, freeze_down=True), CLASS_ROW),
         Case("capaboost-d2-whole", "CapaBoost-LoRA d = 2, without short cuts", ours(2)),
     ]
