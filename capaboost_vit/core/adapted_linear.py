@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..io.options import check_value
-from .base import dense, is_plain_linear, meets, shape_of
+from .base import dense, is_plain_linear, meets, shape_of, size_of_parts
 from .branch import LowRankBranch
 from .first_rows import outputs, splits
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
@@ -48,14 +48,12 @@ class AdaptedLinear(Wrapper):
     ) -> None:
         rows, columns = shape_of(unwrap(base))
         super().__init__(base)
-        if rows % len(parts):
-            raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
-        check_value("an adapted part", [*branches], Any, {"choices": parts})
+        size = size_of_parts(unwrap(base), parts, branches)
         for name, branch in branches.items():
-            if (branch.out_features, branch.in_features) != (rows // len(parts), columns):
+            if (branch.out_features, branch.in_features) != (size, columns):
                 raise ValueError(
                     f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "
-                    f"the layer's part {columns} to {rows // len(parts)}"
+                    f"the layer's part {columns} to {size}"
                 )
         check_value("execution", execution, str, {"choices": EXECUTIONS})
         self.out_features, self.in_features = rows, columns

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..io.options import check_value
-from .base import dense, device_and_dtype, is_linear, is_plain_linear, kind_of, meets, operand, shape_of
+from .base import dense, device_and_dtype, is_linear, is_plain_linear, kind_of, meets, operand, shape_of, size_of_parts
 from .branch import LowRankBranch
 from .first_rows import outputs, splits
 from .inject import Anatomy, find_parts
@@ -69,13 +69,10 @@ class DenseUpdate(Wrapper):
         parts: tuple[str, ...] = ("all",),
         dropout: float = 0.0,
     ) -> None:
-        rows, _ = shape_of(unwrap(base))
+        size = size_of_parts(unwrap(base), parts, updates)
         super().__init__(base)
-        if rows % len(parts):
-            raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
-        check_value("an adapted part", [*updates], Any, {"choices": parts})
         check_value("dropout", dropout, float, {"low": 0, "below": 1})
-        self.out_features, self.size = rows, rows // len(parts)
+        self.out_features, self.size = size * len(parts), size
         self.parts, self.dropout = parts, dropout
         self.updates = nn.ModuleDict(updates)
         self.train(base.training)

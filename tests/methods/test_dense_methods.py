@@ -10,6 +10,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 from torch.nn import functional as F
+from vits import IMAGES, SMALL, vit
 
 import capaboost_vit
 from capaboost_vit import nlu
@@ -17,20 +18,9 @@ from capaboost_vit.core.base import dense
 from capaboost_vit.core.inject import branches
 from capaboost_vit.core.outline import outlines
 
-SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
-IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 METHODS = ("hira", "snell")
 every_method = pytest.mark.parametrize("method", METHODS)
-
-
-def vit(name="vit_tiny_patch16_224", **options):
-    torch.manual_seed(0)
-    model = timm.create_model(name, **{**SMALL, **options}).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape))
-    return model
 
 
 @torch.no_grad()

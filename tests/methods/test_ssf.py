@@ -9,25 +9,15 @@ import pytest
 import timm
 import torch
 from torch import nn
+from vits import IMAGES, SMALL, vit
 
 import capaboost_vit
 from capaboost_vit.core.inject import branches, detach
 from capaboost_vit.core.merge import merge
 
-SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
-IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
 OUTSIDE = ("patch_embed.proj.scales.all", "norm.scales.all")
 INSIDE = ("norm1.scales.all", "norm2.scales.all", "attn.proj.scales.all", "mlp.fc1.scales.all", "mlp.fc2.scales.all")
 QKV = tuple(f"attn.qkv.scales.{part}" for part in "qkv")
-
-
-def vit(name="vit_tiny_patch16_224", **options):
-    torch.manual_seed(0)
-    model = timm.create_model(name, **{**SMALL, **options}).eval()
-    with torch.no_grad():  # timm's start is so near zero that a scale would hardly show
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape))
-    return model
 
 
 @torch.no_grad()
