@@ -20,9 +20,14 @@ def _register_timm_models(_: Any = None) -> None:
     import_module(".vision.registry", __name__)
 
 
+def _register_bitsandbytes(bitsandbytes: Any) -> None:
+    import_module(".interop.bitsandbytes_layers", __name__).register(bitsandbytes)
+
+
 try:
     import wrapt
 except ImportError:
     _register_timm_models()
 else:
     wrapt.when_imported("timm")(_register_timm_models)
+    wrapt.when_imported("bitsandbytes")(_register_bitsandbytes)

@@ -57,10 +57,11 @@ def shape_of(layer: nn.Module) -> tuple[int, int]:
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
-    """Whether calling a layer is `F.linear` of stored tensors and nothing else."""
+    """Whether calling a layer is `F.linear` of stored tensors, none of them quantised, and nothing else."""
     stored = layer._parameters.keys() >= {"weight", "bias"}
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer).forward is nn.Linear.forward and "forward" not in vars(layer) and stored and not any(hooks)
+    own_forward = type(layer).forward is nn.Linear.forward and "forward" not in vars(layer)
+    return own_forward and stored and not any(hooks) and not is_traceable_wrapper_subclass(layer.weight)
 
 
 def is_norm(layer: nn.Module) -> bool:
@@ -86,8 +87,18 @@ def dense(layer: Any) -> Tensor:
     weight = getattr(layer, "weight", None)  # once: a spectral norm moves on with each look in training
     if lack := _lack(layer, weight):
         raise TypeError(lack)
-    weight = cast(Tensor, weight)
+    weight = plain_tensor(cast(Tensor, weight))
     return weight.t() if is_transposed(layer) else weight
+
+
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor of a quantised class (torchao's), dequantised; any other tensor as it is."""
+    return tensor.dequantize() if dequantizes(tensor) else tensor
+
+
+def dequantizes(tensor: Tensor) -> bool:
+    """Whether a tensor is of a class that says how it is dequantised; the method itself every tensor has."""
+    return is_traceable_wrapper_subclass(tensor) and type(tensor).dequantize is not Tensor.dequantize
 
 
 def why_not_dense(layer: nn.Module) -> str | None:

@@ -13,6 +13,7 @@ from ..io.options import suggest
 from .adapted import Prompted
 from .base import is_linear, kind_of, shape_of
 from .names import get, is_inside, matching, namer, slots
+from .quantised import check_trainable, prepare_backward
 from .wrapper import Frozen, Wrapper, unwrap
 
 
@@ -131,12 +132,15 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
     """Leaves only the branches and the modules named in `trainable` (names or patterns) to the optimiser.
 
     Batch norms and spectral norms (torch's parametrization) that are frozen also stop counting: they stay in evaluation
-    mode, whatever `model.train()` says. Raises ValueError if a name in `trainable` matches nothing, or a wrapper would
-    train nothing of what it adds.
+    mode, whatever `model.train()` says. Raises ValueError if a name in `trainable` matches nothing or a quantised
+    layer, or a wrapper would train nothing of what it adds.
     """
     chosen = {place.name for pattern in trainable for place in find(model, pattern)}
     model.requires_grad_(False)
+    for module in model.modules():
+        prepare_backward(module)
     for name in chosen:
+        check_trainable(get(model, name), name)
         get(model, name).requires_grad_(True)
     for name, wrapper in wrappers(model):
         trained = list(wrapper.trained())

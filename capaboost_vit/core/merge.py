@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import nn
 
-from .base import copied
+from .base import copied, why_not_dense
 from .inject import forget, replace_slots
 from .names import slots, wrappers_of
 from .precision import narrow
-from .wrapper import CannotMerge, NoShortCut, Wrapper
+from .quantised import can_dequantize, dequantized
+from .wrapper import CannotMerge, NoShortCut, Wrapper, unwrap
 
 
 @torch.no_grad()
-def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+def merge(model: nn.Module, *, inplace: bool = False, dequantize: bool = False) -> nn.Module:
     """A model without wrappers whose weights are W + dW, or scaled, formed in at least float32 and rounded once.
 
     Layers whose weight was parametrised (weight norm, spectral norm, orthogonal, pruned) are plain afterwards where
@@ -24,17 +26,22 @@ def merge(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     Args:
         model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
+        dequantize: quantised layers with an update become plain ones, as large as they were before they were quantised;
+            those without one stay quantised.
 
     Raises CannotMerge, a ValueError that says where, if it carries something that no weight can express (an adapter, a
     prefix, a gate), or a layer whose weights are integers. The model is as it was.
     """
-    refusals = unmergeable(model)
+    refusals = unmergeable(model, dequantize=dequantize)
     if refusals:
         name, reason = next(iter(refusals.items()))
         others = f", and likewise at {len(refusals) - 1} other places" if len(refusals) > 1 else ""
-        raise CannotMerge(f"cannot merge {name!r}: {reason}{others}")
+        # at all places alike
+        known = not dequantize and not unmergeable(model, dequantize=True)
+        hint = ", or merge(model, dequantize=True) for plain layers" if known else ""
+        raise CannotMerge(f"cannot merge {name!r}: {reason}{others}{hint}")
     model = model if inplace else copied(model)
-    replace_slots(model, _merged)
+    replace_slots(model, partial(_merged, dequantize=dequantize))
     narrow(model)
     forget(model)
     return model
@@ -56,16 +63,21 @@ def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module]) -> 
     return model
 
 
-def unmergeable(model: nn.Module) -> dict[str, str]:
-    """Why a slot cannot be merged, by its canonical name; empty where all can."""
+def unmergeable(model: nn.Module, *, dequantize: bool = False) -> dict[str, str]:
+    """Why a slot cannot be merged, by its canonical name; empty where all can. With `dequantize` see `merge`."""
     reasons = {}
     for name, module in slots(model):
         for wrapper in wrappers_of(module):
-            if reason := wrapper.cannot_merge():
+            base = unwrap(wrapper.base)
+            asked = dequantize and can_dequantize(base)
+            reason = wrapper.cannot_merge()
+            if reason and not (asked and reason == why_not_dense(base)):
                 reasons[name] = reason
     return reasons
 
 
-def _merged(module: nn.Module) -> nn.Module:
-    """What stands in a slot, its wrappers merged from the inside out."""
-    return module.merged(_merged(module.base)) if isinstance(module, Wrapper) else module
+def _merged(module: nn.Module, *, dequantize: bool = False, updated: bool = False) -> nn.Module:
+    """What stands in a slot, its wrappers merged from the inside out; `updated`: it stands in one."""
+    if isinstance(module, Wrapper):
+        return module.merged(_merged(module.base, dequantize=dequantize, updated=True))
+    return dequantized(module) if dequantize and updated and can_dequantize(module) else module

@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..core.names import distinct, namer
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
-from ..io.sealed import digest, read_sealed, write_sealed
-from .header import AdapterFileError, check_header, explained
+from ..io.sealed import read_sealed, write_sealed
+from .header import AdapterFileError, check_header, explained, fingerprint
 from .index import find_method
 
 FORMAT = "capaboost_vit.adapter"
@@ -198,12 +198,6 @@ def check_tensors(
             f"{in_model} in the model"
         )
     return ours, base_tensors
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
-    rounded = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in tensors.items()}
-    return digest(rounded)
 
 
 def _methods(model: nn.Module) -> list[dict[str, Any]]:

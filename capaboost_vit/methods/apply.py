@@ -15,6 +15,7 @@ from ..core.inject import Anatomy, attach, find, freeze_base, replace_slots, wra
 from ..core.names import get, wrappers_of
 from ..core.outline import outlines
 from ..core.precision import widen
+from ..core.quantised import check_trainable
 from ..core.wrapper import Wrapper, unwrap
 from .adapter_file import AdapterFile, check_tensors, load_adapter_file, read_adapter_file
 from .header import AdapterFileError, explained
@@ -55,6 +56,7 @@ def apply_method(
             raise ValueError(f"method {method.name!r} attaches nothing to this {type(model).__name__}")
         base_parameters = list(method.base_parameters(model))
         if method.trains_all:
+            check_trainable(model)
             model.requires_grad_(True)
         else:
             freeze_base(model, anatomy.head)

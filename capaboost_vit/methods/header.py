@@ -1,4 +1,4 @@
-"""The header of an adapter file: what it has to hold, of which types and in which ranges."""
+"""The header of an adapter file: what it has to hold, of which types and in which ranges; the base's fingerprint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..core.base import plain_tensor
 from ..io.options import check_value
+from ..io.sealed import digest
 from .index import make_method
 
 _MOST = 100_000  # for any size: beyond it a list of so many numbers is made before anything can be compared
@@ -107,3 +112,9 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(item)
     else:
         yield value
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
+    plain = ((name, plain_tensor(tensor)) for name, tensor in tensors.items())
+    return digest({name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in plain})

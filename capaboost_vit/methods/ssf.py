@@ -65,4 +65,4 @@ def _channels(layer: nn.Module, name: str) -> int:
             "SSF needs linear layers, convolutions, and layer or group norms with a weight for each channel, but "
             f"{name!r} is a {core.kind_of(layer)}"
         )
-    return len(weight)
+    return core.shape_of(layer)[0] if core.is_linear(layer) else len(weight)  # packed weights have other shapes
