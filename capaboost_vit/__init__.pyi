@@ -12,6 +12,9 @@ from .core.wrapper import CannotMerge as CannotMerge
 from .core.wrapper import NoShortCut as NoShortCut
 from .core.wrapper import Wrapper as Wrapper
 from .core.wrapper import merged_weights as merged_weights
+from .interop.loops import load_state_dict as load_state_dict
+from .interop.loops import param_groups as param_groups
+from .interop.loops import state_dict as state_dict
 from .interop.peft_export import export_peft as export_peft
 from .interop.peft_import import import_peft as import_peft
 from .methods.adapter_file import read_header as read_header
@@ -29,4 +32,5 @@ from .vision.adapters import load_adapter as load_adapter
 from .vision.adapters import save_adapter as save_adapter
 from .vision.anatomy import anatomy_of as anatomy_of
 from .vision.class_row import logits_only as logits_only
+from .vision.hub_folder import save_for_hf as save_for_hf
 from .vision.summary import summary as summary

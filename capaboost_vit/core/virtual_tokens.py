@@ -64,6 +64,10 @@ class VirtualTokens(nn.Module):
         tokens = self.table().sum(0)
         return tokens if self.mlp is None else self.mlp(tokens)
 
+    def no_weight_decay(self) -> set[str]:
+        """The table, as timm spares class tokens and position embeddings; an MLP's weights decay like any others."""
+        return {"table.weight"}
+
     def share(self, other: VirtualTokens) -> None:
         """From now on the table and the MLP's first layer are the other's own: one MLP with an output for each owner.
 

@@ -65,7 +65,7 @@ def write_adapter_file(
         head: canonical names of the classifier's modules, stored whether or not they are trained.
     """
     path = Path(path)
-    tensors, base_tensors = _split(model, head)
+    tensors, base_tensors = split_state(model, head)
     canonical = namer(model)
     mask_names = {
         canonical(f"{name}.mask")
@@ -173,7 +173,7 @@ def check_tensors(
         AdapterFileError: they differ.
     """
     path, header, stored = file.path, file.header, file.tensors
-    ours, base_tensors = _split(model, head, extra=frozenset(stored))
+    ours, base_tensors = split_state(model, head, extra=frozenset(stored))
     differences = {"missing": sorted(ours.keys() - stored.keys()), "unknown": sorted(stored.keys() - ours.keys())}
     misfits = [f"{len(names)} tensors {what} ({names[0]}, ...)" for what, names in differences.items() if names]
     if misfits:
@@ -214,7 +214,7 @@ def _effect(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**method().options(), **record}.items() if name not in skipped}
 
 
-def _split(
+def split_state(
     model: nn.Module, head: tuple[str, ...], extra: frozenset[str] = frozenset()
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(what belongs into the file, what is the base's), by canonical names, as the live tensors."""

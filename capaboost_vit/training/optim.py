@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_class, optimizer_kwargs
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    optimizer_kwargs,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -18,9 +24,7 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
 def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """timm's optimizer over the trained parameters; biases, norms and other vectors without weight decay, as timm does.
-
-    Parameters for which the method has a `learning_rates` factor stand in groups of their own.
+    """timm's optimizer over the trained parameters, in the groups of `parameter_groups`.
 
     torch's own Adam, AdamW and SGD are fused: a step of AdamW over fifty small tensors takes a fifth of the time on a
     CPU, and one kernel instead of hundreds on a GPU.
@@ -32,10 +36,13 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     devices = {p.device.type for p in model.parameters() if p.requires_grad}
     if not devices:
         raise ValueError("no parameter of the model is trained: choose a method, or give the model classes")
+    factors = dict(config.method.learning_rates(model)) if config.method is not None else {}
     try:
         kind = get_optimizer_class(config.opt.lower().rpartition("_")[2], bind_defaults=False)
         fused: dict[str, Any] = {"fused": True} if kind in _FUSED and devices <= {"cpu", "cuda"} else {}
-        optimizer = create_optimizer_v2(model, **optimizer_kwargs(config), **fused)  # the names are timm's
+        options = optimizer_kwargs(config)  # the names are timm's
+        decays = {name: options.pop(name, None) for name in ("weight_decay", "layer_decay")}
+        optimizer = create_optimizer_v2(parameter_groups(model, factors, **decays), **options, **fused)
     except (ValueError, AssertionError) as error:  # by assertions timm asks for CUDA, APEX or bitsandbytes
         raise ValueError(f"--opt {config.opt}: {error}") from error
     if getattr(optimizer, "is_second_order", False):
@@ -44,23 +51,45 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
         pack(optimizer.state_dict(), {})
     except TypeError as error:
         raise ValueError(f"--opt {config.opt}: {error}; choose adamw, sgd, lion, ...") from error
-    if config.method is not None:
-        _split_groups(optimizer, {id(p): factor for p, factor in config.method.learning_rates(model)})
     return optimizer
 
 
-def _split_groups(optimizer: torch.optim.Optimizer, factors: Mapping[int, float]) -> None:
-    """Gives parameters (by id) whose rate has a factor a group of their own, behind the one that they stand in."""
-    groups = []
-    for group in optimizer.param_groups:
+def parameter_groups(
+    model: nn.Module,
+    factors: Mapping[nn.Parameter, float],
+    *,
+    weight_decay: float,
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """timm's groups of the trained parameters: `params`, `weight_decay` and, where a rate has a factor, `lr_scale`.
+
+    Without weight decay are biases, norms, gains, coefficients and other vectors, as in timm, and what a module of the
+    model names in its `no_weight_decay()`: timm's position embeddings and class tokens, our prompts.
+
+    Args:
+        factors: of the learning rate, by parameter; by the method's `learning_rates`, say.
+        layer_decay: timm's, of the learning rate from block to block; the factors are multiplied by it.
+    """
+    spared = [
+        f"{name}.{entry}" if name else entry
+        for name, module in model.named_modules()
+        for entry in getattr(module, "no_weight_decay", tuple)()
+    ]
+    groups: list[dict[str, Any]]
+    if layer_decay is None:
+        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
+    else:
+        groups = param_groups_layer_decay(model, weight_decay, spared, layer_decay=layer_decay)
+    split = []
+    for group in groups:
         by_factor: dict[float, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+            by_factor.setdefault(factors.get(parameter, 1.0), []).append(parameter)
         for factor, parameters in by_factor.items():
             # lr_scale is timm's: its schedules multiply by it
             scale = {} if factor == 1 else {"lr_scale": group.get("lr_scale", 1.0) * factor}
-            groups.append({**group, "params": parameters, **scale})
-    optimizer.param_groups[:] = groups  # in place, as a lookahead holds the list of its inner optimizer
+            split.append({**group, "params": parameters, **scale})
+    return split
 
 
 def draws_numbers(optimizer: torch.optim.Optimizer) -> bool:

@@ -11,11 +11,10 @@ import timm
 import torch
 from safetensors.torch import save
 from timm.data import resolve_input_data_config
-from timm.models import save_for_hf
 from torch import nn
 
 from ..core.merge import fastest, merge
-from ..io.atomic import is_taken, new_folder, replacing
+from ..io.atomic import is_taken, replacing
 from ..io.json import read_object
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
@@ -28,6 +27,7 @@ from .class_row import logits_only
 from .config import TrainConfig
 from .data import checked_range, open_configured
 from .data.pixels import ValueRange
+from .hub_folder import save_for_hf
 from .loader import Normalise, image_eval_loader
 
 _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does not mean a folder
@@ -144,8 +144,7 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
 
     Args:
         output: a name that ends in .safetensors gets the plain state dict; any other becomes a folder in timm's hub
-            format (weights, arguments, class names and input configuration) for `timm.create_model("local-dir:...",
-            pretrained=True)`.
+            format (weights, arguments, class names and input configuration); see `save_for_hf`.
 
     Raises:
         FileExistsError: the output is there already; an empty folder is taken.
@@ -169,12 +168,9 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
         with replacing(output) as partial:
             partial.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
         return output
-    with new_folder(output) as folder:
-        labels: dict[str, Any] = {"label_names": list(saved.classes)}
-        if saved.value_range is not None:  # timm keeps what it does not know, but does not give it back
-            labels["value_range"] = saved.value_range
-        save_for_hf(saved.model, str(folder), labels, safe_serialization=True, data_config=dict(saved.input))
-    return output
+    return save_for_hf(
+        merged, output, class_names=saved.classes, data_config=dict(saved.input), value_range=saved.value_range
+    )
 
 
 def _from_timm_folder(folder: Path) -> Saved:

@@ -443,7 +443,7 @@ def test_a_merge_that_fails_half_way_leaves_nothing(finished, tmp_path, monkeypa
         Path(folder, "config.json").write_text("{")
         raise OSError("disk full")
 
-    monkeypatch.setattr("capaboost_vit.vision.saved.save_for_hf", fail)
+    monkeypatch.setattr("capaboost_vit.vision.hub_folder.timm_save_for_hf", fail)
     with pytest.raises(OSError, match="disk full"):
         merge_adapter(finished[0], tmp_path / "made")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,57 @@
+"""Folders in timm's hub format that transformers opens too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.models import save_for_hf as timm_save_for_hf
+from torch import nn
+
+from ..core.inject import uncompiled, wrappers
+from ..io.atomic import new_folder
+from ..io.json import read_object
+from .registry import parse_name
+
+
+def save_for_hf(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    class_names: Sequence[str] = (),
+    data_config: dict[str, Any] | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Path:
+    """Atomic write of a timm model, merged or of a registered name, for timm and transformers; returns the folder.
+
+    timm reads it by `create_model("local-dir:FOLDER", pretrained=True)`, transformers by
+    `AutoModelForImageClassification.from_pretrained(FOLDER)`; of a registered name, behind `import capaboost_vit`.
+
+    Args:
+        class_names: names of the classes, in the order of the labels.
+        data_config: timm's input configuration that the model was trained with; None takes the model's own.
+        value_range: black and white of the images; timm keeps what it does not know, but does not give it back.
+
+    Raises:
+        FileExistsError: the folder is there already; an empty one is taken.
+        ValueError: the model is none of timm's, or carries what no name in timm's registry stands for.
+    """
+    model, folder = uncompiled(model), Path(folder)
+    if not hasattr(model, "pretrained_cfg"):
+        raise ValueError(f"a {type(model).__name__} is no model of timm, whose folder this is: use save_adapter")
+    name: str = model.pretrained_cfg["architecture"]  # type: ignore[index, assignment]
+    if parse_name(name) is None and any(True for _ in wrappers(model)):
+        raise ValueError(f"timm would build a plain {name} from this folder: merge(model) first, or use save_adapter")
+    config: dict[str, Any] = {"label_names": list(class_names)} if class_names else {}
+    if value_range is not None:
+        config["value_range"] = value_range
+    with new_folder(folder) as partial:
+        timm_save_for_hf(model, str(partial), config, safe_serialization=True, data_config=data_config)
+        path = partial / "config.json"
+        written = read_object(path)
+        # transformers' TimmWrapper passes it once more; both read the number of classes at the top of the file
+        written.get("model_args", {}).pop("num_classes", None)
+        path.write_text(json.dumps(written, indent=2), encoding="utf-8")
+    return folder
