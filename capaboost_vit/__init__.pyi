@@ -21,6 +21,7 @@ from .interop.peft_import import import_peft as import_peft
 from .methods.adapter_file import read_header as read_header
 from .methods.apply import apply_method as apply_method
 from .methods.apply import fold as fold
+from .methods.combine import combine as combine
 from .methods.disabled import disabled as disabled
 from .methods.header import AdapterFileError as AdapterFileError
 from .methods.index import METHODS as METHODS

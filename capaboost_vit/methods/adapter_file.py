@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -18,6 +16,7 @@ from ..core.names import distinct, namer
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
 from ..io.sealed import read_sealed, write_sealed
+from . import mask_bits
 from .header import AdapterFileError, check_header, explained, fingerprint
 from .index import find_method
 
@@ -64,7 +63,6 @@ def write_adapter_file(
         header: JSON values added to the header; `base` should hold the base's architecture and tag.
         head: canonical names of the classifier's modules, stored whether or not they are trained.
     """
-    path = Path(path)
     tensors, base_tensors = split_state(model, head)
     canonical = namer(model)
     mask_names = {
@@ -72,22 +70,23 @@ def write_adapter_file(
         for name, module in model.named_modules()
         if isinstance(module, TiedMaskedWeight) and module.mask is not None
     }
-    packed = {
-        name: torch.from_numpy(np.packbits((t.cpu().numpy() > 0).reshape(-1))) if name in mask_names else t
-        for name, t in tensors.items()
-    }
     header = {
         **header,
         "base": {**header.get("base", {}), "fingerprint": fingerprint(base_tensors)},
         "methods": _methods(model),
         "head": sorted(head),
-        "masks": {
-            name: {"shape": list(tensors[name].shape), "signed": bool((tensors[name] < 0).any())}
-            for name in sorted(mask_names)
-        },
     }
-    write_sealed(path, FORMAT, VERSION, header, packed)
-    return path
+    return write_content(path, header, tensors, masks=mask_names)
+
+
+def write_content(
+    path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, masks: Collection[str]
+) -> Path:
+    """Writes a header and tensors, of which those named in `masks` become packed bits."""
+    header = {**header, "masks": {name: mask_bits.entry(tensors[name]) for name in sorted(masks)}}
+    stored = {name: mask_bits.packed(tensor) if name in masks else tensor for name, tensor in tensors.items()}
+    write_sealed(path, FORMAT, VERSION, header, stored)
+    return Path(path)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -115,11 +114,10 @@ def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise AdapterFileError(f"{path} holds values that are not finite in {name!r}")
         for name, mask in header["masks"].items():
-            packed, count = tensors.get(name), math.prod(mask["shape"])
-            if packed is None or packed.dtype != torch.uint8 or packed.numel() != -(-count // 8):
+            unpacked = mask_bits.unpacked(tensors.get(name), mask)
+            if unpacked is None:
                 raise AdapterFileError(f"{path} lacks the mask {name!r} that its header names")
-            bits = np.unpackbits(packed.numpy(), count=count).astype(np.int8)
-            tensors[name] = torch.from_numpy((2 * bits - 1 if mask["signed"] else bits).reshape(mask["shape"]))
+            tensors[name] = unpacked
     return AdapterFile(Path(path), header, tensors)
 
 
@@ -191,7 +189,7 @@ def check_tensors(
                 f"{path} does not fit this {type(model).__name__}: {name} is {tuple(tensor.shape)} in the file and "
                 f"{tuple(ours[name].shape)} in the model ({what}); {_origin(header)}"
             )
-    in_file, in_model = ([_effect(m) for m in methods] for methods in (header["methods"], _methods(model)))
+    in_file, in_model = ([effect(m) for m in methods] for methods in (header["methods"], _methods(model)))
     if in_file != in_model:
         raise AdapterFileError(
             f"{path} was made with other options than this {type(model).__name__} has: {in_file} in the file, "
@@ -204,7 +202,7 @@ def _methods(model: nn.Module) -> list[dict[str, Any]]:
     return getattr(model, "capaboost", {}).get("methods", [])
 
 
-def _effect(record: Mapping[str, Any]) -> dict[str, Any]:
+def effect(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide what a model computes and that no tensor of the file shows, such as alpha.
 
     An option at its default is as good as one that an earlier release did not have.

@@ -48,7 +48,7 @@ def test_several_methods_a_model_within_another_and_an_error_within_the_block():
     before = outer(IMAGES)
     with capaboost_vit.disabled(outer):
         assert torch.equal(outer(IMAGES), vit()(IMAGES))
-    with pytest.raises(RuntimeError, match="shape|channels|size"), capaboost_vit.disabled(outer):
+    with pytest.raises(RuntimeError, match=r"shape|channels|size"), capaboost_vit.disabled(outer):
         outer(IMAGES[:, :1])
     assert torch.equal(outer(IMAGES), before)
 
