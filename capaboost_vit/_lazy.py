@@ -24,7 +24,9 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[
 
     def get(name: str) -> Any:
         if name not in module_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            from .io.options import suggest
+
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{suggest(name, public)}")
         return getattr(import_module(f".{module_of[name]}", package), name)
 
     return get, lambda: public, public

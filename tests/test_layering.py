@@ -32,7 +32,7 @@ BELOW = {
     "study": {"run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
     "bench": {"vision", "nlu", "training", "methods", "core", "io", "_version"},
     "cli": {"bench", "study", "run", "interop", "vision", "nlu", "training", "methods", "core", "io", "_version"},
-    "_lazy": set(),
+    "_lazy": {"io"},
     "_version": set(),
     "__init__": {"interop", "vision", "methods", "core", "_lazy", "_version"},
 }

@@ -66,7 +66,12 @@ def spectrum(matrix: Tensor) -> Tensor:
 
 
 def ranks(matrix: Tensor) -> Ranks:
-    """The ranks of a matrix (out, in), all zero for the zero matrix; the threshold is that of its own dtype."""
+    """The ranks of a matrix (out, in), all zero for the zero matrix; the threshold is that of its own dtype.
+
+    Raises TypeError if it is no matrix.
+    """
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2:
+        raise TypeError(f"ranks takes a matrix (out, in), such as branch.delta_weight(), got {type(matrix).__name__}")
     s = spectrum(matrix)
     if s[0] == 0:
         return Ranks(0, 0.0, 0.0)

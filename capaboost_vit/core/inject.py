@@ -14,6 +14,7 @@ from .adapted import Prompted
 from .base import is_linear, kind_of, shape_of
 from .names import get, is_inside, matching, namer, slots
 from .quantised import check_trainable, prepare_backward
+from .record import forget, is_adapted, plain_model
 from .wrapper import Frozen, Wrapper, unwrap
 
 
@@ -122,7 +123,14 @@ def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Takes every wrapper off, in place: the very same base modules stand in their slots again, still frozen."""
+    """Takes every wrapper off, in place: the very same base modules stand in their slots again, still frozen.
+
+    Returns the model, without torch.compile's or a parallel wrapper around it. Raises ValueError, TypeError if it
+    carries nothing.
+    """
+    model = plain_model(model)
+    if not is_adapted(model):
+        raise ValueError(f"this {type(model).__name__} carries nothing to take off: call capaboost_vit.adapt first")
     replace_slots(model, unwrap)
     forget(model)
     return model
@@ -203,31 +211,6 @@ def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) ->
                 descend(changed[module])
 
     descend(model)
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The model that torch.compile has wrapped, or as it is."""
-    inner: nn.Module = getattr(model, "_orig_mod", model)
-    return inner
-
-
-def adapted_model(model: nn.Module, adapt: str) -> nn.Module:
-    """The same, once it is sure that something was added. Raises ValueError that names the function `adapt`."""
-    model = uncompiled(model)
-    if not hasattr(model, "capaboost"):
-        raise ValueError(f"this {type(model).__name__} carries no adapter: call {adapt}(model, ...) first")
-    return model
-
-
-def forget(model: nn.Module) -> None:
-    """Drops the record of the methods, also where timm notes how to build the model (its `save_for_hf` writes that)."""
-    record = model.__dict__.pop("capaboost", {})
-    model.__dict__.pop("save_pretrained", None)  # what `adapt` has put before that of the class
-    if "base" in record and isinstance(getattr(model, "pretrained_cfg", None), dict):
-        model.pretrained_cfg["architecture"] = record["base"]["architecture"]  # type: ignore[index, operator]
-    options = {option for method in record.get("methods", ()) for option in method}
-    if hasattr(model, "_model_args"):
-        model._model_args = {k: v for k, v in model._model_args.items() if k not in options}  # type: ignore
 
 
 def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:

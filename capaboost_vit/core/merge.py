@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from .base import copied, why_not_dense
-from .inject import forget, replace_slots
+from .inject import replace_slots
 from .names import slots, wrappers_of
 from .precision import narrow
 from .quantised import can_dequantize, dequantized
+from .record import check_no_peft, forget, is_adapted, plain_model
 from .wrapper import CannotMerge, NoShortCut, Wrapper, unwrap
 
 
@@ -25,13 +26,19 @@ def merge(model: nn.Module, *, inplace: bool = False, dequantize: bool = False) 
     something was merged into them.
 
     Args:
-        model: the adapted model; unless `inplace` it is copied and stays as it is: undoing needs no arithmetic.
+        model: the adapted model, also behind torch.compile or DistributedDataParallel; unless `inplace` it is copied
+            and stays as it is: undoing needs no arithmetic.
         dequantize: quantised layers with an update become plain ones, as large as they were before they were quantised;
             those without one stay quantised.
 
     Raises CannotMerge, a ValueError that says where, if it carries something that no weight can express (an adapter, a
-    prefix, a gate), or a layer whose weights are integers. The model is as it was.
+    prefix, a gate), or a layer whose weights are integers; ValueError, TypeError if it carries nothing. The model is as
+    it was.
     """
+    model = plain_model(model)
+    check_no_peft(model)
+    if not is_adapted(model):
+        raise ValueError(f"this {type(model).__name__} carries nothing to merge: call capaboost_vit.adapt first")
     refusals = unmergeable(model, dequantize=dequantize)
     if refusals:
         name, reason = next(iter(refusals.items()))
@@ -56,7 +63,7 @@ def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module]) -> 
     Args:
         logits_only: makes the twin, where it is known how; else the merged model is it.
     """
-    if not unmergeable(model):
+    if is_adapted(model) and not unmergeable(model):
         model = merge(model, inplace=True)
     with suppress(NoShortCut):
         return logits_only(model)

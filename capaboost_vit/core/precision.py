@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,16 +43,20 @@ def narrow(model: nn.Module) -> None:
 
 def _inputs_in_its_dtype(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
     weight = next(p for p in module.parameters() if p.is_floating_point())
-
-    def cast(value: Any) -> Any:
-        return operand(value, weight) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    return tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
+    return _each((args, kwargs), lambda tensor: operand(tensor, weight))
 
 
 def _output_in_that_of_the_model(module: nn.Module, args: Any, output: Any) -> Any:
-    floating = isinstance(output, Tensor) and output.is_floating_point()
-    return output.to(getattr(module, _MARK).dtype) if floating else output
+    return _each(output, lambda tensor: tensor.to(getattr(module, _MARK).dtype))
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with its floating-point tensors changed, also those in lists, tuples and dicts (a decoder's input)."""
+    if isinstance(value, Tensor):
+        return change(value) if value.is_floating_point() else value
+    if type(value) in (list, tuple):
+        return type(value)(_each(item, change) for item in value)
+    return {key: _each(item, change) for key, item in value.items()} if type(value) is dict else value
 
 
 def casts(hook: Any) -> bool:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .. import nlu
-from ..core.inject import detach, uncompiled, wrappers
+from ..core.inject import detach
 from ..core.mixture import Groups, mixture
+from ..core.record import is_adapted, plain_model
 from ..core.variant import Variant, changed_since, state_of
 from ..io.options import suggest
 from ..methods.adapter_file import AdapterFile, read_adapter_file
@@ -44,8 +45,8 @@ class AdapterBank(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        inner = uncompiled(model)
-        if _is_adapted(inner):
+        inner = plain_model(model)
+        if is_adapted(inner):
             raise ValueError(
                 f"this {type(inner).__name__} carries an adapter already: give AdapterBank the base model, "
                 "and the adapter as a file to add"
@@ -83,7 +84,7 @@ class AdapterBank(nn.Module):
         if name in self._variants:
             raise ValueError(f"there is an adapter {name!r} already: call remove({name!r}) first, or choose another")
         self._check_unchanged()
-        file, model, active = read_adapter_file(path), uncompiled(self.model), self._active
+        file, model, active = read_adapter_file(path), plain_model(self.model), self._active
         load: Callable[..., Any] = nlu.load_adapter if "text" in file.header else load_adapter
         fingerprint = file.header["base"]["fingerprint"]
         self.use(None)
@@ -111,8 +112,8 @@ class AdapterBank(nn.Module):
         if self._active is not None:
             self._variants[self._active].take_out()
         self._active = name
-        model = uncompiled(self.model)
-        if _is_adapted(model):
+        model = plain_model(self.model)
+        if is_adapted(model):
             detach(model)
         if name is not None:
             self._variants[name].put_in()
@@ -147,7 +148,7 @@ class AdapterBank(nn.Module):
         names = list(names)
         self._check(names)
         self._check_unchanged()
-        model, active = uncompiled(self.model), self._active
+        model, active = plain_model(self.model), self._active
         if torch.is_grad_enabled() and any(_recomputes(module) for module in model.modules()):
             raise ValueError("adapters cannot share a pass that is checkpointed: model.set_grad_checkpointing(False)")
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
@@ -180,7 +181,7 @@ class AdapterBank(nn.Module):
                 raise ValueError(f"no adapter {name!r} in the bank{suggest(str(name), self._variants)}; there: {there}")
 
     def _check_unchanged(self) -> None:
-        changed = _is_adapted(uncompiled(self.model))
+        changed = is_adapted(plain_model(self.model))
         if self._active is not None:
             changed = not all(change.stands() for change in self._variants[self._active].changes)
         if changed:
@@ -193,17 +194,13 @@ class AdapterBank(nn.Module):
         """Moves and casts all adapters, not only the one in use: what is behind `bank.to`."""
         active = self._active
         super(AdapterBank, self.use(None))._apply(fn, recurse)
-        base = state_of(uncompiled(self.model))
+        base = state_of(plain_model(self.model))
         for name, variant in self._variants.items():
             variant.put_in()
             super()._apply(fn, recurse)
             self._variants[name] = changed_since(base)
             self._variants[name].take_out()
         return self.use(active)
-
-
-def _is_adapted(model: nn.Module) -> bool:
-    return hasattr(model, "capaboost") or any(True for _ in wrappers(model))
 
 
 def _recomputes(module: nn.Module) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.inject import adapted_model
+from ..core.heads import head_names, head_of
 from ..core.names import get
+from ..core.record import adapted_model
 from ..methods.adapter_file import split_state
 from ..methods.index import make_method
 from ..training.optim import parameter_groups
-from .peft_format import head_names
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def state_dict(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: the model carries nothing that `adapt` added.
     """
-    model = adapted_model(model, "capaboost_vit.adapt")
+    model = adapted_model(model)
     return {name: tensor.detach() for name, tensor in split_state(model, head_names(model))[0].items()}
 
 
@@ -73,7 +73,7 @@ def param_groups(
     Raises:
         ValueError: the model carries nothing that `adapt` added, or a rate is given for what it does not have.
     """
-    inner = adapted_model(model, "capaboost_vit.adapt")
+    inner = adapted_model(model)
     methods = [make_method(**record) for record in inner.capaboost["methods"]]  # type: ignore[index]
     if loraplus_ratio is not None:
         ratio: Any = {"loraplus_lr_ratio": loraplus_ratio}
@@ -84,7 +84,7 @@ def param_groups(
         methods = [dataclasses.replace(m, **ratio) if has else m for m, has in zip(methods, have, strict=True)]
     factors = {parameter: factor for method in methods for parameter, factor in method.learning_rates(inner)}
     if head_lr is not None:
-        head = {p for name in head_names(inner) for p in get(inner, name).parameters() if p.requires_grad}
+        head = {p for name in head_of(inner) for p in get(inner, name).parameters() if p.requires_grad}
         if not head:
             raise ValueError(f"head_lr {head_lr}: no head of this {type(inner).__name__} is trained: leave it out")
         factors |= {parameter: factors.get(parameter, 1.0) * head_lr / lr for parameter in head}

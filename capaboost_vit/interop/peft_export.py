@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core.base import is_transposed
-from ..core.inject import adapted_model
+from ..core.heads import head_names
 from ..core.names import namer, slots, wrappers_of
+from ..core.record import adapted_model
 from ..core.wrapper import Frozen, Wrapper, unwrap
 from ..io.atomic import is_taken, new_folder
 from ..methods.index import make_method
@@ -24,7 +25,7 @@ from ..nlu.saved import open_trained
 from ..training.saved import ModelSource, open_source
 from ..vision.saved import open_saved
 from .peft_check import check_reading
-from .peft_format import CONFIG, PREFIX, WEIGHTS, head_names, import_client, is_transformers_model
+from .peft_format import CONFIG, PREFIX, WEIGHTS, import_client, is_transformers_model
 
 _INSTEAD = "merge writes it into the weights, save_adapter keeps it"
 # ends of the names of transformers' classes: PEFT's kind of task, by which it chooses its own class
@@ -57,7 +58,7 @@ def export_peft(model: nn.Module, folder: str | Path) -> Path:
         FileExistsError: the folder is there already; an empty one is taken. ModuleNotFoundError: no peft.
     """
     peft, folder = import_client(), Path(folder)
-    model = adapted_model(model, "capaboost_vit.adapt")
+    model = adapted_model(model)
     layers = _lora_layers(model)
     saved = _modules_to_save(model, layers)
     config = peft.LoraConfig(**_settings(model, layers, saved))

@@ -6,9 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from ..nlu.anatomy import head_names as text_head_names
-from ..vision.anatomy import head_names as image_head_names
-
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # the files of a folder
 PREFIX = "base_model.model."  # of its tensors: PEFT's two wrappers around the model
 
@@ -26,8 +23,3 @@ def import_client() -> Any:
 def is_transformers_model(model: nn.Module) -> bool:
     """Whether a model is one of transformers."""
     return hasattr(getattr(model, "config", None), "model_type")
-
-
-def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Canonical names of the classifier's modules."""
-    return (text_head_names if is_transformers_model(model) else image_head_names)(model)

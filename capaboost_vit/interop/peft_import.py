@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..core.adapted_linear import AdaptedLinear
 from ..core.base import is_linear, kind_of, shape_of
 from ..core.branch import LowRankBranch
-from ..core.inject import uncompiled
 from ..core.names import carries, get, namer, slots
+from ..core.record import check_no_peft, plain_model
 from ..core.wrapper import unwrap
 from ..io.json import read_object
 from ..io.options import check_value, suggest
@@ -62,7 +62,8 @@ def import_peft(model: M, folder: str | Path) -> M:
             starts that change the base), is damaged, or does not fit the model (no such layers, other shapes, LoRA
             there already), which is unchanged then.
     """
-    folder, inner = Path(folder), uncompiled(model)
+    folder, inner = Path(folder), plain_model(model)
+    check_no_peft(inner)
     config, tensors = _read(folder)
     factors, others = _sorted(folder, tensors)
     with explained(folder):

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..core.names import distinct, namer
+from ..core.names import distinct, namer, slots
+from ..core.record import adapted_part
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
 from ..io.sealed import read_sealed, write_sealed
 from . import mask_bits
-from .header import AdapterFileError, check_header, explained, fingerprint
+from .header import AdapterFileError, check_header, completed, explained, fingerprint, origin
 from .index import find_method
 
 FORMAT = "capaboost_vit.adapter"
@@ -62,7 +63,14 @@ def write_adapter_file(
     Args:
         header: JSON values added to the header; `base` should hold the base's architecture and tag.
         head: canonical names of the classifier's modules, stored whether or not they are trained.
+
+    Raises ValueError as `adapted_part` does.
     """
+    inside, part = adapted_part(model)
+    record: dict[str, Any] = part.capaboost  # type: ignore[assignment]
+    present = {name for name, module in slots(part) if next(module.parameters(), None) is not None}
+    trained_head = [f"{inside}.{name}" if inside else name for name in record["head"] if name in present]
+    head = (*head, *trained_head)
     tensors, base_tensors = split_state(model, head)
     canonical = namer(model)
     mask_names = {
@@ -73,8 +81,10 @@ def write_adapter_file(
     header = {
         **header,
         "base": {**header.get("base", {}), "fingerprint": fingerprint(base_tensors)},
-        "methods": _methods(model),
-        "head": sorted(head),
+        "inside": inside,
+        "methods": record["methods"],
+        "head": sorted(set(head)),
+        "trained_head": trained_head,
     }
     return write_content(path, header, tensors, masks=mask_names)
 
@@ -105,8 +115,8 @@ def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
     if isinstance(path, AdapterFile):
         return path
     header, tensors = read_sealed(path, FORMAT, VERSION, error=AdapterFileError)
-    header.setdefault("class_names", [])
     with explained(path):
+        header = completed(header)
         check_header(header)
         for name, tensor in tensors.items():
             if tensor.dtype not in _DTYPES:
@@ -152,7 +162,7 @@ def load_adapter_file(
     if not force and file.header["base"]["fingerprint"] != fingerprint(base_tensors):
         raise AdapterFileError(
             f"{file.path} was trained on other base weights than this {type(model).__name__} has (fingerprints "
-            f"differ); {_origin(file.header)}; load those weights, or pass force=True if you know that they are equal "
+            f"differ); {origin(file.header)}; load those weights, or pass force=True if you know that they are equal "
             "in effect"
         )
     with torch.no_grad():
@@ -176,7 +186,7 @@ def check_tensors(
     misfits = [f"{len(names)} tensors {what} ({names[0]}, ...)" for what, names in differences.items() if names]
     if misfits:
         raise AdapterFileError(
-            f"{path} does not fit this {type(model).__name__}: {'; '.join(misfits)}; {_origin(header)}"
+            f"{path} does not fit this {type(model).__name__}: {'; '.join(misfits)}; {origin(header)}"
         )
     for name, tensor in stored.items():
         if tensor.is_floating_point() != ours[name].is_floating_point():
@@ -187,7 +197,7 @@ def check_tensors(
             what = "num_classes differs" if in_head else "another architecture or options"
             raise AdapterFileError(
                 f"{path} does not fit this {type(model).__name__}: {name} is {tuple(tensor.shape)} in the file and "
-                f"{tuple(ours[name].shape)} in the model ({what}); {_origin(header)}"
+                f"{tuple(ours[name].shape)} in the model ({what}); {origin(header)}"
             )
     in_file, in_model = ([effect(m) for m in methods] for methods in (header["methods"], _methods(model)))
     if in_file != in_model:
@@ -199,7 +209,8 @@ def check_tensors(
 
 
 def _methods(model: nn.Module) -> list[dict[str, Any]]:
-    return getattr(model, "capaboost", {}).get("methods", [])
+    methods: list[dict[str, Any]] = adapted_part(model)[1].capaboost["methods"]  # type: ignore[index, assignment]
+    return methods
 
 
 def effect(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,12 +242,3 @@ def split_state(
             inside |= {canonical(name) for name in module.added_state(f"{path}." if path else "")} & state.keys()
     base_tensors = {name: state[name].detach() for name in sorted(state.keys() - inside)}
     return {name: state[name] for name in sorted(inside)}, base_tensors
-
-
-def _origin(header: Mapping[str, Any]) -> str:
-    """Where a file comes from, for error messages."""
-    base = header["base"]
-    name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or "an unknown base"
-    methods = " + ".join(method["method"] for method in header["methods"]) or "no method"
-    classes = f", {header['num_classes']} classes" if "num_classes" in header else ""
-    return f"it was made for {name} ({methods}{classes})"

@@ -1,27 +1,30 @@
-"""Where methods meet a model: they are applied, loaded with an adapter file, and folded."""
+"""Where methods meet a model: they are applied, and folded."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..core.base import dtype_of
-from ..core.inject import Anatomy, attach, find, freeze_base, replace_slots, wrappers
+from ..core.heads import find_head, loose_parameters
+from ..core.inject import Anatomy, attach, find, freeze_base, wrappers
 from ..core.names import get, wrappers_of
-from ..core.outline import outlines
 from ..core.precision import widen
 from ..core.quantised import check_trainable
-from ..core.wrapper import Wrapper, unwrap
-from .adapter_file import AdapterFile, check_tensors, load_adapter_file, read_adapter_file
-from .header import AdapterFileError, explained
+from ..core.record import check_no_peft, is_adapted, plain_model
+from ..core.wrapper import unwrap
 from .index import make_method
 from .method import Method
 from .pretrained import save_readably
+from .undo import unchanged_on_error
+
+_log = logging.getLogger("capaboost_vit")
 
 
 def apply_method(
@@ -30,7 +33,7 @@ def apply_method(
     """Adds a method's branches to a model in place and freezes the rest; the canonical names of the adapted modules.
 
     Trained afterwards: every branch, those of earlier methods too, the modules that `anatomy.head` names, and what else
-    the method trains. What was applied is remembered in `model.capaboost`, for adapter files.
+    the method trains. What was applied, and which head, is remembered in `model.capaboost`, for adapter files.
 
     Args:
         autocast_adapter_dtype: beside a bfloat16 or float16 base, branches and head are float32, their inputs are cast
@@ -38,12 +41,22 @@ def apply_method(
             the method trains (norm, bitfit, full) keep theirs.
 
     Raises:
-        ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, or a method that
-            attaches nothing though it has wrappers to attach, or trains nothing; the model is unchanged.
+        ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, a model that
+            carries PEFT's layers or is wrapped for training, or a method that attaches nothing though it has wrappers
+            to attach, or trains nothing beside the head though it has more to train; the model is unchanged.
     """
+    if (inner := plain_model(model)) is not model:
+        raise ValueError(
+            f"this {type(model).__name__} wraps a {type(inner).__name__}: adapt that first, and wrap it afterwards"
+        )
+    check_no_peft(model)
+    if adapted := [name for name, part in model.named_modules() if name and "capaboost" in part.__dict__]:
+        raise ValueError(
+            f"model.{adapted[0]} is adapted already, and an adapter file is of one model: give that, or detach it first"
+        )
     earlier = set(model.modules())
     names: dict[str, None] = {}  # in order, each once
-    with _unchanged_on_error(model):
+    with unchanged_on_error(model):
         for name, wrapper in method.build(model, anatomy):
             slot = wrappers_of(get(model, name))
             if not method.stacks and any(type(other) is type(wrapper) and other in earlier for other in slot):
@@ -55,74 +68,30 @@ def apply_method(
         if not names and type(method).build is not Method.build:
             raise ValueError(f"method {method.name!r} attaches nothing to this {type(model).__name__}")
         base_parameters = list(method.base_parameters(model))
+        head = list(dict.fromkeys(place.name for pattern in anatomy.head for place in find(model, pattern)))
+        in_head = {parameter for name in head for parameter in get(model, name).parameters()}
         if method.trains_all:
             check_trainable(model)
             model.requires_grad_(True)
         else:
-            freeze_base(model, anatomy.head)
+            freeze_base(model, head)
         for parameter in base_parameters:
             parameter.requires_grad_(True)
-        if not names and not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(
-                f"method {method.name!r} trains nothing of this {type(model).__name__}: name modules with head=, or "
-                "take lora or full"
-            )
+        idle = type(method).base_parameters is not Method.base_parameters and in_head.issuperset(base_parameters)
+        if not names and (idle or not any(parameter.requires_grad for parameter in model.parameters())):
+            beside = " beside its head: take head, lora" if in_head else ": name modules with head=, or take lora"
+            raise ValueError(f"method {method.name!r} trains nothing of this {type(model).__name__}{beside} or full")
         if not autocast_adapter_dtype:
             for _, wrapper in wrappers(model):
                 for parameter in () if wrapper in earlier else wrapper.added_parameters():
                     parameter.data = parameter.data.to(dtype_of(unwrap(wrapper)))
         elif not method.trains_all:
-            for place in (place for pattern in anatomy.head for place in find(model, pattern)):
-                widen(model, get(model, place.name))
+            for name in head:
+                widen(model, get(model, name))
     record: dict[str, Any] = getattr(model, "capaboost", {})
     methods = [*record.get("methods", []), method.record()]
-    model.capaboost = {**record, "methods": methods}  # type: ignore[assignment]
+    model.capaboost = {**record, "methods": methods, "head": sorted(head)}  # type: ignore[assignment]
     return list(names)
-
-
-@contextmanager
-def _unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """Where the block raises, the model gets back its wrappers, its record, and which parameters are trained."""
-    restore = _restoring(model)
-    try:
-        yield
-    except Exception:
-        restore()
-        raise
-
-
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Behind the block the model has its wrappers, its record, and which parameters are trained, as before."""
-    restore = _restoring(model)
-    try:
-        yield
-    finally:
-        restore()
-
-
-def _restoring(model: nn.Module) -> Callable[[], None]:
-    earlier = set(model.modules())
-    trained = [p for p in model.parameters() if p.requires_grad]
-    record = getattr(model, "capaboost", None)
-
-    def older(module: nn.Module) -> nn.Module:
-        while isinstance(module, Wrapper) and module not in earlier:
-            module = module.base
-        return module
-
-    def restore() -> None:
-        replace_slots(model, older)
-        if record is None:
-            for name in ("capaboost", "save_pretrained"):
-                model.__dict__.pop(name, None)
-        else:
-            model.capaboost = record
-        model.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-    return restore
 
 
 def adapt_model(
@@ -131,94 +100,83 @@ def adapt_model(
     base: Mapping[str, Any],
     method: str | Method,
     *,
-    head: Sequence[str] | None = None,
+    head: str | Sequence[str] | None = None,
     autocast_adapter_dtype: bool = True,
     **options: Any,
 ) -> None:
     """`apply_method` with a method by name, with its options, or as it is; the base is noted in `model.capaboost`.
 
+    What is trained stands in the log (INFO, of the logger `capaboost_vit`). Where no head is found, a UserWarning says
+    what to type.
+
     Args:
         base: what adapter files say of the base, unless an earlier method has noted it.
-        head: names or patterns of further modules to train; None takes the anatomy's.
+        head: names or patterns of further modules to train; none: (). None takes those of an earlier call, or those of
+            the anatomy.
         autocast_adapter_dtype: see `apply_method`.
 
     Raises:
-        ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
+        ValueError, TypeError: an unknown method or option, a target that matches nothing, or a head without parameters;
+            the model is unchanged.
     """
     if isinstance(method, str):
         method = make_method(method, **options)
     elif options:
         raise TypeError(f"a method that is made already takes no options, got {', '.join(options)}")
-    if head is not None:
-        for name in head:
-            find(model, name)  # refuses before anything is changed
-        anatomy = dataclasses.replace(anatomy, head=tuple(head))
-    apply_method(model, anatomy, method, autocast_adapter_dtype=autocast_adapter_dtype)
+    chosen = getattr(model, "capaboost", {}).get("head") or anatomy.head if head is None else head
+    chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    for name in chosen:  # refused before anything is changed
+        if not any(True for place in find(model, name) for _ in get(model, place.name).parameters()):
+            raise ValueError(f"head={name!r} names nothing with parameters in this {type(model).__name__}")
+    loose = loose_parameters(model) if not method.trains_all else ()
+    unknown = head is None and not chosen and not method.trains_all and find_head(model) is None
+    names = apply_method(
+        model, dataclasses.replace(anatomy, head=chosen), method, autocast_adapter_dtype=autocast_adapter_dtype
+    )
     model.capaboost = {"base": dict(base), **model.capaboost}  # type: ignore[assignment, dict-item]
     save_readably(model)
+    parameters = [*model.parameters()]
+    if not any(parameter.is_meta for parameter in parameters):  # not for an outline, nor twice where a file is loaded
+        total = sum(p.numel() for p in parameters)
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        _log.info(
+            "%s trains %s of %s parameters of this %s: %d adapted modules, head: %s",
+            *(method.name, f"{trained:,}", f"{total:,}", type(model).__name__, len(names), ", ".join(chosen) or "none"),
+        )
+    if head is None and loose:
+        _warn(
+            f"{method.name} freezes {', '.join(loose)} of this {type(model).__name__} itself: call "
+            f"model.{loose[0]}.requires_grad_(True) afterwards to train it, or name what is trained with head="
+        )
+    if unknown:
+        with_parameters = [(name, child) for name, child in model.named_children() if [*child.parameters()]]
+        plain = [name for name, child in with_parameters if not is_adapted(child)]
+        _warn(
+            f"no head was found in this {type(model).__name__}, so all but what {method.name} adds is frozen: name "
+            f"what is trained from the first step, head={tuple(plain[-1:] or ['name'])!r}, or head=() for none"
+        )
 
 
-def load_into(
-    model: nn.Module,
-    file: str | Path | AdapterFile,
-    *,
-    architecture: str,
-    adapt: Callable[..., Any],
-    head_names: Callable[[nn.Module], tuple[str, ...]],
-    force: bool = False,
-) -> None:
-    """Loads an adapter file, adding the branches first where the model has none.
-
-    Args:
-        architecture: of the model, as files call it.
-        adapt: `adapt(model, **record)` adds a method as a file has recorded it.
-        head_names: names of the classifier's modules.
-        force: accept base weights whose fingerprint differs.
-
-    Raises:
-        AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
-    """
-    file = read_adapter_file(file)
-    with _unchanged_on_error(model):
-        if not hasattr(model, "capaboost"):
-            base = file.header["base"]["architecture"]
-            if architecture != base:
-                raise AdapterFileError(f"{file.path} was made for {base}, this model is {architecture}")
-            check_outline(model, file, adapt=adapt, head_names=head_names)
-            with explained(file.path):
-                for record in file.header["methods"]:
-                    adapt(model, **record)
-        load_adapter_file(model, file, head=head_names(model), force=force)
-
-
-def check_outline(
-    model: nn.Module,
-    file: AdapterFile,
-    *,
-    adapt: Callable[..., Any],
-    head_names: Callable[[nn.Module], tuple[str, ...]],
-) -> None:
-    """Compares the sizes that a file's header names with its tensors, before anything of these sizes is made.
-
-    The branches are added to the model as shapes alone, and taken off again. Raises AdapterFileError.
-    """
-    with _restored(model), explained(file.path):
-        # each parameter is a tensor of the file; those that are shared were made for each owner first
-        with outlines(parameters=4 * len(file.tensors)):
-            for record in file.header["methods"]:
-                adapt(model, **record, autocast_adapter_dtype=False)
-        check_tensors(model, file, head=head_names(model))
+def _warn(message: str) -> None:
+    """A UserWarning at the line outside of this package by which it was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == __name__.partition(".")[0]:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def fold(model: nn.Module) -> nn.Module:
     """Replaces each MLP of prefixes and prompts by its vectors, in place; the model computes the same.
 
     What was a table already is left alone. A prefix of 10 tokens for roberta-base is 184,320 values then, not 9,857,024
-    parameters.
+    parameters. Raises ValueError, TypeError if the model carries nothing.
     """
-    changed = [wrapper.fold() for _, wrapper in wrappers(model)]
-    if any(changed) and hasattr(model, "capaboost"):
-        record: dict[str, Any] = model.capaboost  # type: ignore[assignment]
-        methods = [make_method(**method).folded().record() for method in record["methods"]]
-        model.capaboost = {**record, "methods": methods}  # type: ignore[assignment]
+    plain = plain_model(model)
+    if not is_adapted(plain):
+        raise ValueError(f"this {type(plain).__name__} carries nothing to fold: call capaboost_vit.adapt first")
+    changed = [wrapper.fold() for _, wrapper in wrappers(plain)]
+    for module in plain.modules() if any(changed) else ():
+        if record := module.__dict__.get("capaboost"):
+            methods = [make_method(**method).folded().record() for method in record["methods"]]
+            module.capaboost = {**record, "methods": methods}  # type: ignore[assignment]
     return model

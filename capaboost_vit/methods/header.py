@@ -24,6 +24,8 @@ _HEADER: _Fields = {
     "base": (dict, {}),
     "methods": (tuple[dict, ...], {}),
     "head": (tuple[str, ...], {}),
+    "trained_head": (tuple[str, ...], {}),
+    "inside": (str, {}),
     "masks": (dict, {}),
     "class_names": (tuple[str, ...], {}),
     "num_classes": (int, {"low": 0, "high": 10_000_000}),
@@ -60,6 +62,11 @@ def explained(path: str | Path) -> Iterator[None]:
         raise AdapterFileError(f"{path} cannot be used: {reason[:500]}") from error
 
 
+def completed(header: Mapping[str, Any]) -> dict[str, Any]:
+    """A header with what those of earlier releases do not have: class names, and which head was trained, and where."""
+    return {"class_names": [], "inside": "", "trained_head": header.get("head", []), **header}
+
+
 def check_header(header: Mapping[str, Any]) -> None:
     """Checks a header by itself; what else it holds is left to who reads it.
 
@@ -84,6 +91,15 @@ def check_header(header: Mapping[str, Any]) -> None:
         make_method(**record)
     for part in ("base", "methods", "model_args"):
         _check_small(part, header.get(part, {}))
+
+
+def origin(header: Mapping[str, Any]) -> str:
+    """Where a file comes from, for error messages."""
+    base = header["base"]
+    name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or "an unknown base"
+    methods = " + ".join(method["method"] for method in header["methods"]) or "no method"
+    classes = f", {header['num_classes']} classes" if "num_classes" in header else ""
+    return f"it was made for {name} ({methods}{classes})"
 
 
 def _check(prefix: str, values: Mapping[str, Any], fields: _Fields, needed: Collection[str]) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from .._version import __version__
-from ..core.inject import adapted_model, uncompiled
+from ..core.record import adapted_part, plain_model
 from ..io.atomic import new_folder
 from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
-from ..methods.apply import load_into
 from ..methods.header import AdapterFileError, explained
+from ..methods.load import load_into
 from .anatomy import head_names
-from .models import adapt, create_text_model, quiet
+from .models import adapt, base_of, create_text_model, quiet
 from .tasks import get_task
 
 
@@ -40,10 +40,12 @@ def save_adapter(
     """
     import transformers
 
-    model = adapted_model(model, "capaboost_vit.nlu.adapt")
+    model = plain_model(model)
+    _, part = adapted_part(model, "capaboost_vit.nlu.adapt")
+    record: dict[str, Any] = part.capaboost  # type: ignore[assignment]
     versions = {"capaboost_vit": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     header: dict[str, Any] = {
-        "base": model.capaboost["base"],  # type: ignore[index]
+        "base": base_of(model) | (record.get("base", {}) if part is model else {}),
         "class_names": list(class_names),
         "versions": versions,
         "text": {"task": task, "max_length": max_length},
@@ -59,7 +61,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
-    inner = uncompiled(model)
+    inner = plain_model(model)
     file = read_kind(path, "load_adapter", text=True)
     load_into(inner, file, architecture=type(inner).__name__, adapt=adapt, head_names=head_names, force=force)
     return model

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
 
 from torch import nn
 
+from ..core.heads import head_names
 from ..core.inject import Anatomy, Site
 from ..core.names import norm_names, slots
 from ..core.wrapper import unwrap
@@ -58,19 +58,3 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         watching=WatchedAttention,
         head=head_names(model),
     )
-
-
-def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of what stands beside the encoder and was not pretrained with it: the classifier, and poolers of its own.
-
-    The head of a masked language model was; its output matrix is that of the embeddings. What `create_text_model`
-    found to be missing in the pretrained weights belongs to the head.
-    """
-    inner = cast(Any, unwrap(model))
-    base = getattr(inner, getattr(inner, "base_model_prefix", "") or "-", None)
-    fresh = getattr(inner, "fresh_modules", ())
-    if base is None or inner.get_output_embeddings() is not None:
-        return fresh
-    beside = [(name, child) for name, child in inner.named_children() if unwrap(child) is not unwrap(base)]
-    heads = [name for name, child in beside if next(child.parameters(), None) is not None]
-    return tuple(dict.fromkeys((*heads, *fresh)))

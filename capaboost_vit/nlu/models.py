@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from ..core.record import plain_model
 from ..methods import Method
 from ..methods.apply import adapt_model
 from .anatomy import anatomy_of
@@ -192,8 +193,13 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
         >>> model = AutoModelForSequenceClassification.from_pretrained("FacebookAI/roberta-base")
         >>> model = capaboost_vit.nlu.adapt(model, "lora", rank=8)
     """
+    plain_model(model)
+    adapt_model(model, anatomy_of(model), base_of(model), method, head=head, **options)
+    return model
+
+
+def base_of(model: nn.Module) -> dict[str, Any]:
+    """What adapter files say of a model of transformers: its class, and the hub id, if it is of the hub."""
     name = getattr(getattr(model, "config", None), "_name_or_path", "")
     is_local = not name or Path(name).exists() or Path(name).is_absolute()  # a folder, which others do not have
-    base = {"architecture": type(model).__name__, "tag": None if is_local else name}
-    adapt_model(model, anatomy_of(model), base, method, head=head, **options)
-    return model
+    return {"architecture": type(model).__name__, "tag": None if is_local else name}

@@ -16,13 +16,15 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
-from ..core.inject import adapted_model, uncompiled
 from ..core.outline import outlines
+from ..core.record import adapted_part, plain_model
+from ..io.options import suggest
 from ..methods import METHODS, Method
 from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
-from ..methods.apply import adapt_model, check_outline, load_into
+from ..methods.apply import adapt_model
 from ..methods.header import AdapterFileError, explained
 from ..methods.index import option_names
+from ..methods.load import check_outline, load_into
 from .anatomy import anatomy_of, head_names
 from .weights import create_base
 
@@ -39,7 +41,9 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
         model: a timm model, or any torch model when `targets` are name patterns such as `encoder.*.linear1`.
         method: the name of one of `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf; bitfit,
             norm, head (linear probe) or full (fine-tuning); or a method that is made already.
-        head: names or patterns of further modules to train; None takes a timm model's classifier.
+        head: names or patterns of further modules to train, () for none; None takes those of an earlier call, or what
+            `core.heads.find_head` finds: a classifier, what stands beside or behind a backbone. What is trained stands
+            in the log and in `model.capaboost["head"]`; where no head is found, a warning says what to type.
         options: of the method, see `capaboost_vit.methods`, such as `rank=8, num_branches=2, density=0.5,
             targets=("query", "value")`; and `autocast_adapter_dtype=False`, with which the branches and the head of a
             bfloat16 or float16 model have its dtype: they are float32 otherwise, as in PEFT.
@@ -48,15 +52,27 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
         The same model, still of its own class. A second call adds a second method.
 
     Raises:
-        ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
+        ValueError, TypeError: an unknown method or option, a target that matches nothing, a method that would train
+            nothing, or a model that PEFT or a parallel wrapper has changed; the model is unchanged.
 
     Example:
         >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224"), "lora", rank=4)
     """
-    pretrained_cfg = getattr(model, "pretrained_cfg", {})
-    base = {"architecture": pretrained_cfg.get("architecture", type(model).__name__), "tag": pretrained_cfg.get("tag")}
-    adapt_model(model, anatomy_of(model), base, method, head=head, **options)
+    if isinstance(model, str):
+        raise TypeError(f"adapt takes a model: timm.create_model({model!r:.100}){_near(model)} makes one")
+    plain_model(model)
+    adapt_model(model, anatomy_of(model), _base_of(model), method, head=head, **options)
     return model
+
+
+def _near(name: str) -> str:
+    return "" if timm.is_model(name) else suggest(name, timm.list_models())
+
+
+def _base_of(model: nn.Module) -> dict[str, Any]:
+    """What adapter files say of a base: timm's architecture and tag, or the name of its class."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return {"architecture": config.get("architecture") or type(model).__name__, "tag": config.get("tag")}
 
 
 def save_adapter(
@@ -72,19 +88,24 @@ def save_adapter(
     and names of classes, input size, mean and std, versions, and a fingerprint of the base weights.
 
     Args:
+        model: the adapted model, also behind torch.compile, DistributedDataParallel or DataParallel; or what contains
+            it (a detector, a LightningModule): the file then holds all that is trained there.
         class_names: names of the classes, in the order of the labels.
         data_config: timm's input configuration that the model was trained with; None takes the model's own.
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added.
+        ValueError: the model carries nothing that `adapt` added, or several adapted models or PEFT's layers, or is
+            sharded by FullyShardedDataParallel.
     """
-    model = adapted_model(model, "capaboost_vit.adapt")
+    model = plain_model(model)
+    _, part = adapted_part(model)
+    record: dict[str, Any] = part.capaboost  # type: ignore[assignment]
     header: dict[str, Any] = {
-        "base": model.capaboost["base"],  # type: ignore[index]
+        "base": _base_of(model) | (record.get("base", {}) if part is model or hasattr(model, "pretrained_cfg") else {}),
         "class_names": list(class_names),
         "versions": {"capaboost_vit": __version__, "torch": torch.__version__, "timm": timm.__version__},
     }
-    if hasattr(model, "pretrained_cfg"):
+    if hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes"):  # not timm's nets of features
         header["num_classes"] = model.num_classes
         options = {name for method in METHODS for name in option_names(method)}  # they stand in the methods' records
         left_out = {"pretrained", "num_classes"} | options
@@ -105,10 +126,11 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
-    inner = uncompiled(model)
-    architecture = getattr(inner, "pretrained_cfg", {}).get("architecture", type(inner).__name__)
+    inner = plain_model(model)
     file = read_kind(path, "load_adapter", text=False)
-    load_into(inner, file, architecture=architecture, adapt=adapt, head_names=head_names, force=force)
+    load_into(
+        inner, file, architecture=_base_of(inner)["architecture"], adapt=adapt, head_names=head_names, force=force
+    )
     return model
 
 

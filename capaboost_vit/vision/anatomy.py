@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..core.heads import head_names
 from ..core.inject import Anatomy, Site
 from ..core.names import get, norm_names, slots
 from ..core.wrapper import unwrap
@@ -34,7 +33,7 @@ _ROLES = {
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """The anatomy of a timm model: its roles, its classifier, and a prefix attention where it is a plain ViT.
+    """The anatomy of a timm model: its roles, its head, and a prefix attention where it is a plain ViT.
 
     Prefixes and prompts need attention without positions of its own: the roles `attn` and `block` exist only where
     every attention layer is timm's plain `Attention` and, for `block`, the model is a `VisionTransformer`. The role
@@ -50,13 +49,3 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         if isinstance(model, VisionTransformer):
             roles["block"] = (Site("blocks.*"),)
     return Anatomy(roles, PrefixAttention if plain else None, head=head_names(model))
-
-
-def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of a timm model's classifier modules; none for a model without `get_classifier` or without classes."""
-    if not hasattr(model, "get_classifier"):
-        return ()
-    heads = cast(Any, model).get_classifier()
-    heads = heads if isinstance(heads, (tuple, list)) else (heads,)
-    trained = [head for head in heads if isinstance(head, nn.Module) and any(True for _ in head.parameters())]
-    return tuple(name for name, module in slots(model) if any(module is head for head in trained))

@@ -10,7 +10,8 @@ from typing import Any
 from timm.models import save_for_hf as timm_save_for_hf
 from torch import nn
 
-from ..core.inject import uncompiled, wrappers
+from ..core.inject import wrappers
+from ..core.record import plain_model
 from ..io.atomic import new_folder
 from ..io.json import read_object
 from .registry import parse_name
@@ -38,7 +39,7 @@ def save_for_hf(
         FileExistsError: the folder is there already; an empty one is taken.
         ValueError: the model is none of timm's, or carries what no name in timm's registry stands for.
     """
-    model, folder = uncompiled(model), Path(folder)
+    model, folder = plain_model(model), Path(folder)
     if not hasattr(model, "pretrained_cfg"):
         raise ValueError(f"a {type(model).__name__} is no model of timm, whose folder this is: use save_adapter")
     name: str = model.pretrained_cfg["architecture"]  # type: ignore[index, assignment]

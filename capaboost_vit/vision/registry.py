@@ -119,6 +119,7 @@ def _feature_net(model: Any, options: dict[str, Any]) -> nn.Module:
     if kind == "list":
         layout = getattr(model, "output_fmt", "NCHW")
         net = FeatureListNet(model, flatten_sequential=True, **{"output_fmt": layout, **options})
+        net.capaboost = model.capaboost  # of the model it keeps the children alone, under other names
     else:
         net = FeatureGetterNet(model, **options)
     for name, value in metadata.items():

@@ -14,8 +14,10 @@ from torch import nn
 
 from ..core.analysis import Flops, Parameters, count_flops, count_parameters
 from ..core.base import copied, device_and_dtype, dtype_of
+from ..core.heads import head_of
 from ..core.inject import detach, find
 from ..core.names import get, namer
+from ..core.record import is_adapted, plain_model
 from ..core.wrapper import Wrapper
 from .anatomy import anatomy_of
 
@@ -42,6 +44,8 @@ class Summary:
         lines = [f"{'':<16}{'trained':>12}{'stored':>12}{'live':>12}   {self.name}"]
         for role, counts in {**self.roles, "all of them": _add(self.roles.values())}.items():
             lines.append(f"{role:<16}{counts.trained:>12,}{counts.stored:>12,}{counts.live:>12,}")
+        if any(counts.stored for counts in self.roles.values()) and not _add(self.roles.values()).trained:
+            lines.append("none of these is trained: they were frozen since, as get_peft_model does")
         share = 100 * self.trained / self.total if self.total else 0.0
         lines.append(f"trained {self.trained:,} of {self.total:,} parameters ({share:.2f} %)")
         if self.flops is not None and self.base_flops is not None:
@@ -66,8 +70,9 @@ def summary(
     Example:
         >>> trained = capaboost_vit.summary(model).trained
     """
+    model = plain_model(model)
     roles = {role: _add(counts) for role, counts in _counts_of_wrappers(model).items()}
-    roles |= {head: count_parameters(get(model, head)) for head in anatomy_of(model).head}
+    roles |= {name: count_parameters(get(model, name)) for name in head_of(model)}
     everything = count_parameters(model)
     adapted, base = _flops(model, input_size) if flops else (None, None)
     result = Summary(
@@ -124,4 +129,5 @@ def _flops(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[F
         input_size = resolve_input_data_config(model)["input_size"]
     probe = copied(model).eval()
     images = torch.zeros(1, *input_size, device=device_and_dtype(probe)["device"], dtype=dtype_of(probe))
-    return count_flops(probe, images), count_flops(detach(probe), images).executed
+    flops = count_flops(probe, images)
+    return flops, count_flops(detach(probe), images).executed if is_adapted(probe) else flops.executed

@@ -190,7 +190,7 @@ def low(dtype):
 def test_a_weight_that_would_lose_the_update_refuses_the_merge(change, message):
     model = nn.Sequential(nn.Linear(6, 6))
     change(model[0])
-    capaboost_vit.adapt(model, "lora", targets=["0"], rank=2)
+    capaboost_vit.adapt(model, "lora", targets=["0"], rank=2, head=())
     with pytest.raises(capaboost_vit.CannotMerge) as refusal:
         capaboost_vit.merge(model)
     assert str(refusal.value) == f"cannot merge '0': {message}"
@@ -203,7 +203,7 @@ def test_a_frozen_spectral_norm_does_not_move_in_training(tmp_path):
 
     model = build()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    capaboost_vit.adapt(model, "lora", targets=["0", "1"], rank=2)
+    capaboost_vit.adapt(model, "lora", targets=["0", "1"], rank=2, head=())
     for wrapper in model:
         nn.init.normal_(wrapper.branches["all"].up.weight)
     expected = model.eval()(X)

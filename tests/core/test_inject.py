@@ -312,7 +312,7 @@ def test_tied_parameters_of_different_modules_stay_tied_in_the_base_and_only_the
     model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 7, bias=False))
     model[1].weight = model[0].weight
     before = model[0].weight.detach().clone()
-    capaboost_vit.adapt(model, "lora", targets=["1"], rank=2)
+    capaboost_vit.adapt(model, "lora", targets=["1"], rank=2, head=())
     nn.init.normal_(model[1].branches["all"].up.weight)
     ids = torch.arange(7)
     merged = merge(model)

@@ -223,7 +223,7 @@ def test_a_layer_that_peft_does_not_know_is_refused(tmp_path):
         def forward(self, x):
             return x @ self.weight.t()
 
-    model = capaboost_vit.adapt(torch.nn.Sequential(Doubling()), "lora", targets=["0"], rank=2)
+    model = capaboost_vit.adapt(torch.nn.Sequential(Doubling()), "lora", targets=["0"], rank=2, head=())
     with pytest.raises(ValueError, match=r"PEFT cannot adapt this Sequential: .*Doubling") as caught:
         capaboost_vit.export_peft(model, tmp_path / "adapter")
     assert "\n" not in str(caught.value)
@@ -252,7 +252,7 @@ def test_a_base_whose_weights_hooks_compute(tmp_path):
         torch.manual_seed(0)
         return torch.nn.Sequential(torch.nn.utils.weight_norm(torch.nn.Linear(4, 4)), torch.nn.Linear(4, 4)).eval()
 
-    model, x = capaboost_vit.adapt(build_normed(), "lora", targets=["0"], rank=2), torch.randn(3, 4)
+    model, x = capaboost_vit.adapt(build_normed(), "lora", targets=["0"], rank=2, head=()), torch.randn(3, 4)
     torch.nn.init.normal_(model[0].branches["all"].up.weight)
     folder = capaboost_vit.export_peft(model, tmp_path / "adapter")
     assert settings(folder)["base_model_name_or_path"] is None

@@ -104,7 +104,6 @@ def test_a_folded_model_is_trained_on():
     assert tables[0] is not tables[1]
 
 
-def test_a_model_without_anything_is_left_alone():
-    model = vit()
-    assert fold(model) is model
-    assert not hasattr(model, "capaboost")
+def test_a_model_without_anything_has_nothing_to_fold():
+    with pytest.raises(ValueError, match=r"this VisionTransformer carries nothing to fold: call capaboost_vit\.adapt"):
+        fold(vit())

@@ -259,5 +259,5 @@ def test_a_model_with_none_of_our_names_and_no_bias_refuses_what_would_crash_or_
 def test_an_attention_called_self_that_stands_in_no_layer_gives_no_roles():
     model = torch.nn.ModuleDict({"attention": torch.nn.ModuleDict({"self": torch.nn.Linear(4, 4)})})
     assert not anatomy_of(model).roles
-    adapt(model, "lora", targets=["attention.self"])
+    adapt(model, "lora", targets=["attention.self"], head=())
     assert get(model, "attention.self") is not None

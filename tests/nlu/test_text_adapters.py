@@ -17,8 +17,9 @@ import capaboost_vit
 from capaboost_vit.core.inject import branches, detach
 from capaboost_vit.core.merge import merge
 from capaboost_vit.methods.adapter_file import load_adapter_file, write_adapter_file
-from capaboost_vit.methods.apply import fold, load_into
+from capaboost_vit.methods.apply import fold
 from capaboost_vit.methods.header import AdapterFileError
+from capaboost_vit.methods.load import load_into
 from capaboost_vit.nlu import adapt, create_from_adapter, load_adapter, save_adapter
 from capaboost_vit.nlu.anatomy import head_names
 from capaboost_vit.nlu.models import create_text_model, quiet

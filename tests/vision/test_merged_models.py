@@ -60,7 +60,7 @@ def test_a_torch_model_that_timm_does_not_know_is_adapted_by_pattern():
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     x = torch.randn(2, 5, 16)
     before = model.eval()(x)
-    capaboost_vit.adapt(model, "lora", targets=["layers.*.linear1", "layers.*.linear2"], rank=2)
+    capaboost_vit.adapt(model, "lora", targets=["layers.*.linear1", "layers.*.linear2"], rank=2, head=())
     torch.testing.assert_close(model.train()(x), before)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == 2 * 2 * (2 * (16 + 32) + 2)  # with a coefficient for each rank

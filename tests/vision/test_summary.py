@@ -23,7 +23,9 @@ def vit_base():
     base = timm.create_model("vit_base_patch16_224", num_classes=10, weight_init="skip")
 
     def build(method: str, **options) -> nn.Module:
-        return capaboost_vit.adapt(capaboost_vit.detach(base), method, **options)
+        if hasattr(base, "capaboost"):
+            capaboost_vit.detach(base)
+        return capaboost_vit.adapt(base, method, **options)
 
     return build
 
@@ -238,7 +240,7 @@ def test_the_input_size_is_the_model_s_own_or_the_one_asked_for(tiny):
 
 def test_a_model_that_is_not_timm_s_needs_an_input_size():
     model = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(16, 4))
-    capaboost_vit.adapt(model, "lora", targets=("2",), rank=2, density=1)
+    capaboost_vit.adapt(model, "lora", targets=("2",), rank=2, density=1, head=())
     with pytest.raises(
         ValueError, match=r"give input_size=\(channels, height, width\): Sequential does not tell its own"
     ):
