@@ -9,7 +9,7 @@ from .wrapper import Wrapper
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """The model behind torch.compile, DistributedDataParallel and DataParallel, or as it is.
+    """The model behind torch.compile, DistributedDataParallel, DataParallel and Lightning's Fabric, or as it is.
 
     Raises:
         TypeError: it is no model, such as its name.
@@ -18,8 +18,8 @@ def plain_model(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"this takes a model (torch.nn.Module), got {type(model).__name__} {model!r:.100}")
     while True:
-        inner = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
-        inner = getattr(inner, "_orig_mod", inner)
+        parallel = isinstance(model, (DataParallel, DistributedDataParallel)) or hasattr(model, "_forward_module")
+        inner: nn.Module = model.module if parallel else getattr(model, "_orig_mod", model)  # type: ignore[assignment]
         if inner is model:
             break
         model = inner

@@ -69,7 +69,7 @@ def write_adapter_file(
     inside, part = adapted_part(model)
     record: dict[str, Any] = part.capaboost  # type: ignore[assignment]
     present = {name for name, module in slots(part) if next(module.parameters(), None) is not None}
-    trained_head = [f"{inside}.{name}" if inside else name for name in record["head"] if name in present]
+    trained_head = [f"{inside}.{name}" if inside else name for name in record.get("head", ()) if name in present]
     head = (*head, *trained_head)
     tensors, base_tensors = split_state(model, head)
     canonical = namer(model)

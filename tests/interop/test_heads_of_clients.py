@@ -129,6 +129,16 @@ def test_a_lightning_module_is_adapted_as_a_whole(tmp_path):
     assert set(capaboost_vit.read_header(path)["head"]) == {"out"}
 
 
+def test_what_fabric_has_set_up_is_saved_like_the_model_in_it(tmp_path):
+    lightning = pytest.importorskip("lightning")
+    model = capaboost_vit.adapt(timm.create_model("test_vit"), "lora")
+    path = capaboost_vit.save_adapter(model, tmp_path / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = lightning.Fabric(accelerator="cpu", devices=1).setup_module(model)
+    assert capaboost_vit.save_adapter(wrapped, tmp_path / "wrapped.safetensors").read_bytes() == path.read_bytes()
+
+
 def test_a_part_of_a_larger_model_is_exported_by_its_name(tmp_path):
     outer = nn.Sequential(capaboost_vit.adapt(timm.create_model("test_vit"), "lora"))
     with pytest.raises(ValueError, match=r"what is adapted of this Sequential is model\.0: give that"):
