@@ -59,8 +59,8 @@ def adapted_part(model: nn.Module, adapt: str = "capaboost_vit.adapt") -> tuple[
     if len(parts) > 1:
         *others, last = (f"model.{name}" if name else "itself" for name in parts)
         raise ValueError(
-            f"this {type(model).__name__} carries several adapted models, {', '.join(others)} and {last}: an adapter "
-            "file is of one, and so is a call"
+            f"this {type(model).__name__} carries several adapted models, {', '.join(others)} and {last}: give one of "
+            "them at a time"
         )
     return next(iter(parts.items()))
 
