@@ -58,11 +58,13 @@ class TiedMaskedWeight(nn.Module):
     def __init__(self, shape: tuple[int, ...], masking: Masking, *, path: str) -> None:
         super().__init__()
         self.num_branches, self.init_seed, self.path = masking.num_branches, masking.init_seed, path
-        self.weight = nn.Parameter(torch.zeros(shape))
+        weight = torch.zeros(shape)
+        self.weight = nn.Parameter(weight)
         mask = None
-        if self.weight.is_meta and has_masks(masking):
+        # the tensor, not the parameter: accelerate's init_empty_weights puts parameters alone on the meta device
+        if weight.is_meta and has_masks(masking):
             mask = torch.empty((masking.num_branches, *shape), dtype=torch.int8)
-        elif (masks := None if self.weight.is_meta else make_masks(shape, masking, path=path)) is not None:
+        elif (masks := None if weight.is_meta else make_masks(shape, masking, path=path)) is not None:
             mask = torch.from_numpy(masks)
         self.register_buffer("mask", mask)
 

@@ -15,7 +15,7 @@ def import_client() -> Any:
     try:
         import peft
     except ModuleNotFoundError as error:
-        text = f"PEFT's format is written by the package peft, and {error.name} is not installed: pip install peft"
+        text = f"this needs the package peft, and {error.name} is not installed: pip install 'capaboost_vit[peft]'"
         raise ModuleNotFoundError(text, name="peft") from error
     return peft
 

@@ -1,0 +1,55 @@
+"""The tuner: it puts CapaBoost layers into a model, and is registered with PEFT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    get_quantization_kwargs,
+    register_peft_method,
+)
+from torch import nn
+
+from .config import NAME, CapaBoostConfig
+from .layer import CapaBoostLayer
+
+
+class CapaBoostModel(BaseTuner):
+    """A model whose target modules are CapaBoost layers; `get_peft_model` makes it."""
+
+    prefix = "capaboost_"
+    tuner_layer_cls = CapaBoostLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _create_and_replace(
+        self,
+        peft_config: CapaBoostConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        path = current_key.removeprefix("_orig_mod.")  # of a compiled model
+        if isinstance(target, CapaBoostLayer):
+            target.update_layer(adapter_name, peft_config, path)
+            return
+        layer = CapaBoostLayer(target, adapter_name, peft_config, path, **get_quantization_kwargs(self))
+        if adapter_name not in self.active_adapters:  # one that is added beside others is not trained yet
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """The key in a file, where the adapter has no name: an adapter is a module with modules of its own in it."""
+        branches = CapaBoostLayer.adapter_layer_names[0]
+        inside = f".{branches}.{adapter_name}."
+        if inside in key:
+            return key.replace(inside, f".{branches}.")
+        return super()._remove_adapter_name_from_key(key, adapter_name)
+
+
+register_peft_method(name=NAME.lower(), config_cls=CapaBoostConfig, model_cls=CapaBoostModel)
