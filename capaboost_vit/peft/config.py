@@ -21,7 +21,7 @@ def add_peft_type(name: str) -> None:
     if name in PeftType.__members__:
         return
     member = str.__new__(PeftType, name)
-    member._name_, member._value_ = name, name
+    vars(member).update(vars(PeftType.LORA) | {"_name_": name, "_value_": name, "_sort_order_": len(PeftType)})
     setattr(PeftType, name, member)  # before it is in the map: members cannot be assigned to
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
@@ -86,7 +86,9 @@ class CapaBoostConfig(PeftConfig):
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says where layers_to_transform counts: give that too")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise ValueError("layers_to_transform needs a list of target_modules: a regular expression names the layers")
+            raise ValueError(
+                "layers_to_transform needs a list of target_modules: a regular expression names the layers"
+            )
         for name in ("target_modules", "exclude_modules"):  # what PEFT compares and condenses are sets
             if isinstance(getattr(self, name), (list, tuple)):
                 setattr(self, name, set(getattr(self, name)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.adapted_linear import AdaptedLinear
 from ..core.base import device_and_dtype, is_linear, is_transposed, kind_of, shape_of, why_not_dense
 from ..core.branch import LowRankBranch
+from ..core.quantised import prepare_backward
 from ..core.tied import TiedMaskedWeight
 from .config import CapaBoostConfig
 
@@ -44,6 +45,7 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
             raise TypeError(f"CapaBoost needs linear layers, but {path!r} is a {kind_of(base)}: name target_modules")
         self.out_features, self.in_features = shape_of(base)
         self.quantization_backend = resolve_quantization_backend(base, **quantization)
+        prepare_backward(base)
         self.capaboost_branches = nn.ModuleDict()
         # no ModuleDict: their modules are those of this layer, which has them by the names that PEFT expects
         self.capaboost_adapted: dict[str, AdaptedLinear] = {}
@@ -104,8 +106,10 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
 
         Raises ValueError if the weight cannot take them, or with `safe_merge` if they are not finite.
         """
-        base = self.get_base_layer()
-        if self.quantization_backend is None and (reason := why_not_dense(base)):
+        if self.quantization_backend is not None:
+            kind = self.quantization_backend.backend_name
+            warnings.warn(f"a merged weight is quantised again ({kind}), which rounds it once more", stacklevel=2)
+        elif reason := _why_not_written(self.get_base_layer()):
             raise ValueError(f"cannot merge: {reason}")
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.capaboost_branches:
@@ -116,7 +120,7 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
                 self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Takes the updates off again: by subtraction, so up to rounding (more of it in a quantised base)."""
+        """Takes the updates off again, by subtraction: up to rounding, which in a quantised base is coarse."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
@@ -145,6 +149,13 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
     def extra_repr(self) -> str:
         """Which kind of quantised base there is."""
         return quantization_extra_repr(self)
+
+
+def _why_not_written(base: nn.Module) -> str | None:
+    """Why an update cannot be written into the weight of a layer, in words; None where it can."""
+    if "weight" not in base._parameters and "weight" not in base._buffers:  # parametrised: PEFT writes to a copy
+        return f"the weight of a {type(base).__name__} is computed, so an update would be lost: keep the adapter"
+    return why_not_dense(base)
 
 
 def _keep_digest_for_mask(weight: TiedMaskedWeight) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
@@ -21,18 +22,19 @@ class CapaBoostModel(BaseTuner):
 
     prefix = "capaboost_"
     tuner_layer_cls = CapaBoostLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = cast("dict[str, list[str]]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
 
     def _create_and_replace(
         self,
-        peft_config: CapaBoostConfig,
+        peft_config: PeftConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **_: Any,
+        parameter_name: str | None = None,
     ) -> None:
+        assert isinstance(peft_config, CapaBoostConfig)
         path = current_key.removeprefix("_orig_mod.")  # of a compiled model
         if isinstance(target, CapaBoostLayer):
             target.update_layer(adapter_name, peft_config, path)

@@ -235,7 +235,7 @@ def test_a_folder_that_is_taken_and_a_missing_client_are_refused(tmp_path, monke
     with pytest.raises(FileExistsError, match="taken exists: choose another, or remove it"):
         capaboost_vit.export_peft(model, tmp_path / "taken")
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match="the package peft, and peft is not installed: pip install peft"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package peft, .*: pip install 'capaboost_vit\[peft\]'"):
         capaboost_vit.export_peft(model, tmp_path / "adapter")
 
 

@@ -65,4 +65,4 @@ def test_mistakes_are_one_line(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     code, said = command(capsys, run, "--output", tmp_path / "peft")
     assert (code, said.count("\n")) == (2, 1)
-    assert said.endswith("and peft is not installed: pip install peft\n")
+    assert said.endswith("and peft is not installed: pip install 'capaboost_vit[peft]'\n")
