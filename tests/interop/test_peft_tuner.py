@@ -8,7 +8,10 @@ import inspect
 import json
 import logging
 import pickle
+import re
+import runpy
 import sys
+from pathlib import Path
 
 import bases
 import pytest
@@ -435,6 +438,27 @@ def test_the_trainer_of_transformers_trains_it_and_resumes(tmp_path):
     again, resumed = train(tuned(llm(use_cache=False), **SIGN), resume=str(tmp_path / "checkpoint-3"), max_steps=6)
     assert again == history
     assert torch.equal(resumed, answer)
+
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "peft_llm.py"
+
+
+@pytest.mark.parametrize("method", ["capaboost", "lora"])
+def test_the_script_trains_an_adapter_on_a_text_and_loads_it_again(tmp_path, monkeypatch, capsys, method):
+    pytest.importorskip("accelerate")
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"the square of {i} is {i * i}"}) + "\n" for i in range(60)))
+    arguments = ["--text", text, "--output", tmp_path / "adapter", "--method", method, "--smoke"]
+    monkeypatch.setattr(sys, "argv", ["peft_llm.py", *map(str, arguments)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    said = capsys.readouterr().out
+    before, after, loaded = map(float, re.search(r"held-out loss (\S+) -> (\S+) .*loaded again (\S+)", said).groups())
+    assert after == loaded < before
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["peft_type"] == method.upper()
+    monkeypatch.setattr(sys, "argv", ["peft_llm.py", "--text", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "nowhere: there is no such file" in capsys.readouterr().err
 
 
 # options
