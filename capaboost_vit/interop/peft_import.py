@@ -100,7 +100,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with explained(folder / CONFIG):
         config = read_object(folder / CONFIG, {"peft_type": str})
         if config["peft_type"] != "LORA":
-            raise AdapterFileError(f"{folder} holds {config['peft_type']}, and only LORA can be imported")
+            raise AdapterFileError(
+                f"{folder} holds {config['peft_type']}, and only LORA can be imported: open it with PEFT"
+            )
         known = {*_FOLLOWED, *_SHOWN, *_WITHOUT_EFFECT}
         off: tuple[Any, ...] = (None, False, {}, [], "none")
         strange = {name: value for name, value in config.items() if name not in known and value not in off}

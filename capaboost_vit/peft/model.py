@@ -13,6 +13,7 @@ from peft.utils import (
 )
 from torch import nn
 
+from ..core.inject import wrappers
 from .config import NAME, CapaBoostConfig
 from .layer import CapaBoostLayer
 
@@ -23,6 +24,10 @@ class CapaBoostModel(BaseTuner):
     prefix = "capaboost_"
     tuner_layer_cls = CapaBoostLayer
     target_module_mapping = cast("dict[str, list[str]]", TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
+
+    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        for name, wrapper in wrappers(model):
+            raise ValueError(f"{name!r} carries {wrapper.adds}, which PEFT would freeze: merge or detach it first")
 
     def _create_and_replace(
         self,
