@@ -90,7 +90,7 @@ def check_header(header: Mapping[str, Any]) -> None:
         check_value(f"num_branches of {record['method']}", record.get("num_branches"), Any, {"high": _MOST_BRANCHES})
         make_method(**record)
     for part in ("base", "methods", "model_args"):
-        _check_small(part, header.get(part, {}))
+        check_small(part, header.get(part, {}))
 
 
 def origin(header: Mapping[str, Any]) -> str:
@@ -110,7 +110,7 @@ def _check(prefix: str, values: Mapping[str, Any], fields: _Fields, needed: Coll
             raise ValueError(f"{prefix}{name} is missing")
 
 
-def _check_small(what: str, values: Any) -> None:
+def check_small(what: str, values: Any) -> None:
     """Bounds what costs time before a size can be compared with a tensor: a depth, a pattern, how many there are."""
     leaves = list(_leaves(values))
     for leaf in leaves:

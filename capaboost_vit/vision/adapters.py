@@ -29,7 +29,7 @@ from .anatomy import anatomy_of, head_names
 from .weights import create_base
 
 # arguments of timm.create_model that name files: an adapter file has no business with them
-_SOURCES = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+SOURCES = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -162,10 +162,10 @@ def create_from_adapter(
         buildable = False
     if not buildable:
         raise AdapterFileError(f"{path} was made for {name}, which timm cannot build: build it, then use load_adapter")
-    if foreign := _SOURCES & header["model_args"].keys():
+    if foreign := SOURCES & header["model_args"].keys():
         raise AdapterFileError(f"{path} asks to load other files ({', '.join(sorted(foreign))}): refused")
     arguments = {"num_classes": header["num_classes"], **header["model_args"]}
-    with explained(path), outlines(**_limits(base["architecture"])):
+    with explained(path), outlines(**size_limits(base["architecture"])):
         outline = timm.create_model(name, **arguments)
     check_outline(outline, file, adapt=adapt, head_names=head_names)
     model = create_base(
@@ -175,7 +175,7 @@ def create_from_adapter(
 
 
 @functools.cache
-def _limits(architecture: str) -> dict[str, int]:
+def size_limits(architecture: str) -> dict[str, int]:
     """How large a model may be that a file asks for: four times the tensors of timm's own, eight times the entries."""
     with outlines():
         parameters = [p.numel() for p in timm.create_model(architecture).parameters()]
