@@ -236,7 +236,6 @@ def test_timms_own_scripts_train_go_on_validate_infer_and_export(ready, scripts,
     assert torch.load(last, weights_only=False)["epoch"] == 1
     adapter = tmp_path / "adapter.safetensors"
     assert main(["extract", str(last), "--output", str(adapter), "--class-names", "c0", "c1", "c2"]) == 0
-    saved = open_saved(adapter, initial_checkpoint=str(base_weights))
     done = call("validate.py", images / "validation", *common, "--checkpoint", last)
     scores = json.loads(done.stdout.partition("--result\n")[2])
     data = {"data": str(images), "split": "val", "initial_checkpoint": str(base_weights)}
