@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import inspect
 import subprocess
@@ -30,6 +31,8 @@ BELOW = {
     "interop": {"vision", "nlu", "training", "methods", "core", "io"},
     "peft": {"interop", "methods", "core", "io"},
     "timm": {"vision"},
+    "lightning": {"interop"},
+    "transformers": {"interop"},
     "run": {"vision", "nlu", "training", "methods", "core", "io"},
     "study": {"run", "vision", "nlu", "training", "methods", "core", "io", "_version"},
     "bench": {"vision", "nlu", "training", "methods", "core", "io", "_version"},
@@ -49,6 +52,8 @@ OTHERS = {
     "interop": {"torch", "timm", "safetensors", "peft"},
     "peft": {"torch", "peft"},
     "timm": {"timm"},
+    "lightning": {"lightning"},
+    "transformers": {"transformers", "safetensors"},
     "run": {"torch", "yaml"},
     "study": {"torch", "timm", "numpy", "pandas", "yaml", "PIL", "rich", "jinja2", "matplotlib", "scipy", "ray"},
     "bench": {"torch", "timm", "yaml", "pandas", "matplotlib", "transformers", "peft"},
@@ -57,9 +62,9 @@ OTHERS = {
     "_version": set(),
     "__init__": {"wrapt"},
 }
-# imported inside a function only, wherever they are used: they are slow, or extras. But the room of a client's name,
-# which no other room imports, extends the client's classes.
-LAZY = {"datasets", "fvcore", "jinja2", "peft", "ray", "scipy", "sklearn", "transformers"}
+# imported inside a function only, wherever they are used: they are slow, or extras; but a room of its client's name,
+# which no other imports, is made of classes that extend the client's
+LAZY = {"datasets", "fvcore", "jinja2", "lightning", "peft", "ray", "scipy", "sklearn", "transformers"}
 # what `--help` is made from imports nothing heavy at the top
 QUICK = {"cli", "io/options.py", "training/config.py", "training/signals.py", "methods/method.py", "vision/config.py"}
 QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py"}
@@ -153,9 +158,9 @@ def test_every_file_is_short_and_every_public_definition_explained():
         assert len(text.splitlines()) <= 250, path
         assert ast.get_docstring(tree) or not tree.body, path
         assert [node.name for node in public_definitions(tree) if not ast.get_docstring(node)] == [], path
-        relative = path.relative_to(PACKAGE).with_suffix("")
-        if room(path) in LAZY and not importlib.util.find_spec(room(path)):
+        if room(path) in LAZY and importlib.util.find_spec(room(path)) is None:
             continue
+        relative = path.relative_to(PACKAGE).with_suffix("")
         assert importlib.import_module(".".join(["capaboost_vit", *(p for p in relative.parts if p != "__init__")]))
 
 

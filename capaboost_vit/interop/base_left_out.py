@@ -1,0 +1,70 @@
+"""State dicts without the frozen base: what Lightning, transformers' Trainer and accelerate write, and read again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..core.names import namer
+from ..methods.adapter_file import fingerprint, split_state
+from ..core.heads import head_names
+
+_FINGERPRINT = "capaboost_base"  # beside the tensors of the adapted model: SHA-256 of the base, 32 bytes
+
+
+class BaseLeftOut:
+    """Keeps the base of one adapted model out of state dicts of a module that contains it, or is it.
+
+    The base is frozen, so a state dict without it says as much, and a fingerprint of it says which base that was. From
+    now on the module's `load_state_dict` takes such a state dict, strictly: a hook puts the live base in.
+
+    Args:
+        module: the adapted model, or what contains it: a LightningModule, a TimmWrapper.
+
+    Raises:
+        ValueError: nothing in the module is adapted, or several models in it are.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = {name: part for name, part in module.named_modules() if "capaboost" in part.__dict__}
+        if not parts:
+            raise ValueError(f"this {type(module).__name__} carries no adapter: call capaboost_vit.adapt first")
+        if len(parts) > 1:
+            names = ", ".join(name or "itself" for name in parts)
+            raise ValueError(f"this {type(module).__name__} carries several adapted models, {names}: keep one in it")
+        ((name, self.model),) = parts.items()
+        self._prefix = f"{name}." if name else ""
+        stored, base = split_state(self.model, head_names(self.model))
+        canonical, first = namer(self.model), dict[int, str]()
+        self._names = [  # tied tensors stand under several names, of which `stored` and `base` know the first
+            name
+            for name, tensor in self.model.state_dict(keep_vars=True).items()
+            if canonical(first.setdefault(id(tensor), name)) not in stored
+        ]
+        self._digest = torch.frombuffer(bytearray.fromhex(fingerprint(base)), dtype=torch.uint8)
+        self._hook: RemovableHandle = self.model.register_load_state_dict_pre_hook(self._put_in)
+
+    def without_base(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state dict of the module, without the base and with its fingerprint."""
+        left_out = {f"{self._prefix}{name}" for name in self._names}
+        small = {key: tensor for key, tensor in state.items() if key not in left_out}
+        return {**small, f"{self._prefix}{_FINGERPRINT}": self._digest.clone()}
+
+    def remove(self) -> None:
+        """The module's `load_state_dict` is as it was."""
+        self._hook.remove()
+
+    def _put_in(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        digest: Tensor | None = state.pop(f"{prefix}{_FINGERPRINT}", None)
+        if digest is None:  # a whole one
+            return
+        if not torch.equal(digest.cpu(), self._digest):
+            raise ValueError(
+                f"the checkpoint was written beside other base weights than this {type(model).__name__} has "
+                "(fingerprints differ): load those that training began with"
+            )
+        live = model.state_dict()
+        state.update({f"{prefix}{name}": live[name] for name in self._names})
