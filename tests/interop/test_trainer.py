@@ -108,7 +108,7 @@ def test_another_base_is_refused(tmp_path):
 
 
 def test_what_it_cannot_save_is_refused_when_the_trainer_is_made(tmp_path):
-    with pytest.raises(ValueError, match="carries no adapter: call capaboost_vit.adapt first"):
+    with pytest.raises(ValueError, match=r"carries no adapter: call capaboost_vit\.adapt first"):
         trainer_of(small.build("bert", "SequenceClassification"), tmp_path)
     model = timm.create_model("test_vit_capaboost_lora")
     arguments = transformers.TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
