@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..core.heads import head_names
 from ..core.names import namer
 from ..methods.adapter_file import fingerprint, split_state
-from ..core.heads import head_names
 
 _FINGERPRINT = "capaboost_base"  # beside the tensors of the adapted model: SHA-256 of the base, 32 bytes
 
