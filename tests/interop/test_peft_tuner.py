@@ -147,6 +147,8 @@ def test_masks_start_steps_and_logits_are_those_of_adapt_to_the_bit(name, option
     torch.manual_seed(4)
     assert found == losses(second, 3)
     assert torch.equal(logits(first), logits(second))
+    words = {"input_ids": IDS[:1], "max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(first.generate(**words), second.generate(**words))
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen2"])
@@ -252,6 +254,8 @@ def test_two_adapters_are_switched_added_disabled_and_deleted(tmp_path):
     with model.disable_adapter():
         assert torch.equal(logits(model), logits(llm()))
     assert torch.equal(logits(model), both)
+    with pytest.raises(ValueError, match="cannot be chosen for each example: call set_adapter"):
+        model(IDS, adapter_names=["one", "two", "one"])
     model.save_pretrained(tmp_path)
     other = peft.PeftModel.from_pretrained(llm(), tmp_path / "one", adapter_name="one").eval()
     other.load_adapter(tmp_path / "two", "two")
@@ -474,6 +478,18 @@ def test_the_script_trains_an_adapter_on_a_text_and_loads_it_again(tmp_path, mon
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "nowhere: there is no such file" in capsys.readouterr().err
+
+
+def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", (SCRIPT.parents[1] / "docs/ecosystem/peft.md").read_text(), re.S):
+        exec(compile(block, "peft.md", "exec"), names)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert apart(names["model"](IDS).logits, names["llm"](IDS).logits) < 1e-5
+        assert apart(names["theirs"](x), names["back"](x)) < 1e-5
+    assert "trainable params: " in capsys.readouterr().out
 
 
 # options
