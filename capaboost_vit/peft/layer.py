@@ -42,7 +42,7 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         base = self.get_base_layer()
         if not is_linear(base):
-            raise TypeError(f"CapaBoost needs linear layers, but {path!r} is a {kind_of(base)}: name target_modules")
+            raise TypeError(f"CapaBoost needs linear layers, but {path!r} is a {kind_of(base)}: do not target it")
         self.out_features, self.in_features = shape_of(base)
         self.quantization_backend = resolve_quantization_backend(base, **quantization)
         prepare_backward(base)
@@ -70,6 +70,7 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
             _keep_digest_for_mask(weight)
         self.capaboost_branches[adapter_name] = branch
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        self._adapted(adapter_name)  # now, not in the first pass, which torch.compile may be tracing
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
@@ -104,13 +105,8 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds the updates of adapters, by default the active ones, to the weight of the base.
 
-        Raises ValueError if the weight cannot take them, or with `safe_merge` if they are not finite.
+        Raises ValueError with `safe_merge` if they are not finite.
         """
-        if self.quantization_backend is not None:
-            kind = self.quantization_backend.backend_name
-            warnings.warn(f"a merged weight is quantised again ({kind}), which rounds it once more", stacklevel=2)
-        elif reason := _why_not_written(self.get_base_layer()):
-            raise ValueError(f"cannot merge: {reason}")
         for name in check_adapters_to_merge(self, adapter_names):
             if name in self.capaboost_branches:
                 delta = self.get_delta_weight(name)
@@ -125,6 +121,17 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
             self._add_to_base(-self.get_delta_weight(self.merged_adapters.pop()))
+
+    def cannot_merge(self) -> str | None:
+        """Why an update cannot be written into the weight of the base, in words; None where it can."""
+        base = self.get_base_layer()
+        if self.quantization_backend is not None:
+            return (
+                None if self.quantization_backend.supports_merge else f"a {type(base).__name__} is quantised for good"
+            )
+        if "weight" not in base._parameters and "weight" not in base._buffers:  # parametrised: PEFT writes to a copy
+            return f"the weight of a {type(base).__name__} is computed, so an update would be lost: keep the adapter"
+        return why_not_dense(base)
 
     @torch.no_grad()
     def _add_to_base(self, delta: Tensor) -> None:
@@ -149,13 +156,6 @@ class CapaBoostLayer(nn.Module, BaseTunerLayer):
     def extra_repr(self) -> str:
         """Which kind of quantised base there is."""
         return quantization_extra_repr(self)
-
-
-def _why_not_written(base: nn.Module) -> str | None:
-    """Why an update cannot be written into the weight of a layer, in words; None where it can."""
-    if "weight" not in base._parameters and "weight" not in base._buffers:  # parametrised: PEFT writes to a copy
-        return f"the weight of a {type(base).__name__} is computed, so an update would be lost: keep the adapter"
-    return why_not_dense(base)
 
 
 def _keep_digest_for_mask(weight: TiedMaskedWeight) -> None:

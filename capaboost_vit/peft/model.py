@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -50,6 +51,15 @@ class CapaBoostModel(BaseTuner):
         if adapter_name not in self.active_adapters:  # one that is added beside others is not trained yet
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()
+        layers = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, CapaBoostLayer)}
+        for name, layer in layers.items():  # before the first one is merged
+            if reason := layer.cannot_merge():
+                raise ValueError(f"cannot merge {name!r}: {reason}")
+        if any(layer.quantization_backend is not None for layer in layers.values()):
+            warnings.warn("merged weights are quantised again, which rounds them once more", stacklevel=3)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:

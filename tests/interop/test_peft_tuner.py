@@ -293,10 +293,16 @@ def test_what_cannot_be_merged_is_refused_in_one_line():
     with pytest.raises(ValueError, match="cannot merge adapter 'default': its update is not finite"):
         model.merge_adapter(safe_merge=True)
     base = llm()
-    nn.utils.parametrizations.weight_norm(base.model.layers[0].mlp.down_proj)
-    text = "cannot merge: the weight of a ParametrizedLinear is computed, so an update would be lost: keep the adapter"
-    with pytest.raises(ValueError, match=text):
-        tuned(base, **SIGN).merge_adapter()
+    nn.utils.parametrizations.weight_norm(base.model.layers[1].mlp.down_proj)
+    model = scattered(tuned(base, **SIGN))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    text = (
+        "cannot merge 'model.layers.1.mlp.down_proj': the weight of a ParametrizedLinear is computed, .*: keep the ad"
+    )
+    with pytest.raises(ValueError, match=text) as caught:
+        model.merge_adapter()
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_an_adapter_becomes_plain_lora_of_rank_branches_times_rank():
@@ -375,7 +381,7 @@ def quantised(bits):
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.filterwarnings("ignore:.*MatMul8bitLt.*")
-@pytest.mark.filterwarnings("ignore:a merged weight is quantised again")
+@pytest.mark.filterwarnings("ignore:merged weights are quantised again")
 def test_a_quantised_base_is_trained_stored_and_merged(tmp_path, bits):
     model = tuned(quantised(bits), target_modules="all-linear", pattern="sign")
     with model.disable_adapter():
@@ -391,7 +397,7 @@ def test_a_quantised_base_is_trained_stored_and_merged(tmp_path, bits):
     assert apart(answer, logits(model)) < 0.5 * moved < moved
 
 
-@pytest.mark.filterwarnings("ignore:a merged weight is quantised again")
+@pytest.mark.filterwarnings("ignore:merged weights are quantised again")
 def test_a_merged_4_bit_weight_is_the_sum_but_for_its_rounding():
     model = scattered(tuned(quantised(4), **SIGN))
     logits(model)  # on some processors the layers pack their weights in an evaluation
@@ -436,6 +442,14 @@ def test_gradients_are_the_same_under_gradient_checkpointing():
         model.train()(input_ids=IDS, labels=IDS).loss.backward()
         found.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+
+
+def test_a_layer_compiles_without_a_break():
+    layer = next(iter(layers(scattered(tuned(llm(), **SIGN))).values()))
+    x = torch.randn(2, 5, layer.in_features)
+    with torch.no_grad():
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)(x)
+        torch.testing.assert_close(compiled, layer(x), rtol=1e-6, atol=1e-6)
 
 
 def test_the_trainer_of_transformers_trains_it_and_resumes(tmp_path):
