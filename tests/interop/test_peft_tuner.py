@@ -476,22 +476,37 @@ def test_the_trainer_of_transformers_trains_it_and_resumes(tmp_path):
 SCRIPT = Path(__file__).parents[2] / "scripts" / "peft_llm.py"
 
 
-@pytest.mark.parametrize("method", ["capaboost", "lora"])
-def test_the_script_trains_an_adapter_on_a_text_and_loads_it_again(tmp_path, monkeypatch, capsys, method):
+def script(monkeypatch, *arguments):
     pytest.importorskip("accelerate")
-    text = tmp_path / "text.jsonl"
-    text.write_text("".join(json.dumps({"text": f"the square of {i} is {i * i}"}) + "\n" for i in range(60)))
-    arguments = ["--text", text, "--output", tmp_path / "adapter", "--method", method, "--smoke"]
     monkeypatch.setattr(sys, "argv", ["peft_llm.py", *map(str, arguments)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+@pytest.mark.parametrize("method", ["capaboost", "lora"])
+def test_the_script_trains_an_adapter_on_a_text_and_loads_it_again(tmp_path, monkeypatch, capsys, method):
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"the square of {i} is {i * i}"}) + "\n" for i in range(60)))
+    script(monkeypatch, "--text", text, "--output", tmp_path / "adapter", "--method", method, "--smoke")
     said = capsys.readouterr().out
     before, after, loaded = map(float, re.search(r"held-out loss (\S+) -> (\S+) .*loaded again (\S+)", said).groups())
     assert after == loaded < before
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["peft_type"] == method.upper()
-    monkeypatch.setattr(sys, "argv", ["peft_llm.py", "--text", str(tmp_path / "nowhere")])
+
+
+@pytest.mark.realdata
+def test_the_script_on_a_real_text(real_data, tmp_path, monkeypatch, capsys):
+    text = real_data / "domain_tasks" / "citation_intent" / "test.jsonl"
+    script(monkeypatch, "--text", text, "--output", tmp_path / "adapter", "--smoke")
+    assert "held-out loss 5.5" in capsys.readouterr().out  # log 256 = 5.55: an untrained model knows nothing of bytes
+
+
+def test_the_script_says_what_is_wrong_with_its_text(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        script(monkeypatch, "--text", tmp_path / "nowhere")
     assert "nowhere: there is no such file" in capsys.readouterr().err
+    (tmp_path / "short.txt").write_text("few words")
+    with pytest.raises(SystemExit, match="the text makes 0 examples of 64 tokens, and 10 are the least"):
+        script(monkeypatch, "--text", tmp_path / "short.txt", "--smoke")
 
 
 def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
