@@ -119,6 +119,10 @@ def _check_bases(files: Sequence[AdapterFile]) -> None:
     """Raises AdapterFileError unless all were trained on the same base weights and have heads of the same names."""
     first = files[0]
     for other in files[1:]:
+        if first.header["head"] != other.header["head"]:
+            raise AdapterFileError(
+                f"{first.path} and {other.path} have different heads: {first.header['head']}, {other.header['head']}"
+            )
         for key in ("architecture", "fingerprint"):
             one, two = first.header["base"][key], other.header["base"][key]
             if one != two:
@@ -126,10 +130,6 @@ def _check_bases(files: Sequence[AdapterFile]) -> None:
                     f"{first.path} and {other.path} were trained on different base weights ({key} {one[:30]} and "
                     f"{two[:30]}): dW of one means nothing to the other"
                 )
-        if first.header["head"] != other.header["head"]:
-            raise AdapterFileError(
-                f"{first.path} and {other.path} have different heads: {first.header['head']}, {other.header['head']}"
-            )
 
 
 def _head(parts: Sequence[_Part], chosen: str | Path | None) -> tuple[dict[str, Any], dict[str, Tensor]]:

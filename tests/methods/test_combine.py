@@ -133,7 +133,7 @@ def test_what_cannot_be_combined_is_refused_in_one_line(tmp_path):
         ({one: "half"}, TypeError, "the weight of .*one"),
         ({one: 1, two: -1}, ValueError, "sum to zero.*say head="),
         ({one: 1, adapter: 1}, error, "holds adapter: only files of one LoRA are combined"),
-        ({one: 1, both: 1}, error, "holds .norm.*neither of a LoRA nor of the head"),
+        ({one: 1, both: 1}, error, r"have different heads: \['head'\], \['head', 'norm'\]"),
         ({one: 1, elsewhere: 1}, error, "trained on different base weights .fingerprint"),
         ({one: 1, whole: 1}, error, "'blocks.0.attn.qkv' is adapted as a whole in one file and by its parts"),
         (pairs, error, "share one pair .share_blocks"),
