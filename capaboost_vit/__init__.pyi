@@ -1,4 +1,9 @@
 from ._version import __version__ as __version__
+from .adapters import adapt as adapt
+from .adapters import anatomy_of as anatomy_of
+from .adapters import create_from_adapter as create_from_adapter
+from .adapters import load_adapter as load_adapter
+from .adapters import save_adapter as save_adapter
 from .core.analysis import count_flops as count_flops
 from .core.analysis import ranks as ranks
 from .core.inject import Anatomy as Anatomy
@@ -30,11 +35,6 @@ from .methods.index import make_method as make_method
 from .methods.index import register as register
 from .methods.method import MaskedMethod as MaskedMethod
 from .methods.method import Method as Method
-from .vision.adapters import adapt as adapt
-from .vision.adapters import create_from_adapter as create_from_adapter
-from .vision.adapters import load_adapter as load_adapter
-from .vision.adapters import save_adapter as save_adapter
-from .vision.anatomy import anatomy_of as anatomy_of
 from .vision.class_row import logits_only as logits_only
 from .vision.hub_folder import save_for_hf as save_for_hf
 from .vision.summary import summary as summary

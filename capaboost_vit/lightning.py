@@ -16,8 +16,8 @@ except ModuleNotFoundError as error:
         f"{error.name} is not installed: pip install 'capaboost_vit[lightning]'", name=error.name
     ) from error
 
+from .adapters import save_adapter
 from .interop.base_left_out import BaseLeftOut
-from .interop.loops import save_any_adapter
 
 
 class AdapterCheckpoint(Callback):
@@ -54,4 +54,4 @@ class AdapterCheckpoint(Callback):
         if trainer.is_global_zero:
             saver = trainer.checkpoint_callback
             folder = self.dirpath or getattr(saver, "dirpath", None) or trainer.default_root_dir
-            save_any_adapter(base.model, Path(folder, "adapter.safetensors"), **self.save_options)
+            save_adapter(base.model, Path(folder, "adapter.safetensors"), **self.save_options)

@@ -19,8 +19,8 @@ except ModuleNotFoundError as error:
 
 from safetensors.torch import save_file
 
+from .adapters import save_adapter
 from .interop.base_left_out import BaseLeftOut
-from .interop.loops import save_any_adapter
 
 
 class SaveAdapter(TrainerCallback):
@@ -68,7 +68,7 @@ class SaveAdapter(TrainerCallback):
                 return
             folder = Path(save_directory)
             folder.mkdir(parents=True, exist_ok=True)
-            save_any_adapter(base.model, folder / "adapter.safetensors", **self.save_options)
+            save_adapter(base.model, folder / "adapter.safetensors", **self.save_options)
             state = base.without_base(model.state_dict() if state_dict is None else state_dict)
             state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
             save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

@@ -68,7 +68,7 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     `PATTERN.ROLE`, where no module is called so, is a role within the modules of the pattern: `blocks.11.query`. A
     module that stands in several slots is one place, under its first name, whichever of its names matches.
 
-    Raises ValueError if nothing matches; the message lists the roles and the kinds of layers that there are.
+    Raises ValueError if nothing matches; the message lists the roles (for this use) and the kinds of layers there.
     """
     anatomy = anatomy or Anatomy()
     modules = dict(slots(model))
@@ -81,7 +81,7 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     if within and not places and role in anatomy.roles:
         places = [p for p in find(model, role, anatomy, use=use) if is_inside(p.name, within)]
     if not places:
-        raise ValueError(_nothing_matches(model, target, anatomy))
+        raise ValueError(_nothing_matches(model, target, anatomy, use))
     return list(dict.fromkeys(places))
 
 
@@ -213,15 +213,18 @@ def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) ->
     descend(model)
 
 
-def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy) -> str:
+def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy, use: str | None) -> str:
     names = [name for name, _ in slots(model)]
-    present = [role for role, sites in anatomy.roles.items() if any(matching(names, site.pattern) for site in sites)]
+    uses = {r: {s.only for s in sites if matching(names, s.pattern)} for r, sites in anatomy.roles.items()}
+    present = [role for role in uses if uses[role] and (use is None or uses[role] & {None, use})]
+    others = ", ".join(sorted(filter(None, uses.get(target, ()))))
     layers = dict.fromkeys(
         ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
         for name, module in slots(model)
         if is_linear(unwrap(module))
     )
+    hint = f" for {use} (only for {others})" if others else suggest(target, [*present, *layers])
     return (
-        f"target {target!r} matches nothing in {type(model).__name__}{suggest(target, [*present, *layers])}; "
+        f"target {target!r} matches nothing in {type(model).__name__}{hint}; "
         f"roles there: {', '.join(present) or 'none'}; linear layers there: {', '.join(layers) or 'none'}"
     )

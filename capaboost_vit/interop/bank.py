@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .. import nlu
+from ..adapters import load_adapter
 from ..core.inject import detach
 from ..core.mixture import Groups, mixture
 from ..core.record import is_adapted, plain_model
@@ -19,7 +19,6 @@ from ..io.options import suggest
 from ..methods.adapter_file import AdapterFile, read_adapter_file
 from ..methods.header import explained
 from ..methods.untied import untie
-from ..vision.adapters import load_adapter
 
 Self = TypeVar("Self", bound="AdapterBank")
 
@@ -85,14 +84,13 @@ class AdapterBank(nn.Module):
             raise ValueError(f"there is an adapter {name!r} already: call remove({name!r}) first, or choose another")
         self._check_unchanged()
         file, model, active = read_adapter_file(path), plain_model(self.model), self._active
-        load: Callable[..., Any] = nlu.load_adapter if "text" in file.header else load_adapter
         fingerprint = file.header["base"]["fingerprint"]
         self.use(None)
         base = state_of(model)
         try:
             with explained(file.path):
                 untie(model, file)
-            load(model, file, force=force or fingerprint in self._right)
+            load_adapter(model, file, force=force or fingerprint in self._right)
         finally:
             variant = changed_since(base)
             variant.take_out()

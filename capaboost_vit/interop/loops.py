@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +14,7 @@ from ..core.names import get
 from ..core.record import adapted_model
 from ..methods.adapter_file import split_state
 from ..methods.index import make_method
-from ..nlu.adapters import save_adapter as save_text_adapter
 from ..training.optim import parameter_groups
-from ..vision.adapters import save_adapter as save_image_adapter
-from .peft_format import is_transformers_model
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -94,9 +90,3 @@ def param_groups(
         factors |= {parameter: factors.get(parameter, 1.0) * head_lr / lr for parameter in head}
     groups = parameter_groups(model, factors, weight_decay=weight_decay)
     return [{**group, "lr": lr * group.pop("lr_scale", 1.0)} for group in groups]
-
-
-def save_any_adapter(model: nn.Module, path: str | Path, **options: Any) -> Path:
-    """`save_adapter` of the package that the model is of: timm's or transformers'."""
-    save: Any = save_text_adapter if is_transformers_model(model) else save_image_adapter
-    return save(model, path, **options)

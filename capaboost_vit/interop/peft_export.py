@@ -21,11 +21,12 @@ from ..core.record import adapted_model
 from ..core.wrapper import Frozen, Wrapper, unwrap
 from ..io.atomic import is_taken, new_folder
 from ..methods.index import make_method
+from ..nlu.anatomy import is_transformers_model
 from ..nlu.saved import open_trained
 from ..training.saved import ModelSource, open_source
 from ..vision.saved import open_saved
 from .peft_check import check_reading
-from .peft_format import CONFIG, PREFIX, WEIGHTS, import_client, is_transformers_model
+from .peft_format import CONFIG, PREFIX, WEIGHTS, import_client
 
 _INSTEAD = "merge writes it into the weights, save_adapter keeps it"
 # ends of the names of transformers' classes: PEFT's kind of task, by which it chooses its own class

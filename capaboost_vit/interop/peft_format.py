@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # the files of a folder
 PREFIX = "base_model.model."  # of its tensors: PEFT's two wrappers around the model
 
@@ -18,8 +16,3 @@ def import_client() -> Any:
         text = f"this needs the package peft, and {error.name} is not installed: pip install 'capaboost_vit[peft]'"
         raise ModuleNotFoundError(text, name="peft") from error
     return peft
-
-
-def is_transformers_model(model: nn.Module) -> bool:
-    """Whether a model is one of transformers."""
-    return hasattr(getattr(model, "config", None), "model_type")

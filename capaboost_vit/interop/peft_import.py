@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from ..adapters import adapt
 from ..core.adapted_linear import AdaptedLinear
 from ..core.base import is_linear, kind_of, shape_of
 from ..core.branch import LowRankBranch
@@ -21,9 +22,7 @@ from ..io.json import read_object
 from ..io.options import check_value, suggest
 from ..io.sealed import read_safetensors
 from ..methods.header import AdapterFileError, explained
-from ..nlu.models import adapt as adapt_text_model
-from ..vision.adapters import adapt as adapt_image_model
-from .peft_format import CONFIG, PREFIX, WEIGHTS, is_transformers_model
+from .peft_format import CONFIG, PREFIX, WEIGHTS
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -73,7 +72,6 @@ def import_peft(model: M, folder: str | Path) -> M:
         groups: dict[tuple[int, float], list[str]] = defaultdict(list)
         for name, pair in factors.items():
             groups[len(pair["A"]), _alpha(config, name)].append(name)
-    adapt = adapt_text_model if is_transformers_model(inner) else adapt_image_model
     head = tuple(dict.fromkeys(name.rpartition(".")[0] for name in others))
     for (rank, alpha), names in groups.items():
         options = {"rank": rank, "alpha": alpha, "use_rslora": config["use_rslora"], "dropout": config["lora_dropout"]}

@@ -131,19 +131,6 @@ def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
     return AdapterFile(Path(path), header, tensors)
 
 
-def read_kind(path: str | Path | AdapterFile, function: str, *, text: bool) -> AdapterFile:
-    """`read_adapter_file` for the `function` of models on texts, or of those on images, which refuse each other's.
-
-    Raises AdapterFileError, FileNotFoundError.
-    """
-    file = read_adapter_file(path)
-    if text and "num_classes" in file.header:
-        raise AdapterFileError(f"{file.path} is of a model on images: use capaboost_vit.{function}")
-    if not text and "text" in file.header:
-        raise AdapterFileError(f"{file.path} is of a model on texts: use capaboost_vit.nlu.{function}")
-    return file
-
-
 def load_adapter_file(
     model: nn.Module, file: str | Path | AdapterFile, *, head: tuple[str, ...] = (), force: bool = False
 ) -> None:

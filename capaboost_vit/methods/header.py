@@ -29,6 +29,7 @@ _HEADER: _Fields = {
     "masks": (dict, {}),
     "class_names": (tuple[str, ...], {}),
     "num_classes": (int, {"low": 0, "high": 10_000_000}),
+    "num_labels": (int, {"low": 0, "high": 10_000_000}),
     "model_args": (dict, {}),
     "input": (dict, {}),
     "text": (dict, {}),

@@ -1,4 +1,4 @@
-"""Adapter files of encoders of transformers, and their base models."""
+"""Adapter files of models of transformers, and their base models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import nn
 from .._version import __version__
 from ..core.record import adapted_part, plain_model
 from ..io.atomic import new_folder
-from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
+from ..methods.adapter_file import AdapterFile, write_adapter_file
+from ..methods.base_kind import read_kind
 from ..methods.header import AdapterFileError, explained
 from ..methods.load import load_into
-from .anatomy import head_names
-from .models import adapt, base_of, create_text_model, quiet
+from .anatomy import head_names, takes_images
+from .models import adapt, base_of, create_model, create_text_model, quiet
 from .tasks import get_task
 
 
@@ -47,9 +48,11 @@ def save_adapter(
     header: dict[str, Any] = {
         "base": base_of(model) | (record.get("base", {}) if part is model else {}),
         "class_names": list(class_names),
+        "num_labels": model.config.num_labels,  # type: ignore[union-attr]
         "versions": versions,
-        "text": {"task": task, "max_length": max_length},
     }
+    if not takes_images(model):
+        header["text"] = {"task": task, "max_length": max_length}
     return write_adapter_file(path, model, header, head=head_names(model))
 
 
@@ -62,7 +65,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
     inner = plain_model(model)
-    file = read_kind(path, "load_adapter", text=True)
+    file = read_kind(path, "load_adapter", of_transformers=True)
     load_into(inner, file, architecture=type(inner).__name__, adapt=adapt, head_names=head_names, force=force)
     return model
 
@@ -75,26 +78,31 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
         force: accept base weights whose fingerprint differs.
 
     Raises:
-        AdapterFileError: the file is damaged, does not fit, is of no task, or of a base that is not on the hub.
+        AdapterFileError: the file is damaged, does not fit, or is of a base that is not on the hub.
         ValueError: no such base model.
     """
-    file = read_kind(path, "create_from_adapter", text=True)
+    file = read_kind(path, "create_from_adapter", of_transformers=True)
     header = file.header
-    if header.get("text", {}).get("task") is None:
-        raise AdapterFileError(f"{file.path} names no task: build its model, then use capaboost_vit.nlu.load_adapter")
     base = model or header["base"].get("tag")
+    architecture, classes = header["base"]["architecture"], header["class_names"]
     if base is None:
-        local = header["base"]["architecture"]
-        raise AdapterFileError(f"{file.path} was made on a local {local}: say where it is, model=")
-    with explained(file.path):
-        kind = get_task(header["text"]["task"]).kind
+        raise AdapterFileError(f"{file.path} was made on a local {architecture}: say where it is, model=")
     heads = [t for name, t in file.tensors.items() if name.startswith(tuple(f"{head}." for head in header["head"]))]
-    classes = len(header["class_names"])
+    if classes and heads and not any(tensor.shape[:1] == (len(classes),) for tensor in heads):
+        raise AdapterFileError(f"{file.path} names {len(classes)} classes, which its head does not have")
+    pretrained = not file.trains_all()
+    task = header.get("text", {}).get("task")
+    if task is None:
+        with explained(file.path):
+            built = create_model(
+                base, architecture, classes=classes, num_labels=header.get("num_labels"), pretrained=pretrained
+            )
+        return load_adapter(built, file, force=force).eval()
+    with explained(file.path):
+        kind = get_task(task).kind
     if kind == "classification" and not classes:
         raise AdapterFileError(f"{file.path} names no classes: build its model, then use load_adapter")
-    if classes and heads and not any(tensor.shape[:1] == (classes,) for tensor in heads):
-        raise AdapterFileError(f"{file.path} names {classes} classes, which its head does not have")
-    built = create_text_model(base, kind, classes=header["class_names"], pretrained=not file.trains_all())
+    built = create_text_model(base, kind, classes=classes, pretrained=pretrained)
     return load_adapter(built, file, force=force).eval()
 
 

@@ -1,60 +1,63 @@
-"""Where the roles live in encoders of transformers. Names of their modules stay in here and in `attention`."""
+"""What is known of a model of transformers: its roles, its head, and whether it takes prefixes and prompts."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
 from ..core.heads import head_names
 from ..core.inject import Anatomy, Site
-from ..core.names import norm_names, slots
-from ..core.wrapper import unwrap
+from ..core.names import get, matching, norm_names, slots
+from ..core.sites import roles_of
 from .attention import PrefixAttention, WatchedAttention, takes_prefix
 from .encoder import PromptedEncoder
-
-
-def _projection(name: str) -> tuple[Site, ...]:
-    return Site(f"layer.*.attention.self.{name}"), Site(f"layer.*.attention.self.{name}_proj")
-
-
-def _sub_layer(end: str) -> tuple[Site, ...]:
-    """Where an adapter of a sub-layer stands: behind its last linear layer, or beside the whole, before the norm."""
-    return Site(f"{end}.dense", only="sequential"), Site(end, only="parallel")
-
-
-_ATTENTION = re.compile(r"(^|\.)layer\.[^.]+\.attention\.self$")
-_ROLES = {
-    "query": _projection("query"),
-    "key": _projection("key"),
-    "value": _projection("value"),
-    "attn_out": (Site("layer.*.attention.output.dense"),),
-    "mlp_in": (Site("layer.*.intermediate.dense"),),
-    "mlp_hidden": (Site("layer.*.intermediate"),),
-    "mlp_out": (Site("layer.*.output.dense"),),
-    "attn": (Site("layer.*.attention.self", only="prefix"), *_sub_layer("layer.*.attention.output")),
-    "mlp": _sub_layer("layer.*.output"),
-    "block": (Site("encoder"),),
-}
+from .image_layers import PrefixedAttention, PromptedBlock, is_plain_attention, is_plain_block
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """The anatomy of an encoder of transformers: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DeBERTa-v2 and v3, ...
+    """The anatomy of a model of transformers, on texts or images: its roles, by `core.sites`, and its head.
 
     Adapters are, as `targets=("mlp",)`, Pfeiffer's, and as `("attn", "mlp")`, Houlsby's; dropout comes behind a
-    sequential one. The role `block`, which a prompt enters, is the whole encoder. Prefixes and prompts need layers that
-    take any number of keys, which not all do (windows, blocks), and no decoder, whose tokens may not see what follows.
-    In models with other names there are no roles; name patterns such as `transformer.layer.*.attention.q_lin` do as
-    targets of lora, adapter and ia3.
+    sequential one. Prefixes and prompts need layers that take any number of keys, which not all do (windows, blocks,
+    rotary positions), and no decoder, whose tokens may not see what follows. BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
+    DeBERTa-v2 and v3 have them: the role `block`, which a prompt enters, is the whole encoder there. So have ViT, DeiT,
+    DINOv2, CLIP's and SigLIP's images, in each block, and BEiT has a prefix. A model with other names has none; name
+    patterns such as `model.layers.*.self_attn.qkv_proj` do as targets of lora, adapter and ia3.
     """
-    attentions = [unwrap(module) for name, module in slots(model) if _ATTENTION.search(name)]
-    if not attentions:
-        return Anatomy(prompted=None, head=head_names(model))
-    takes_keys = all(map(takes_prefix, attentions))
+    norms = tuple(map(Site, norm_names(model)))
+    roles = {**roles_of(model), **({"norm": norms} if norms else {})}
+    attentions = _modules(model, [site for site in roles.get("attn", ()) if site.only == "prefix"])
+    if takes_images(model):
+        plain = bool(attentions) and all(map(is_plain_attention, attentions))
+        prompted = plain and all(map(is_plain_block, _modules(model, roles.get("block", ()))))
+        return Anatomy(
+            roles,
+            prefix_attention=PrefixedAttention if plain else None,
+            prompted=PromptedBlock if prompted else None,
+            head=head_names(model),
+        )
+    takes_keys = bool(attentions) and all(map(takes_prefix, attentions))
     return Anatomy(
-        {**_ROLES, "norm": tuple(map(Site, norm_names(model)))},
+        roles,
         prefix_attention=PrefixAttention if takes_keys else None,
         prompted=PromptedEncoder if takes_keys else None,
         watching=WatchedAttention,
         head=head_names(model),
     )
+
+
+def _modules(model: nn.Module, sites: Iterable[Site]) -> list[nn.Module]:
+    names = [name for name, _ in slots(model)]
+    return [get(model, name) for site in sites for name in matching(names, site.pattern)]
+
+
+def is_transformers_model(model: nn.Module) -> bool:
+    """Whether a model is one of transformers, by the attributes that all of these have."""
+    return hasattr(getattr(model, "config", None), "model_type") and hasattr(model, "base_model_prefix")
+
+
+def takes_images(model: Any) -> bool:
+    """Whether a model of transformers takes images and nothing else."""
+    return getattr(model, "main_input_name", "") == "pixel_values"

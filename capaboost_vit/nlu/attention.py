@@ -18,8 +18,13 @@ from .encoder import real_positions, with_keys
 
 
 def takes_prefix(attention: nn.Module) -> bool:
-    """Whether an attention layer is an encoder's and takes keys and values from outside, or is DeBERTa's."""
-    return _cache_keyword(attention) is not None and not getattr(unwrap(attention), "is_decoder", False)
+    """Whether an attention layer is BERT's, in an encoder, and takes keys and values from outside, or is DeBERTa-v2's.
+
+    Its layers call the widths of their heads alike; those of decoders, which take a cache too, do not.
+    """
+    layer = unwrap(attention)
+    known = all(hasattr(layer, name) for name in ("num_attention_heads", "all_head_size"))
+    return known and _cache_keyword(attention) is not None and not getattr(layer, "is_decoder", False)
 
 
 def _cache_keyword(attention: nn.Module) -> str | None:

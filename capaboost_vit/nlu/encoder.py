@@ -36,7 +36,7 @@ class PromptedEncoder(Wrapper):
         prompt = self.tokens().to(hidden_states.dtype).expand(hidden_states.shape[0], -1, -1)
         hidden_states = torch.cat([prompt, hidden_states], dim=1)
         output = self.base(hidden_states, with_tokens(attention_mask, self.tokens.length), *args, **kwargs)
-        if captured := _captured():
+        if captured := captured_outputs().get("hidden_states"):
             captured[:] = self._without_prompt(captured)
         return self._without_prompt(output)
 
@@ -53,13 +53,13 @@ class PromptedEncoder(Wrapper):
         return output
 
 
-def _captured() -> list[Any]:
-    """Hidden states that transformers 5 collects beside the outputs, by hooks on the layers (a private name of it)."""
+def captured_outputs() -> dict[str, list[Any]]:
+    """What transformers 5 collects beside the outputs, by hooks on the layers: a private name of it, hence in here."""
     try:
         from transformers.utils.output_capturing import _active_collector
     except ImportError:  # older releases return them from the encoder
-        return []
-    return (_active_collector.get() or {}).get("hidden_states", [])
+        return {}
+    return _active_collector.get() or {}
 
 
 def with_keys(mask: Tensor | None, count: int) -> Tensor | None:

@@ -81,6 +81,35 @@ def create_text_model(
     return model.eval()
 
 
+def create_model(
+    name: str, architecture: str, *, classes: Sequence[str] = (), num_labels: int | None = None, pretrained: bool = True
+) -> nn.Module:
+    """A model of this class of transformers with the weights of a hub id or folder, in evaluation mode.
+
+    What the weights lack, such as a classifier, is random, and so is one for another number of classes.
+
+    Args:
+        classes: names of the classes; without them a model has `num_labels`, or as many as its configuration says.
+        pretrained: load the weights; otherwise all are random.
+
+    Raises:
+        ValueError: no such class, or no such model.
+    """
+    import transformers
+
+    build: Any = getattr(transformers, architecture, None)
+    if not (isinstance(build, type) and issubclass(build, transformers.PreTrainedModel)):
+        raise ValueError(f"transformers {transformers.__version__} has no model called {architecture}")
+    options: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
+    if classes:
+        options = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    with _explained(name, "the model"):
+        if pretrained:
+            return build.from_pretrained(name, ignore_mismatched_sizes=True, **options).eval()
+        config: Any = build.config_class
+        return build(config.from_pretrained(name, **options)).eval()
+
+
 def _is_inside(base: nn.Module, key: str) -> bool:
     """Whether a name that the model lacks lies inside its encoder; not in further layers, which a list may lack."""
     modules = dict(base.named_modules())
@@ -174,14 +203,7 @@ def _explained(name: str, what: str) -> Iterator[None]:
 def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
     """Adds a method's branches to a model of transformers, in place, and freezes everything but them and the head.
 
-    Args:
-        model: BERT, RoBERTa, ELECTRA, DeBERTa-v2 or v3, with or without a head; or any model when `targets` are name
-            patterns.
-        method: the name of one of `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf, unipelt;
-            bitfit, norm, head or full for comparison; or a method that is made already.
-        head: names or patterns of further modules to train; None takes what stands beside the encoder.
-        options: of the method, see `capaboost_vit.methods`, such as `rank=8, targets=("query", "value")`; and
-            `autocast_adapter_dtype=False`, see `capaboost_vit.adapt`.
+    `capaboost_vit.adapt` does the same, and says what the arguments are.
 
     Returns:
         The same model, still of its own class. A second call adds a second method.

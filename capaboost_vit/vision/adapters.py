@@ -20,8 +20,9 @@ from ..core.outline import outlines
 from ..core.record import adapted_part, plain_model
 from ..io.options import suggest
 from ..methods import METHODS, Method
-from ..methods.adapter_file import AdapterFile, read_kind, write_adapter_file
+from ..methods.adapter_file import AdapterFile, write_adapter_file
 from ..methods.apply import adapt_model
+from ..methods.base_kind import read_kind
 from ..methods.header import AdapterFileError, explained
 from ..methods.index import option_names
 from ..methods.load import check_outline, load_into
@@ -37,26 +38,7 @@ M = TypeVar("M", bound=nn.Module)
 def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
     """Adds a method's branches to a model, in place, and freezes everything but them and the head.
 
-    Args:
-        model: a timm model, or any torch model when `targets` are name patterns such as `encoder.*.linear1`.
-        method: the name of one of `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf; bitfit,
-            norm, head (linear probe) or full (fine-tuning); or a method that is made already.
-        head: names or patterns of further modules to train, () for none; None takes those of an earlier call, or what
-            `core.heads.find_head` finds: a classifier, what stands beside or behind a backbone. What is trained stands
-            in the log and in `model.capaboost["head"]`; where no head is found, a warning says what to type.
-        options: of the method, see `capaboost_vit.methods`, such as `rank=8, num_branches=2, density=0.5,
-            targets=("query", "value")`; and `autocast_adapter_dtype=False`, with which the branches and the head of a
-            bfloat16 or float16 model have its dtype: they are float32 otherwise, as in PEFT.
-
-    Returns:
-        The same model, still of its own class. A second call adds a second method.
-
-    Raises:
-        ValueError, TypeError: an unknown method or option, a target that matches nothing, a method that would train
-            nothing, or a model that PEFT or a parallel wrapper has changed; the model is unchanged.
-
-    Example:
-        >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224"), "lora", rank=4)
+    `capaboost_vit.adapt` does the same, and says what the arguments are.
     """
     if isinstance(model, str):
         raise TypeError(f"adapt takes a model: timm.create_model({model!r:.100}){_near(model)} makes one")
@@ -127,7 +109,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
     inner = plain_model(model)
-    file = read_kind(path, "load_adapter", text=False)
+    file = read_kind(path, "load_adapter", of_transformers=False)
     load_into(
         inner, file, architecture=_base_of(inner)["architecture"], adapt=adapt, head_names=head_names, force=force
     )
@@ -152,7 +134,7 @@ def create_from_adapter(
         AdapterFileError: the file is damaged, does not fit, or is of a model that timm does not know.
         FileNotFoundError, ValueError: no or wrong base weights.
     """
-    file = read_kind(path, "create_from_adapter", text=False)
+    file = read_kind(path, "create_from_adapter", of_transformers=False)
     path, header = file.path, file.header
     base = header["base"]
     name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)

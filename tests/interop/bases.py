@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import capaboost_vit
 from capaboost_vit import nlu
-from capaboost_vit.interop.peft_format import is_transformers_model
+from capaboost_vit.nlu.anatomy import is_transformers_model
 
 peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
 

@@ -14,15 +14,17 @@ from safetensors.torch import load_file
 from small import ADDED, LITTLE, adapted, build, each_family, examples, padded, wake
 
 import capaboost_vit
+from capaboost_vit import nlu
 from capaboost_vit.core.inject import branches, detach
 from capaboost_vit.core.merge import merge
 from capaboost_vit.methods.adapter_file import load_adapter_file, write_adapter_file
 from capaboost_vit.methods.apply import fold
 from capaboost_vit.methods.header import AdapterFileError
 from capaboost_vit.methods.load import load_into
-from capaboost_vit.nlu import adapt, create_from_adapter, load_adapter, save_adapter
+from capaboost_vit.nlu import adapt, save_adapter
 from capaboost_vit.nlu.anatomy import head_names
 from capaboost_vit.nlu.models import create_text_model, quiet
+from capaboost_vit.vision import adapters as vision
 
 FILE = "adapter.safetensors"
 
@@ -190,18 +192,17 @@ def test_what_was_put_before_save_pretrained_goes_with_the_branches(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_on_texts_or_images_names_the_function_that_reads_it(tmp_path):
+def test_a_file_of_transformers_or_timm_names_the_function_that_reads_it(tmp_path):
     texts = save_adapter(trained("bert", "lora"), tmp_path / "texts.safetensors", task="rte", class_names=["a", "b"])
     vit = timm.create_model("test_vit", num_classes=3)
     images = capaboost_vit.save_adapter(capaboost_vit.adapt(vit, "lora"), tmp_path / "images.safetensors")
-    with pytest.raises(AdapterFileError, match=r"is of a model on texts: use capaboost_vit\.nlu\.load_adapter"):
-        capaboost_vit.load_adapter(build("bert", "SequenceClassification"), texts)
-    with pytest.raises(AdapterFileError, match=r"is of a model on texts: use capaboost_vit\.nlu\.create_from_adapter"):
-        capaboost_vit.create_from_adapter(texts)
-    with pytest.raises(AdapterFileError, match=r"is of a model on images: use capaboost_vit\.load_adapter"):
-        load_adapter(vit, images)
-    with pytest.raises(AdapterFileError, match=r"is of a model on images: use capaboost_vit\.create_from_adapter"):
-        create_from_adapter(images)
+    for function in ("load_adapter", "create_from_adapter"):
+        of_bert = rf"made for BertForSeq.* of transformers: use it with that, by capaboost_vit\.{function}"
+        with pytest.raises(AdapterFileError, match=of_bert):
+            getattr(vision, function)(*([vit] if "load" in function else []), texts)
+        of_vit = rf"was made for test_vit of timm: use it with that, by capaboost_vit\.{function}"
+        with pytest.raises(AdapterFileError, match=of_vit):
+            getattr(nlu, function)(*([build("bert")] if "load" in function else []), images)
 
 
 # what does not fit
