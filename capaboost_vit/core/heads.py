@@ -92,9 +92,8 @@ def _beside_the_encoder(model: Any) -> tuple[str, ...]:
         return fresh
     prefix = model.base_model_prefix
     encoder = getattr(model, prefix or "-", None)
-    embeddings = model.get_input_embeddings()
-    if encoder is not None and isinstance(embeddings, nn.Module) and embeddings not in set(encoder.modules()):
-        encoder = None  # of DINOv3's model, `model` is the part behind the embeddings
+    if "embeddings" in model._modules:  # DINOv3's model, whose `model` is the part behind these
+        encoder = None
     if encoder is None:  # it is one itself, whose `head` may be pretrained, or calls it otherwise: CLIPForImage...
         return tuple(dict.fromkeys((*(_named(model) if "For" in type(model).__name__ else ()), *fresh)))
     own = _classifier(encoder) if hasattr(encoder, "get_classifier") else ()  # of timm, with its classifier inside
