@@ -290,6 +290,13 @@ def test_the_query_of_a_fused_layer_changes_the_queries_alone():
     assert [bool(part.any()) for part in changed.chunk(3)] == [True, False, False]
 
 
+@pytest.mark.parametrize("name", ["bert", "vit", "llama"])
+def test_a_summary_counts_by_role(name):
+    model = capaboost_vit.adapt(zoo.build(name), "lora", targets=["query", "attn_out", "mlp_out"])
+    roles = capaboost_vit.summary(model, flops=False, verbose=False).roles
+    assert {"query", "attn_out", "mlp_out"} == roles.keys() - {"classifier"}
+
+
 def test_a_whole_model_that_calls_its_encoder_model_has_no_head():
     assert capaboost_vit.anatomy_of(zoo.build("dinov3")).head == ()
 

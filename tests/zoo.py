@@ -64,8 +64,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def config_of(name: str) -> Any:
+    """The configuration of the model of this name."""
+    import transformers
+
+    kind, config = MODELS[name]
+    return getattr(transformers, kind).config_class(**config)
+
+
 def build(name: str) -> nn.Module:
-    """The model of this name; each time another copy of the same. Its attention is eager, to hold to on all of them."""
+    """The model of this name; each time another copy of the same."""
     return copy.deepcopy(_built(name))
 
 
@@ -73,10 +81,9 @@ def build(name: str) -> nn.Module:
 def _built(name: str) -> nn.Module:
     import transformers
 
-    kind, config = MODELS[name]
-    cls = getattr(transformers, kind)
+    cls = getattr(transformers, MODELS[name][0])
     torch.manual_seed(0)
-    model: nn.Module = cls(cls.config_class(**config)).eval()
+    model: nn.Module = cls(config_of(name)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))

@@ -113,7 +113,8 @@ def _roles(model: nn.Module) -> dict[tuple[str, str], str]:
     roles: dict[tuple[str, str], str] = {}
     for role in anatomy.roles:
         with suppress(ValueError):  # a role that this architecture does not have
-            roles |= {(place.name, place.site.part): role for place in find(model, role, anatomy)}
+            for place in find(model, role, anatomy):
+                roles.setdefault((place.name, place.site.part), role)  # mlp_out, where the role mlp has it for adapters
     return roles
 
 
