@@ -113,6 +113,7 @@ def create_from_adapter(
     model: str | None = None,
     pretrained: bool = True,
     initial_checkpoint: str | Path | None = None,
+    chain: Sequence[str | Path | AdapterFile] = (),
     force: bool = False,
 ) -> nn.Module:
     """Builds the base model that a file names, loads its weights and the adapter file; in evaluation mode.
@@ -120,22 +121,26 @@ def create_from_adapter(
     Args:
         model: of transformers: hub id or folder of the base; None takes the hub id that the file names.
         pretrained: of timm: fetch the base weights that the header names from the hub, unless `initial_checkpoint` is
-            given, a local file with them.
+            given, a local file with them, or a folder that `capaboost merge` has written.
+        chain: of timm: where the adapter was trained on a merged model, the files of what was merged into it, the first
+            one first; the base is built of these. The other way is the merged model as `initial_checkpoint` or `model`.
         force: accept base weights whose fingerprint differs.
 
     Raises:
-        AdapterFileError: the file is damaged, does not fit, or is of a base that is not known.
+        AdapterFileError: the file is damaged, does not fit, or is of a base that is not known, such as a merged model
+            without its chain or weights.
         FileNotFoundError, ValueError: no or wrong base weights.
         TypeError: an option for a base of the other kind.
     """
     file = read_adapter_file(path)
     if is_of_transformers(file):
-        _refuse(
-            "a base of transformers", pretrained=None if pretrained else False, initial_checkpoint=initial_checkpoint
-        )
+        given = {"pretrained": None if pretrained else False, "chain": chain or None}
+        _refuse("a base of transformers", initial_checkpoint=initial_checkpoint, **given)
         return of_transformers.create_from_adapter(file, model=model, force=force)
     _refuse("a base of timm", model=model)
-    return of_timm.create_from_adapter(file, pretrained=pretrained, initial_checkpoint=initial_checkpoint, force=force)
+    return of_timm.create_from_adapter(
+        file, pretrained=pretrained, initial_checkpoint=initial_checkpoint, chain=chain, force=force
+    )
 
 
 def _files_of(model: nn.Module) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .base import copied, why_not_dense
+from .chain import chain_with, note_chain
 from .inject import replace_slots
 from .names import slots, wrappers_of
 from .precision import narrow
@@ -21,6 +22,8 @@ from .wrapper import CannotMerge, NoShortCut, Wrapper, unwrap
 @torch.no_grad()
 def merge(model: nn.Module, *, inplace: bool = False, dequantize: bool = False) -> nn.Module:
     """A model without wrappers whose weights are W + dW, or scaled, formed in at least float32 and rounded once.
+
+    What was merged is noted on the model, so that a file of an adapter that is trained on it next names its base.
 
     Layers whose weight was parametrised (weight norm, spectral norm, orthogonal, pruned) are plain afterwards where
     something was merged into them.
@@ -47,10 +50,11 @@ def merge(model: nn.Module, *, inplace: bool = False, dequantize: bool = False) 
         known = not dequantize and not unmergeable(model, dequantize=True)
         hint = ", or merge(model, dequantize=True) for plain layers" if known else ""
         raise CannotMerge(f"cannot merge {name!r}: {reason}{others}{hint}")
-    model = model if inplace else copied(model)
+    model, chain = model if inplace else copied(model), chain_with(model)
     replace_slots(model, partial(_merged, dequantize=dequantize))
     narrow(model)
     forget(model)
+    note_chain(model, chain)
     return model
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..core.chain import fingerprint
 from ..core.names import distinct, namer, slots
 from ..core.record import adapted_part
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
 from ..io.sealed import read_sealed, write_sealed
 from . import mask_bits
-from .header import AdapterFileError, check_header, completed, explained, fingerprint, origin
+from .header import AdapterFileError, check_header, completed, explained, origin
 from .index import find_method
 
 FORMAT = "capaboost_vit.adapter"

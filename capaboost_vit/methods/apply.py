@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..core.base import dtype_of
+from ..core.chain import merged_into
 from ..core.heads import find_head, loose_parameters
 from ..core.inject import Anatomy, attach, find, freeze_base, wrappers
 from ..core.names import get, wrappers_of
@@ -133,7 +134,8 @@ def adapt_model(
     names = apply_method(
         model, dataclasses.replace(anatomy, head=chosen), method, autocast_adapter_dtype=autocast_adapter_dtype
     )
-    model.capaboost = {"base": dict(base), **model.capaboost}  # type: ignore[assignment, dict-item]
+    merged = {"merged": chain} if (chain := merged_into(model)) else {}
+    model.capaboost = {"base": {**base, **merged}, **model.capaboost}  # type: ignore[assignment, dict-item]
     save_readably(model)
     parameters = [*model.parameters()]
     if not any(parameter.is_meta for parameter in parameters):  # not for an outline, nor twice where a file is loaded

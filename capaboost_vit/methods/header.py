@@ -1,4 +1,4 @@
-"""The header of an adapter file: what it has to hold, of which types and in which ranges; the base's fingerprint."""
+"""The header of an adapter file: what it has to hold, of which types and in which ranges."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..core.base import plain_tensor
 from ..io.options import check_value
-from ..io.sealed import digest
 from .index import make_method
 
 _MOST = 100_000  # for any size: beyond it a list of so many numbers is made before anything can be compared
@@ -34,7 +29,14 @@ _HEADER: _Fields = {
     "input": (dict, {}),
     "text": (dict, {}),
 }
-_BASE: _Fields = {"architecture": (str, {}), "tag": (str | None, {}), "fingerprint": (str, {})}
+_BASE: _Fields = {
+    "architecture": (str, {}),
+    "tag": (str | None, {}),
+    "fingerprint": (str, {}),
+    "merged": (tuple[dict, ...], {}),
+    "folder": (str, {}),
+}
+_MERGED: _Fields = {"methods": (tuple[dict, ...], {}), "digest": (str, {})}
 _MASK: _Fields = {"shape": (tuple[int, ...], {"low": 0}), "signed": (bool, {})}
 _TEXT: _Fields = {"task": (str | None, {}), "max_length": (int | None, {"low": 1, "high": _MOST})}
 _INPUT: _Fields = {
@@ -77,6 +79,8 @@ def check_header(header: Mapping[str, Any]) -> None:
     needed = {"base", "methods", "head", "masks"} | ({"num_classes", "input"} if "model_args" in header else set())
     _check("", header, _HEADER, needed)
     _check("base.", header["base"], _BASE, {"architecture", "fingerprint"})
+    for entry in header["base"].get("merged", []):
+        _check("base.merged.", entry, _MERGED, _MERGED)
     for name, mask in header["masks"].items():
         check_value(f"masks.{name}", mask, dict, {})
         _check(f"masks.{name}.", mask, _MASK, _MASK)
@@ -129,9 +133,3 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(item)
     else:
         yield value
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
-    plain = ((name, plain_tensor(tensor)) for name, tensor in tensors.items())
-    return digest({name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in plain})

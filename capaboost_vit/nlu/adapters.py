@@ -12,6 +12,7 @@ from torch import nn
 from .._version import __version__
 from ..core.record import adapted_part, plain_model
 from ..io.atomic import new_folder
+from ..methods.adapter_base import check_published
 from ..methods.adapter_file import AdapterFile, write_adapter_file
 from ..methods.base_kind import read_kind
 from ..methods.header import AdapterFileError, explained
@@ -83,6 +84,8 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
     """
     file = read_kind(path, "create_from_adapter", of_transformers=True)
     header = file.header
+    if model is None:
+        check_published(file, "model=FOLDER", chain=False)
     base = model or header["base"].get("tag")
     architecture, classes = header["base"]["architecture"], header["class_names"]
     if base is None:

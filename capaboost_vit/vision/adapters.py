@@ -16,10 +16,13 @@ from timm.models import get_model_args
 from torch import nn
 
 from .._version import __version__
+from ..core.chain import merged_into
+from ..core.merge import merge
 from ..core.outline import outlines
 from ..core.record import adapted_part, plain_model
 from ..io.options import suggest
 from ..methods import METHODS, Method
+from ..methods.adapter_base import check_published, described
 from ..methods.adapter_file import AdapterFile, write_adapter_file
 from ..methods.apply import adapt_model
 from ..methods.base_kind import read_kind
@@ -54,7 +57,8 @@ def _near(name: str) -> str:
 def _base_of(model: nn.Module) -> dict[str, Any]:
     """What adapter files say of a base: timm's architecture and tag, or the name of its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    return {"architecture": config.get("architecture") or type(model).__name__, "tag": config.get("tag")}
+    base = {"architecture": config.get("architecture") or type(model).__name__, "tag": config.get("tag")}
+    return {**base, "folder": Path(config["file"]).name} if config.get("source") == "local-dir" else base
 
 
 def save_adapter(
@@ -121,17 +125,21 @@ def create_from_adapter(
     *,
     pretrained: bool = True,
     initial_checkpoint: str | Path | None = None,
+    chain: Sequence[str | Path | AdapterFile] = (),
     force: bool = False,
 ) -> nn.Module:
     """Builds the base model, loads its weights and the adapter file; in evaluation mode.
 
     Args:
         pretrained: fetch the base weights that the header names from timm's hub (unless `initial_checkpoint` is given).
-        initial_checkpoint: a local file with the base weights.
+        initial_checkpoint: a local file with the base weights, or a folder that `capaboost merge` has written.
+        chain: of an adapter that was trained on a merged model, the files of what was merged, the first one first:
+            the base is built of these. The other way is the merged model as `initial_checkpoint`.
         force: accept base weights whose fingerprint differs.
 
     Raises:
-        AdapterFileError: the file is damaged, does not fit, or is of a model that timm does not know.
+        AdapterFileError: the file is damaged, does not fit, is of a model that timm does not know, or was trained on a
+            merged model or a local folder, and neither chain nor weights are named, or another chain.
         FileNotFoundError, ValueError: no or wrong base weights.
     """
     file = read_kind(path, "create_from_adapter", of_transformers=False)
@@ -150,10 +158,39 @@ def create_from_adapter(
     with explained(path), outlines(**size_limits(base["architecture"])):
         outline = timm.create_model(name, **arguments)
     check_outline(outline, file, adapt=adapt, head_names=head_names)
-    model = create_base(
-        name, pretrained=pretrained and not file.trains_all(), initial_checkpoint=initial_checkpoint, **arguments
-    )
+    pretrained = pretrained and not file.trains_all()
+    if chain:
+        model = create_merged(file, chain, pretrained=pretrained, initial_checkpoint=initial_checkpoint)
+    else:
+        if pretrained and initial_checkpoint is None:
+            check_published(file, "initial_checkpoint=FOLDER or FILE", chain=True)
+        model = create_base(name, pretrained=pretrained, initial_checkpoint=initial_checkpoint, **arguments)
     return load_adapter(model, file, force=force).eval()
+
+
+def create_merged(file: AdapterFile, chain: Sequence[str | Path | AdapterFile], **source: Any) -> nn.Module:
+    """The merged model that an adapter was trained on, of the files of what was merged.
+
+    Args:
+        source: of the first base, as in `create_from_adapter`.
+
+    Raises AdapterFileError if the file says that others were merged, or none.
+    """
+    merged = file.header["base"].get("merged", [])
+    if len(chain) != len(merged):
+        raise AdapterFileError(
+            f"{file.path} was trained on {described(file)}, so chain= takes {len(merged)} files, got {len(chain)}"
+        )
+    *earlier, last = chain
+    model: Any = merge(create_from_adapter(last, chain=earlier, **source), inplace=True)
+    if merged_into(model)[-1]["digest"] != merged[-1]["digest"]:
+        path = last.path if isinstance(last, AdapterFile) else last
+        raise AdapterFileError(
+            f"{path} is not what was merged into the base of {file.path}: that was trained on {described(file)}"
+        )
+    if model.num_classes != file.header["num_classes"]:
+        model.reset_classifier(file.header["num_classes"])
+    return model
 
 
 @functools.cache

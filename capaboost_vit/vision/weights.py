@@ -57,13 +57,17 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
     another shape is left as it is in the model; every other tensor must be there and fit.
 
     Args:
-        path: a .safetensors file, or a .pth / .bin file that holds only tensors.
+        path: a .safetensors file, or a .pth / .bin file that holds only tensors; or a folder in timm's hub format with
+            such a file in it, which `capaboost merge` writes.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file cannot be read safely, or its tensors are not those of this architecture.
     """
-    path = Path(path)
+    path = Path(str(path).removeprefix("local-dir:"))
+    if (path / "config.json").is_file():
+        weights = (path / name for name in ("model.safetensors", "pytorch_model.bin"))
+        path = next((file for file in weights if file.is_file()), path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a .safetensors or .pth file of the base model")
     try:

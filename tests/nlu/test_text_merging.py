@@ -10,7 +10,8 @@ from capaboost_vit.core.inject import branches
 from capaboost_vit.core.merge import merge
 from capaboost_vit.core.names import get
 from capaboost_vit.methods.apply import fold
-from capaboost_vit.nlu import adapt
+from capaboost_vit.methods.header import AdapterFileError
+from capaboost_vit.nlu import adapt, create_from_adapter, save_adapter
 
 LORA = ("lora", dict(rank=4, targets=["query", "key", "value", "attn_out", "mlp_in", "mlp_out"]))
 MERGED = {
@@ -142,3 +143,13 @@ def test_a_merged_model_is_one_of_transformers_alone(ready, tmp_path):
     logits = torch.load(tmp_path / "logits.pt")
     torch.testing.assert_close(logits, merged(**batch).logits, rtol=1e-5, atol=1e-6)
     same(logits, model(**batch).logits, 1e-5)
+
+
+def test_an_adapter_of_a_merged_model_says_what_its_base_is(tmp_path):
+    model = build("roberta", "SequenceClassification")
+    model.config._name_or_path = "FacebookAI/roberta-base"
+    merged = merge(wake(adapt(model, "lora", rank=4)))
+    path = save_adapter(wake(adapt(merged, "prompt")), tmp_path / "prompt.safetensors", task="rte")
+    whole = "FacebookAI/roberta-base with capaboost-lora r4 d2 merged in: name its weights, model=FOLDER"
+    with pytest.raises(AdapterFileError, match=rf"trained on RobertaForSequenceClassification.{whole}"):
+        create_from_adapter(path)

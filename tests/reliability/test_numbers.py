@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from capaboost_vit import run as run_module
-from capaboost_vit.methods.header import fingerprint
+from capaboost_vit.core.chain import fingerprint
 from capaboost_vit.run import train
 from capaboost_vit.training import loop, objective
 from capaboost_vit.training.loop import NotFinite

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import capaboost_vit
+from capaboost_vit.core.chain import fingerprint
 from capaboost_vit.io import atomic, sealed
 from capaboost_vit.methods.adapter_file import FORMAT
-from capaboost_vit.methods.header import fingerprint
 
 METHODS = ("lora", "adapter", "prefix", "prompt")
 PATTERNS = ("random", "complementary", "sign", "2:4")
