@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .base import is_linear, operand
 from .names import slots
 from .variant import Change, Variant
 from .wrapper import Wrapper
@@ -71,6 +72,8 @@ class Mixed(Wrapper):
         rows, left = divmod(len(first), sum(count for _, count in groups))
         if left:
             raise ValueError(_refusal(f"{self.name!r} gets {len(first)} rows, no multiple of the batch"))
+        if (factors := self._factors([member for member, _ in groups])) is not None:
+            return add_grouped(self.base(*args, **kwargs), first, factors, [count for _, count in groups])
         outputs, start = [], 0
         for group in groups:
             part = slice(start, start + rows * group[1])
@@ -81,6 +84,21 @@ class Mixed(Wrapper):
                     self.members[group[0]](*own, **{key: _part(value, first, part) for key, value in kwargs.items()})
                 )
         return self._joined(outputs)
+
+    def _factors(self, members: Sequence[int]) -> list[tuple[Tensor, Tensor] | None] | None:
+        """(A, B) of each member that adds B A to a linear base, None for the base itself; None if one is neither.
+
+        In training a member may draw dropout.
+        """
+        if self.training or not is_linear(self.base):
+            return None
+        factors: list[tuple[Tensor, Tensor] | None] = []
+        for module in (self.members[member] for member in members):
+            low_rank = isinstance(module, Wrapper) and module.base is self.base
+            factors.append(module.linear_factors() if low_rank else None)  # type: ignore[operator]
+            if factors[-1] is None and module is not self.base:
+                return None
+        return factors
 
     def _joined(self, outputs: list[Any]) -> Any:
         if isinstance(outputs[0], tuple):
@@ -93,6 +111,29 @@ class Mixed(Wrapper):
         widest = max(output.shape[-1] for output in outputs)
         padded = [F.pad(y, (0, widest - y.shape[-1]), value=-torch.inf) if y.shape[-1] < widest else y for y in outputs]
         return torch.cat(padded)
+
+
+def add_grouped(y: Tensor, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | None], counts: Sequence[int]) -> Tensor:
+    """`y_e + B_g A_g x_e` for the examples e of each group g: two batched products, whatever the number of groups.
+
+    Args:
+        y: (rows, ..., out). x: (rows, ..., in), whose rows are `sum(counts)` examples of equally many, in order.
+        factors: A (R, in) and B (out, R) of each group, of any rank R; None adds nothing.
+        counts: examples of each group.
+    """
+    present = [pair for pair in factors if pair is not None]
+    if not present:
+        return y
+    rank, (some_down, some_up) = max(len(down) for down, _ in present), present[0]
+    nothing = some_down.new_zeros(0, some_down.shape[1]), some_up.new_zeros(len(some_up), 0)
+    pairs = [nothing if pair is None else pair for pair in factors]
+    downs = torch.stack([F.pad(down, (0, 0, 0, rank - len(down))) for down, _ in pairs])
+    ups = torch.stack([F.pad(up, (0, rank - up.shape[1])) for _, up in pairs])
+    group = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(x.device)  # of each example
+    tokens = operand(x, downs).reshape(len(group), -1, x.shape[-1])
+    hidden = tokens @ downs[group].mT  # (B, N, R)
+    total = torch.baddbmm(y.reshape(len(group), -1, y.shape[-1]).to(hidden.dtype), hidden, ups[group].mT)
+    return total.view(y.shape).to(y.dtype)
 
 
 def mixture(model: nn.Module, variants: Sequence[Variant], groups: Groups) -> Variant:

@@ -9,6 +9,7 @@ from torch import nn
 
 import capaboost_vit
 from capaboost_vit import AdapterBank, nlu
+from capaboost_vit.core.mixture import add_grouped
 from capaboost_vit.core.names import distinct
 from capaboost_vit.methods import adapter_file
 
@@ -108,8 +109,11 @@ def test_a_mixed_batch_computes_for_each_example_what_its_adapter_does_alone(ban
         assert logits[i].argmax() == own.argmax()
 
 
-def test_a_mixed_batch_gives_each_adapter_the_gradient_of_its_own_examples(bank):
-    names = ["lora", "adapter", "bitfit", "lora", "bitfit", "adapter"]
+@pytest.mark.parametrize(
+    "names",
+    [["lora", "adapter", "bitfit", "lora", "bitfit", "adapter"], ["lora", "masked", "lora", "lora", "plain", "masked"]],
+)
+def test_a_mixed_batch_gives_each_adapter_the_gradient_of_its_own_examples(bank, names):
     bank(X, names=names)[:, :2].square().sum().backward()
     for name in dict.fromkeys(names):
         bank.use(name)
@@ -147,6 +151,25 @@ def test_windows_maps_and_two_heads_are_mixed_too(tmp_path, family):
     for i, name in enumerate(names):
         own = bank.use(name)(X[i : i + 1])[0]
         torch.testing.assert_close(logits[i, : len(own)], own, rtol=0, atol=2e-6 * own.abs().max().item())
+
+
+def test_grouped_products_are_those_of_each_example_alone():
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    counts, windows = [2, 1, 3], 4  # rows of an example, as windows
+    factors = [(normal(5, 8), normal(6, 5)), None, (normal(2, 8), normal(6, 2))]
+    x, y = normal(6 * windows, 3, 7, 8), normal(6 * windows, 3, 7, 6)
+    owners = [group for group, count in enumerate(counts) for _ in range(count * windows)]
+    updates = [torch.zeros(6, 8, dtype=torch.float64) if pair is None else pair[1] @ pair[0] for pair in factors]
+    wanted = torch.stack([y[i] + x[i] @ updates[group].T for i, group in enumerate(owners)])
+    torch.testing.assert_close(add_grouped(y, x, factors, counts), wanted, rtol=0, atol=1e-12)
+    assert add_grouped(y, x, [None] * 3, counts) is y
+    narrow = add_grouped(y.bfloat16(), x.bfloat16(), factors, counts)  # beside a base in bfloat16
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.double(), wanted, rtol=0, atol=0.02 * wanted.abs().max().item())
 
 
 def test_adapters_cost_the_memory_of_their_files_and_no_more(bank, files):
