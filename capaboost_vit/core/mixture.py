@@ -117,7 +117,8 @@ def add_grouped(y: Tensor, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | 
     """`y_e + B_g A_g x_e` for the examples e of each group g: two batched products, whatever the number of groups.
 
     Args:
-        y: (rows, ..., out). x: (rows, ..., in), whose rows are `sum(counts)` examples of equally many, in order.
+        y: (rows, ..., out), overwritten where nothing is differentiated.
+        x: (rows, ..., in), whose rows are those of `sum(counts)` examples, equally many of each, in order.
         factors: A (R, in) and B (out, R) of each group, of any rank R; None adds nothing.
         counts: examples of each group.
     """
@@ -132,7 +133,8 @@ def add_grouped(y: Tensor, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | 
     group = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(x.device)  # of each example
     tokens = operand(x, downs).reshape(len(group), -1, x.shape[-1])
     hidden = tokens @ downs[group].mT  # (B, N, R)
-    total = torch.baddbmm(y.reshape(len(group), -1, y.shape[-1]).to(hidden.dtype), hidden, ups[group].mT)
+    total, ups = y.reshape(len(group), -1, y.shape[-1]).to(hidden.dtype), ups[group].mT.to(hidden.dtype)
+    total = torch.baddbmm(total, hidden, ups) if torch.is_grad_enabled() else total.baddbmm_(hidden, ups)
     return total.view(y.shape).to(y.dtype)
 
 

@@ -165,6 +165,8 @@ def test_grouped_products_are_those_of_each_example_alone():
     owners = [group for group, count in enumerate(counts) for _ in range(count * windows)]
     updates = [torch.zeros(6, 8, dtype=torch.float64) if pair is None else pair[1] @ pair[0] for pair in factors]
     wanted = torch.stack([y[i] + x[i] @ updates[group].T for i, group in enumerate(owners)])
+    with torch.no_grad():
+        torch.testing.assert_close(add_grouped(y.clone(), x, factors, counts), wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(add_grouped(y, x, factors, counts), wanted, rtol=0, atol=1e-12)
     assert add_grouped(y, x, [None] * 3, counts) is y
     narrow = add_grouped(y.bfloat16(), x.bfloat16(), factors, counts)  # beside a base in bfloat16
