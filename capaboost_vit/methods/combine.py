@@ -119,11 +119,12 @@ def _check_bases(files: Sequence[AdapterFile]) -> None:
     """Raises AdapterFileError unless all were trained on the same base weights and have heads of the same names."""
     first = files[0]
     for other in files[1:]:
-        if first.header["head"] != other.header["head"]:
-            raise AdapterFileError(
-                f"{first.path} and {other.path} have different heads: {first.header['head']}, {other.header['head']}"
-            )
-        for key in ("architecture", "fingerprint"):
+        for key, what in (("head", "heads"), ("inside", "places of the adapted model")):
+            if first.header[key] != other.header[key]:
+                raise AdapterFileError(
+                    f"{first.path} and {other.path} have different {what}: {first.header[key]}, {other.header[key]}"
+                )
+        for key in ("architecture", "fingerprint"):  # the latter is of all but the head
             one, two = first.header["base"][key], other.header["base"][key]
             if one != two:
                 raise AdapterFileError(
