@@ -10,7 +10,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..core.heads import head_names
 from ..core.names import namer
+from ..core.record import adapted_part
 from ..methods.adapter_file import fingerprint, split_state
+from .loops import check_frozen
 
 _FINGERPRINT = "capaboost_base"  # beside the tensors of the adapted model: SHA-256 of the base, 32 bytes
 
@@ -25,17 +27,13 @@ class BaseLeftOut:
         module: the adapted model, or what contains it: a LightningModule, a TimmWrapper.
 
     Raises:
-        ValueError: nothing in the module is adapted, or several models in it are.
+        ValueError: nothing in the module is adapted, several models in it are, or all of the model is trained, see
+            `mark_trainable`.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        parts = {name: part for name, part in module.named_modules() if "capaboost" in part.__dict__}
-        if not parts:
-            raise ValueError(f"this {type(module).__name__} carries no adapter: call capaboost_vit.adapt first")
-        if len(parts) > 1:
-            names = ", ".join(name or "itself" for name in parts)
-            raise ValueError(f"this {type(module).__name__} carries several adapted models, {names}: keep one in it")
-        ((name, self.model),) = parts.items()
+        name, self.model = adapted_part(module)
+        check_frozen(self.model)
         self._prefix = f"{name}." if name else ""
         stored, base = split_state(self.model, head_names(self.model))
         canonical, first = namer(self.model), dict[int, str]()

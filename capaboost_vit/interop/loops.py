@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core.heads import head_names, head_of
+from ..core.inject import freeze_base
 from ..core.names import get
-from ..core.record import adapted_model
+from ..core.record import adapted_model, adapted_part, plain_model
 from ..methods.adapter_file import split_state
 from ..methods.index import make_method
+from ..methods.method import Method
 from ..training.optim import parameter_groups
 
 
@@ -67,14 +69,17 @@ def param_groups(
     norms, gains, coefficients and prompts do not decay; rates have the factors of the methods (`coefficient_lr_ratio`).
 
     Args:
+        model: the adapted model, or what contains it, of which all that is trained gets `lr`.
         head_lr: learning rate of the head; None: `lr`.
         loraplus_ratio: LoRA+, the rate of B over that of A; None: `loraplus_lr_ratio` of the method.
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added, or a rate is given for what it does not have.
+        ValueError: the model carries nothing that `adapt` added, a rate is given for what it does not have, or all of
+            the model is trained, see `mark_trainable`.
     """
-    inner = adapted_model(model)
-    methods = [make_method(**record) for record in inner.capaboost["methods"]]  # type: ignore[index]
+    _, inner = adapted_part(plain_model(model))
+    check_frozen(inner)
+    methods = _methods(inner)
     if loraplus_ratio is not None:
         ratio: Any = {"loraplus_lr_ratio": loraplus_ratio}
         have = [any(field.name in ratio for field in dataclasses.fields(method)) for method in methods]
@@ -90,3 +95,38 @@ def param_groups(
         factors |= {parameter: factors.get(parameter, 1.0) * head_lr / lr for parameter in head}
     groups = parameter_groups(model, factors, weight_decay=weight_decay)
     return [{**group, "lr": lr * group.pop("lr_scale", 1.0)} for group in groups]
+
+
+def mark_trainable(model: nn.Module) -> None:
+    """Trains again what the methods of an adapted model train, and freezes the rest of it.
+
+    transformers' `from_pretrained` makes every parameter anew, and all of them trainable. Of a model that contains the
+    adapted one the other parts are left as they are.
+
+    Raises:
+        ValueError: nothing in the model is adapted, or several models in it are.
+    """
+    _, model = adapted_part(plain_model(model))
+    methods = _methods(model)
+    if any(method.trains_all for method in methods):
+        model.requires_grad_(True)
+    else:
+        freeze_base(model, head_of(model))
+    for parameter in (p for method in methods for p in method.base_parameters(model)):
+        parameter.requires_grad_(True)
+
+
+def check_frozen(model: nn.Module) -> None:
+    """Raises ValueError if all of an adapted model is trained, and no method of it means that."""
+    methods = _methods(model)
+    if all(p.requires_grad for p in model.parameters()) and not any(method.trains_all for method in methods):
+        names = " + ".join(method.name for method in methods)
+        raise ValueError(
+            f"every parameter of this {type(model).__name__} is trained, not those of {names} alone (transformers' "
+            "from_pretrained makes them so): call capaboost_vit.mark_trainable(model) first"
+        )
+
+
+def _methods(model: nn.Module) -> list[Method]:
+    record: dict[str, Any] = model.capaboost  # type: ignore[assignment]
+    return [make_method(**method) for method in record["methods"]]

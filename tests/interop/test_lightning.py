@@ -123,5 +123,5 @@ def test_a_whole_checkpoint_is_read_too(tmp_path):
 def test_a_module_without_an_adapter_is_refused(tmp_path):
     module = Classifier()
     module.backbone = timm.create_model("vit_tiny_patch16_224", **VIT)
-    with pytest.raises(ValueError, match=r"this Classifier carries no adapter: call capaboost_vit\.adapt first"):
+    with pytest.raises(ValueError, match=r"this Classifier carries no adapter: call capaboost_vit\.adapt"):
         AdapterCheckpoint().setup(None, module, "fit")

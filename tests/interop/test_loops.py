@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 import small
 import timm
@@ -79,6 +82,23 @@ def test_the_groups_train_with_torchs_optimizer_and_schedule():
     assert {group["lr"] for group in optimizer.param_groups} == {0.05, 0.1}
 
 
+def test_what_contains_the_model_is_trained_with_it():
+    outer = torch.nn.ModuleDict({"model": adapted(), "own": torch.nn.Linear(2, 2)})
+    groups = by_parameter(capaboost_vit.param_groups(outer, 0.1, 0.5, weight_decay=0.1))
+    assert groups.keys() == {id(p) for p in outer.parameters() if p.requires_grad}
+    assert groups[id(outer["own"].weight)] == (0.1, 0.1)
+    assert groups[id(outer["model"].head.bias)] == (pytest.approx(0.5), 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_trained_is_marked_again(method):
+    model = adapted(method)
+    trained = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(method == "lora")
+    capaboost_vit.mark_trainable(model)
+    assert [p.requires_grad for p in model.parameters()] == trained
+
+
 @pytest.mark.parametrize(
     ("method", "options", "text"),
     [
@@ -144,3 +164,17 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(other, text):
         capaboost_vit.load_state_dict(model, capaboost_vit.state_dict(adapted(rank=4)))
     assert "\n" not in str(error.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# clients that are not there
+
+
+@pytest.mark.parametrize(
+    ("door", "client", "extra"),
+    [("lightning", "lightning.pytorch", "lightning"), ("transformers", "transformers", "nlu")],
+)
+def test_a_missing_client_is_one_line_that_installs_it(door, client, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, client, None)
+    monkeypatch.delitem(sys.modules, f"capaboost_vit.{door}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=rf"^{client} is not installed: pip install .*\[{extra}\]'$"):
+        importlib.import_module(f"capaboost_vit.{door}")

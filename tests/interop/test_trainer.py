@@ -108,7 +108,7 @@ def test_another_base_is_refused(tmp_path):
 
 
 def test_what_it_cannot_save_is_refused_when_the_trainer_is_made(tmp_path):
-    with pytest.raises(ValueError, match=r"carries no adapter: call capaboost_vit\.adapt first"):
+    with pytest.raises(ValueError, match=r"carries no adapter: call capaboost_vit\.adapt"):
         trainer_of(small.build("bert", "SequenceClassification"), tmp_path)
     model = timm.create_model("test_vit_capaboost_lora")
     arguments = transformers.TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
@@ -140,7 +140,7 @@ def test_accelerate_saves_and_loads_the_state_of_an_adapted_model(tmp_path):
         accelerator = accelerate.Accelerator(cpu=True)
         optimizer = torch.optim.AdamW(capaboost_vit.param_groups(model, 1e-2))
         prepared, optimizer = accelerator.prepare(model, optimizer)
-        base = capaboost_vit.BaseLeftOut(model)
+        base = capaboost_vit.BaseLeftOut(prepared)
 
         def leave_out(models, weights, folder):
             weights[:] = [base.without_base(state) for state in weights]

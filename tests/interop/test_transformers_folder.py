@@ -96,6 +96,19 @@ def test_a_wrapper_is_built_of_a_registered_name_and_trains_branches_and_head():
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def test_from_pretrained_trains_everything_until_it_is_marked_again(tmp_path):
+    """If transformers keeps what is frozen one day, `mark_trainable` is not needed any more."""
+    capaboost_vit.save_for_hf(trained(**LORA), tmp_path / "made")
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "made")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match=r"not those of lora alone .* capaboost_vit\.mark_trainable\(model\) first"):
+        capaboost_vit.param_groups(model, 1e-3)
+    capaboost_vit.mark_trainable(model)
+    learning = {name for name, p in model.timm_model.named_parameters() if p.requires_grad}
+    assert learning == {name for name, p in trained(**LORA).named_parameters() if p.requires_grad}
+    capaboost_vit.param_groups(model, 1e-3)
+
+
 def test_what_no_name_stands_for_is_refused_in_one_line(tmp_path):
     by_hand = capaboost_vit.adapt(timm.create_model("test_vit", num_classes=3), "lora")
     with pytest.raises(ValueError, match=r"would build a plain test_vit from this folder: merge\(model\) first"):
