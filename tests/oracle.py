@@ -62,7 +62,7 @@ class Copies:
 
 def masking(options):
     """Takes what concerns the masks out of the options of a layer: the Masking that they make, and the rest."""
-    names = {"num_branches", "density", "pattern", "mask_seed", "init_seed"}
+    names = {"num_branches", "density", "pattern", "mask_seed", "init_seed", "coefficients"}
     return Masking(**{name: options[name] for name in names & options.keys()}), {
         name: value for name, value in options.items() if name not in names
     }

@@ -23,6 +23,9 @@ from .inject import find as find
 from .inject import find_parts as find_parts
 from .inject import wrappers as wrappers
 from .kernel_update import KernelUpdate as KernelUpdate
+from .layout import Layout as Layout
+from .layout import layout_of as layout_of
+from .low_rank import low_rank_kind as low_rank_kind
 from .masking import PLAIN as PLAIN
 from .masking import Masking as Masking
 from .names import carries as carries

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..io.options import check_value
-from .base import dense, is_plain_linear, meets, shape_of, size_of_parts
+from .base import dense, is_plain_linear, meets, shape_of
 from .branch import LowRankBranch
 from .first_rows import outputs, splits
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
+from .layout import Layout, layout_of
+from .part_branches import PartBranches
 from .wrapper import Wrapper, merged_weights, unwrap
 
 _SMALL = 4e7  # multiply-adds of the base's product: ViT-Tiny at 224 px with one or two images
@@ -23,17 +24,17 @@ class AdaptedLinear(Wrapper):
     """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
 
     Args:
-        base: the linear layer, in wrappers or not; its rows are `len(parts)` equal parts, such as q, k and v of a
-            fused qkv.
+        base: the linear layer, in wrappers or not.
         branches: a branch without activation for each adapted part, by name.
-        parts: the names of all parts, in the order of the rows.
+        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, which are equal
+            parts; or the layout of others.
         execution: how it is computed, see `_space`.
 
     `weight` is W + dW, so code that reads it instead of calling the layer (timm's EVA, BEiT, Swin V2) is right too.
 
     Raises:
         TypeError: base is not a linear layer.
-        ValueError: rows that do not split evenly, a branch for an unknown part, or one of the wrong shape.
+        ValueError: rows that do not split so, a branch for an unknown part, or one of the wrong shape.
     """
 
     adds = "a low-rank branch"
@@ -43,22 +44,16 @@ class AdaptedLinear(Wrapper):
         self,
         base: nn.Module,
         branches: Mapping[str, LowRankBranch],
-        parts: tuple[str, ...] = ("all",),
+        parts: tuple[str, ...] | Layout = ("all",),
         execution: str = "auto",
     ) -> None:
         rows, columns = shape_of(unwrap(base))
         super().__init__(base)
-        size = size_of_parts(unwrap(base), parts, branches)
-        for name, branch in branches.items():
-            if (branch.out_features, branch.in_features) != (size, columns):
-                raise ValueError(
-                    f"the branch for {name!r} maps {branch.in_features} to {branch.out_features}, "
-                    f"the layer's part {columns} to {size}"
-                )
         check_value("execution", execution, str, {"choices": EXECUTIONS})
         self.out_features, self.in_features = rows, columns
-        self.parts, self.execution = parts, execution
-        self.branches = nn.ModuleDict(branches)
+        self.layout = layout_of(rows, parts, branches)
+        self.parts, self.execution = self.layout.parts, execution
+        self.branches = PartBranches(branches, self.layout, columns)
         self.train(base.training)
 
     @property
@@ -73,29 +68,15 @@ class AdaptedLinear(Wrapper):
 
     def delta_weight(self) -> Tensor:
         """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
-        deltas = {part: cast(LowRankBranch, branch).delta_weight() for part, branch in self.branches.items()}
-        some = next(iter(deltas.values()), None)
-        if some is None:
-            some = dense(self.base)[: self.out_features // len(self.parts)]
-        zero = torch.zeros_like(some)
-        return torch.cat([deltas.get(part, zero) for part in self.parts])
+        return self.branches.delta_weight()
 
     def linear_factors(self) -> tuple[Tensor, Tensor] | None:
         """The branches' A below each other, their B side by side, zero in the rows of other parts; None with a gate."""
-        downs, ups = [], []
-        for part, branch in self.branches.items():
-            factors = cast(LowRankBranch, branch).linear_factors()
-            if factors is None:
-                return None
-            down, up = factors
-            above = self.parts.index(part) * len(up)
-            downs.append(down)
-            ups.append(F.pad(up, (0, 0, above, self.out_features - above - len(up))))
-        return torch.cat(downs), torch.cat(ups, dim=1)
+        return self.branches.linear_factors()
 
     def trained(self) -> list[nn.Parameter]:
         """The factors, less those that a branch keeps as they are (LoRA-FA)."""
-        return [parameter for branch in self._in_order() for parameter in branch.trained_parameters()]
+        return [*self.branches.trained()]
 
     def gate_widths(self) -> dict[str, int]:
         """The gates look at the layer's input."""
@@ -114,44 +95,45 @@ class AdaptedLinear(Wrapper):
 
     def splits(self, at: int) -> bool:
         """Between its parts: a branch draws its dropout once."""
-        return at % (self.out_features // len(self.parts)) == 0 and self.by_row() and splits(self.base, at)
+        return self.layout.splits(at) and self.by_row() and splits(self.base, at)
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The features from `start` to `stop` of whole parts, (..., stop - start)."""
-        size = self.out_features // len(self.parts)
-        parts = self.parts[start // size : stop // size]
-        branches = {i * size: cast(LowRankBranch, self.branches[p]) for i, p in enumerate(parts) if p in self.branches}
+        layout = self.layout.between(start, stop)
+        branches = {part: branch for part, branch in self.branches.in_order().items() if part in layout.parts}
         if not branches:
             return outputs(self.base, x, start, stop)
         space = self._space(x)
         if space != "plain":
             return self._fast(x, start, stop, branches, in_weight_space=space == "weight")
         y = outputs(self.base, x, start, stop)
-        starts = range(0, stop - start, size)
-        deltas = [branches[at](x) if at in branches else torch.zeros_like(y[..., :size]) for at in starts]
-        return (y + (deltas[0] if len(deltas) == 1 else torch.cat(deltas, dim=-1))).to(y.dtype)
+        deltas = {part: branch(x) for part, branch in branches.items()}
+        return (y + layout.join(deltas, -1, lambda rows: torch.zeros_like(y[..., :rows]))).to(y.dtype)
 
     def _space(self, x: Tensor) -> str:
         """Where this call is computed.
 
         - plain: by PyTorch's own operations, one after the other. Always, where the others do not apply: a gate;
           dropout in training; a base that is trained, quantised, hooked or no plain `nn.Linear`; an empty input, or
-          one of another dtype than the branches (float32 beside a bfloat16 base) without autocast;
+          one of another dtype than the branches (float32 beside a bfloat16 base) without autocast; parts that lie
+          head by head;
           tracing by `torch.jit` (FLOP counters) and `torch.export`, whose graphs are for all batch sizes. With "auto"
           also where a function written in Python costs more than it saves: little work, differentiated in eager mode.
         - weight: one product with W + dW, see `functional.low_rank_linear`; with "auto", where it costs less than
           token space.
         - token: the two thin products beside the base's, in one function.
         """
+        branches = self.branches.in_order().values()
         fast = (
             self.execution != "plain"
+            and self.layout.heads == 1
             and is_plain_linear(self.base)
             and not self.base.weight.requires_grad
             and self.base.weight.is_floating_point()
             and x.is_floating_point()
             and x.numel() > 0
-            and all(meets(x, branch.down.weight) for branch in self._in_order())
-            and not any(branch.gate is not None or branch.draws() for branch in self._in_order())
+            and all(meets(x, branch.down.weight) for branch in branches)
+            and not any(branch.gate is not None or branch.draws() for branch in branches)
             and not torch.jit.is_tracing()
             # older releases cannot tell torch.export from torch.compile
             and not getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
@@ -166,22 +148,17 @@ class AdaptedLinear(Wrapper):
             return "plain"
         return "weight" if weight_space_pays(tokens, *weight.shape) else "token"
 
-    def _in_order(self) -> list[LowRankBranch]:
-        """The branches in the order of their rows."""
-        return [cast(LowRankBranch, self.branches[part]) for part in self.parts if part in self.branches]
-
     def _fast(
-        self, x: Tensor, start: int, stop: int, branches: Mapping[int, LowRankBranch], *, in_weight_space: bool
+        self, x: Tensor, start: int, stop: int, branches: Mapping[str, LowRankBranch], *, in_weight_space: bool
     ) -> Tensor:
-        """Args: branches: by the feature behind `start` with which their part begins."""
-        size = self.out_features // len(self.parts)
+        spans = self.layout.spans()
         downs, ups = zip(*(branch.factors() for branch in branches.values()), strict=True)
         bias = self.base.bias
         return low_rank_linear(
             x,
             self.base.weight[start:stop],
             None if bias is None else bias[start:stop],
-            [(at, at + size, branch.scaling) for at, branch in branches.items()],
+            [(spans[p][0] - start, spans[p][1] - start, branch.scaling) for p, branch in branches.items()],
             downs[0] if len(downs) == 1 else torch.cat(downs),
             ups,
             in_weight_space=in_weight_space,

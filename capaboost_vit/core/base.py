@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
 from functools import singledispatch
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -16,8 +15,6 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-from ..io.options import check_value
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -199,18 +196,6 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     """Dtype of a module's first floating-point parameter; float32 where it has none but of 8 bits, as if quantised."""
     floating = (p.dtype for p in module.parameters() if p.is_floating_point() and p.dtype.itemsize > 1)
     return next(floating, torch.float32)
-
-
-def size_of_parts(layer: nn.Module, parts: tuple[str, ...], adapted: Iterable[str]) -> int:
-    """The rows of each of the equal parts of a (fused) linear layer.
-
-    Raises ValueError for rows that do not split evenly, or an adapted part that is none of the parts.
-    """
-    rows, _ = shape_of(layer)
-    if rows % len(parts):
-        raise ValueError(f"{rows} rows do not split into the {len(parts)} parts {', '.join(parts)}")
-    check_value("an adapted part", [*adapted], Any, {"choices": parts})
-    return rows // len(parts)
 
 
 def device_and_dtype(module: nn.Module) -> dict[str, Any]:

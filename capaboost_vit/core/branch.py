@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,6 +18,7 @@ from .masking import Masking
 from .tied import TiedMaskedWeight
 
 _HOULSBY_STD = 0.01
+Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 @runtime_checkable
@@ -184,17 +185,22 @@ class LowRankBranch(nn.Module):
         down, up = self.factors()
         return self.scaling * (up @ down)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in) to (..., out), in the dtype of the weights (or of autocast)."""
+    def forward(self, x: Tensor, down_product: Product = F.linear, up_product: Product = F.linear) -> Tensor:
+        """Maps (..., in) to (..., out), in the dtype of the weights (or of autocast).
+
+        Args:
+            down_product, up_product: `product(x, weight, bias)`, where A and B are multiplied otherwise, as in a
+                convolution; a gate is for linear products alone.
+        """
         x = operand(x, self.down.weight)
         down, up = self.factors()
         down_bias, up_bias = self._biases()
-        hidden = F.linear(F.dropout(x, self.dropout, self.training), down, down_bias)  # (..., K*R)
+        hidden = down_product(F.dropout(x, self.dropout, self.training), down, down_bias)  # (..., K*R)
         if self.act is not None:
             hidden = ACTIVATIONS[self.act][0](hidden)
         if self.training and self.rank_dropout > 0:
             up = up * F.dropout(up.new_ones(up.shape[1]), self.rank_dropout)
-        y = F.linear(hidden, self.scaling * up, up_bias)  # scaled before: a pass over (N, out) less
+        y = up_product(hidden, self.scaling * up, up_bias)  # scaled before: a pass over (N, out) less
         if self.gate is not None:
             y = self.gate(x) * y
         if self.training and self.drop_path > 0:

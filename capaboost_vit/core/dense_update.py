@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..io.options import check_value
-from .base import dense, device_and_dtype, is_linear, is_plain_linear, kind_of, meets, operand, shape_of, size_of_parts
+from .base import dense, device_and_dtype, is_linear, is_plain_linear, kind_of, meets, operand, shape_of
 from .branch import LowRankBranch
 from .first_rows import outputs, splits
 from .inject import Anatomy, find_parts
+from .layout import Layout, layout_of
 from .names import get
 from .products import without_autocast
 from .wrapper import Wrapper, merged_weights, unwrap
@@ -48,15 +49,15 @@ class DenseUpdate(Wrapper):
     is formed outside of autocast, with the dtype of the update's parameters.
 
     Args:
-        base: the linear layer, in wrappers or not; its rows are `len(parts)` equal parts, such as q, k and v of a
-            fused qkv.
+        base: the linear layer, in wrappers or not.
         updates: a `WeightUpdate` for each adapted part, by name.
-        parts: the names of all parts, in the order of the rows.
+        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, which are equal
+            parts; or the layout of others.
         dropout: probability of dropping an entry of the updates' input, in training.
 
     Raises:
         TypeError: base is not a linear layer.
-        ValueError: rows that do not split evenly, an update for an unknown part, or a dropout outside [0, 1).
+        ValueError: rows that do not split so, an update for an unknown part, or a dropout outside [0, 1).
     """
 
     adds = "a dense update"
@@ -66,14 +67,15 @@ class DenseUpdate(Wrapper):
         self,
         base: nn.Module,
         updates: Mapping[str, nn.Module],
-        parts: tuple[str, ...] = ("all",),
+        parts: tuple[str, ...] | Layout = ("all",),
         dropout: float = 0.0,
     ) -> None:
-        size = size_of_parts(unwrap(base), parts, updates)
+        rows, _ = shape_of(unwrap(base))
+        layout = layout_of(rows, parts, updates)
         super().__init__(base)
         check_value("dropout", dropout, float, {"low": 0, "below": 1})
-        self.out_features, self.size = size * len(parts), size
-        self.parts, self.dropout = parts, dropout
+        self.out_features, self.layout = rows, layout
+        self.parts, self.dropout = layout.parts, dropout
         self.updates = nn.ModuleDict(updates)
         self.train(base.training)
 
@@ -92,7 +94,7 @@ class DenseUpdate(Wrapper):
                 "a dense update draws random numbers in training: use dropout=0 on models that read .weight"
             )
         weight = dense(self.base)
-        return self._updated(weight, 0).to(weight.dtype)
+        return self._updated(weight, self.layout).to(weight.dtype)
 
     def merged(self, base: nn.Module) -> nn.Module:
         """The layer with W + dW."""
@@ -107,20 +109,20 @@ class DenseUpdate(Wrapper):
 
     def splits(self, at: int) -> bool:
         """Between its parts: an update is formed, and draws its dropout, once."""
-        return at % self.size == 0 and splits(self.base, at)
+        return self.layout.splits(at) and splits(self.base, at)
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The features from `start` to `stop` of whole parts, (..., stop - start)."""
-        parts = self.parts[start // self.size : stop // self.size]
-        if not any(part in self.updates for part in parts):
+        layout = self.layout.between(start, stop)
+        if not any(part in self.updates for part in layout.parts):
             return outputs(self.base, x, start, stop)
         if self._in_one_product(x):
             weight, bias = self.base.weight[start:stop], self.base.bias
-            return F.linear(x, self._updated(weight, start), None if bias is None else bias[start:stop])
+            return F.linear(x, self._updated(weight, layout), None if bias is None else bias[start:stop])
         y = outputs(self.base, x, start, stop)
-        pieces = zip(parts, y.split(self.size, dim=-1), strict=True)
-        changed = [piece + self._change(part, x) if part in self.updates else piece for part, piece in pieces]
-        return (changed[0] if len(changed) == 1 else torch.cat(changed, dim=-1)).to(y.dtype)
+        pieces = layout.split(y, -1)
+        changed = {p: piece + self._change(p, x) if p in self.updates else piece for p, piece in pieces.items()}
+        return layout.join(changed, -1).to(y.dtype)
 
     def _draws(self) -> bool:
         return self.training and self.dropout > 0
@@ -134,12 +136,11 @@ class DenseUpdate(Wrapper):
             return False
         return self.base.weight.dtype in (torch.float32, torch.float64) and meets(x, self.base.weight)
 
-    def _updated(self, weight: Tensor, start: int) -> Tensor:
-        """W + dW for the rows of W from `start` on, whole parts."""
-        rows = weight.split(self.size)
-        parts = self.parts[start // self.size :][: len(rows)]
-        updated = [w + self._delta(part) if part in self.updates else w for part, w in zip(parts, rows, strict=True)]
-        return updated[0] if len(updated) == 1 else torch.cat(updated)
+    def _updated(self, weight: Tensor, layout: Layout) -> Tensor:
+        """W + dW for rows of W, whole parts, with their layout."""
+        rows = layout.split(weight, 0)
+        updated = {part: w + self._delta(part) if part in self.updates else w for part, w in rows.items()}
+        return layout.join(updated, 0)
 
     def _change(self, part: str, x: Tensor) -> Tensor:
         """`dropout(x) dW^T` of a part, (..., size)."""
@@ -148,9 +149,9 @@ class DenseUpdate(Wrapper):
 
     def _delta(self, part: str) -> Tensor:
         """dW of a part, (size, in)."""
-        update, at = cast(Any, self.updates[part]), self.parts.index(part) * self.size
+        update = cast(Any, self.updates[part])
         with without_autocast(next(update.parameters())):
-            delta: Tensor = update.delta(lambda: dense(self.base)[at : at + self.size])
+            delta: Tensor = update.delta(lambda: self.layout.split(dense(self.base), 0)[part])
         return delta
 
 
@@ -170,12 +171,13 @@ def dense_updates(
     Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
     """
     for name, places in find_parts(model, targets, anatomy).items():
-        base, parts = get(model, name), places[0].site.parts
+        base = get(model, name)
         layer = unwrap(base)
         if not is_linear(layer):
             raise TypeError(f"only linear layers take a dense update, but {name!r} is a {kind_of(layer)}")
         rows, columns = shape_of(layer)
+        layout = places[0].layout(rows)
         chosen = [place.site.part for place in places]
-        updates = {part: make(base, columns, rows // len(parts), f"{name}.{part}") for part in chosen}
+        updates = {part: make(base, columns, layout.rows_of(part), f"{name}.{part}") for part in chosen}
         placed = {part: update.to(**device_and_dtype(base)) for part, update in updates.items()}
-        yield name, DenseUpdate(base, placed, parts, dropout)
+        yield name, DenseUpdate(base, placed, layout, dropout)

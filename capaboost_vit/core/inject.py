@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from ..io.options import suggest
 from .adapted import Prompted
 from .base import is_linear, kind_of, shape_of
+from .layout import Layout, layout_of
 from .names import get, is_inside, matching, namer, slots
 from .quantised import check_trainable, prepare_backward
 from .record import forget, is_adapted, plain_model
@@ -20,7 +21,7 @@ from .wrapper import Frozen, Wrapper, unwrap
 
 @dataclass(frozen=True)
 class Site:
-    """Where a role lives: a pattern of module names, and which of the equal parts of a fused layer it is.
+    """Where a role lives: a pattern of module names, and which of the parts of a fused layer it is.
 
     A pattern's dotted segments match a module's name from its tail; `*` is any one segment. A full name is that module
     alone, even where it would match others as a pattern. `only` names the one use that this site is for, where a role
@@ -45,6 +46,8 @@ class Anatomy:
         watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is, or
             None where there is none.
         head: names of the modules that are trained from the first step (the classifier).
+        layout: of the model's fused layer of this name, or None where it is the site's, equal parts; what a layout
+            lacks has no place there.
     """
 
     roles: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
@@ -52,14 +55,20 @@ class Anatomy:
     prompted: type[Any] | None = Prompted
     watching: Callable[..., Wrapper] | None = None
     head: tuple[str, ...] = ()
+    layout: Callable[[nn.Module, str], Layout | None] | None = None
 
 
 @dataclass(frozen=True)
 class Place:
-    """One match: the canonical name of a module (as in the base model) and the site that matched."""
+    """One match: the canonical name of a module (as in the base model), the site that matched, the layout if known."""
 
     name: str
     site: Site
+    known: Layout | None = None
+
+    def layout(self, rows: int) -> Layout:
+        """Of the rows of the module; equal parts, if nothing else is known."""
+        return layout_of(rows, self.known or self.site.parts)
 
 
 def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
@@ -77,6 +86,9 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
         first.setdefault(module, name)
     sites = [s for s in anatomy.roles.get(target, (Site(target),)) if use is None or s.only in (None, use)]
     places = [Place(first[modules[name]], site) for site in sites for name in matching([*modules], site.pattern)]
+    if anatomy.layout is not None:
+        places = [replace(p, known=anatomy.layout(model, p.name)) if p.site.part != "all" else p for p in places]
+        places = [place for place in places if place.known is None or place.site.part in place.known.parts]
     within, _, role = target.rpartition(".")
     if within and not places and role in anatomy.roles:
         places = [p for p in find(model, role, anatomy, use=use) if is_inside(p.name, within)]
@@ -99,7 +111,7 @@ def find_parts(
             if place not in places:
                 places.append(place)
     for name, places in by_module.items():
-        if len({place.site.parts for place in places}) > 1:
+        if len({place.known or place.site.parts for place in places}) > 1:
             raise ValueError(
                 f"the targets {', '.join(targets)} name {name!r} both as a whole and by its parts: choose one"
             )

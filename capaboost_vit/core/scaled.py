@@ -13,6 +13,7 @@ from .base import dense, shape_of
 from .first_rows import outputs, splits
 from .gate import Gate
 from .inject import features
+from .layout import Layout, layout_of
 from .wrapper import NoShortCut, Wrapper, merged_weights, sharing, unwrap
 
 
@@ -46,10 +47,11 @@ class Scaled(Wrapper):
     """`y = l * base(x) + b` on the rows of some parts ("output"), or `y = base(l * x)` ("input"): IA3, SSF.
 
     Args:
-        base: a layer, usually linear; its outputs are `len(parts)` equal parts, such as q, k and v of a fused qkv.
-            Convolutions, group norms and the norms of maps (LayerNorm2d) are scaled along their channels.
+        base: a layer, usually linear. Convolutions, group norms and the norms of maps (LayerNorm2d) are scaled along
+            their channels.
         scales: a scale for each part, by name; for "input" the one part "all", without a shift.
-        parts: the names of all parts, in the order of the rows.
+        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, which are equal
+            parts; or the layout of others.
         side: "output" or "input".
 
     `weight` and `bias` are those of the layer that computes the same, where the base has them.
@@ -62,16 +64,22 @@ class Scaled(Wrapper):
     adds = "a scale"
 
     def __init__(
-        self, base: nn.Module, scales: Mapping[str, Scale], parts: tuple[str, ...] = ("all",), side: str = "output"
+        self,
+        base: nn.Module,
+        scales: Mapping[str, Scale],
+        parts: tuple[str, ...] | Layout = ("all",),
+        side: str = "output",
     ) -> None:
+        names = parts.parts if isinstance(parts, Layout) else parts
         check_value("side", side, str, {"choices": ("output", "input")})
-        check_value("a scaled part", [*scales], Any, {"choices": parts if side == "output" else ("all",)})
+        check_value("a scaled part", [*scales], Any, {"choices": names if side == "output" else ("all",)})
         shifted = any(scale.bias is not None for scale in scales.values())
         if shifted and side == "input":
             raise ValueError("only outputs are shifted, got a shift of the input")
         super().__init__(base)
         self.scales = nn.ModuleDict(scales)
-        self.parts, self.side, self.shifted = parts, side, shifted
+        self.parts, self.side, self.shifted = names, side, shifted
+        self.layout = parts
         self.channel = _channel_of(unwrap(base))
         self.train(base.training)
 
@@ -141,14 +149,16 @@ class Scaled(Wrapper):
     def forward(self, x: Tensor) -> Tensor:
         if self.side == "input":
             return self.base(self.scales["all"](x, x))
-        y = self.base(x)
+        y = self.base(x).movedim(self.channel, -1)
         if self.parts == ("all",):
-            scale = self.scales["all"]
-            return scale(y, x) if self.channel == -1 else scale(y.movedim(1, -1), x).movedim(-1, 1)
-        if not self.gated():
-            return _affine(y, *self._vectors(y, y.shape[-1]))
-        pieces = zip(self.parts, y.chunk(len(self.parts), dim=-1), strict=True)
-        return torch.cat([self.scales[p](piece, x) if p in self.scales else piece for p, piece in pieces], dim=-1)
+            y = self.scales["all"](y, x)
+        elif not self.gated():
+            y = _affine(y, *self._vectors(y, y.shape[-1]))
+        else:
+            layout = layout_of(y.shape[-1], self.layout)
+            pieces = layout.split(y, -1)
+            y = layout.join({p: self.scales[p](z, x) if p in self.scales else z for p, z in pieces.items()}, -1)
+        return y.movedim(-1, self.channel)
 
     def _of_base(self, name: str) -> Tensor | None:
         weight = dense(self.base)
@@ -156,13 +166,14 @@ class Scaled(Wrapper):
 
     def _vectors(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
         """l and b of all rows, one and zero where nothing is scaled; no b where nothing is shifted."""
-        one = like.new_ones(rows // len(self.parts))
-        scales = [cast(Scale, self.scales[part]) if part in self.scales else None for part in self.parts]
-        factor = torch.cat([one if scale is None else scale.vector() for scale in scales])
+        layout = layout_of(rows, self.layout)
+        # functions, not the bound methods, which torch.compile does not take as arguments
+        scales = {part: cast(Scale, scale) for part, scale in self.scales.items()}
+        factor = layout.join({part: scale.vector() for part, scale in scales.items()}, 0, lambda n: like.new_ones(n))
         if not self.shifted:
             return factor, None
-        zero = torch.zeros_like(one)
-        return factor, torch.cat([zero if scale is None or scale.bias is None else scale.bias for scale in scales])
+        shifts = {part: scale.bias for part, scale in scales.items() if scale.bias is not None}
+        return factor, layout.join(shifts, 0, lambda n: like.new_zeros(n))
 
 
 def _affine(x: Tensor, factor: Tensor, shift: Tensor | None) -> Tensor:

@@ -47,13 +47,12 @@ class Ia3(Method):
             if name in outputs and name in entered:
                 raise ValueError(f"{name!r} is named by targets and by inputs: choose one")
             columns, rows = core.features(base, name)
-            parts: tuple[str, ...] = ("all",)
             if name in entered:
                 if entered[name][0].site.part != "all":
                     raise ValueError(f"inputs name a part of {name!r}, whose input is that of all parts")
-                scales, side = {"all": core.Scale(columns)}, "input"
+                layout, scales, side = core.layout_of(columns, ("all",)), {"all": core.Scale(columns)}, "input"
             else:
-                parts, side = outputs[name][0].site.parts, "output"
-                scales = {place.site.part: core.Scale(rows // len(parts)) for place in outputs[name]}
+                layout, side = outputs[name][0].layout(rows), "output"
+                scales = {p.site.part: core.Scale(layout.rows_of(p.site.part)) for p in outputs[name]}
             placed = {part: scale.to(**core.device_and_dtype(base)) for part, scale in scales.items()}
-            yield name, core.Scaled(base, placed, parts, side)
+            yield name, core.Scaled(base, placed, layout, side)

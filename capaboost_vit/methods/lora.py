@@ -1,4 +1,4 @@
-"""CapaBoost-LoRA: masked low-rank updates of linear layers."""
+"""CapaBoost-LoRA: masked low-rank updates of linear layers, convolutions and nn.MultiheadAttention."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Lora(MaskedMethod):
     dropout: float = option(0.0, "dropout on the branch's input", low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "value"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        "roles or name patterns of linear layers or 2d convolutions; blocks.11.query: a role in one block",
         compared=False,
     )
     freeze_down: bool = option(False, "train only B (LoRA-FA): the inputs of the layers need not be kept")
     execution: str = option(
         "auto",
-        "how the layers are computed: auto, weight, token, plain (docs/speed.md)",
+        "how linear layers are computed: auto, weight, token, plain (docs/speed.md)",
         choices=("auto", "weight", "token", "plain"),
     )
     rescale: str | None = option(None, RESCALE_HELP, choices=RESCALES)
@@ -108,21 +108,21 @@ class Lora(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a branch for each of its parts that is a target.
 
-        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+        Raises ValueError for a target that matches nothing, TypeError for one that takes no low-rank update.
         """
         owners: dict[Any, core.LowRankBranch] = {}  # the first layer of those that share a pair
         layers: Counter[Any] = Counter()  # of a role (site) and shape, so far
         for name, places in core.find_parts(model, self.targets, anatomy).items():
-            base, parts = core.get(model, name), places[0].site.parts
-            layer = core.unwrap(base)
-            if not core.is_linear(layer):
-                raise TypeError(f"LoRA needs linear layers, but {name!r} is a {core.kind_of(layer)}")
-            rows, columns = core.shape_of(layer)
+            base = core.get(model, name)
+            kind = core.low_rank_kind(base, name)
+            rows, columns = kind.shape(core.unwrap(base))
+            layout = places[0].layout(rows)
             branches = {}
             for place in places:
+                shape = (layout.rows_of(place.site.part), columns)
                 branch = core.LowRankBranch(
                     columns,
-                    rows // len(parts),
+                    layout.rows_of(place.site.part),
                     self.rank,
                     self.masking,
                     scaling=self.scaling(),
@@ -131,11 +131,10 @@ class Lora(MaskedMethod):
                     freeze_down=self.freeze_down,
                     path=f"{name}.{place.site.part}",
                 ).to(**core.device_and_dtype(base))
-                shape = (rows // len(parts), columns)
                 role = (shape, place.site)
                 owner = (layers[role] // self.share_blocks, shape if self.share_shapes else role)
                 layers[role] += 1
                 if owners.setdefault(owner, branch) is not branch:
                     branch.share(owners[owner])
                 branches[place.site.part] = branch
-            yield name, core.AdaptedLinear(base, branches, parts, self.execution)
+            yield name, kind.wrap(base, branches, layout, self.execution)

@@ -45,11 +45,11 @@ class Ssf(Method):
         if targets == Ssf.targets and "patch_embed" not in anatomy.roles:  # as in encoders of texts
             targets = targets[1:]
         for name, places in core.find_parts(model, targets, anatomy).items():
-            base, parts = core.get(model, name), places[0].site.parts
-            size = _channels(core.unwrap(base), name) // len(parts)
+            base = core.get(model, name)
+            layout = places[0].layout(_channels(core.unwrap(base), name))
             placed = core.device_and_dtype(base)
-            scales = {place.site.part: core.Scale(size, shift=True).to(**placed) for place in places}
-            yield name, core.Scaled(base, scales, parts)
+            scales = {p.site.part: core.Scale(layout.rows_of(p.site.part), shift=True).to(**placed) for p in places}
+            yield name, core.Scaled(base, scales, layout)
 
 
 def _channels(layer: nn.Module, name: str) -> int:

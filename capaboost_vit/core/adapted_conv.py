@@ -1,0 +1,117 @@
+"""A frozen 2d convolution with low-rank branches on its output channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import dense, kind_of
+from .branch import LowRankBranch
+from .layout import Layout, layout_of
+from .part_branches import PartBranches
+from .wrapper import Wrapper, merged_weights, unwrap
+
+_GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+
+
+def shape_of_conv(layer: nn.Module) -> tuple[int, int]:
+    """(out, in / groups * kh * kw), the shape of a convolution's weight as a matrix.
+
+    Raises TypeError if it computes otherwise than nn.Conv2d, as one that pads by its input or standardises its weight.
+    """
+    if not isinstance(layer, nn.Conv2d) or type(layer).forward is not nn.Conv2d.forward:
+        raise TypeError(
+            f"of convolutions only those that compute as nn.Conv2d take a low-rank update: {kind_of(layer)}"
+        )
+    columns = layer.in_channels // layer.groups
+    for size in layer.kernel_size:
+        columns *= size
+    return layer.out_channels, columns
+
+
+class AdaptedConv(Wrapper):
+    """`y = base(x) + dW (*) x`, one branch per adapted part of the channels of a (possibly fused) convolution.
+
+    dW is B A of (out, in / groups * kh * kw), reshaped. A is a convolution to the rank with the base's kernel, stride,
+    padding and dilation, B one of 1 x 1. Between groups A is shared, and applied to each group's channels.
+
+    Args:
+        base: nn.Conv2d, in wrappers or not.
+        branches: a branch without activation for each adapted part, by name.
+        parts: the names of all parts, as in `AdaptedLinear`.
+
+    `weight` is W + dW, (out, in / groups, kh, kw). Source: PEFT's LoRA of convolutions. Deviations: its A forgets the
+    base's dilation and, with groups, sees all channels, which no weight of the base's shape can express.
+
+    Raises:
+        TypeError: base is no such convolution.
+        ValueError: channels that do not split so, a branch for an unknown part or of the wrong shape, or parts of a
+            convolution with groups.
+    """
+
+    adds = "a low-rank branch"
+    base: Any
+
+    def __init__(
+        self, base: nn.Module, branches: Mapping[str, LowRankBranch], parts: tuple[str, ...] | Layout = ("all",)
+    ) -> None:
+        layer: Any = unwrap(base)
+        rows, columns = shape_of_conv(layer)
+        super().__init__(base)
+        self.layout = layout_of(rows, parts, branches)
+        self.parts = self.layout.parts
+        if layer.groups > 1 and len(self.parts) > 1:
+            raise ValueError(f"a convolution of {layer.groups} groups takes one branch, not one for each of its parts")
+        self.branches = PartBranches(branches, self.layout, columns)
+        for name in _GEOMETRY:  # which code around a convolution reads
+            setattr(self, name, getattr(layer, name))
+        self.train(base.training)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """W + dW, (out, in / groups, kh, kw). An error in here is never an AttributeError, as in `AdaptedLinear`."""
+        weight = dense(self.base)
+        return (weight + self.delta_weight().view_as(weight)).to(weight.dtype)
+
+    def delta_weight(self) -> Tensor:
+        """dW, (out, in / groups * kh * kw): the branches' updates in the rows of their parts, zero elsewhere."""
+        return self.branches.delta_weight()
+
+    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
+        """A (R, in / groups * kh * kw) and B (out, R); None with a gate."""
+        return self.branches.linear_factors()
+
+    def trained(self) -> list[nn.Parameter]:
+        """The factors, less those that a branch keeps as they are (LoRA-FA)."""
+        return [*self.branches.trained()]
+
+    def merged(self, base: nn.Module) -> nn.Module:
+        """The convolution with W + dW."""
+        return merged_weights(self, base)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, in, H, W), or without B, as the base does."""
+        y = self.base(x)
+        deltas = {part: branch(x, self._windows, self._points) for part, branch in self.branches.in_order().items()}
+        delta = self.layout.join(deltas, -3, lambda rows: torch.zeros_like(y.narrow(-3, 0, rows)))
+        return (y + delta).to(y.dtype)
+
+    def _windows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A: the base's convolution with other rows, (rows, columns), which are given to each group."""
+        layer: Any = unwrap(self.base)
+        kernels = weight.view(len(weight), -1, *layer.kernel_size)
+        result: Tensor = layer._conv_forward(x, kernels.repeat(layer.groups, 1, 1, 1), bias)
+        return result
+
+    def _points(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """B: (groups * R, H', W') to the channels, each of what its own group has made."""
+        layer: Any = unwrap(self.base)
+        return F.conv2d(hidden, weight[..., None, None], bias, groups=layer.groups)
