@@ -44,14 +44,19 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
     `capaboost_vit.adapt` does the same, and says what the arguments are.
     """
     if isinstance(model, str):
-        raise TypeError(f"adapt takes a model: timm.create_model({model!r:.100}){_near(model)} makes one")
+        raise TypeError(f"adapt takes a model, got {model!r:.100}{_near(model)}: make it by {_makers(model)} first")
     plain_model(model)
     adapt_model(model, anatomy_of(model), _base_of(model), method, head=head, **options)
     return model
 
 
 def _near(name: str) -> str:
-    return "" if timm.is_model(name) else suggest(name, timm.list_models())
+    return "" if timm.is_model(name) else suggest(name, timm.list_models(), cutoff=0.75)
+
+
+def _makers(name: str) -> str:
+    known = timm.is_model(name) or _near(name)
+    return "timm.create_model" if known else "timm.create_model or from_pretrained of transformers"
 
 
 def _base_of(model: nn.Module) -> dict[str, Any]:
