@@ -49,7 +49,7 @@ TABLE = [
         BERT | {role: f"attention.self.{role}_proj" for role in LINEAR[:3]},
         BOTH,
     ),
-    ("deberta", "DeBERTa", "layer.*", {r: n for r, n in BERT.items() if r not in LINEAR[:3]}, ""),
+    ("deberta", "DeBERTa", "layer.*", BERT | projections("attention.self.in_proj[*]"), ""),
     (
         "longformer",
         "Longformer",
@@ -288,6 +288,14 @@ def test_the_query_of_a_fused_layer_changes_the_queries_alone():
     model = capaboost_vit.adapt(zoo.build("gpt2"), "lora", targets=["query"])
     changed = wake(model).transformer.h[0].attn.c_attn.delta_weight()
     assert [bool(part.any()) for part in changed.chunk(3)] == [True, False, False]
+
+
+def test_the_queries_of_deberta_are_rows_of_each_head():
+    model = capaboost_vit.adapt(zoo.build("deberta"), "lora", targets=["query"])
+    attention = wake(model).deberta.encoder.layer[0].attention.self
+    q, k, v = attention.transpose_for_scores(attention.in_proj.delta_weight().T[None]).chunk(3, dim=-1)
+    assert [bool(part.any()) for part in (q, k, v)] == [True, False, False]
+    assert all(bool(head.any()) for head in q[0])
 
 
 @pytest.mark.parametrize("name", ["bert", "vit", "llama"])

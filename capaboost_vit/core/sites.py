@@ -71,11 +71,12 @@ ROWS: tuple[Row, ...] = (
         block=".",
         patch_embed="patch_embed.proj",
     ),
-    # BERT, RoBERTa, XLM-R, ELECTRA, ...; query_proj is DeBERTa-v2's, query_global Longformer's. DeBERTa-v1 has one
-    # in_proj, whose rows go q, k, v head by head: there are no three parts
+    # BERT, RoBERTa, XLM-R, ELECTRA, ...; query_proj is DeBERTa-v2's, query_global Longformer's. The
+    # rows of DeBERTa's one in_proj go q, k, v head by head, which its layout says (nlu.anatomy)
     _row(
         "layer.*",
         ".attention.self",
+        qkv=".attention.self.in_proj",
         query=".attention.self.query .attention.self.query_proj .attention.self.query_global",
         key=".attention.self.key .attention.self.key_proj .attention.self.key_global",
         value=".attention.self.value .attention.self.value_proj .attention.self.value_global",

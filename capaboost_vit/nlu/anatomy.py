@@ -9,8 +9,10 @@ from torch import nn
 
 from ..core.heads import head_names
 from ..core.inject import Anatomy, Site
+from ..core.layout import Layout
 from ..core.names import get, matching, norm_names, slots
 from ..core.sites import roles_of
+from ..core.wrapper import unwrap
 from .attention import PrefixAttention, WatchedAttention, takes_prefix
 from .encoder import PromptedEncoder
 from .image_layers import PrefixedAttention, PromptedBlock, is_plain_attention, is_plain_block
@@ -45,7 +47,17 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         prompted=PromptedEncoder if takes_keys else None,
         watching=WatchedAttention,
         head=head_names(model),
+        layout=_layout,
     )
+
+
+def _layout(model: nn.Module, name: str) -> Layout | None:
+    """Of DeBERTa's `in_proj`: q, k and v of the first head, then of the second, ...; other fused layers are thirds."""
+    owner, _, leaf = name.rpartition(".")
+    if leaf != "in_proj":
+        return None
+    attention: Any = unwrap(get(model, owner))
+    return Layout(("q", "k", "v"), 3 * (attention.attention_head_size,), attention.num_attention_heads)
 
 
 def _modules(model: nn.Module, sites: Iterable[Site]) -> list[nn.Module]:
