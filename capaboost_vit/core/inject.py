@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from ..io.options import suggest
 from .adapted import Prompted
 from .base import is_linear, kind_of, shape_of
 from .layout import Layout, layout_of
 from .names import get, is_inside, matching, namer, slots
+from .no_match import nothing_matches
 from .quantised import check_trainable, prepare_backward
 from .record import forget, is_adapted, plain_model
 from .wrapper import Frozen, Wrapper, unwrap
@@ -93,7 +93,7 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     if within and not places and role in anatomy.roles:
         places = [p for p in find(model, role, anatomy, use=use) if is_inside(p.name, within)]
     if not places:
-        raise ValueError(_nothing_matches(model, target, anatomy, use))
+        raise ValueError(nothing_matches(model, target, anatomy, use))
     return list(dict.fromkeys(places))
 
 
@@ -223,20 +223,3 @@ def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) ->
                 descend(changed[module])
 
     descend(model)
-
-
-def _nothing_matches(model: nn.Module, target: str, anatomy: Anatomy, use: str | None) -> str:
-    names = [name for name, _ in slots(model)]
-    uses = {r: {s.only for s in sites if matching(names, s.pattern)} for r, sites in anatomy.roles.items()}
-    present = [role for role in uses if uses[role] and (use is None or uses[role] & {None, use})]
-    others = ", ".join(sorted(filter(None, uses.get(target, ()))))
-    layers = dict.fromkeys(
-        ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
-        for name, module in slots(model)
-        if is_linear(unwrap(module))
-    )
-    hint = f" for {use} (only for {others})" if others else suggest(target, [*present, *layers])
-    return (
-        f"target {target!r} matches nothing in {type(model).__name__}{hint}; "
-        f"roles there: {', '.join(present) or 'none'}; linear layers there: {', '.join(layers) or 'none'}"
-    )

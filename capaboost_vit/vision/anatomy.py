@@ -13,6 +13,8 @@ from ..core.names import get, norm_names, slots
 from ..core.sites import roles_of
 from ..core.wrapper import unwrap
 from .attention import PrefixAttention
+from .families import with_families
+from .fused import fused_layout
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
@@ -26,11 +28,11 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """
     model = unwrap(model)
     norms = (name for name in norm_names(model) if not isinstance(unwrap(get(model, name)), _BatchNorm))
-    roles = {**roles_of(model), "norm": tuple(map(Site, norms))}
+    roles = {**with_families(model, roles_of(model)), "norm": tuple(map(Site, norms))}
     attention = [unwrap(m) for name, m in slots(model) if name.rpartition(".")[2] == "attn"]
     plain = bool(attention) and all(type(m) is Attention for m in attention)
     if not plain:
         roles.pop("attn", None)
     if not (plain and isinstance(model, VisionTransformer)):
         roles.pop("block", None)
-    return Anatomy(roles, PrefixAttention if plain else None, head=head_names(model))
+    return Anatomy(roles, PrefixAttention if plain else None, head=head_names(model), layout=fused_layout)
