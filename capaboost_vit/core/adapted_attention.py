@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .base import copied, kind_of
 from .branch import LowRankBranch
@@ -39,6 +38,8 @@ class AdaptedAttention(Wrapper):
     The base itself computes, with that weight in place of its own during the call: masks, attention weights and the
     fast path of evaluation mode are its own. Who reads the attributes of the layer, as nn.TransformerEncoderLayer does
     for a fast path of its own, finds them here, and W + dW as in_proj_weight.
+
+    The weight stands in the layer itself during a call, so two threads must not call one model at the same time.
 
     As the layer computes in the dtype of its weight, beside a bfloat16 base dW is rounded with it.
 
@@ -108,10 +109,12 @@ class AdaptedAttention(Wrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """As the base: query, key, value and what else it takes."""
-        layer, path = self.base, _NAME
-        while isinstance(layer, Wrapper):
-            layer, path = layer.base, f"base.{path}"
-        # its weight may be another wrapper's W + dW already
-        weight = (layer.in_proj_weight + self.delta_weight()).to(layer.in_proj_weight.dtype)
-        result: tuple[Tensor, Tensor | None] = functional_call(self.base, {path: weight}, args, kwargs)
+        parameters: dict[str, Any] = unwrap(self.base)._parameters
+        weight = parameters[_NAME]  # which may be another wrapper's W + dW already
+        # as torch.func.functional_call does it, which refuses to be traced by torch.jit
+        parameters[_NAME] = (weight + self.delta_weight()).to(weight.dtype)
+        try:
+            result: tuple[Tensor, Tensor | None] = self.base(*args, **kwargs)
+        finally:
+            parameters[_NAME] = weight
         return result

@@ -199,7 +199,12 @@ def branches(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def features(module: nn.Module, name: str = "") -> tuple[int, int]:
-    """(in, out) width of a sub-layer: of its first and its last linear layer. Raises TypeError if it has none."""
+    """(in, out) width of a sub-layer: of its first and its last linear layer.
+
+    Raises TypeError if it has none, or gives out a pair, of which one could not be changed alone.
+    """
+    if isinstance(unwrap(module), nn.MultiheadAttention):
+        raise TypeError(f"{name!r} gives out a pair, outputs and attention weights: take lora, or name its out_proj")
     shapes = [shape_of(layer) for layer in unwrap(module).modules() if is_linear(layer)]
     if not shapes:
         raise TypeError(f"cannot tell the width of {name!r}, a {kind_of(unwrap(module))}: it contains no linear layer")

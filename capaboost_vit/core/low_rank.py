@@ -58,4 +58,4 @@ def low_rank_kind(layer: nn.Module, name: str) -> LowRankKind:
         if kind.fits(unwrap(layer)):
             return kind
     found = kind_of(unwrap(layer))
-    raise TypeError(f"LoRA needs linear layers, 2d convolutions or nn.MultiheadAttention, but {name!r} is a {found}")
+    raise TypeError(f"LoRA needs linear layers, but {name!r} is a {found}, no 2d convolution, no nn.MultiheadAttention")

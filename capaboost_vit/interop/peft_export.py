@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..core.base import is_transposed
+from ..core.base import is_linear, is_transposed, kind_of
 from ..core.heads import head_names
 from ..core.names import namer, slots, wrappers_of
 from ..core.record import adapted_model
@@ -103,8 +103,8 @@ def export_run(run: str | Path | ModelSource, folder: str | Path, *, initial_che
 class _LoraLayer:
     """`dW = scaling * B A`."""
 
-    down: Tensor  # A (R, in)
-    up: Tensor  # B (out, R)
+    down: Tensor  # A (R, in), of a convolution (R, in, kh, kw)
+    up: Tensor  # B (out, R), of a convolution (out, R, 1, 1)
     scaling: float
     is_transposed: bool
 
@@ -124,13 +124,26 @@ def _lora_layers(model: nn.Module) -> dict[str, _LoraLayer]:
             # with our scaling outside of B, and not in it, plain LoRA is trained further as it was
             scalings = (getattr(branch, "scaling", 1.0) for branch in wrappers[0].additions().values())
             scaling = next(scalings, 1.0) or 1.0
-            up = torch.cat(ups, dim=1) / scaling
-            layers[name] = _LoraLayer(torch.cat(downs), up, scaling, is_transposed(unwrap(module)))
+            layer, down, up = unwrap(module), torch.cat(downs), torch.cat(ups, dim=1) / scaling
+            if isinstance(layer, nn.Conv2d):
+                down, up = _as_convolutions(name, layer, down, up)
+            elif not is_linear(layer):
+                raise ValueError(f"{name!r} is a {kind_of(layer)}, which PEFT updates otherwise: {_INSTEAD}")
+            layers[name] = _LoraLayer(down, up, scaling, is_transposed(layer))
     if not layers:
         raise ValueError(
             f"this {type(model).__name__} carries no LoRA, and PEFT's format is for that: use save_adapter"
         )
     return layers
+
+
+def _as_convolutions(name: str, layer: nn.Conv2d, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """A (R, in, kh, kw) and B (out, R, 1, 1). Raises ValueError where PEFT's A is no convolution like the layer."""
+    if layer.groups > 1 or set(layer.dilation) != {1} or layer.padding_mode != "zeros":
+        raise ValueError(
+            f"{name!r} has groups, dilation or other padding, which PEFT's LoRA does not follow: {_INSTEAD}"
+        )
+    return down.view(len(down), layer.in_channels, *layer.kernel_size), up[..., None, None]
 
 
 def _factors(name: str, wrapper: Wrapper) -> tuple[Tensor, ...]:

@@ -71,7 +71,7 @@ class Unipelt(MaskedMethod):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """The wrappers of the parts, then those that tell the gates where padding is.
 
-        Raises ValueError for prefixes that take no gates, and what the parts raise.
+        Raises ValueError for prefixes and layers that take no gates, and what the parts raise.
         """
         added: list[core.Wrapper] = []
         for copy in range(self.copies):
@@ -81,6 +81,9 @@ class Unipelt(MaskedMethod):
                         raise ValueError(
                             f"the prefixes of a {type(model).__name__} take no gates: leave 'prefix' out of parts"
                         )
+                    if isinstance(part, Lora) and not wrapper.gate_widths():
+                        kind = core.kind_of(core.unwrap(wrapper))
+                        raise ValueError(f"{name!r}, a {kind}, takes no gate: leave 'lora' out of parts")
                     added.append(wrapper)
                     yield name, wrapper
         padding = core.Padding()
