@@ -140,9 +140,7 @@ def _lora_layers(model: nn.Module) -> dict[str, _LoraLayer]:
 def _as_convolutions(name: str, layer: nn.Conv2d, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """A (R, in, kh, kw) and B (out, R, 1, 1). Raises ValueError where PEFT's A is no convolution like the layer."""
     if layer.groups > 1 or set(layer.dilation) != {1} or layer.padding_mode != "zeros":
-        raise ValueError(
-            f"{name!r} has groups, dilation or other padding, which PEFT's LoRA does not follow: {_INSTEAD}"
-        )
+        raise ValueError(f"{name!r} has groups, dilation or other padding, which PEFT does not follow: {_INSTEAD}")
     return down.view(len(down), layer.in_channels, *layer.kernel_size), up[..., None, None]
 
 

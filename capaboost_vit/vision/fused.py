@@ -16,9 +16,9 @@ _QKV = ("q", "k", "v")
 
 def _by_head(attention: Any, fused: str) -> Layout:
     """Each head's query, key and value, or key and value, where the value has another width."""
+    first = 1 if fused == "kv" else 0
     sizes = (attention.key_dim, attention.key_dim, attention.val_dim)
-    kept = slice(1, None) if fused == "kv" else slice(None)
-    return Layout(_QKV[kept], sizes[kept], attention.num_heads)
+    return Layout(_QKV[first:], sizes[first:], attention.num_heads)
 
 
 def _one_of_many(attention: Any, fused: str) -> Layout:

@@ -22,6 +22,7 @@ CASES = [
     ("vit", {"targets": ("key", "value", "mlp_in"), "alpha": 3, "density": 0.5, "rescale": "norm", "dropout": 0.2}),
     ("vit", {**PLAIN, "alpha": 16, "freeze_down": True}),
     ("convnext", {"targets": ("blocks.*.mlp.fc1",), "pattern": "complementary", "rank": 2}),
+    ("convnext", {"targets": ("stem.0", "blocks.*.mlp.fc2", "downsample.1"), "rank": 2}),
     ("bert SequenceClassification", {"targets": ("query", "value", "mlp_out")}),
     ("roberta SequenceClassification", {"pattern": "sign", "num_branches": 3, "rank": 2}),
     ("deberta-v3 QuestionAnswering", PLAIN),
@@ -47,6 +48,26 @@ def test_peft_computes_what_the_trained_model_computes(tmp_path, name, options):
     assert difference(model, theirs) < 1e-5
     assert difference(model, theirs.merge_and_unload()) < 1e-5
     assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "message"),
+    [
+        ("convnext", ("blocks.*.conv_dw",), "conv_dw' has groups, dilation or other padding"),
+        (
+            "attention",
+            ("self_attn",),
+            "'layers.0.self_attn' is a MultiheadAttention of .*PEFT updates otherwise",
+        ),
+    ],
+)
+def test_layers_that_peft_updates_otherwise_are_refused(tmp_path, model, targets, message):
+    torch.manual_seed(0)
+    block = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = build(model) if model == "convnext" else torch.nn.TransformerEncoder(block, 1)
+    capaboost_vit.adapt(model, targets=targets, head=())
+    with pytest.raises(ValueError, match=message + ".*merge writes it into the weights"):
+        capaboost_vit.export_peft(model, tmp_path / "adapter")
 
 
 def test_several_methods_on_one_model_are_one_adapter(tmp_path):
