@@ -141,12 +141,16 @@ def add_grouped(y: Tensor, x: Tensor, factors: Sequence[tuple[Tensor, Tensor] | 
 def mixture(model: nn.Module, variants: Sequence[Variant], groups: Groups) -> Variant:
     """The variant of a base model that has a `Mixed` in each slot where one of these variants differs.
 
-    Raises ValueError if one changes a parameter of the model itself, which stands in no slot.
+    Raises ValueError if one changes a parameter of the model itself, which stands in no slot, or a layer of the model
+    takes tokens before examples.
     """
     changed = {(c.owner, c.key) for variant in variants for c in variant.changes if c.holder == "_modules"}
     owners = {c.owner: c.key for v in variants for c in v.changes if c.holder in ("_parameters", "_buffers")}
     if model in owners:
         raise ValueError(_refusal(f"one changes {owners[model]} of the {type(model).__name__} itself"))
+    for module in model.modules():
+        if getattr(module, "batch_first", True) is False:  # of torch: (N, B, D), where dimension 0 is no batch
+            raise ValueError(_refusal(f"a {type(module).__name__} of the model has batch_first=False"))
     mixed = []
     names = {module: name for name, module in slots(model)}
     for parent in list(model.modules()):

@@ -290,6 +290,12 @@ def test_a_weight_that_is_read_instead_of_called_is_refused_in_a_mixed_batch(ban
         bank(X, names=["lora", None] * 3)
 
 
+def test_a_model_with_tokens_before_examples_is_refused_in_a_mixed_batch(bank):
+    bank.model.pool = nn.MultiheadAttention(16, 2)
+    with pytest.raises(ValueError, match="share a pass: a MultiheadAttention of the model has batch_first=False"):
+        bank(X, names=["lora", None] * 3)
+
+
 def test_what_was_done_beside_the_bank_is_not_lost_without_a_word(bank):
     capaboost_vit.adapt(bank.use("lora").model, "adapter")
     for call in (lambda: bank.use("norm"), lambda: bank(X, names=["norm"] * 6)):
