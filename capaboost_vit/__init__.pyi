@@ -19,6 +19,7 @@ from .core.wrapper import Wrapper as Wrapper
 from .core.wrapper import merged_weights as merged_weights
 from .interop.bank import AdapterBank as AdapterBank
 from .interop.base_left_out import BaseLeftOut as BaseLeftOut
+from .interop.export import export as export
 from .interop.loops import load_state_dict as load_state_dict
 from .interop.loops import mark_trainable as mark_trainable
 from .interop.loops import param_groups as param_groups

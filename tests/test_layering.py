@@ -51,7 +51,7 @@ OTHERS = {
     "vision": {"torch", "torchvision", "timm", "numpy", "pandas", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "adapters": {"torch"},
-    "interop": {"torch", "timm", "safetensors", "peft"},
+    "interop": {"torch", "timm", "safetensors", "peft", "onnx", "onnxruntime", "onnxscript"},
     "peft": {"torch", "peft"},
     "timm": {"timm"},
     "lightning": {"lightning"},
@@ -66,7 +66,20 @@ OTHERS = {
 }
 # imported inside a function only, wherever they are used: they are slow, or extras; but a room of its client's name,
 # which no other imports, is made of classes that extend the client's
-LAZY = {"datasets", "fvcore", "jinja2", "lightning", "peft", "ray", "scipy", "sklearn", "transformers"}
+LAZY = {
+    "datasets",
+    "fvcore",
+    "jinja2",
+    "lightning",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "peft",
+    "ray",
+    "scipy",
+    "sklearn",
+    "transformers",
+}
 # what `--help` is made from imports nothing heavy at the top
 QUICK = {"cli", "io/options.py", "training/config.py", "training/signals.py", "methods/method.py", "vision/config.py"}
 QUICK |= {"nlu/config.py", "study/config.py", "bench/config.py"}

@@ -14,7 +14,7 @@ from ..io.printable import printable
 from ..nlu.config import TextConfig
 from ..training.signals import Interrupted
 from ..vision.config import TrainConfig
-from . import bench, extract, look, study, train
+from . import bench, export, extract, look, study, train
 from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
     "eval": (train.eval_parser, train.evaluate, "scores of a finished run or an adapter file"),
     "predict": (train.predict_parser, train.predict, "the most probable classes of pictures"),
     "merge": (train.merge_parser, train.merge, "write a plain model with the updates merged in"),
+    "export": (export.export_parser, export.export, "write a model as ONNX or a torch.export program"),
     "extract": (extract.extract_parser, extract.extract, "an adapter file of a checkpoint of timm's train.py"),
     "report": (train.report_parser, train.report, "a table of finished runs: methods by tasks, over seeds"),
     "data": (look.data_parser, look.data, "look at a data set before training: data check"),
@@ -39,7 +40,12 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
 }
 
 
-_EXTRAS = {"transformers": "nlu", "ray": "ray", "peft": "peft"}  # packages that some commands need
+_EXTRAS = {
+    "transformers": "nlu",
+    "ray": "ray",
+    "peft": "peft",
+    "onnxruntime": "export",
+}  # packages that some commands need
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -70,7 +70,7 @@ def predict_each(
             raise ValueError(f"--{name} must be at least 1, got {value}")
     check_value("--bad-images", bad_images, str, {"choices": ("error", "skip")})
     target = pick_device(device)
-    files = _image_files(images, note)
+    files = image_files(images, note)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
     network = saved.for_logits(target, short_cuts=short_cuts)
     count: int = saved.model.num_classes  # type: ignore[assignment]
@@ -135,7 +135,7 @@ def write_predictions(predictions: Iterable[Prediction], path: Path) -> Path:
     return path
 
 
-def _image_files(paths: Sequence[str | Path], note: Callable[[str], None]) -> list[Path]:
+def image_files(paths: Sequence[str | Path], note: Callable[[str], None]) -> list[Path]:
     """The files, and the pictures below the folders, as data sets find them, each once."""
     files: dict[Path, None] = {}
     for path in map(Path, paths):

@@ -1,0 +1,30 @@
+"""`capaboost export`: a finished run as a file that runs without this package."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+
+from .parser import Parser, add_option
+
+
+def export_parser() -> Parser:
+    """Which run, in what format, and where to."""
+    parser = Parser(description="Writes a model on images as ONNX or a torch.export program, and compares its logits.")
+    parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
+    parser.add_argument("--output", type=str, required=True, help="the file: .onnx, or .pt2 of torch-export")
+    text = "onnx, which onnxruntime and OpenVINO read; or torch-export, which torch.export.load reads"
+    parser.add_argument("--format", type=str, default="onnx", help=text, metavar="{onnx,torch-export}")
+    text = "pictures, and folders of them, to compare the logits on; none: eight of the run's test split"
+    parser.add_argument("--images", type=str, nargs="*", default=[], help=text)
+    text = "local file with the base weights; null: those of the run, or the hub's"
+    add_option(parser, "--initial-checkpoint", str | None, None, text)
+    return parser
+
+
+def export(arguments: Namespace) -> None:
+    """Writes it, and says what was compared and where it is."""
+    from ..interop.export import export_run
+
+    options = {name: arguments[name] for name in ("format", "images", "initial_checkpoint")}
+    path = export_run(arguments.model, arguments.output, note=print, **options)
+    print(f"exported: {path}, {path.with_suffix('.json').name} beside it")
