@@ -144,6 +144,8 @@ def _reach(layer: Any) -> list[int]:
 
 def _lack(layer: nn.Module, weight: Any) -> str | None:
     """What a layer with this weight lacks of a floating-point one, in words; None where it has one."""
+    if isinstance(weight, torch.fx.Proxy):
+        return f"torch.fx traces no code that reads the weight of an adapted {type(layer).__name__}: merge first"
     if not isinstance(weight, Tensor):
         return f"a {type(layer).__name__} has no weight of its own"
     if not weight.is_floating_point() or weight.dtype.itemsize == 1:  # 8-bit floats stand for nothing without a scale

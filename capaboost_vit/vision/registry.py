@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
+from timm.layers import register_notrace_module
 from timm.models import FeatureListNet, generate_default_cfgs, load_pretrained, model_entrypoint, register_model
 from timm.models._features import FeatureGetterNet  # not exported by timm.models
+from timm.models._features_fx import FeatureGraphNet  # likewise
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
 
+from ..core.wrapper import Wrapper
 from ..io.options import nearest
 from ..methods import METHODS
 from ..methods.index import no_option, on_register, option_names, owner_of
@@ -111,8 +114,8 @@ def _feature_net(model: Any, options: dict[str, Any]) -> nn.Module:
     """What timm's builder returns for features_only=True, with its defaults: a list for Swin, else a getter."""
     listed = isinstance(model, (SwinTransformer, SwinTransformerV2))
     kind = options.pop("feature_cls", "list" if listed else "getter")
-    if kind not in ("list", "getter"):
-        raise ValueError(f"feature_cls must be 'list' or 'getter', got {kind!r}")
+    if kind not in ("list", "getter", "fx"):
+        raise ValueError(f"feature_cls must be 'list', 'getter' or 'fx', got {kind!r}")
     metadata = {name: getattr(model, name) for name in ("_traits", "in_chans") if hasattr(model, name)}
     options = {"out_indices": tuple(range(model.num_layers)) if listed else 3, **options}
     net: Any
@@ -120,6 +123,9 @@ def _feature_net(model: Any, options: dict[str, Any]) -> nn.Module:
         layout = getattr(model, "output_fmt", "NCHW")
         net = FeatureListNet(model, flatten_sequential=True, **{"output_fmt": layout, **options})
         net.capaboost = model.capaboost  # of the model it keeps the children alone, under other names
+    elif kind == "fx":
+        net = FeatureGraphNet(model, **options)
+        net.graph_module.capaboost = model.capaboost  # which holds the children under their names
     else:
         net = FeatureGetterNet(model, **options)
     for name, value in metadata.items():
@@ -152,3 +158,4 @@ def _configurations(base: str) -> dict[str, Any]:
 default_cfgs: dict[str, Any] = {}  # where timm's register_model looks
 __all__ = ["FAMILIES", "methods_of", "parse_name"]
 on_register(_register)
+register_notrace_module(Wrapper)  # torch.fx, by which timm extracts features, takes each as one node

@@ -145,7 +145,7 @@ def test_onnx_of_real_weights_on_real_pictures(real_data, vit_tiny_weights, tmp_
     load_base_weights(model, vit_tiny_weights)
     capaboost_vit.adapt(model, "lora", num_branches=2)
     with torch.no_grad():
-        for branch in capaboost_vit.branches(model):
+        for branch in capaboost_vit.branches(model).values():
             for parameter in branch.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
     adapter = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors")

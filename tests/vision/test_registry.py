@@ -160,7 +160,12 @@ def test_options_reach_the_branches(tiny):
         ("lora", dict(pattern="2:3"), ValueError, r"divisible by 3"),
         ("prefix", dict(prefix_length=-1), ValueError, "prefix_length of method 'prefix' must be at least 0, got -1"),
         ("prompt", dict(deep=False, features_only=True), ValueError, r"features_only needs deep prompts"),
-        ("lora", dict(features_only=True, feature_cls="hook"), ValueError, r"feature_cls must be 'list' or 'getter'"),
+        (
+            "lora",
+            dict(features_only=True, feature_cls="hook"),
+            ValueError,
+            r"feature_cls must be 'list', 'getter' or 'fx'",
+        ),
     ],
 )
 def test_wrong_options_say_what_is_wrong(tiny, method, kwargs, error, text):
