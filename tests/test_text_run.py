@@ -32,7 +32,7 @@ from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.training.loader import EvalLoader, TrainLoader
 
 EVERYWHERE = {"config.yaml", "result.json", "status.json", "summary.csv", ".lock", "learning_curve.png"}
-EVERYWHERE |= {"tensorboard", "checkpoints"}
+EVERYWHERE |= {"tensorboard", "checkpoints", "README.md"}
 WITHOUT_PICTURES = EVERYWHERE - {"learning_curve.png"}
 # columns of summary.csv behind epoch and update, by kind
 ACCURACY = ["train_loss", "train_accuracy", "grad_norm"]

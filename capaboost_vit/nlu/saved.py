@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.merge import fastest, merge
 from ..io.atomic import is_taken
 from ..io.options import tuples
+from ..training.card import write_merged_card
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.loader import EvalLoader
@@ -82,9 +83,12 @@ def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | 
         raise ValueError(f"--output {output}: a model on texts becomes a folder, as transformers loads it")
     if is_taken(output):
         raise FileExistsError(f"{output} exists: choose another --output")
-    network, config, _ = open_trained(adapter, model)
+    source = open_source(adapter)
+    network, config, _ = open_trained(source, model)
     tokenizer = create_tokenizer(config.tokenizer or config.model)
-    return save_model(merge(network, inplace=True), tokenizer, output)
+    save_model(merge(network, inplace=True), tokenizer, output)
+    write_merged_card(output, source)
+    return output
 
 
 def for_logits(network: nn.Module, device: torch.device, *, short_cuts: bool) -> nn.Module:

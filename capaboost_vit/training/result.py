@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor, cat
 
 from ..io.atomic import write_text
+from ..methods.adapter_file import read_header
 from ..methods.apply import fold
+from .card import write_card
 from .figures import MOST_DRAWN, draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
 from .job import Job, as_dict, parameter_counts
@@ -72,6 +74,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
         "machine": machine(state.device, world),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    write_card(folder.path, read_header(saved) if saved.is_file() else {}, result)
     log.close()  # all is on the disk before the run counts as finished
     folder.write_json("result.json", result)
     return result

@@ -16,6 +16,7 @@ from torch import nn
 from ..core.merge import fastest, merge
 from ..io.atomic import is_taken, replacing
 from ..io.json import read_object
+from ..training.card import write_merged_card
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.objective import right_answers
@@ -168,9 +169,9 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
         with replacing(output) as partial:
             partial.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
         return output
-    return save_for_hf(
-        merged, output, class_names=saved.classes, data_config=dict(saved.input), value_range=saved.value_range
-    )
+    save_for_hf(merged, output, class_names=saved.classes, data_config=dict(saved.input), value_range=saved.value_range)
+    write_merged_card(output, source)
+    return output
 
 
 def _from_timm_folder(folder: Path) -> Saved:

@@ -407,7 +407,8 @@ def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(ready, config
 
 
 def test_a_merged_folder_holds_what_timm_needs_and_everybody_may_read_it(folder):
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    files = {"config.json", "model.safetensors", "README.md", "learning_curve.png"}
+    assert {path.name for path in folder.iterdir()} == files
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
