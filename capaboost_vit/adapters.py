@@ -99,6 +99,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
     """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
 
     Args:
+        path: the file, or `hf-hub:owner/name` (and `@revision`).
         force: accept base weights whose fingerprint differs.
 
     Raises:
@@ -119,6 +120,7 @@ def create_from_adapter(
     """Builds the base model that a file names, loads its weights and the adapter file; in evaluation mode.
 
     Args:
+        path: the file, or `hf-hub:owner/name` (and `@revision`).
         model: of transformers: hub id or folder of the base; None takes the hub id that the file names.
         pretrained: of timm: fetch the base weights that the header names from the hub, unless `initial_checkpoint` is
             given, a local file with them, or a folder that `capaboost merge` has written.

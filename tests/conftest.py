@@ -28,7 +28,7 @@ TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 class _NoNetwork(socket.socket):
     def connect(self, address):
-        if self.family != socket.AF_UNIX:
+        if self.family != socket.AF_UNIX and address[0] != "127.0.0.1":  # stand-ins of servers
             raise RuntimeError(f"a test tried to reach the network: {address}")
         return super().connect(address)
 

@@ -45,13 +45,13 @@ BELOW = {
 # other packages, at the top of a file or inside a function
 OTHERS = {
     "core": {"torch", "numpy", "safetensors", "fvcore"},
-    "io": {"torch", "safetensors", "yaml", "datasets"},
+    "io": {"torch", "safetensors", "yaml", "datasets", "huggingface_hub"},
     "methods": {"torch", "numpy", "safetensors"},
     "training": {"torch", "timm", "numpy", "rich", "matplotlib", "tensorboard", "filelock"},
     "vision": {"torch", "torchvision", "timm", "numpy", "pandas", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
     "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
     "adapters": {"torch"},
-    "interop": {"torch", "timm", "safetensors", "peft", "onnx", "onnxruntime", "onnxscript"},
+    "interop": {"torch", "timm", "safetensors", "peft", "onnx", "onnxruntime", "onnxscript", "huggingface_hub"},
     "peft": {"torch", "peft"},
     "timm": {"timm"},
     "lightning": {"lightning"},

@@ -30,6 +30,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
     "predict": (train.predict_parser, train.predict, "the most probable classes of pictures"),
     "merge": (train.merge_parser, train.merge, "write a plain model with the updates merged in"),
     "export": (export.export_parser, export.export, "write a model as ONNX or a torch.export program"),
+    "push": (export.push_parser, export.push, "put an adapter with its card on the hub"),
     "extract": (extract.extract_parser, extract.extract, "an adapter file of a checkpoint of timm's train.py"),
     "report": (train.report_parser, train.report, "a table of finished runs: methods by tasks, over seeds"),
     "data": (look.data_parser, look.data, "look at a data set before training: data check"),

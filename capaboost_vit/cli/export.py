@@ -1,4 +1,4 @@
-"""`capaboost export`: a finished run as a file that runs without this package."""
+"""`capaboost export` and `push`: a finished run as a file that runs without this package, and on the hub."""
 
 from __future__ import annotations
 
@@ -28,3 +28,20 @@ def export(arguments: Namespace) -> None:
     options = {name: arguments[name] for name in ("format", "images", "initial_checkpoint")}
     path = export_run(arguments.model, arguments.output, note=print, **options)
     print(f"exported: {path}, {path.with_suffix('.json').name} beside it")
+
+
+def push_parser() -> Parser:
+    """Which run, and where to."""
+    parser = Parser(description="Pushes adapter file, model card, learning curve and configuration to the hub.")
+    parser.add_argument("run", type=str, help="folder of a finished run, or adapter file")
+    parser.add_argument("repository", type=str, help="owner/name; made where it is not there")
+    add_option(parser, "--private", bool, False, "make a private repository")
+    return parser
+
+
+def push(arguments: Namespace) -> None:
+    """Pushes it, and says where it is and how it is loaded."""
+    from ..interop.hub import push_run
+
+    print(f"pushed: {push_run(arguments.run, arguments.repository, private=arguments.private)}")
+    print(f'load it: capaboost_vit.create_from_adapter("hf-hub:{arguments.repository.removeprefix("hf-hub:")}")')

@@ -17,6 +17,7 @@ from ..core.names import distinct, namer, slots
 from ..core.record import adapted_part
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
+from ..io.hub import fetch_adapter, is_on_hub
 from ..io.sealed import read_sealed, write_sealed
 from . import mask_bits
 from .header import AdapterFileError, check_header, completed, explained, origin
@@ -109,12 +110,14 @@ def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
     """Reads a file and makes all checks that need no model; one that was read already is given back.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file; of `hf-hub:owner/name`, see `fetch_adapter`.
         AdapterFileError: not a safetensors file (a pickle, say), truncated or changed, not of this format or of an
             unknown version, or holding values that are not finite.
     """
     if isinstance(path, AdapterFile):
         return path
+    if is_on_hub(path):
+        path = fetch_adapter(path)
     header, tensors = read_sealed(path, FORMAT, VERSION, error=AdapterFileError)
     with explained(path):
         header = completed(header)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..io.hub import is_on_hub
 from ..io.yaml import read_yaml
 from ..methods.adapter_file import AdapterFile, read_adapter_file
 
@@ -33,12 +34,17 @@ class ModelSource:
 def open_source(path: str | Path | ModelSource) -> ModelSource:
     """Finds and reads what a path means, `local-dir:` before it or not; what was opened already is given back.
 
+    `hf-hub:owner/name` is the adapter file of that repository.
+
     Raises:
         FileNotFoundError: there is neither an adapter file nor a timm folder.
         AdapterFileError: the file is damaged. ValueError: the config.yaml beside it is; a folder of transformers.
     """
     if isinstance(path, ModelSource):
         return path
+    if is_on_hub(path):  # paths in a config.yaml of there mean nothing here
+        adapter = read_adapter_file(path)
+        return ModelSource(adapter.path, adapter, {})
     named = Path(str(path).removeprefix("local-dir:"))
     file = named if named.is_file() else named / "adapter.safetensors"
     if file.is_file():
