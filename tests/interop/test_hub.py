@@ -170,3 +170,20 @@ def test_what_the_hub_does_not_have_is_told_in_one_line(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="is not in the cache, and the hub cannot be reached"):
         capaboost_vit.read_header("hf-hub:me/unseen")
+
+
+def test_a_run_on_texts_is_pushed_likewise(hub, finished_text):
+    folder, _ = finished_text("opinions")
+    assert main(["push", str(folder), "me/texts"]) == 0
+    card = hub.files["me/texts", "README.md"].decode()
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "transformers"
+    header = capaboost_vit.read_header("hf-hub:me/texts")
+    assert header == capaboost_vit.read_header(folder / "adapter.safetensors")
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(hub, finished, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    assert main(["push", str(finished[0]), "me/mine"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("capaboost push: error: cannot push to me/mine: ")
+    assert error.count("\n") == 1
