@@ -42,6 +42,12 @@ def kind_of(layer: nn.Module) -> str:
     return f"{type(layer).__qualname__} of {type(layer).__module__}"
 
 
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """A module's class as it was before torch's `fully_shard` made another one of it, (FSDPX, FSDPModule, X, ...)."""
+    kinds = type(module).__mro__
+    return kinds[2] if kinds[1].__name__ == "FSDPModule" else kinds[0]
+
+
 def shape_of(layer: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer, from `out_features` and `in_features`: a packed weight has another shape.
 
@@ -89,8 +95,19 @@ def dense(layer: Any) -> Tensor:
 
 
 def plain_tensor(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor of a quantised class (torchao's), dequantised; any other tensor as it is."""
-    return tensor.dequantize() if dequantizes(tensor) else tensor
+    """The numbers of a tensor of a quantised class (torchao's), dequantised, or of a sharded one, see `gathered`."""
+    return tensor.dequantize() if dequantizes(tensor) else gathered(tensor)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole of a tensor sharded over processes (DTensor), which all of them have to ask for; others as they are."""
+    whole: Tensor = cast(Any, tensor).full_tensor() if is_shard(tensor) else tensor
+    return whole
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, by its method: its class is slow to import."""
+    return is_traceable_wrapper_subclass(tensor) and hasattr(tensor, "full_tensor")
 
 
 def dequantizes(tensor: Tensor) -> bool:

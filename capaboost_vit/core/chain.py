@@ -44,5 +44,9 @@ def note_chain(model: nn.Module, chain: list[dict[str, Any]]) -> None:
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and values rounded to bfloat16, so that a bfloat16 copy of the base has the same."""
-    plain = ((name, plain_tensor(tensor)) for name, tensor in tensors.items())
-    return digest({name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in plain})
+    return digest(tensors, read=_rounded)
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    plain = plain_tensor(tensor)
+    return plain.to(torch.bfloat16) if plain.is_floating_point() else plain

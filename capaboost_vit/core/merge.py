@@ -16,6 +16,7 @@ from .names import slots, wrappers_of
 from .precision import narrow
 from .quantised import can_dequantize, dequantized
 from .record import check_no_peft, forget, is_adapted, plain_model
+from .sharded import check_whole, is_sharded
 from .wrapper import CannotMerge, NoShortCut, Wrapper, unwrap
 
 
@@ -35,13 +36,14 @@ def merge(model: nn.Module, *, inplace: bool = False, dequantize: bool = False) 
             those without one stay quantised.
 
     Raises CannotMerge, a ValueError that says where, if it carries something that no weight can express (an adapter, a
-    prefix, a gate), or a layer whose weights are integers; ValueError, TypeError if it carries nothing. The model is as
-    it was.
+    prefix, a gate), or a layer whose weights are integers; ValueError, TypeError if it carries nothing or is sharded.
+    The model is as it was.
     """
     model = plain_model(model)
     check_no_peft(model)
     if not is_adapted(model):
         raise ValueError(f"this {type(model).__name__} carries nothing to merge: call capaboost_vit.adapt first")
+    check_whole(model, "save_adapter on all processes, then load_adapter and merge in one")
     refusals = unmergeable(model, dequantize=dequantize)
     if refusals:
         name, reason = next(iter(refusals.items()))
@@ -62,11 +64,13 @@ def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module]) -> 
     """What computes the logits of a trained model with the least work: merged where its methods merge, then a twin.
 
     The model itself is merged, so it is for those who neither train nor write it afterwards. Logits are the same but
-    for rounding.
+    for rounding. A sharded model is given back as it is.
 
     Args:
         logits_only: makes the twin, where it is known how; else the merged model is it.
     """
+    if is_sharded(model):
+        return model
     if is_adapted(model) and not unmergeable(model):
         model = merge(model, inplace=True)
     with suppress(NoShortCut):

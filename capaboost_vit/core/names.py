@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .base import is_norm
+from .base import class_of, is_norm
 from .wrapper import Wrapper, unwrap
 
 
@@ -54,7 +54,7 @@ def namer(model: nn.Module) -> Callable[[str], str]:
     Where wrappers of one class stand in one slot, what the second from the inside adds has `_2` in its name, and so on.
     """
     levels = {  # of each wrapper, how many of its class it contains in its slot
-        name: sum(type(inner) is type(module) for inner in wrappers_of(module.base))
+        name: sum(class_of(inner) is class_of(module) for inner in wrappers_of(module.base))
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, Wrapper)
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,16 @@ def read_safetensors(path: Path, *, error: type[ValueError]) -> tuple[dict[str, 
         raise error(f"{path} is damaged: {problem}") from problem
 
 
-def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256 over a text and names, dtypes, shapes and values of tensors, in the order of the names."""
+def digest(tensors: Mapping[str, Tensor], text: str = "", *, read: Callable[[Tensor], Tensor] | None = None) -> str:
+    """SHA-256 over a text and names, dtypes, shapes and values of tensors, in the order of the names.
+
+    Args:
+        read: what gives the plain values of a tensor, of one after the other.
+    """
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach()
+        tensor = (tensor if read is None else read(tensor)).cpu().contiguous()
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..core.base import gathered
 from ..core.chain import fingerprint
 from ..core.names import distinct, namer, slots
 from ..core.record import adapted_part
+from ..core.sharded import fill, writes
 from ..core.tied import TiedMaskedWeight
 from ..core.wrapper import Wrapper
 from ..io.hub import fetch_adapter, is_on_hub
@@ -60,7 +62,8 @@ def write_adapter_file(
     """Writes branches, head and whatever else is trained, under canonical names (those of the base model).
 
     Masks are stored as packed bits and win over the seeds on loading. The file is written beside its place and renamed,
-    so a crash leaves the old file or the new one.
+    so a crash leaves the old file or the new one. All processes of a sharded model have to call this; the first one
+    writes.
 
     Args:
         header: JSON values added to the header; `base` should hold the base's architecture and tag.
@@ -88,7 +91,8 @@ def write_adapter_file(
         "head": sorted(set(head)),
         "trained_head": trained_head,
     }
-    return write_content(path, header, tensors, masks=mask_names)
+    tensors = {name: gathered(tensor) for name, tensor in tensors.items()}
+    return write_content(path, header, tensors, masks=mask_names) if writes(model) else Path(path)
 
 
 def write_content(
@@ -158,7 +162,7 @@ def load_adapter_file(
         )
     with torch.no_grad():
         for name, tensor in file.tensors.items():
-            ours[name].copy_(tensor)
+            fill(ours[name], tensor)
 
 
 def check_tensors(

@@ -19,6 +19,7 @@ from ..core.names import get, wrappers_of
 from ..core.precision import widen
 from ..core.quantised import check_trainable
 from ..core.record import check_no_peft, is_adapted, plain_model
+from ..core.sharded import check_whole
 from ..core.wrapper import unwrap
 from .index import make_method
 from .method import Method
@@ -43,14 +44,15 @@ def apply_method(
 
     Raises:
         ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, a model that
-            carries PEFT's layers or is wrapped for training, or a method that attaches nothing though it has wrappers
-            to attach, or trains nothing beside the head though it has more to train; the model is unchanged.
+            carries PEFT's layers or is wrapped or sharded for training, or a method that attaches nothing though it has
+            wrappers to attach, or trains nothing beside the head though it has more to train; the model is unchanged.
     """
     if (inner := plain_model(model)) is not model:
         raise ValueError(
             f"this {type(model).__name__} wraps a {type(inner).__name__}: adapt that first, and wrap it afterwards"
         )
     check_no_peft(model)
+    check_whole(model, "adapt first, and shard afterwards")
     if adapted := [name for name, part in model.named_modules() if name and "capaboost" in part.__dict__]:
         raise ValueError(
             f"model.{adapted[0]} is adapted already, and an adapter file is of one model: give that, or detach it first"
@@ -171,11 +173,12 @@ def fold(model: nn.Module) -> nn.Module:
     """Replaces each MLP of prefixes and prompts by its vectors, in place; the model computes the same.
 
     What was a table already is left alone. A prefix of 10 tokens for roberta-base is 184,320 values then, not 9,857,024
-    parameters. Raises ValueError, TypeError if the model carries nothing.
+    parameters. Raises ValueError, TypeError if the model carries nothing or is sharded.
     """
     plain = plain_model(model)
     if not is_adapted(plain):
         raise ValueError(f"this {type(plain).__name__} carries nothing to fold: call capaboost_vit.adapt first")
+    check_whole(plain, "save_adapter on all processes, then load_adapter and fold in one")
     changed = [wrapper.fold() for _, wrapper in wrappers(plain)]
     for module in plain.modules() if any(changed) else ():
         if record := module.__dict__.get("capaboost"):

@@ -18,6 +18,7 @@ from ..core.heads import head_of
 from ..core.inject import detach, find
 from ..core.names import get, namer
 from ..core.record import is_adapted, plain_model
+from ..core.sharded import check_whole
 from ..core.wrapper import Wrapper
 from .anatomy import anatomy_of
 
@@ -124,6 +125,7 @@ def _add(counts: Collection[Parameters]) -> Parameters:
 
 def _flops(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[Flops, int]:
     """FLOPs of the model and of its base, in evaluation mode, without touching either."""
+    check_whole(model, "summary(model, flops=False)")
     if input_size is None:
         if not hasattr(model, "pretrained_cfg"):
             raise ValueError(f"give input_size=(channels, height, width): {type(model).__name__} does not tell its own")
