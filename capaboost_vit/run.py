@@ -59,6 +59,11 @@ def train(config: RunConfig) -> dict[str, Any]:
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came, and a checkpoint was written.
     """
     world = torchrun_group()
+    if config.fsdp and world.size == 1:
+        raise ValueError(
+            "--fsdp shards weights over processes, and this is one: start them by torchrun --nproc-per-node 2 -m "
+            "capaboost_vit.cli train ..., or leave it out"
+        )
     device = pick_device(config.device, world.local_rank)
     # around all stages of a run, as processes cannot meet a second time
     with StopSignals() as stop, initialized(world, device, timeout=config.timeout):

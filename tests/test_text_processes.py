@@ -120,6 +120,23 @@ def test_two_processes_get_what_one_gets(both, kind, options):
     assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
 
 
+@pytest.mark.slow
+def test_two_processes_that_hold_half_of_the_frozen_base_get_the_bits_of_those_that_hold_all(
+    ready, text_material, tmp_path, without_pictures
+):
+    files = []
+    for fsdp in (False, True):
+        name = f"fsdp {fsdp}"
+        options = {"epochs": 2, "batch_size": 9, "validation_batch_size": 4, "short_cuts": False, "fsdp": fsdp}
+        config = tmp_path / f"{name}.yaml"
+        values = as_dict(texts.configure(text_material, "opinions", tmp_path / name, **options))
+        config.write_text(yaml.safe_dump(values))
+        command = ["capaboost", "train-text", "--config", config]
+        ready.run(command, ranks=2, env={**os.environ, "COLUMNS": "200"}, pictures=False, check=True)
+        files.append((tmp_path / name / "adapter.safetensors").read_bytes())
+    assert files[0] == files[1]
+
+
 def test_stages_in_two_processes_give_the_model_of_one(both):
     first, second, done = both("pairs", tapt_epochs=1, mlm_lr=1e-2, select="last")
     expected, found = (load_file(folder / "tapt" / "model" / "model.safetensors") for folder in (first, second))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..core.base import dtype_of
+from ..core.base import dtype_of, is_shard
 from ..core.chain import merged_into
 from ..core.heads import find_head, loose_parameters
 from ..core.inject import Anatomy, attach, find, freeze_base, wrappers
@@ -173,12 +173,13 @@ def fold(model: nn.Module) -> nn.Module:
     """Replaces each MLP of prefixes and prompts by its vectors, in place; the model computes the same.
 
     What was a table already is left alone. A prefix of 10 tokens for roberta-base is 184,320 values then, not 9,857,024
-    parameters. Raises ValueError, TypeError if the model carries nothing or is sharded.
+    parameters. Raises ValueError, TypeError if the model carries nothing, or its branches are sharded.
     """
     plain = plain_model(model)
     if not is_adapted(plain):
         raise ValueError(f"this {type(plain).__name__} carries nothing to fold: call capaboost_vit.adapt first")
-    check_whole(plain, "save_adapter on all processes, then load_adapter and fold in one")
+    if any(is_shard(parameter) for _, wrapper in wrappers(plain) for parameter in wrapper.added_parameters()):
+        check_whole(plain, "save_adapter on all processes, then load_adapter and fold in one")
     changed = [wrapper.fold() for _, wrapper in wrappers(plain)]
     for module in plain.modules() if any(changed) else ():
         if record := module.__dict__.get("capaboost"):

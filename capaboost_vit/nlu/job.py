@@ -125,6 +125,8 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
     options = {} if config.dropout is None else dict.fromkeys(_DROPOUTS, config.dropout)
     model: Any = create_text_model(name, task.kind, classes=classes, pretrained=pretrained, **options)
     adapt(model, config.method.seeded(config.seed))
+    if task.kind == "masked" and config.fsdp:
+        raise ValueError(f"--task {task.name} leaves a merged model, which no process has with --fsdp: leave it out")
     if task.kind == "masked" and (reasons := unmergeable(model)):
         raise ValueError(
             f"--task {task.name} leaves a plain model, which --method.name {config.method.name} does not: "

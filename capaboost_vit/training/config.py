@@ -78,6 +78,11 @@ class RunConfig:
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = option(
         "default", "its mode: default; reduce-overhead (CUDA graphs, for small models and batches); max-autotune"
     )
+    fsdp: bool = option(
+        False,
+        "under torchrun: each process holds a part of the frozen weights alone (FSDP2), gathered block by block; what "
+        "is trained stays whole; without short cuts",
+    )
     short_cuts: bool = option(
         True,
         "exact short cuts: the last block for the tokens alone that the head reads; what stands before the first "
@@ -117,6 +122,10 @@ class RunConfig:
                 f"--compile-mode {self.compile_mode} cannot add up gradients, as its CUDA graphs overwrite them: take "
                 "default or max-autotune-no-cudagraphs with --grad-accum-steps"
             )
+        if self.fsdp and not self.needs_base_weights():
+            raise ValueError("--fsdp shards frozen weights, and full fine-tuning has none: leave it out")
+        if self.fsdp and self.compile:
+            raise ValueError("--fsdp gathers weights between blocks, which --compile joins: leave one of them out")
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run, --overwrite replaces it: choose one")
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ..core.sharded import is_sharded
+
 T = TypeVar("T")
 
 
@@ -125,7 +127,11 @@ def parallel(model: nn.Module, world: ProcessGroup, device: torch.device) -> nn.
     moving = bool(_moving_norms(model))
     parameters = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its older name
-    options: dict[str, Any] = {option: moving, "device_ids": [device] if device.type == "cuda" else None}
+    options: dict[str, Any] = {
+        option: moving,
+        "device_ids": [device] if device.type == "cuda" else None,
+        "init_sync": not is_sharded(model),  # shards differ, as they should
+    }
     return DistributedDataParallel(model, **options)
 
 

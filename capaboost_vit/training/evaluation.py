@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.seeds import seeded
+from ..core.sharded import is_sharded
 from ..core.tied import factors_formed_once
 from .config import RunConfig
 from .distributed import ProcessGroup
@@ -55,7 +56,6 @@ def mixed_precision(config: Any, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=getattr(torch, config.amp_dtype), enabled=config.amp)
 
 
-@torch.inference_mode()
 @factors_formed_once()
 def evaluate(
     model: nn.Module,
@@ -82,21 +82,23 @@ def evaluate(
         FloatingPointError: outputs that are not finite, in all processes alike: they are no answers.
         Interrupted: `stop` has noted a signal (looked at only where there is one process).
     """
-    model.eval()
-    world = world or ProcessGroup()
-    accumulator = (objective or classification()).accumulator(batches)
-    broken: list[Tensor] = []
-    for batch in batches:
-        inputs, targets = prepare(batch)
-        outputs = forward(model, inputs, config)
-        broken.append(not_finite(outputs))
-        accumulator.add(outputs, targets)
-        if also is not None:
-            also(outputs, targets)
-        if stop and stop.number and world.size == 1:
-            raise Interrupted(stop.number, "stopped while evaluating")
-    _refuse_broken(broken, batches, config.unit, world)
-    return accumulator.result(world)
+    # weights that are gathered in inference mode could not be used in training
+    with torch.no_grad() if is_sharded(model) else torch.inference_mode():
+        model.eval()
+        world = world or ProcessGroup()
+        accumulator = (objective or classification()).accumulator(batches)
+        broken: list[Tensor] = []
+        for batch in batches:
+            inputs, targets = prepare(batch)
+            outputs = forward(model, inputs, config)
+            broken.append(not_finite(outputs))
+            accumulator.add(outputs, targets)
+            if also is not None:
+                also(outputs, targets)
+            if stop and stop.number and world.size == 1:
+                raise Interrupted(stop.number, "stopped while evaluating")
+        _refuse_broken(broken, batches, config.unit, world)
+        return accumulator.result(world)
 
 
 def not_finite(outputs: Tensor) -> Tensor:

@@ -58,14 +58,12 @@ def epoch_order(
 def share_of(update: np.ndarray, *, accumulation: int, rank: int, world_size: int) -> list[Part]:
     """The share of one process in an update, in at most `accumulation` batches of (index, whether it counts).
 
-    It is every world_size-th example, from `rank` on; never nothing, as processes wait for each other: where there is
-    no example left, the first one stands in and does not count.
+    It is every world_size-th example, from `rank` on. All processes have as many batches, as they wait for each other:
+    where there is no example left for one, the first example stands in and does not count.
     """
-    share = update[rank::world_size].tolist()
-    if not share:
-        return [[(int(update[0]), False)]]
-    parts = np.array_split(share, min(accumulation, len(share)))
-    return [[(int(index), True) for index in part] for part in parts]
+    most = len(update[::world_size])
+    parts = np.array_split(update[rank::world_size], min(accumulation, most))
+    return [[(int(index), True) for index in part] or [(int(update[0]), False)] for part in parts]
 
 
 class Examples(Protocol):
@@ -132,7 +130,8 @@ class TrainLoader:
 class EvalLoader:
     """Batches of one split for an evaluation. Each example comes once in one of the processes.
 
-    A process that would have none gets one that does not count, as processes wait for each other.
+    All processes have as many batches, as they wait for each other: one that has no more gets an example that does not
+    count.
 
     Args:
         batch_size: examples of a batch in this process.
@@ -156,9 +155,11 @@ class EvalLoader:
         names: Sequence[str] | None = None,
     ) -> None:
         self.examples, self.source, self.names = examples, examples, names
-        self.indices = list(range(len(examples)) if order is None else order)[rank::world_size]
-        share = [(index, True) for index in self.indices] or [(0, False)] * bool(len(examples))
-        self.parts = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
+        places = list(range(len(examples)) if order is None else order)
+        self.indices = places[rank::world_size]
+        stand_in = [(self.indices[0] if self.indices else 0, False)]  # of its own, which may be in memory alone
+        starts = range(0, len(places[::world_size]), batch_size)
+        self.parts = [[(i, True) for i in self.indices[start : start + batch_size]] or stand_in for start in starts]
 
     def __len__(self) -> int:
         return len(self.parts)

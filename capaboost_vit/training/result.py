@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, cat
 
+from ..core.sharded import is_sharded
 from ..io.atomic import write_text
 from ..methods.adapter_file import read_header
 from ..methods.apply import fold
@@ -38,7 +39,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     progress = state.progress
     parameters, methods = parameter_counts(model), model.capaboost["methods"]  # before folding, which leaves less
     fold(model)
-    if world.is_main:
+    if world.is_main or is_sharded(model):  # whose weights come together for their fingerprint
         saved = job.save(folder.path)
     scores, confusion, worst = _final_scores(job, log, stop)
     if not world.is_main:

@@ -30,7 +30,7 @@ def take_short_cuts(
     random: bool,
     widths: Callable[[Any], Sequence[int]] | None = None,
 ) -> None:
-    """Lets a job call what computes the logits of its model with less work; nothing with `--short-cuts false`.
+    """Lets a job call what computes the logits of its model with less work; `--short-cuts false` or `--fsdp`: nothing.
 
     What is in front of the first trained place is in evaluation mode, and has no gradients. What it makes of an example
     that comes again, unless `random`, is computed once, and kept where there is room (`--cache`).
@@ -43,7 +43,7 @@ def take_short_cuts(
         random: whether training inputs are augmented or masked anew in each epoch.
     """
     config = job.config
-    if not config.short_cuts:
+    if not config.short_cuts or config.fsdp:  # whose hooks stand on the modules of the model itself
         return
     try:
         job.network, taken = logits_only(job.model), ["the last block for the tokens alone that the head reads"]

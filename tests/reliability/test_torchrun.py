@@ -91,6 +91,18 @@ def test_a_signal_to_both_stops_them_at_the_same_update(lab, reference, tmp_path
     assert f"going on after update {update} of 16" in go_on(lab, run.output, reference)
 
 
+@pytest.mark.slow
+def test_a_run_with_a_sharded_base_goes_on_to_the_same_bits(lab, tmp_path):
+    whole, stopped = (start_two(lab, tmp_path / name, fsdp="true") for name in ("whole", "stopped"))
+    assert stopped.until(lambda: 5 in stopped.updates), stopped.said
+    stopped.signal(signal.SIGTERM)
+    assert stopped.wait() == 128 + signal.SIGTERM, stopped.said
+    assert whole.wait() == 0, whole.said
+    again = start_two(lab, stopped.output, "--resume", fsdp="true")
+    assert again.wait() == 0, again.said
+    lab.same(again.output, whole.output)
+
+
 def test_one_process_does_not_go_on_with_a_run_of_two(lab, reference, tmp_path):
     run = start_two(lab, tmp_path / "run")
     assert run.until(lambda: 5 in run.updates), run.said

@@ -71,6 +71,8 @@ from capaboost_vit.vision.config import TrainConfig
             {"grad_accum_steps": 9, "batch_size": 8},
             "--grad-accum-steps 9 is more than the 8 images of --batch-size",
         ),
+        ({"fsdp": True, "compile": True}, "--fsdp gathers weights between blocks, which --compile joins: leave one"),
+        ({"fsdp": True, "method": {"name": "full"}}, "--fsdp shards frozen weights, and full fine-tuning has none"),
         ({"resume": True, "overwrite": True}, "--resume goes on with a run, --overwrite replaces it: choose one"),
         ({"patience": 3, "val_split": None}, "--patience and --select best need a validation split: say --val-split"),
         ({"select": "best", "val_split": None}, "--patience and --select best need a validation split"),

@@ -96,6 +96,25 @@ def test_two_processes_get_what_one_gets(run_in, options):
     assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
 
 
+@pytest.mark.slow
+def test_two_processes_that_hold_half_of_the_frozen_base_get_the_bits_of_those_that_hold_all(run_in):
+    # batches of 5 and 4 images in three parts, and of one or none in evaluation
+    options = {"short_cuts": False, "grad_accum_steps": 3, "batch_size": 9, "validation_batch_size": 1}
+    results = []
+    for fsdp in (False, True):
+        done, folder = run_in(2, **options, fsdp=fsdp, overwrite=fsdp)
+        assert done.returncode == 0, done.stderr
+        results.append([(folder / name).read_bytes() for name in ("adapter.safetensors", "summary.csv")])
+        sizes = {path.name: path.stat().st_size // 1000 for path in (folder / "checkpoints").iterdir()}
+        results[-1].append(sizes)
+    assert results[0] == results[1]
+
+
+def test_one_process_has_nothing_to_share(run_in):
+    with pytest.raises(ValueError, match="--fsdp shards weights over processes, and this is one: start them by torchr"):
+        run_in(1, fsdp=True)
+
+
 WORKER = """
 import sys
 import timm, torch
