@@ -26,7 +26,7 @@ from capaboost_vit.vision.saved import evaluate_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 FILES = {"adapter.safetensors", "config.yaml", "result.json", "status.json", "summary.csv", ".lock"}
-FILES |= {"learning_curve.png", "confusion_matrix.png", "predictions.json", "tensorboard", "checkpoints"}
+FILES |= {"README.md", "learning_curve.png", "confusion_matrix.png", "predictions.json", "tensorboard", "checkpoints"}
 
 
 def tensors(folder):

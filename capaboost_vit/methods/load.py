@@ -77,7 +77,7 @@ def _part(model: nn.Module, file: AdapterFile) -> nn.Module:
     except AttributeError as error:
         made_for = file.header["base"]["architecture"]
         raise AdapterFileError(
-            f"{file.path} was made for the {name!r} of {made_for}, which this {type(model).__name__} has not"
+            f"{file.path} was made for the {name[:100]!r} of {made_for}, which this {type(model).__name__} has not"
         ) from error
 
 
