@@ -18,6 +18,7 @@ from ..core.base import is_linear, is_transposed, kind_of
 from ..core.heads import head_names
 from ..core.names import namer, slots, wrappers_of
 from ..core.record import adapted_model
+from ..core.sharded import check_whole
 from ..core.wrapper import Frozen, Wrapper, unwrap
 from ..io.atomic import is_taken, new_folder
 from ..methods.index import make_method
@@ -60,6 +61,7 @@ def export_peft(model: nn.Module, folder: str | Path) -> Path:
     """
     peft, folder = import_client(), Path(folder)
     model = adapted_model(model)
+    check_whole(model, "save_adapter on all processes, then load_adapter and export in one")
     layers = _lora_layers(model)
     saved = _modules_to_save(model, layers)
     config = peft.LoraConfig(**_settings(model, layers, saved))

@@ -16,6 +16,7 @@ from ..training.distributed import ProcessGroup
 from ..training.evaluation import try_out
 from ..training.job import Job, require_val
 from ..training.loader import TrainLoader
+from ..training.sharding import to_device
 from ..training.short_cuts import take_short_cuts
 from ..training.state import State
 from .adapters import save_adapter, save_model
@@ -51,7 +52,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
             "files, or name another --label-column"
         )
     torch.manual_seed(config.seed)
-    model = build_text_model(config, task, data.classes).to(device)
+    model = to_device(build_text_model(config, task, data.classes), config, world, device)
     masking = None
     if task.kind == "masked":
         masking = TokenMasking(encoded.tokenizer, probability=config.mlm_probability, seed=config.seed)

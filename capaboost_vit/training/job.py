@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.base import gathered
 from ..core.inject import wrappers
 from ..io.sealed import digest
 from .config import EARLIER, RunConfig
@@ -20,6 +21,7 @@ from .evaluation import evaluate
 from .front import FrontExamples
 from .loader import EvalLoader, TrainLoader
 from .objective import Objective
+from .sharding import held
 from .state import State
 
 # options that are no part of a run's identity: they change neither its weights nor its table
@@ -90,7 +92,7 @@ class Job:
             "processes": self.world.size,
             "device": self.state.device.type,
             "data": {"classes": len(self.classes), "splits": self.splits},
-            "base": digest(frozen),
+            "base": digest(frozen, read=gathered),
         }
 
     @property
@@ -136,6 +138,8 @@ def start_lines(job: Job) -> Iterator[str]:
         f"{job.config.model} on {job.data}: {classes}{sizes}; "
         f"{parameters['trained']:,} of {parameters['total']:,} parameters trained"
     )
+    if job.config.fsdp:
+        yield f"sharded: of all parameters each of the {job.world.size} processes holds {held(job.model):,}"
     yield from job.lines
     for warning in (*job.warnings, *(job.config.method.cautions() if job.config.method else ())):
         yield f"warning: {warning}"

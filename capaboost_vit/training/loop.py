@@ -19,7 +19,6 @@ from .job import Job
 from .loader import Prefetcher, Update
 from .log import Log
 from .optim import draws_numbers
-from .sharding import shard_frozen
 from .signals import Interrupted, StopSignals
 from .state import State
 
@@ -54,8 +53,6 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
     progress = state.progress
     # shares all tensors with the one that is compiled
     model: Any = torch.compile(job.called, mode=config.compile_mode) if config.compile else job.called
-    if config.fsdp:
-        shard_frozen(model, job.world, state.device)
     model.train()
     runner = parallel(model, job.world, state.device)
     hooks = Hooks((config.method, state.averages), seed=config.seed, devices=state.device.type != "cpu")

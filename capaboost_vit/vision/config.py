@@ -80,6 +80,8 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fsdp and self.channels_last:
+            raise ValueError("--fsdp shards weights in torch's own memory format: leave --channels-last out")
         if self.no_aug:
             fields = type(self).__dataclass_fields__
             for name in _AUGMENTATION:

@@ -14,6 +14,7 @@ from ..training.evaluation import try_out
 from ..training.job import Job, require_val
 from ..training.loader import TrainLoader
 from ..training.objective import classification
+from ..training.sharding import to_device
 from ..training.short_cuts import take_short_cuts
 from ..training.state import State
 from .adapters import save_adapter
@@ -55,7 +56,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     val, test = config.val_split, config.test_split
     require_val(config, splits, val)
     torch.manual_seed(config.seed)
-    model = build_model(config, num_classes=len(data.classes)).to(device)
+    model = to_device(build_model(config, num_classes=len(data.classes)), config, world, device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)

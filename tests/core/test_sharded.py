@@ -7,9 +7,8 @@ import json
 import pytest
 import torch
 
+import capaboost_vit
 from capaboost_vit.methods.adapter_file import read_adapter_file
-
-pytestmark = pytest.mark.slow
 
 WORKER = """
 import json
@@ -105,6 +104,7 @@ def close(actual, expected):
         assert (actual[name] - tensor).abs().max() <= 1e-6 * largest, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_that_hold_half_of_each_weight_train_like_one(folder, method):
     one, *two = (torch.load(folder / f"{method}-{name}.pt") for name in ("1-0", "2-0", "2-1"))
@@ -117,6 +117,7 @@ def test_two_processes_that_hold_half_of_each_weight_train_like_one(folder, meth
     close(after, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_file_of_a_sharded_model_is_that_of_the_whole_one_and_loads_into_either(folder, method):
     whole, sharded, again = (
@@ -125,9 +126,21 @@ def test_the_file_of_a_sharded_model_is_that_of_the_whole_one_and_loads_into_eit
     assert whole == sharded == again
 
 
+@pytest.mark.slow
 def test_what_needs_whole_weights_says_what_to_do_instead(folder):
     merge, adapt, summary = torch.load(folder / "lora-2-1.pt")["refused"]
     prefix = "this FSDPVisionTransformer is sharded by fully_shard, and no process has it whole: "
     assert merge == f"{prefix}save_adapter on all processes, then load_adapter and merge in one"
     assert adapt == f"{prefix}adapt first, and shard afterwards"
     assert summary == f"{prefix}summary(model, flops=False)"
+
+
+def test_no_folder_of_shards_is_written_for_peft(tmp_path):
+    pytest.importorskip("peft")
+    model = capaboost_vit.adapt(torch.nn.Sequential(torch.nn.Linear(4, 4)), "lora", targets=("0",), head=())
+    model.__class__ = type("FSDPSequential", (type("FSDPModule", (), {}), type(model)), {})  # as fully_shard does it
+    with pytest.raises(
+        ValueError, match=r"is sharded by fully_shard.*: save_adapter on all processes, then load_adapter"
+    ):
+        capaboost_vit.export_peft(model, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()

@@ -72,6 +72,7 @@ from capaboost_vit.vision.config import TrainConfig
             "--grad-accum-steps 9 is more than the 8 images of --batch-size",
         ),
         ({"fsdp": True, "compile": True}, "--fsdp gathers weights between blocks, which --compile joins: leave one"),
+        ({"fsdp": True, "channels_last": True}, "--fsdp shards weights in torch's own memory format: leave --channels"),
         ({"fsdp": True, "method": {"name": "full"}}, "--fsdp shards frozen weights, and full fine-tuning has none"),
         ({"resume": True, "overwrite": True}, "--resume goes on with a run, --overwrite replaces it: choose one"),
         ({"patience": 3, "val_split": None}, "--patience and --select best need a validation split: say --val-split"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import time
 
@@ -108,6 +109,9 @@ def test_two_processes_that_hold_half_of_the_frozen_base_get_the_bits_of_those_t
         sizes = {path.name: path.stat().st_size // 1000 for path in (folder / "checkpoints").iterdir()}
         results[-1].append(sizes)
     assert results[0] == results[1]
+    line = re.search(r"; ([\d,]+) of ([\d,]+) parameters trained\n.* holds ([\d,]+)", done.stderr)
+    trained, total, held = (int(number.replace(",", "")) for number in line.groups())
+    assert held <= trained + 0.51 * (total - trained)
 
 
 def test_one_process_has_nothing_to_share(run_in):
