@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from capaboost_vit.nlu.config import stages
 from capaboost_vit.nlu.encoded import encode_task
 from capaboost_vit.nlu.job import build_text_model
 from capaboost_vit.nlu.loader import text_eval_loader
@@ -135,6 +136,15 @@ def test_two_processes_that_hold_half_of_the_frozen_base_get_the_bits_of_those_t
         ready.run(command, ranks=2, env={**os.environ, "COLUMNS": "200"}, pictures=False, check=True)
         files.append((tmp_path / name / "adapter.safetensors").read_bytes())
     assert files[0] == files[1]
+
+
+def test_a_run_that_leaves_a_merged_model_is_not_sharded_nor_a_stage_that_trains_all(text_material):
+    config = texts.configure(text_material, "masked", "nowhere", method={"name": "lora"}, fsdp=True)
+    data = encode_task(config)
+    with pytest.raises(ValueError, match="--task mlm leaves a merged model, which no process has with --fsdp: leave"):
+        build_text_model(config, data.task, data.data.classes)
+    config = texts.configure(text_material, "pairs", "nowhere", tapt_epochs=1, fsdp=True)
+    assert [stage.fsdp for stage in stages(config)] == [False]
 
 
 def test_stages_in_two_processes_give_the_model_of_one(both):

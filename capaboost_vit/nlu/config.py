@@ -13,7 +13,7 @@ from ..training.config import RunConfig
 
 # options of the run that its stages of continued pretraining have at their defaults
 _NOT_IN_STAGES = {"dapt_data", "dapt_epochs", "tapt_epochs", "max_steps", "warmup_epochs", "layer_decay", "smoothing"}
-_NOT_IN_STAGES |= {"model_ema", "patience", "val_interval"}
+_NOT_IN_STAGES |= {"model_ema", "patience", "val_interval", "fsdp"}
 
 
 @dataclass(frozen=True)
