@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,10 +30,17 @@ def shard_frozen(model: nn.Module, world: ProcessGroup, device: torch.device) ->
 
     Args:
         model: on the CPU or the device, with the same weights in all processes; its tensors are moved to the device.
+
+    Raises ValueError if this PyTorch shards all of a model or nothing.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    if "ignored_params" not in inspect.signature(fully_shard).parameters:
+        raise ValueError(
+            f"--fsdp needs a newer PyTorch than {torch.__version__}, whose fully_shard cannot leave out what is "
+            "trained (ignored_params)"
+        )
     mesh = init_device_mesh(device.type, (world.size,))
     whole = {p for p in model.parameters() if p.requires_grad or p.ndim == 0}
     for parameter in whole:

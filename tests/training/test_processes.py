@@ -10,11 +10,15 @@ import shutil
 import time
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from capaboost_vit.run import train
+from capaboost_vit.training.distributed import ProcessGroup
+from capaboost_vit.training.sharding import shard_frozen
 from capaboost_vit.vision.config import TrainConfig
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -117,6 +121,12 @@ def test_two_processes_that_hold_half_of_the_frozen_base_get_the_bits_of_those_t
 def test_one_process_has_nothing_to_share(run_in):
     with pytest.raises(ValueError, match="--fsdp shards weights over processes, and this is one: start them by torchr"):
         run_in(1, fsdp=True)
+
+
+def test_a_pytorch_that_shards_all_or_nothing_is_named(monkeypatch):
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda module, *, mesh=None: None)
+    with pytest.raises(ValueError, match=r"--fsdp needs a newer PyTorch than \S+, whose fully_shard cannot leave out"):
+        shard_frozen(nn.Linear(2, 2), ProcessGroup(0, 2, 0), torch.device("cpu"))
 
 
 WORKER = """
