@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from .base import copied, kind_of
 from .branch import LowRankBranch
 from .layout import Layout, layout_of
-from .part_branches import PartBranches
-from .wrapper import Wrapper, unwrap
+from .part_branches import LowRankWrapper, PartBranches
+from .wrapper import unwrap
 
 _NAME = "in_proj_weight"
 
@@ -32,7 +32,7 @@ def shape_of_in_proj(layer: nn.Module) -> tuple[int, int]:
     return rows, columns
 
 
-class AdaptedAttention(Wrapper):
+class AdaptedAttention(LowRankWrapper):
     """nn.MultiheadAttention with `W + dW` as its in_proj_weight, one branch for each adapted part of the rows.
 
     The base itself computes, with that weight in place of its own during the call: masks, attention weights and the
@@ -52,9 +52,6 @@ class AdaptedAttention(Wrapper):
         TypeError: base is no such module, see `shape_of_in_proj`.
         ValueError: a branch for an unknown part, of the wrong shape, or with dropout, which no weight has.
     """
-
-    adds = "a low-rank branch"
-    base: Any
 
     def __init__(
         self, base: nn.Module, branches: Mapping[str, LowRankBranch], parts: tuple[str, ...] | Layout = ("all",)
@@ -82,18 +79,6 @@ class AdaptedAttention(Wrapper):
         """W + dW, (3 * width, width), in the dtype of W."""
         weight: Tensor = self.base.in_proj_weight
         return (weight + self.delta_weight()).to(weight.dtype)
-
-    def delta_weight(self) -> Tensor:
-        """dW, (3 * width, width): the branches' updates in the rows of their parts, zero elsewhere."""
-        return self.branches.delta_weight()
-
-    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
-        """A (R, width) and B (3 * width, R)."""
-        return self.branches.linear_factors()
-
-    def trained(self) -> list[nn.Parameter]:
-        """The factors, less those that a branch keeps as they are (LoRA-FA)."""
-        return [*self.branches.trained()]
 
     def cannot_merge(self) -> str | None:
         """A gate alone; the weight is a parameter of the layer."""

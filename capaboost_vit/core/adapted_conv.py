@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from .base import dense, kind_of
 from .branch import LowRankBranch
 from .layout import Layout, layout_of
-from .part_branches import PartBranches
-from .wrapper import Wrapper, merged_weights, unwrap
+from .part_branches import LowRankWrapper, PartBranches
+from .wrapper import merged_weights, unwrap
 
 _GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 
@@ -33,7 +33,7 @@ def shape_of_conv(layer: nn.Module) -> tuple[int, int]:
     return layer.out_channels, columns
 
 
-class AdaptedConv(Wrapper):
+class AdaptedConv(LowRankWrapper):
     """`y = base(x) + dW (*) x`, one branch per adapted part of the channels of a (possibly fused) convolution.
 
     dW is B A of (out, in / groups * kh * kw), reshaped. A is a convolution to the rank with the base's kernel, stride,
@@ -52,9 +52,6 @@ class AdaptedConv(Wrapper):
         ValueError: channels that do not split so, a branch for an unknown part or of the wrong shape, or parts of a
             convolution with groups.
     """
-
-    adds = "a low-rank branch"
-    base: Any
 
     def __init__(
         self, base: nn.Module, branches: Mapping[str, LowRankBranch], parts: tuple[str, ...] | Layout = ("all",)
@@ -80,18 +77,6 @@ class AdaptedConv(Wrapper):
         """W + dW, (out, in / groups, kh, kw). An error in here is never an AttributeError, as in `AdaptedLinear`."""
         weight = dense(self.base)
         return (weight + self.delta_weight().view_as(weight)).to(weight.dtype)
-
-    def delta_weight(self) -> Tensor:
-        """dW, (out, in / groups * kh * kw): the branches' updates in the rows of their parts, zero elsewhere."""
-        return self.branches.delta_weight()
-
-    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
-        """A (R, in / groups * kh * kw) and B (out, R); None with a gate."""
-        return self.branches.linear_factors()
-
-    def trained(self) -> list[nn.Parameter]:
-        """The factors, less those that a branch keeps as they are (LoRA-FA)."""
-        return [*self.branches.trained()]
 
     def merged(self, base: nn.Module) -> nn.Module:
         """The convolution with W + dW."""

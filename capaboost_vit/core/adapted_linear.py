@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +13,13 @@ from .branch import LowRankBranch
 from .first_rows import outputs, splits
 from .functional import EXECUTIONS, low_rank_linear, weight_space_pays
 from .layout import Layout, layout_of
-from .part_branches import PartBranches
-from .wrapper import Wrapper, merged_weights, unwrap
+from .part_branches import LowRankWrapper, PartBranches
+from .wrapper import merged_weights, unwrap
 
 _SMALL = 4e7  # multiply-adds of the base's product: ViT-Tiny at 224 px with one or two images
 
 
-class AdaptedLinear(Wrapper):
+class AdaptedLinear(LowRankWrapper):
     """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
 
     Args:
@@ -36,9 +35,6 @@ class AdaptedLinear(Wrapper):
         TypeError: base is not a linear layer.
         ValueError: rows that do not split so, a branch for an unknown part, or one of the wrong shape.
     """
-
-    adds = "a low-rank branch"
-    base: Any
 
     def __init__(
         self,
@@ -65,18 +61,6 @@ class AdaptedLinear(Wrapper):
         """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow."""
         weight = dense(self.base)
         return (weight + self.delta_weight()).to(weight.dtype)
-
-    def delta_weight(self) -> Tensor:
-        """dW, (out, in): the branches' updates in the rows of their parts, zero elsewhere."""
-        return self.branches.delta_weight()
-
-    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
-        """The branches' A below each other, their B side by side, zero in the rows of other parts; None with a gate."""
-        return self.branches.linear_factors()
-
-    def trained(self) -> list[nn.Parameter]:
-        """The factors, less those that a branch keeps as they are (LoRA-FA)."""
-        return [*self.branches.trained()]
 
     def gate_widths(self) -> dict[str, int]:
         """The gates look at the layer's input."""

@@ -1,15 +1,16 @@
-"""The low-rank branches of a layer's parts, as one update of its weight."""
+"""The low-rank branches of a layer's parts, as one update of its weight, and the wrapper around such a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .branch import LowRankBranch
 from .layout import Layout
+from .wrapper import Wrapper
 
 
 class PartBranches(nn.ModuleDict):
@@ -62,3 +63,23 @@ class PartBranches(nn.ModuleDict):
     def _joined(self, pieces: Mapping[str, Tensor], columns: int) -> Tensor:
         like = next(iter(pieces.values()), torch.empty(0))
         return self.layout.join(pieces, 0, lambda rows: like.new_zeros(rows, columns))
+
+
+class LowRankWrapper(Wrapper):
+    """A layer whose weight, as a matrix (out, columns), is changed by the branches of its parts."""
+
+    adds = "a low-rank branch"
+    base: Any
+    branches: PartBranches
+
+    def delta_weight(self) -> Tensor:
+        """dW, (out, columns): the branches' updates in the rows of their parts, zero elsewhere."""
+        return self.branches.delta_weight()
+
+    def linear_factors(self) -> tuple[Tensor, Tensor] | None:
+        """A (R, columns) and B (out, R) of all parts; None with a gate."""
+        return self.branches.linear_factors()
+
+    def trained(self) -> list[nn.Parameter]:
+        """The factors, less those that a branch keeps as they are (LoRA-FA)."""
+        return [*self.branches.trained()]
