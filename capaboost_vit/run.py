@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .interop.tracking import open_tracker
 from .io.atomic import write_text
 from .io.yaml import format_yaml
 from .nlu.config import TextConfig, base_model, stages
@@ -163,6 +164,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
         kept=tree["events"] if tree else None,
         start=state.progress.update,
         active=world.is_main,
+        trackers=open_tracker(config, folder, resumed=tree is not None) if world.is_main else (),
     )
 
     def save(state: State) -> None:
@@ -221,7 +223,7 @@ def _status_written(job: Job, folder: RunFolder, log: Log, *, first_pid: int) ->
     finally:
         # the first error, such as a full disk, is the one to raise, not what it causes here
         with nullcontext() if status == "finished" else suppress(OSError):
-            log.close()
+            log.close(status)
         with nullcontext() if status == "finished" else suppress(OSError):
             if main:
                 folder.write_status(status, progress.update, **details)

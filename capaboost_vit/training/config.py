@@ -99,7 +99,12 @@ class RunConfig:
         0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)", low=0
     )
     timeout: float = option(600.0, "seconds that the processes of a run wait for each other at most", above=0)
-    log_interval: int = option(50, "updates between TensorBoard points", low=1)
+    log_to: Literal["tensorboard", "wandb", "mlflow"] = option(
+        "tensorboard", "where curves go: TensorBoard; Weights & Biases or MLflow as well"
+    )
+    log_interval: int = option(
+        50, "updates between TensorBoard points, at most: a short run has a point each hundredth of it", low=1
+    )
     checkpoint_interval: int | None = option(
         None, "updates between checkpoints, beside the one after each epoch", low=1
     )

@@ -28,8 +28,9 @@ FILES = (
     "config.yaml",
     "status.json",
     "bad_batch.json",
+    "tracker.json",
 )
-FOLDERS = ("tensorboard", "checkpoints", "model")
+FOLDERS = ("tensorboard", "checkpoints", "model", "wandb")
 
 
 class RunFolder:

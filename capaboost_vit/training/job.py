@@ -36,7 +36,9 @@ _FREE = {
     "timeout",
     "data_dir",
     "data_download",
+    "log_to",
 }
+_COMPARED = ("model", "data", "epochs", "batch_size", "lr", "weight_decay", "seed")
 
 
 @dataclass
@@ -161,6 +163,22 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
     values["method"] = {} if alone.method is None else alone.method.as_given()
     plain_values: dict[str, Any] = json.loads(json.dumps(values))
     return plain_values
+
+
+def hyperparameters(config: RunConfig) -> dict[str, str | bool | int | float]:
+    """The options by which runs are compared, by flat names: the usual ones, and those that are not at their defaults.
+
+    Options of the method stand at `method.NAME`; lists and the like are JSON.
+    """
+    options, defaults = run_identity(as_dict(config), type(config)), _defaults(type(config))
+    method = options.pop("method")
+    options = {name: value for name, value in options.items() if name in _COMPARED or value != defaults[name]}
+    options |= {f"method.{name}": value for name, value in method.items()}
+    options["method"] = config.method.name if config.method else "none"
+    return {
+        name: value if isinstance(value, str | bool | int | float) else json.dumps(value)
+        for name, value in options.items()
+    }
 
 
 def run_identity(config: dict[str, Any], kind: type[RunConfig]) -> dict[str, Any]:

@@ -19,14 +19,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from ..io.atomic import write_text
 from ..io.printable import printable
 from .figures import pixels
+from .tracking import Tracker
 
 # column names of summary.csv as they are shown, so that a line fits into 80 columns
 _SHORT = {"train_loss": "loss", "train_accuracy": "train %", "val_accuracy": "val %"}
 _HIDDEN = {"update", "grad_norm"}
+_POINTS = 100  # that a short run shows in TensorBoard at least, of each curve of its updates
 
 
 class Log:
@@ -38,12 +41,13 @@ class Log:
 
     Args:
         folder: of the run; TensorBoard's events go to `folder/tensorboard`.
-        updates: of the whole run, for the progress display.
-        interval: updates between points.
+        updates: of the whole run.
+        interval: updates between points, at most; a short run has a point each hundredth of it.
         unit: what is counted in speeds.
         kept: what `sizes` gave at the checkpoint from which the run goes on: later events are cut off.
         start: updates that are done.
         active: false for a process that shall write nothing.
+        trackers: are given the same scalars as TensorBoard.
     """
 
     def __init__(
@@ -57,8 +61,10 @@ class Log:
         start: int = 0,
         active: bool = True,
         stream: TextIO | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
-        self.folder, self.updates, self.interval, self.unit = folder, updates, interval, unit
+        self.folder, self.updates, self.unit, self.trackers = folder, updates, unit, list(trackers)
+        self.interval = min(interval, max(1, updates // _POINTS))
         self.console = Console(
             file=stream or sys.stderr, markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=not active
         )
@@ -80,7 +86,8 @@ class Log:
             transient=True,
         )
         self.bar = self.progress.add_task("training", total=updates, completed=start)
-        self.last_line = self.last_step = self.last_point = time.monotonic()
+        self.begun = self.last_line = self.last_step = self.last_point = time.monotonic()
+        self.first = start
         self.examples = 0
         self.progress.start()
 
@@ -98,7 +105,9 @@ class Log:
         loss = values.get("loss", float("nan"))
         self.progress.update(self.bar, completed=update, description=f"loss {loss:.3f}")
         if not self.console.is_terminal and now - self.last_line > 10:
-            self.say(f"update {update}/{self.updates} loss {loss:.4f}")
+            # with the evaluations in between; the bar of a terminal has its own
+            left = (now - self.begun) / (update - self.first) * (self.updates - update)
+            self.say(f"update {update}/{self.updates} loss {loss:.4f}, about {_duration(left)} left")
         if update % self.interval == 0:
             self.scalars({f"train/{name}": value for name, value in values.items()}, update)
             speed = self.examples / max(1e-9, now - self.last_point)
@@ -110,6 +119,7 @@ class Log:
         """TensorBoard points at a number of updates."""
         for name, value in values.items():
             self._write("add_scalar", name, value, update)
+        self._track("scalars", values, update)
 
     def inputs(self, inputs: Any) -> None:
         """The first images (B, 3, H, W) of a batch, as they enter training; anything else is not shown."""
@@ -141,16 +151,34 @@ class Log:
         self.console.print(printable(text))
         self.last_line = time.monotonic()
 
+    def result(
+        self, options: Mapping[str, Any], scores: Mapping[str, float], pictures: Sequence[Path], update: int
+    ) -> None:
+        """The end of a run: its options and final scores, in TensorBoard's table of hyperparameters (HPARAMS)."""
+        named = {f"result/{name}": value for name, value in scores.items()}
+        self.scalars(named, update)
+        if self.writer:
+            with self._writing():
+                for summary in hparams(dict(options), named):
+                    self.writer._get_file_writer().add_summary(summary)
+        self._track("result", named, pictures)
+
     def sizes(self) -> dict[str, int]:
         """Sizes of TensorBoard's files, when all that was given is in them."""
         self._write("flush")
         events = sorted((self.folder / "tensorboard").iterdir()) if self.writer else []
         return {path.name: path.stat().st_size for path in events}
 
-    def close(self) -> None:
-        """Ends the display and flushes TensorBoard; safe to call twice."""
+    def close(self, status: str = "finished") -> None:
+        """Ends the display, flushes TensorBoard and ends the trackers; safe to call twice.
+
+        Args:
+            status: finished, failed or preempted.
+        """
         self.progress.stop()
         self._write("close")
+        self._track("close", status)
+        self.trackers = []
         if threading.excepthook == self._on_thread_error:
             threading.excepthook = self.thread_hook
 
@@ -164,6 +192,16 @@ class Log:
         if self.writer:
             with self._writing():
                 getattr(self.writer, method)(*args, **kwargs)
+
+    def _track(self, method: str, *args: Any) -> None:
+        """Calls the trackers. One that fails is left out from there on: TensorBoard has all that it had."""
+        for tracker in list(self.trackers):
+            try:
+                getattr(tracker, method)(*args)
+            except Exception as error:  # whatever the service's package raises
+                self.trackers.remove(tracker)
+                reason = " ".join((str(error) or type(error).__name__).split())
+                self.say(f"warning: {tracker.name} gets no more points: {reason}")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -195,6 +233,12 @@ def _cut(folder: Path, kept: Mapping[str, int]) -> None:
         elif path.stat().st_size > size:
             with open(path, "r+b") as file:
                 file.truncate(size)
+
+
+def _duration(seconds: float) -> str:
+    """So many seconds, as people say it."""
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def peak_memory() -> float:

@@ -17,7 +17,7 @@ from ..methods.apply import fold
 from .card import write_card
 from .figures import MOST_DRAWN, draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
-from .job import Job, as_dict, parameter_counts
+from .job import Job, as_dict, hyperparameters, parameter_counts
 from .log import Log, peak_memory
 from .machine import machine
 from .objective import Mistakes, right_answers
@@ -75,6 +75,9 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
         "machine": machine(state.device, world),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    pictures = [folder.path / f"{name}.png" for name in figures]
+    measured = {name: value for name, value in scores.items() if value is not None}
+    log.result(hyperparameters(config), measured, pictures, progress.update)
     write_card(folder.path, read_header(saved) if saved.is_file() else {}, result)
     log.close()  # all is on the disk before the run counts as finished
     folder.write_json("result.json", result)

@@ -236,9 +236,16 @@ DECIDED |= {"allow_config_change"}
 NEEDS_VAL = {"select", "patience"}  # a final trial has none
 # another value than the default, where half of it, or a word, would be none
 VALUES = {"method": {"name": "lora", "rank": 5}, "model": "vit_base_patch16_224", "model_kwargs": {"drop_rate": 0.1}}
-VALUES |= {"scale": [0.5, 1.0], "ratio": [0.9, 1.1], "bad_images": "skip", "cache": "none", "select": "best"}
+VALUES |= {
+    "scale": [0.5, 1.0],
+    "ratio": [0.9, 1.1],
+    "bad_images": "skip",
+    "cache": "none",
+    "select": "best",
+    "log_to": "mlflow",
+}
 VALUES |= {"amp_dtype": "float16", "compile_mode": "max-autotune", "opt": "lamb", "sched": "step"}
-VALUES |= {"value_range": [0.0, 4095.0]}
+VALUES |= {"value_range": [0.0, 4095.0], "log_to": "mlflow"}
 VALUES |= {"crop_mode": "border", "interpolation": "nearest", "device": "cpu", "aa": "rand-m9"}
 NEEDED = {"compile_mode": {"compile": True}}
 NEEDED |= {key: {"no_aug": False} for key in ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")}

@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from capaboost_vit.training.figures import draw_curves
 from capaboost_vit.training.log import Log, write_table
@@ -81,7 +82,7 @@ def test_the_points_of_an_epoch_stand_at_its_last_update_and_hold_nothing_that_a
 def test_values_of_an_update_are_written_every_interval_and_speed_apart_from_them(tmp_path, make_log, monkeypatch):
     now = 10.0
     monkeypatch.setattr("capaboost_vit.training.log.time.monotonic", lambda: now)
-    log = make_log(interval=2)
+    log = make_log(interval=2, updates=600)
     seconds = []
     for update in range(1, 7):
         now += 0.5
@@ -166,7 +167,7 @@ def test_a_long_epoch_without_a_terminal_says_where_it_is_every_ten_seconds(make
         log.step(update, 8, {"loss": 0.125})
     lines = stream.getvalue().splitlines()
     assert len(lines) == 4
-    assert lines[0] == "update 21/100 loss 0.1250"
+    assert lines[0] == "update 21/100 loss 0.1250, about 40 s left"
 
 
 def test_a_line_is_never_broken_however_long(make_log):
@@ -193,3 +194,54 @@ def test_closing_twice_is_fine(make_log):
     log = make_log()
     log.close()
     log.close()
+
+
+def test_a_short_run_has_a_point_each_hundredth_of_it_and_a_long_one_each_interval(make_log):
+    intervals = {
+        updates: make_log(updates=updates, interval=50).interval for updates in (1, 80, 250, 4999, 5000, 10**6)
+    }
+    assert intervals == {1: 1, 80: 1, 250: 2, 4999: 49, 5000: 50, 10**6: 50}
+
+
+def test_options_and_final_scores_stand_in_the_table_of_hyperparameters(tmp_path, make_log):
+    log = make_log()
+    log.result({"lr": 0.5, "method": "lora", "amp": True}, {"test_accuracy": 75.0}, [], 6)
+    log.close()
+    assert points(tmp_path) == {"result/test_accuracy": [(6, 75)]}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    start = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    session = HParamsPluginData.FromString(start).session_start_info
+    assert {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()} == {
+        "lr": 0.5,
+        "method": "lora",
+        "amp": True,
+    }
+    experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    metrics = HParamsPluginData.FromString(experiment).experiment.metric_infos
+    assert [metric.name.tag for metric in metrics] == ["result/test_accuracy"]
+
+
+def test_a_tracker_gets_what_tensorboard_gets_and_one_that_fails_is_left_out_with_a_line(make_log):
+    class Notes:
+        name = "notes"
+
+        def __init__(self, fails_at=None):
+            self.calls, self.fails_at = [], fails_at
+
+        def __getattr__(self, method):
+            def call(*values):
+                if method == self.fails_at:
+                    raise RuntimeError("no\nconnection")
+                self.calls.append((method, *values))
+
+            return call
+
+    stream, whole, broken = io.StringIO(), Notes(), Notes("result")
+    log = make_log(stream, trackers=[broken, whole])
+    log.scalars({"train/loss": 0.5}, 1)
+    log.result({}, {"test_accuracy": 75.0}, [], 6)
+    log.close("preempted")
+    log.close()
+    assert broken.calls == [("scalars", {"train/loss": 0.5}, 1), ("scalars", {"result/test_accuracy": 75.0}, 6)]
+    assert whole.calls == [*broken.calls, ("result", {"result/test_accuracy": 75.0}, []), ("close", "preempted")]
+    assert stream.getvalue() == "warning: notes gets no more points: no connection\n"
