@@ -14,7 +14,7 @@ from ..io.printable import printable
 from ..nlu.config import TextConfig
 from ..training.signals import Interrupted
 from ..vision.config import TrainConfig
-from . import bench, export, extract, look, study, train
+from . import bench, export, extract, look, saved, study, train
 from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
@@ -26,9 +26,9 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
         partial(train.train, TextConfig),
         "train a model of transformers on texts",
     ),
-    "eval": (train.eval_parser, train.evaluate, "scores of a finished run or an adapter file"),
-    "predict": (train.predict_parser, train.predict, "the most probable classes of pictures"),
-    "merge": (train.merge_parser, train.merge, "write a plain model with the updates merged in"),
+    "eval": (saved.eval_parser, saved.evaluate, "scores of a finished run or an adapter file"),
+    "predict": (saved.predict_parser, saved.predict, "the most probable classes of pictures"),
+    "merge": (saved.merge_parser, saved.merge, "write a plain model with the updates merged in"),
     "export": (export.export_parser, export.export, "write a model as ONNX or a torch.export program"),
     "push": (export.push_parser, export.push, "put an adapter with its card on the hub"),
     "extract": (extract.extract_parser, extract.extract, "an adapter file of a checkpoint of timm's train.py"),

@@ -1,30 +1,13 @@
-"""`capaboost quickstart`, `train` and `train-text`; `eval`, `predict`, `merge` and `report`, for what they leave."""
+"""`capaboost quickstart`, `train` and `train-text`; `report`, for what they leave."""
 
 from __future__ import annotations
 
-import sys
-from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
-from ..io.printable import printable
 from ..training.config import RunConfig
 from .parser import Parser, add_method_options, add_option, method_options, parser_of, values_of
-
-if TYPE_CHECKING:
-    from ..training.saved import ModelSource
-    from ..vision.predict import Prediction
-
-_BASE_WEIGHTS = (
-    "local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, or the "
-    "hub's"
-)
-_DEVICE = "cpu, cuda, ...; null: cuda where there is one"
-_SHORT_CUTS = "compute with merged weights, and of the last block what the head reads, where that is exact"
 
 
 def train_parser(config: type[RunConfig]) -> Parser:
@@ -58,148 +41,6 @@ def quickstart(arguments: Namespace) -> None:
     from ..study.quickstart import quickstart
 
     quickstart(Path(arguments.output), seed=arguments.seed)
-
-
-def eval_parser() -> Parser:
-    """Which adapter, on which images."""
-    parser = Parser(
-        description="Accuracy, or the task's scores, of an adapter on one split, each example counted once."
-    )
-    parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
-    add_option(parser, "--data", str | None, None, "data set; null: that of the run")
-    add_option(parser, "--split", str, "test", "name of the split or list")
-    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
-    add_option(parser, "--validation-batch-size", int, 64, "examples at a time")
-    add_option(parser, "--device", str | None, None, _DEVICE)
-    add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
-    return parser
-
-
-def evaluate(arguments: Namespace) -> None:
-    """Prints the accuracy, or the scores of a task on texts."""
-    from ..training.saved import open_source
-
-    source = open_source(arguments.adapter)
-    options = {name: arguments[name] for name in ("data", "split", "device", "short_cuts")}
-    options["batch_size"] = arguments.validation_batch_size
-    if source.is_text:
-        from ..nlu.saved import evaluate_text
-
-        scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
-        print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
-        return
-    from ..vision.saved import evaluate_adapter
-
-    def note(line: str) -> None:
-        print(f"warning: {line}", file=sys.stderr)
-
-    right, total = evaluate_adapter(source, initial_checkpoint=arguments.initial_checkpoint, note=note, **options)
-    print(f"accuracy {100 * right / total:.2f} % ({right} of {total})")
-
-
-def predict_parser() -> Parser:
-    """Which model, on which pictures or texts."""
-    parser = Parser(
-        description="The most probable classes of pictures, with their probabilities; or GLUE's file for texts."
-    )
-    parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
-    parser.add_argument(
-        "images",
-        type=str,
-        nargs="+",
-        help="pictures, and folders with pictures at any depth; of texts one file, or a folder with test sets",
-    )
-    add_option(parser, "--top", int, 5, "classes per picture")
-    text = "also write them to this file, up to an error if there is one; of texts: to this folder"
-    add_option(parser, "--csv", str | None, None, text)
-    text = "at a picture that cannot be read: error, or skip it and say so"
-    add_option(parser, "--bad-images", Literal["error", "skip"], "error", text)
-    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
-    add_option(parser, "--batch-size", int, 64, "pictures at a time")
-    add_option(parser, "--device", str | None, None, _DEVICE)
-    add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
-    return parser
-
-
-def predict(arguments: Namespace) -> None:
-    """Prints a few lines per picture, and writes the table; of texts the table alone."""
-    from ..training.saved import open_source
-
-    with suppress(FileNotFoundError):  # pictures that are not there are told first
-        source = open_source(arguments.model)
-        if source.is_text:
-            return _predict_texts(source, arguments)
-    options = arguments.as_dict()
-    table = options.pop("csv")
-    if table is not None and Path(table).is_dir():
-        raise IsADirectoryError(f"--csv {table} is a folder: name a file in it")
-    from ..vision.predict import predict_each, write_predictions
-
-    def note(text: str) -> None:
-        print(f"skipped: {printable(text)}", file=sys.stderr)
-
-    def show() -> Iterator[Prediction]:
-        for prediction in predict_each(note=note, **options):
-            print(printable(str(prediction.image)))
-            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
-                shown = printable(name)
-                print(f"  {100 * probability:6.2f} %  {shown if len(shown) <= 65 else shown[:62] + '...'}")
-            yield prediction
-
-    if table is None:
-        deque(show(), maxlen=0)
-    else:
-        print(f"written: {write_predictions(show(), Path(table))}")
-
-
-def _predict_texts(source: ModelSource, arguments: Namespace) -> None:
-    if len(arguments.images) > 1:
-        raise ValueError(f"a run on texts takes one file or folder, got {', '.join(arguments.images)}")
-    from ..nlu.predict import predict_texts, write_predictions
-
-    options = {name: arguments[name] for name in ("batch_size", "device", "short_cuts")}
-    predictions = predict_texts(source, arguments.images[0], model=arguments.initial_checkpoint, **options)
-    if arguments.csv is not None:
-        for path in write_predictions(predictions, Path(arguments.csv)):
-            print(f"written: {path}")
-        return
-    for rows in predictions.values():
-        print("index\tprediction")
-        for index, prediction in enumerate(rows):
-            print(f"{index}\t{prediction}")
-
-
-def merge_parser() -> Parser:
-    """Which adapter, and where to."""
-    parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
-    parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
-    parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
-    text = "plain: a model with the updates in its weights; peft: a folder with updates and head as a LoRA of PEFT's"
-    add_option(parser, "--format", Literal["plain", "peft"], "plain", text)
-    add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
-    return parser
-
-
-def merge(arguments: Namespace) -> None:
-    """Writes it, and says where."""
-    from ..training.saved import open_source
-
-    source, output = open_source(arguments.adapter), Path(arguments.output)
-    if arguments.format == "peft":
-        from ..interop.peft_export import export_run
-
-        path = export_run(source, output, initial_checkpoint=arguments.initial_checkpoint)
-        print(f"exported: {path}")
-        return
-    if source.is_text:
-        from ..nlu.saved import merge_text
-
-        path = merge_text(source, output, model=arguments.initial_checkpoint)
-    else:
-        from ..vision.saved import merge_adapter
-
-        path = merge_adapter(source, output, initial_checkpoint=arguments.initial_checkpoint)
-    print(f"merged: {path}")
 
 
 def report_parser() -> Parser:
