@@ -46,9 +46,9 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
             not take (a prefix of a decoder) or that would train nothing, or a model that PEFT or a parallel wrapper has
             changed; the model is unchanged.
 
-    Example:
+    Examples:
         >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224"), "lora", rank=4)
-        >>> model = capaboost_vit.adapt(AutoModelForSequenceClassification.from_pretrained("FacebookAI/roberta-base"))
+        >>> text_model = capaboost_vit.adapt(AutoModelForSequenceClassification.from_config(BertConfig()), "adapter")
     """
     files = of_timm if isinstance(model, str) else _files_of(model)  # which says what to do with a name
     adapted: M = files.adapt(model, method, head=head, **options)
@@ -82,11 +82,15 @@ def save_adapter(
     Args:
         class_names: names of the classes, in the order of the labels.
         data_config: timm's input configuration that the model was trained with; None takes the model's own.
-        task, max_length: of a model on texts, see `capaboost_vit.nlu.save_adapter`.
+        task: of a model on texts, see `capaboost_vit.nlu.save_adapter`.
+        max_length: likewise.
 
     Raises:
         ValueError: the model carries nothing that `adapt` added.
         TypeError: an option for a model of the other kind.
+
+    Examples:
+        >>> path = capaboost_vit.save_adapter(model, "cats.safetensors", class_names=[f"cat {i}" for i in range(10)])
     """
     if is_transformers_model(plain_model(model)):
         _refuse("a model of transformers", data_config=data_config)
@@ -104,6 +108,9 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
 
     Raises:
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
+
+    Examples:
+        >>> model = capaboost_vit.load_adapter(model, "birds.safetensors")
     """
     return _files_of(model).load_adapter(model, path, force=force)
 
@@ -133,6 +140,11 @@ def create_from_adapter(
             without its chain or weights.
         FileNotFoundError, ValueError: no or wrong base weights.
         TypeError: an option for a base of the other kind.
+
+    Examples:
+        >>> header = capaboost_vit.read_header("birds.safetensors")  # names its base, vit_tiny_patch16_224
+        >>> torch.save(base.state_dict(), "base.pth")  # instead of the weights that timm's hub has for that name
+        >>> model = capaboost_vit.create_from_adapter("birds.safetensors", initial_checkpoint="base.pth")
     """
     file = read_adapter_file(path)
     if is_of_transformers(file):

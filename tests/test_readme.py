@@ -1,4 +1,5 @@
-"""Every block of the README runs: python as it stands, with the hub replaced; shell commands parse, cheap ones run."""
+"""Every block of the README and of the pages that it leads to runs: python as it stands, with the hub replaced; shell
+commands parse, cheap ones run."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ import timm
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 NEW_METHOD = (ROOT / "docs" / "new_method.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+PAGES = ("index", "models", "training", "studies", "methods", "results", "speed")
+TEXT = "".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)])
+PYTHON = list(dict.fromkeys(re.findall(r"```python\n(.*?)```", TEXT, re.S)))
 COMMANDS = [
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for block in dict.fromkeys(re.findall(r"```bash\n(.*?)```", TEXT, re.S))
     for line in block.splitlines()
 ]
 CAPABOOST = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("capaboost ")]
@@ -35,8 +38,8 @@ def hub(monkeypatch):
 
 
 def test_there_are_blocks():
-    assert len(PYTHON) >= 3
-    assert len(CAPABOOST) >= 5
+    assert len(PYTHON) >= 6
+    assert len(CAPABOOST) >= 15
 
 
 @pytest.mark.parametrize("block", PYTHON)

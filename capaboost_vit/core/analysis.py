@@ -69,6 +69,11 @@ def ranks(matrix: Tensor) -> Ranks:
     """The ranks of a matrix (out, in), all zero for the zero matrix; the threshold is that of its own dtype.
 
     Raises TypeError if it is no matrix.
+
+    Examples:
+        >>> branch = capaboost_vit.branches(model)["blocks.0.attn.qkv.branches.q"]  # trained, of rank 4, two copies
+        >>> capaboost_vit.ranks(branch.delta_weight()).algebraic
+        8
     """
     if not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise TypeError(f"ranks takes a matrix (out, in), such as branch.delta_weight(), got {type(matrix).__name__}")
@@ -167,6 +172,11 @@ def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
     A dense update (`DenseUpdate`) likewise is a product `x dW^T` beside the layer's, where one with W + dW is computed.
     Ideal FLOPs scale each low-rank branch by the density of its masks. On models that read `.weight` (EVA-02, BEiT,
     Swin V2) the update is formed as a dense matrix, whose cost is executed and is not reduced in the ideal count.
+
+    Examples:
+        >>> flops = capaboost_vit.count_flops(model, images[:1])
+        >>> flops.executed >= flops.ideal
+        True
     """
     with warnings.catch_warnings():
         # torch calls torch.jit deprecated: fvcore scripts a loss with it when imported, and traces the model with it

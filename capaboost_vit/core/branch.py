@@ -189,8 +189,9 @@ class LowRankBranch(nn.Module):
         """Maps (..., in) to (..., out), in the dtype of the weights (or of autocast).
 
         Args:
-            down_product, up_product: `product(x, weight, bias)`, where A and B are multiplied otherwise, as in a
-                convolution; a gate is for linear products alone.
+            down_product: `product(x, weight, bias)`, where A is multiplied otherwise, as in a convolution; a gate is
+                for linear products alone.
+            up_product: the same for B.
         """
         x = operand(x, self.down.weight)
         down, up = self.factors()

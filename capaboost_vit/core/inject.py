@@ -78,6 +78,11 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
     module that stands in several slots is one place, under its first name, whichever of its names matches.
 
     Raises ValueError if nothing matches; the message lists the roles (for this use) and the kinds of layers there.
+
+    Examples:
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> [place.name for place in capaboost_vit.find(model, "blocks.*.mlp.fc1")][:2]
+        ['blocks.0.mlp.fc1', 'blocks.1.mlp.fc1']
     """
     anatomy = anatomy or Anatomy()
     modules = dict(slots(model))
@@ -139,6 +144,11 @@ def detach(model: nn.Module) -> nn.Module:
 
     Returns the model, without torch.compile's or a parallel wrapper around it. Raises ValueError, TypeError if it
     carries nothing.
+
+    Examples:
+        >>> base = capaboost_vit.detach(model)
+        >>> capaboost_vit.branches(base)
+        {}
     """
     model = plain_model(model)
     if not is_adapted(model):
@@ -188,7 +198,12 @@ def wrappers(model: nn.Module) -> Iterator[tuple[str, Wrapper]]:
 
 
 def branches(model: nn.Module) -> dict[str, nn.Module]:
-    """What the wrappers of a model add, by canonical name: low-rank branches, virtual tokens, scales, ..."""
+    """What the wrappers of a model add, by canonical name: low-rank branches, virtual tokens, scales, ...
+
+    Examples:
+        >>> list(capaboost_vit.branches(model))[:2]
+        ['blocks.0.attn.qkv.branches.q', 'blocks.0.attn.qkv.branches.v']
+    """
     canonical = namer(model)
     return {
         canonical(f"{name}.{addition}" if name else addition): module

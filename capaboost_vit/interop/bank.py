@@ -35,12 +35,12 @@ class AdapterBank(nn.Module):
 
     Raises ValueError if it carries an adapter.
 
-    Example:
-        >>> bank = capaboost_vit.AdapterBank(timm.create_model("vit_tiny_patch16_224", pretrained=True))
-        >>> bank.add("birds", "birds/adapter.safetensors")
-        >>> bank.add("maps", "maps/adapter.safetensors")
-        >>> bank.use("birds")(images)
-        >>> bank(images, names=["birds", "maps", None])
+    Examples:
+        >>> bank = capaboost_vit.AdapterBank(base)
+        >>> bank.add("birds", "birds.safetensors")
+        >>> bank.add("dogs", "dogs.safetensors")
+        >>> logits = bank.use("birds")(images)  # (2, 10), of all images by one adapter
+        >>> logits = bank(images, names=["dogs", "birds"])  # each image by its own
     """
 
     def __init__(self, model: nn.Module) -> None:

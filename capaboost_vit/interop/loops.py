@@ -27,6 +27,9 @@ def state_dict(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         ValueError: the model carries nothing that `adapt` added.
+
+    Examples:
+        >>> torch.save(capaboost_vit.state_dict(model), "branches_and_head.pt")
     """
     model = adapted_model(model)
     return {name: tensor.detach() for name, tensor in split_state(model, head_names(model))[0].items()}
@@ -40,6 +43,10 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Raises:
         ValueError: the model carries nothing that `adapt` added; tensors are missing, unknown or of another shape.
+
+    Examples:
+        >>> state = capaboost_vit.state_dict(model)
+        >>> capaboost_vit.load_state_dict(model, state)
     """
     ours = state_dict(model)
     differences = {
@@ -76,6 +83,10 @@ def param_groups(
     Raises:
         ValueError: the model carries nothing that `adapt` added, a rate is given for what it does not have, or all of
             the model is trained, see `mark_trainable`.
+
+    Examples:
+        >>> groups = capaboost_vit.param_groups(model, lr=1e-3, head_lr=1e-2, weight_decay=1e-4)
+        >>> optimizer = torch.optim.AdamW(groups)
     """
     _, inner = adapted_part(plain_model(model))
     check_frozen(inner)

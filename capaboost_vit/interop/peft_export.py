@@ -58,6 +58,10 @@ def export_peft(model: nn.Module, folder: str | Path) -> Path:
         ValueError: the model carries what no LoRA layer can express, trains a part of a module, or reads the weights of
             adapted layers instead of calling these, so that PEFT's LoRA would do nothing.
         FileExistsError: the folder is there already; an empty one is taken. ModuleNotFoundError: no peft.
+
+    Examples:
+        >>> capaboost_vit.export_peft(model, "for_peft")
+        PosixPath('for_peft')
     """
     peft, folder = import_client(), Path(folder)
     model = adapted_model(model)

@@ -60,6 +60,11 @@ def import_peft(model: M, folder: str | Path) -> M:
         AdapterFileError: it is of another method than LoRA, has settings that `lora` has not (DoRA, trained biases,
             starts that change the base), is damaged, or does not fit the model (no such layers, other shapes, LoRA
             there already), which is unchanged then.
+
+    Examples:
+        >>> base = capaboost_vit.detach(copy.deepcopy(model))
+        >>> folder = capaboost_vit.export_peft(model, "of_peft")
+        >>> ours = capaboost_vit.import_peft(base, folder)
     """
     folder, inner = Path(folder), plain_model(model)
     check_no_peft(inner)

@@ -106,7 +106,13 @@ def write_content(
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The header of an adapter file, checked against its digest. Raises AdapterFileError, FileNotFoundError."""
+    """The header of an adapter file, checked against its digest. Raises AdapterFileError, FileNotFoundError.
+
+    Examples:
+        >>> header = capaboost_vit.read_header("birds.safetensors")
+        >>> [method["method"] for method in header["methods"]]
+        ['lora']
+    """
     return read_adapter_file(path).header
 
 

@@ -174,6 +174,11 @@ def fold(model: nn.Module) -> nn.Module:
 
     What was a table already is left alone. A prefix of 10 tokens for roberta-base is 184,320 values then, not 9,857,024
     parameters. Raises ValueError, TypeError if the model carries nothing, or its branches are sharded.
+
+    Examples:
+        >>> model = timm.create_model("vit_tiny_patch16_224")
+        >>> model = capaboost_vit.adapt(model, "prefix", bottleneck=32)
+        >>> model = capaboost_vit.fold(model)
     """
     plain = plain_model(model)
     if not is_adapted(plain):

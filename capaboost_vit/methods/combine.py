@@ -44,8 +44,9 @@ def combine(adapters: Mapping[str | Path, float], output: str | Path, *, head: s
         FileNotFoundError: no such file. ValueError: no file, a weight that is not finite, weights that sum to zero
             where heads are averaged, or a `head` that is none of the files.
 
-    Example:
+    Examples:
         >>> capaboost_vit.combine({"birds.safetensors": 0.5, "dogs.safetensors": 0.5}, "both.safetensors")
+        PosixPath('both.safetensors')
     """
     if not adapters:
         raise ValueError("combine needs adapter files with their weights: combine({path: weight, ...}, output)")

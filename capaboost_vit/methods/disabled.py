@@ -32,7 +32,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
     Raises ValueError for a model without adapters, or one whose method trains parameters of the base itself (norm,
     bitfit, full), whose values are gone.
 
-    Example:
+    Examples:
         >>> with capaboost_vit.disabled(model), torch.no_grad():
         ...     reference = model(images)
     """

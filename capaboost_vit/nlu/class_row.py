@@ -110,9 +110,9 @@ def logits_only(model: M) -> M:
     Raises:
         NoShortCut: a ValueError that says why all rows of the last layer are needed, or may be: call the model itself.
 
-    Example:
-        >>> model = capaboost_vit.nlu.adapt(create_text_model("roberta-base", "regression"), "lora")
-        >>> loss = capaboost_vit.nlu.logits_only(model)(**batch).loss
+    Examples:
+        >>> model = AutoModelForSequenceClassification.from_config(BertConfig())
+        >>> logits = capaboost_vit.nlu.logits_only(model)(input_ids=torch.tensor([[101, 7592, 102]])).logits
     """
     inner: Any = model
     name, config, prefix = type(model).__name__, getattr(model, "config", None), getattr(model, "base_model_prefix", "")

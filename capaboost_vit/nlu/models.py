@@ -211,8 +211,8 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
     Raises:
         ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
 
-    Example:
-        >>> model = AutoModelForSequenceClassification.from_pretrained("FacebookAI/roberta-base")
+    Examples:
+        >>> model = AutoModelForSequenceClassification.from_config(BertConfig())  # or from_pretrained(...)
         >>> model = capaboost_vit.nlu.adapt(model, "lora", rank=8)
     """
     plain_model(model)

@@ -74,8 +74,7 @@ def logits_only(model: M) -> M:
     Raises:
         NoShortCut: a ValueError that says why all rows of the last block are needed, or may be: call the model itself.
 
-    Example:
-        >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224", num_classes=10), "lora")
+    Examples:
         >>> loss = F.cross_entropy(capaboost_vit.logits_only(model)(images), labels)
     """
     rows = next((rows for known, rows in _ROWS.items() if _is_one(model, known)), None)

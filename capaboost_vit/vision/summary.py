@@ -68,8 +68,8 @@ def summary(
             masked entries for free.
         verbose: print the table.
 
-    Example:
-        >>> trained = capaboost_vit.summary(model).trained
+    Examples:
+        >>> trained = capaboost_vit.summary(model, verbose=False).trained
     """
     model = plain_model(model)
     roles = {role: _add(counts) for role, counts in _counts_of_wrappers(model).items()}

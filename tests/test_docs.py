@@ -1,0 +1,106 @@
+"""The documentation: it builds without a warning and without a network, and the examples in docstrings run."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+import capaboost_vit
+from capaboost_vit import nlu
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLIC = [*capaboost_vit.__all__, *(f"nlu.{name}" for name in nlu.__all__)]
+
+
+def public(name):
+    found = capaboost_vit
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+WITH_EXAMPLES = [name for name in PUBLIC if ">>>" in (public(name).__doc__ or "")]
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """A folder with two adapter files, and the model that they were made of."""
+    folder = tmp_path_factory.mktemp("examples")
+    base = timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2).eval()
+    for name in ("birds", "dogs"):
+        model = capaboost_vit.adapt(copy.deepcopy(base), "lora", rank=4)
+        for branch in capaboost_vit.branches(model).values():
+            for parameter in branch.parameters():
+                torch.nn.init.normal_(parameter, std=0.1)
+        capaboost_vit.save_adapter(model, folder / f"{name}.safetensors")
+    return folder, base
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_of_a_public_name_run(name, adapters, tmp_path, monkeypatch):
+    folder, base = adapters
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    model = capaboost_vit.load_adapter(copy.deepcopy(base), "birds.safetensors").eval()
+    names = {"capaboost_vit": capaboost_vit, "timm": timm, "torch": torch, "F": F, "copy": copy, "Path": Path}
+    names |= {"base": copy.deepcopy(base), "model": model}
+    names |= {"images": torch.zeros(2, 3, 32, 32), "labels": torch.tensor([0, 1])}
+    if "Bert" in public(name).__doc__:
+        transformers = pytest.importorskip("transformers")
+        names |= {"AutoModelForSequenceClassification": transformers.AutoModelForSequenceClassification}
+        names |= {
+            "BertConfig": lambda: transformers.BertConfig(
+                hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=30522
+            )
+        }
+    examples = doctest.DocTestParser().get_doctest(public(name).__doc__, names, name, None, None)
+    report: list[str] = []
+    failed, tried = doctest.DocTestRunner().run(examples, out=report.append)
+    assert tried
+    assert not failed, "".join(report)
+
+
+def test_the_verbs_have_examples():
+    verbs = {"adapt", "save_adapter", "load_adapter", "create_from_adapter", "merge", "detach", "disabled", "combine"}
+    verbs |= {"summary", "logits_only", "export_peft", "import_peft", "param_groups", "state_dict", "AdapterBank"}
+    assert verbs <= set(WITH_EXAMPLES)
+
+
+def test_every_public_name_stands_in_the_reference():
+    text = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    entries = {entry.rpartition(".")[2] for entry in re.findall(r"^::: (\S+)", text, re.M)}
+    missing = set(capaboost_vit.__all__) - entries - {"METHODS", "__version__"}
+    assert not missing
+    for entry in re.findall(r"^::: (\S+)", text, re.M):
+        module, _, name = entry.rpartition(".")
+        assert name == "masks" or hasattr(importlib.import_module(module), name), entry
+
+
+def test_every_page_is_in_the_navigation():
+    pages = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(pages) == sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of mkdocs' own packages
+def test_the_site_is_built_without_a_warning(tmp_path, monkeypatch, caplog):
+    """Links that lead nowhere, pages that are in no menu and names that are not there are warnings, hence errors."""
+    commands = pytest.importorskip("mkdocs.commands.build")
+    config = pytest.importorskip("mkdocs.config")
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    monkeypatch.chdir(ROOT)
+    commands.build(config.load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site")))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    page = (tmp_path / "site" / "reference" / "models.html").read_text()
+    assert "create_from_adapter" in page
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//(?!arxiv|github|huggingface)[^"]*\.(?:js|css|woff2?)"', page)
