@@ -47,9 +47,9 @@ OTHERS = {
     "core": {"torch", "numpy", "safetensors", "fvcore"},
     "io": {"torch", "safetensors", "yaml", "datasets", "huggingface_hub"},
     "methods": {"torch", "numpy", "safetensors"},
-    "training": {"torch", "timm", "numpy", "rich", "matplotlib", "tensorboard", "filelock"},
+    "training": {"torch", "timm", "numpy", "rich", "matplotlib", "tensorboard", "filelock", "scipy", "sklearn"},
     "vision": {"torch", "torchvision", "timm", "numpy", "pandas", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
-    "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "scipy", "sklearn"},
+    "nlu": {"torch", "numpy", "yaml", "transformers", "datasets"},
     "adapters": {"torch"},
     "interop": {
         "torch",

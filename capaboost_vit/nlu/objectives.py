@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..training.distributed import ProcessGroup
+from ..training.metrics import confusion_scores, scores
 from ..training.objective import Objective, classification
 from .encoded import EncodedTask
-from .metrics import scores
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
 
 Score = Callable[[Tensor, Any], dict[str, float]]
@@ -40,8 +40,7 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
         return regression(score=of_numbers, names=task.metrics), None
 
     def of_classes(confusion: Tensor) -> dict[str, float]:
-        targets, predictions = confusion.indices().repeat_interleave(confusion.values(), dim=1)  # in some order
-        return scores(task.metrics, predictions=predictions, targets=targets)
+        return confusion_scores(task.metrics, confusion)
 
     return classification(smoothing=smoothing, score=of_classes, names=task.metrics), None
 

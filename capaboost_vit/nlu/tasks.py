@@ -23,7 +23,7 @@ class Task:
 
     name: str
     kind: Kind
-    metrics: tuple[str, ...]  # names that `nlu.metrics` knows; the first one chooses the best epoch
+    metrics: tuple[str, ...]  # names that `training.metrics` knows; the first one chooses the best epoch
     columns: tuple[str, ...] = ()  # of the one or two texts on the hub and in JSON lines; none: found in the data
     label: str = ""  # column of the label or the score; empty: found in the data, or there is none
     classes: tuple[str, ...] = ()  # in the order of the hub's integer labels; none: found in the data, or not there
