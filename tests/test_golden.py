@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -49,9 +50,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch,
     train(make.run_config(resume=True))
     stored, expected = (load_file(folder / "adapter.safetensors") for folder in (tmp_path / "run", FOLDER / "finished"))
     torch.testing.assert_close(stored, expected, rtol=1e-4, atol=1e-5)
-    tables = [(folder / "summary.csv").read_text() for folder in (tmp_path / "run", FOLDER / "finished")]
-    rows, expected_rows = ([list(map(float, line.split(","))) for line in t.splitlines()[1:]] for t in tables)
-    assert rows == [pytest.approx(row, rel=1e-4) for row in expected_rows]
+    rows, expected_rows = (
+        list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+        for folder in (tmp_path / "run", FOLDER / "finished")
+    )
+    for row, expected_row in zip(rows, expected_rows, strict=True):  # which has no val_loss
+        expected_numbers = {name: float(value) for name, value in expected_row.items()}
+        assert {name: float(row[name]) for name in expected_row} == pytest.approx(expected_numbers, rel=1e-4)
     results = [json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "run", FOLDER / "finished")]
     for now, then in zip(results[0]["method"], results[1]["method"], strict=True):
         assert {name: now[name] for name in then} == then

@@ -82,7 +82,7 @@ def test_the_table_the_points_and_the_result_tell_the_same(finished):
     with open(folder / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
-    assert list(rows[0]) == ["epoch", "update", "train_loss", "train_accuracy", "grad_norm", "val_accuracy"]
+    assert list(rows[0]) == ["epoch", "update", "train_loss", "train_accuracy", "grad_norm", "val_loss", "val_accuracy"]
     updates = [int(row["update"]) for row in rows]
     assert updates == list(range(3, 37, 3))
     assert float(rows[-1]["val_accuracy"]) == found["val_accuracy"]
@@ -90,7 +90,7 @@ def test_the_table_the_points_and_the_result_tell_the_same(finished):
     assert (found["best_epoch"], found["best_val_accuracy"]) == (int(best["epoch"]), float(best["val_accuracy"]))
     assert (found["updates"], found["epochs"]) == (36, 12)
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    for name in ("train_loss", "train_accuracy", "grad_norm", "val_accuracy"):
+    for name in ("train_loss", "train_accuracy", "grad_norm", "val_loss", "val_accuracy"):
         points = events.Scalars(f"epoch/{name}")
         assert [point.step for point in points] == updates
         assert [point.value for point in points] == pytest.approx([float(row[name]) for row in rows], rel=1e-5)

@@ -37,12 +37,12 @@ WITHOUT_PICTURES = EVERYWHERE - {"learning_curve.png"}
 # columns of summary.csv behind epoch and update, by kind
 ACCURACY = ["train_loss", "train_accuracy", "grad_norm"]
 COLUMNS = {
-    "opinions": [*ACCURACY, "val_accuracy", "val_macro_f1"],
-    "pairs": [*ACCURACY, "val_accuracy"],
-    "three": [*ACCURACY, "val_accuracy"],
-    "scores": ["train_loss", "grad_norm", "val_pearson", "val_spearman"],
-    "questions": [*ACCURACY, "val_exact_match", "val_f1"],
-    "unanswered": [*ACCURACY, "val_exact_match", "val_f1"],
+    "opinions": [*ACCURACY, "val_loss", "val_accuracy", "val_macro_f1"],
+    "pairs": [*ACCURACY, "val_loss", "val_accuracy"],
+    "three": [*ACCURACY, "val_loss", "val_accuracy"],
+    "scores": ["train_loss", "grad_norm", "val_loss", "val_pearson", "val_spearman"],
+    "questions": [*ACCURACY, "val_loss", "val_exact_match", "val_f1"],
+    "unanswered": [*ACCURACY, "val_loss", "val_exact_match", "val_f1"],
     "masked": ["train_loss", "grad_norm"],
 }
 every_kind = pytest.mark.parametrize("kind", texts.KINDS)
@@ -152,7 +152,7 @@ def test_the_pictures_of_a_run_are_those_of_its_task(text_material, tmp_path, mo
 
 def test_the_result_has_these_keys(finished_text):
     common = {"best_epoch", "train_seconds", "examples_per_second", "updates", "epochs", "model", "method"}
-    common |= {"parameters", "adapter_bytes", "data", "config", "machine", "finished", "memory_mb"}
+    common |= {"parameters", "adapter_bytes", "data", "config", "machine", "finished", "memory_mb", "val_loss"}
     scores = {"val_accuracy", "val_macro_f1", "best_val_accuracy", "test_accuracy", "test_macro_f1"}
     assert finished_text("opinions")[1].keys() == common | scores | {"test_right", "test_total"}
     scores = {"val_pearson", "val_spearman", "best_val_pearson", "test_pearson", "test_spearman"}

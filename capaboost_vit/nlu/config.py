@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..io.options import option
 from ..methods import make_method
-from ..training.config import RunConfig
+from ..training.config import SELECT_HELP, RunConfig, Select
 
 # options of the run that its stages of continued pretraining have at their defaults
 _NOT_IN_STAGES = {"dapt_data", "dapt_epochs", "tapt_epochs", "max_steps", "warmup_epochs", "layer_decay", "smoothing"}
@@ -67,7 +67,7 @@ class TextConfig(RunConfig):
     lr: float = option(5e-4, "learning rate")
     weight_decay: float = option(0.1, "weight decay; not for biases and norms")
     warmup_steps: float | None = option(0.1, "updates of warm-up; below 1: their share of all")
-    select: Literal["last", "best"] = option("best", "the model that is kept: last, or best on val")
+    select: Select = option("best", SELECT_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()

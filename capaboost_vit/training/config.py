@@ -13,6 +13,11 @@ from ..methods.index import method_of
 # what releases did that lacked an option, where that is not its default
 EARLIER = {"short_cuts": False}
 _SCHEDULES = ("cosine", "poly", "step", "tanh", "multistep", "constant", "wsd", "rsqrt", "none")
+Select = Literal["last", "best", "macro_f1", "balanced_accuracy", "val_loss"]
+SELECT_HELP = (
+    "the model that is kept: last, or the best on val: best goes by the task's first score, the others by what they "
+    "name; so does --patience"
+)
 
 
 def _optimizers() -> list[str]:
@@ -69,7 +74,7 @@ class RunConfig:
     # choice of the model; the test split has no part in it
     val_interval: int = option(1, "epochs between evaluations on val", low=1)
     patience: int | None = option(None, "stop after so many evaluations on val without a better one", low=1)
-    select: Literal["last", "best"] = option("last", "the model that is kept: last, or best on val")
+    select: Select = option("last", SELECT_HELP)
 
     # machine
     amp: bool = option(False, "automatic mixed precision")

@@ -20,7 +20,7 @@ from .distributed import ProcessGroup
 from .evaluation import evaluate
 from .front import FrontExamples
 from .loader import EvalLoader, TrainLoader
-from .objective import Objective
+from .objective import Objective, with_selected
 from .sharding import held
 from .state import State
 
@@ -87,6 +87,7 @@ class Job:
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.objective = with_selected(self.objective, self.config.select)
         frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
         # the identity of the run: what one that goes on must have in common with it; of the model as it was built
         self.record: dict[str, Any] = {
@@ -124,9 +125,9 @@ def require_val(config: RunConfig, splits: Collection[str], name: str | None = "
 
     `instead`: what may be typed beside --select last.
     """
-    if name not in splits and (config.patience is not None or config.select == "best"):
+    if name not in splits and (config.patience is not None or config.select != "last"):
         raise ValueError(
-            f"{config.data} has no split {name!r}, which --patience and --select best need: say --select last"
+            f"{config.data} has no split {name!r}, which --patience and each --select but last need: say --select last"
             + (f", or {instead}" if instead else "")
         )
 

@@ -27,7 +27,7 @@ from .figures import pixels
 from .tracking import Tracker
 
 # column names of summary.csv as they are shown, so that a line fits into 80 columns
-_SHORT = {"train_loss": "loss", "train_accuracy": "train %", "val_accuracy": "val %"}
+_SHORT = {"train_loss": "loss", "train_accuracy": "train %", "val_loss": "val loss", "val_accuracy": "val %"}
 _HIDDEN = {"update", "grad_norm"}
 _POINTS = 100  # that a short run shows in TensorBoard at least, of each curve of its updates
 
@@ -216,9 +216,9 @@ class Log:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Atomic write of rows of the same columns as csv; None is an empty cell."""
+    """Atomic write of rows as csv, with the columns of the last; None, and what an older one lacks, is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())

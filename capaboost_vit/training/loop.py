@@ -18,6 +18,7 @@ from .hooks import Hooks, refuse_unreached
 from .job import Job
 from .loader import Prefetcher, Update
 from .log import Log
+from .objective import MeanLoss, selected_score
 from .optim import draws_numbers
 from .signals import Interrupted, StopSignals
 from .state import State
@@ -168,17 +169,19 @@ def _close_epoch(job: Job, model: nn.Module, log: Log, stop: StopSignals) -> Non
     objective, state = job.objective, job.state
     progress = state.progress
     sync_statistics(job.model, job.world)
+    held_out: dict[str, float] = {}  # loss and scores on val
     row: dict[str, Any] = {"epoch": state.epochs_done, "update": progress.update, **progress.means()}
     if objective.right is None:
         del row["train_accuracy"]
     if job.val is not None:
-        row |= {f"val_{name}": None for name in objective.names}
         if state.epochs_done % job.config.val_interval == 0 or progress.update == state.updates:
+            mean_loss = MeanLoss(objective, getattr(job.val, "indices", None))
             with state.averaged():
-                accumulated = job.evaluate(job.val, model=model, stop=stop)
-            scores = objective.scores(accumulated, job.val)
-            row |= {f"val_{name}": scores[name] for name in objective.names}
-            state.keep_best(scores[objective.names[0]])
+                accumulated = job.evaluate(job.val, model=model, stop=stop, also=mean_loss.add)
+            held_out = {"loss": mean_loss.result(job.world), **objective.scores(accumulated, job.val)}
+            score = held_out[selected_score(objective, job.config.select)]
+            state.keep_best(score, lower=job.config.select == "val_loss")
+        row |= {f"val_{name}": held_out.get(name) for name in ("loss", *objective.names)}
     progress.start_epoch()
     progress.rows.append(row)
     log.epoch(progress.rows, per_second=progress.examples / progress.seconds)

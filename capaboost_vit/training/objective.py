@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,15 +25,16 @@ class Accumulator(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """Objective: a loss to minimise, and scores to maximise.
+    """Objective: a loss to minimise, and scores.
 
     Args:
-        names: of the scores; the best epoch is chosen by the first.
+        names: of the scores; the best epoch is that of the highest value of the first.
         loss: from outputs and targets, the sum over the examples; padding labels add nothing.
         accumulator: makes a new one for an evaluation, from its batches.
         scores: by name, from the accumulated tensor and the batches.
         right: how many of the examples are predicted right; None for what is neither right nor wrong, such as a number.
         confusion: whether a confusion matrix is accumulated.
+        plain_loss: the loss in evaluation, without what is there for training alone; None: the loss.
     """
 
     names: tuple[str, ...]
@@ -40,6 +43,30 @@ class Objective:
     scores: Callable[[Tensor, Any], dict[str, float]]
     right: Callable[[Tensor, Tensor], Tensor] | None = None
     confusion: bool = False
+    plain_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class MeanLoss:
+    """Mean loss of held-out examples, `sum of plain_loss / examples`, kept beside what the objective accumulates.
+
+    Args:
+        indices: places of this process's examples in the split; None: every row that comes is an example.
+    """
+
+    def __init__(self, objective: Objective, indices: Sequence[int] | None = None) -> None:
+        self.loss = objective.plain_loss or objective.loss
+        self.indices, self.rows = indices, 0
+        self.sums: list[Tensor] = []
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        self.sums.append(self.loss(outputs, targets).double())
+        self.rows += len(outputs)
+
+    def result(self, world: ProcessGroup) -> float:
+        """Over all processes; NaN of no example."""
+        counts = world.gather([self.rows if self.indices is None else len(self.indices)])
+        sums = world.gather([torch.stack(self.sums).sum().item()] if self.sums else [])
+        return math.fsum(sums) / sum(counts) if any(counts) else math.nan
 
 
 class Confusion:
@@ -149,7 +176,7 @@ def classification(
         names: of the scores.
     """
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(outputs: Tensor, targets: Tensor, smoothing: float = smoothing) -> Tensor:
         padding = -1 if targets.ndim == 1 else -100  # probabilities have none, and torch allows no -1 there
         return F.cross_entropy(
             outputs.float(), targets, ignore_index=padding, reduction="sum", label_smoothing=smoothing
@@ -158,4 +185,55 @@ def classification(
     def right(outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.argmax(-1) == (targets if targets.ndim == 1 else targets.argmax(-1))).sum()
 
-    return Objective(names, loss, lambda _: Confusion(), lambda confusion, _: score(confusion), right, confusion=True)
+    return Objective(
+        names,
+        loss,
+        lambda _: Confusion(),
+        lambda confusion, _: score(confusion),
+        right,
+        confusion=True,
+        plain_loss=partial(loss, smoothing=0.0),
+    )
+
+
+def per_class_means(confusion: Tensor) -> dict[str, float]:
+    """`macro_f1` and `balanced_accuracy` (%) of a confusion matrix, as scikit-learn defines them.
+
+    Means over classes: of F1 over those that occur as a label or as an answer, of recall over those that occur as a
+    label.
+    """
+    label, answer = confusion.indices()
+    counts, size = confusion.values().double(), confusion.shape[0]
+    labelled, answered = (torch.zeros(size, dtype=torch.double).index_add(0, at, counts) for at in (label, answer))
+    right = torch.zeros(size, dtype=torch.double).index_add(0, label[label == answer], counts[label == answer])
+    present, either = labelled > 0, labelled + answered > 0
+    return {
+        "macro_f1": 100 * (2 * right / (labelled + answered))[either].mean().item(),
+        "balanced_accuracy": 100 * (right / labelled)[present].mean().item(),
+    }
+
+
+def selected_score(objective: Objective, select: str) -> str:
+    """The name behind `val_` of what `--select` and `--patience` go by: `loss`, or a score."""
+    return {"last": objective.names[0], "best": objective.names[0], "val_loss": "loss"}.get(select, select)
+
+
+def with_selected(objective: Objective, select: str) -> Objective:
+    """The objective, with the score that `--select` names among its own.
+
+    Raises:
+        ValueError: it has no such score.
+    """
+    name = selected_score(objective, select)
+    if name in ("loss", *objective.names):
+        return objective
+    if not objective.confusion:
+        raise ValueError(
+            f"--select {select} is a score of classes, and this task has none: say --select last, best, which goes by "
+            f"{objective.names[0]}, or val_loss"
+        )
+
+    def scores(confusion: Tensor, batches: Any) -> dict[str, float]:
+        return {**objective.scores(confusion, batches), name: per_class_means(confusion)[name]}
+
+    return replace(objective, names=(*objective.names, name), scores=scores)

@@ -20,7 +20,7 @@ from .folder import RunFolder
 from .job import Job, as_dict, hyperparameters, parameter_counts
 from .log import Log, peak_memory
 from .machine import machine
-from .objective import Mistakes, right_answers
+from .objective import Mistakes, right_answers, selected_score
 from .signals import StopSignals
 
 
@@ -90,8 +90,10 @@ def _final_scores(job: Job, log: Log, stop: StopSignals) -> tuple[dict[str, Any]
     They are those of the test split; where there is none, the matrix is that of val.
     """
     objective, world, progress = job.objective, job.world, job.state.progress
-    scores: dict[str, Any] = {f"val_{name}": progress.rows[-1].get(f"val_{name}") for name in objective.names}
-    scores |= {f"best_val_{objective.names[0]}": progress.best_score, "best_epoch": progress.best_epoch}
+    named = [f"val_{name}" for name in (*objective.names, "loss")]
+    scores: dict[str, Any] = {name: progress.rows[-1].get(name) for name in named}
+    selected = selected_score(objective, job.config.select)
+    scores |= {f"best_val_{selected}": progress.best_score, "best_epoch": progress.best_epoch}
     scores |= {f"test_{name}": None for name in objective.names}
     if job.calibrate is not None and job.val is not None:
         job.calibrate(job.evaluate(job.val), job.val)

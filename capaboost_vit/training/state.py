@@ -123,14 +123,18 @@ class State:
         """A block in which the model is the one to be evaluated: its averages, where there are any."""
         return self.averages.applied() if self.averages else nullcontext()
 
-    def keep_best(self, score: float) -> None:
-        """Notes a score on val, and keeps a copy of what is evaluated if it is the best so far."""
-        progress = self.progress
-        if math.isnan(score) or (progress.best_score is not None and score <= progress.best_score):
+    def keep_best(self, score: float, *, lower: bool = False) -> None:
+        """Notes a score on val, and keeps a copy of what is evaluated if it is the best so far.
+
+        Args:
+            lower: whether lower is better.
+        """
+        progress, best = self.progress, self.progress.best_score
+        if math.isnan(score) or (best is not None and (score >= best if lower else score <= best)):
             progress.stale += 1
             return
         progress.best_score, progress.best_epoch, progress.stale = score, self.epochs_done, 0
-        if self.config.select == "best":
+        if self.config.select != "last":
             with self.averaged():
                 self.best = {name: t.detach().clone() for name, t in changing(self.model).items()}
 
@@ -155,7 +159,11 @@ class State:
 
     def _fixed(self) -> dict[str, Any]:
         """What no run can change once it has begun: the optimizer has its state, epochs are counted in updates."""
-        return {"--opt": self.config.opt.lower(), "the number of updates in an epoch": self.updates_per_epoch}
+        return {
+            "--opt": self.config.opt.lower(),
+            "the number of updates in an epoch": self.updates_per_epoch,
+            "the score of --select": "best" if self.config.select == "last" else self.config.select,
+        }
 
     def unpack(self, tree: dict[str, Any]) -> None:
         """Puts back what `pack` gave.
@@ -171,7 +179,8 @@ class State:
 
     def _unpack(self, tree: dict[str, Any]) -> None:
         progress, now = Progress(**tree["progress"]), self._fixed()
-        for name, value in tree.get("fixed", now).items():  # which older releases did not note
+        # older releases noted less, and had one score
+        for name, value in {"the score of --select": "best", **tree.get("fixed", {})}.items():
             if value != now[name]:
                 raise CheckpointError(
                     f"{name} cannot change in a run: it was {value} and is now {now[name]}; take back what changed it, "
@@ -184,10 +193,11 @@ class State:
                 f"{progress.update} updates are done, and {asked} is only {self.updates}: ask for more, or start anew "
                 "in another --output"
             )
-        keeps_best = self.config.select == "best"
+        keeps_best = self.config.select != "last"
         if keeps_best and tree["best"] is None and progress.best_score is not None:
             raise CheckpointError(
-                f"--select best: the best model so far, of epoch {progress.best_epoch}, was not kept; say --select last"
+                f"--select {self.config.select}: the best model so far, of epoch {progress.best_epoch}, was not kept; "
+                "say --select last"
             )
         live = changing(self.model)
         shapes, stored_shapes = ({(n, tuple(t.shape)) for n, t in model.items()} for model in (live, tree["model"]))

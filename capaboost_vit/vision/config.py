@@ -88,8 +88,8 @@ class TrainConfig(RunConfig):
                 value = getattr(self, name)
                 if (tuple(value) if isinstance(value, list) else value) != fields[name].default:
                     raise ValueError(f"{flag(name)} has no effect without augmentation: add --no-aug false")
-        if self.val_split is None and (self.patience is not None or self.select == "best"):
-            raise ValueError("--patience and --select best need a validation split: say --val-split NAME")
+        if self.val_split is None and (self.patience is not None or self.select != "last"):
+            raise ValueError("--patience and each --select but last need a validation split: say --val-split NAME")
 
 
 _AUGMENTATION = ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")

@@ -54,8 +54,8 @@ from capaboost_vit.vision.config import TrainConfig
         ({"aa": "rand-m9"}, "--aa has no effect without augmentation: add --no-aug false"),
         ({"scale": (0.5, 1.0)}, "--scale has no effect without augmentation"),
         ({"hflip": 0.0}, "--hflip has no effect without augmentation"),
-        ({"select": "first"}, "--select must be last or best, got 'first'"),
-        ({"select": "bset"}, r"--select must be last or best, got 'bset' \(did you mean 'best'\?\)"),
+        ({"select": "first"}, "--select must be last, best, macro_f1, balanced_accuracy or val_loss, got 'first'"),
+        ({"select": "bset"}, r"--select must be last, best, .* or val_loss, got 'bset' \(did you mean 'best'\?\)"),
         ({"cache": "disk"}, "--cache must be auto, memory, device or none, got 'disk'"),
         (
             {"compile": True, "compile_mode": "fast"},
@@ -75,8 +75,11 @@ from capaboost_vit.vision.config import TrainConfig
         ({"fsdp": True, "channels_last": True}, "--fsdp shards weights in torch's own memory format: leave --channels"),
         ({"fsdp": True, "method": {"name": "full"}}, "--fsdp shards frozen weights, and full fine-tuning has none"),
         ({"resume": True, "overwrite": True}, "--resume goes on with a run, --overwrite replaces it: choose one"),
-        ({"patience": 3, "val_split": None}, "--patience and --select best need a validation split: say --val-split"),
-        ({"select": "best", "val_split": None}, "--patience and --select best need a validation split"),
+        (
+            {"patience": 3, "val_split": None},
+            "--patience and each --select but last need a validation split: say --val-split",
+        ),
+        ({"select": "best", "val_split": None}, "--patience and each --select but last need a validation split"),
     ],
 )
 def test_a_value_out_of_range_is_named_by_its_flag(options, error):

@@ -66,6 +66,12 @@ def test_a_table_keeps_every_bit_of_its_numbers(tmp_path):
     assert [row["value"] for row in read_table(tmp_path)] == values
 
 
+def test_a_column_that_an_older_release_lacked_is_empty_in_its_rows(tmp_path):
+    rows = [{"epoch": 1, "val_accuracy": 50.0}, {"epoch": 2, "val_loss": 0.5, "val_accuracy": 75.0}]
+    write_table(tmp_path / "summary.csv", rows)
+    assert (tmp_path / "summary.csv").read_text() == "epoch,val_loss,val_accuracy\n1,,50.0\n2,0.5,75.0\n"
+
+
 def test_the_points_of_an_epoch_stand_at_its_last_update_and_hold_nothing_that_a_clock_has_measured(tmp_path, make_log):
     log = make_log()
     log.epoch(ROWS[:1], per_second=8.0)

@@ -147,7 +147,9 @@ def test_rows_hold_exact_means_over_images_not_over_batches():
     assert row["train_loss"] == pytest.approx(sum(losses) / 21, abs=1e-5)
     assert row["train_accuracy"] == pytest.approx(100 * right / 21)
     assert row["val_accuracy"] == 100 * held_out / 5
-    assert list(row) == ["epoch", "update", "train_loss", "train_accuracy", "grad_norm", "val_accuracy"]
+    val_losses = [F.cross_entropy(reference(x), y, reduction="sum").item() for x, y in Fixed((4, 1))]
+    assert row["val_loss"] == pytest.approx(sum(val_losses) / 5, rel=1e-6)
+    assert list(row) == ["epoch", "update", "train_loss", "train_accuracy", "grad_norm", "val_loss", "val_accuracy"]
     assert row["grad_norm"] == pytest.approx(sum(log.norms) / 3)
     assert (log.state.progress.examples, log.state.progress.seconds) == (21, 0.75)
     assert log.updates == [1, 2, 3]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 from torch import nn
 
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.objectives import Outputs, TokenCounts, masked_tokens, regression, spans
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.evaluation import forward
-from capaboost_vit.training.objective import Confusion, accuracy, classification
+from capaboost_vit.training.objective import Confusion, MeanLoss, accuracy, classification, per_class_means
 
 CLASSES, TOKENS, WORDS, COUNT = 3, 7, 11, 6
 DRAW = torch.Generator().manual_seed(0)
@@ -288,3 +289,32 @@ def test_the_loss_of_a_question_does_not_depend_on_how_far_it_is_filled_up():
         outputs = forward(Answers(start_logits=filled[0], end_logits=filled[1]), {"attention_mask": mask}, TextConfig())
         losses.append(CASES["questions"][0].loss(outputs, target))
     torch.testing.assert_close(*losses)
+
+
+def test_macro_f1_and_balanced_accuracy_are_those_of_scikit_learn():
+    labels, answers = (
+        torch.tensor([0, 0, 0, 1, 1, 3, 3]),
+        torch.tensor([0, 1, 0, 1, 2, 3, 0]),
+    )  # 2 is no label, 4 neither
+    confusion = Confusion()
+    confusion.add(torch.nn.functional.one_hot(answers, 5).float(), labels)
+    scores = per_class_means(confusion.result(ProcessGroup()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that 2 is an answer and no label
+        assert scores["balanced_accuracy"] == pytest.approx(100 * balanced_accuracy_score(labels, answers))
+    assert scores["macro_f1"] == pytest.approx(100 * f1_score(labels, answers, average="macro"))
+
+
+def test_the_mean_loss_counts_each_example_of_all_processes_once():
+    class Two(ProcessGroup):  # what the other process has is added by hand
+        def gather(self, values):
+            return [*values, *({0: [3], 1: [5.0]}[isinstance(values[0], float)])]
+
+    logits, labels = draw(5, CLASSES), torch.tensor([0, 2, 1, 0, -1])  # the last stands in
+    mean = MeanLoss(classification(smoothing=0.2), indices=range(4))
+    mean.add(logits[:2], labels[:2])
+    mean.add(logits[2:], labels[2:])
+    expected = nn.functional.cross_entropy(logits[:4], labels[:4], reduction="sum").item()
+    assert mean.result(ProcessGroup()) == pytest.approx(expected / 4, rel=1e-6)
+    assert mean.result(Two()) == pytest.approx((expected + 5) / 7, rel=1e-6)
+    assert math.isnan(MeanLoss(classification()).result(ProcessGroup()))

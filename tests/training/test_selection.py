@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.nn import functional as F
 from toys import Fixed, Saves, Scripted, begin, go_on, largest_difference, small, state, train
 
+from capaboost_vit.nlu.objectives import masked_tokens
+from capaboost_vit.training.checkpoint import CheckpointError
+from capaboost_vit.training.objective import with_selected
 from capaboost_vit.vision.config import TrainConfig
 
 STEADY = {"sched": "none", "warmup_epochs": 0}  # so that a shorter run is the beginning of a longer one
@@ -57,6 +62,60 @@ def test_val_is_evaluated_every_so_many_epochs_and_at_the_end(options, epochs):
     assert all(row["val_accuracy"] in (None, 50) for row in log.rows)
 
 
+def losses_of(log):
+    return [row["val_loss"] for row in log.rows]
+
+
+def test_the_loss_on_val_has_no_smoothing_and_the_lowest_is_the_best():
+    def run(**options):
+        model = small()
+        return model, train(model, None, Fixed((4, 1)), smoothing=0.3, lr=0.3, epochs=6, **STEADY, **options)
+
+    chosen, log = run(select="val_loss")
+    losses = losses_of(log)
+    best = losses.index(min(losses))
+    assert 0 < best < 5  # neither first nor last
+    shorter = small()
+    train(shorter, smoothing=0.3, lr=0.3, epochs=best + 1, **STEADY)
+    assert largest_difference(state(chosen), state(shorter)) == 0
+    progress = log.state.progress
+    assert (progress.best_epoch, progress.best_score, progress.stale) == (best + 1, min(losses), 5 - best)
+    chosen.eval()
+    with torch.no_grad():
+        expected = sum(F.cross_entropy(chosen(x), y, reduction="sum").item() for x, y in Fixed((4, 1))) / 5
+    assert min(losses) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("select", ["macro_f1", "balanced_accuracy"])
+def test_a_score_that_is_asked_for_stands_in_the_table_and_chooses(select):
+    model = small()
+    log = train(model, None, Scripted(model, [1, 3, 2, 4]), select=select, patience=1, **STEADY)
+    scores = [row[f"val_{select}"] for row in log.rows]
+    assert log.state.progress.best_score == max(scores)
+    assert list(log.rows[0])[-3:] == ["val_loss", "val_accuracy", f"val_{select}"]
+
+
+def test_a_score_of_classes_is_refused_where_there_are_none():
+    with pytest.raises(ValueError, match="--select macro_f1 is a score of classes, and this task has none: say"):
+        with_selected(masked_tokens(), "macro_f1")
+    for select in ("last", "best", "val_loss"):
+        assert with_selected(masked_tokens(), select).names == ("accuracy", "log_likelihood")
+
+
+def test_the_score_that_chooses_cannot_change_in_a_run_nor_be_guessed_of_an_old_one():
+    begun = begin(small(), select="best")
+    tree = begun.pack()
+    begin(small(), select="best").unpack(tree)
+    begin(small(), select="last").unpack(tree)  # patience goes by the same score
+    message = "the score of --select cannot change in a run: it was best and is now val_loss"
+    with pytest.raises(CheckpointError, match=message):
+        begin(small(), select="val_loss").unpack(tree)
+    del tree["fixed"]["the score of --select"]  # as releases wrote it that had one score
+    begin(small(), select="best").unpack(tree)
+    with pytest.raises(CheckpointError, match=message):
+        begin(small(), select="val_loss").unpack(tree)
+
+
 # the number of updates
 
 
@@ -103,5 +162,7 @@ def test_what_is_finished_does_nothing_more():
 
 @pytest.mark.parametrize("options", [{"patience": 3}, {"select": "best"}])
 def test_what_needs_a_validation_split_says_so(options):
-    with pytest.raises(ValueError, match="--patience and --select best need a validation split: say --val-split NAME"):
+    with pytest.raises(
+        ValueError, match="--patience and each --select but last need a validation split: say --val-split NAME"
+    ):
         TrainConfig(val_split=None, **options)

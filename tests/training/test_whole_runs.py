@@ -120,7 +120,7 @@ def test_data_without_val_cannot_choose_by_it(run, pictures, tmp_path, option):
     data = tmp_path / "data"
     for part in ("train", "test"):
         shutil.copytree(pictures / part, data / part)
-    with pytest.raises(ValueError, match="has no split 'val', which --patience and --select best need"):
+    with pytest.raises(ValueError, match="has no split 'val', which --patience and each --select but last need"):
         run(data=str(data), **option)
     assert not (tmp_path / "run").exists()
 
