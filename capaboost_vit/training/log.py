@@ -216,7 +216,7 @@ class Log:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Atomic write of rows as csv, with the columns of the last; None, and what an older one lacks, is an empty cell."""
+    """Atomic write of rows as csv, with the columns of the last; None, and what a row lacks, is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[-1]) if rows else [], lineterminator="\n")
     writer.writeheader()
