@@ -30,6 +30,7 @@ from .training.folder import RunFolder
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit, run_stages
+from .training.lr_search import SEARCH_FILES, find_rate, rate_without_search
 from .training.machine import machine
 from .training.result import finish_run
 from .training.resume import earlier_options, is_changed, newest_state
@@ -78,7 +79,9 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
     if fresh:
         folder.refuse_if_taken()
     if config.resume:
-        config = dataclasses.replace(config, **broadcast(earlier_options(folder) if world.is_main else {}, world))
+        config = dataclasses.replace(
+            config, **broadcast(earlier_options(folder, config) if world.is_main else {}, world)
+        )
     if isinstance(config, TextConfig):
         _pretrain(config, world, device, stop)
     # other processes may not see the folder
@@ -89,12 +92,15 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
             if world.is_main and folder.status() != "finished":  # killed between its last two files
                 folder.write_status("finished", result["updates"])
             return result
-    job = build_job(config, world, device)
+    search = config.lr == "auto"
+    job = build_job(rate_without_search(config) if search else config, world, device)
     try:
         if world.is_main:
             folder.lock()
             if fresh:  # another run may have come and gone while the job was built
                 folder.refuse_if_taken()
+        if search:
+            job = find_rate(job, folder, stop)
         return _run(job, folder, stop, finished=result is not None)
     finally:
         job.close()
@@ -154,7 +160,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
             notes.append("warning: the run was finished before: the test split is used once more")
     if world.is_main:
         if tree is None:
-            folder.empty()
+            folder.empty(but=() if config.overwrite else SEARCH_FILES)
         write_text(folder.path / "config.yaml", format_yaml(as_dict(config)))
     log = Log(
         folder.path,

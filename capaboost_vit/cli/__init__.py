@@ -20,7 +20,11 @@ from .parser import Parser
 # by name: parser, action (None or an int is the exit code), help
 _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | None], str]] = {
     "quickstart": (train.quickstart_parser, train.quickstart, "the whole story on the embedded digits"),
-    "train": (partial(train.train_parser, TrainConfig), partial(train.train, TrainConfig), "train a model on images"),
+    "train": (
+        partial(train.train_parser, TrainConfig, lr="auto"),
+        partial(train.train, TrainConfig),
+        "train a model on images",
+    ),
     "train-text": (
         partial(train.train_parser, TextConfig),
         partial(train.train, TextConfig),

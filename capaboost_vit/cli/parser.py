@@ -8,11 +8,11 @@ import operator
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..io.options import arguments_of, flag, hints_of, nearest, suggest, tuples
+from ..io.options import arguments_of, flag, hints_of, nearest, suggest, tuples, words_of
 from ..io.printable import printable
 from ..methods import METHODS
 from ..methods.index import takes_several
@@ -67,12 +67,14 @@ _OTHER_NAMES = {
 class Parser(ArgumentParser):
     """Says what is wrong in one line, with the nearest option, and exits with 2.
 
-    `below` are its own subcommands, by name: parser and help.
+    `below` are its own subcommands, by name: parser and help; `before_files` options that stand before all others where
+    there is a --config.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
         self.below: dict[str, tuple[Callable[[], Parser], str]] = {}
+        self.before_files: list[str] = []
 
     def add_commands(self, commands: Mapping[str, tuple[Callable[[], Parser], str]], *, required: bool) -> None:
         """Adds subcommands and those below them, from the top as jsonargparse wants it."""
@@ -92,7 +94,8 @@ class Parser(ArgumentParser):
                 end = place + (1 if "=" in given[place] else 2)
                 files[:0] = given[place:end]
                 del given[place:end]
-        return super().parse_args([*files, *given], *others, **options)
+        before = self.before_files if files else []
+        return super().parse_args([*before, *files, *given], *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
@@ -162,7 +165,7 @@ def add_option(
         valid: what `option` has noted of its values.
     """
     extra: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "{true,false}"} if hint is bool else {}
-    if choices := arguments_of(hint, Literal):
+    if choices := words_of(hint):
         extra["metavar"] = f"{{{','.join(choices)}}}"
     typed = Typed(flag, hint, valid or {})
     if numbers := arguments_of(hint, tuple):

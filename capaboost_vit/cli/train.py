@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
+from ..io.options import flag
 from ..training.config import RunConfig
 from .parser import Parser, add_method_options, add_option, method_options, parser_of, values_of
 
 
-def train_parser(config: type[RunConfig]) -> Parser:
-    """Every field of a configuration as an option, and those of the methods."""
+def train_parser(config: type[RunConfig], **defaults: Any) -> Parser:
+    """Every field of a configuration as an option, and those of the methods.
+
+    Args:
+        defaults: of what is typed, where they are not the configuration's; what a file leaves out is as in Python.
+    """
     parser = parser_of(config, but=("method",))
     add_method_options(parser)
+    parser.set_defaults(**defaults)
+    parser.before_files = [f"{flag(name)}={config.__dataclass_fields__[name].default}" for name in defaults]
     return parser
 
 

@@ -57,7 +57,7 @@ class Typed:
             check_value(self.what, value, self.hint, self.valid)
         except (TypeError, ValueError) as error:
             raise WrongValue(str(error)) from error
-        return float(value) if type(value) is int and self.hint in (float, float | None) else value
+        return float(value) if type(value) is int and float in (self.hint, *typing.get_args(self.hint)) else value
 
     def __repr__(self) -> str:  # in --help
         name = self.hint.__name__ if isinstance(self.hint, type) else str(self.hint)

@@ -70,7 +70,7 @@ def check_options(config: Any, what: Callable[[str], str] = flag) -> None:
 
 def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> None:
     """Checks a value against a type and what is valid, as `option` names it; raises as `check_options` does."""
-    choices = valid.get("choices") or arguments_of(hint, Literal)
+    choices = valid.get("choices") or words_of(hint)
     if value is None or not choices:
         check_type(what, value, hint)
     for item in value if isinstance(value, (list, tuple)) and _fits(value, hint) else (value,):
@@ -152,6 +152,11 @@ def arguments_of(hint: Any, origin: Any) -> tuple[Any, ...]:
     return kinds if typing.get_origin(hint) is origin else next(filter(None, below), ())
 
 
+def words_of(hint: Any) -> tuple[Any, ...]:
+    """The words of a Literal, alone or beside None; none of a type that takes numbers, too."""
+    return () if float in typing.get_args(hint) else arguments_of(hint, Literal)
+
+
 _BOUNDS = {"low": operator.ge, "above": operator.gt, "high": operator.le, "below": operator.lt}
 
 
@@ -194,6 +199,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _type_in_words(hint: Any) -> str:
     origin, kinds = typing.get_origin(hint), typing.get_args(hint)
+    if float in kinds and arguments_of(hint, Literal):
+        return f"float or {' or '.join(arguments_of(hint, Literal))}"
     if origin is Literal:
         return f"one of {', '.join(map(str, kinds))}"
     if origin is tuple:

@@ -36,6 +36,7 @@ class Adapter(MaskedMethod):
     """
 
     name: ClassVar[str] = "adapter"
+    usual_lr: ClassVar[float] = 1e-2  # its output is scaled by 0.1
     bottleneck: int = option(8, "width of the adapter", low=1)
     placement: str = option(
         "parallel",

@@ -44,6 +44,7 @@ class Method:
             whose attention layers are timm's plain ones.
         trains_all: everything is trained, and an adapter file holds every weight (full fine-tuning).
         starts_as_base: the model computes at step 0 what the base does.
+        usual_lr: learning rate of AdamW on images where nobody chooses or searches one.
         stacks: takes modules that carry a wrapper of the same class already.
         given: the names that the user gave (`name` too), which a run's configuration keeps; None: made by its class.
     """
@@ -54,6 +55,7 @@ class Method:
     trains_all: ClassVar[bool] = False
     starts_as_base: ClassVar[bool] = True
     stacks: ClassVar[bool] = False
+    usual_lr: ClassVar[float] = 3e-3  # measured: see docs/tuning.md, "Usual rates"
     given: ClassVar[tuple[str, ...] | None] = None
 
     def __post_init__(self) -> None:

@@ -64,10 +64,14 @@ class TextConfig(RunConfig):
     # optimisation
     epochs: int = option(20, "passes over the training split")
     batch_size: int = option(128, "examples of one update, over all processes and accumulation steps")
-    lr: float = option(5e-4, "learning rate")
+    lr: float | Literal["auto"] = option(5e-4, "learning rate; auto: found by short runs on val")
     weight_decay: float = option(0.1, "weight decay; not for biases and norms")
     warmup_steps: float | None = option(0.1, "updates of warm-up; below 1: their share of all")
     select: Select = option("best", SELECT_HELP)
+
+    def usual_lr(self) -> float:
+        """The official one, for all methods."""
+        return 5e-4
 
     def __post_init__(self) -> None:
         super().__post_init__()

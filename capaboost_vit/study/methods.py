@@ -87,6 +87,8 @@ def check_option(where: str, name: Any, value: Any, *, allowed: Collection[str] 
     """
     _check_name(where, name, allowed)
     check_type(f"{where}{name}", value, _HINTS[name])
+    if (name, value) == ("lr", "auto"):
+        raise ValueError(f"{where}lr auto is for a run alone: a study takes a number, or finds one by study tune")
 
 
 def _check_name(where: str, name: Any, allowed: Collection[str] = ()) -> None:

@@ -51,7 +51,9 @@ class RunConfig:
     grad_accum_steps: int = option(1, "parts in which the examples of an update are computed, to save memory", low=1)
     validation_batch_size: int = option(256, "examples at a time in evaluation", low=1)
     opt: str = option("adamw", "optimizer, any of timm.optim", choices=_optimizers)
-    lr: float = option(1e-3, "learning rate", above=0)
+    lr: float | Literal["auto"] = option(
+        1e-3, "learning rate; auto: found by short runs on val, which take half of the run's updates at most", above=0
+    )
     weight_decay: float = option(1e-4, "weight decay; not for biases and norms", low=0)
     momentum: float = option(0.9, "momentum, for optimizers that have it", low=0, below=1)
     layer_decay: float | None = option(None, "layer-wise decay of the learning rate", above=0, high=1)
@@ -138,6 +140,10 @@ class RunConfig:
             raise ValueError("--fsdp gathers weights between blocks, which --compile joins: leave one of them out")
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run, --overwrite replaces it: choose one")
+
+    def usual_lr(self) -> float:
+        """The learning rate around which `lr: auto` searches, and which it means where there is no search."""
+        return 1e-3 if self.method is None else self.method.usual_lr
 
     def implied_method(self) -> str | None:
         """The method that the model's name brings with it (`*_capaboost_lora`); None where it brings none."""

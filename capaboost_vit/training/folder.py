@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ FILES = (
     "status.json",
     "bad_batch.json",
     "tracker.json",
+    "lr_search.json",
+    "lr_search.png",
 )
 FOLDERS = ("tensorboard", "checkpoints", "model", "wandb")
 
@@ -56,6 +58,11 @@ class RunFolder:
         if path.exists() and not isinstance(result.get("config"), dict):
             raise ValueError(f"{path} is not the result of a run: remove it, or choose another --output")
         return result or None
+
+    def search(self) -> dict[str, Any]:
+        """The record of the search for a learning rate, as result.json holds it; nothing without a search."""
+        record = self._read("lr_search.json")
+        return {"lr_search": {name: record.get(name) for name in ("lr", "tried")}} if record else {}
 
     def status(self) -> str | None:
         """What status.json says; None if there is none, or it is damaged."""
@@ -105,9 +112,9 @@ class RunFolder:
         """Lets other processes write; safe to call without a lock."""
         self.run_lock.release()
 
-    def empty(self) -> None:
-        """Removes what an earlier run has left; other files stay."""
-        for name in FILES:
+    def empty(self, *, but: Collection[str] = ()) -> None:
+        """Removes what an earlier run has left, `but` some of it; other files stay."""
+        for name in set(FILES) - set(but):
             (self.path / name).unlink(missing_ok=True)
         for name in FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)

@@ -46,7 +46,7 @@ class Log:
         unit: what is counted in speeds.
         kept: what `sizes` gave at the checkpoint from which the run goes on: later events are cut off.
         start: updates that are done.
-        active: false for a process that shall write nothing.
+        active: false for a process that shall write nothing. events: false for progress on the terminal alone.
         trackers: are given the same scalars as TensorBoard.
     """
 
@@ -60,6 +60,7 @@ class Log:
         kept: Mapping[str, int] | None = None,
         start: int = 0,
         active: bool = True,
+        events: bool = True,
         stream: TextIO | None = None,
         trackers: Sequence[Tracker] = (),
     ) -> None:
@@ -70,7 +71,7 @@ class Log:
         )
         self.writer = None
         self.thread_hook = threading.excepthook
-        if active:
+        if active and events:
             threading.excepthook = self._on_thread_error
             with self._writing():
                 _cut(folder / "tensorboard", kept or {})

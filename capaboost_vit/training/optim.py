@@ -97,19 +97,23 @@ def draws_numbers(optimizer: torch.optim.Optimizer) -> bool:
     return not type(optimizer).__module__.startswith("torch.optim.")
 
 
+def warmup_updates(config: RunConfig, updates_per_epoch: int) -> int:
+    """Updates of linear warm-up."""
+    total = config.max_steps or config.epochs * updates_per_epoch
+    if config.warmup_epochs is not None:
+        return config.warmup_epochs * updates_per_epoch
+    if config.warmup_steps is not None:
+        return int(config.warmup_steps * (total if config.warmup_steps < 1 else 1))
+    return total // 10 if config.max_steps else round(config.epochs / 10) * updates_per_epoch
+
+
 def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_per_epoch: int) -> Any:
     """timm's schedule, stepped after each update: linear warm-up, then the rest of the run, ending at min_lr.
 
     Raises:
         ValueError: the warm-up is as long as the run, or timm refuses the schedule.
     """
-    total = config.max_steps or config.epochs * updates_per_epoch
-    if config.warmup_epochs is not None:
-        warmup = config.warmup_epochs * updates_per_epoch
-    elif config.warmup_steps is not None:
-        warmup = int(config.warmup_steps * (total if config.warmup_steps < 1 else 1))
-    else:
-        warmup = total // 10 if config.max_steps else round(config.epochs / 10) * updates_per_epoch
+    total, warmup = config.max_steps or config.epochs * updates_per_epoch, warmup_updates(config, updates_per_epoch)
     if warmup >= total:
         option = "epochs" if config.warmup_epochs is not None else "steps"
         given = getattr(config, f"warmup_{option}")

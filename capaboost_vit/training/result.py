@@ -73,6 +73,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
         "data": {"spec": config.data, **job.record["data"], **job.extra_results},
         "config": as_dict(config),
         "machine": machine(state.device, world),
+        **folder.search(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     pictures = [folder.path / f"{name}.png" for name in figures]

@@ -21,7 +21,14 @@ def newest_state(job: Job, folder: RunFolder, note: Callable[[str], None]) -> di
     """
     tree = folder.checkpoints.newest(note)
     if tree is None:
-        if set(folder.present()) - {"config.yaml", "status.json", "tensorboard", "checkpoints"}:
+        if set(folder.present()) - {
+            "config.yaml",
+            "status.json",
+            "tensorboard",
+            "checkpoints",
+            "lr_search.json",
+            "lr_search.png",
+        }:
             raise CheckpointError(f"{folder.path} holds a run without a checkpoint: replace it with --overwrite")
         note(f"no checkpoint in {folder.path}: starting fresh")
         return None
@@ -38,11 +45,15 @@ def newest_state(job: Job, folder: RunFolder, note: Callable[[str], None]) -> di
     return tree
 
 
-def earlier_options(folder: RunFolder) -> dict[str, Any]:
-    """Options that the run in the folder lacked when it was begun, with what its release did: it goes on like that."""
+def earlier_options(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
+    """What the run in the folder was begun with, where the configuration leaves it open, so that it goes on like that.
+
+    These are the options that it lacked, with what its release did, and the learning rate that it has found.
+    """
     file = folder.path / "config.yaml"
     begun = read_yaml(file) if file.is_file() else EARLIER
-    return {name: value for name, value in EARLIER.items() if name not in begun}
+    options = {name: value for name, value in EARLIER.items() if name not in begun}
+    return {**options, "lr": begun["lr"]} if config.lr == "auto" and "lr" in begun else options
 
 
 def _val_record(record: dict[str, Any]) -> Any:

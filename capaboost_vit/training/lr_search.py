@@ -1,0 +1,270 @@
+"""Search for the learning rate: a few short runs that are scored on val, before the run itself begins."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..io.json import read_object
+from .checkpoint import changing
+from .config import RunConfig
+from .distributed import broadcast
+from .figures import new_figure, save_figure
+from .folder import RunFolder
+from .hooks import put
+from .job import Job
+from .log import Log
+from .loop import fit, run_stages
+from .optim import warmup_updates
+from .resume import is_changed
+from .signals import Interrupted, StopSignals
+from .state import State
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RECORD, PICTURE = SEARCH_FILES = ("lr_search.json", "lr_search.png")
+_SHORTEST = 8  # updates of a short run that say something
+_MOST_EXAMPLES = 200_000  # of a run that is worth half of it more without being asked twice: 100 epochs of 2,000
+_COST = 2  # the search takes at most one of so many parts of the run's updates
+_PARTS = 8  # of them the first round's runs take one each
+_FACTOR = 2.0  # from rate to rate
+
+Score = tuple[float, float]  # on val: the score, and among equals the lower loss, negated
+
+
+def rate_without_search(config: RunConfig) -> RunConfig:
+    """A configuration with `lr: auto` at its method's usual rate, with which its job can be built."""
+    return dataclasses.replace(config, lr=config.usual_lr())
+
+
+def reason_against(job: Job) -> str | None:
+    """Why no search is made for a run: nothing to score on, too few updates, or too many; None where one is."""
+    updates = job.state.updates
+    least = _COST * _PARTS * _SHORTEST
+    if job.val is None:
+        return "no val split to search on"
+    if updates < least:
+        return f"a search takes a run of {least} updates at least, and this one has {updates}"
+    if updates * job.config.batch_size > _MOST_EXAMPLES:
+        return f"a search is made for runs of up to {_MOST_EXAMPLES:,} {job.config.unit}, and this one sees more"
+    return None
+
+
+def halve(run: Callable[[float, int], Score], usual: float, budget: int) -> float:
+    """Successive halving: the best of several rates in short runs, of which the best two are compared in longer ones.
+
+    The first round takes half of the usual rate, this, and twice it, an eighth of the budget each, and goes on
+    to the next one for as long as the best is at the edge and three eighths are left for the second round.
+
+    Args:
+        run: the score of a run of so many updates at a rate.
+        budget: updates in all.
+    """
+    short = budget // _PARTS
+    scores = {rate: run(rate, short) for rate in (_rounded(usual / _FACTOR), usual, _rounded(usual * _FACTOR))}
+    while len(scores) < _PARTS - 3:
+        best = max(scores, key=scores.__getitem__)
+        if best not in (min(scores), max(scores)):
+            break
+        further = _rounded(best / _FACTOR if best == min(scores) else best * _FACTOR)
+        scores[further] = run(further, short)
+    two = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
+    final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in two}
+    return max(two, key=final.__getitem__)
+
+
+def _rounded(rate: float) -> float:
+    """To two digits, as people write it."""
+    return float(f"{rate:.2g}")
+
+
+def find_rate(job: Job, folder: RunFolder, stop: StopSignals) -> Job:
+    """The job at the learning rate that short runs find; where none are made, as it is, with a line that says why.
+
+    The short runs start from the job's own weights and see its own batches, and are scored on val by what chooses its
+    epoch. They end with their schedule, at the same share of warm-up. lr_search.json has each of them as it ends, and
+    the picture stands beside it: of a search that was killed only the run at hand is made again, so it comes to the
+    same rate. The folder is locked, and what stands in it is that of this run.
+
+    Raises:
+        ValueError: `resume`, and the search was begun with other options or data.
+        Interrupted: a signal came.
+    """
+    usual = job.config.lr
+    assert isinstance(usual, float)
+    against = reason_against(job)
+    if against is not None:
+        job.lines.append(f"learning rate {usual:g}, the usual one here: {against}")
+        return job
+    search = _Search(job, folder, stop)
+    try:
+        rate = halve(search.run, usual, job.state.updates // _COST)
+    except Interrupted as stopped:
+        if job.world.is_main:
+            folder.write_status("preempted", 0)
+        what = "stopped in the search for a learning rate; go on with the same command and --resume"
+        raise Interrupted(stopped.number, what) from None
+    finally:
+        search.log.close()
+    search.chosen(rate)
+    config = dataclasses.replace(job.config, lr=rate, overwrite=False)  # the folder is emptied
+    job.lines.append(f"learning rate {rate:g}, found on val in {search.spent} updates of short runs ({PICTURE})")
+    return dataclasses.replace(job, config=config, state=State(job.model, config, len(job.train)))
+
+
+class _Search:
+    """The short runs of one job, and what is known of them."""
+
+    def __init__(self, job: Job, folder: RunFolder, stop: StopSignals) -> None:
+        self.job, self.folder, self.stop = job, folder, stop
+        self.record: dict[str, Any] = {"identity": job.record, "updates": job.state.updates, "tried": []}
+        earlier = broadcast(_earlier(job, folder) if job.world.is_main else None, job.world)
+        if earlier is not None and not is_changed(folder, earlier["identity"], job.record, job.config):
+            self.record = earlier
+        self.known = {(row["lr"], row["updates"]): row for row in self.record["tried"]}
+        self.spent = 0
+        self.log = Log(folder.path, updates=job.state.updates // _COST, active=job.world.is_main, events=False)
+        self.log.say(
+            f"learning rate: short runs, scored on val, of at most {job.state.updates // _COST} updates in all"
+        )
+        if job.world.is_main:
+            if job.config.overwrite:
+                folder.empty()
+            folder.write_status("running", 0)
+            self._write()
+        self.before = _copied(job)
+        run_stages(job, self.log.say)
+        self.start = _copied(job)
+
+    def run(self, rate: float, updates: int) -> Score:
+        """The score of a short run, made or known from before."""
+        row = self.known.get((rate, updates))
+        if row is None:
+            row = {"lr": rate, "updates": updates, **_short_run(self.job, self.start, rate, updates, self)}
+            self.record["tried"].append(row)
+            self._write()
+        self.spent += updates
+        name = self.job.objective.names[0]
+        shown = "diverges" if row["score"] is None else f"val {name} {row['score']:.2f}"
+        self.log.say(f"  lr {rate:<8g} {updates} updates  {shown}")
+        return (-math.inf, -math.inf) if row["score"] is None else (row["score"], -row["loss"])
+
+    def chosen(self, rate: float) -> None:
+        """Notes the rate, draws the picture, and puts the weights back that were there before."""
+        self.record["lr"] = rate
+        put(changing(self.job.model), self.before)
+        self.job.model.zero_grad(set_to_none=True)
+        self._write()
+        if self.job.world.is_main:
+            name = self.job.objective.names[0]
+            figure = draw_rates(self.record["tried"], rate, title=self.job.title, score=name)
+            save_figure(figure, self.folder.path / PICTURE)
+
+    def _write(self) -> None:
+        if self.job.world.is_main:
+            self.folder.write_json(RECORD, self.record)
+
+
+def _earlier(job: Job, folder: RunFolder) -> dict[str, Any] | None:
+    """What a search that was stopped has left, if the run goes on with it; a damaged file is none."""
+    if job.config.resume:
+        try:
+            return read_object(folder.path / RECORD, {"identity": dict[str, Any], "tried": list})
+        except (FileNotFoundError, ValueError):
+            pass
+    return None
+
+
+def _copied(job: Job) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in changing(job.model).items()}
+
+
+def _short_run(job: Job, start: Mapping[str, Tensor], rate: float, updates: int, search: _Search) -> dict[str, Any]:
+    """Trains for so many updates from `start`; score and loss on val, None for a run that is not finite any more."""
+    put(changing(job.model), start)
+    short = copy.copy(job)  # not `replace`, which would take the fingerprint of all weights again
+    short.config = dataclasses.replace(
+        job.config,
+        lr=rate,
+        max_steps=updates,
+        warmup_epochs=None,
+        warmup_steps=warmup_updates(job.config, len(job.train)) / job.state.updates,
+        select="last",
+        patience=None,
+        checkpoint_interval=None,
+    )
+    short.val = None
+    short.state = State(job.model, short.config, len(job.train))
+    loss, count = torch.zeros((), device=short.state.device), torch.zeros((), device=short.state.device)
+
+    def add_loss(outputs: Tensor, targets: Tensor) -> None:
+        loss.add_(job.objective.loss(outputs, targets))
+        count.add_(len(targets))
+
+    try:
+        assert job.val is not None
+        fit(short, _Quiet(search), save=lambda state: None, stop=search.stop)  # type: ignore[arg-type]
+        accumulated = short.evaluate(job.val, stop=search.stop, also=add_loss)
+    except FloatingPointError:
+        return {"score": None, "loss": None}
+    score = job.objective.scores(accumulated, job.val)[job.objective.names[0]]
+    total, examples = job.world.sum(torch.stack([loss, count])).tolist()
+    finite = math.isfinite(score) and math.isfinite(total)
+    return {"score": score, "loss": total / examples} if finite else {"score": None, "loss": None}
+
+
+class _Quiet:
+    """What the training loop tells of a short run: it moves the bar of the search, and nothing else is kept."""
+
+    def __init__(self, search: _Search) -> None:
+        self.log, self.spent, self.last = search.log, search.spent, time.monotonic()
+
+    def step(self, update: int, examples: int, values: Mapping[str, float]) -> float:
+        """Passed on, at its place in the search."""
+        return self.log.step(self.spent + update, examples, values)
+
+    def start(self, update: int) -> None:
+        """Passed on."""
+        self.log.start(self.spent + update)
+
+    def say(self, text: str) -> None:
+        """Passed on."""
+        self.log.say(text)
+
+    def inputs(self, inputs: Any) -> None:
+        """Not shown."""
+
+    def epoch(self, rows: Sequence[Mapping[str, Any]], *, per_second: float) -> None:
+        """Not shown."""
+
+
+def draw_rates(tried: Sequence[Mapping[str, Any]], chosen: float, *, title: str, score: str) -> Figure:
+    """The score on val of short runs over their learning rate, a line for each length; the rate that was taken.
+
+    Args:
+        tried: `lr`, `updates` and `score` (None of a run that diverged, which is not drawn) of each.
+    """
+    figure = new_figure(6.5, 4, f"{title}: learning rate")
+    axes = figure.subplots()
+    axes.axvline(chosen, color="0.6", linestyle="--", linewidth=1, label=f"taken: {chosen:g}")
+    for updates in dict.fromkeys(row["updates"] for row in tried):
+        rows = sorted(
+            (row["lr"], row["score"]) for row in tried if row["updates"] == updates and row["score"] is not None
+        )
+        axes.plot([rate for rate, _ in rows], [value for _, value in rows], marker="o", label=f"{updates} updates")
+    axes.set_xscale("log")
+    rates = sorted({row["lr"] for row in tried})
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    axes.set(xlabel="learning rate", ylabel=f"validation {score.replace('_', ' ')}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
