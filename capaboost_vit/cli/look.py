@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from ..vision.config import TrainConfig
+from ..vision.config import IMG_SIZE_HELP, TrainConfig
 from .parser import Parser, add_method_options, add_option, method_options
 
 
@@ -83,7 +83,8 @@ def summary_parser() -> Parser:
         "model", type=str, help="timm model name; or folder of a run, adapter file, folder that timm loads"
     )
     add_option(parser, "--num-classes", int | None, None, "classes of the head; null: the model's own")
-    add_option(parser, "--img-size", int | None, None, "image size; null: the model's own")
+    valid = {"low": 1, "metavar": ("HEIGHT", "WIDTH")}
+    add_option(parser, "--img-size", int | tuple[int, int] | None, None, IMG_SIZE_HELP, valid)
     add_method_options(parser)
     return parser
 
@@ -92,7 +93,7 @@ def summary(arguments: Namespace) -> None:
     """Builds the model without base weights and prints its table."""
     import timm
 
-    from ..vision.build import build_model
+    from ..vision.build import build_data_config, build_model
     from ..vision.saved import open_without_base
     from ..vision.summary import summary
 
@@ -106,4 +107,5 @@ def summary(arguments: Namespace) -> None:
         summary(saved.model, input_size=tuple(saved.input["input_size"]))
         return
     config = TrainConfig(model=arguments.model, img_size=arguments.img_size, drop_path=0.0, method=options)  # type: ignore[arg-type]
-    summary(build_model(config, num_classes=arguments.num_classes))
+    model = build_model(config, num_classes=arguments.num_classes)
+    summary(model, input_size=build_data_config(config, model)["input_size"])

@@ -169,7 +169,7 @@ def add_option(
         extra["metavar"] = f"{{{','.join(choices)}}}"
     typed = Typed(flag, hint, valid or {})
     if numbers := arguments_of(hint, tuple):
-        names = ("LOW", "HIGH") if len(numbers) == 2 else ("NUMBER", "...")
+        names = typed.valid.get("metavar") or (("LOW", "HIGH") if len(numbers) == 2 else ("NUMBER", "..."))
         parser.add_argument(flag, action=Numbers, typed=typed, default=default, help=text, metavar=names)
         return
     parser.add_argument(flag, type=typed, default=default, help=text, **extra)

@@ -25,6 +25,7 @@ def option(
     off: float | None = None,
     choices: Iterable[str] | Callable[[], Iterable[str]] = (),
     compared: bool = True,
+    metavar: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with a default (copied, if it is a dict), the help of the command line, and its valid values.
 
@@ -38,10 +39,11 @@ def option(
             another library, whatever the case of their letters; it is not called for the default.
         compared: of a method: whether an adapter file and the model that loads it must agree on the option. Not on one
             that the stored tensors show themselves (shapes, masks), or that matters in training only.
+        metavar: what its values are called in the help of the command line.
     """
     names = choices if callable(choices) else tuple(choices)
     valid = {"low": low, "above": above, "high": high, "below": below, "off": off, "choices": names}
-    valid |= {"default": default}
+    valid |= {"default": default, "metavar": metavar}
     metadata = {"help": help, "compared": compared, **valid}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)

@@ -16,7 +16,7 @@ from ..io.options import nearest, suggest
 from ..methods import METHODS, Method
 from ..training.loader import Batch
 from .adapters import adapt
-from .config import TrainConfig
+from .config import TrainConfig, sides
 from .registry import parse_name
 from .weights import create_base, is_folder, name_of_folder
 
@@ -84,8 +84,10 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
 
 def build_data_config(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
     """timm's input configuration of the model (size, mean, std, crop, interpolation), with the run's overrides."""
-    names = ("img_size", "crop_pct", "crop_mode", "interpolation")
+    names = ("crop_pct", "crop_mode", "interpolation")
     asked = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    if config.img_size is not None:
+        asked["input_size"] = (3, *sides(config.img_size))
     return check_scaling(resolve_data_config(asked, model=model), config.model)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..io.options import flag, option
 from ..training.config import RunConfig
+
+IMG_SIZE_HELP = "image size in pixels, one number for squares, or height and width; none: the model's own"
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class TrainConfig(RunConfig):
     bad_images: Literal["error", "skip"] = option(
         "error", "images that cannot be read: error, or skip those of training (counted; never in evaluation)"
     )
-    img_size: int | None = option(None, "image size; none: the model's own", low=1)
+    img_size: int | tuple[int, int] | None = option(None, IMG_SIZE_HELP, low=1, metavar=("HEIGHT", "WIDTH"))
     crop_pct: float | None = option(None, "share of the resized image that is kept; none: the model's own", above=0)
     crop_mode: Literal["center", "squash", "border"] | None = option(
-        None, "center, squash (plain resize to a square) or border; none: the model's own"
+        None, "center, squash (plain resize of both sides) or border; none: the model's own"
     )
     interpolation: str | None = option(
         None,
@@ -80,6 +83,9 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.img_size is not None:  # a square has one name
+            height, width = sides(self.img_size)
+            object.__setattr__(self, "img_size", height if height == width else (height, width))
         if self.fsdp and self.channels_last:
             raise ValueError("--fsdp shards weights in torch's own memory format: leave --channels-last out")
         if self.no_aug:
@@ -90,6 +96,12 @@ class TrainConfig(RunConfig):
                     raise ValueError(f"{flag(name)} has no effect without augmentation: add --no-aug false")
         if self.val_split is None and (self.patience is not None or self.select != "last"):
             raise ValueError("--patience and each --select but last need a validation split: say --val-split NAME")
+
+
+def sides(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image size."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return height, width
 
 
 _AUGMENTATION = ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")

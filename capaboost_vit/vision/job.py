@@ -71,7 +71,10 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         pixels = [torch.as_tensor(transform(picture)) for transform in (eval_transform, train_transform)]
         return prepare((torch.stack(pixels), torch.zeros(2)))[0]
 
-    hint = f"; leave --img-size {config.img_size} out, or take a multiple of the patch size" if config.img_size else ""
+    hint = ""
+    if config.img_size:
+        given = " ".join(map(str, image_config["input_size"][-1 if isinstance(config.img_size, int) else -2 :]))
+        hint = f"; leave --img-size {given} out, or take multiples of the patch size"
     try_out(model, example, config, hint=hint)
     shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     reading: dict[str, Any] = {"workers": config.workers, "cache": config.cache, "device": device}

@@ -119,9 +119,9 @@ def name_of_folder(model: str) -> str:
     except (OSError, ValueError, TypeError) as error:
         return f"no folder that timm could load a model from ({' '.join(str(error).split())})"
     size = arguments.pop("img_size", None)
-    size = size[0] if isinstance(size, list) and len({*size}) == 1 else size  # timm notes height and width
+    sizes = (size if len({*size}) > 1 else size[:1]) if isinstance(size, list) else [size]  # timm notes both sides
     arguments.pop("num_classes", None)  # those of the data
-    options = [f"--img-size {size}"] if size else []
+    options = [f"--img-size {' '.join(map(str, sizes))}"] if size else []
     options += [f"--model-kwargs {shlex.quote(json.dumps(arguments))}"] if arguments else []
     weights = next((str(file) for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")), "FILE")
     return " ".join([f"say --model {architecture} --initial-checkpoint {shlex.quote(weights)}", *options])

@@ -74,6 +74,7 @@ from capaboost_vit.vision.config import TrainConfig
         ({"fsdp": True, "compile": True}, "--fsdp gathers weights between blocks, which --compile joins: leave one"),
         ({"fsdp": True, "channels_last": True}, "--fsdp shards weights in torch's own memory format: leave --channels"),
         ({"fsdp": True, "method": {"name": "full"}}, "--fsdp shards frozen weights, and full fine-tuning has none"),
+        ({"img_size": (32, 0)}, "--img-size must be at least 1, got 0"),
         ({"resume": True, "overwrite": True}, "--resume goes on with a run, --overwrite replaces it: choose one"),
         (
             {"patience": 3, "val_split": None},

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy
 import pytest
 import timm
 import torch
@@ -19,6 +20,7 @@ from capaboost_vit import METHODS
 from capaboost_vit.core.inject import wrappers
 from capaboost_vit.core.merge import unmergeable
 from capaboost_vit.core.wrapper import unwrap
+from capaboost_vit.methods.adapter_file import read_adapter_file
 from capaboost_vit.run import train
 from capaboost_vit.vision.class_row import FirstRowsBlock
 from capaboost_vit.vision.data import open_data
@@ -26,6 +28,8 @@ from capaboost_vit.vision.predict import Prediction, predict_images, write_predi
 from capaboost_vit.vision.saved import evaluate_adapter, merge_adapter, open_saved
 
 CLASSES = ("blue", "green", "red")
+SWIN_NAME = "swin_tiny_patch4_window7_224"
+SWIN = {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2], "drop_path_rate": 0.0}
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
@@ -385,17 +389,31 @@ def test_a_merged_folder_gives_the_same_logits_to_who_has_only_timm(ready, finis
         {"model": "vit_tiny_capaboost_lora.augreg_in21k", "drop_path": 0.4},
         {"model": "test_vit2", "model_kwargs": {}, "method": {"name": "head"}, "initial_checkpoint": None},
         {"model": "test_resnet", "model_kwargs": {"global_pool": "max"}, "method": {"name": "head"}, "img_size": 24},
+        {"img_size": (16, 24), "crop_pct": 0.9, "no_aug": False},
+        {"model": "test_resnet", "model_kwargs": {}, "method": {"name": "head"}, "img_size": [40, 24]},
+        {
+            "model": "swin_tiny_patch4_window7_224",
+            "model_kwargs": SWIN,
+            "method": {"name": "lora"},
+            "img_size": (28, 56),
+        },
     ],
-    ids=["input", "tag", "other sizes", "convolutions"],
+    ids=["input", "tag", "other sizes", "convolutions", "rectangle", "rectangle of convolutions", "rectangle of swin"],
 )
 def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(ready, configure, pictures, tmp_path, options):
-    if options.get("model", "").startswith("test"):
+    if options.get("model", "").startswith(("test", "swin")):
         torch.manual_seed(0)
         arguments = options["model_kwargs"]
-        size = {"img_size": 16} if options["model"] == "test_vit2" else {}
+        sizes = {"test_vit2": {"img_size": 16}, SWIN_NAME: {"img_size": (28, 56)}}
+        size = sizes.get(options["model"], {})
+            options["model"], {}
+        )
         save_file(timm.create_model(options["model"], **size, **arguments).state_dict(), tmp_path / "b.safetensors")
         options = {**options, "initial_checkpoint": str(tmp_path / "b.safetensors")}
     train(configure(epochs=1, **options))
+    height, width = numpy.broadcast_to(options.get("img_size", 16), 2)
+    header = read_adapter_file(tmp_path / "a run" / "adapter.safetensors").header
+    assert header["input"]["input_size"] == [3, height, width]
     made = merge_adapter(tmp_path / "a run", tmp_path / "made")
     names = [pictures / name / "3.png" for name in CLASSES]
     found = predict_images(tmp_path / "a run", names, top=9)

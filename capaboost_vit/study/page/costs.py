@@ -13,7 +13,7 @@ import torch
 
 from ...vision.anatomy import anatomy_of
 from ...vision.build import build_model
-from ...vision.config import TrainConfig
+from ...vision.config import TrainConfig, sides
 from ...vision.summary import summary
 from .grid import Average, Grid
 from .tables import Column, Entry, ReportTable, make_table, number, read_words
@@ -58,7 +58,7 @@ def count_model(options: str) -> tuple[int, int, int]:
     config = TrainConfig(**json.loads(options), drop_path=0.0)
     with torch.random.fork_rng(devices=[]):
         model = build_model(config, num_classes=2)
-        size = None if config.img_size is None else (3, config.img_size, config.img_size)
+        size = None if config.img_size is None else (3, *sides(config.img_size))
         counted = summary(model, input_size=size, verbose=False)
     assert counted.flops is not None
     head = sum(counted.roles[name].trained for name in anatomy_of(model).head)
