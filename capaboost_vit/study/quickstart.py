@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..run import train
-from ..training.figures import draw_curves, save_figure
+from ..training.curves import draw_curves
+from ..training.figures import save_figure
 from ..training.folder import RunFolder
 from ..training.job import as_dict
 from ..vision.config import TrainConfig

@@ -1,10 +1,12 @@
-"""Pictures of a run: learning curves, confusion matrix, masks, spectra of the updates."""
+"""Pictures of a run: their common style, masks, spectra of the updates; see also curves.py and confusion.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +22,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 120
-MOST_DRAWN = 1000  # classes: a matrix of more is neither stored nor seen
-_NAMED_CLASSES = 30  # more class names than that cannot be read
+INK, FAINT, PAPER = "#1a1a1a", "#6b6b6b", "#ffffff"  # of the contact sheet, too
+STYLE = "capaboost_vit.training.figures"  # figures.mplstyle
 _SHOWN_LAYERS = 24
 _NAMED_LAYERS = 12
 _ROWS, _COLUMNS = 32, 192  # of a mask
+_MARGIN, _TITLE, _SUBTITLE = 0.17, 0.36, 0.24  # inches
+
+_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
+
+
+def styled() -> AbstractContextManager[None]:
+    """Within the block matplotlib draws in the style of a run's pictures."""
+    from matplotlib import style
+
+    return style.context(STYLE)
+
+
+def in_style(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """A function that draws in the style of a run's pictures."""
+
+    @functools.wraps(draw)
+    def styled_draw(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        with styled():
+            return draw(*arguments, **options)
+
+    return styled_draw
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -46,62 +69,7 @@ def pixels(figure: Figure) -> Any:
     return np.asarray(figure.canvas.buffer_rgba())
 
 
-def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str, score: str = "accuracy") -> Figure:
-    """Learning curves of one or more runs: training loss, and a score on val, or accuracy in training without val.
-
-    Args:
-        runs: rows of summary.csv (`epoch`, `train_loss`, `train_accuracy`, `val_SCORE`) by run name.
-        score: its name.
-    """
-    figure = new_figure(9, 3.6, title)
-    loss, accuracy = figure.subplots(1, 2)
-    validated = any(row.get(f"val_{score}") is not None for rows in runs.values() for row in rows)
-    metric = f"val_{score}" if validated else "train_accuracy"
-    for name, rows in runs.items():
-        for axes, column in ((loss, "train_loss"), (accuracy, metric)):
-            points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
-            marker = "o" if len(points) < 15 else None
-            axes.plot([x for x, _ in points], [y for _, y in points], label=name, marker=marker, markersize=3)
-    loss.set(xlabel="epoch", ylabel="training loss")
-    if all(row["train_loss"] is None or row["train_loss"] > 0 for rows in runs.values() for row in rows):
-        make_logarithmic(loss)
-    accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
-    for text in accuracy.legend().get_texts():
-        text.set_parse_math(False)
-    for axes in (loss, accuracy):
-        count_along(axes)
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> Figure:
-    """The confusion matrix (C, C), of at most 1,000 classes, as shares of each true class.
-
-    Counts are written in where there is room.
-
-    Colours follow the square root of the share, so that rare confusions are seen.
-    """
-    from matplotlib.colors import PowerNorm
-
-    size = len(classes)
-    figure = new_figure(7.5, 6.8, title)
-    axes = figure.subplots()
-    counts = confusion.to_dense().double()
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    picture = axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1))
-    figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
-    axes.set(xlabel="answer", ylabel="true class")
-    if size > _NAMED_CLASSES:
-        return figure
-    names = [name if len(name) <= 22 else f"{name[:20]}…" for name in classes]
-    axes.set_xticks(range(size), names, rotation=90, fontsize=8, parse_math=False)
-    axes.set_yticks(range(size), names, fontsize=8, parse_math=False)
-    for i, j in counts.nonzero().tolist() if size <= 20 else ():
-        colour = "white" if shares[i, j] > 0.3 else "black"
-        axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=colour)
-    return figure
-
-
+@in_style
 def draw_masks(model: nn.Module) -> Figure | None:
     """The masks of the first masked weight of a model, as `draw_mask` does; None without masks."""
     for name, module in model.named_modules():
@@ -148,6 +116,7 @@ def draw_mask(name: str, mask: Tensor, *, width: float = 9) -> Figure:
 
 
 @torch.no_grad()
+@in_style
 def draw_spectrum(model: nn.Module) -> Figure | None:
     """Singular values of the update dW of each linear low-rank branch, over their index; None without such a branch.
 
@@ -216,10 +185,36 @@ def count_along(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def new_figure(width: float, height: float, title: str, **look: Any) -> Any:
-    """An empty figure that needs no display; `look` is that of its title."""
+def hold_span(axes: Any, least: float, *, within: tuple[float, float] = (0.0, 100.0)) -> None:
+    """Widens a vertical axis to at least so many units around its middle, so that noise does not fill it.
+
+    Where that leaves `within`, the axis is moved.
+    """
+    low, high = axes.get_ylim()
+    if high - low < least:
+        low = max(within[0], (low + high - least) / 2)
+        low = min(low, within[1] - least)
+        high = low + least
+    # room for a marker at the very end, no more
+    room = (high - low) / 25
+    axes.set_ylim(max(low, within[0] - room), min(high, within[1] + room))
+
+
+def new_figure(width: float, height: float, title: str, subtitle: str = "", **look: Any) -> Any:
+    """An empty figure that needs no display, with its title and a fainter line at the upper left.
+
+    Args:
+        width, height: in inches.
+        look: of the title.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, parse_math=False, **look)
+    left, top = _MARGIN / width, 1 - _MARGIN / height
+    figure.text(left, top, title, va="top", parse_math=False, **{"fontsize": 13, **look})
+    used = _MARGIN + _TITLE
+    if subtitle:
+        figure.text(left, 1 - used / height, subtitle, va="top", parse_math=False, fontsize=8.5, color=FAINT)
+        used += _SUBTITLE
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - used / height))  # type: ignore[union-attr, call-arg]
     return figure

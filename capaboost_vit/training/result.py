@@ -15,7 +15,9 @@ from ..io.atomic import write_text
 from ..methods.adapter_file import read_header
 from ..methods.apply import fold
 from .card import write_card
-from .figures import MOST_DRAWN, draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
+from .confusion import MOST_DRAWN, draw_confusion
+from .curves import draw_learning_curve
+from .figures import draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
 from .job import Job, as_dict, hyperparameters, parameter_counts
 from .log import Log, peak_memory
@@ -44,9 +46,9 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     scores, confusion, worst = _final_scores(job, log, stop)
     if not world.is_main:
         return {}
-    figures = {
-        "learning_curve": draw_curves({config.model: progress.rows}, title=job.title, score=job.objective.names[0])
-    }
+    score = job.objective.names[0]
+    marks = {"best_epoch": progress.best_epoch, "test": scores[f"test_{score}"], "rates": state.rates()}
+    figures = {"learning_curve": draw_learning_curve(progress.rows, title=job.title, score=score, **marks)}
     if confusion is not None:
         names = [*job.classes, *(str(i) for i in range(len(job.classes), len(confusion)))]
         title = f"{job.title}: {'val' if job.test is None else 'test'}"

@@ -107,6 +107,16 @@ class State:
         if self.schedule is not None:
             self.schedule.step_update(self.progress.update)
 
+    def rates(self, points: int = 400) -> list[tuple[float, float]]:
+        """(epochs done, learning rate of the next update) over the updates so far, at about so many of them."""
+        done, rates = self.progress.update, []
+        for update in sorted({round(i * (done - 1) / points) for i in range(points + 1)} if done else ()):
+            if self.schedule is not None:
+                self.schedule.step_update(update)
+            rates.append((update / self.updates_per_epoch, float(self.optimizer.param_groups[0]["lr"])))
+        self.set_rate()
+        return rates
+
     @property
     def epochs_done(self) -> int:
         """Epochs whose updates are done; the last may be cut short by `max_steps`."""

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 import capaboost_vit
-from capaboost_vit.training.figures import draw_confusion, draw_curves, draw_masks, draw_spectrum, save_figure
+from capaboost_vit.training.confusion import draw_confusion
+from capaboost_vit.training.curves import draw_curves, draw_learning_curve
+from capaboost_vit.training.figures import draw_masks, draw_spectrum, save_figure
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 ROWS = [
@@ -36,6 +38,56 @@ def drawn(tmp_path):
 # learning curves
 
 
+NO_VAL = [{name: value for name, value in row.items() if name != "val_accuracy"} for row in ROWS]
+RATES = [(0, 0.0), (0.5, 0.01), (3, 0.001)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "marks"),
+    [
+        (ROWS, {"rates": RATES, "best_epoch": 2, "test": 66.0}),
+        (ROWS, {}),
+        (NO_VAL, {"rates": RATES}),
+        (NO_VAL[:1], {"test": 50.0}),
+        ([{"epoch": 1, "train_loss": None, "val_mcc": None}], {"score": "mcc", "rates": RATES[:1]}),
+        ([ROWS[0], {**ROWS[1], "train_loss": 0.0, "val_loss": 3.0}], {}),
+        ([{**ROWS[0], "epoch": epoch} for epoch in range(1, 101)], {"best_epoch": 100, "test": 45.0}),
+    ],
+    ids=["all", "no marks", "no val", "one epoch", "nothing", "loss of zero", "many epochs"],
+)
+def test_a_run_of_any_length_is_a_picture(drawn, rows, marks):
+    drawn(draw_learning_curve(rows, title="a $model on data", **marks))
+
+
+def test_train_val_rate_best_epoch_and_test_are_in_one_picture():
+    rows = [{**row, "val_loss": loss} for row, loss in zip(ROWS, (1.6, 0.9, None), strict=True)]
+    figure = draw_learning_curve(rows, title="a run", rates=RATES, best_epoch=2, test=66.0)
+    loss, accuracy, rate = figure.axes
+    lines = [line.get_xydata().tolist() for line in loss.lines if len(line.get_xydata()) > 1]
+    assert [[2, 0], [2, 1]] in lines
+    assert [[1, 1.5], [2, 0.75], [3, 0.5]] in lines
+    assert [[1, 1.6], [2, 0.9]] in lines
+    lines = [line.get_xydata().tolist() for line in accuracy.lines]
+    assert [[1, 40], [2, 70], [3, 75]] in lines
+    assert [[1, 45], [2, 65]] in lines
+    assert [[2, 65]] in lines  # the mark at the best epoch
+    assert [[0, 66], [1, 66]] in lines
+    assert rate.lines[0].get_xydata().tolist() == [list(point) for point in RATES]
+    assert {text.get_text() for text in accuracy.texts} == {"train", "val", "test 66.00"}
+    assert [text.get_text() for text in figure.texts] == [
+        "a run",
+        "best epoch on val: 2 of 3   test accuracy: 66.00 %",
+    ]
+    assert len({round(text.get_position()[1], 2) for text in accuracy.texts}) == 3  # none upon another
+
+
+def test_noise_does_not_fill_the_axis_of_a_score():
+    rows = [{"epoch": e, "train_loss": 1.0, "train_accuracy": score} for e, score in ((1, 99.6), (2, 99.7))]
+    low, high = draw_learning_curve(rows, title="a run").axes[1].get_ylim()
+    assert high - low >= 5
+    assert low < 99.6 < 99.7 < high < 101
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -48,7 +100,7 @@ def drawn(tmp_path):
     ids=["with val", "without val", "one epoch", "loss of zero", "many epochs"],
 )
 def test_a_learning_curve_is_a_picture(drawn, rows):
-    assert drawn(draw_curves({"model": rows}, title="model on data")).shape == (432, 1080, 3)
+    assert drawn(draw_curves({"model": rows}, title="model on data")).shape == (492, 1080, 3)
 
 
 def test_a_learning_curve_has_the_points_of_the_table_where_there_are_any():
@@ -91,9 +143,23 @@ def test_a_confusion_matrix_shows_shares_of_the_true_class_and_writes_the_counts
     axes = draw_confusion(confusion, ["a", "$b", "a name of more than twenty-two letters"], title="x").axes[0]
     assert axes.images[0].get_array().tolist() == [[0.8, 0.2, 0], [0, 1, 0], [0, 0, 0]]
     assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "8", (1, 0): "2", (1, 1): "5"}
+    recalls = axes.figure.axes[1]
+    assert [text.get_text() for text in recalls.texts] == ["80.0 %  of 10", "100.0 %  of 5", "no image"]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["a", "$b", "a name of more than …"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "true class")
+    assert axes.figure.axes[2].get_xlabel() == "share of the true class (colours by its square root)"
+    assert axes.figure.texts[1].get_text() == "13 of 15 right (86.67 %), 3 classes"
+
+
+def test_of_many_classes_the_worst_and_the_most_frequent_confusions_are_named():
+    confusion = torch.eye(40, dtype=torch.long) * 10
+    confusion[3, 7], confusion[5, 1] = 5, 30
+    lines = [
+        text.get_text() for text in draw_confusion(confusion, [f"c{i}" for i in range(40)], title="x").axes[1].texts
+    ]
+    assert lines[2:6] == ["c5", "25 % of 40", "c3", "67 % of 15"]
+    assert lines[-4:] == ["c5, c1", "30 of 40", "c3, c7", "5 of 15"]
 
 
 # masks

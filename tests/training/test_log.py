@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from capaboost_vit.training.figures import draw_curves
+from capaboost_vit.training.curves import draw_curves
 from capaboost_vit.training.log import Log, write_table
 
 ROWS = [

@@ -27,7 +27,7 @@ def measure_costs(grid: Grid) -> pd.DataFrame:
     trained: parameters that are trained outside the classifier, the mean over tasks (they differ if tuned); executed,
     ideal: multiply-adds of a forward pass of one image, unmerged (ideal: masked entries cost nothing); train_seconds,
     memory_mb: means over tasks of the means over seeds, unknown while a task has none; accuracy: the average over all
-    tasks, missing while a cell is.
+    tasks, missing while a cell is, and its `spread` over the seeds.
     """
     means = grid.runs.groupby(["row", "task"])[["train_seconds", "memory_mb"]].mean().unstack("task")
     costs = means.T.groupby(level=0).mean(skipna=False).T
@@ -41,9 +41,10 @@ def measure_costs(grid: Grid) -> pd.DataFrame:
             except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         numbers = (np.nan,) * 3 if problem else np.mean(counts, axis=0)
-        lines.append((*numbers, grid.score(row, overall).mean, problem))
-    names = ["trained", "executed", "ideal", "accuracy", "problem"]
-    return pd.DataFrame(lines, list(grid.rows), names).astype({"accuracy": float}).join(costs)
+        score = grid.score(row, overall)
+        lines.append((*numbers, score.mean, score.spread, problem))
+    names = ["trained", "executed", "ideal", "accuracy", "spread", "problem"]
+    return pd.DataFrame(lines, list(grid.rows), names).astype({"accuracy": float, "spread": float}).join(costs)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...training.figures import count_along, make_logarithmic
+from ...training.figures import STYLE, count_along, hold_span, make_logarithmic
 
 # stand-ins that matplotlib can draw with; the page's style sheet says what they look like
 _VARIABLES = {"#010203": "var(--ink)", "#010204": "var(--faint)", "#010205": "var(--line)", "#010206": "var(--paper)"}
@@ -25,6 +25,8 @@ _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<", ">")
 _PANEL = (4.3, 3.1)  # inches: about the width of a telephone at 72 dots
 _LABELLED = 9  # points with their names beside them
+_LEAST_SPAN = 5.0  # points of accuracy that an axis shows at least: less is noise
+_GAP = 8  # points from a marker to its name
 
 Looks = Mapping[str, Mapping[str, Any]]  # by method its `series_style`
 
@@ -40,30 +42,63 @@ def series_style(index: int) -> dict[str, Any]:
 
 
 def draw_pareto(points: pd.DataFrame, looks: Looks, *, label: str, log: bool) -> Any:
-    """Accuracy over a cost, both by method; a line joins the methods that no other one beats in both."""
+    """Accuracy over a cost by method, with its spread where that is known; a line joins those that no other one beats.
+
+    Args:
+        points: columns cost, accuracy and, if there is one, spread.
+        log: a logarithmic axis, where the costs differ by a factor of ten.
+    """
     axes = _new_axes(*_PANEL)
     front = pareto_front(points)
     axes.plot(front.cost, front.accuracy, color=_FAINT, linewidth=1, zorder=1)
-    for method, cost, score in points.itertuples():
+    spreads = points.get("spread", pd.Series(math.nan, points.index)).fillna(0)
+    for method, cost, score in points[["cost", "accuracy"]].itertuples():
+        if spreads[method]:
+            ends = [score - spreads[method], score + spreads[method]]
+            axes.plot([cost, cost], ends, color=looks[method]["color"], linewidth=1.4, solid_capstyle="butt", zorder=2)
         axes.plot([cost], [score], zorder=3, **{**looks[method], "markersize": 6, "linestyle": "none"})
-    least, most = points.cost.min(), points.cost.max()
-    if log and most > 10 * least:
+    if log and points.cost.max() > 10 * points.cost.min():
         axes.set_xscale("symlog", linthresh=points.cost[points.cost > 0].min(), linscale=0.4)
         axes.xaxis.minorticks_off()
-    elif least == most:
-        axes.set_xticks([least])
+        axes.margins(x=0.12)
     else:
-        axes.locator_params(axis="x", nbins=6)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlim(0, 1.12 * points.cost.max() or 1)
     axes.xaxis.set_major_formatter(_short)
-    axes.margins(x=0.12, y=0.16)
+    axes.margins(y=0.16)
     axes.set(xlabel=label, ylabel="mean accuracy (%)")
-    axes.autoscale_view()
-    for method, cost, score in front[:_LABELLED].itertuples():
-        across = axes.transAxes.inverted().transform(axes.transData.transform((cost, score)))[0]
-        side = "left" if across < 0.35 else "right" if across > 0.65 else "center"
-        offset = (7, -9) if side == "left" else (0, 7)  # the line goes up and to the right
-        axes.annotate(method, (cost, score), xytext=offset, textcoords="offset points", ha=side, fontsize=8)
+    hold_span(axes, _LEAST_SPAN)
+    _name_points(axes, points, [*front.index, *points.index.difference(front.index, sort=False)])
     return axes.figure
+
+
+def _name_points(axes: Any, points: pd.DataFrame, order: Sequence[str]) -> None:
+    """Writes the names of up to nine points beside them, where they touch no other point or name; else none."""
+    axes.autoscale_view()
+    place = axes.transData - axes.transAxes
+    width, height = 72 * 0.82 * _PANEL[0], 72 * 0.75 * _PANEL[1]  # of the axes, about, in points
+    at = {name: place.transform((points.cost[name], points.accuracy[name])) * (width, height) for name in order}
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
+    sides = {"left": (_GAP, 0), "right": (-_GAP, 0), "center": (0, _GAP + 1), "below": (0, -_GAP - 1)}
+    for name in order[:_LABELLED]:
+        length = 4.6 * len(str(name))  # of letters of 8 points
+        for side, (right, up) in sides.items():
+            x, y = at[name][0] + right, at[name][1] + up
+            left = x if side == "left" else x - length if side == "right" else x - length / 2
+            box = (left, y - 5, left + length, y + 5)
+            inside = box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= height
+            if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+                taken.append(box)
+                axes.annotate(
+                    name,
+                    (points.cost[name], points.accuracy[name]),
+                    xytext=(right, up),
+                    textcoords="offset points",
+                    ha="center" if side == "below" else side,
+                    va="center",
+                    fontsize=8,
+                )
+                break
 
 
 def pareto_front(points: pd.DataFrame) -> pd.DataFrame:
@@ -96,7 +131,8 @@ def draw_differences(lines: Sequence[tuple[str, float, float | None, float | Non
     for place, (_, mean, low, high) in enumerate(lines):
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color=_INK, linewidth=1.6, solid_capstyle="butt")
-        axes.plot([mean], [place], color=_INK, marker="o", markersize=5, markerfacecolor=_INK, markeredgecolor=_PAPER)
+        filled = _PAPER if low is None else _INK
+        axes.plot([mean], [place], color=_INK, marker="o", markersize=5, markerfacecolor=filled)
     axes.axvline(0, color=_FAINT, linewidth=1)
     axes.set_yticks(range(len(lines)), [name for name, *_ in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -107,15 +143,34 @@ def draw_differences(lines: Sequence[tuple[str, float, float | None, float | Non
 
 
 def draw_lines(
-    lines: Mapping[str, pd.Series], looks: Looks, *, x: str, y: str, log: bool = False, marked: bool = False
+    lines: Mapping[str, pd.Series],
+    looks: Looks,
+    *,
+    x: str,
+    y: str,
+    faint: Mapping[str, pd.Series] | None = None,
+    log: bool = False,
+    marked: bool = False,
+    span: float | None = None,
 ) -> Any:
-    """Lines over whole numbers, their index, by method."""
+    """Lines over whole numbers, their index, by method.
+
+    Args:
+        faint: more lines, which stand behind.
+        span: what the vertical axis shows at least, of a hundred; 0 lets it begin at zero.
+    """
     axes = _new_axes(*_PANEL)
+    for method, line in (faint or {}).items():
+        axes.plot(line, **{**looks[method], "marker": None, "linewidth": 1, "alpha": 0.55, "zorder": 1})
     for method, line in lines.items():
         marker = {} if marked or len(line) < 15 else {"marker": None}
         axes.plot(line, **{**looks[method], **marker})
-    if log and all((line > 0).all() for line in lines.values()):
+    if log and all((line > 0).all() for line in (*lines.values(), *(faint or {}).values())):
         make_logarithmic(axes)
+    elif span:
+        hold_span(axes, span)
+    elif span == 0:
+        axes.set_ylim(0, None)
     count_along(axes)
     axes.set(xlabel=x, ylabel=y)
     return axes.figure
@@ -137,7 +192,7 @@ def styled() -> AbstractContextManager[None]:
     """Within the block matplotlib draws in the page's style."""
     from matplotlib import style
 
-    return style.context("capaboost_vit.study.page.page")  # page.mplstyle
+    return style.context([STYLE, "capaboost_vit.study.page.page"])  # page.mplstyle
 
 
 def to_svg(figure: Any, *, prefix: str, label: str) -> str:

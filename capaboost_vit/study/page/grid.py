@@ -13,6 +13,7 @@ from ..outcomes import Comparison, Outcome
 from ..trial import Trial
 
 RESAMPLES = 9999
+FEWEST = 3  # seeds of an interval: of two it would be these two
 LEVEL = 0.95
 _SEED = 0
 
@@ -23,7 +24,7 @@ class Score:
 
     Args:
         spread: the sample standard deviation; None for a single seed.
-        low, high: ends of the 95 % interval of a difference; None with fewer than two seeds.
+        low, high: ends of the 95 % interval of a difference; None with fewer than three seeds.
         seeds: how many there are; pairs of each task, the smallest number of all.
         lacking: what is missing, in words.
     """
@@ -154,12 +155,12 @@ def bootstrap(samples: Sequence[Sequence[float]], weights: Sequence[float]) -> t
     """Percentile interval (95 %) of `sum_t w_t mean(sample_t)`: each sample is resampled by itself, 9,999 times.
 
     Seeded, so the same numbers give the same interval. Tasks are fixed: it says how sure the mean is on these tasks,
-    not on others. (None, None) where a sample has fewer than two. Source: Efron and Tibshirani 1993.
+    not on others. (None, None) where a sample has fewer than three. Source: Efron and Tibshirani 1993.
     """
     import numpy as np
     from scipy import stats
 
-    if min(map(len, samples)) < 2:
+    if min(map(len, samples)) < FEWEST:
         return None, None
 
     def statistic(*data: np.ndarray, axis: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,10 @@ from .predictions import data_uri
 from .tables import ReportTable, read_words
 from .updates import Adapters, mask_table, mean_shares, rank_table, update_rows
 
-_CURVES = ["train_loss", "train_accuracy", "val_accuracy"]  # columns of summary.csv
+_CURVES = ["train_loss", "val_loss", "train_accuracy", "val_accuracy"]  # columns of summary.csv
+
+_ALIKE = 0.01  # costs that differ by less are the same, and a drawing shows noise
+_LEAST_SPAN = 5.0  # per cent that the axis of an accuracy shows at least
 
 # title, its content in words for those who cannot see it, and what draws it
 Panel = tuple[str, str, Callable[[], Any]]
@@ -50,10 +54,11 @@ class Illustrator:
         panels: list[Panel] = []
         drawn: set[str] = set()
         for field, cost in read_words("texts.yaml")["costs"].items():
-            table = costs[[field, "accuracy"]].dropna().set_axis(["cost", "accuracy"], axis=1)
-            if "axis" in cost and len(table):
+            table = costs[[field, "accuracy", "spread"]].dropna(subset=[field, "accuracy"])
+            table = table.set_axis(["cost", "accuracy", "spread"], axis=1)
+            if "axis" in cost and len(table) and table.cost.min() < (1 - _ALIKE) * table.cost.max():
                 drawn |= set(table.index)
-                description = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y in table.itertuples())
+                description = "; ".join(f"{name}: {x:,.0f}, {y:.2f} %" for name, x, y, _ in table.itertuples())
                 draw = partial(draw_pareto, table, self.looks, label=cost["axis"], log=cost.get("log", False))
                 panels.append((f"Accuracy and {cost['axis']}", description, draw))
         return self._picture("costs", panels, drawn, cost_table(costs, self.grid))
@@ -92,17 +97,22 @@ class Illustrator:
         return self._picture("differences", panels, reference=reference)
 
     def curves(self) -> Picture | None:
-        """Training loss of each task, and accuracy on val where the runs had one."""
+        """Loss and accuracy of each task: on val where the runs had one, with train behind it, else in training."""
         panels: list[Panel] = []
         curves = learning_curves(self.grid)
-        for column, label in (("train_loss", "training loss"), ("val_accuracy", "accuracy on val (%)")):
-            for task in self.grid.tasks:
-                points = curves[curves.task == task].dropna(subset=[column]).set_index("epoch")
-                lines = dict(iter(points.groupby("method", sort=False)[column]))
-                if lines:
-                    ends = "; ".join(f"{method}: {line.iloc[-1]:.4g}" for method, line in lines.items())
-                    draw = partial(draw_lines, lines, self.looks, x="epoch", y=label, log=column == "train_loss")
-                    panels.append((f"{task}: {label}", f"at the end {ends}", draw))
+        for task, measure in itertools.product(self.grid.tasks, ("loss", "accuracy")):
+            of_task = curves[curves.task == task].set_index("epoch")
+            train, val = (
+                dict(iter(of_task.dropna(subset=[column]).groupby("method", sort=False)[column]))
+                for column in (f"train_{measure}", f"val_{measure}")
+            )
+            lines, faint = (val, train) if val else (train, {})
+            if lines:
+                unit, options = (" (%)", {"span": _LEAST_SPAN}) if measure == "accuracy" else ("", {"log": True})
+                label = f"{measure} {'on val' if val else 'in training'}{unit}"
+                ends = "; ".join(f"{method}: {line.iloc[-1]:.4g}" for method, line in lines.items())
+                draw = partial(draw_lines, lines, self.looks, x="epoch", y=label, faint=faint, **options)
+                panels.append((f"{task}: {label}", f"at the end {ends}", draw))
         return self._picture("curves", panels, set(curves.method), download=("learning-curves", curves))
 
     def updates(self, adapters: Adapters) -> Picture | None:
@@ -119,7 +129,7 @@ class Illustrator:
             depths = {method: updates.groupby("block")[measure].mean() for method, updates in by_method.items()}
             lines = {method: depth for method, depth in depths.items() if len(depth)}
             if lines:
-                draw = partial(draw_lines, lines, self.looks, x="block", y=f"{measure} rank", marked=True)
+                draw = partial(draw_lines, lines, self.looks, x="block", y=f"{measure} rank", marked=True, span=0)
                 panels.append((f"{measure.capitalize()} rank of dW by block", description, draw))
         table = rank_table(adapters, self.grid)
         return self._picture("updates", panels, by_method, table, ("updates", update_rows(adapters)))

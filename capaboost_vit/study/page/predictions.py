@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ import numpy as np
 from PIL import Image
 
 from ...io.json import read_object
-from ...training.figures import MOST_DRAWN
+from ...training.confusion import MOST_DRAWN
 from ...vision.data import open_configured
 from ...vision.data.split import Split
 from ..outcomes import Outcome
 
 SIDE = 96  # pixels of a thumbnail
+_FEW_PIXELS = 24
 _AS_TABLE = 20  # most classes of a table
-_COLOUR = (38, 120, 178)
+_COLOUR = (50, 130, 190)  # seen on white and on black
 _LISTED = 10  # confusions that are named
 
 
@@ -31,17 +32,32 @@ class Predictions:
     """The confusion matrix of one run (rows: true classes), its most frequent confusions, and its worst mistakes.
 
     Args:
+        recalls: (right answers, images) of each class.
+        explained: what the `explanation` of the worst mistakes shows; empty where there are none.
         counts: None with more than 20 classes; then `picture` is a PNG of it as a data: URI, up to 1,000 classes.
         confusions: (true class, answer, how often, of how many), the most frequent first.
-        worst: lines of predictions.json, with the names of image and classes, and `picture`, a data: URI or None.
+        worst: lines of predictions.json, with the names of image and classes; `picture` and `explanation` are
+            data: URIs or None.
     """
 
     outcome: Outcome
     classes: tuple[str, ...]
+    recalls: tuple[tuple[int, int], ...]
     counts: tuple[tuple[int, ...], ...] | None
     picture: str | None
     confusions: tuple[tuple[str, str, int, int], ...]
     worst: tuple[dict[str, Any], ...]
+    explained: str = ""
+
+    @property
+    def lowest(self) -> list[tuple[str, int, int]]:
+        """The classes with the lowest recall: name, right answers, images; none where all are right."""
+        rows = [
+            (right / total, name, right, total)
+            for name, (right, total) in zip(self.classes, self.recalls, strict=True)
+            if total
+        ]
+        return [row[1:] for row in sorted(rows, key=lambda row: row[0])[:_LISTED] if row[0] < 1]
 
 
 class Thumbnails:
@@ -71,7 +87,7 @@ class Thumbnails:
             if name not in (None, stored):
                 raise ValueError(f"{config['data']} has changed: image {place} is {stored}, it was {name}")
             if (key, place) not in self.made:
-                self.made[key, place] = jpeg(split.image(place))
+                self.made[key, place] = thumbnail(split.image(place))
             return stored, self.made[key, place]
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
             self.problems.setdefault(outcome.trial.task, " ".join(str(error).split()))
@@ -90,9 +106,15 @@ def read_predictions(outcome: Outcome, thumbnails: Thumbnails | None, *, most: i
         cells = [(int(label), int(answer), int(count)) for label, answer, count in content["counts"]]
         if not all(0 <= place < len(classes) for label, answer, _ in cells for place in (label, answer)):
             raise ValueError("a count of a class that is not there")
-        worst = tuple(_mistake(outcome, row, classes, thumbnails) for row in content["worst"][:most])
+        explained, pictures = read_explanations(outcome.folder) if thumbnails is not None else ("", {})
+        worst = tuple(_mistake(outcome, row, classes, thumbnails, pictures) for row in content["worst"][:most])
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
+    totals, right = Counter[int](), Counter[int]()
+    for label, answer, count in cells:
+        totals[label] += count
+        right[label] += count * (label == answer)
+    recalls = tuple((right[i], totals[i]) for i in range(len(classes)))
     table = picture = None
     if len(classes) <= MOST_DRAWN:  # nothing is square in thousands of classes
         counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
@@ -102,7 +124,7 @@ def read_predictions(outcome: Outcome, thumbnails: Thumbnails | None, *, most: i
             table = tuple(map(tuple, counts.tolist()))
         else:
             picture = confusion_png(counts)
-    return Predictions(outcome, classes, table, picture, confusions(cells, classes), worst)
+    return Predictions(outcome, classes, recalls, table, picture, confusions(cells, classes), worst, explained)
 
 
 def confusions(cells: Sequence[tuple[int, int, int]], classes: Sequence[str]) -> tuple[tuple[str, str, int, int], ...]:
@@ -127,11 +149,23 @@ def confusion_png(counts: np.ndarray) -> str:
     return _image_uri(picture, "PNG", bits=4, transparency=bytes(17 * level for level in range(16)))
 
 
-def jpeg(image: Image.Image) -> str:
-    """An image of at most 96 x 96 pixels as a data: URI."""
+def thumbnail(image: Image.Image) -> str:
+    """An image of at most 96 x 96 pixels as a data: URI: a PNG of few pixels, which the page shows as they are."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE))
+    if max(small.size) <= _FEW_PIXELS:
+        return _image_uri(small.convert("RGB"), "PNG")
     return _image_uri(small.convert("RGB"), "JPEG", quality=72)
+
+
+def read_explanations(folder: Path) -> tuple[str, dict[int, str]]:
+    """What `capaboost explain RUN` has left: what is shown, in words, and a picture by place as a data: URI."""
+    try:
+        content = read_object(folder / "explanations.json")
+        pictures = {int(place): base64.b64decode(jpeg, validate=True) for place, jpeg in content["pictures"].items()}
+        return str(content["shown"]), {place: data_uri("image/jpeg", picture) for place, picture in pictures.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", {}
 
 
 def _image_uri(image: Image.Image, kind: str, **options: Any) -> str:
@@ -141,7 +175,11 @@ def _image_uri(image: Image.Image, kind: str, **options: Any) -> str:
 
 
 def _mistake(
-    outcome: Outcome, row: dict[str, Any], classes: Sequence[str], thumbnails: Thumbnails | None
+    outcome: Outcome,
+    row: dict[str, Any],
+    classes: Sequence[str],
+    thumbnails: Thumbnails | None,
+    explanations: Mapping[int, str],
 ) -> dict[str, Any]:
     place, name, picture = int(row["place"]), row.get("name"), None
     if thumbnails is not None:
@@ -151,6 +189,7 @@ def _mistake(
         **{key: classes[row[key]] for key in ("label", "answer")},
         **{key: float(row[key]) for key in ("label_probability", "answer_probability")},
         "picture": picture,
+        "explanation": explanations.get(place),
     }
 
 

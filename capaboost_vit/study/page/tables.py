@@ -13,7 +13,7 @@ import pandas as pd
 
 from ...io.yaml import read_yaml
 from ..outcomes import Comparison, Outcomes, described
-from .grid import LEVEL, RESAMPLES, Grid, Score
+from .grid import FEWEST, LEVEL, RESAMPLES, Grid, Score
 
 MISSING = "missing"
 _LISTED = 2  # things that are missing
@@ -75,13 +75,22 @@ def make_table(
 
     Args:
         columns: where there are none in texts.yaml. notes: stand below those of texts.yaml.
+        values: those that are false leave out the notes that are of no use without them.
     """
     texts = read_words("texts.yaml")["tables"][name]
     if grid is not None:
         values["part"] = grid.part.title
     columns = [*columns, *map(Column, texts.get("columns", ()))]
-    notes = [*(note.format(**values) for note in texts.get("notes", ())), *notes]
+    useful = [
+        note if isinstance(note, str) else note["text"] for note in texts.get("notes", ()) if _is_useful(note, values)
+    ]
+    notes = [*(note.format(**values) for note in useful), *notes]
     return ReportTable(f"{grid.key}-{name}" if grid else name, texts["title"].format(**values), columns, rows, notes)
+
+
+def _is_useful(note: str | Mapping[str, str], values: Mapping[str, object]) -> bool:
+    """Whether what a note is about is there: `{if: NAME, text: ...}` asks a value."""
+    return isinstance(note, str) or bool(values[note["if"]])
 
 
 def number(
@@ -114,26 +123,32 @@ def _accuracy_table(grid: Grid) -> ReportTable:
     rows = [[_method(row, grid), *map(_accuracy, line, best)] for row, line in scores.items()]
     counts = sorted({len(grid.accuracy.loc[row]) for row in grid.rows})
     seeds = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
-    return make_table("accuracy", rows, grid, columns=columns, notes=[*notes, *grid.part.notes], seeds=seeds)
+    about = {"seeds": seeds, "several_seeds": counts[-1] > 1, "averages": grid.averages, "several_rows": len(rows) > 1}
+    return make_table("accuracy", rows, grid, columns=columns, notes=[*notes, *grid.part.notes], **about)
 
 
 def _paired_table(grid: Grid) -> ReportTable:
     """Differences to the reference in points with their intervals, on each task and over them."""
     columns, notes = _columns(grid)
-    rows = [
-        [_method(row, grid), *(_difference(grid.difference(row, column)) for column in grid.columns)]
-        for row in grid.rows
-        if grid.reference not in (None, row)
-    ]
-    values = {"reference": grid.reference, "level": 100 * LEVEL, "resamples": RESAMPLES}
+    compared = [row for row in grid.rows if grid.reference not in (None, row)]
+    differences = [[grid.difference(row, column) for column in grid.columns] for row in compared]
+    rows = [[_method(row, grid), *map(_difference, line)] for row, line in zip(compared, differences, strict=True)]
+    values: dict[str, object] = {
+        "reference": grid.reference,
+        "level": 100 * LEVEL,
+        "resamples": RESAMPLES,
+        "fewest": FEWEST,
+    }
+    values |= {"intervals": any(d.low is not None for line in differences for d in line), "averages": grid.averages}
+    values["no_intervals"] = not values["intervals"]
     return make_table("paired", rows, grid, columns=columns, notes=notes, **values)
 
 
 def why_not_published(part: Comparison) -> str | None:
-    """Why nothing published is comparable with a part at all; None where it is."""
+    """Why nothing published is comparable with a part of a suite that others have published; None where it is."""
     published = read_words("published.yaml")
     if part.suite != published["suite"]:
-        return f"published numbers are kept for the suite {published['suite']} only"
+        return None
     if part.backbone not in published["backbones"]:
         return f"the published numbers are of ViT-B/16 pretrained on ImageNet-21k, this part is of {part.backbone}"
     if part.shots is not None:
@@ -150,7 +165,7 @@ def _published_table(grid: Grid) -> ReportTable:
     averages = {average.name: average for average in grid.averages}
     wanted = [averages.get(name) for name in published["averages"]]
     rows = []
-    if why_not_published(grid.part) is None:
+    if grid.part.suite == published["suite"] and why_not_published(grid.part) is None:
         for row in grid.rows:
             means = (None if average is None else grid.score(row, average).mean for average in wanted)
             label = Entry(f"{row}{published['backbones'][grid.part.backbone]}", kind="own")
@@ -214,7 +229,9 @@ def _accuracy(score: Score, best: float | None) -> Entry:
 
 
 def _difference(difference: Score) -> Entry:
-    interval = "" if difference.low is None else f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+    interval = f"n = {difference.seeds}: no interval"
+    if difference.low is not None:
+        interval = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
     kind = {1: "up", -1: "down", 0: ""}[difference.sign]
     return number(difference.mean, "+.2f", detail=interval, lacking=difference.lacking, kind=kind)
 

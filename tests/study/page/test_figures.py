@@ -52,7 +52,9 @@ def test_costs_that_are_alike_have_numbers_on_their_axis():
         same = draw_pareto(alike, LOOKS, label="parameters", log=True).axes[0]
         near = draw_pareto(alike.assign(cost=[9216.0, 18432.0]), LOOKS, label="parameters", log=True).axes[0]
         same.figure.canvas.draw()
-    assert [label.get_text() for label in same.get_xticklabels()] == ["73728"]
+        near.figure.canvas.draw()
+    assert same.get_xlim()[0] == near.get_xlim()[0] == 0  # so that what is alike looks alike
+    assert len(same.get_xticklabels()) > 2
     assert near.get_xscale() == "linear"
     assert [near.xaxis.get_major_formatter()(value) for value in (1030.0, 1045.0, 12000.0)] == ["1030", "1045", "12k"]
 

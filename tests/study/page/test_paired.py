@@ -11,6 +11,7 @@ from studies import LORA, METHODS, trial, write
 
 from capaboost_vit.study.outcomes import read_outcomes
 from capaboost_vit.study.page.grid import Grid, bootstrap, plain_lora
+from capaboost_vit.study.page.tables import comparison_tables
 
 TASKS = {"0-4": "low", "1-5": "low", "5-9": "high"}
 DRAW = random.Random(0)
@@ -95,6 +96,18 @@ def test_one_seed_has_a_difference_and_no_interval_and_none_has_nothing(tmp_path
     found = grid.difference("sign", column(grid, "0-4"))
     assert (found.mean, found.low, found.sign) == (pytest.approx(differences("0-4")[0]), None, 0)
     assert grid.difference("sign", column(grid, "1-5")).lacking == ("no common seed",)
+
+
+def test_two_seeds_have_a_difference_and_no_interval(tmp_path):
+    grid = make(tmp_path, scores={key: score for key, score in SCORES.items() if key[2] < 2})
+    for name in ("0-4", "mean of 3 tasks"):
+        found = grid.difference("sign", column(grid, name))
+        assert found.mean is not None
+        assert (found.low, found.high, found.sign, found.seeds) == (None, None, 0, 2)
+    (paired,) = (table for table in comparison_tables(grid) if table.key.endswith("paired"))
+    assert {cell.detail for cell in paired.rows[0][1:]} == {"n = 2: no interval"}
+    assert "An interval takes 3 seeds" in paired.notes[0]
+    assert not any("bootstrap" in note for note in paired.notes)
 
 
 def test_equal_differences_are_an_interval_without_width_and_no_warning(tmp_path):
