@@ -14,7 +14,7 @@ from ..io.printable import printable
 from ..nlu.config import TextConfig
 from ..training.signals import Interrupted
 from ..vision.config import TrainConfig
-from . import bench, export, extract, look, saved, study, train
+from . import bench, explain, export, extract, look, saved, study, train
 from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
@@ -32,6 +32,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
     ),
     "eval": (saved.eval_parser, saved.evaluate, "scores of a finished run or an adapter file"),
     "predict": (saved.predict_parser, saved.predict, "the most probable classes of pictures"),
+    "explain": (explain.explain_parser, explain.explain, "what a model looks at, and why it is wrong"),
     "merge": (saved.merge_parser, saved.merge, "write a plain model with the updates merged in"),
     "export": (export.export_parser, export.export, "write a model as ONNX or a torch.export program"),
     "push": (export.push_parser, export.push, "put an adapter with its card on the hub"),

@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 _TRAIN, _VAL, _TEST = "#14599b", "#c8500a", "#1b7f4d"
 _LEAST_SPAN = 5.0  # per cent that the axis of a score shows at least
 _MARKED = 25  # epochs; the points of more would touch
-_LINE = 13  # points from one label to the next
+_LINE = 10  # points from one label to the next, in the height before the layout is made
 
 
 @in_style

@@ -25,6 +25,8 @@ FILES = (
     "learning_curve.png",
     "confusion_matrix.png",
     "predictions.json",
+    "explanations.json",
+    "mistakes.png",
     "config.yaml",
     "status.json",
     "bad_batch.json",

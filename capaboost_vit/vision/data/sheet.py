@@ -14,9 +14,9 @@ from .report import Pair, images
 from .split import Split
 
 _CLASSES = _PAIRS = 20
-_THUMB, _GAP, _MARGIN = 104, 6, 20
+THUMB, GAP, MARGIN = 104, 6, 20
 _TITLE, _FOOT = 64, 34
-_INK, _FAINT, _PAPER, _EMPTY, _RED = "#1a1a1a", "#6b6b6b", "#ffffff", "#eeeeee", "#d62728"
+INK, FAINT, PAPER, EMPTY, RED = "#1a1a1a", "#6b6b6b", "#ffffff", "#eeeeee", "#d62728"
 
 
 def draw_contact_sheet(
@@ -43,36 +43,36 @@ def draw_contact_sheet(
     shown = data.classes[:_CLASSES]
     left_out = len(data.classes) - len(shown)
     large, bold, small = (ImageFont.load_default(size) for size in (24, 17, 14))
-    names = int(min(max(90, *map(bold.getlength, shown)), 230)) + 2 * _GAP
-    width = 2 * _MARGIN + names + columns * (_THUMB + _GAP) - _GAP
-    end = _MARGIN + _TITLE + len(shown) * (_THUMB + _GAP) - _GAP + (_FOOT if left_out else 0)
-    height = end + _MARGIN + (_FOOT + len(pairs[:_PAIRS]) * (_THUMB + _GAP) if pairs else 0)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    names = int(min(max(90, *map(bold.getlength, shown)), 230)) + 2 * GAP
+    width = 2 * MARGIN + names + columns * (THUMB + GAP) - GAP
+    end = MARGIN + _TITLE + len(shown) * (THUMB + GAP) - GAP + (_FOOT if left_out else 0)
+    height = end + MARGIN + (_FOOT + len(pairs[:_PAIRS]) * (THUMB + GAP) if pairs else 0)
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     title = f"{Path(data.spec).name or data.spec}: {name}"
-    draw.text((_MARGIN, _MARGIN), _fit(title, large, width - 2 * _MARGIN), _INK, large)
+    draw.text((MARGIN, MARGIN), fit(title, large, width - 2 * MARGIN), INK, large)
     line = f"{len(part):,} images, {len(data.classes)} classes; drawn at random with seed {seed}"
-    draw.text((_MARGIN, _MARGIN + 32), _fit(line, small, width - 2 * _MARGIN), _FAINT, small)
+    draw.text((MARGIN, MARGIN + 32), fit(line, small, width - 2 * MARGIN), FAINT, small)
     for label, class_name in enumerate(shown):
-        top = _MARGIN + _TITLE + label * (_THUMB + _GAP)
+        top = MARGIN + _TITLE + label * (THUMB + GAP)
         indices = np.flatnonzero(np.asarray(part.labels) == label)
-        draw.text((_MARGIN, top + _THUMB // 2 - 20), _fit(class_name, bold, names - 2 * _GAP), _INK, bold)
-        draw.text((_MARGIN, top + _THUMB // 2 + 4), images(len(indices)), _FAINT, small)
+        draw.text((MARGIN, top + THUMB // 2 - 20), fit(class_name, bold, names - 2 * GAP), INK, bold)
+        draw.text((MARGIN, top + THUMB // 2 + 4), images(len(indices)), FAINT, small)
         drawn = np.random.default_rng([seed, label]).permutation(indices)[:columns]
         for column, index in enumerate(drawn.tolist()):
-            _place(sheet, draw, part, int(index), (_MARGIN + names + column * (_THUMB + _GAP), top))
+            _place(sheet, draw, part, int(index), (MARGIN + names + column * (THUMB + GAP), top))
     if left_out:
-        draw.text((_MARGIN, end - 16), f"and {left_out} more classes", _FAINT, small)
+        draw.text((MARGIN, end - 16), f"and {left_out} more classes", FAINT, small)
     if pairs:
-        draw.text((_MARGIN, end + _FOOT - 22), f"Images that look alike: {len(pairs):,}", _INK, bold)
+        draw.text((MARGIN, end + _FOOT - 22), f"Images that look alike: {len(pairs):,}", INK, bold)
     for number, pair in enumerate(pairs[:_PAIRS]):
-        top = end + _FOOT + number * (_THUMB + _GAP)
+        top = end + _FOOT + number * (THUMB + GAP)
         for column, (name, index) in enumerate(pair.places):
-            part, left = data.splits[name], _MARGIN + column * (_THUMB + _GAP)
+            part, left = data.splits[name], MARGIN + column * (THUMB + GAP)
             _place(sheet, draw, part, index, (left, top))
             line = f"{name}, {data.classes[part.labels[index]]}: {pair.where[column]}"
-            room = width - 2 * _MARGIN - 2 * (_THUMB + _GAP)
-            draw.text((_MARGIN + 2 * (_THUMB + _GAP), top + 30 + 24 * column), _fit(line, small, room), _FAINT, small)
+            room = width - 2 * MARGIN - 2 * (THUMB + GAP)
+            draw.text((MARGIN + 2 * (THUMB + GAP), top + 30 + 24 * column), fit(line, small, room), FAINT, small)
     with replacing(path) as partial:
         sheet.save(partial, "png")
     return Path(path)
@@ -81,22 +81,22 @@ def draw_contact_sheet(
 def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, part: Split, index: int, corner: tuple[int, int]) -> None:
     """One image, whole, in the middle of its square."""
     x, y = corner
-    draw.rectangle((x, y, x + _THUMB - 1, y + _THUMB - 1), _EMPTY)
+    draw.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), EMPTY)
     try:
         image = part.image(index)
     except ValueError:
-        near, far = _THUMB // 4, _THUMB - _THUMB // 4
-        draw.line((x + near, y + near, x + far, y + far), _RED, 6)
-        draw.line((x + near, y + far, x + far, y + near), _RED, 6)
+        near, far = THUMB // 4, THUMB - THUMB // 4
+        draw.line((x + near, y + near, x + far, y + far), RED, 6)
+        draw.line((x + near, y + far, x + far, y + near), RED, 6)
         return
-    scale = _THUMB / max(image.size)
+    scale = THUMB / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
     kind = Image.Resampling.NEAREST if scale > 4 else Image.Resampling.LANCZOS  # few pixels are shown as they are
     image = image.resize((size[0], size[1]), kind)
-    sheet.paste(image, (x + (_THUMB - size[0]) // 2, y + (_THUMB - size[1]) // 2))
+    sheet.paste(image, (x + (THUMB - size[0]) // 2, y + (THUMB - size[1]) // 2))
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The text, its end cut off where it is too wide."""
     if font.getlength(text) <= width:
         return text
