@@ -223,6 +223,8 @@ def _report_parser() -> Parser:
     formats = ["html", "md", "csv", "tex", "json"]
     parser.add_argument("--formats", type=str, nargs="+", default=formats, help="some of html, md, csv, tex and json")
     add_option(parser, "--thumbnails", bool, True, "show the worst mistakes, where the data are on this machine")
+    text = "show beside them what the answers rest on, as capaboost explain does for each run that the page shows"
+    add_option(parser, "--explain", bool, False, text)
     return parser
 
 

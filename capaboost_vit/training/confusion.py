@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .figures import FAINT, INK, PAPER, in_style, new_figure
+from .metrics import wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +36,10 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], *, title: str) -> 
     totals = counts.sum(1)
     shares = counts / totals.clamp(min=1)[:, None]
     right, images = int(counts.diagonal().sum()), int(totals.sum())
-    subtitle = f"{right:,} of {images:,} right ({100 * right / max(1, images):.2f} %), {size} classes"
+    subtitle = f"{size} classes, {right:,} of {images:,} right"
+    if images:
+        low, high = wilson_interval(right, images)
+        subtitle += f" ({100 * right / images:.2f} %, 95 % interval {low:.1f} to {high:.1f})"
     side = min(6.4, max(2.2, 0.46 * size))
     named = size <= _NAMED_CLASSES
     names = [_cut(name) for name in classes]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .figures import FAINT, INK, PAPER, count_along, hold_span, in_style, make_logarithmic, new_figure
+from .metrics import NOT_IN_PER_CENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,12 +40,13 @@ def draw_learning_curve(
     """
     losses = {"train": _points(rows, "train_loss"), "val": _points(rows, "val_loss")}
     scores = {"train": _points(rows, f"train_{score}"), "val": _points(rows, f"val_{score}")}
-    losses, scores = ({name: line for name, line in lines.items() if line} for lines in (losses, scores))
+    losses, scores = ({split: line for split, line in lines.items() if line} for lines in (losses, scores))
+    name, unit = score.replace("_", " "), "" if score in NOT_IN_PER_CENT else " %"
     said = []
     if best_epoch is not None:
         said.append(f"best epoch on val: {best_epoch} of {rows[-1]['epoch']}")
     if test is not None:
-        said.append(f"test {score.replace('_', ' ')}: {test:.2f} %")
+        said.append(f"test {name}: {test:.2f}{unit}")
     heights = [3.0] + [3.0] * bool(scores or test is not None) + [1.1] * bool(rates)
     figure = new_figure(8, 1.2 + 0.85 * sum(heights), title, "   ".join(said))
     panels = list(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
@@ -61,12 +63,13 @@ def draw_learning_curve(
     _label(axes, ends)
     if scores or test is not None:
         axes = panels.pop(0)
-        axes.set_ylabel(f"{score.replace('_', ' ')} (%)")
+        axes.set_ylabel(f"{name} (%)" if unit else name)
         ends = _draw(axes, scores, best_epoch)
         if test is not None:
             axes.axhline(test, color=_TEST, linewidth=1.2, linestyle=(0, (4, 2)))
             ends.append((f"test {test:.2f}", test, _TEST))
-        hold_span(axes, _LEAST_SPAN)
+        if unit:
+            hold_span(axes, _LEAST_SPAN)
         _label(axes, ends)
     if rates:
         axes = panels.pop(0)

@@ -12,7 +12,7 @@ from torch import Tensor
 OF_CLASSES = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "matthews", "micro_f1")
 OF_NUMBERS = ("mae", "pearson", "r2", "rmse", "spearman")
 _AVERAGES = {"f1": "binary", "macro_f1": "macro", "micro_f1": "micro"}  # of scikit-learn
-_AS_THEY_ARE = {"mae", "rmse", "r2"}  # no shares
+NOT_IN_PER_CENT = {"mae", "rmse", "r2"}  # no shares
 
 
 def scores(
@@ -45,7 +45,7 @@ def scores(
         )
     counts = None if weights is None else weights.cpu().numpy()
     found = {name: _metric(name, predicted, expected, counts) for name in metrics}
-    return {name: value if name in _AS_THEY_ARE else 100 * value for name, value in found.items()}
+    return {name: value if name in NOT_IN_PER_CENT else 100 * value for name, value in found.items()}
 
 
 def confusion_scores(metrics: Sequence[str], confusion: Tensor) -> dict[str, float]:

@@ -149,7 +149,7 @@ def test_a_confusion_matrix_shows_shares_of_the_true_class_and_writes_the_counts
     assert labels == ["a", "$b", "a name of more than …"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "true class")
     assert axes.figure.axes[2].get_xlabel() == "share of the true class (colours by its square root)"
-    assert axes.figure.texts[1].get_text() == "13 of 15 right (86.67 %), 3 classes"
+    assert axes.figure.texts[1].get_text() == "3 classes, 13 of 15 right (86.67 %, 95 % interval 62.1 to 96.3)"
 
 
 def test_of_many_classes_the_worst_and_the_most_frequent_confusions_are_named():

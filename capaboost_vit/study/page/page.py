@@ -14,6 +14,7 @@ import pandas as pd
 
 from ...io.atomic import write_text
 from ...io.printable import printable
+from ...vision.explain_run import explain_mistakes
 from ..escaping import csv_cell, latex, markdown
 from ..outcomes import Outcomes, read_outcomes
 from ..report_json import report_json
@@ -39,6 +40,7 @@ def write_report(
     reference: str | None = None,
     formats: Sequence[str] = FORMATS,
     thumbnails: bool = True,
+    explain: bool = False,
 ) -> list[Path]:
     """Writes `report.html`, `.md`, `.tex`, `.json`, `.csv` and `report_runs.csv` (a line a trial); returns the paths.
 
@@ -47,6 +49,7 @@ def write_report(
         output: folder of the files; None is that of the study.
         reference: the method to compare with; None takes the study's plain LoRA.
         thumbnails: show the worst mistakes, where the data are on this machine.
+        explain: run `explain_mistakes` for the runs whose mistakes are shown, where it has not been.
 
     Raises:
         FileNotFoundError: there is no study.
@@ -73,7 +76,7 @@ def write_report(
     last_tables = study_tables(outcomes)
     texts: dict[str, str] = {}
     if "html" in formats:
-        page = _page(outcomes, grids, compared, thumbnails=thumbnails)
+        page = _page(outcomes, grids, compared, thumbnails=thumbnails, explain=explain)
         texts["report.html"] = render("report.html", **values, **page, tables=last_tables)
     tables = [*itertools.chain(*compared), *last_tables]
     for name in ("md", "tex"):
@@ -92,11 +95,23 @@ def write_report(
 
 
 def _page(
-    outcomes: Outcomes, grids: Sequence[Grid], tables: Sequence[Sequence[ReportTable]], *, thumbnails: bool
+    outcomes: Outcomes,
+    grids: Sequence[Grid],
+    tables: Sequence[Sequence[ReportTable]],
+    *,
+    thumbnails: bool,
+    explain: bool,
 ) -> dict[str, Any]:
     """What the page is made from; it asks for nothing else."""
     images = Thumbnails() if thumbnails else None
     shown = sum(len(grid.first_runs()) for grid in grids)
+    unexplained = {}
+    for run in (run for grid in grids if explain for run in grid.first_runs()):
+        try:
+            if not (run.folder / "explanations.json").exists():
+                explain_mistakes(run.folder)
+        except (OSError, ValueError) as error:
+            unexplained[run.trial.task] = " ".join(str(error).split())
     most = max(3, min(24, _PICTURES // (_THUMBNAIL * max(1, shown))))
     machines = Counter(_machine(o.result["machine"]) for o in outcomes.finals if o.result and o.result.get("machine"))
     return {
@@ -104,6 +119,7 @@ def _page(
         "machines": machines.most_common(),
         "sections": [{"tables": t, **_section(grid, images, most)} for grid, t in zip(grids, tables, strict=True)],
         "no_images": {} if images is None else images.problems,
+        "unexplained": unexplained,
         "most": most,
     }
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ...io.json import read_object
 from ...training.confusion import MOST_DRAWN
+from ...training.metrics import wilson_interval
 from ...vision.data import open_configured
 from ...vision.data.split import Split
 from ..outcomes import Outcome
@@ -48,6 +49,11 @@ class Predictions:
     confusions: tuple[tuple[str, str, int, int], ...]
     worst: tuple[dict[str, Any], ...]
     explained: str = ""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the accuracy, in per cent: Wilson's, of other test images."""
+        return wilson_interval(sum(right for right, _ in self.recalls), max(1, sum(total for _, total in self.recalls)))
 
     @property
     def lowest(self) -> list[tuple[str, int, int]]:
