@@ -29,7 +29,8 @@ _NAMED_LAYERS = 12
 _ROWS, _COLUMNS = 32, 192  # of a mask
 _MARGIN, _TITLE, _SUBTITLE = 0.17, 0.36, 0.24  # inches
 
-_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def styled() -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.layers import Attention
@@ -32,7 +33,7 @@ class Explanation:
     shown: str
 
 
-def explain(model: nn.Module, images: Tensor) -> Explanation:
+def explain(model: Any, images: Tensor) -> Explanation:
     """Attention rollout of timm's plain ViTs that answer by their class token, SmoothGrad of all other models.
 
     Args:
@@ -43,8 +44,8 @@ def explain(model: nn.Module, images: Tensor) -> Explanation:
             logits, weights = attention_weights(model, images)
             maps, shown = rollout(weights), ROLLOUT
         prefix = model.num_prefix_tokens
-        height, width = model.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))  # type: ignore[operator]
-        maps = maps[:, 0, prefix : prefix + height * width].unflatten(1, (height, width))  # type: ignore[operator]
+        height, width = model.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
+        maps = maps[:, 0, prefix : prefix + height * width].unflatten(1, (height, width))
     else:
         with torch.no_grad():
             logits = model(images)
@@ -62,7 +63,7 @@ def attention_layers(model: nn.Module) -> list[Attention] | None:
     return [inside[0] for inside in layers]
 
 
-def attention_weights(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def attention_weights(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """(logits, `softmax(scale * q k^T)` of each block, mean over its heads), each (B, N, N) over the image's tokens.
 
     q and k are what the layer's norms give, adapted or not. Tokens that are no part of the image are left out, as if
@@ -75,8 +76,8 @@ def attention_weights(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Te
         for layer in layers:
             hooks.enter_context(_queries_and_keys(layer, seen))
         logits = model(images)
-    height, width = model.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))  # type: ignore[operator]
-    tokens = model.num_prefix_tokens + height * width  # type: ignore[operator]
+    height, width = model.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
+    tokens = model.num_prefix_tokens + height * width
     weights = []
     for layer, (q, k) in zip(layers, seen, strict=True):
         scale = q.shape[-1] ** -0.5 if layer.fused_attn else layer.scale  # the fused path does not read `scale`

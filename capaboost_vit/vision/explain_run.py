@@ -119,9 +119,9 @@ def _explained(
     """
     saved = open_saved(path, initial_checkpoint=initial_checkpoint)
     target = pick_device(device)
-    model = saved.model.to(target)
+    model: Any = saved.model.to(target)
     transform, prepare = build_transform(saved.input), Normalise(saved.input, target)
-    names = saved.classes or tuple(map(str, range(saved.model.num_classes)))  # type: ignore[call-overload]
+    names = saved.classes or tuple(map(str, range(model.num_classes)))
     places, rows, shown = list(labels), [], ""
     for start in range(0, len(places), _BATCH):
         batch = places[start : start + _BATCH]

@@ -406,8 +406,6 @@ def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(ready, config
         arguments = options["model_kwargs"]
         sizes = {"test_vit2": {"img_size": 16}, SWIN_NAME: {"img_size": (28, 56)}}
         size = sizes.get(options["model"], {})
-            options["model"], {}
-        )
         save_file(timm.create_model(options["model"], **size, **arguments).state_dict(), tmp_path / "b.safetensors")
         options = {**options, "initial_checkpoint": str(tmp_path / "b.safetensors")}
     train(configure(epochs=1, **options))
