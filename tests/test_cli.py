@@ -253,8 +253,8 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["merge"], "required: adapter, --output; see capaboost merge --help"),
         (["merge", "gone", "--output", "x.safetensors"], "no adapter file at gone"),
         (["merge", "gone", "--output", "x.pth"], "no adapter file at gone, and no folder of a run or a timm model"),
-        (["predict"], "required: model, images; see capaboost predict --help"),
-        (["predict", "gone"], "required: images; see capaboost predict --help"),
+        (["predict"], "required: model; see capaboost predict --help"),
+        (["predict", "gone"], "no adapter file at gone, and no folder of a run or a timm model"),
         (["predict", "gone", "gone.png"], "no picture and no folder at gone.png"),
         (["predict", "gone", "."], "the folder . holds no picture"),
         (["predict", "gone", "there.png"], "no adapter file at gone, and no folder of a run or a timm model"),
@@ -840,14 +840,33 @@ def test_what_cannot_be_done_with_a_run_on_texts_is_one_line(refused, finished_t
     line = refused("eval", alone, "--data", text_material / "opinions")
     assert "was made on a local BertForSequenceClassification" in line
     (tmp_path / "x.png").touch()
-    assert "x.png is none of .tsv, .csv, .jsonl, .txt" in refused("predict", folder, tmp_path / "x.png")
+    assert "x.png is none of .tsv, .csv, .jsonl, .json, .txt" in refused("predict", folder, tmp_path / "x.png")
     assert "takes one file or folder, got a, b" in refused("predict", folder, "a", "b")
+    assert 'a run on texts takes --text "...", or a file (.txt' in refused("predict", folder)
+    assert "give either a file or --text, got a, --text" in refused("predict", folder, "a", "--text", "b")
+    assert "--text-pair goes with --text, which is missing" in refused("predict", folder, "a", "--text-pair", "b")
+    assert "of the task classification, which answers no --question" in refused("predict", folder, "--question", "a")
     (tmp_path / "x.png").unlink()
     other = texts.write_encoder(tmp_path / "other", initializer_range=0.2)
     line = refused("eval", alone, "--data", text_material / "opinions", "--initial-checkpoint", other)
     assert "fingerprints differ" in line
     assert "a model on texts becomes a folder" in refused("merge", folder, "--output", tmp_path / "m.safetensors")
     assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "other"}
+
+
+def test_what_is_typed_is_answered(call, refused, finished, finished_text, tmp_path):
+    run, _ = finished_text("opinions")
+    code, out, _ = call("predict", run, "--text", "the cat is good", "the dog is bad", "--csv", tmp_path / "a.csv")
+    assert (code, [line.strip() for line in out.splitlines()][::3][:2]) == (0, ["the cat is good", "the dog is bad"])
+    assert out.count(" %  good") == out.count(" %  bad") == 2
+    assert (tmp_path / "a.csv").read_text().count("\n") == 5
+    asked = ["--question", "where is the cat ?", "--context", "the cat is in the park"]
+    code, out, _ = call("predict", finished_text("questions")[0], *asked, "--csv", tmp_path / "a.json")
+    question, answer, written = out.splitlines()
+    assert (code, question, written) == (0, "where is the cat ?", f"written: {tmp_path / 'a.json'}")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"1": answer.strip()}
+    assert "--text is for texts, and" in refused("predict", finished[0], "--text", "a")
+    assert "name pictures, or folders with pictures" in refused("predict", finished[0])
 
 
 def test_texts_without_labels_are_said_to_be_none_and_are_predicted(call, refused, text_material, tmp_path):

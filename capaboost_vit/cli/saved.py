@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,9 +13,9 @@ from jsonargparse import Namespace
 
 from ..io.printable import printable
 from .parser import Parser, add_option
+from .texts import TYPED, add_text_options, predict_texts, refuse_text_options
 
 if TYPE_CHECKING:
-    from ..training.saved import ModelSource
     from ..vision.predict import Prediction
 
 _BASE_WEIGHTS = (
@@ -66,17 +66,22 @@ def evaluate(arguments: Namespace) -> None:
 def predict_parser() -> Parser:
     """Which model, on which pictures or texts."""
     parser = Parser(
-        description="The most probable classes of pictures, with their probabilities; or GLUE's file for texts."
+        description="The most probable classes of pictures or texts, with their probabilities; answers to questions."
     )
     parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
     parser.add_argument(
         "images",
         type=str,
-        nargs="+",
-        help="pictures, and folders with pictures at any depth; of texts one file, or a folder with test sets",
+        nargs="*",
+        help="pictures, and folders with pictures at any depth; of texts one file (.txt with one a line, .csv, .tsv, "
+        ".jsonl, .json), or a folder with test sets for a server",
     )
-    add_option(parser, "--top", int, 5, "classes per picture")
-    text = "also write them to this file, up to an error if there is one; of texts: to this folder"
+    add_text_options(parser)
+    add_option(parser, "--top", int, 5, "classes per picture or text")
+    text = (
+        "also write them to this file, up to an error if there is one; of texts a folder gets GLUE's submission files, "
+    )
+    text += "and of questions a .json file what SQuAD's server takes"
     add_option(parser, "--csv", str | None, None, text)
     text = "at a picture that cannot be read: error, or skip it and say so"
     add_option(parser, "--bad-images", Literal["error", "skip"], "error", text)
@@ -88,14 +93,18 @@ def predict_parser() -> Parser:
 
 
 def predict(arguments: Namespace) -> None:
-    """Prints a few lines per picture, and writes the table; of texts the table alone."""
+    """Prints a few lines per picture or text, and writes the table."""
     from ..training.saved import open_source
 
-    with suppress(FileNotFoundError):  # pictures that are not there are told first
+    # pictures that are not there are told first
+    with suppress(FileNotFoundError) if arguments.images else nullcontext():
         source = open_source(arguments.model)
         if source.is_text:
-            return _predict_texts(source, arguments)
-    options = arguments.as_dict()
+            return predict_texts(source, arguments)
+    refuse_text_options(arguments)
+    if not arguments.images:
+        raise ValueError("name pictures, or folders with pictures; see capaboost predict --help")
+    options = {name: value for name, value in arguments.as_dict().items() if name not in TYPED}
     table = options.pop("csv")
     if table is not None and Path(table).is_dir():
         raise IsADirectoryError(f"--csv {table} is a folder: name a file in it")
@@ -116,23 +125,6 @@ def predict(arguments: Namespace) -> None:
         deque(show(), maxlen=0)
     else:
         print(f"written: {write_predictions(show(), Path(table))}")
-
-
-def _predict_texts(source: ModelSource, arguments: Namespace) -> None:
-    if len(arguments.images) > 1:
-        raise ValueError(f"a run on texts takes one file or folder, got {', '.join(arguments.images)}")
-    from ..nlu.predict import predict_texts, write_predictions
-
-    options = {name: arguments[name] for name in ("batch_size", "device", "short_cuts")}
-    predictions = predict_texts(source, arguments.images[0], model=arguments.initial_checkpoint, **options)
-    if arguments.csv is not None:
-        for path in write_predictions(predictions, Path(arguments.csv)):
-            print(f"written: {path}")
-        return
-    for rows in predictions.values():
-        print("index\tprediction")
-        for index, prediction in enumerate(rows):
-            print(f"{index}\t{prediction}")
 
 
 def merge_parser() -> Parser:

@@ -38,7 +38,11 @@ _BASE: _Fields = {
 }
 _MERGED: _Fields = {"methods": (tuple[dict, ...], {}), "digest": (str, {})}
 _MASK: _Fields = {"shape": (tuple[int, ...], {"low": 0}), "signed": (bool, {})}
-_TEXT: _Fields = {"task": (str | None, {}), "max_length": (int | None, {"low": 1, "high": _MOST})}
+_TEXT: _Fields = {
+    "task": (str | None, {}),
+    "max_length": (int | None, {"low": 1, "high": _MOST}),
+    "segments": (int | None, {"low": 1, "high": _MOST}),
+}
 _INPUT: _Fields = {
     "input_size": (tuple[int, int, int], {"low": 1, "high": _MOST}),
     "mean": (tuple[float, ...], {}),
@@ -85,7 +89,7 @@ def check_header(header: Mapping[str, Any]) -> None:
         check_value(f"masks.{name}", mask, dict, {})
         _check(f"masks.{name}.", mask, _MASK, _MASK)
     if "text" in header:
-        _check("text.", header["text"], _TEXT, _TEXT)
+        _check("text.", header["text"], _TEXT, {"task", "max_length"})
     _check("input.", header.get("input", {}), _INPUT, ())
     for value in _leaves(header):
         if isinstance(value, float) and not math.isfinite(value):

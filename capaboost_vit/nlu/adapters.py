@@ -29,6 +29,7 @@ def save_adapter(
     task: str | None = None,
     class_names: Sequence[str] = (),
     max_length: int | None = None,
+    segments: int | None = None,
 ) -> Path:
     """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
 
@@ -36,6 +37,7 @@ def save_adapter(
         task: name of the task that it was trained for; with it `create_from_adapter` can build the model.
         class_names: in the order of the labels.
         max_length: tokens of an example in training.
+        segments: texts that make an example: one, or two of a pair.
 
     Raises:
         ValueError: the model carries nothing that `adapt` added.
@@ -53,7 +55,7 @@ def save_adapter(
         "versions": versions,
     }
     if not takes_images(model):
-        header["text"] = {"task": task, "max_length": max_length}
+        header["text"] = {"task": task, "max_length": max_length, "segments": segments}
     return write_adapter_file(path, model, header, head=head_names(model))
 
 

@@ -146,7 +146,8 @@ def _save(model: nn.Module, encoded: EncodedTask, folder: Path) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         return save_model(merge(model), encoded.tokenizer, folder / "model")
     path, classes, length = folder / "adapter.safetensors", encoded.data.classes, encoded.config.max_length
-    return save_adapter(model, path, task=task.name, class_names=classes, max_length=length)
+    segments = len(texts[0]) if (texts := getattr(encoded.data.splits["train"], "texts", None)) else None
+    return save_adapter(model, path, task=task.name, class_names=classes, max_length=length, segments=segments)
 
 
 def _warnings(config: TextConfig, task: EncodedTask) -> list[str]:

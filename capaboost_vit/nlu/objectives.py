@@ -86,6 +86,11 @@ def regression(*, score: Score, names: tuple[str, ...]) -> Objective:
     return Objective(names, loss, Outputs, lambda outputs, batches: score(outputs.squeeze(-1), batches))
 
 
+def outputs_alone() -> Objective:
+    """Of no loss and no score: what an evaluation accumulates is the outputs, (examples, ...)."""
+    return regression(score=lambda *_: {}, names=())
+
+
 def spans(*, score: Score, names: tuple[str, ...]) -> Objective:
     """Mean of the cross-entropies of start and end, outputs (B, 2, N), targets (B, 2); -1 is the padding label.
 

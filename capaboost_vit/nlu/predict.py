@@ -1,12 +1,13 @@
-"""What a finished run predicts of texts without labels, as the files that GLUE's server takes."""
+"""What a trained model says of texts: classes with their probabilities, or scores; and answers to questions."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,91 +15,179 @@ from torch import Tensor
 from ..io.atomic import replacing
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
-from ..training.saved import ModelSource
-from .data import open_unlabelled
+from ..training.saved import ModelSource, open_source
+from .data import TextSplit, open_unlabelled
 from .loader import moved, text_eval_loader
 from .models import create_tokenizer
-from .objectives import regression
+from .objectives import outputs_alone
+from .questions import Answer, Question, QuestionSplit, best_answers, encode_questions, open_unanswered
 from .saved import for_logits, open_trained
-from .tasks import Task, get_task
-from .tokens import encode
+from .tasks import get_task
+from .tokens import Encoded, encode
 
 
-def predict_texts(
-    adapter: str | Path | ModelSource,
-    data: str,
-    *,
-    model: str | None = None,
-    batch_size: int = 64,
-    device: str | None = None,
-    short_cuts: bool = True,
-) -> dict[str, tuple[str, ...]]:
-    """The prediction for each text of the test splits of a folder, or of one file, in the order of the rows.
+@dataclass(frozen=True)
+class TextPrediction:
+    """The most probable classes of a text, or of texts that belong together, the highest probability first.
 
-    A class is written as GLUE's files do it, by its name, or by its number (CoLA, SST-2, MRPC, QQP, WNLI); a score with
-    three places. They are by the name of the file that GLUE's server expects: `RTE.tsv`, `MNLI-m.tsv`, `MNLI-mm.tsv`.
+    Of a regression there is a score instead.
+    """
+
+    texts: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    score: float | None = None
+
+
+class Predictor:
+    """A trained model on texts with its tokenizer, on the device where it is asked.
 
     Args:
-        data: the task's folder or file; labels are not looked at.
+        adapter: a run folder, or an adapter file.
         model: folder or hub id of the base model; None takes that of the run, or the hub id that the file names.
         short_cuts: see `evaluate_text`.
 
     Raises:
-        FileNotFoundError, ValueError: no adapter, data or model; a task whose answers are no classes or scores; see
-            `open_unlabelled`.
+        FileNotFoundError, ValueError: no adapter, or no base model.
     """
-    network, config, classes = open_trained(adapter, model)
-    task = get_task(config.task)
-    if task.kind not in ("classification", "regression"):
-        raise ValueError(f"predict writes classes and scores of texts, and {task.name} has neither")
-    splits = open_unlabelled(data, task, text_columns=config.text_columns)
-    tokenizer, target = create_tokenizer(config.tokenizer or config.model), pick_device(device)
-    network = for_logits(network, target, short_cuts=short_cuts)
-    outputs_alone = regression(score=lambda *_: {}, names=())
-    predictions = {}
-    for name, split in splits.items():
-        encoded = encode(split, tokenizer, max_length=config.max_length)
-        batches = text_eval_loader(replace(encoded, targets=torch.zeros(len(encoded))), batch_size=batch_size)
-        moved_there = partial(moved, device=target)
-        outputs = evaluate(network, batches, prepare=moved_there, config=config, objective=outputs_alone)
-        predictions[_file_name(task, name)] = tuple(_written(task, classes, outputs))
-    return predictions
+
+    def __init__(
+        self,
+        adapter: str | Path | ModelSource,
+        *,
+        model: str | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        short_cuts: bool = True,
+    ) -> None:
+        source = open_source(adapter)
+        network, self.config, self.classes = open_trained(source, model)
+        assert source.adapter is not None
+        self.segments: int | None = source.adapter.header["text"].get("segments")
+        self.task, self.batch_size, self.device = get_task(self.config.task), batch_size, pick_device(device)
+        self.network = for_logits(network, self.device, short_cuts=short_cuts)
+        self.tokenizer = create_tokenizer(self.config.tokenizer or self.config.model)
+
+    def outputs(self, encoded: Encoded) -> Tensor:
+        """The model's outputs of each example, (E, ...), on the CPU in float32.
+
+        Raises FloatingPointError if any is not finite.
+        """
+        if encoded.targets is None:
+            encoded = replace(encoded, targets=torch.zeros(len(encoded)))
+        batches = text_eval_loader(encoded, batch_size=self.batch_size)
+        prepare = partial(moved, device=self.device)
+        return evaluate(self.network, batches, prepare=prepare, config=self.config, objective=outputs_alone())
+
+    def of_split(self, split: TextSplit) -> Tensor:
+        """Logits (E, C), or scores (E, 1), of texts. Raises ValueError for more or fewer texts than in training."""
+        if self.task.kind not in ("classification", "regression"):
+            raise ValueError(f"the task {self.task.name} has neither classes nor scores of texts")
+        count = len(split.texts[0])
+        if self.segments is not None and count != self.segments:
+            raise ValueError(
+                f"the model was trained on {_texts(self.segments)} an example, and {split.names[0]} has {count}: "
+                + ("add --text-pair" if self.segments == 2 else "choose with --text-columns")
+            )
+        return self.outputs(encode(split, self.tokenizer, max_length=self.config.max_length))
+
+    def predict(self, split: TextSplit, *, top: int = 5) -> list[TextPrediction]:
+        """The `top` most probable classes of each example, `softmax(logits)` in float32; or the score."""
+        if top < 1:
+            raise ValueError(f"--top must be at least 1, got {top}")
+        outputs = self.of_split(split)
+        if self.task.kind == "regression":
+            scores = zip(split.texts, outputs[:, 0].tolist(), strict=True)
+            return [TextPrediction(texts, (), (), score) for texts, score in scores]
+        best = outputs.softmax(-1).topk(min(top, outputs.shape[1]))
+        rows = zip(split.texts, best.indices.tolist(), best.values.tolist(), strict=True)
+        return [TextPrediction(t, tuple(self.classes[i] for i in indices), tuple(p)) for t, indices, p in rows]
+
+    def read(self, path: str, *, text_columns: Sequence[str] | None = None) -> TextSplit:
+        """The texts of a file, without labels: .txt with one a line, .json, .jsonl, .csv or .tsv with columns.
+
+        The columns are those of training unless others are named. Raises what `open_unlabelled` does.
+        """
+        (split,) = open_unlabelled(path, self.task, text_columns=text_columns or self.config.text_columns).values()
+        return split
+
+    def answer(self, questions: Sequence[Question]) -> dict[str, Answer]:
+        """The answer to each question, by its id, as a span of its context.
+
+        Of SQuAD v2's task it may be empty. Raises ValueError for another kind of task.
+        """
+        if self.task.kind != "questions":
+            raise ValueError(f"the model was trained on {self.task.name}, which answers no questions: leave them out")
+        config, split = self.config, QuestionSplit(tuple(questions))
+        lengths = {name: getattr(config, name) for name in ("max_length", "stride", "max_question")}
+        windows = encode_questions(split, self.tokenizer, **lengths)
+        logits = self.outputs(windows)
+        options: dict[str, Any] = {name: getattr(config, name) for name in ("n_best", "max_answer_length")}
+        options["no_answer"] = self.task.name == "squad_v2"
+        return best_answers(split, windows, logits[:, 0], logits[:, 1], **options)
+
+    def read_questions(self, path: str) -> tuple[Question, ...]:
+        """Questions of SQuAD's json, or of a table with columns question and context; answers are not read."""
+        return open_unanswered(Path(path), self.task)
 
 
-def _written(task: Task, classes: Sequence[str], outputs: Tensor) -> list[str]:
-    """Outputs (E, C), or (E, 1) of scores, as text."""
-    if task.kind == "regression":
-        return [f"{score:.3f}" for score in outputs[:, 0].tolist()]
-    labels = outputs.argmax(1).tolist()
-    return [str(label) if task.numbered else classes[label] for label in labels]
+def typed_texts(texts: Sequence[str], pairs: Sequence[str] = ()) -> TextSplit:
+    """Texts, or pairs of them, as they were typed.
 
-
-def _file_name(task: Task, split: str) -> str:
-    """As GLUE's server expects it: `RTE.tsv`; of MNLI `MNLI-m.tsv`, and `MNLI-mm.tsv` for mismatched texts."""
-    kind = {"test": "-m", "test_mismatched": "-mm"}.get(split, "") if task.name == "mnli" else ""
-    return f"{task.folder or task.name}{kind}.tsv"
-
-
-def write_predictions(predictions: Mapping[str, Sequence[str]], path: Path) -> list[Path]:
-    """Writes rows of `index`, from 0, and `prediction`, between tabs; in a file called .csv between commas.
-
-    Args:
-        predictions: as `predict_texts` gives them.
-        path: one file; or a folder, which gets them by their names.
-
-    Raises:
-        ValueError: several, and the name of one file.
+    Raises ValueError for an empty one, or another number of second texts.
     """
-    as_folder = path.is_dir() or not path.suffix
-    if len(predictions) > 1 and not as_folder:
-        raise ValueError(f"--csv {path} is one file, and there are {', '.join(predictions)}: name a folder")
-    written = []
-    for name, rows in predictions.items():
-        file = path / name if as_folder else path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as partial_file, open(partial_file, "w", newline="", encoding="utf-8") as opened:
-            table = csv.writer(opened, delimiter="," if file.suffix.lower() == ".csv" else "\t", lineterminator="\n")
-            table.writerow(("index", "prediction"))
-            table.writerows(enumerate(rows))
-        written.append(file)
-    return written
+    if pairs and len(pairs) != len(texts):
+        raise ValueError(f"--text-pair needs a text for each of --text, got {len(pairs)} for {len(texts)}")
+    for flag, given in (("--text", texts), ("--text-pair", pairs)):
+        if any(not text.strip() for text in given):
+            raise ValueError(f"{flag} {given.index(next(t for t in given if not t.strip())) + 1} is empty")
+    rows = tuple(zip(texts, pairs, strict=True)) if pairs else tuple((text,) for text in texts)
+    return TextSplit(rows, (), tuple(f"text {number}" for number in range(1, len(rows) + 1)))
+
+
+def typed_questions(questions: Sequence[str], contexts: Sequence[str]) -> tuple[Question, ...]:
+    """Questions on one context, or each on its own. Raises ValueError for another number of contexts, or an empty one.
+
+    Their ids are their numbers from 1.
+    """
+    if len(contexts) not in (1, len(questions)):
+        raise ValueError(f"--context needs one text, or one for each --question, got {len(contexts)}")
+    if any(not text.strip() for text in (*questions, *contexts)):
+        raise ValueError("a --question or --context is empty")
+    contexts = [*contexts] * (len(questions) if len(contexts) == 1 else 1)
+    rows = enumerate(zip(questions, contexts, strict=True), start=1)
+    return tuple(Question(str(number), question, context, (), (), "") for number, (question, context) in rows)
+
+
+def write_rows(predictions: Sequence[TextPrediction], path: Path) -> Path:
+    """Writes a row for each class, `index,text,...,rank,class,probability`, or `index,text,...,score`.
+
+    The index counts from 0, the rank from 1. See `write_table`.
+    """
+    count = len(predictions[0].texts)
+    texts = ("text",) if count == 1 else tuple(f"text{number}" for number in range(1, count + 1))
+    scored = predictions[0].score is not None
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        yield ("index", *texts, *(("score",) if scored else ("rank", "class", "probability")))
+        for index, prediction in enumerate(predictions):
+            if scored:
+                yield index, *prediction.texts, f"{prediction.score:.9g}"
+            ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+            for rank, (name, probability) in enumerate(ranked, start=1):
+                yield index, *prediction.texts, rank, name, f"{probability:.9g}"
+
+    return write_table(rows(), path)
+
+
+def write_table(rows: Iterator[tuple[Any, ...]], path: Path) -> Path:
+    """Writes rows between tabs, in a .csv file between commas; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial_file, open(partial_file, "w", newline="", encoding="utf-8") as opened:
+        delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+        csv.writer(opened, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return path
+
+
+def _texts(count: int) -> str:
+    return "one text" if count == 1 else f"{count} texts"

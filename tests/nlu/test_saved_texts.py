@@ -15,8 +15,9 @@ import yaml
 from capaboost_vit.core.inject import wrappers
 from capaboost_vit.methods.header import AdapterFileError
 from capaboost_vit.nlu import create_from_adapter
-from capaboost_vit.nlu.predict import _written, predict_texts, write_predictions
+from capaboost_vit.nlu.predict import Predictor, typed_questions, typed_texts, write_rows
 from capaboost_vit.nlu.saved import evaluate_text, for_logits, merge_text, open_trained
+from capaboost_vit.nlu.submission import _written, glue_rows, write_submission
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.run import train
 from capaboost_vit.training.saved import open_source
@@ -72,7 +73,8 @@ def test_short_cuts_change_no_answer(finished_text, tmp_path, kind, options):
     assert evaluate_text(folder) == pytest.approx(evaluate_text(folder, short_cuts=False), rel=1e-6)
     if kind == "opinions":
         (tmp_path / "test.tsv").write_text("".join(f"{text}\n" for text in ["text", *dict(texts.opinions(9))]))
-        assert predict_texts(folder, str(tmp_path)) == predict_texts(folder, str(tmp_path), short_cuts=False)
+        short, long = (Predictor(folder, short_cuts=short_cuts) for short_cuts in (True, False))
+        assert glue_rows(short, str(tmp_path)) == glue_rows(long, str(tmp_path))
 
 
 def test_other_splits_and_batches_give_their_scores(finished_text):
@@ -201,7 +203,7 @@ def test_predictions_are_those_of_the_merged_model_in_a_file_for_the_server(
     model, tokenizer = plain_of(merged, kind), transformers.AutoTokenizer.from_pretrained(merged)
     with torch.no_grad():  # not around the fixture, which may have to train
         expected = [model(**tokenizer(*row, return_tensors="pt")).logits[0] for row in texts_of]
-    (written,) = write_predictions(predict_texts(folder, str(source.parent), batch_size=4), tmp_path / "out")
+    (written,) = write_submission(glue_rows(Predictor(folder, batch_size=4), str(source.parent)), tmp_path / "out")
     assert written == tmp_path / "out" / file
     header, *lines = [line.split("\t") for line in written.read_text().splitlines()]
     assert header == ["index", "prediction"]
@@ -211,7 +213,7 @@ def test_predictions_are_those_of_the_merged_model_in_a_file_for_the_server(
     else:
         assert [name for _, name in lines] == [model.config.id2label[int(logits.argmax())] for logits in expected]
         assert {name for _, name in lines} <= names
-    (alone,) = write_predictions(predict_texts(folder, str(source)), tmp_path / "mine.csv")
+    (alone,) = write_submission(glue_rows(Predictor(folder), str(source)), tmp_path / "mine.csv")
     assert alone.read_text().splitlines()[1] == ",".join(lines[0])
 
 
@@ -220,10 +222,85 @@ def test_classes_that_published_files_number_are_numbers_and_two_sets_need_a_fol
     assert {name for name, task in TASKS.items() if task.numbered} == {"cola", "sst2", "mrpc", "qqp", "wnli"}
     two = {"MNLI-m.tsv": ("neutral",), "MNLI-mm.tsv": ("neutral",)}
     with pytest.raises(ValueError, match=r"is one file, and there are MNLI-m\.tsv, MNLI-mm\.tsv: name a folder"):
-        write_predictions(two, tmp_path / "one.tsv")
-    assert [path.name for path in write_predictions(two, tmp_path / "out")] == list(two)
-    with pytest.raises(ValueError, match="predict writes classes and scores of texts, and squad has neither"):
-        predict_texts(finished_text("questions")[0], str(tmp_path))
+        write_submission(two, tmp_path / "one.tsv")
+    assert [path.name for path in write_submission(two, tmp_path / "out")] == list(two)
+    (tmp_path / "test.tsv").write_text("text\nthe cat\n")
+    with pytest.raises(ValueError, match="the task squad has neither classes nor scores of texts"):
+        glue_rows(Predictor(finished_text("questions")[0]), str(tmp_path))
+
+
+# what is typed, and files
+
+
+def test_typed_texts_get_the_probabilities_of_the_merged_model_whatever_the_file_they_stand_in(finished_text, tmp_path):
+    folder, _ = finished_text("opinions")
+    predictor, asked = Predictor(folder, batch_size=2), [text for text, _ in texts.opinions(5)]
+    merged = merge_text(folder, tmp_path / "merged")
+    model, tokenizer = plain_of(merged, "opinions"), transformers.AutoTokenizer.from_pretrained(merged)
+    found = predictor.predict(typed_texts(asked))
+    for text, prediction in zip(asked, found, strict=True):
+        with torch.no_grad():
+            expected = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+        assert prediction.texts == (text,)
+        by_class = dict(zip(prediction.classes, prediction.probabilities, strict=True))
+        assert [by_class[name] for name in ("bad", "good")] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert prediction.probabilities == tuple(sorted(prediction.probabilities, reverse=True))
+    rows = [{"text": text, "more": 1} for text in asked]
+    for name, content in {
+        "a.txt": "".join(f"{text}\n" for text in asked),
+        "a.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows),
+        "a.json": json.dumps(rows),
+        "a.csv": "text,more\n" + "".join(f'"{text}",1\n' for text in asked),
+    }.items():
+        (tmp_path / name).write_text(content)
+        assert predictor.predict(predictor.read(str(tmp_path / name))) == found
+    lines = (
+        write_rows(predictor.predict(typed_texts(asked), top=1), tmp_path / "out" / "a.csv").read_text().splitlines()
+    )
+    assert lines[0] == "index,text,rank,class,probability"
+    assert lines[1].startswith(f"0,{asked[0]},1,{found[0].classes[0]},0.")
+    assert len(lines) == 6
+
+
+def test_scores_are_written_and_another_number_of_texts_than_in_training_is_refused(finished_text, tmp_path):
+    predictor = Predictor(finished_text("scores")[0])
+    (found,) = predictor.predict(typed_texts(["the cat"], ["good fine"]))
+    assert (found.classes, found.probabilities) == ((), ())
+    header, line = write_rows([found], tmp_path / "a.tsv").read_text().splitlines()
+    assert header == "index\ttext1\ttext2\tscore"
+    assert float(line.split("\t")[-1]) == pytest.approx(found.score)
+    with pytest.raises(ValueError, match="was trained on 2 texts an example, and text 1 has 1: add --text-pair"):
+        predictor.predict(typed_texts(["the cat"]))
+    with pytest.raises(ValueError, match="trained on one text an example, and text 1 has 2"):
+        Predictor(finished_text("opinions")[0]).predict(typed_texts(["a"], ["b"]))
+    with pytest.raises(ValueError, match="--top must be at least 1, got 0"):
+        predictor.predict(typed_texts(["a"], ["b"]), top=0)
+
+
+@pytest.mark.parametrize("kind", ["questions", "unanswered"])
+def test_questions_of_ones_own_are_answered_as_those_of_the_data_whatever_the_file(finished_text, tmp_path, kind):
+    folder, result = finished_text(kind)
+    predictor = Predictor(folder)
+    own = predictor.read_questions(result["config"]["data"])
+    found = predictor.answer(own)
+    assert all(answer.text in question.context for question, answer in zip(own, found.values(), strict=True))
+    typed = typed_questions([q.question for q in own], [q.context for q in own])
+    assert [answer.text for answer in predictor.answer(typed).values()] == [answer.text for answer in found.values()]
+    rows = [{"id": q.id, "question": q.question, "context": q.context} for q in own]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert predictor.answer(predictor.read_questions(str(tmp_path / "a.json"))) == found
+    (tmp_path / "a.csv").write_text("question\nwhere ?\n")
+    with pytest.raises(ValueError, match=r"a\.csv has no column 'context'; it has: question"):
+        predictor.read_questions(str(tmp_path / "a.csv"))
+
+
+def test_what_is_typed_wrong_is_named():
+    with pytest.raises(ValueError, match="--text-pair needs a text for each of --text, got 1 for 2"):
+        typed_texts(["a", "b"], ["c"])
+    with pytest.raises(ValueError, match="--text 2 is empty"):
+        typed_texts(["a", " "])
+    with pytest.raises(ValueError, match="--context needs one text, or one for each --question, got 0"):
+        typed_questions(["a", "b"], [])
 
 
 # merging

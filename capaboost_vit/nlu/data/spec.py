@@ -31,7 +31,7 @@ def open_texts(
 ) -> TextData[TextSplit]:
     """Reads the texts and labels of a task. A local path wins over other readings.
 
-    - a folder with train, dev (or val, valid, validation) and test as .tsv, .csv or .jsonl, such as one of GLUE's;
+    - a folder with train, dev (or val, valid, validation) and test (.tsv, .csv, .jsonl, .json), such as one of GLUE's;
     - a folder that holds such a folder under the task's name or its published one, such as GLUE's, or as all it holds;
     - one such file: the split that its name tells, else train; for masked tokens it is train;
     - a folder that `datasets` saved, or that holds parquet files;
@@ -81,6 +81,8 @@ def open_unlabelled(spec: str, task: Task, *, text_columns: Sequence[str] | None
     """
     layouts, path = _layouts(task, text_columns), Path(spec).expanduser()
     reading = replace(task, kind="masked")  # labels are not looked for
+    if path.suffix.lower() == ".txt" and path.is_file():
+        layouts = [("text",)]  # a line is one text, whatever its column was called in training
     tables = _tables(spec, path, reading, layouts)
     if not path.is_file():
         wanted = {name: table for name, table in tables.items() if name.startswith("test")}

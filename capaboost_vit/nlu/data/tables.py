@@ -1,4 +1,4 @@
-"""Tables of texts, row by row: files (tsv, csv, JSON lines, or a document per line), or what `datasets` has read."""
+"""Tables of texts, row by row: files (tsv, csv, JSON, or a document per line), or what `datasets` has read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from ...io.columns import listed_columns
 from ..tasks import Task
 
-SUFFIXES = (".tsv", ".csv", ".jsonl")
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
 _LONGEST_CELL = 2**31 - 1  # the largest limit that csv takes on every platform
 _AT_ONCE = 1000  # rows that are taken from a data set together
 
@@ -66,6 +66,7 @@ def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     - .tsv: cells between tabs, as they are: quotes are part of the text;
     - .csv: cells between commas, quoted as spreadsheets do it, and then perhaps over several lines;
     - .jsonl: an object per line;
+    - .json: a list of objects, an object of columns (lists, or pandas' objects by index), or lines as in .jsonl;
     - any other: a document per line, in the column `text`; lines without text are passed over.
 
     Args:
@@ -82,9 +83,11 @@ def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     suffix = path.suffix.lower()
     if suffix not in (".tsv", ".csv"):
         documents = ((number, {"text": line}) for number, line in _lines(content) if line.strip())
-        rows = _objects(path, content) if suffix == ".jsonl" else documents
+        records = _records(path, content) if suffix == ".json" else None
+        rows = _objects(path, content) if suffix in (".json", ".jsonl") else documents
+        rows, unit = (rows, "line") if records is None else (iter(records), "record")
         first = next(rows)
-        return Table(str(path), path.name, tuple(first[1]), chain([first], rows))
+        return Table(str(path), path.name, tuple(first[1]), chain([first], rows), unit=unit)
     lines = _quoted(path, content) if suffix == ".csv" else ((n, line.split("\t")) for n, line in _lines(content))
     top, cells = next(lines)
     header = task.header
@@ -131,6 +134,35 @@ def _quoted(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
     finally:
         csv.field_size_limit(limit)
     return iter(rows)
+
+
+def _records(path: Path, content: str) -> list[Row] | None:
+    """Numbered records of a JSON file that is one value; None where it is a value per line."""
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        if str(error).startswith("Extra data"):
+            return None
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if isinstance(value, dict) and value:
+        columns = [list(cells.values()) if isinstance(cells, dict) else cells for cells in value.values()]
+        if all(isinstance(cells, list) and len(cells) == len(columns[0]) for cells in columns):
+            value = [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        raise ValueError(
+            f'{path}: expected a list of objects such as [{{"text": ..., "label": ...}}, ...], or an object of columns '
+            f"of one length, got {content.strip()[:40]!r}"
+        )
+    return list(enumerate(value, start=1))
+
+
+def is_squad(path: Path) -> bool:
+    """Whether a JSON file has SQuAD's form, an object with the key `data`."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(value, dict) and "data" in value
 
 
 def _objects(path: Path, content: str) -> Iterator[Row]:

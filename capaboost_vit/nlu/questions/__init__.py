@@ -2,7 +2,7 @@
 
 from .answers import Answer, best_answers, best_threshold, normalize_answer, score_answer, score_answers
 from .features import Windows, encode_questions
-from .opening import open_questions
+from .opening import open_questions, open_unanswered
 from .reading import Question, QuestionSplit
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "encode_questions",
     "normalize_answer",
     "open_questions",
+    "open_unanswered",
     "score_answer",
     "score_answers",
 ]

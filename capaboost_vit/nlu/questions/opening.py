@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...io.columns import listed_columns
 from ...io.tables import VAL_NAMES, is_hub_name, load_from_hub
 from ..data.split import TextData
+from ..data.tables import SUFFIXES, is_squad, read_file
+from ..tasks import Task
 from .reading import Question, QuestionSplit, read_json, read_rows
 
 _CHOICES = "give a SQuAD .json file, a folder with train*.json and dev*.json, or owner/name on the hub"
@@ -50,6 +53,28 @@ def open_questions(spec: str, *, seed: int = 0) -> TextData[QuestionSplit]:
             raise ValueError(f"{spec}: {len(shared)} questions are in train and in dev, such as {min(shared)!r}")
         splits = _by_article(spec, train, _OF_TRAIN, seed) | {"test": QuestionSplit(dev)}
     return TextData(spec, (), splits, protocol="articles")
+
+
+def open_unanswered(path: Path, task: Task) -> tuple[Question, ...]:
+    """The questions of one file, whose answers are not read: SQuAD's json, or a table with `question` and `context`.
+
+    A row of a table has the id of its column `id`, or its number in the file.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: neither of both; a question that is wrong, by its id.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no questions at {path}: give a file ({', '.join(SUFFIXES)})")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}")
+    if path.suffix.lower() == ".json" and is_squad(path):
+        return read_json(path, answers=False)
+    needed = ("question", "context")
+    table = read_file(path, task, [needed])
+    if missing := [name for name in needed if name not in table.columns]:
+        raise ValueError(f"{path} has no column {missing[0]!r}; it has: {listed_columns(table.columns)}")
+    rows = ({"id": str(number), **cells, "answers": [], "title": ""} for number, cells in table.rows)
+    return read_rows(str(path), rows)
 
 
 def _only(folder: Path, *starts: str) -> Path:

@@ -48,8 +48,8 @@ class QuestionSplit:
         return {"examples": len(self), "sha256": digest.hexdigest()}
 
 
-def read_json(path: Path) -> tuple[Question, ...]:
-    """The questions of a file of SQuAD v1.1 or v2, in its order.
+def read_json(path: Path, *, answers: bool = True) -> tuple[Question, ...]:
+    """The questions of a file of SQuAD v1.1 or v2, in its order; `answers` false: those in the file are not read.
 
     A question without answers must say `"is_impossible": true`, as v2 does. An article without a title is named by its
     place in the file.
@@ -71,6 +71,8 @@ def read_json(path: Path) -> tuple[Question, ...]:
         title = str(article.get("title") or f"article {number}")
         for paragraph in paragraphs:
             for qa in _list(paragraph, "qas", where):
+                if not answers and isinstance(qa, dict):
+                    qa = {**qa, "answers": [], "is_impossible": True}
                 _list(qa, "answers", where)
                 rows.append({**qa, "context": paragraph.get("context"), "title": title})
     return _checked(str(path), rows)
