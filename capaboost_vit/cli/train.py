@@ -40,7 +40,7 @@ def quickstart_parser() -> Parser:
     """Where, and from which seed."""
     parser = Parser(description="Pretrains a small ViT on five digits and adapts it to the other five, four ways.")
     add_option(parser, "--output", str, "runs/quickstart", "folder of the runs")
-    add_option(parser, "--seed", int, 0, "seed of all runs")
+    add_option(parser, "--seed", int, 0, "the first of three seeds")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 
 import pytest
 from PIL import Image
@@ -10,12 +11,14 @@ from PIL import Image
 from capaboost_vit.cli import main
 from capaboost_vit.study import quickstart as module
 
-RUNS = ["base", "head-only", "lora", "capaboost-lora", "capaboost-adapter"]
+METHODS = ["head-only", "lora", "capaboost-lora", "capaboost-adapter"]
+RUNS = ["base", *(f"{method}-{seed}" for seed in range(2) for method in METHODS)]
 
 
 @pytest.fixture
 def trained(monkeypatch):
     """Makes the runs tiny; returns the list of folders that are trained."""
+    monkeypatch.setattr(module, "SEEDS", 2)
     monkeypatch.setitem(module._BASE, "epochs", 1)
     monkeypatch.setitem(module._ADAPT, "epochs", 1)
     monkeypatch.setitem(module._COMMON, "model_kwargs", {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2})
@@ -35,19 +38,27 @@ def test_the_whole_story_is_told(trained, tmp_path, capsys):
     assert main(["quickstart", "--output", str(folder)]) == 0
     out = capsys.readouterr().out
     assert trained == RUNS
-    table = [line for line in out.splitlines() if line.count("│") == 6]
+    table = [line for line in out.splitlines() if line.count("│") == 7]
     assert [line.split("│")[1].strip() for line in table] == [
         "head only",
         "LoRA",
         "CapaBoost-LoRA",
         "CapaBoost-Adapter",
     ]
-    for line, name in zip(table, RUNS[1:], strict=True):
-        result = json.loads((folder / name / "result.json").read_text())
-        cells = [cell.strip() for cell in line.split("│")[2:6]]
-        trained_parameters = f"{result['parameters']['trained']:,}"
-        size, accuracy = f"{result['adapter_bytes'] / 1000:.1f}", f"{result['test_accuracy']:.1f}"
-        assert cells == [trained_parameters, size, accuracy, f"{result['train_seconds']:.1f}"]
+    accuracies = {}
+    for line, name in zip(table, METHODS, strict=True):
+        results = [json.loads((folder / f"{name}-{seed}" / "result.json").read_text()) for seed in range(2)]
+        cells = [cell.strip() for cell in line.split("│")[2:7]]
+        accuracies[name] = [result["test_accuracy"] for result in results]
+        mean, spread = statistics.mean(accuracies[name]), statistics.stdev(accuracies[name])
+        difference = mean - statistics.mean(accuracies["lora"]) if "lora" in accuracies else None
+        assert cells[0] == f"{results[0]['parameters']['trained']:,}"
+        assert cells[2] == f"{mean:.1f} ± {spread:.1f}"
+        assert name in ("head-only", "lora") or cells[3] == f"{difference:+.1f}"
+    differences = [a - b for a, b in zip(accuracies["capaboost-lora"], accuracies["lora"], strict=True)]
+    half = 12.706205 * statistics.stdev(differences) / 2**0.5  # Student's t of one degree of freedom
+    low, high = (statistics.mean(differences) + side * half for side in (-1, 1))
+    assert f"95 % interval {low:+.1f} to {high:+.1f}" in out
     for text in ("tensorboard --logdir", "capaboost eval", "capaboost merge", "capaboost train --model", str(folder)):
         assert text in out
     with Image.open(folder / "learning_curves.png") as image:
@@ -58,10 +69,10 @@ def test_what_it_says_to_type_next_works(trained, tmp_path, capsys):
     folder = tmp_path / "q"
     assert main(["quickstart", "--output", str(folder)]) == 0
     capsys.readouterr()
-    result = json.loads((folder / "capaboost-lora" / "result.json").read_text())
-    assert main(["eval", str(folder / "capaboost-lora")]) == 0
+    result = json.loads((folder / "capaboost-lora-0" / "result.json").read_text())
+    assert main(["eval", str(folder / "capaboost-lora-0")]) == 0
     assert f"({result['test_right']} of {result['test_total']})" in capsys.readouterr().out
-    assert main(["merge", str(folder / "capaboost-lora"), "--output", str(tmp_path / "merged.safetensors")]) == 0
+    assert main(["merge", str(folder / "capaboost-lora-0"), "--output", str(tmp_path / "merged.safetensors")]) == 0
 
 
 def test_a_second_call_runs_nothing_again_and_shows_the_same(trained, tmp_path, capsys):
@@ -70,18 +81,18 @@ def test_a_second_call_runs_nothing_again_and_shows_the_same(trained, tmp_path, 
     trained.clear()
     second = module.quickstart(tmp_path)
     assert trained == []
-    assert second == json.loads(json.dumps(first))
+    assert second.equals(first)
     assert shown.endswith(capsys.readouterr().out)
 
 
 def test_another_seed_runs_everything_again(trained, tmp_path):
     module.quickstart(tmp_path)
     trained.clear()
-    module.quickstart(tmp_path, seed=1)
-    assert trained == RUNS
+    module.quickstart(tmp_path, seed=3)
+    assert trained == ["base", *(f"{method}-{seed}" for seed in range(3, 5) for method in METHODS)]
 
 
-@pytest.mark.parametrize("gone", ["base.safetensors", "base/result.json", "lora/result.json"])
+@pytest.mark.parametrize("gone", ["base.safetensors", "base/result.json", "lora-1/result.json"])
 def test_what_is_missing_is_run_again_and_only_that(trained, tmp_path, gone):
     module.quickstart(tmp_path)
     trained.clear()
@@ -91,22 +102,24 @@ def test_what_is_missing_is_run_again_and_only_that(trained, tmp_path, gone):
 
 
 def test_all_methods_start_from_the_same_weights_and_data(trained, tmp_path):
-    results = module.quickstart(tmp_path)
-    assert [result["config"]["initial_checkpoint"] for result in results] == [str(tmp_path / "base.safetensors")] * 4
-    assert len({result["data"]["splits"]["test"]["sha256"] for result in results}) == 1
-    assert {result["config"]["epochs"] for result in results} == {1}
-    plain, boosted = (result["method"][0] for result in results[1:3])
+    runs = module.quickstart(tmp_path)
+    assert {config["initial_checkpoint"] for config in runs.config} == {str(tmp_path / "base.safetensors")}
+    assert len({data["splits"][module._ADAPT["test_split"]]["sha256"] for data in runs.data}) == 1
+    assert {config["epochs"] for config in runs.config} == {1}
+    plain, boosted = (methods[0] for methods in runs.method[1:3])
     assert (plain["num_branches"], plain["density"]) == (1, 1.0)
     assert (boosted["num_branches"], boosted["pattern"], boosted["coefficients"]) == (2, "sign", "rank")
-    plain, boosted = (result["parameters"]["trained"] for result in results[1:3])
+    plain, boosted = (parameters["trained"] for parameters in runs.parameters[1:3])
     coefficients = 1 * 2 * 8  # one block, q and v of rank 8
     assert boosted == plain + coefficients
 
 
 @pytest.mark.slow
 def test_the_real_quickstart_learns_and_every_adaptation_beats_the_head(tmp_path):
-    results = module.quickstart(tmp_path)
+    runs = module.quickstart(tmp_path)
     base = json.loads((tmp_path / "base" / "result.json").read_text())
     assert base["test_accuracy"] > 90
-    assert all(result["test_accuracy"] > 45 for result in results)  # chance is 20; last bits of the base move it by 10
-    assert min(result["test_accuracy"] for result in results[1:]) > results[0]["test_accuracy"]
+    means = runs.groupby("name").test_accuracy.mean()
+    assert means.min() > 45  # chance is 20; last bits of the base move it by 10
+    assert means.drop("head only").min() > means["head only"] + 5
+    assert means["CapaBoost-LoRA"] > means["LoRA"] - 3
