@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from .config import RunConfig
 from .distributed import broadcast
 from .figures import new_figure, save_figure
 from .folder import RunFolder
+from .halving import PARTS, Score, halve
 from .hooks import put
 from .job import Job
 from .log import Log
@@ -34,10 +35,6 @@ RECORD, PICTURE = SEARCH_FILES = ("lr_search.json", "lr_search.png")
 _SHORTEST = 8  # updates of a short run that say something
 _MOST_EXAMPLES = 200_000  # of a run that is worth half of it more without being asked twice: 100 epochs of 2,000
 _COST = 2  # the search takes at most one of so many parts of the run's updates
-_PARTS = 8  # of them the first round's runs take one each
-_FACTOR = 2.0  # from rate to rate
-
-Score = tuple[float, float]  # on val: the score, and among equals the lower loss, negated
 
 
 def rate_without_search(config: RunConfig) -> RunConfig:
@@ -48,7 +45,7 @@ def rate_without_search(config: RunConfig) -> RunConfig:
 def reason_against(job: Job) -> str | None:
     """Why no search is made for a run: nothing to score on, too few updates, or too many; None where one is."""
     updates = job.state.updates
-    least = _COST * _PARTS * _SHORTEST
+    least = _COST * PARTS * _SHORTEST
     if job.val is None:
         return "no val split to search on"
     if updates < least:
@@ -56,34 +53,6 @@ def reason_against(job: Job) -> str | None:
     if updates * job.config.batch_size > _MOST_EXAMPLES:
         return f"a search is made for runs of up to {_MOST_EXAMPLES:,} {job.config.unit}, and this one sees more"
     return None
-
-
-def halve(run: Callable[[float, int], Score], usual: float, budget: int) -> float:
-    """Successive halving: the best of several rates in short runs, of which the best two are compared in longer ones.
-
-    The first round takes half of the usual rate, this, and twice it, an eighth of the budget each, and goes on
-    to the next one for as long as the best is at the edge and three eighths are left for the second round.
-
-    Args:
-        run: the score of a run of so many updates at a rate.
-        budget: updates in all.
-    """
-    short = budget // _PARTS
-    scores = {rate: run(rate, short) for rate in (_rounded(usual / _FACTOR), usual, _rounded(usual * _FACTOR))}
-    while len(scores) < _PARTS - 3:
-        best = max(scores, key=scores.__getitem__)
-        if best not in (min(scores), max(scores)):
-            break
-        further = _rounded(best / _FACTOR if best == min(scores) else best * _FACTOR)
-        scores[further] = run(further, short)
-    two = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
-    final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in two}
-    return max(two, key=final.__getitem__)
-
-
-def _rounded(rate: float) -> float:
-    """To two digits, as people write it."""
-    return float(f"{rate:.2g}")
 
 
 def find_rate(job: Job, folder: RunFolder, stop: StopSignals) -> Job:

@@ -208,7 +208,8 @@ def test_a_grid_that_makes_no_sense_is_refused(written, options, message):
         ({"set": {"initial_checkpoint": "a"}}, ValueError, "by the study: say --initial-checkpoint"),
         ({"set": {"allow_config_change": True}}, ValueError, "allow_config_change is decided by the study: take it"),
         ({"set": {"lr": -1}}, ValueError, "--lr must"),
-        ({"set": {"lr": "abc"}}, TypeError, "lr must be float, got 'abc'"),
+        ({"set": {"lr": "abc"}}, TypeError, "lr must be float or auto, got 'abc'"),
+        ({"set": {"lr": "auto"}}, ValueError, "lr auto is for a run alone: a study takes a number"),
         ({"set": {"amp": "maybe"}}, TypeError, "amp must be bool, got 'maybe'"),
         ({"set": {"epochs": 2.5}}, TypeError, "epochs must be int, got 2.5"),
         ({"set": {"max_steps": "many"}}, TypeError, r"max_steps must be int \| None, got 'many'"),
@@ -296,7 +297,7 @@ def test_a_file_of_a_method_that_is_none_is_refused_by_its_path(tmp_path, conten
 def test_a_value_of_the_wrong_type_in_a_file_is_named_with_its_path(tmp_path):
     path = tmp_path / "m.yaml"
     path.write_text("method: {name: lora}\nlr: fast\n")
-    with pytest.raises(TypeError, match=r"m\.yaml: lr must be float, got 'fast'"):
+    with pytest.raises(TypeError, match=r"m\.yaml: lr must be float or auto, got 'fast'"):
         read_method(path)
 
 
