@@ -56,7 +56,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     masking = None
     if task.kind == "masked":
         masking = TokenMasking(encoded.tokenizer, probability=config.mlm_probability, seed=config.seed)
-    shard = {"rank": world.rank, "world_size": world.size}
+    shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     examples = TextExamples(encoded.encoded["train"], masking)
     longest = int(encoded.encoded["train"].lengths.argmax())
     batch = next(examples.batches([[(longest, True)] * 2]))

@@ -98,6 +98,7 @@ class FrontExamples:
     def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Batch]:
         """A batch of activations and targets for each part."""
         self.fill()
+        parts = [[(index % len(self), counts) for index, counts in part] for part in parts]  # nothing here is random
         missing = [[example for example in part if not self._has(example)] for part in parts]
         computed = self._computed([part for part in missing if part], epoch)
         for part, lacking in zip(parts, missing, strict=True):

@@ -35,16 +35,24 @@ class Update(NamedTuple):
 
 
 def epoch_order(
-    count: int, *, batch_size: int, seed: int, epoch: int, lengths: np.ndarray | None = None
+    count: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    lengths: np.ndarray | None = None,
+    balanced: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """The examples of each update of an epoch: every one of `count` once, in an order that depends on (seed, epoch).
+
+    With `balanced`, the labels, those of `balanced_draw` instead.
 
     With `lengths`, of each example, those of about the same length come into the same update: within each 50 updates
     of the permutation the examples are sorted by length, and the updates that this makes are shuffled. The last update
     of an epoch, where it is smaller, stays the last one and as it was drawn.
     """
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(count)
+    order = generator.permutation(count) if balanced is None else balanced_draw(balanced, generator)
     if lengths is not None:
         full = count - count % batch_size
         for start in range(0, full, _CHUNK * batch_size):
@@ -53,6 +61,24 @@ def epoch_order(
             # a chunk is a view: this shuffles the permutation itself
             chunk[:] = generator.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+
+def balanced_draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """As many examples as there are labels, each class equally often, shuffled.
+
+    Of n examples with K classes each class gives n // K, and n % K classes drawn anew one more. A class that has fewer
+    is gone through again and again, each time in another order; i + k n stands for the k-th repetition of example i.
+    """
+    count = len(labels)
+    _, starts = np.unique(np.sort(labels), return_index=True)
+    classes = np.split(np.argsort(labels, kind="stable"), starts[1:])
+    shares = np.full(len(classes), count // len(classes))
+    shares[generator.permutation(len(classes))[: count % len(classes)]] += 1
+    drawn = []
+    for members, share in zip(classes, shares, strict=True):
+        rounds = [generator.permutation(members) + k * count for k in range(math.ceil(share / len(members)))]
+        drawn.append(np.concatenate(rounds)[:share])
+    return generator.permutation(np.concatenate(drawn))
 
 
 def share_of(update: np.ndarray, *, accumulation: int, rank: int, world_size: int) -> list[Part]:
@@ -72,7 +98,10 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Any]:
-        """A batch (inputs, targets) for each part. What is random in an example is a function of (epoch, index)."""
+        """A batch (inputs, targets) for each part. What is random in an example is a function of (epoch, index).
+
+        An index i + k n, with n examples, is the k-th repetition of i: the same example, at random in another way.
+        """
 
     def read_once(self) -> None:
         """Nothing need be kept for later epochs: no example will be asked for a second time."""
@@ -95,6 +124,7 @@ class TrainLoader:
         accumulation: batches in which the share of a process is computed.
         rank, world_size: this process, and how many there are.
         lengths: of each example, to bring those of about the same length into the same update; see `epoch_order`.
+        balanced: labels of the examples, to draw each class equally often; None: each example once.
     """
 
     examples: Examples
@@ -105,6 +135,7 @@ class TrainLoader:
     rank: int = 0
     world_size: int = 1
     lengths: np.ndarray | None = None
+    balanced: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Updates of an epoch."""
@@ -112,15 +143,22 @@ class TrainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Update]:
         """The updates of one epoch from the `start`-th on; examples that cannot be read raise ValueError."""
+        count = len(self.examples)
         order = epoch_order(
-            len(self.examples), batch_size=self.batch_size, seed=self.seed, epoch=epoch, lengths=self.lengths
+            count,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            lengths=self.lengths,
+            balanced=self.balanced,
         )
         share = {"accumulation": self.accumulation, "rank": self.rank, "world_size": self.world_size}
         updates = [(len(update), share_of(update, **share)) for update in order[start:]]
         # one pass over all parts, so that what reads them can be ahead of the updates
         batches = self.examples.batches([part for _, parts in updates for part in parts], epoch=epoch)
         for size, parts in updates:
-            yield Update([next(batches) for _ in parts], size, [i for part in parts for i, counts in part if counts])
+            indices = [index % count for part in parts for index, counts in part if counts]
+            yield Update([next(batches) for _ in parts], size, indices)
 
     def close(self) -> None:
         """Ends the processes that read the examples."""

@@ -167,6 +167,7 @@ def classification(
     smoothing: float = 0.0,
     score: Callable[[Tensor], dict[str, float]] = accuracy,
     names: tuple[str, ...] = ("accuracy",),
+    weights: Tensor | None = None,
 ) -> Objective:
     """Cross-entropy of logits (B, C) with labels (B,), of which -1 is padding, or with probabilities (B, C).
 
@@ -174,12 +175,15 @@ def classification(
         smoothing: label smoothing, in training.
         score: scores by name from the confusion matrix.
         names: of the scores.
+        weights: (C,) of the classes in the loss of training, `-sum_c w_c t_c log p_c` of targets t after smoothing.
     """
 
-    def loss(outputs: Tensor, targets: Tensor, smoothing: float = smoothing) -> Tensor:
+    def loss(
+        outputs: Tensor, targets: Tensor, smoothing: float = smoothing, weights: Tensor | None = weights
+    ) -> Tensor:
         padding = -1 if targets.ndim == 1 else -100  # probabilities have none, and torch allows no -1 there
         return F.cross_entropy(
-            outputs.float(), targets, ignore_index=padding, reduction="sum", label_smoothing=smoothing
+            outputs.float(), targets, weights, ignore_index=padding, reduction="sum", label_smoothing=smoothing
         )
 
     def right(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -192,7 +196,7 @@ def classification(
         lambda confusion, _: score(confusion),
         right,
         confusion=True,
-        plain_loss=partial(loss, smoothing=0.0),
+        plain_loss=partial(loss, smoothing=0.0, weights=None),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ..io.options import flag, option
+from ..io.options import check_value, flag, option
 from ..training.config import RunConfig
 
 IMG_SIZE_HELP = "image size in pixels, one number for squares, or height and width; none: the model's own"
@@ -42,6 +42,14 @@ class TrainConfig(RunConfig):
     test_split: str | None = option("test", "test split, likewise, used once, at the end; none: no test")
     shots: int | None = option(
         None, "few-shot: images of each class that are drawn from the training split by --seed", low=1
+    )
+    class_weights: str | dict[str, Any] | None = option(
+        None,
+        "weights of the classes in the loss: balanced (inverse to their sizes), or by name, {cat: 2, dog: 1}; scaled "
+        "so that the mean weight of a training image is 1",
+    )
+    sampling: Literal["shuffle", "balanced"] = option(
+        "shuffle", "shuffle: each training image once an epoch; balanced: each class equally often"
     )
     image_column: str | None = option(None, "column of the images (hub, parquet); none: found by its type")
     label_column: str | None = option(None, "column of the labels (hub, parquet); none: found by type or name")
@@ -88,6 +96,7 @@ class TrainConfig(RunConfig):
             object.__setattr__(self, "img_size", height if height == width else (height, width))
         if self.fsdp and self.channels_last:
             raise ValueError("--fsdp shards weights in torch's own memory format: leave --channels-last out")
+        self._check_class_weights()
         if self.no_aug:
             fields = type(self).__dataclass_fields__
             for name in _AUGMENTATION:
@@ -96,6 +105,17 @@ class TrainConfig(RunConfig):
                     raise ValueError(f"{flag(name)} has no effect without augmentation: add --no-aug false")
         if self.val_split is None and (self.patience is not None or self.select != "last"):
             raise ValueError("--patience and each --select but last need a validation split: say --val-split NAME")
+
+    def _check_class_weights(self) -> None:
+        given = self.class_weights
+        if given is not None and self.sampling == "balanced":
+            raise ValueError("--class-weights and --sampling balanced both change how much a class counts: choose one")
+        if isinstance(given, str) and given != "balanced":
+            raise ValueError(
+                f"--class-weights must be balanced, or weights by class, {{cat: 2, dog: 1}}, got {given!r}"
+            )
+        for name, weight in given.items() if isinstance(given, dict) else ():
+            check_value(f"--class-weights {name}", weight, float, {"above": 0})
 
 
 def sides(img_size: int | Sequence[int]) -> tuple[int, int]:

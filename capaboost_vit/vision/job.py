@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -23,6 +24,7 @@ from .class_row import logits_only
 from .config import TrainConfig
 from .data import ImageData, Split, few_shot, open_configured, refuse_narrow, unreadable
 from .front import divide
+from .imbalance import class_weights, imbalance_lines, imbalance_warnings
 from .loader import ImageExamples, Normalise, image_eval_loader
 
 
@@ -46,10 +48,11 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     if config.shots is not None:
         drawn = few_shot(splits[config.train_split], config.shots, seed=config.seed, classes=data.classes)
         splits[config.train_split] = drawn
-    if len(set(splits[config.train_split].labels)) == 1:
+    labels = splits[config.train_split].labels
+    if len(set(labels)) == 1:
         raise ValueError(
             f"{config.data}: all images of {config.train_split} are of one class, "
-            f"{data.classes[splits[config.train_split].labels[0]]!r}: there is nothing to tell apart. Is --data the "
+            f"{data.classes[labels[0]]!r}: there is nothing to tell apart. Is --data the "
             "folder that holds the class folders?"
         )
     refuse_narrow(splits[config.train_split])
@@ -88,8 +91,13 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         batch_size=config.batch_size,
         seed=config.seed,
         accumulation=config.grad_accum_steps,
+        balanced=np.array(labels) if config.sampling == "balanced" else None,
         **shard,
     )
+    outputs: int = model.num_classes  # type: ignore[assignment]
+    weights = None
+    if config.class_weights is not None:
+        weights = class_weights(config.class_weights, labels, data.classes, outputs=outputs).to(device)
     held_out = {"batch_size": config.validation_batch_size, **shard, **reading}
     job = Job(
         config=config,
@@ -101,7 +109,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         splits={name: split.record() for name, split in splits.items()},
         names=splits[config.train_split].names.__getitem__,
         state=State(model, config, len(train)),
-        objective=classification(smoothing=config.smoothing),
+        objective=classification(smoothing=config.smoothing, weights=weights),
         train=train,
         val=image_eval_loader(splits[val], eval_transform, **held_out) if val in splits else None,
         test=image_eval_loader(splits[test], eval_transform, keep=False, **held_out) if test in splits else None,
@@ -111,7 +119,13 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
             model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
         ),
         extra_results={"bad_images": bad_images},
-        warnings=[*data.left_out, *_missing_classes(config, data, splits), *_warnings(config, bad_images)],
+        lines=[*imbalance_lines(config, labels, data.classes)],
+        warnings=[
+            *data.left_out,
+            *_missing_classes(config, data, splits),
+            *imbalance_warnings(config, labels, data.classes),
+            *_warnings(config, bad_images),
+        ],
     )
     random = not config.no_aug or config.reprob > 0 or config.mixup > 0 or config.cutmix > 0
     take_short_cuts(job, logits_only=logits_only, divide=divide, example=example, random=random)

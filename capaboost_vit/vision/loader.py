@@ -76,8 +76,10 @@ class ImageExamples:
 
     def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Batch]:
         """One pass: images (B, 3, H, W) and labels (B,) for each part; what does not count has the label -1."""
+        drawn, count = parts, len(self)
+        parts = [[(index % count, counts) for index, counts in part] for part in parts]
         missing = [[row for row, (index, _) in enumerate(part) if index not in self.filled] for part in parts]
-        keys = [[(epoch, part[row][0]) for row in rows] for part, rows in zip(parts, missing, strict=True) if rows]
+        keys = [[(epoch, part[row][0]) for row in rows] for part, rows in zip(drawn, missing, strict=True) if rows]
         read = self.workers.batches(keys)
         if self.cached is None:
             first = next(read, None)  # tells the size of an image
@@ -165,7 +167,8 @@ class _Pixels(Dataset[Any]):
             return error
 
     def _pixels(self, epoch: int, index: int) -> Tensor:
-        image = self.images[index] if index in self.images else self._read(index)
+        place = index % len(self.split)  # others are repetitions, whose transform is random in another way
+        image = self.images[place] if place in self.images else self._read(place)
         if self.seed is None:
             return torch.as_tensor(self.transform(image))
         with seeded("image", self.seed, epoch, index):

@@ -250,7 +250,13 @@ VALUES |= {
     "log_to": "mlflow",
 }
 VALUES |= {"amp_dtype": "float16", "compile_mode": "max-autotune", "opt": "lamb", "sched": "step"}
-VALUES |= {"value_range": [0.0, 4095.0], "img_size": [64, 96], "log_to": "mlflow"}
+VALUES |= {
+    "class_weights": "balanced",
+    "sampling": "balanced",
+    "value_range": [0.0, 4095.0],
+    "img_size": [64, 96],
+    "log_to": "mlflow",
+}
 VALUES |= {"crop_mode": "border", "interpolation": "nearest", "device": "cpu", "aa": "rand-m9"}
 NEEDED = {"compile_mode": {"compile": True}}
 NEEDED |= {key: {"no_aug": False} for key in ("scale", "ratio", "hflip", "vflip", "color_jitter", "aa")}
