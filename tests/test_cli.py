@@ -188,10 +188,13 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--epoch", "3"], "--epoch 3 (did you mean --epochs?); see capaboost train --help"),
         (["train", "--batch_size", "3"], "(did you mean --batch-size?)"),
         (["train", "--epochs", "many"], "train: error: --epochs must be int, got 'many'; see capaboost train --help"),
-        (["train", "--lr", "abc"], "train: error: --lr must be float, got 'abc'; see"),
-        (["train", "--lr", "nan"], "--lr must be float, got 'nan'"),
+        (["train", "--lr", "abc"], "train: error: --lr must be float or auto, got 'abc'; see"),
+        (["train", "--lr", "nan"], "--lr must be float or auto, got 'nan'"),
         (["train", "--lr", ".inf"], "--lr must be finite in float32, got inf"),
-        (["train", "--select", "bset"], "--select must be last or best, got 'bset' (did you mean 'best'?)"),
+        (
+            ["train", "--select", "bset"],
+            "--select must be last, best, macro_f1, balanced_accuracy or val_loss, got 'bset' (did you mean 'best'?)",
+        ),
         (["train", "--momentum", "2"], "--momentum must lie in [0, 1), got 2"),
         (["train", "--mixup", "1e-300"], "--mixup must be 0, or be at least 0.001, got 1e-300"),
         (["train", "--model-kwargs", "[1"], "--model-kwargs must be values by name, got '[1'"),
@@ -315,8 +318,11 @@ def test_advice_that_is_followed_already_is_not_given(refused, monkeypatch, offl
         ("per_device_train_batch_size: 1", "(did you mean 'batch_size'?)"),
         ("help: true", "wrong.yaml: no option 'help'"),
         ("method: {r: 1}", "no option 'method.r' (did you mean 'method.rank'?)"),
-        ("lr: abc", "error: wrong.yaml: --lr must be float, got 'abc'; see"),
-        ("select: bset", "wrong.yaml: --select must be last or best, got 'bset' (did you mean 'best'?)"),
+        ("lr: abc", "error: wrong.yaml: --lr must be float or auto, got 'abc'; see"),
+        (
+            "select: bset",
+            "wrong.yaml: --select must be last, best, macro_f1, balanced_accuracy or val_loss, got 'bset' (did you mean 'best'?)",
+        ),
         ("method: {rank: four}", "wrong.yaml: --method.rank must be int | None, got 'four'"),
         ("lr: 1\nlr: 2", "wrong.yaml is no YAML: line 2, column 1: 'lr' stands there twice"),
         ("a: &a [1]\nb: " + "[" * 60, "wrong.yaml is no YAML: line 2, column 53: it is nested more than 50 deep"),
@@ -401,8 +407,8 @@ def parsed(monkeypatch):
     return parse
 
 
-def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
-    assert parsed() == TrainConfig()
+def test_the_defaults_of_the_command_are_those_of_the_configuration_but_for_the_rate_which_is_searched(parsed):
+    assert parsed() == TrainConfig(lr="auto")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +444,8 @@ def test_the_defaults_of_the_command_are_those_of_the_configuration(parsed):
 def test_flags_reach_the_configuration(parsed, arguments, values):
     config = parsed(*arguments)
     assert {name: as_dict(config)[name] if name == "method" else getattr(config, name) for name in values} == values
-    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(TrainConfig(), f.name)}
+    default = TrainConfig(lr="auto")
+    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(default, f.name)}
     assert changed <= {*values, "grad_checkpointing"}
 
 
@@ -471,8 +478,9 @@ def test_train_writes_a_run_and_says_where(call, base, pictures, tmp_path):
     lines = err.splitlines()
     assert lines[0].startswith(f"vit_tiny_capaboost_lora on {pictures}: 2 classes, train 20, val 2, test 2; ")
     assert lines[1] == "short cuts: the last block for the tokens alone that the head reads"
-    assert lines[2].startswith("epoch 1  ")
-    assert lines[3].startswith("test accuracy ")
+    assert lines[2].startswith("learning rate 0.005, the usual one here: a search takes ")
+    assert lines[3].startswith("epoch 1  ")
+    assert lines[4].startswith("test accuracy ")
     names = {"adapter.safetensors", "config.yaml", "learning_curve.png", "result.json", "summary.csv", "tensorboard"}
     assert {path.name for path in output.iterdir()} >= names
 
@@ -724,7 +732,11 @@ def test_the_stored_configuration_of_texts_can_be_run_again(call, text_material,
     [
         ("pairs", ["--task", "rtee"], "there is no task 'rtee' (did you mean 'rte'?); the tasks: cola, sst2"),
         ("pairs", ["--task", "chemprot", "--data", "hub"], "task chemprot has no data set on the hub that we know of"),
-        ("pairs", ["--data", "not there"], "no data at 'not there': give a folder, or a file (.tsv, .csv, .jsonl)"),
+        (
+            "pairs",
+            ["--data", "not there"],
+            "no data at 'not there': give a folder, or a file (.tsv, .csv, .jsonl, .json)",
+        ),
         ("pairs", ["--task", "qnli", "--protocol", "own"], "has no column 'question'; it has: index, sentence1"),
         ("opinions", ["--text-columns", "txt"], "has no column 'txt' (did you mean 'text'?); it has: text, label"),
         ("opinions", ["--text-columns", "a", "b", "c"], "--text-columns takes one column or two, got a, b, c"),
@@ -865,8 +877,8 @@ def test_what_is_typed_is_answered(call, refused, finished, finished_text, tmp_p
     question, answer, written = out.splitlines()
     assert (code, question, written) == (0, "where is the cat ?", f"written: {tmp_path / 'a.json'}")
     assert json.loads((tmp_path / "a.json").read_text()) == {"1": answer.strip()}
-    assert "--text is for texts, and" in refused("predict", finished[0], "--text", "a")
-    assert "name pictures, or folders with pictures" in refused("predict", finished[0])
+    assert "--text is for texts, and" in refused("predict", finished, "--text", "a")
+    assert "name pictures, or folders with pictures" in refused("predict", finished)
 
 
 def test_texts_without_labels_are_said_to_be_none_and_are_predicted(call, refused, text_material, tmp_path):

@@ -114,7 +114,7 @@ def test_the_stored_configuration_is_the_runs(finished):
 
 def test_the_pictures_are_pictures_and_in_tensorboard_too(finished):
     folder, _ = finished
-    for name, size in (("learning_curve", (1080, 432)), ("confusion_matrix", (900, 816))):
+    for name, size in (("learning_curve", (960, 868)), ("confusion_matrix", (672, 545))):
         with Image.open(folder / f"{name}.png") as image:
             assert image.size == size
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -268,7 +268,7 @@ NO_WEIGHTS = {"model_kwargs": {}, "initial_checkpoint": None}
             {"model": "test_vit", "method": {"name": "lora"}, "img_size": 33, **NO_WEIGHTS},
             ValueError,
             r"test_vit cannot be trained on inputs of shape \(2, 3, 33, 33\): Input height \(33\) should be divisible "
-            r"by patch size \(16\).; leave --img-size 33 out, or take a multiple",
+            r"by patch size \(16\).; leave --img-size 33 out, or take multiples",
         ),
         ({"model_kwargs": {"in_chans": 1, "depth": 1}, "initial_checkpoint": None}, ValueError, "cannot be trained on"),
         (

@@ -73,6 +73,7 @@ def predict_parser() -> Parser:
         "images",
         type=str,
         nargs="*",
+        default=[],  # or argparse calls them required where nothing is typed
         help="pictures, and folders with pictures at any depth; of texts one file (.txt with one a line, .csv, .tsv, "
         ".jsonl, .json), or a folder with test sets for a server",
     )
