@@ -14,7 +14,7 @@ from ..io.printable import printable
 from ..nlu.config import TextConfig
 from ..training.signals import Interrupted
 from ..vision.config import TrainConfig
-from . import bench, explain, export, extract, look, saved, study, train
+from . import bench, explain, export, extract, look, saved, study, train, tune
 from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
@@ -39,6 +39,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
     "extract": (extract.extract_parser, extract.extract, "an adapter file of a checkpoint of timm's train.py"),
     "report": (train.report_parser, train.report, "a table of finished runs: methods by tasks, over seeds"),
     "data": (look.data_parser, look.data, "look at a data set before training: data check"),
+    "tune": (tune.tune_parser, tune.tune, "find method, rank and learning rate for one data set"),
     "study": (study.study_parser, study.study, "compare methods on suites of tasks: study check, tune, run, report"),
     "bench": (bench.bench_parser, bench.bench, "measure what training costs: bench speed, scale"),
     "models": (look.models_parser, look.models, "list the registered timm names"),

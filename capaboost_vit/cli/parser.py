@@ -179,6 +179,12 @@ def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
     """Every field of a configuration as an option, `but` some; lists take several words, or none."""
     parser = Parser(description=(config.__doc__ or "").strip().partition("\n")[0])
     parser.add_argument("--config", action=ConfigFile, help="YAML file with any of these options; flags win over it")
+    add_config_options(parser, config, but=but)
+    return parser
+
+
+def add_config_options(parser: Parser, config: type[Any], *, but: Collection[str] = ()) -> None:
+    """Every field of a configuration as an option, `but` some; lists take several words, or none."""
     hints = hints_of(config)
     for field in dataclasses.fields(config):
         if field.name in but:
@@ -192,7 +198,6 @@ def parser_of(config: type[Any], *, but: Collection[str] = ()) -> Parser:
             parser.add_argument(name, type=typed, nargs="*", default=several, help=text)
         else:
             add_option(parser, name, hint, default, text, field.metadata)
-    return parser
 
 
 def values_of(arguments: Namespace) -> dict[str, Any]:

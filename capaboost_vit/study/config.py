@@ -96,3 +96,36 @@ class StudyTuneConfig(StudyConfig):
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"--grid {name}: expected a list of values, got {values!r}")
+
+
+@dataclass(frozen=True)
+class TuneConfig(WorkConfig):
+    """Finds method, rank and learning rate for one data set on its val split; the test split has no part in it.
+
+    Three rounds: all candidates for a ninth of the epochs, the best third of them for a third, the best third of these
+    for all. It ends with a table, and the command that trains the winner.
+    """
+
+    output: str = option("runs/tune", "folder of the candidates; the same command goes on in it")
+    methods: tuple[str, ...] = option(
+        ("lora", "capaboost-lora", "adapter"),
+        "methods: a name alone is the plain method, capaboost-NAME the masked one",
+    )
+    ranks: tuple[int, ...] = option((4, 8, 16), "ranks (widths, lengths) of those methods that have one", low=1)
+    rates: tuple[str, ...] = option(
+        ("x0.5", "x1", "x2"), "learning rates: multiples of the method's usual one, such as x2, or numbers"
+    )
+    seeds: tuple[int, ...] = option((0,), "training seeds of each candidate; the mean over them counts")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("methods", "ranks", "rates", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{flag(name)} is missing: name at least one")
+        for rate in self.rates:
+            try:
+                positive = 0 < float(rate.removeprefix("x")) < 1e6
+            except ValueError:
+                positive = False
+            if not positive:
+                raise ValueError(f"--rates: {rate!r} is neither a rate such as 3e-3 nor a multiple such as x2")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..io.json import read_object
@@ -23,6 +22,7 @@ from .hooks import put
 from .job import Job
 from .log import Log
 from .loop import fit, run_stages
+from .objective import selected_score
 from .optim import warmup_updates
 from .resume import is_changed
 from .signals import Interrupted, StopSignals
@@ -94,6 +94,8 @@ class _Search:
 
     def __init__(self, job: Job, folder: RunFolder, stop: StopSignals) -> None:
         self.job, self.folder, self.stop = job, folder, stop
+        score = selected_score(job.objective, job.config.select)
+        self.score = "negated loss" if score == "loss" else score  # the higher the better
         self.record: dict[str, Any] = {"identity": job.record, "updates": job.state.updates, "tried": []}
         earlier = broadcast(_earlier(job, folder) if job.world.is_main else None, job.world)
         if earlier is not None and not is_changed(folder, earlier["identity"], job.record, job.config):
@@ -121,8 +123,7 @@ class _Search:
             self.record["tried"].append(row)
             self._write()
         self.spent += updates
-        name = self.job.objective.names[0]
-        shown = "diverges" if row["score"] is None else f"val {name} {row['score']:.2f}"
+        shown = "diverges" if row["score"] is None else f"val {self.score} {row['score']:.2f}"
         self.log.say(f"  lr {rate:<8g} {updates} updates  {shown}")
         return (-math.inf, -math.inf) if row["score"] is None else (row["score"], -row["loss"])
 
@@ -133,8 +134,7 @@ class _Search:
         self.job.model.zero_grad(set_to_none=True)
         self._write()
         if self.job.world.is_main:
-            name = self.job.objective.names[0]
-            figure = draw_rates(self.record["tried"], rate, title=self.job.title, score=name)
+            figure = draw_rates(self.record["tried"], rate, title=self.job.title, score=self.score)
             save_figure(figure, self.folder.path / PICTURE)
 
     def _write(self) -> None:
@@ -169,25 +169,21 @@ def _short_run(job: Job, start: Mapping[str, Tensor], rate: float, updates: int,
         select="last",
         patience=None,
         checkpoint_interval=None,
+        val_interval=job.state.updates,  # at the end alone
     )
-    short.val = None
     short.state = State(job.model, short.config, len(job.train))
-    loss, count = torch.zeros((), device=short.state.device), torch.zeros((), device=short.state.device)
-
-    def add_loss(outputs: Tensor, targets: Tensor) -> None:
-        loss.add_(job.objective.loss(outputs, targets))
-        count.add_(len(targets))
-
     try:
-        assert job.val is not None
         fit(short, _Quiet(search), save=lambda state: None, stop=search.stop)  # type: ignore[arg-type]
-        accumulated = short.evaluate(job.val, stop=search.stop, also=add_loss)
     except FloatingPointError:
         return {"score": None, "loss": None}
-    score = job.objective.scores(accumulated, job.val)[job.objective.names[0]]
-    total, examples = job.world.sum(torch.stack([loss, count])).tolist()
-    finite = math.isfinite(score) and math.isfinite(total)
-    return {"score": score, "loss": total / examples} if finite else {"score": None, "loss": None}
+    row = short.state.progress.rows[-1]
+    loss = row["val_loss"]
+    score = -loss if search.score == "negated loss" else row[f"val_{search.score}"]
+    return (
+        {"score": score, "loss": loss}
+        if math.isfinite(score) and math.isfinite(loss)
+        else {"score": None, "loss": None}
+    )
 
 
 class _Quiet:
