@@ -157,6 +157,7 @@ def draw_lines(
 
     Args:
         faint: more lines, which stand behind.
+        log: a logarithmic axis, where the values differ by a factor of two; of others it spans a quarter at least.
         span: what the vertical axis shows at least, of a hundred; 0 lets it begin at zero.
     """
     axes = _new_axes(*_PANEL)
@@ -165,8 +166,11 @@ def draw_lines(
     for method, line in lines.items():
         marker = {} if marked or len(line) < 15 else {"marker": None}
         axes.plot(line, **{**looks[method], **marker})
-    if log and all((line > 0).all() for line in (*lines.values(), *(faint or {}).values())):
+    values = pd.concat([*lines.values(), *(faint or {}).values()])
+    if log and 0 < 2 * values.min() <= values.max():
         make_logarithmic(axes)
+    elif log:
+        hold_span(axes, values.max() / 4, within=(0, math.inf))
     elif span:
         hold_span(axes, span)
     elif span == 0:

@@ -100,7 +100,7 @@ class Illustrator:
         """Loss and accuracy of each task: on val where the runs had one, with train behind it, else in training."""
         panels: list[Panel] = []
         curves = learning_curves(self.grid)
-        for task, measure in itertools.product(self.grid.tasks, ("loss", "accuracy")):
+        for measure, task in itertools.product(("loss", "accuracy"), self.grid.tasks):
             of_task = curves[curves.task == task].set_index("epoch")
             train, val = (
                 dict(iter(of_task.dropna(subset=[column]).groupby("method", sort=False)[column]))

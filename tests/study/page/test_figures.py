@@ -70,6 +70,36 @@ def test_lines_and_intervals_are_where_they_say():
     assert lines.get_yscale() == "log"
 
 
+def test_curves_that_hardly_move_do_not_fill_their_axis():
+    lines = {"a": pd.Series([2.31, 2.30], [1, 2])}
+    with styled():
+        loss = draw_lines(lines, LOOKS, x="epoch", y="loss", log=True).axes[0]
+        score = draw_lines(lines, LOOKS, x="epoch", y="accuracy", span=5.0).axes[0]
+        rank = draw_lines(lines, LOOKS, x="block", y="rank", span=0).axes[0]
+    assert loss.get_yscale() == "linear"
+    assert loss.get_ylim()[1] - loss.get_ylim()[0] >= 2.3 / 4
+    assert score.get_ylim()[1] - score.get_ylim()[0] >= 5
+    assert rank.get_ylim()[0] == 0
+
+
+def test_costs_have_bars_where_the_spread_is_known_and_names_that_do_not_touch():
+    names = [f"method{i}" for i in range(6)]
+    points = pd.DataFrame({"cost": [100.0 + i for i in range(6)], "accuracy": [50.0 + i / 10 for i in range(6)]}, names)
+    points["spread"] = [1.0, float("nan"), 0.5, 0.0, 2.0, float("nan")]
+    with styled():
+        axes = draw_pareto(points, {name: series_style(i) for i, name in enumerate(names)}, label="s", log=False).axes[
+            0
+        ]
+        axes.figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in axes.texts]
+    bars = [line.get_ydata().tolist() for line in axes.lines[1:] if len(line.get_ydata()) == 2]
+    assert bars == [[49.0, 51.0], [49.7, 50.7], [48.4, 52.4]]
+    assert boxes
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert axes.get_xlim()[0] == 0
+    assert axes.get_ylim()[1] - axes.get_ylim()[0] >= 5
+
+
 def test_many_series_differ_in_colour_dash_or_marker():
     looks = [tuple(map(str, series_style(i).values())) for i in range(3 * COLOURS)]
     assert len(set(looks)) == len(looks)

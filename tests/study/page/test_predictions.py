@@ -108,6 +108,8 @@ def test_many_classes_are_a_picture_whose_pixels_are_shares(outcome, tmp_path):
     found = read_predictions(dataclasses.replace(outcome, folder=tmp_path), None, most=24)
     assert found.counts is None
     assert found.confusions[0] == ("c0", "c5", 12, 16)
+    assert found.recalls[0] == (4, 16)
+    assert found.lowest[0] == ("c1", 0, 4)
     pixels = np.asarray(picture_of(found.picture, "png").convert("RGBA"))[..., 3]
     assert pixels.shape == (30, 30)
     assert (pixels[1, 7], pixels[1, 8]) == (255, 0)
@@ -120,6 +122,33 @@ def test_of_thousands_of_classes_nothing_square_is_made(outcome, tmp_path):
     (tmp_path / "predictions.json").write_text(json.dumps(content))
     found = read_predictions(dataclasses.replace(outcome, folder=tmp_path), None, most=24)
     assert (found.counts, found.picture, found.confusions) == (None, None, (("c7", "c199999", 3, 4),))
+
+
+def test_recalls_are_those_of_the_classes_and_the_interval_is_wilsons(outcome, tmp_path):
+    content = {"classes": ["a", "b", "c"], "counts": [[0, 0, 3], [0, 1, 1], [1, 1, 4]], "worst": []}
+    (tmp_path / "predictions.json").write_text(json.dumps(content))
+    found = read_predictions(dataclasses.replace(outcome, folder=tmp_path), None, most=24)
+    assert found.recalls == ((3, 4), (4, 4), (0, 0))
+    assert found.lowest == [("a", 3, 4)]
+    p, n, z = 7 / 8, 8, 1.959964
+    middle, half = (p + z * z / 2 / n), z * (p * (1 - p) / n + z * z / 4 / n / n) ** 0.5
+    assert found.interval == pytest.approx(
+        [100 * (middle - half) / (1 + z * z / n), 100 * (middle + half) / (1 + z * z / n)]
+    )
+
+
+@pytest.mark.parametrize("text", ["{", '{"shown": "x"}', '{"shown": "x", "pictures": {"1": "no base64!"}}', "[]"])
+def test_explanations_are_shown_where_they_are_whole(outcome, tmp_path, text):
+    moved = dataclasses.replace(outcome, folder=tmp_path)
+    (tmp_path / "predictions.json").write_bytes((outcome.folder / "predictions.json").read_bytes())
+    place = json.loads((tmp_path / "predictions.json").read_text())["worst"][0]["place"]
+    (tmp_path / "explanations.json").write_text(json.dumps({"shown": "a map", "pictures": {str(place): "AAAA"}}))
+    found = read_predictions(moved, Thumbnails(), most=24)
+    assert found.explained == "a map"
+    assert [mistake["explanation"] for mistake in found.worst[:2]] == ["data:image/jpeg;base64,AAAA", None]
+    (tmp_path / "explanations.json").write_text(text)
+    found = read_predictions(moved, Thumbnails(), most=24)
+    assert (found.explained, found.worst[0]["explanation"]) == ("", None)
 
 
 def test_the_most_frequent_confusions_come_first_and_right_answers_are_none():
