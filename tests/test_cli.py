@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from capaboost_vit.cli import main
 from capaboost_vit.cli.train import train_parser
+from capaboost_vit.training.score_table import score_text
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.training.job import as_dict
 from capaboost_vit.vision.config import TrainConfig
@@ -249,7 +250,7 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         ),
         (["train", "--data", "gone", "--sched", "plateau"], "must be cosine, poly, step, "),
         (["train", "--config", "gone.yaml"], "train: error: --config gone.yaml: No such file or directory; see"),
-        (["eval"], "required: adapter; see capaboost eval --help"),
+        (["eval"], "required: model; see capaboost eval --help"),
         (["eval", "gone"], "no adapter file at gone"),
         (["eval", "gone", "--splt", "val"], "(did you mean --split?)"),
         (["merge", "gone"], "required: --output; see capaboost merge --help"),
@@ -533,7 +534,8 @@ def test_eval_says_what_the_result_says(call, finished):
     for given in ([finished], [finished / "adapter.safetensors"], [finished, "--short-cuts", "false"]):
         code, out, err = call("eval", *given)
         right, total = result["test_right"], result["test_total"]
-        assert (code, out, err) == (0, f"accuracy {100 * right / total:.2f} % ({right} of {total})\n", "")
+        assert (code, out, err) == (0, score_text(result["test"]) + "\n", "")
+        assert out.startswith(f"accuracy {100 * right / total:.2f} % ({right} of {total})\n95 % Wilson interval ")
 
 
 def test_merge_writes_a_plain_checkpoint(call, finished, tmp_path):
@@ -627,7 +629,7 @@ def test_names_that_would_steer_a_terminal_are_shown_with_escapes(call, refused,
             (tmp_path / "data" / part / name).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / "data" / part / name / "1.png")
     out += call("data", "check", tmp_path / "data")[1]
-    assert call("eval", tmp_path / "m", "--data", tmp_path / "data")[1].endswith(" of 2)\n")  # both names are the same
+    assert call("eval", tmp_path / "m", "--data", tmp_path / "data")[1].splitlines()[0].endswith(" of 2)")  # both names are the same
     picture.write_bytes(b"")
     err += refused("predict", tmp_path / "m", picture)
     (tmp_path / "data" / "test" / "b").rename(tmp_path / "data" / "test" / f"{evil}2")

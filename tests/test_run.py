@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from scored import counted
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import capaboost_vit
@@ -22,7 +23,6 @@ from capaboost_vit.run import train
 from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
-from capaboost_vit.vision.saved import evaluate_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 FILES = {"adapter.safetensors", "config.yaml", "result.json", "status.json", "summary.csv", ".lock"}
@@ -365,8 +365,8 @@ def test_random_base_weights_are_warned_of(configure, capsys):
 def test_an_adapter_of_any_run_evaluates_to_its_result(configure, tmp_path, options):
     found = train(configure(**{"epochs": 1, **options}))
     assert math.isfinite(json.loads((tmp_path / "a run" / "result.json").read_text())["test_accuracy"])
-    if not options.get("amp"):  # evaluate_adapter computes in full precision
-        assert evaluate_adapter(tmp_path / "a run") == (found["test_right"], found["test_total"])
+    if not options.get("amp"):  # counted computes in full precision
+        assert counted(tmp_path / "a run") == (found["test_right"], found["test_total"])
 
 
 def test_a_run_killed_between_its_result_and_its_status_is_finished_all_the_same(configure, tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
@@ -23,18 +24,25 @@ _BASE_WEIGHTS = (
     "hub's"
 )
 _DEVICE = "cpu, cuda, ...; null: cuda where there is one"
+_TTA = "average the probabilities of several views of a picture: with its mirror image, or of five crops"
 _SHORT_CUTS = "compute with merged weights, and of the last block what the head reads, where that is exact"
 
 
 def eval_parser() -> Parser:
-    """Which adapter, on which images."""
+    """Which model, on which examples."""
     parser = Parser(
-        description="Accuracy, or the task's scores, of an adapter on one split, each example counted once."
+        description="Scores of a model on one split, each example counted once: of images accuracy with its interval, "
+        "macro and balanced scores, AUC, calibration, and a table of the classes; of texts those of the task."
     )
-    parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
+    text = "folder of a finished run, adapter file, folder that timm loads (local-dir:FOLDER), or a timm model name"
+    parser.add_argument("model", type=str, help=text)
     add_option(parser, "--data", str | None, None, "data set; null: that of the run")
     add_option(parser, "--split", str, "test", "name of the split or list")
+    add_option(parser, "--pretrained", bool, False, "of a timm model name: fetch its weights from timm's hub")
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
+    add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
+    text = "also write files: .json with all scores, .csv with the probabilities of each image"
+    parser.add_argument("--output", type=str, nargs="+", default=[], help=text)
     add_option(parser, "--validation-batch-size", int, 64, "examples at a time")
     add_option(parser, "--device", str | None, None, _DEVICE)
     add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
@@ -42,25 +50,44 @@ def eval_parser() -> Parser:
 
 
 def evaluate(arguments: Namespace) -> None:
-    """Prints the accuracy, or the scores of a task on texts."""
+    """Prints the scores, and writes them."""
+    from ..io.atomic import write_text
     from ..training.saved import open_source
 
-    source = open_source(arguments.adapter)
+    files = {Path(name).suffix: Path(name) for name in arguments.output}
+    if len(files) < len(arguments.output) or files.keys() - {".json", ".csv"}:
+        raise ValueError(f"--output {' '.join(arguments.output)}: name a .json or a .csv file, or one of each")
     options = {name: arguments[name] for name in ("data", "split", "device", "short_cuts")}
     options["batch_size"] = arguments.validation_batch_size
-    if source.is_text:
-        from ..nlu.saved import evaluate_text
-
-        scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
-        print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
-        return
-    from ..vision.saved import evaluate_adapter
+    with suppress(FileNotFoundError):  # it may be a name of timm's
+        source = open_source(arguments.model)
+        if source.is_text:
+            return _evaluate_texts(source, arguments, options)
+    from ..training.score_table import score_text
+    from ..vision.evaluate import evaluate_images
 
     def note(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
-    right, total = evaluate_adapter(source, initial_checkpoint=arguments.initial_checkpoint, note=note, **options)
-    print(f"accuracy {100 * right / total:.2f} % ({right} of {total})")
+    options |= {name: arguments[name] for name in ("pretrained", "initial_checkpoint", "tta")}
+    scores = evaluate_images(arguments.model, table=files.get(".csv"), note=note, **options)
+    if ".json" in files:
+        write_text(files[".json"], json.dumps(scores, indent=2) + "\n")
+    print(score_text(scores))
+    for file in files.values():
+        print(f"written: {file}")
+
+
+def _evaluate_texts(source: ModelSource, arguments: Namespace, options: dict[str, Any]) -> None:
+    for option in ("pretrained", "output"):
+        if arguments[option]:
+            raise ValueError(f"--{option} is for models on images, and {source.path} is of one on texts: leave it out")
+    if arguments.tta != "none":
+        raise ValueError(f"--tta is for models on images, and {source.path} is of one on texts: leave it out")
+    from ..nlu.saved import evaluate_text
+
+    scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
+    print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
 
 
 def predict_parser() -> Parser:

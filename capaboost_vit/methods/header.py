@@ -28,6 +28,7 @@ _HEADER: _Fields = {
     "model_args": (dict, {}),
     "input": (dict, {}),
     "text": (dict, {}),
+    "temperature": (float, {"above": 0}),
 }
 _BASE: _Fields = {
     "architecture": (str, {}),
@@ -70,8 +71,9 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 def completed(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header with what those of earlier releases do not have: class names, and which head was trained, and where."""
-    return {"class_names": [], "inside": "", "trained_head": header.get("head", []), **header}
+    """A header with what those of earlier releases lack: class names, temperature, which head was trained, where."""
+    earlier = {"class_names": [], "temperature": 1.0, "inside": "", "trained_head": header.get("head", [])}
+    return {**earlier, **header}
 
 
 def check_header(header: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ def save_adapter(
     class_names: Sequence[str] = (),
     max_length: int | None = None,
     segments: int | None = None,
+    temperature: float = 1.0,
 ) -> Path:
     """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
 
@@ -38,6 +39,7 @@ def save_adapter(
         class_names: in the order of the labels.
         max_length: tokens of an example in training.
         segments: texts that make an example: one, or two of a pair.
+        temperature: probabilities are softmax(logits / temperature).
 
     Raises:
         ValueError: the model carries nothing that `adapt` added.
@@ -56,6 +58,8 @@ def save_adapter(
     }
     if not takes_images(model):
         header["text"] = {"task": task, "max_length": max_length, "segments": segments}
+    if temperature != 1:
+        header["temperature"] = temperature
     return write_adapter_file(path, model, header, head=head_names(model))
 
 

@@ -138,16 +138,23 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
     return model
 
 
-def _save(model: nn.Module, encoded: EncodedTask, folder: Path) -> Path:
+def _save(model: nn.Module, encoded: EncodedTask, folder: Path, temperature: float) -> Path:
     """An adapter file; after continued pretraining the whole model, with all updates merged in."""
     task = encoded.task
     if task.kind == "masked":
         for left in (folder / "model", *folder.glob(".model.*")):  # by a run that was killed while it concluded
             shutil.rmtree(left, ignore_errors=True)
         return save_model(merge(model), encoded.tokenizer, folder / "model")
-    path, classes, length = folder / "adapter.safetensors", encoded.data.classes, encoded.config.max_length
     segments = len(texts[0]) if (texts := getattr(encoded.data.splits["train"], "texts", None)) else None
-    return save_adapter(model, path, task=task.name, class_names=classes, max_length=length, segments=segments)
+    return save_adapter(
+        model,
+        folder / "adapter.safetensors",
+        task=task.name,
+        class_names=encoded.data.classes,
+        max_length=encoded.config.max_length,
+        segments=segments,
+        temperature=temperature,
+    )
 
 
 def _warnings(config: TextConfig, task: EncodedTask) -> list[str]:

@@ -52,7 +52,7 @@ class Job:
         names: name of a training example, by its index.
         val, test: None where there is no such split.
         prepare: moves a batch to the device and normalises it there.
-        save: writes what was trained into the folder of a run; returns the path.
+        save: writes what was trained, with its temperature, into the folder of a run; returns the path.
         mix: batch augmentation.
         extra_tests: more test batches, by name.
         calibrate: takes a threshold from what is accumulated on val, before the test.
@@ -76,7 +76,7 @@ class Job:
     val: EvalLoader | None
     test: EvalLoader | None
     prepare: Callable[[Any], Any]
-    save: Callable[[Path], Path]
+    save: Callable[[Path, float], Path]
     mix: Callable[[Any], Any] = lambda batch: batch
     extra_tests: dict[str, EvalLoader] = field(default_factory=dict)
     calibrate: Callable[[Tensor, Any], None] | None = None

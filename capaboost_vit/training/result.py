@@ -23,6 +23,7 @@ from .job import Job, as_dict, hyperparameters, parameter_counts
 from .log import Log, peak_memory
 from .machine import machine
 from .objective import Mistakes, right_answers, selected_score
+from .probabilities import KeptLogits, classification_report, fitted_temperature
 from .signals import StopSignals
 
 
@@ -41,14 +42,17 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     progress = state.progress
     parameters, methods = parameter_counts(model), model.capaboost["methods"]  # before folding, which leaves less
     fold(model)
+    of_val, temperature = _calibrated(job, log, stop)
     if world.is_main or is_sharded(model):  # whose weights come together for their fingerprint
-        saved = job.save(folder.path)
-    scores, confusion, worst = _final_scores(job, log, stop)
+        saved = job.save(folder.path, temperature)
+    scores, confusion, worst = _final_scores(job, log, stop, temperature)
     if not world.is_main:
         return {}
     score = job.objective.names[0]
     marks = {"best_epoch": progress.best_epoch, "test": scores[f"test_{score}"], "rates": state.rates()}
     figures = {"learning_curve": draw_learning_curve(progress.rows, title=job.title, score=score, **marks)}
+    if confusion is None and job.objective.confusion:
+        confusion = of_val
     if confusion is not None:
         names = [*job.classes, *(str(i) for i in range(len(job.classes), len(confusion)))]
         title = f"{job.title}: {'val' if job.test is None else 'test'}"
@@ -79,7 +83,7 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     pictures = [folder.path / f"{name}.png" for name in figures]
-    measured = {name: value for name, value in scores.items() if value is not None}
+    measured = {name: value for name, value in scores.items() if isinstance(value, int | float)}
     log.result(hyperparameters(config), measured, pictures, progress.update)
     write_card(folder.path, read_header(saved) if saved.is_file() else {}, result)
     log.close()  # all is on the disk before the run counts as finished
@@ -87,26 +91,47 @@ def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict
     return result
 
 
-def _final_scores(job: Job, log: Log, stop: StopSignals) -> tuple[dict[str, Any], Tensor | None, list[dict[str, Any]]]:
-    """Scores on val and test by name; of classes the confusion matrix and the worst mistakes, too.
+def _calibrated(job: Job, log: Log, stop: StopSignals) -> tuple[Tensor | None, float]:
+    """What is accumulated on val, from which the job takes its thresholds; and the temperature, of classes.
 
-    They are those of the test split; where there is none, the matrix is that of val.
+    They are None and 1 where there is no val split, or nothing that is taken from it.
     """
+    classes = job.objective.confusion
+    if job.val is None or not (classes or job.calibrate):
+        return None, 1.0
+    kept = KeptLogits(job.val.indices, len(job.val.source))
+    accumulated = job.evaluate(job.val, stop=stop, also=kept.add if classes else None)
+    if job.calibrate is not None:
+        job.calibrate(accumulated, job.val)
+    temperature = fitted_temperature(*kept.result(job.world)[:2]) if classes else 1.0
+    if classes:
+        log.say(f"temperature {temperature:.4g}: probabilities are softmax(logits / temperature), the best on val")
+    return accumulated, temperature
+
+
+def _final_scores(
+    job: Job, log: Log, stop: StopSignals, temperature: float
+) -> tuple[dict[str, Any], Tensor | None, list[dict[str, Any]]]:
+    """Scores on val and test by name; of classes the confusion matrix of test and its worst mistakes, too."""
     objective, world, progress = job.objective, job.world, job.state.progress
     named = [f"val_{name}" for name in (*objective.names, "loss")]
     scores: dict[str, Any] = {name: progress.rows[-1].get(name) for name in named}
     selected = selected_score(objective, job.config.select)
     scores |= {f"best_val_{selected}": progress.best_score, "best_epoch": progress.best_epoch}
     scores |= {f"test_{name}": None for name in objective.names}
-    if job.calibrate is not None and job.val is not None:
-        job.calibrate(job.evaluate(job.val), job.val)
     if job.test is None:
         log.say(f"no test split: no test {objective.names[0]}")
-        return scores, job.evaluate(job.val) if objective.confusion and job.val is not None else None, []
+        return scores, None, []
     confusion, mistakes = None, Mistakes(job.test.indices, world)
+    kept = KeptLogits(job.test.indices, len(job.test.source))
+
+    def keep(outputs: Tensor, targets: Tensor) -> None:
+        mistakes.add(outputs, targets)
+        kept.add(outputs, targets)
+
     for name, batches in {"test": job.test, **job.extra_tests}.items():
         of_test = objective.confusion and batches is job.test
-        accumulated = job.evaluate(batches, stop=stop, also=mistakes.add if of_test else None)
+        accumulated = job.evaluate(batches, stop=stop, also=keep if of_test else None)
         measured = objective.scores(accumulated, batches)
         line = "  ".join(f"{score} {value:.2f}" for score, value in measured.items())
         scores |= {f"{name}_{score}": value for score, value in measured.items()}
@@ -115,7 +140,11 @@ def _final_scores(job: Job, log: Log, stop: StopSignals) -> tuple[dict[str, Any]
             scores |= {f"{name}_right": right, f"{name}_total": total}
             line += f" ({right} of {total})"
         log.say(f"{name} {line}")
-        confusion = accumulated if of_test else confusion
+        if of_test:
+            confusion = accumulated
+            logits = kept.result(world)
+            if world.is_main:
+                scores["test"] = classification_report(confusion, logits, job.classes, temperature=temperature)
     return scores, confusion, mistakes.result()
 
 

@@ -72,6 +72,7 @@ def save_adapter(
     *,
     class_names: Sequence[str] = (),
     data_config: dict[str, Any] | None = None,
+    temperature: float = 1.0,
 ) -> Path:
     """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
 
@@ -83,6 +84,7 @@ def save_adapter(
             it (a detector, a LightningModule): the file then holds all that is trained there.
         class_names: names of the classes, in the order of the labels.
         data_config: timm's input configuration that the model was trained with; None takes the model's own.
+        temperature: probabilities are softmax(logits / temperature).
 
     Raises:
         ValueError: the model carries nothing that `adapt` added, or several adapted models or PEFT's layers, or is
@@ -105,6 +107,8 @@ def save_adapter(
             json.dumps(arguments)
             header["model_args"] = arguments
         header["input"] = data_config or resolve_input_data_config(model)
+    if temperature != 1:
+        header["temperature"] = temperature
     return write_adapter_file(path, model, header, head=head_names(model))
 
 

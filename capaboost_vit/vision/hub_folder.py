@@ -24,6 +24,7 @@ def save_for_hf(
     class_names: Sequence[str] = (),
     data_config: dict[str, Any] | None = None,
     value_range: tuple[float, float] | None = None,
+    temperature: float = 1.0,
 ) -> Path:
     """Atomic write of a timm model, merged or of a registered name, for timm and transformers; returns the folder.
 
@@ -34,6 +35,7 @@ def save_for_hf(
         class_names: names of the classes, in the order of the labels.
         data_config: timm's input configuration that the model was trained with; None takes the model's own.
         value_range: black and white of the images; timm keeps what it does not know, but does not give it back.
+        temperature: probabilities are softmax(logits / temperature); kept in config.json likewise, unless it is 1.
 
     Raises:
         FileExistsError: the folder is there already; an empty one is taken.
@@ -48,6 +50,8 @@ def save_for_hf(
     config: dict[str, Any] = {"label_names": list(class_names)} if class_names else {}
     if value_range is not None:
         config["value_range"] = value_range
+    if temperature != 1:
+        config["temperature"] = temperature
     with new_folder(folder) as partial:
         timm_save_for_hf(model, str(partial), config, safe_serialization=True, data_config=data_config)
         path = partial / "config.json"

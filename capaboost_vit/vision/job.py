@@ -115,8 +115,12 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         test=image_eval_loader(splits[test], eval_transform, keep=False, **held_out) if test in splits else None,
         prepare=prepare,
         mix=make_mix(config, num_classes=model.num_classes, device=device),  # type: ignore[arg-type]
-        save=lambda folder: save_adapter(
-            model, folder / "adapter.safetensors", class_names=data.classes, data_config=image_config
+        save=lambda folder, temperature: save_adapter(
+            model,
+            folder / "adapter.safetensors",
+            class_names=data.classes,
+            data_config=image_config,
+            temperature=temperature,
         ),
         extra_results={"bad_images": bad_images},
         lines=[*imbalance_lines(config, labels, data.classes)],

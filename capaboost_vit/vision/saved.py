@@ -1,9 +1,8 @@
-"""What is done with a finished run on images, an adapter file or a folder in timm's hub format: open, score, merge."""
+"""A finished run on images, an adapter file, a folder in timm's hub format, a timm name: opened, merged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,17 @@ from torch import nn
 from ..core.merge import fastest, merge
 from ..io.atomic import is_taken, replacing
 from ..io.json import read_object
+from ..io.options import check_value
 from ..training.card import write_merged_card
-from ..training.distributed import pick_device
-from ..training.evaluation import evaluate
-from ..training.objective import right_answers
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter
-from .build import build_transform, check_scaling
-from .class_names import class_names, outputs_of
+from .build import check_scaling
+from .class_names import class_names
 from .class_row import logits_only
-from .config import TrainConfig
-from .data import checked_range, open_configured
+from .data import checked_range
 from .data.pixels import ValueRange
 from .hub_folder import save_for_hf
-from .loader import Normalise, image_eval_loader
+from .weights import create_base, outputs_in
 
 _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does not mean a folder
 
@@ -39,11 +35,13 @@ class Saved:
     """A model on the CPU in evaluation mode, timm's input configuration of it, and the names of its classes.
 
     `classes` is empty where nobody has named them. `input` also holds the `value_range` of training, if it had one.
+    Probabilities are `softmax(logits / temperature)`.
     """
 
     model: nn.Module
     input: dict[str, Any]
     classes: tuple[str, ...]
+    temperature: float = 1.0
 
     @property
     def value_range(self) -> ValueRange | None:
@@ -78,7 +76,24 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
         )
     model = create_from_adapter(source.adapter, initial_checkpoint=checkpoint)
     names = class_names(header["class_names"], header["num_classes"])
-    return _tried(Saved(model, header["input"], names), source.path)
+    return _tried(Saved(model, header["input"], names, header["temperature"]), source.path)
+
+
+def open_plain(name: str, *, pretrained: bool, initial_checkpoint: str | None) -> Saved:
+    """A model of timm's under its name, with the classes of its weights.
+
+    Args:
+        pretrained: fetch the weights from timm's hub. initial_checkpoint: a local file with them, classifier included.
+
+    Raises:
+        ValueError: neither, both, or weights without a classifier; see `create_base`.
+    """
+    if pretrained == (initial_checkpoint is not None):
+        raise ValueError(f"{name} is a plain timm model: say --pretrained or --initial-checkpoint FILE, one of them")
+    count = {} if initial_checkpoint is None else {"num_classes": outputs_in(name, initial_checkpoint)}
+    model: Any = create_base(name, pretrained=pretrained, initial_checkpoint=initial_checkpoint, **count)
+    names = class_names(model.pretrained_cfg.get("label_names") or (), model.num_classes)
+    return _tried(Saved(model.eval(), resolve_input_data_config(model), names), name)
 
 
 def open_without_base(path: str | Path) -> Saved:
@@ -94,50 +109,6 @@ def open_without_base(path: str | Path) -> Saved:
         raise ValueError(f"{source.path} is of a model on texts, this is for models on images")
     model = create_from_adapter(source.adapter, pretrained=False, force=True)
     return Saved(model, source.adapter.header["input"], ())
-
-
-def evaluate_adapter(
-    adapter: str | Path | ModelSource,
-    *,
-    data: str | None = None,
-    split: str = "test",
-    initial_checkpoint: str | None = None,
-    batch_size: int = 64,
-    device: str | None = None,
-    short_cuts: bool = True,
-    note: Callable[[str], None] = lambda line: None,
-) -> tuple[int, int]:
-    """(right answers, all) of an adapter file, a run folder or a timm folder, on one split of a data set.
-
-    Args:
-        data: what to evaluate on; None takes that of the run folder. It is opened with the run's options. Its classes
-            are those of the model by name (`outputs_of`); they may be fewer.
-        initial_checkpoint: see `open_saved`.
-        short_cuts: compute with merged weights and the class token's row of the last block, where that is exact.
-        note: is told, a line each, which files of the data are no images and are left out.
-
-    Raises:
-        FileNotFoundError: no model, data or weights. ValueError: no data named, other classes; see `open_saved`.
-    """
-    source = open_source(adapter)
-    config = source.config
-    spec = data or config.get("data")
-    if spec is None:
-        raise ValueError(f"{source.path} is not in a run folder: say --data")
-    images = open_configured({**config, "data": spec})
-    part = images.split(split)
-    for line in images.left_out:
-        note(line)
-    target = pick_device(device)
-    saved = open_saved(source, initial_checkpoint=initial_checkpoint)
-    count: int = saved.model.num_classes  # type: ignore[assignment]
-    outputs = outputs_of(spec, images.classes, names=saved.classes, count=count)
-    part = replace(part, labels=tuple(outputs[label] for label in part.labels), value_range=saved.value_range)
-    batches = image_eval_loader(part, build_transform(saved.input), batch_size=batch_size, keep=False, device=target)
-    prepare = Normalise(saved.input, target)
-    model = saved.for_logits(target, short_cuts=short_cuts)
-    confusion = evaluate(model, batches, prepare=prepare, config=TrainConfig())
-    return right_answers(confusion), int(confusion.sum())
 
 
 def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_checkpoint: str | None = None) -> Path:
@@ -169,7 +140,14 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
         with replacing(output) as partial:
             partial.write_bytes(save({name: tensor.contiguous() for name, tensor in merged.state_dict().items()}))
         return output
-    save_for_hf(merged, output, class_names=saved.classes, data_config=dict(saved.input), value_range=saved.value_range)
+    save_for_hf(
+        merged,
+        output,
+        class_names=saved.classes,
+        data_config=dict(saved.input),
+        value_range=saved.value_range,
+        temperature=saved.temperature,
+    )
     write_merged_card(output, source)
     return output
 
@@ -183,12 +161,14 @@ def _from_timm_folder(folder: Path) -> Saved:
         raise ValueError(f"timm cannot build a model from {folder}: {type(error).__name__}: {reason}") from error
     if not model.num_classes:
         raise ValueError(f"the model in {folder} has no classes: it was saved with num_classes=0")
-    value_range = read_object(folder / "config.json").get("value_range")
-    prepared = {**resolve_input_data_config(model), "value_range": value_range}
-    return _tried(Saved(model.eval(), prepared, names), folder)
+    stored = read_object(folder / "config.json")
+    prepared = {**resolve_input_data_config(model), "value_range": stored.get("value_range")}
+    temperature = stored.get("temperature", 1.0)
+    check_value(f"temperature in {folder / 'config.json'}", temperature, float, {"above": 0})
+    return _tried(Saved(model.eval(), prepared, names, temperature), folder)
 
 
-def _tried(saved: Saved, where: Path) -> Saved:
+def _tried(saved: Saved, where: str | Path) -> Saved:
     """The same, once it is sure that images can be scaled and that the model takes them. Raises ValueError."""
     check_scaling(saved.input, str(where))
     size = tuple(saved.input["input_size"])

@@ -68,16 +68,7 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
     if (path / "config.json").is_file():
         weights = (path / name for name in ("model.safetensors", "pytorch_model.bin"))
         path = next((file for file in weights if file.is_file()), path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give the path of a .safetensors or .pth file of the base model")
-    try:
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot read weights from {path}: {reason}") from error
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if others or not state:
-        raise ValueError(f"cannot read weights from {path}: it holds {others[0] if others else 'nothing'}, no tensors")
+    state = _read_weights(path)
     filter_fn = checkpoint_filter(model)
     try:
         state = filter_fn(state, model) if filter_fn else state
@@ -99,6 +90,34 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
         listed = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in differences.items() if names)
         raise ValueError(f"{path} does not hold the weights of this {type(model).__name__}: {listed}")
     model.load_state_dict(state, strict=False)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: give the path of a .safetensors or .pth file of the base model")
+    try:
+        state = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot read weights from {path}: {reason}") from error
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others or not state:
+        raise ValueError(f"cannot read weights from {path}: it holds {others[0] if others else 'nothing'}, no tensors")
+    return state
+
+
+def outputs_in(name: str, path: str | Path) -> int:
+    """The number of classes of the classifier in a file of weights of a model of timm's name.
+
+    Raises:
+        ValueError: it holds no classifier; see `load_base_weights`.
+    """
+    classifier = getattr(timm.get_pretrained_cfg(name), "classifier", None)
+    layer = classifier if isinstance(classifier, str) or not classifier else classifier[0]
+    weight = _read_weights(Path(path)).get(f"{layer}.weight")
+    if weight is None:
+        raise ValueError(f"{path} holds no classifier of {name} ({layer}.weight): nothing can be predicted with it")
+    return len(weight)
 
 
 def is_folder(model: str) -> bool:

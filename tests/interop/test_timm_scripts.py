@@ -19,12 +19,13 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scored import counted
 from timm.models import load_state_dict
 
 import capaboost_vit
 import capaboost_vit.timm
 from capaboost_vit.cli import main
-from capaboost_vit.vision.saved import evaluate_adapter, open_saved
+from capaboost_vit.vision.saved import open_saved
 
 SIZES = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 KWARGS = [f"{name}={value}" for name, value in {**SIZES, "img_size": (16, 16), "rank": 2}.items()]
@@ -239,7 +240,7 @@ def test_timms_own_scripts_train_go_on_validate_infer_and_export(ready, scripts,
     done = call("validate.py", images / "validation", *common, "--checkpoint", last)
     scores = json.loads(done.stdout.partition("--result\n")[2])
     data = {"data": str(images), "split": "val", "initial_checkpoint": str(base_weights)}
-    right, total = evaluate_adapter(adapter, **data)
+    right, total = counted(adapter, **data)
     assert scores["top1"] == pytest.approx(100 * right / total, abs=0.01)
     call("inference.py", images / "validation", *common, "--checkpoint", last, "--results-dir", tmp_path / "inferred")
     assert len((tmp_path / "inferred" / "vit_tiny_capaboost_lora-16.csv").read_text().splitlines()) == 7

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 
 import pytest
+from scored import counted
 
 from capaboost_vit.run import train
-from capaboost_vit.vision.saved import evaluate_adapter
 
 PLUS = {
     "name": "adapter",
@@ -31,7 +31,7 @@ def test_a_run_learns_and_is_evaluated_from_its_file(configure, tmp_path, method
     with open(tmp_path / "a run" / "summary.csv", newline="") as file:
         losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < losses[0]
-    assert evaluate_adapter(tmp_path / "a run") == (found["test_right"], found["test_total"])
+    assert counted(tmp_path / "a run") == (found["test_right"], found["test_total"])
     assert {name: found["method"][0].get(name) for name in method if name != "name"} == {
         name: value for name, value in method.items() if name != "name"
     }

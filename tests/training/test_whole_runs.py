@@ -11,11 +11,11 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scored import counted
 from torch._dynamo.utils import counters
 
 from capaboost_vit.run import train
 from capaboost_vit.vision.config import TrainConfig
-from capaboost_vit.vision.saved import evaluate_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
@@ -141,7 +141,7 @@ def test_a_compiled_run_comes_near_the_eager_one_and_its_file_can_be_used(run, t
     assert compiled["test_right"] == eager["test_right"]
     # updates of 8, 8, 8 and 6 images, evaluations of 9: one graph to train with, one to evaluate with
     assert counters["stats"]["unique_graphs"] == 2
-    assert evaluate_adapter(tmp_path / "compiled") == (compiled["test_right"], 9)
+    assert counted(tmp_path / "compiled") == (compiled["test_right"], 9)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -13,6 +13,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scored import counted
 from torch import nn
 
 import capaboost_vit
@@ -25,7 +26,7 @@ from capaboost_vit.run import train
 from capaboost_vit.vision.class_row import FirstRowsBlock
 from capaboost_vit.vision.data import open_data
 from capaboost_vit.vision.predict import Prediction, predict_images, write_predictions
-from capaboost_vit.vision.saved import evaluate_adapter, merge_adapter, open_saved
+from capaboost_vit.vision.saved import merge_adapter, open_saved
 
 CLASSES = ("blue", "green", "red")
 SWIN_NAME = "swin_tiny_patch4_window7_224"
@@ -66,12 +67,12 @@ def test_the_stored_adapter_has_the_accuracy_of_the_result_by_hand_too(finished,
 @pytest.mark.parametrize("batch_size", [4, 256])
 def test_every_split_can_be_evaluated_in_any_batches(finished, split, total, batch_size):
     folder, result = finished
-    right, counted = evaluate_adapter(folder, split=split, batch_size=batch_size, device="cpu")
-    assert counted == total
+    right, images = counted(folder, split=split, batch_size=batch_size, device="cpu")
+    assert images == total
     if split == "test":
         assert right == result["test_right"]
     if split == "val":
-        assert 100 * right / counted == result["val_accuracy"]
+        assert 100 * right / images == result["val_accuracy"]
 
 
 def test_an_adapter_file_alone_needs_data_and_base_weights(finished, base, pictures, tmp_path):
@@ -79,8 +80,8 @@ def test_an_adapter_file_alone_needs_data_and_base_weights(finished, base, pictu
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((folder / "adapter.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"alone\.safetensors is not in a run folder: say --data"):
-        evaluate_adapter(alone, initial_checkpoint=str(base))
-    found = evaluate_adapter(alone, data=str(pictures), initial_checkpoint=str(base))
+        counted(alone, initial_checkpoint=str(base))
+    found = counted(alone, data=str(pictures), initial_checkpoint=str(base))
     assert found == (result["test_right"], 6)
 
 
@@ -96,13 +97,13 @@ def test_an_adapter_file_alone_needs_data_and_base_weights(finished, base, pictu
 )
 def test_an_evaluation_that_cannot_be_is_named(finished, options, error, text):
     with pytest.raises(error, match=text):
-        evaluate_adapter(finished[0], **options)
+        counted(finished[0], **options)
 
 
 @pytest.mark.parametrize(
     "verb",
     [
-        evaluate_adapter,
+        counted,
         lambda path: merge_adapter(path, path / "out.safetensors"),
         lambda path: predict_images(path, [__file__]),
     ],
@@ -115,13 +116,13 @@ def test_a_folder_without_an_adapter_is_named(tmp_path, verb):
 def test_an_adapter_of_random_base_weights_cannot_be_evaluated(configure, tmp_path):
     train(configure(initial_checkpoint=None, epochs=1))
     with pytest.raises(ValueError, match="were random, and nobody kept them: train with --pretrained"):
-        evaluate_adapter(tmp_path / "a run")
+        counted(tmp_path / "a run")
 
 
 def test_a_timm_folder_is_evaluated_like_the_run_that_it_was_merged_from(finished, folder, pictures):
-    assert evaluate_adapter(folder, data=str(pictures)) == (finished[1]["test_right"], 6)
+    assert counted(folder, data=str(pictures)) == (finished[1]["test_right"], 6)
     with pytest.raises(ValueError, match="is not in a run folder: say --data"):
-        evaluate_adapter(folder)
+        counted(folder)
 
 
 def split_folders(root, names, size=20):
@@ -152,7 +153,7 @@ def test_folders_of_imagenet_are_matched_by_timms_own_index(tmp_path, classes, s
     data = split_folders(tmp_path / "data", names)
     for count, name in enumerate(names, start=1):
         model = one_answer(tmp_path / name, classes, index.index(name))
-        assert evaluate_adapter(model, data=data) == (count, 6)
+        assert counted(model, data=data) == (count, 6)
 
 
 def test_wordnet_names_that_the_subset_lacks_and_other_names_are_unknown(tmp_path):
@@ -161,25 +162,25 @@ def test_wordnet_names_that_the_subset_lacks_and_other_names_are_unknown(tmp_pat
         data = split_folders(tmp_path / names[1], names)
         text = rf"names its classes \({names[0]!r}, ...\), this model with 1000 outputs does not: store them, "
         with pytest.raises(ValueError, match=text):
-            evaluate_adapter(model, data=data)
+            counted(model, data=data)
 
 
 def test_names_that_a_timm_folder_has_win_and_classes_may_be_fewer(tmp_path):
     model = one_answer(tmp_path / "m", 1000, 7, [f"n{i:08}" for i in range(1000)])
-    assert evaluate_adapter(model, data=split_folders(tmp_path / "a", ("n00000003", "n00000007"))) == (2, 3)
+    assert counted(model, data=split_folders(tmp_path / "a", ("n00000003", "n00000007"))) == (2, 3)
     with pytest.raises(ValueError, match=r"class 'n01440764' of .* is none of the model's 1000"):
-        evaluate_adapter(model, data=split_folders(tmp_path / "b", ("n00000003", "n01440764")))
+        counted(model, data=split_folders(tmp_path / "b", ("n00000003", "n01440764")))
     twice = one_answer(tmp_path / "twice", 3, 0, ["crane", "tabby", "crane"])
     with pytest.raises(ValueError, match="several classes 'crane'"):
-        evaluate_adapter(twice, data=split_folders(tmp_path / "c", ("crane", "tabby")))
+        counted(twice, data=split_folders(tmp_path / "c", ("crane", "tabby")))
 
 
 def test_folders_with_numbers_for_names_mean_the_outputs_of_these_numbers(tmp_path):
     data = split_folders(tmp_path / "data", ("0", "10", "2"))  # as text 10 comes before 2
     for number, right in ((0, 1), (10, 2), (2, 3), (1, 0)):
-        assert evaluate_adapter(one_answer(tmp_path / f"m{number}", 11, number), data=data) == (right, 6)
+        assert counted(one_answer(tmp_path / f"m{number}", 11, number), data=data) == (right, 6)
     with pytest.raises(ValueError, match="has the label 10, the model only 10 classes, from 0 on"):
-        evaluate_adapter(one_answer(tmp_path / "small", 10, 0), data=data)
+        counted(one_answer(tmp_path / "small", 10, 0), data=data)
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), 1e300, 1e-300, "wide"])
@@ -211,7 +212,7 @@ def test_outputs_that_are_not_finite_are_neither_predictions_nor_counted_nor_mer
         model.head.bias[1] = float("inf")
     timm.models.save_for_hf(model, str(tmp_path / "m"), safe_serialization=True)
     with pytest.raises(FloatingPointError, match=r"not finite for 3 of 3 images \(test/0/0\.png, test/1/0\.png, "):
-        evaluate_adapter(tmp_path / "m", data=data)
+        counted(tmp_path / "m", data=data)
     pictures = [tmp_path / "data" / "test" / "1" / f"{i}.png" for i in range(2)]
     with pytest.raises(FloatingPointError, match=r"not finite for 2 of 2 pictures \(.*/0\.png, .*/1\.png\)"):
         predict_images(tmp_path / "m", pictures)
@@ -236,7 +237,7 @@ def test_classes_are_matched_by_their_names_whatever_their_number(finished, pict
         found = predict_images(finished[0], [pictures / name], top=1)
         expected += sum(prediction.classes == (name,) for prediction in found)
     assert expected > 20
-    assert evaluate_adapter(finished[0], data=str(tmp_path)) == (expected, 40)
+    assert counted(finished[0], data=str(tmp_path)) == (expected, 40)
 
 
 @pytest.mark.parametrize("names", [("blue", "reed", "green"), ("0 blue", "red")], ids=" ".join)
@@ -246,12 +247,12 @@ def test_pictures_of_other_classes_are_not_counted(finished, pictures, tmp_path,
             (tmp_path / part).mkdir(exist_ok=True)
             (tmp_path / part / name).symlink_to(pictures / "red")
     with pytest.raises(ValueError, match=r"class '(0 blue|reed)' of .* is none of the model's 3 .*blue, green, red"):
-        evaluate_adapter(finished[0], data=str(tmp_path))
+        counted(finished[0], data=str(tmp_path))
 
 
 def test_lists_without_names_of_classes_are_trusted(finished, pictures, tmp_path):
     (tmp_path / "test.txt").write_text("".join(f"{pictures}/{name}/1.png {i}\n" for i, name in enumerate(CLASSES)))
-    assert evaluate_adapter(finished[0], data=str(tmp_path)) == (3, 3)
+    assert counted(finished[0], data=str(tmp_path)) == (3, 3)
 
 
 @pytest.mark.parametrize("text", ["- a list\n", "pretrained: true\n", ""])
@@ -259,8 +260,8 @@ def test_a_configuration_of_another_program_beside_an_adapter_is_left_alone(fini
     (tmp_path / "mine.safetensors").write_bytes((finished[0] / "adapter.safetensors").read_bytes())
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="say --data"):
-        evaluate_adapter(tmp_path / "mine.safetensors")
-    found = evaluate_adapter(tmp_path / "mine.safetensors", data=str(pictures), initial_checkpoint=str(base))
+        counted(tmp_path / "mine.safetensors")
+    found = counted(tmp_path / "mine.safetensors", data=str(pictures), initial_checkpoint=str(base))
     assert found == (finished[1]["test_right"], 6)
 
 
@@ -268,7 +269,7 @@ def test_a_damaged_configuration_of_a_run_is_named(finished, tmp_path):
     (tmp_path / "adapter.safetensors").write_bytes((finished[0] / "adapter.safetensors").read_bytes())
     (tmp_path / "config.yaml").write_text("data: [")
     with pytest.raises(ValueError, match=r"config\.yaml is no YAML: "):
-        evaluate_adapter(tmp_path)
+        counted(tmp_path)
 
 
 # short cuts
@@ -300,7 +301,7 @@ def test_short_cuts_change_no_answer(method, base, pictures, wake, tmp_path):
     assert [(p.image, p.classes) for p in short] == [(p.image, p.classes) for p in whole]
     for one, other in zip(short, whole, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, rel=1e-5, abs=1e-6)
-    counts = [evaluate_adapter(path, data=str(pictures), short_cuts=on, **options) for on in (False, True)]
+    counts = [counted(path, data=str(pictures), short_cuts=on, **options) for on in (False, True)]
     assert counts[0] == counts[1]
 
 
