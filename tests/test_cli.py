@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 
 from capaboost_vit.cli import main
 from capaboost_vit.cli.train import train_parser
-from capaboost_vit.training.score_table import score_text
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.training.job import as_dict
+from capaboost_vit.training.score_table import score_text
 from capaboost_vit.vision.config import TrainConfig
 
 COMMANDS = ("quickstart", "train", "train-text", "eval", "predict", "merge", "report", "data", "bench", "models")
@@ -629,7 +629,8 @@ def test_names_that_would_steer_a_terminal_are_shown_with_escapes(call, refused,
             (tmp_path / "data" / part / name).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / "data" / part / name / "1.png")
     out += call("data", "check", tmp_path / "data")[1]
-    assert call("eval", tmp_path / "m", "--data", tmp_path / "data")[1].splitlines()[0].endswith(" of 2)")  # both names are the same
+    found = call("eval", tmp_path / "m", "--data", tmp_path / "data")[1]
+    assert found.splitlines()[0].endswith(" of 2)")  # both names are the same
     picture.write_bytes(b"")
     err += refused("predict", tmp_path / "m", picture)
     (tmp_path / "data" / "test" / "b").rename(tmp_path / "data" / "test" / f"{evil}2")

@@ -17,6 +17,7 @@ from .parser import Parser, add_option
 from .texts import TYPED, add_text_options, predict_texts, refuse_text_options
 
 if TYPE_CHECKING:
+    from ..training.saved import ModelSource
     from ..vision.predict import Prediction
 
 _BASE_WEIGHTS = (
