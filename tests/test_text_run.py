@@ -25,6 +25,7 @@ from capaboost_vit.nlu import create_from_adapter
 from capaboost_vit.nlu.config import TextConfig, base_model
 from capaboost_vit.nlu.encoded import encode_task
 from capaboost_vit.nlu.questions import best_answers, best_threshold, encode_questions, open_questions, score_answers
+from capaboost_vit.nlu.saved import evaluate_text
 from capaboost_vit.run import build_job, train
 from capaboost_vit.training import result
 from capaboost_vit.training.distributed import ProcessGroup
@@ -662,3 +663,15 @@ def test_random_weights_are_warned_of_but_not_behind_a_stage(text_material, tmp_
     assert "random" not in capsys.readouterr().err
     model = create_from_adapter(tmp_path / "b" / "adapter.safetensors", model=str(tmp_path / "b" / "tapt" / "model"))
     assert branches(model)
+
+
+def test_metrics_of_ones_own_are_scikit_learns_and_a_drawn_val_is_said_to_be_one(run, text_material, tmp_path, capsys):
+    folder = tmp_path / "no val"
+    shutil.copytree(text_material / "opinions", folder)
+    (folder / "dev.jsonl").unlink()
+    found, _, table = run("opinions", data=str(folder), epochs=2, metrics=("balanced_accuracy", "matthews"))
+    assert "val: 8 examples drawn of train, which has no val beside it" in capsys.readouterr().err
+    assert list(table[0])[-2:] == ["val_balanced_accuracy", "val_matthews"]
+    assert found["best_val_balanced_accuracy"] == max(float(row["val_balanced_accuracy"]) for row in table)
+    scores = evaluate_text(tmp_path / "run")
+    assert scores == {name: pytest.approx(found[f"test_{name}"]) for name in ("balanced_accuracy", "matthews")}

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..io.options import option
+from ..io.options import flag, option
 from ..methods import make_method
 from ..training.config import SELECT_HELP, RunConfig, Select
 
 # options of the run that its stages of continued pretraining have at their defaults
 _NOT_IN_STAGES = {"dapt_data", "dapt_epochs", "tapt_epochs", "max_steps", "warmup_epochs", "layer_decay", "smoothing"}
-_NOT_IN_STAGES |= {"model_ema", "patience", "val_interval", "fsdp"}
+_NOT_IN_STAGES |= {"model_ema", "patience", "val_interval", "fsdp", "metrics"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,13 @@ class TextConfig(RunConfig):
         "test), halves (of dev: val and test), thousand (of train: val; dev is test); none: the task's",
     )
     data_seed: int = option(0, "seed of what the protocol draws; the same for all seeds of a table", low=0)
-    text_columns: tuple[str, ...] | None = option(None, "one or two columns of texts; none: found by name")
+    text_columns: tuple[str, ...] | None = option(
+        None, "columns of texts: one; two of a pair; more, which the tokenizer's separator joins; none: found by name"
+    )
     label_column: str | None = option(None, "column of labels or scores; none: found by name")
+    metrics: tuple[str, ...] | None = option(
+        None, "scores, of which the first chooses the epoch, such as macro_f1 or balanced_accuracy; none: the task's"
+    )
     max_length: int = option(
         128, "tokens of an example, special ones included; longer texts are cut or slid over", low=1
     )
@@ -75,9 +80,10 @@ class TextConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        columns = self.text_columns
-        if columns is not None and not 1 <= len(set(columns)) == len(columns) <= 2:
-            raise ValueError(f"--text-columns takes one column or two, got {', '.join(columns) or 'none'}")
+        for name in ("text_columns", "metrics"):
+            given = getattr(self, name)
+            if given is not None and not 1 <= len(set(given)) == len(given):
+                raise ValueError(f"{flag(name)} takes names, each once, got {', '.join(given) or 'none'}")
         if self.task != "mlm" and self.texts_of is not None:
             raise ValueError("--texts-of is for --task mlm")
         if self.task == "mlm" and (self.dapt_data is not None or self.tapt_epochs):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..io.options import flag
+from ..io.options import flag, suggest
+from ..training.metrics import OF_CLASSES, OF_NUMBERS
 from .config import TextConfig, base_model
 from .data import TextData, open_texts
 from .models import create_tokenizer, known_limits
@@ -40,7 +41,7 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
         FileNotFoundError, ValueError: no such task or model; what `open_texts`, `open_questions` and the encoders
             refuse; more tokens of an example than the model takes; a tokenizer that has more tokens than the model.
     """
-    task, model = get_task(config.task), base_model(config)
+    task, model = scored_task(config), base_model(config)
     tokenizer = create_tokenizer(config.tokenizer or model)
     length, vocabulary = known_limits(model)
     if length is not None and config.max_length > length:
@@ -64,6 +65,19 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
     return EncodedTask(config, task, tokenizer, data, encoded)
 
 
+def scored_task(config: TextConfig) -> Task:
+    """The task of a configuration, with the metrics that were asked for. Raises ValueError for others than its own."""
+    task = get_task(config.task)
+    if config.metrics is None:
+        return task
+    choices = {"classification": OF_CLASSES, "regression": OF_NUMBERS}.get(task.kind, ())
+    for name in config.metrics:
+        if name not in choices:
+            there = f"choose from {', '.join(choices)}" if choices else f"{task.name} has its own, leave it out"
+            raise ValueError(f"--metrics {name}{suggest(name, choices)}: {there}")
+    return replace(task, metrics=config.metrics)
+
+
 def _open_texts(config: TextConfig, task: Task, classes: tuple[str, ...]) -> TextData[Any]:
     source = get_task(config.texts_of) if config.texts_of else replace(task, classes=classes or task.classes)
     if source.kind == "questions":
@@ -75,6 +89,7 @@ def _open_texts(config: TextConfig, task: Task, classes: tuple[str, ...]) -> Tex
         seed=config.data_seed,
         text_columns=config.text_columns,
         label_column=config.label_column,
+        draw_val=config.patience is not None or config.select != "last",
     )
     return replace(data, classes=()) if task.kind == "masked" else data
 

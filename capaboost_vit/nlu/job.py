@@ -99,6 +99,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
             "left_out": data.left_out,
             "cut": {name: ids.cut for name, ids in encoded.encoded.items()},
         },
+        lines=_drawn_lines(encoded),
         warnings=_warnings(config, encoded),
     )
     take_short_cuts(
@@ -155,6 +156,14 @@ def _save(model: nn.Module, encoded: EncodedTask, folder: Path, temperature: flo
         segments=segments,
         temperature=temperature,
     )
+
+
+def _drawn_lines(task: EncodedTask) -> list[str]:
+    """What is said of a val split that nobody has asked for."""
+    if task.data.protocol != "drawn" or "drawn" in (task.config.protocol, task.task.protocol):
+        return []
+    count = len(task.data.splits["val"])
+    return [f"val: {count} examples drawn of train, which has no val beside it (--select last trains on all of it)"]
 
 
 def _warnings(config: TextConfig, task: EncodedTask) -> list[str]:

@@ -39,6 +39,11 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
 
         return regression(score=of_numbers, names=task.metrics), None
 
+    if "f1" in task.metrics and len(data.data.classes) != 2:
+        raise ValueError(
+            f"f1 is that of class 1 of two, and there are {len(data.data.classes)} classes: say --metrics macro_f1"
+        )
+
     def of_classes(confusion: Tensor) -> dict[str, float]:
         return confusion_scores(task.metrics, confusion)
 

@@ -39,12 +39,17 @@ class Encoded:
 def encode(split: TextSplit, tokenizer: Any, *, max_length: int, regression: bool = False) -> Encoded:
     """The tokens of each example, with the special ones; of a pair the longer text is cut first.
 
+    More than two texts become one, with the tokenizer's separator between them (`a [SEP] b [SEP] c`), cut at its end.
     The labels of a regression are scores. Raises ValueError as `check_room` does.
     """
-    check_room(tokenizer, max_length, segments=len(split.texts[0]))
+    texts = split.texts
+    if len(texts[0]) > 2:
+        separator = f"{tokenizer.sep_token or tokenizer.eos_token} "  # the space makes a word's first piece of the next
+        texts = tuple((separator.join(segments),) for segments in texts)
+    check_room(tokenizer, max_length, segments=len(texts[0]))
     tokens = Tokens(tokenizer)
     cut = 0
-    pieces_of = tokenized(tokenizer, split.texts, max_length=max_length, truncation="longest_first")
+    pieces_of = tokenized(tokenizer, texts, max_length=max_length, truncation="longest_first")
     for name, (first, *others) in zip(split.names, pieces_of, strict=True):
         tokens.add(first, name)
         cut += bool(others)

@@ -33,15 +33,15 @@ def test_the_defaults_are_the_published_settings_of_lora_on_glue():
         ({"mlm_lr": 0.0}, "--mlm-lr must be positive, got 0.0"),
         ({"mlm_probability": 0.0}, r"--mlm-probability must lie in \(0, 1\], got 0.0"),
         ({"mlm_probability": 1.1}, r"--mlm-probability must lie in \(0, 1\], got 1.1"),
-        ({"text_columns": ("a", "b", "c")}, "--text-columns takes one column or two, got a, b, c"),
-        ({"text_columns": ("a", "a")}, "--text-columns takes one column or two, got a, a"),
-        ({"text_columns": ()}, "--text-columns takes one column or two, got none"),
+        ({"text_columns": ("a", "a")}, "--text-columns takes names, each once, got a, a"),
+        ({"text_columns": ()}, "--text-columns takes names, each once, got none"),
+        ({"metrics": ("f1", "f1")}, "--metrics takes names, each once, got f1, f1"),
         ({"texts_of": "rte"}, "--texts-of is for --task mlm"),
         ({"task": "mlm", "dapt_data": "x"}, "--dapt-data and --tapt-epochs are stages before another task than mlm"),
         ({"task": "mlm", "tapt_epochs": 1}, "--dapt-data and --tapt-epochs are stages before another task than mlm"),
         ({"epochs": 0}, "--epochs must be at least 1"),
         ({"grad_accum_steps": 200}, "--grad-accum-steps 200 is more than the 128 examples of --batch-size"),
-        ({"select": "worst"}, "--select must be last or best, got 'worst'"),
+        ({"select": "worst"}, "--select must be last, best, macro_f1, balanced_accuracy or val_loss, got"),
     ],
     ids=str,
 )
@@ -65,7 +65,14 @@ def test_a_run_has_no_stages_unless_they_are_asked_for():
 
 def test_dapt_then_tapt_each_on_the_model_of_the_last():
     own = {"model": "m", "task": "rte", "data": "d", "output": "o", "method": {"name": "lora"}, "seed": 3, "amp": True}
-    own |= {"batch_size": 16, "protocol": "halves", "text_columns": ("a", "b"), "label_column": "l", "patience": 2}
+    own |= {
+        "batch_size": 16,
+        "protocol": "halves",
+        "text_columns": ("a", "b"),
+        "label_column": "l",
+        "patience": 2,
+        "metrics": ("macro_f1",),
+    }
     own |= {
         "smoothing": 0.1,
         "max_steps": 7,
@@ -81,6 +88,7 @@ def test_dapt_then_tapt_each_on_the_model_of_the_last():
         assert (stage.seed, stage.amp, stage.batch_size, stage.resume) == (3, True, 16, True)
         assert (stage.patience, stage.smoothing, stage.max_steps, stage.layer_decay) == (None, 0.0, None, None)
         assert (stage.model_ema, stage.warmup_epochs, stage.val_interval) == (False, None, 1)
+        assert stage.metrics is None
         assert stages(stage) == []
     assert (first.model, first.data, first.epochs, first.texts_of) == ("m", "docs", 2, None)
     assert (first.protocol, first.text_columns, first.label_column) == (None, None, None)

@@ -390,7 +390,11 @@ BAD = {
         r"train\.csv, line 3 cannot be read as csv: unexpected end of data",
     ),
     "no train": ("classification", {"dev__jsonl": rows("a")}, r"my data has no train split; it has: val"),
-    "nothing": ("rte", {"readme__md": "hello"}, r"holds no train file \(\.tsv, \.csv, \.jsonl\), and no folder RTE"),
+    "nothing": (
+        "rte",
+        {"readme__md": "hello"},
+        r"holds no train file \(\.tsv, \.csv, \.jsonl, \.json\), and no folder RTE",
+    ),
     "two of one split": (
         "classification",
         {"train__jsonl": rows("a"), "dev__jsonl": rows("a"), "validation__csv": "text,label\na,a\n"},
@@ -603,6 +607,44 @@ def test_sets_that_are_published_without_val_draw_a_fifth_of_train(folder, task,
     assert len({*splits["train"].names, *splits["val"].names}) == train
     with_val = open_texts(folder(train__jsonl=rows(0, 1), dev__jsonl=rows(1), test__jsonl=rows(0)), TASKS[task])
     assert [len(with_val.splits[name]) for name in ("train", "val", "test")] == [2, 1, 1]
+
+
+def test_a_val_that_the_epoch_is_chosen_on_is_drawn_where_there_is_none_and_nobody_asked_for_a_protocol(folder):
+    place = folder(train__jsonl=rows(*[0, 1] * 10))
+    drawn = open_texts(place, OWN, draw_val=True)
+    assert drawn == open_texts(place, OWN, protocol="drawn")
+    assert {name: len(split) for name, split in drawn.splits.items()} == {"train": 16, "val": 4}
+    for options in ({}, {"draw_val": True, "protocol": "own"}):
+        assert list(open_texts(place, OWN, **options).splits) == ["train"]
+    place = folder(train__jsonl=rows(0, 1), dev__jsonl=rows(1))
+    assert open_texts(place, OWN, draw_val=True) == open_texts(place, OWN)
+
+
+@pytest.mark.parametrize("form", ["records", "columns", "pandas", "lines"])
+def test_json_has_the_rows_of_json_lines_whatever_its_form(folder, form):
+    lines = rows("b", "a", "b")
+    columns = {name: [row[name] for row in lines] for name in lines[0]}
+    by_index = {name: {str(i): cell for i, cell in enumerate(cells)} for name, cells in columns.items()}
+    value = {"records": lines, "columns": columns, "pandas": by_index}.get(form)
+    content = "".join(f"{json.dumps(row)}\n" for row in lines) if form == "lines" else json.dumps(value, indent=1)
+    place = folder(train__json=content, other__jsonl=lines)
+    found, expected = open_texts(place, OWN).splits["train"], open_texts(f"{place}/other.jsonl", OWN).splits["train"]
+    assert found == dataclasses.replace(expected, names=("train.json:1", "train.json:2", "train.json:3"))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("[1, 2]", r"train\.json: expected a list of objects such as"),
+        ('{"text": ["a"], "label": [1, 2]}', "or an object of columns of one length"),
+        ("[]", "expected a list of objects"),
+        ('[{"text": "a",', r"train\.json is no JSON"),
+        ('[{"text": "a", "label": 1}, {"label": 0}]', r"train\.json, record 2 has no 'text'"),
+    ],
+)
+def test_json_of_another_form_is_named(folder, content, text):
+    with pytest.raises(ValueError, match=text):
+        open_texts(folder(train__json=content), OWN)
 
 
 def test_a_drawn_val_has_5000_examples_at_most():

@@ -35,6 +35,15 @@ def word_tokenizer(*, types=True, **changes):
     return PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=names, **{**SPECIAL, **changes})
 
 
+def test_more_than_two_texts_are_joined_by_the_separator_and_cut_at_the_end():
+    tokenizer = word_tokenizer()
+    encoded = encode(split_of(("w0 w1", "w2", "w3 w4 w5")), tokenizer, max_length=9)
+    assert tokenizer.convert_ids_to_tokens(encoded.ids[0].tolist()) == [
+        *("[CLS]", "w0", "w1", "[SEP]", "w2", "[SEP]", "w3", "w4", "[SEP]")
+    ]
+    assert (encoded.cut, encoded.types[0].tolist()) == (1, [0] * 9)
+
+
 def words(count, start=0):
     return " ".join(f"w{(start + i) % 40}" for i in range(count))
 

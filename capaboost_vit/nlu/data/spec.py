@@ -28,6 +28,7 @@ def open_texts(
     seed: int = 0,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
+    draw_val: bool = False,
 ) -> TextData[TextSplit]:
     """Reads the texts and labels of a task. A local path wins over other readings.
 
@@ -42,8 +43,9 @@ def open_texts(
     Args:
         task: `dataclasses.replace(task, classes=...)` reads a file with the classes of a model that was trained before.
         protocol: of the splits (see `nlu.data.split`), with the seed of what it draws; None takes the task's.
-        text_columns, label_column: the column of texts, or the two of pairs, and that of labels or scores; None finds
-            them by their usual names.
+        draw_val: where the files have no val, and nobody has asked for a protocol, draw it, as the protocol `drawn`.
+        text_columns, label_column: the columns of texts, and that of labels or scores; None finds them by their usual
+            names.
 
     Raises:
         FileNotFoundError: no such path or hub set, or the hub cannot be reached.
@@ -67,6 +69,8 @@ def open_texts(
     columns = {name: part.labels for name, part in rows.items()}
     classes, labels = number_labels(next(iter(tables.values())).where, task, columns, needed=_NEED_LABELS)
     splits = {name: TextSplit(rows[name].texts, labels[name], rows[name].names) for name in labels}
+    if draw_val and protocol is None and chosen == "own" and "train" in splits and "val" not in splits:
+        chosen = "drawn"
     splits = apply_protocol(spec, splits, protocol=chosen, seed=seed)
     unlabelled = tuple(name for name in rows if name not in labels) if chosen in ("own", "drawn") else ()
     left_out = {name: part.left_out for name, part in rows.items() if part.left_out}

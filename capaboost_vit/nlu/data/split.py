@@ -5,7 +5,8 @@ taken from elsewhere; a result says by which protocol it was made:
 
 - own: the splits as they are in the data;
 - drawn: the same, and where there is no val, a fifth of train is val, 5,000 examples at most, which are the sizes in
-  "Don't Stop Pretraining" of IMDB and AG News, whose published files have no val;
+  "Don't Stop Pretraining" of IMDB and AG News, whose published files have no val; a run on files without val that
+  chooses its epoch on val draws it in the same way;
 - dev: train, and the public dev set as val; no test;
 - halves: all of train; half of the public dev set as val, and the other half as test (for small tasks);
 - thousand: 1,000 examples of train as val, the others as train, and the public dev set as test (for large tasks); where
@@ -41,7 +42,7 @@ S = TypeVar("S")
 class TextSplit:
     """The examples of one split."""
 
-    texts: tuple[tuple[str, ...], ...]  # of each one segment, or two that the model is to see together
+    texts: tuple[tuple[str, ...], ...]  # of each one segment, or several that the model is to see together
     labels: tuple[int, ...] | tuple[float, ...]  # the class from 0, or the score; none at all where texts are only read
     names: tuple[str, ...]  # by which a person finds each example: file and line, such as `train.tsv:17`
 
