@@ -482,7 +482,8 @@ def test_train_writes_a_run_and_says_where(call, base, pictures, tmp_path):
     assert lines[1] == "short cuts: the last block for the tokens alone that the head reads"
     assert lines[2].startswith("learning rate 0.005, the usual one here: a search takes ")
     assert lines[3].startswith("epoch 1  ")
-    assert lines[4].startswith("test accuracy ")
+    assert lines[4].startswith("temperature ")
+    assert lines[5].startswith("test accuracy ")
     names = {"adapter.safetensors", "config.yaml", "learning_curve.png", "result.json", "summary.csv", "tensorboard"}
     assert {path.name for path in output.iterdir()} >= names
 
@@ -705,7 +706,7 @@ def test_train_text_writes_a_run_and_says_where(call, text_material, tmp_path):
     assert lines[0].startswith(
         f"{text_material}/bert on classification ({text_material}/opinions): 2 classes, train 40"
     )
-    assert [line.split()[0] for line in lines[1:]] == ["short", "epoch", "test"]
+    assert [line.split()[0] for line in lines[1:]] == ["short", "epoch", "temperature", "test"]
     assert call(*arguments, "--resume") == (0, f"finished already: {output}/result.json\n", "")
     found = json.loads((output / "result.json").read_text())
     code, out, err = call("eval", output)
@@ -743,7 +744,7 @@ def test_the_stored_configuration_of_texts_can_be_run_again(call, text_material,
         ),
         ("pairs", ["--task", "qnli", "--protocol", "own"], "has no column 'question'; it has: index, sentence1"),
         ("opinions", ["--text-columns", "txt"], "has no column 'txt' (did you mean 'text'?); it has: text, label"),
-        ("opinions", ["--text-columns", "a", "b", "c"], "--text-columns takes one column or two, got a, b, c"),
+        ("opinions", ["--text-columns", "a", "b", "c"], "has no column 'a'; it has: text, label"),
         ("opinions", ["--label-column", "lable"], "has no column 'lable' (did you mean 'label'?)"),
         ("pairs", ["--max-length", "100"], "--max-length 100: the model takes 48 tokens at most"),
         ("questions", ["--max-length", "100"], "--max-length 100: the model takes 48 tokens at most"),

@@ -38,7 +38,8 @@ def eval_parser() -> Parser:
     text = "folder of a finished run, adapter file, folder that timm loads (local-dir:FOLDER), or a timm model name"
     parser.add_argument("model", type=str, help=text)
     add_option(parser, "--data", str | None, None, "data set; null: that of the run")
-    add_option(parser, "--split", str, "test", "name of the split or list")
+    text = "name of the split or list, or an expression; null: the run's own test split, else test"
+    add_option(parser, "--split", str | None, None, text)
     add_option(parser, "--pretrained", bool, False, "of a timm model name: fetch its weights from timm's hub")
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
@@ -87,6 +88,7 @@ def _evaluate_texts(source: ModelSource, arguments: Namespace, options: dict[str
         raise ValueError(f"--tta is for models on images, and {source.path} is of one on texts: leave it out")
     from ..nlu.saved import evaluate_text
 
+    options["split"] = options["split"] or "test"
     scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
     print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
 

@@ -29,7 +29,7 @@ def evaluate_images(
     model: str | Path | ModelSource,
     *,
     data: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     pretrained: bool = False,
     initial_checkpoint: str | None = None,
     batch_size: int = 64,
@@ -45,6 +45,7 @@ def evaluate_images(
         model: an adapter file, a run folder, a timm folder (`local-dir:` may stand before it), or a name of timm's.
         data: what to evaluate on; None takes that of the run folder. It is opened with the run's options. Its classes
             are those of the model by name (`outputs_of`); they may be fewer.
+        split: its name or an expression; None takes the test split of the run on its own data, else "test".
         pretrained: of a name of timm's, fetch the weights from its hub.
         initial_checkpoint: see `open_saved` and `open_plain`.
         tta: test-time augmentation, see `view_transform`; probabilities are the mean over the views.
@@ -63,6 +64,7 @@ def evaluate_images(
     spec = data or config.get("data")
     if spec is None:
         raise ValueError(f"{model if source is None else source.path} is not in a run folder: say --data")
+    split = split or (config.get("test_split") if data is None else None) or "test"
     images = open_configured({**config, "data": spec})
     part = images.split(split)
     for line in images.left_out:
