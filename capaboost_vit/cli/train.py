@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from ..io.options import flag
 from ..training.config import RunConfig
+from ..vision.config import TrainConfig
 from .parser import Parser, add_method_options, add_option, method_options, parser_of, values_of
 
 
@@ -20,6 +21,12 @@ def train_parser(config: type[RunConfig], **defaults: Any) -> Parser:
     """
     parser = parser_of(config, but=("method",))
     add_method_options(parser)
+    if config is TrainConfig:
+        text = (
+            "k-fold cross-validation: so many runs in fold1, fold2, ... of the output, each tested on the part of the "
+            "training split that the others train on, in place of the test split; one table of them"
+        )
+        add_option(parser, "--folds", int | None, None, text, {"low": 2})
     parser.set_defaults(**defaults)
     parser.before_files = [f"{flag(name)}={config.__dataclass_fields__[name].default}" for name in defaults]
     return parser
@@ -28,6 +35,12 @@ def train_parser(config: type[RunConfig], **defaults: Any) -> Parser:
 def train(config: type[RunConfig], arguments: Namespace) -> None:
     """Trains on images or texts, and says where the result lies."""
     values = {**values_of(arguments), "method": method_options(arguments)}
+    folds = values.pop("folds", None)
+    if folds is not None:
+        from ..study.folds import train_folds
+
+        print(train_folds(TrainConfig(**values), folds))
+        return
     from ..run import train
 
     path = Path(values["output"], "result.json")

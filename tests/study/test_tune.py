@@ -22,7 +22,7 @@ SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 def test_candidates_are_halved_on_val_and_the_command_trains_the_winner_to_its_score(base, pictures, tmp_path, capsys):
     config = TuneConfig(output=str(tmp_path / "tune"), methods=("lora", "head"), ranks=(2,), rates=("x1", "2e-4"))
     options = {"data": str(pictures), "model": "vit_tiny_patch16_224", "initial_checkpoint": str(base), "epochs": 9}
-    options |= {"model_kwargs": SMALL, "img_size": 16, "batch_size": 16, "val_interval": 9}
+    options |= {"model_kwargs": SMALL, "img_size": 16, "batch_size": 48, "val_interval": 9}
     computed = []
     rows = tune(config, options, lambda study: computed.append(work(study, config)))
     assert computed == [4, 2, 1]
@@ -38,7 +38,9 @@ def test_candidates_are_halved_on_val_and_the_command_trains_the_winner_to_its_s
     typed = shlex.split(command(options, rows[0]))
     assert typed[:2] == ["capaboost", "train"]
     arguments = _parser().parse_args([*typed[1:], "--output", str(tmp_path / "winner")]).train
-    result = train(TrainConfig(**{**values_of(arguments), "method": method_options(arguments)}))
+    values = {**values_of(arguments), "method": method_options(arguments)}
+    assert values.pop("folds") is None
+    result = train(TrainConfig(**values))
     assert result["val_accuracy"] == rows[0].score
     assert result["test_total"] == 6
 

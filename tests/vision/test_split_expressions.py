@@ -247,3 +247,34 @@ def test_the_slices_of_a_real_set(real_data):
         ValueError, match=r"train800 and train800val200 share 800 images, such as .*images\.zip: images/"
     ):
         data.split("train800+train800val200")
+
+
+# folds
+
+
+@pytest.mark.parametrize("seed", ["", ", 1"])
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_part_a_split_evenly_and_of_each_class_evenly_and_the_others_are_the_rest(seed, count):
+    data = open_data("digits")
+    whole = data.split("train")
+    folds = [data.split(f"fold(train, {k}/{count}{seed})") for k in range(1, count + 1)]
+    assert sorted(name for fold in folds for name in fold.names) == sorted(whole.names)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+    for label in range(10):
+        sizes = [fold.labels.count(label) for fold in folds]
+        assert max(sizes) - min(sizes) <= 1
+    others = data.split(f"all_but_fold(train, 1/{count}{seed})")
+    assert (*others.names,) == tuple(name for name in whole.names if name not in set(folds[0].names))
+
+
+def test_another_seed_makes_other_folds_and_a_fold_can_be_sliced_and_be_of_a_sum():
+    data = open_data("digits")
+    assert data.split("fold(train, 1/5)").names != data.split("fold(train, 1/5, 1)").names
+    assert data.split("fold(train, 1/5, 0)").names == data.split("fold(train,1/5)").names
+    assert len(data.split("fold(train+val, 1/2)[:10]")) == 10
+
+
+@pytest.mark.parametrize("text", ["fold(train, 0/5)", "fold(train, 6/5)", "all_but_fold(train, 1/1)"])
+def test_a_fold_that_is_none_says_how_folds_are_counted(text):
+    with pytest.raises(ValueError, match=r"write folds as 1/5, 2/5, \.\.\., 5/5, two at least"):
+        open_data("digits").split(text)

@@ -3,12 +3,14 @@
 An expression is a part of a data set that has no name of its own, such as `train[:800]+validation[:200]`.
 
     expression = part, or parts with + between them, none of whose images is in two of them
-    part       = a split's name or mixed(expression), and slices of it in turn: train, train[90%:][:200]
+    part       = a split's name, mixed(expression), or one of the two below, and slices of it in turn: train[90%:][:200]
+    fold       = fold(expression, 2/5): the second of five folds; all_but_fold(expression, 2/5): the other four
     slice      = [from:to], each an image's number, a percentage or nothing; negative ones count from the end
 
 Numbers and percentages are those of `datasets.ReadInstruction`: a percentage is rounded to the nearest image. But a
 bound beyond the last image is an error, percentages included. `mixed` puts the images into a fixed order that only
-depends on their names, for sets that are sorted by class.
+depends on their names, for sets that are sorted by class. Folds are stratified: of each class, and in all, one has at
+most one image more than another; a third argument is the seed by which images come into them, fold(train, 2/5, 1).
 """
 
 from __future__ import annotations
@@ -31,16 +33,27 @@ _ALIASES["val"] = (*SPLIT_ALIASES["val"], "val200")
 _SIGNS = frozenset("+[]()")  # a text without them is a name
 _NAME = re.compile(r"[^+\[\]()]*[^+\[\]()\s]")
 _SLICE = re.compile(r"\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\]\s*$", re.ASCII)
+_FOLD = re.compile(r"(all_but_)?fold\((.*),\s*(\d+)\s*/\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)", re.DOTALL | re.ASCII)
 _MIXED = re.compile(r"mixed\((.*)\)", re.DOTALL)
+
+
+class Fold(NamedTuple):
+    """Fold `number` of `count`, from 1; or all others."""
+
+    number: int
+    count: int
+    seed: int
+    others: bool
 
 
 @dataclass(frozen=True)
 class Part:
-    """A split's name, or what is mixed; and the bounds of its slices, as they were written."""
+    """A split's name, or what is mixed or folded; and the bounds of its slices, as they were written."""
 
     text: str
     source: str | tuple[Part, ...]
     slices: tuple[tuple[str | None, str | None], ...]
+    fold: Fold | None = None
 
 
 class _Image(NamedTuple):
@@ -121,6 +134,10 @@ class ImageData:
             name = next((other for other, source in sources.items() if source.open == split.open), name)
             sources.setdefault(name, split)
             images = [_Image(name, *image) for image in zip(split.names, split.labels, strict=True)]
+        elif part.fold is not None:
+            images = _in_fold(self._sum(part.source, sources), part.fold)
+            if not images:
+                raise ValueError(f"{self.spec}: {part.text} is empty")
         else:
             images = sorted(self._sum(part.source, sources), key=lambda image: name_digest(image.name))
         for start, stop in part.slices:
@@ -165,13 +182,26 @@ def _parse_part(text: str, expression: str) -> Part:
     while match := _SLICE.search(source):  # the last one first
         slices.insert(0, (match[1], match[2]))
         source = source[: match.start()].rstrip()
+    if folded := _FOLD.fullmatch(source):
+        fold = Fold(int(folded[3]), int(folded[4]), int(folded[5] or 0), folded[1] is not None)
+        if not 1 <= fold.number <= fold.count or fold.count < 2:
+            raise ValueError(f"{text!r} in the split {expression!r}: write folds as 1/5, 2/5, ..., 5/5, two at least")
+        return Part(text, parse_split(folded[2], within=expression), tuple(slices), fold)
     mixed = _MIXED.fullmatch(source)
     if not mixed and not _NAME.fullmatch(source):
         raise ValueError(
             f"cannot read {text!r} in the split {expression!r}: write names, slices and sums of splits, such as "
-            "train[:800], train[90%:][:200], train+val, mixed(train)[:90%]"
+            "train[:800], train[90%:][:200], train+val, mixed(train)[:90%], fold(train, 2/5)"
         )
     return Part(text, parse_split(mixed[1], within=expression) if mixed else source, tuple(slices))
+
+
+def _in_fold(images: Sequence[_Image], fold: Fold) -> list[_Image]:
+    """The images of a fold, or those of all others, in the order in which they came."""
+    classes = {label: place for place, label in enumerate(dict.fromkeys(image.label for image in images))}
+    mixed = sorted(images, key=lambda image: (classes[image.label], name_digest(image.name, "fold", fold.seed), image))
+    inside = set(mixed[fold.number - 1 :: fold.count])  # dealt out class by class, as cards are
+    return [image for image in images if (image in inside) != fold.others]
 
 
 def _open(sources: dict[str, Split], name: str) -> bytes | Image.Image:
