@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
+from ..io.options import flag
 from ..io.printable import printable
 from .parser import Parser, add_option
 from .texts import TYPED, add_text_options, predict_texts, refuse_text_options
@@ -114,6 +115,11 @@ def predict_parser() -> Parser:
     )
     text += "and of questions a .json file what SQuAD's server takes"
     add_option(parser, "--csv", str | None, None, text)
+    add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
+    text = "copy each picture into a folder of this one that is named after its class; nothing is moved or overwritten"
+    add_option(parser, "--sort-into", str | None, None, text)
+    text = "probability, such as 0.7, below which a picture is `unsure`: said, in the csv file, and when sorting"
+    add_option(parser, "--threshold", float | None, None, text, {"low": 0, "high": 1})
     text = "at a picture that cannot be read: error, or skip it and say so"
     add_option(parser, "--bad-images", Literal["error", "skip"], "error", text)
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
@@ -131,22 +137,30 @@ def predict(arguments: Namespace) -> None:
     with suppress(FileNotFoundError) if arguments.images else nullcontext():
         source = open_source(arguments.model)
         if source.is_text:
+            for option in ("sort_into", "threshold"):
+                if arguments[option] is not None:
+                    raise ValueError(f"{flag(option)} is for pictures, and {source.path} is on texts: leave it out")
             return predict_texts(source, arguments)
     refuse_text_options(arguments)
     if not arguments.images:
         raise ValueError("name pictures, or folders with pictures; see capaboost predict --help")
     options = {name: value for name, value in arguments.as_dict().items() if name not in TYPED}
-    table = options.pop("csv")
+    table, folder, threshold = (options.pop(name) for name in ("csv", "sort_into", "threshold"))
     if table is not None and Path(table).is_dir():
         raise IsADirectoryError(f"--csv {table} is a folder: name a file in it")
-    from ..vision.predict import predict_each, write_predictions
+    from ..vision.predict import UNSURE, predict_each, write_predictions
+    from ..vision.sort import Sorter
+
+    sorter = None if folder is None else Sorter(Path(folder), threshold or 0.0)
 
     def note(text: str) -> None:
         print(f"skipped: {printable(text)}", file=sys.stderr)
 
     def show() -> Iterator[Prediction]:
-        for prediction in predict_each(note=note, **options):
-            print(printable(str(prediction.image)))
+        predictions = predict_each(note=note, **options)
+        for prediction in predictions if sorter is None else sorter.sorting(predictions):
+            unsure = threshold is not None and prediction.answer(threshold) == UNSURE
+            print(printable(str(prediction.image)) + (f"  {UNSURE}" if unsure else ""))
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
                 shown = printable(name)
                 print(f"  {100 * probability:6.2f} %  {shown if len(shown) <= 65 else shown[:62] + '...'}")
@@ -155,7 +169,9 @@ def predict(arguments: Namespace) -> None:
     if table is None:
         deque(show(), maxlen=0)
     else:
-        print(f"written: {write_predictions(show(), Path(table))}")
+        print(f"written: {write_predictions(show(), Path(table), threshold=threshold)}")
+    if sorter is not None:
+        print(printable(sorter.summary()))
 
 
 def merge_parser() -> Parser:

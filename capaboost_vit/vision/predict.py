@@ -17,11 +17,13 @@ from ..io.atomic import replacing
 from ..io.options import check_value
 from ..training.distributed import pick_device
 from ..training.evaluation import not_finite, refuse_outputs
-from .build import build_transform
 from .data import Split, is_image
 from .data.tree import Folder
 from .loader import Normalise
 from .saved import open_saved
+from .views import MeanOfViews, Views, view_transform
+
+UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Prediction:
     image: Path
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+
+    def answer(self, threshold: float = 0.0) -> str:
+        """The most probable class, or `unsure` where its probability is below the threshold."""
+        return self.classes[0] if self.probabilities[0] >= threshold else UNSURE
 
 
 def predict_images(model: str | Path, images: Sequence[str | Path], **options: Any) -> list[Prediction]:
@@ -45,20 +51,24 @@ def predict_each(
     top: int = 5,
     initial_checkpoint: str | None = None,
     batch_size: int = 64,
+    tta: Views = "none",
     bad_images: Literal["error", "skip"] = "error",
     note: Callable[[str], None] = warnings.warn,
     device: str | None = None,
     short_cuts: bool = True,
 ) -> Iterator[Prediction]:
-    """The `top` most probable classes of each picture, `softmax(logits)` in float32, as soon as they are there.
+    """The `top` most probable classes of each picture, `softmax(logits / T)` in float32, as soon as they are there.
+
+    T is the temperature that the model was stored with, 1 where there is none.
 
     Args:
         model: a run folder, an adapter file, or a folder in timm's hub format (`local-dir:` may stand before it).
         images: files, and folders that are searched for pictures at any depth; each file once, in this order.
         top: cut to the number of classes; those without a name are numbers.
         initial_checkpoint: see `open_saved`.
+        tta: test-time augmentation, see `view_transform`: probabilities are the mean over the views.
         bad_images: at a picture that cannot be read: an error, behind the predictions of those before it, or skip it.
-        short_cuts: see `evaluate_adapter`.
+        short_cuts: see `evaluate_images`.
         note: told of each picture that is skipped, and why; and how many files of a folder are no pictures.
 
     Raises:
@@ -72,12 +82,12 @@ def predict_each(
     target = pick_device(device)
     files = image_files(images, note)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
-    network = saved.for_logits(target, short_cuts=short_cuts)
+    network = MeanOfViews(saved.for_logits(target, short_cuts=short_cuts), saved.temperature)
     count: int = saved.model.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
     tree = Folder(Path())
     split = Split(tuple(map(str, files)), (0,) * len(files), tree.read, tree.locate, saved.value_range)
-    transform, prepare = build_transform(saved.input), Normalise(saved.input, target)
+    transform, prepare = view_transform(saved.input, tta), Normalise(saved.input, target)
     skipped = 0
     for start in range(0, len(files), batch_size):
         pixels: dict[Path, Tensor] = {}
@@ -98,7 +108,7 @@ def predict_each(
                 if any(wrong):
                     names = [tree.locate(str(file)) for file, flag in zip(pixels, wrong, strict=True) if flag]
                     refuse_outputs(names, len(pixels), "pictures")
-                best = outputs.float().softmax(-1).topk(min(top, count))
+                best = (outputs.float() / saved.temperature).softmax(-1).topk(min(top, count))
                 rows = zip(pixels, best.values.tolist(), best.indices.tolist(), strict=True)
             for file, probabilities, indices in rows:
                 yield Prediction(file, tuple(classes[i] for i in indices), tuple(probabilities))
@@ -108,8 +118,10 @@ def predict_each(
         raise ValueError(f"none of the {len(files)} pictures can be read")
 
 
-def write_predictions(predictions: Iterable[Prediction], path: Path) -> Path:
+def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshold: float | None = None) -> Path:
     """Writes `image,rank,class,probability` rows, rank from 1, in UTF-8; bytes of file names stay as they are.
+
+    With a threshold there is one more column, `answer`, alike in all rows of a picture; see `Prediction.answer`.
 
     Where the predictions end with an error the rows before it are written all the same, and the error is raised.
     """
@@ -121,13 +133,14 @@ def write_predictions(predictions: Iterable[Prediction], path: Path) -> Path:
         open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("image", "rank", "class", "probability"))
+        rows.writerow(("image", "rank", "class", "probability", *(() if threshold is None else ("answer",))))
         try:
             for prediction in chain(first, predictions):
+                last = () if threshold is None else (prediction.answer(threshold),)
                 ranked = zip(prediction.classes, prediction.probabilities, strict=True)
                 for rank, (name, probability) in enumerate(ranked, start=1):
                     # nine digits tell any two float32
-                    rows.writerow((prediction.image, rank, name, f"{probability:.9g}"))
+                    rows.writerow((prediction.image, rank, name, f"{probability:.9g}", *last))
         except BaseException as error:  # Ctrl-C, too
             failed = error
     if failed is not None:
