@@ -418,7 +418,8 @@ def test_arguments_and_input_of_any_run_survive_in_a_merged_folder(ready, config
     found = predict_images(tmp_path / "a run", names, top=9)
     logits, classes = by_plain_timm(ready, made, names)
     assert classes == [*CLASSES, "3", "4"][: logits.shape[1]]
-    for prediction, expected in zip(found, logits.softmax(-1), strict=True):
+    temperature = json.loads((made / "config.json").read_text()).get("temperature", 1.0)
+    for prediction, expected in zip(found, logits.div(temperature).softmax(-1), strict=True):
         order = [classes.index(name) for name in prediction.classes]
         assert prediction.probabilities == pytest.approx(expected[order].tolist(), abs=1e-6)
 

@@ -37,7 +37,8 @@ _FOLD = re.compile(r"(all_but_)?fold\((.*),\s*(\d+)\s*/\s*(\d+)\s*(?:,\s*(\d+)\s
 _MIXED = re.compile(r"mixed\((.*)\)", re.DOTALL)
 
 
-class Fold(NamedTuple):
+@dataclass(frozen=True)
+class Fold:
     """Fold `number` of `count`, from 1; or all others."""
 
     number: int
