@@ -15,5 +15,6 @@ class Full(Method):
     """Everything is trained: full fine-tuning."""
 
     name: ClassVar[str] = "full"
+    usual_lr: ClassVar[float] = 2e-4
     timm_names: ClassVar[bool] = False
     trains_all: ClassVar[bool] = True

@@ -15,4 +15,5 @@ class Head(Method):
     """Only the classifier is trained: the linear probe."""
 
     name: ClassVar[str] = "head"
+    usual_lr: ClassVar[float] = 1e-2
     timm_names: ClassVar[bool] = False

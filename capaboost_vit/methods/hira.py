@@ -32,6 +32,7 @@ class Hira(MaskedMethod):
     """
 
     name: ClassVar[str] = "hira"
+    usual_lr: ClassVar[float] = 1e-2
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "rank of one branch", low=1)

@@ -26,6 +26,7 @@ class Ia3(Method):
     """
 
     name: ClassVar[str] = "ia3"
+    usual_lr: ClassVar[float] = 2e-2
     timm_names: ClassVar[bool] = False
     targets: tuple[str, ...] = option(
         ("key", "value"), "roles or name patterns of layers whose outputs are scaled", compared=False

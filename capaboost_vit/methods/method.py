@@ -55,7 +55,7 @@ class Method:
     trains_all: ClassVar[bool] = False
     starts_as_base: ClassVar[bool] = True
     stacks: ClassVar[bool] = False
-    usual_lr: ClassVar[float] = 3e-3  # measured: see docs/tuning.md, "Usual rates"
+    usual_lr: ClassVar[float] = 3e-3  # measured: docs/tuning.md, "Usual rates", has the command
     given: ClassVar[tuple[str, ...] | None] = None
 
     def __post_init__(self) -> None:

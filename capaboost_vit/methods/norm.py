@@ -23,6 +23,7 @@ class Norm(Method):
     """
 
     name: ClassVar[str] = "norm"
+    usual_lr: ClassVar[float] = 1e-2
     timm_names: ClassVar[bool] = False
 
     def base_parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:

@@ -26,6 +26,7 @@ class Prefix(MaskedMethod):
     """
 
     name: ClassVar[str] = "prefix"
+    usual_lr: ClassVar[float] = 2e-2
     needs_plain_attention: ClassVar[bool] = True
     starts_as_base: ClassVar[bool] = False
     prefix_length: int = option(10, "number of prefix tokens of each layer", low=0)

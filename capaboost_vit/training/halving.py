@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 PARTS = 8  # of the budget: each run of the first round takes one
 _FACTOR = 2.0  # from rate to rate
 
-Score = tuple[float, float]  # on val: the score, and among equals the lower loss, negated
+Score = tuple[float, float]  # on val: the score, the higher the better, and the loss; -inf, inf of a run that diverged
 
 
-def halve(run: Callable[[float, int], Score], usual: float, budget: int) -> float:
+def halve(
+    run: Callable[[float, int], Score],
+    usual: float,
+    budget: int,
+    *,
+    error: Callable[[float], float] = lambda score: 0.0,
+) -> float:
     """Successive halving: the best of several rates in short runs, of which the best two are compared in longer ones.
 
-    The first round takes half of the usual rate, this, and twice it, an eighth of the budget each, and goes on
-    to the next one for as long as the best is at the edge and three eighths are left for the second round.
+    The first round takes half of the usual rate, this, and twice it, an eighth of the budget each, and goes on to the
+    next one for as long as the best is at the edge, clearly better than its neighbour, and three eighths are left for
+    the second round. Scores that are no further than the standard error from the best are as good as it, and the lower
+    loss decides among them: of a hundred classes the first updates teach so little that the score alone is noise.
 
     Args:
-        run: the score of a run of so many updates at a rate.
+        run: score and loss of a run of so many updates at a rate.
         budget: updates in all.
+        error: the standard error of a score.
 
     Raises:
         FloatingPointError: the best two have no score in the longer runs, as they diverge.
@@ -27,18 +36,33 @@ def halve(run: Callable[[float, int], Score], usual: float, budget: int) -> floa
     short = budget // PARTS
     scores = {rate: run(rate, short) for rate in (_rounded(usual / _FACTOR), usual, _rounded(usual * _FACTOR))}
     while len(scores) < PARTS - 3:
-        best = max(scores, key=scores.__getitem__)
-        if best not in (min(scores), max(scores)):
+        best, rates = _ranked(scores, error)[0], sorted(scores)
+        if best not in (rates[0], rates[-1]):
             break
-        further = _rounded(best / _FACTOR if best == min(scores) else best * _FACTOR)
+        neighbour = rates[1] if best == rates[0] else rates[-2]
+        if scores[best][0] - scores[neighbour][0] <= error(scores[best][0]):  # NaN where both diverge: go on
+            break
+        further = _rounded(best / _FACTOR if best == rates[0] else best * _FACTOR)
         scores[further] = run(further, short)
-    two = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
+    two = _ranked(scores, error)[:2]
     final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in two}
-    best = max(two, key=final.__getitem__)
+    best = _ranked(final, error)[0]
     if final[best][0] == -math.inf:
         tried = ", ".join(f"{rate:g}" for rate in sorted(scores))
         raise FloatingPointError(f"--lr auto: short runs diverge at {tried}: say a smaller --lr, or add --clip-grad 1")
     return best
+
+
+def _ranked(scores: Mapping[float, Score], error: Callable[[float], float]) -> list[float]:
+    """The rates, those as good as the best by their loss, then the others by their score."""
+    best = max(score for score, _ in scores.values())
+    least = best - error(best)
+
+    def place(rate: float) -> tuple[bool, float]:
+        score, loss = scores[rate]
+        return (False, loss) if score >= least else (True, -score)
+
+    return sorted(scores, key=place)
 
 
 def _rounded(rate: float) -> float:

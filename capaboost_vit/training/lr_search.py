@@ -75,7 +75,7 @@ def find_rate(job: Job, folder: RunFolder, stop: StopSignals) -> Job:
         return job
     search = _Search(job, folder, stop)
     try:
-        rate = halve(search.run, usual, job.state.updates // _COST)
+        rate = halve(search.run, usual, job.state.updates // _COST, error=search.error)
     except Interrupted as stopped:
         if job.world.is_main:
             folder.write_status("preempted", 0)
@@ -125,7 +125,13 @@ class _Search:
         self.spent += updates
         shown = "diverges" if row["score"] is None else f"val {self.score} {row['score']:.2f}"
         self.log.say(f"  lr {rate:<8g} {updates} updates  {shown}")
-        return (-math.inf, -math.inf) if row["score"] is None else (row["score"], -row["loss"])
+        return (-math.inf, math.inf) if row["score"] is None else (row["score"], row["loss"])
+
+    def error(self, score: float) -> float:
+        """The standard error of a score in per cent, as that of a share of the examples of val; of a loss none."""
+        assert self.job.val is not None
+        share = min(max(score, 0.0), 100.0)
+        return 0.0 if self.score == "negated loss" else math.sqrt(share * (100 - share) / len(self.job.val.source))
 
     def chosen(self, rate: float) -> None:
         """Notes the rate, draws the picture, and puts the weights back that were there before."""

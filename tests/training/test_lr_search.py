@@ -24,13 +24,13 @@ class Killed(BaseException):
     """Nothing is written behind it, as behind kill -9."""
 
 
-def curve(best, *, width=1.0):
+def curve(best):
     """Scores that fall with the distance from the best rate, and what was asked."""
     asked = []
 
     def run(rate, updates):
         asked.append((rate, updates))
-        return (-abs(math.log(rate / best)) / width, 0.0)
+        return (-abs(math.log(rate / best)), 0.0)
 
     return run, asked
 
@@ -49,11 +49,18 @@ def test_the_second_round_decides_between_the_best_two():
     assert halve(run, 5e-3, 100) == 1e-2
 
 
-def test_of_equal_scores_the_lower_loss_decides():
-    def run(rate, updates):
-        return 50.0, -abs(rate - 5e-3)
+def test_of_scores_within_a_standard_error_the_lower_loss_decides_and_none_of_them_leads_beyond_the_edge():
+    asked = []
 
-    assert halve(run, 5e-3, 100) == 5e-3
+    def run(rate, updates):
+        asked.append(rate)
+        return {2.5e-3: 4.0, 5e-3: 3.1, 1e-2: 3.5}[rate], abs(rate - 4e-3)
+
+    assert halve(run, 5e-3, 100, error=lambda score: 1.0) == 5e-3
+    assert {*asked} == {2.5e-3, 5e-3, 1e-2}
+    asked.clear()
+    with pytest.raises(KeyError):  # of exact scores the best is at the edge
+        halve(run, 5e-3, 100)
 
 
 @pytest.fixture
