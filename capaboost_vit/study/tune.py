@@ -61,8 +61,9 @@ def tune(config: TuneConfig, options: dict[str, Any], compute: Callable[[Study],
     study = Study(config.output)
     left, rows = list(_points(config, base)), dict[str, Row]()
     for number, length in enumerate(lengths := _lengths(base)):
-        shown = f"{len(left)} candidates, {length} {_unit(base)} each"
-        print(f"round {number + 1} of {len(lengths)}: {shown}")
+        unit = "update" if base.max_steps else "epoch"
+        each = f"{length} {unit}{'s' if length > 1 else ''} each"
+        print(f"round {number + 1} of {len(lengths)}: {len(left)} candidates, {each}")
         candidates = [_candidate(point, base, length, config) for point in left]
         kept = iter(study.add(trial for _, trials in candidates for trial in trials)[0])
         candidates = [Candidate(point, [next(kept) for _ in trials]) for point, trials in candidates]
@@ -128,10 +129,6 @@ def _points(config: TuneConfig, base: TrainConfig) -> Iterator[dict[str, Any]]:
 def _lengths(base: TrainConfig) -> list[int]:
     whole = base.max_steps or base.epochs
     return list(dict.fromkeys(max(1, round(whole / share)) for share in (_KEPT**2, _KEPT, 1)))
-
-
-def _unit(base: TrainConfig) -> str:
-    return "epochs" if base.max_steps is None else "updates"
 
 
 def _candidate(point: dict[str, Any], base: TrainConfig, length: int, config: TuneConfig) -> Candidate:

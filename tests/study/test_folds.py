@@ -31,7 +31,7 @@ def test_every_image_is_tested_once_and_the_table_is_of_all(configure, tmp_path,
         train_folds(config, 2)
     monkeypatch.undo()
     assert begun == [(f"all_but_fold(train, {k}/2, 1)", f"fold(train, {k}/2, 1)") for k in (1, 2)]
-    with pytest.raises(FileExistsError, match="fold1 holds .* of another run: add --resume"):
+    with pytest.raises(FileExistsError, match=r"fold1 holds .* of another run: add --resume"):
         train_folds(config, 2)
     table = train_folds(configure(**OPTIONS, resume=True), 2)
     output = tmp_path / "a run"

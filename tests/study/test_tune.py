@@ -30,7 +30,7 @@ def test_candidates_are_halved_on_val_and_the_command_trains_the_winner_to_its_s
     assert rows[0].candidate.options["lr"] > 2e-4
     assert {trial.config["test_split"] for row in rows for trial in row.candidate.trials} == {None}
     assert len(json.loads((tmp_path / "tune" / "tune.json").read_text())) == 4
-    assert "round 1 of 3: 4 candidates, 1 epochs each" in capsys.readouterr().out
+    assert "round 1 of 3: 4 candidates, 1 epoch each" in capsys.readouterr().out
     # the same command once more
     computed.clear()
     assert tune(config, options, lambda study: computed.append(work(study, config))) == rows

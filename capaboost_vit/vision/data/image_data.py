@@ -39,10 +39,10 @@ _MIXED = re.compile(r"mixed\((.*)\)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Fold:
-    """Fold `number` of `count`, from 1; or all others."""
+    """Fold `number` of `total`, from 1; or all others."""
 
     number: int
-    count: int
+    total: int
     seed: int
     others: bool
 
@@ -185,7 +185,7 @@ def _parse_part(text: str, expression: str) -> Part:
         source = source[: match.start()].rstrip()
     if folded := _FOLD.fullmatch(source):
         fold = Fold(int(folded[3]), int(folded[4]), int(folded[5] or 0), folded[1] is not None)
-        if not 1 <= fold.number <= fold.count or fold.count < 2:
+        if not 1 <= fold.number <= fold.total or fold.total < 2:
             raise ValueError(f"{text!r} in the split {expression!r}: write folds as 1/5, 2/5, ..., 5/5, two at least")
         return Part(text, parse_split(folded[2], within=expression), tuple(slices), fold)
     mixed = _MIXED.fullmatch(source)
@@ -201,7 +201,7 @@ def _in_fold(images: Sequence[_Image], fold: Fold) -> list[_Image]:
     """The images of a fold, or those of all others, in the order in which they came."""
     classes = {label: place for place, label in enumerate(dict.fromkeys(image.label for image in images))}
     mixed = sorted(images, key=lambda image: (classes[image.label], name_digest(image.name, "fold", fold.seed), image))
-    inside = set(mixed[fold.number - 1 :: fold.count])  # dealt out class by class, as cards are
+    inside = set(mixed[fold.number - 1 :: fold.total])  # dealt out class by class, as cards are
     return [image for image in images if (image in inside) != fold.others]
 
 
