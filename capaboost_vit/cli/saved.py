@@ -82,11 +82,7 @@ def evaluate(arguments: Namespace) -> None:
 
 
 def _evaluate_texts(source: ModelSource, arguments: Namespace, options: dict[str, Any]) -> None:
-    for option in ("pretrained", "output"):
-        if arguments[option]:
-            raise ValueError(f"--{option} is for models on images, and {source.path} is of one on texts: leave it out")
-    if arguments.tta != "none":
-        raise ValueError(f"--tta is for models on images, and {source.path} is of one on texts: leave it out")
+    _refuse_image_options(source, arguments)
     from ..nlu.saved import evaluate_text
 
     options["split"] = options["split"] or "test"
@@ -137,9 +133,7 @@ def predict(arguments: Namespace) -> None:
     with suppress(FileNotFoundError) if arguments.images else nullcontext():
         source = open_source(arguments.model)
         if source.is_text:
-            for option in ("sort_into", "threshold"):
-                if arguments[option] is not None:
-                    raise ValueError(f"{flag(option)} is for pictures, and {source.path} is on texts: leave it out")
+            _refuse_image_options(source, arguments)
             return predict_texts(source, arguments)
     refuse_text_options(arguments)
     if not arguments.images:
@@ -172,6 +166,13 @@ def predict(arguments: Namespace) -> None:
         print(f"written: {write_predictions(show(), Path(table), threshold=threshold)}")
     if sorter is not None:
         print(printable(sorter.summary()))
+
+
+def _refuse_image_options(source: ModelSource, arguments: Namespace) -> None:
+    """Raises ValueError where a model on texts is given an option that only pictures have."""
+    for name in ("output", "pretrained", "sort_into", "threshold", "tta"):
+        if arguments.get(name) not in (None, False, [], "none"):
+            raise ValueError(f"{flag(name)} is for pictures, and {source.path} is of a model on texts: leave it out")
 
 
 def merge_parser() -> Parser:

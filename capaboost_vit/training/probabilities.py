@@ -14,7 +14,7 @@ from .metrics import area_under_curve, calibration_error, class_scores, confusio
 from .objective import right_answers
 
 _MOST = 2**26  # numbers that are kept: 256 MiB in float32
-_COLDEST, _HOTTEST = 0.05, 20.0  # bounds of the temperature
+_COLDEST, _HOTTEST = 1e-3, 1e3  # bounds of the temperature
 _ROWS = 2**20  # numbers that are computed with at once in float64
 
 
@@ -64,7 +64,7 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
     """Temperature T that minimises the mean NLL of softmax(logits / T), logits (E, C), labels (E,), in float64.
 
     One number divides all logits, so that no prediction changes. NLL is convex in 1 / T; it is searched in
-    [1/20, 20] by Brent's method (scipy) over log T, and given with four digits. T is 1 where there is no minimum:
+    [1/1000, 1000] by Brent's method (scipy) over log T, and given with four digits. T is 1 where there is no minimum:
     where all predictions are right, so that NLL only falls with T, or where they are worse than equal probabilities.
     Source: Guo et al., On calibration of modern neural networks, 2017.
     """

@@ -23,9 +23,7 @@ def score_text(report: Mapping[str, Any]) -> str:
         f"ECE {report['ece']:.2f} %  NLL {report['nll']:.4f}  (probabilities at temperature {report['temperature']:g})",
     ]
     if (step := report.get("probabilities_step")) is not None:
-        lines.append(
-            f"AUC, ECE and NLL are of every {step}-th example, as all their probabilities would fill the memory"
-        )
+        lines.append(f"AUC, ECE and NLL are of one example in {step}: all probabilities would take more than 256 MiB")
     classes = report["per_class"]
     shown = classes if len(classes) <= _MOST else sorted(classes, key=lambda row: row["f1"])[:_MOST]
     table = Table("class", box=None, pad_edge=False)

@@ -40,7 +40,7 @@ class Sorter:
         """The same predictions; each picture is copied before its prediction is given on."""
         for prediction in predictions:
             answer = prediction.answer(self.threshold)
-            into = self.folder / re.sub(r"[\x00-\x1f\x7f/\\\\]|^\\.", "_", answer)
+            into = self.folder / re.sub(r"[\x00-\x1f\x7f/\\]|^\.", "_", answer)
             into.mkdir(parents=True, exist_ok=True)
             if _copy(prediction.image, into):
                 self.copied[answer] += 1
