@@ -33,11 +33,12 @@ class Explanation:
     shown: str
 
 
-def explain(model: Any, images: Tensor) -> Explanation:
+def explain(model: Any, images: Tensor, *, temperature: float = 1.0) -> Explanation:
     """Attention rollout of timm's plain ViTs that answer by their class token, SmoothGrad of all other models.
 
     Args:
         model: in evaluation mode. images: (B, 3, H, W), normalised.
+        temperature: that the logits are divided by for the probabilities.
     """
     if attention_layers(model) is not None:
         with torch.no_grad():
@@ -50,7 +51,7 @@ def explain(model: Any, images: Tensor) -> Explanation:
         with torch.no_grad():
             logits = model(images)
         maps, shown = smooth_gradient(model, images, logits.argmax(-1)), GRADIENT
-    return Explanation(logits.float().softmax(-1), _scaled(maps), shown)
+    return Explanation((logits.float() / temperature).softmax(-1), _scaled(maps), shown)
 
 
 def attention_layers(model: nn.Module) -> list[Attention] | None:

@@ -126,7 +126,8 @@ def _explained(
     for start in range(0, len(places), _BATCH):
         batch = places[start : start + _BATCH]
         pixels = torch.stack([torch.as_tensor(transform(split.image(place))) for place in batch])
-        found = explain(model, prepare((pixels, torch.zeros(len(batch))))[0])
+        inputs = prepare((pixels, torch.zeros(len(batch))))[0]
+        found = explain(model, inputs, temperature=saved.temperature)
         shown = found.shown
         for place, image, chances, heat in zip(batch, pixels, found.probabilities.cpu(), found.maps.cpu(), strict=True):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())

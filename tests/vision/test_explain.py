@@ -177,6 +177,9 @@ def test_each_kind_of_model_has_one_explanation(name, options, shown):
     assert found.maps.amin((1, 2)).tolist() == [0, 0]
     assert found.maps.amax((1, 2)).tolist() == [1, 1]
     torch.testing.assert_close(found.probabilities, model(x).softmax(-1).detach())
+    cooler = explain(model, x, temperature=2.0)
+    torch.testing.assert_close(cooler.probabilities, (model(x) / 2).softmax(-1).detach())
+    assert torch.equal(cooler.maps, found.maps)
 
 
 # a run
