@@ -233,3 +233,20 @@ def test_the_images_of_a_bad_update_are_named_those_of_all_processes(run_in):
     bad = json.loads((folder / "bad_batch.json").read_text())
     assert bad["update"] == 2
     assert len(set(bad["images"])) == len(bad["images"]) == 10
+
+
+@pytest.mark.slow
+def test_two_processes_agree_about_the_rate_that_they_search(run_in):
+    # 21 images in 21 updates of an epoch; the second process has nothing of val
+    options = {"lr": "auto", "batch_size": 1, "epochs": 7, "opt": "sgd"}
+    done, folder = run_in(2, **options)
+    assert done.returncode == 0, done.stderr
+    search = json.loads((folder / "result.json").read_text())["lr_search"]
+    assert sum(row["updates"] for row in search["tried"]) <= 73
+    assert yaml.safe_load((folder / "config.yaml").read_text())["lr"] == search["lr"]
+    (_, alone) = run_in(1, **options)
+    one = json.loads((alone / "result.json").read_text())["lr_search"]
+    assert [(row["lr"], row["updates"], row["score"]) for row in search["tried"]] == [
+        (row["lr"], row["updates"], row["score"]) for row in one["tried"]
+    ]
+    assert search["lr"] == one["lr"]
