@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import math
-import shlex
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from capaboost_vit.run import train
 from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
+from capaboost_vit.vision.saved import merge_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 FILES = {"adapter.safetensors", "config.yaml", "result.json", "status.json", "summary.csv", ".lock"}
@@ -296,23 +296,28 @@ def test_a_mistake_is_named_before_anything_is_written(configure, tmp_path, opti
     assert not (tmp_path / "a run").exists()
 
 
-def test_a_folder_as_a_model_s_name_says_what_to_type_and_that_works(configure, tmp_path):
+def test_a_folder_as_a_model_trains_what_its_architecture_and_weights_train(configure, tmp_path):
     folder = tmp_path / "my model"
     model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=5, **TINY_VIT)
     timm.models.save_for_hf(model, str(folder), model_args={"img_size": 16, **TINY_VIT}, safe_serialization=True)
-    for name in (f"local-dir:{folder}", str(folder)):
-        with pytest.raises(
-            ValueError, match=r"--model .*my model: say --model vit_tiny_patch16_224 --initial-"
-        ) as caught:
-            train(configure(model=name, method={"name": "lora"}))
-    words = shlex.split(str(caught.value).partition(" say ")[2])
-    options = {flag: value for flag, value in zip(words[::2], words[1::2], strict=True)}
-    assert options.keys() == {"--model", "--initial-checkpoint", "--img-size", "--model-kwargs"}
-    assert options["--initial-checkpoint"] == str(folder / "model.safetensors")
-    arguments = json.loads(options["--model-kwargs"])
-    assert arguments.items() >= TINY_VIT.items()
-    asked = {"initial_checkpoint": options["--initial-checkpoint"], "model_kwargs": arguments}
-    train(configure(model=options["--model"], img_size=int(options["--img-size"]), method={"name": "lora"}, **asked))
+    folders = ["a run"]
+    own = {"initial_checkpoint": None, "model_kwargs": {}, "img_size": None, "method": {"name": "lora"}}
+    for i, name in enumerate((f"local-dir:{folder}", str(folder))):
+        folders.append(f"run {i}")
+        train(configure(model=name, output=str(tmp_path / folders[-1]), **own))
+    typed = {"initial_checkpoint": str(folder / "model.safetensors"), "method": {"name": "lora"}}
+    train(configure(model="vit_tiny_patch16_224", **typed))
+    expected, *others = (load_file(tmp_path / name / "adapter.safetensors") for name in folders)
+    for other in others:
+        assert other.keys() == expected.keys()
+        assert all(torch.equal(other[name], expected[name]) for name in expected)
+    result = json.loads((tmp_path / "run 0" / "result.json").read_text())
+    assert counted(tmp_path / "run 0") == (result["test_right"], result["test_total"])
+    again = merge_adapter(tmp_path / "run 0", tmp_path / "merged")
+    train(configure(model=f"local-dir:{again}", output=str(tmp_path / "again"), **own))
+    assert counted(tmp_path / "again")[1] == result["test_total"]
+    with pytest.raises(ValueError, match="has weights of its own: leave --initial-checkpoint out"):
+        train(configure(model=f"local-dir:{folder}", method={"name": "lora"}, output=str(tmp_path / "other")))
 
 
 def test_cuda_where_there_is_none_is_a_clear_mistake(configure):

@@ -105,7 +105,7 @@ def _calibrated(job: Job, log: Log, stop: StopSignals) -> tuple[Tensor | None, f
         job.calibrate(accumulated, job.val)
     temperature = fitted_temperature(*kept.result(job.world)[:2]) if classes else 1.0
     if classes:
-        log.say(f"temperature {temperature:.4g}: probabilities are softmax(logits / temperature), the best on val")
+        log.say(f"temperature of the probabilities, by the NLL of val: {temperature:.4g}")
     return accumulated, temperature
 
 

@@ -18,7 +18,7 @@ from ..training.loader import Batch
 from .adapters import adapt
 from .config import TrainConfig, sides
 from .registry import parse_name
-from .weights import create_base, is_folder, name_of_folder
+from .weights import architecture_in, create_base, local_folder, name_on_hub
 
 
 def check_model(config: TrainConfig) -> Method:
@@ -27,20 +27,24 @@ def check_model(config: TrainConfig) -> Method:
     Raises:
         ValueError: an unknown model, a plain model without `method.name`, or one that contradicts the model's name.
     """
-    architecture, _, tag = config.model.partition(".")
-    if not timm.is_model(config.model):
-        if is_folder(config.model):
-            raise ValueError(f"--model {config.model}: {name_of_folder(config.model)}")
+    folder = local_folder(config.model)
+    name = config.model if folder is None else architecture_in(folder)
+    architecture, _, tag = name.partition(".")
+    if folder is not None and config.initial_checkpoint is not None:
+        raise ValueError(f"--model {config.model} has weights of its own: leave --initial-checkpoint out")
+    if not timm.is_model(name):
+        if name.startswith(("hf-hub:", "hf_hub:")):
+            raise ValueError(f"--model {name}: {name_on_hub(name)}")
         near = timm.list_models(f"*{architecture}*")[:3]
         if not near and (like := nearest(architecture, timm.list_models())):
             near = [like]
         hint = f"did you mean {', '.join(near)}?" if near else "`capaboost models` lists the registered names"
-        raise ValueError(f"timm has no model {config.model!r}: {hint}")
+        raise ValueError(f"timm has no model {name!r}: {hint}")
     tags = [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", include_tags=True)]
     if tag and tag not in tags:
         listed = f"it has: {', '.join(tags)}" if tags else "leave it out"
         raise ValueError(f"--model {architecture} has no weights {tag!r}{suggest(tag, tags)}; {listed}")
-    implied = parse_name(config.model)
+    implied = parse_name(name)
     if config.method is None:
         raise ValueError(f"{config.model} is a plain timm model: say --method.name lora ({', '.join(METHODS)})")
     if implied and config.method.name != implied[1]:
@@ -63,18 +67,19 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")
     if "img_size" in config.model_kwargs:
         raise ValueError("--model-kwargs img_size: say --img-size, which the transforms follow too")
-    base_config = timm.get_pretrained_cfg(config.model)
+    folder = local_folder(config.model)
+    source, name = (config.model,) * 2 if folder is None else (f"local-dir:{folder}", architecture_in(folder))
+    base_config = timm.get_pretrained_cfg(name)
     # others take images of any size, and have no such argument
     if config.img_size is not None and base_config is not None and base_config.fixed_input_size:
         arguments["img_size"] = config.img_size
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
-    implied = parse_name(config.model) is not None
+    implied = folder is None and parse_name(name) is not None
     if implied:
         arguments |= {name: value for name, value in method.as_given().items() if name != "name"}
-    model: Any = create_base(
-        config.model, pretrained=config.pretrained, initial_checkpoint=config.initial_checkpoint, **arguments
-    )
+    pretrained = config.pretrained or folder is not None
+    model: Any = create_base(source, pretrained=pretrained, initial_checkpoint=config.initial_checkpoint, **arguments)
     if not implied:
         adapt(model, method)
     if config.grad_checkpointing:

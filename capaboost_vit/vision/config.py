@@ -23,7 +23,10 @@ class TrainConfig(RunConfig):
     unit: ClassVar[str] = "images"
 
     # what and where
-    model: str = option("vit_base_capaboost_lora", "timm model name; *_capaboost_* names bring their method with them")
+    model: str = option(
+        "vit_base_capaboost_lora",
+        "timm model name, or local-dir:FOLDER; *_capaboost_* names bring their method with them",
+    )
     data: str = option(
         "",
         "digits, sprites:TASK (location, orientation, count or distance), an image folder or zip, a folder with lists "

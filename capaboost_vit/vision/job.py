@@ -26,6 +26,7 @@ from .data import ImageData, Split, few_shot, open_configured, refuse_narrow, un
 from .front import divide
 from .imbalance import class_weights, imbalance_lines, imbalance_warnings
 from .loader import ImageExamples, Normalise, image_eval_loader
+from .weights import local_folder
 
 
 def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.device) -> Job:
@@ -155,7 +156,8 @@ def _warnings(config: TrainConfig, bad_images: dict[str, str]) -> list[str]:
     if bad_images:
         name, reason = next(iter(bad_images.items()))
         warnings.append(f"{len(bad_images)} training images cannot be read and are left out ({name}: {reason})")
-    if config.needs_base_weights() and not (config.pretrained or config.initial_checkpoint):
+    has_weights = config.pretrained or config.initial_checkpoint or local_folder(config.model)
+    if config.needs_base_weights() and not has_weights:
         warnings.append("the base weights are random: say --pretrained, or --initial-checkpoint FILE")
     return warnings
 

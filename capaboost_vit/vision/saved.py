@@ -25,7 +25,7 @@ from .class_row import logits_only
 from .data import checked_range
 from .data.pixels import ValueRange
 from .hub_folder import save_for_hf
-from .weights import create_base, outputs_in
+from .weights import create_base, local_folder, outputs_in
 
 _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does not mean a folder
 
@@ -69,7 +69,7 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
             raise ValueError(f"{source.path} is a timm folder with weights of its own: leave --initial-checkpoint out")
         return _from_timm_folder(source.path)
     config, header = source.config, source.adapter.header
-    checkpoint = initial_checkpoint or config.get("initial_checkpoint")
+    checkpoint = initial_checkpoint or config.get("initial_checkpoint") or local_folder(config.get("model", ""))
     if config and not (checkpoint or config["pretrained"] or source.adapter.trains_all()):
         raise ValueError(
             f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,30 +118,29 @@ def outputs_in(name: str, path: str | Path) -> int:
     return len(weight)
 
 
-def is_folder(model: str) -> bool:
-    """Whether what stands for a model's name is a folder of timm's hub format, here or on the hub."""
-    return model.startswith(("local-dir:", "hf-hub:", "hf_hub:")) or (Path(model) / "config.json").is_file()
+def local_folder(model: str) -> Path | None:
+    """The folder of timm's hub format on this machine that stands for a model's name; None for a name."""
+    path = Path(model.removeprefix("local-dir:"))
+    return path if model.startswith("local-dir:") or (path / "config.json").is_file() else None
 
 
-def name_of_folder(model: str) -> str:
-    """What to type instead of a folder as a model's name: the architecture, and where its weights are."""
-    owner, _, name = model.partition(":")[2].partition("/")
-    if model.startswith("hf"):
-        known = name if owner == "timm" else "ARCHITECTURE.TAG"
-        return f"say --model {known} --pretrained, or give a local file of its weights, --initial-checkpoint FILE"
-    folder = Path(model.removeprefix("local-dir:"))
+def architecture_in(folder: Path) -> str:
+    """The timm name of the model in a folder of timm's hub format. Raises ValueError: it holds none."""
     try:
-        config = read_object(folder / "config.json", {"architecture": str})
-        architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
-    except (OSError, ValueError, TypeError) as error:
-        return f"no folder that timm could load a model from ({' '.join(str(error).split())})"
-    size = arguments.pop("img_size", None)
-    sizes = (size if len({*size}) > 1 else size[:1]) if isinstance(size, list) else [size]  # timm notes both sides
-    arguments.pop("num_classes", None)  # those of the data
-    options = [f"--img-size {' '.join(map(str, sizes))}"] if size else []
-    options += [f"--model-kwargs {shlex.quote(json.dumps(arguments))}"] if arguments else []
-    weights = next((str(file) for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")), "FILE")
-    return " ".join([f"say --model {architecture} --initial-checkpoint {shlex.quote(weights)}", *options])
+        architecture: str = read_object(folder / "config.json", {"architecture": str})["architecture"]
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"--model local-dir:{folder}: no folder that timm could load a model from ({reason})"
+        ) from error
+    return architecture
+
+
+def name_on_hub(model: str) -> str:
+    """What to type instead of `hf-hub:owner/name` as a model's name."""
+    owner, _, name = model.partition(":")[2].partition("/")
+    named = name if owner == "timm" else "ARCHITECTURE.TAG"
+    return f"say --model {named} --pretrained, or give a local file of its weights, --initial-checkpoint FILE"
 
 
 def checkpoint_filter(model: nn.Module) -> Callable[..., dict[str, Any]] | None:
