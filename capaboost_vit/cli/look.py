@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import Namespace
 
@@ -25,6 +26,8 @@ def _check_parser() -> Parser:
     )
     parser.add_argument("spec", type=str, help="data set, as --data of capaboost train")
     add_option(parser, "--sheet", str | None, None, "PNG to write, with some images of each class")
+    text = "what labels are, as of capaboost train"
+    add_option(parser, "--task", Literal["classification", "multi-label", "regression"] | None, None, text)
     for name in ("image", "label"):
         text = f"column of the {name}s (hub, parquet); null: found by type or name"
         add_option(parser, f"--{name}-column", str | None, None, text)

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 from ..training.distributed import ProcessGroup
 from ..training.metrics import confusion_scores, scores
 from ..training.objective import Objective, classification
+from ..training.outputs import Outputs, Score, regression
 from .encoded import EncodedTask
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
-
-Score = Callable[[Tensor, Any], dict[str, float]]
 
 
 def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
@@ -48,47 +47,6 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
         return confusion_scores(task.metrics, confusion)
 
     return classification(smoothing=smoothing, score=of_classes, names=task.metrics), None
-
-
-class Outputs:
-    """Accumulated outputs (examples, ...), in the order of the split, each once.
-
-    Args:
-        batches: have `indices`, those in the split of this process's examples.
-    """
-
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
-        self.rows: list[Tensor] = []
-
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Keeps the rows of all examples but those that are padding."""
-        if targets.is_floating_point():
-            real = ~targets.isnan()
-        else:
-            real = (targets if targets.ndim == 1 else targets[:, 0]) >= 0
-        self.rows.append(outputs.float().cpu()[real.cpu()])
-
-    def result(self, world: ProcessGroup) -> Tensor:
-        """Gathered from all processes; outputs of unequal length are padded with -inf."""
-        rows = world.gather(self.rows)
-        longest = max(block.shape[-1] for block in rows)
-        padded = torch.cat([F.pad(block, (0, longest - block.shape[-1]), value=-torch.inf) for block in rows])
-        # process k has every n-th example: back to the order of the split
-        return padded[torch.tensor(world.gather(self.batches.indices)).argsort()]
-
-
-def regression(*, score: Score, names: tuple[str, ...]) -> Objective:
-    """Squared error of outputs (B, 1) against targets (B,); NaN is the padding label.
-
-    `score` makes the scores of these names from the outputs (examples,) and the batches.
-    """
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        real = ~targets.isnan()
-        return ((outputs.float().squeeze(-1) - targets.nan_to_num()) * real).square().sum()
-
-    return Objective(names, loss, Outputs, lambda outputs, batches: score(outputs.squeeze(-1), batches))
 
 
 def outputs_alone() -> Objective:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .distributed import ProcessGroup
+from .metrics import confusion_scores
 
 
 class Accumulator(Protocol):
@@ -200,23 +201,6 @@ def classification(
     )
 
 
-def per_class_means(confusion: Tensor) -> dict[str, float]:
-    """`macro_f1` and `balanced_accuracy` (%) of a confusion matrix, as scikit-learn defines them.
-
-    Means over classes: of F1 over those that occur as a label or as an answer, of recall over those that occur as a
-    label.
-    """
-    label, answer = confusion.indices()
-    counts, size = confusion.values().double(), confusion.shape[0]
-    labelled, answered = (torch.zeros(size, dtype=torch.double).index_add(0, at, counts) for at in (label, answer))
-    right = torch.zeros(size, dtype=torch.double).index_add(0, label[label == answer], counts[label == answer])
-    present, either = labelled > 0, labelled + answered > 0
-    return {
-        "macro_f1": 100 * (2 * right / (labelled + answered))[either].mean().item(),
-        "balanced_accuracy": 100 * (right / labelled)[present].mean().item(),
-    }
-
-
 def selected_score(objective: Objective, select: str) -> str:
     """The name behind `val_` of what `--select` and `--patience` go by: `loss`, or a score."""
     return {"last": objective.names[0], "best": objective.names[0], "val_loss": "loss"}.get(select, select)
@@ -233,11 +217,11 @@ def with_selected(objective: Objective, select: str) -> Objective:
         return objective
     if not objective.confusion:
         raise ValueError(
-            f"--select {select} is a score of classes, and this task has none: say --select last, best, which goes by "
-            f"{objective.names[0]}, or val_loss"
+            f"--select {select} is for one class per example, which this task has not: say --select last, best (by "
+            f"{objective.names[0]}) or val_loss"
         )
 
     def scores(confusion: Tensor, batches: Any) -> dict[str, float]:
-        return {**objective.scores(confusion, batches), name: per_class_means(confusion)[name]}
+        return {**objective.scores(confusion, batches), **confusion_scores([name], confusion)}
 
     return replace(objective, names=(*objective.names, name), scores=scores)

@@ -46,6 +46,11 @@ class TrainConfig(RunConfig):
     shots: int | None = option(
         None, "few-shot: images of each class that are drawn from the training split by --seed", low=1
     )
+    task: Literal["classification", "multi-label", "regression"] | None = option(
+        None,
+        "what labels are: one class per image, several tags (multi-label), or a number (regression); none: classes, "
+        "but tags where a column holds lists and numbers where it holds fractions, which the log says",
+    )
     class_weights: str | dict[str, Any] | None = option(
         None,
         "weights of the classes in the loss: balanced (inverse to their sizes), or by name, {cat: 2, dog: 1}; scaled "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..io.columns import listed
 from ..io.options import suggest
 from .config import TrainConfig
+from .data import ImageData
 
 _UNEQUAL = 10  # how many times as large the largest class is as the smallest before a line says so
 
@@ -41,22 +43,26 @@ def class_weights(
     return torch.where(counts > 0, scaled, 1).float()
 
 
-def imbalance_lines(config: TrainConfig, labels: Sequence[int], classes: Sequence[str]) -> Iterator[str]:
-    """What the log says of balanced sampling."""
+def imbalance_lines(config: TrainConfig, data: ImageData, labels: Sequence[Any]) -> Iterator[str]:
+    """What the log says of balanced sampling, and of images without a tag."""
     if config.sampling == "balanced":
         (rarest, least), drawn = Counter(labels).most_common()[-1], len(labels) // len({*labels})
         yield (
             f"balanced sampling: each class {drawn} times an epoch, so that each image of the rarest, {least} of "
-            f"{classes[rarest]!r}, comes {drawn / least:.3g} times"
+            f"{data.classes[rarest]!r}, comes {drawn / least:.3g} times"
         )
+    if data.task == "multi-label" and (none := sum(not tags for tags in labels)):
+        yield f"{none} of {len(labels)} training images have no tag"
 
 
-def imbalance_warnings(config: TrainConfig, labels: Sequence[int], classes: Sequence[str]) -> Iterator[str]:
+def imbalance_warnings(config: TrainConfig, data: ImageData, labels: Sequence[Any]) -> Iterator[str]:
     """A line where classes are very unequal and nothing is done about it."""
+    if data.task != "classification" or config.class_weights is not None or config.sampling == "balanced":
+        return
     (largest, most), *_, (smallest, least) = Counter(labels).most_common()
-    if most >= _UNEQUAL * least and config.class_weights is None and config.sampling != "balanced":
+    if most >= _UNEQUAL * least:
         yield (
-            f"the classes are unequal: {most} training images of {classes[largest]!r}, {least} of "
-            f"{classes[smallest]!r}; --class-weights balanced or --sampling balanced makes them count alike, and "
+            f"the classes are unequal: {most} training images of {data.classes[largest]!r}, {least} of "
+            f"{data.classes[smallest]!r}; --class-weights balanced or --sampling balanced makes them count alike, and "
             "--select balanced_accuracy chooses by them"
         )

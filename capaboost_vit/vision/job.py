@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from PIL import Image
 from ..training.distributed import ProcessGroup
 from ..training.evaluation import try_out
 from ..training.job import Job, require_val
-from ..training.loader import TrainLoader
-from ..training.objective import classification
+from ..training.loader import EvalLoader, TrainLoader
 from ..training.sharding import to_device
 from ..training.short_cuts import take_short_cuts
 from ..training.state import State
@@ -26,6 +26,7 @@ from .data import ImageData, Split, few_shot, open_configured, refuse_narrow, un
 from .front import divide
 from .imbalance import class_weights, imbalance_lines, imbalance_warnings
 from .loader import ImageExamples, Normalise, image_eval_loader
+from .targets import Scale, check_variety, make_objective, refuse_for_classes_alone, targets_of
 from .weights import local_folder
 
 
@@ -46,21 +47,18 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         reasons = unreadable(read, workers=config.workers)
         bad_images = {read.names[index]: reason for index, reason in reasons.items()}
         splits[config.train_split] = read.only(index for index in range(len(read)) if index not in reasons)
+    if data.task != "classification":
+        refuse_for_classes_alone(config, data.task)
     if config.shots is not None:
         drawn = few_shot(splits[config.train_split], config.shots, seed=config.seed, classes=data.classes)
         splits[config.train_split] = drawn
     labels = splits[config.train_split].labels
-    if len(set(labels)) == 1:
-        raise ValueError(
-            f"{config.data}: all images of {config.train_split} are of one class, "
-            f"{data.classes[labels[0]]!r}: there is nothing to tell apart. Is --data the "
-            "folder that holds the class folders?"
-        )
+    check_variety(config, data, splits[config.train_split])
     refuse_narrow(splits[config.train_split])
     val, test = config.val_split, config.test_split
     require_val(config, splits, val)
     torch.manual_seed(config.seed)
-    model = to_device(build_model(config, num_classes=len(data.classes)), config, world, device)
+    model = to_device(build_model(config, num_classes=len(data.classes) or 1), config, world, device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
@@ -81,12 +79,20 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         hint = f"; leave --img-size {given} out, or take multiples of the patch size"
     try_out(model, example, config, hint=hint)
     shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
+    scale = Scale.of(labels) if data.task == "regression" else None
+    outputs: int = model.num_classes  # type: ignore[assignment]
+    targets = {name: targets_of(data.task, split, outputs=outputs, scale=scale) for name, split in splits.items()}
+    if data.task != "classification":
+        image_config["task"] = data.task
+    if scale is not None:
+        image_config["scale"] = [scale.mean, scale.std]
     reading: dict[str, Any] = {"workers": config.workers, "cache": config.cache, "device": device}
     train = TrainLoader(
         ImageExamples(
             splits[config.train_split],
             train_transform,
             seed=None if config.no_aug else config.seed,
+            targets=targets[config.train_split],
             **reading,
         ),
         batch_size=config.batch_size,
@@ -95,11 +101,14 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         balanced=np.array(labels) if config.sampling == "balanced" else None,
         **shard,
     )
-    outputs: int = model.num_classes  # type: ignore[assignment]
     weights = None
     if config.class_weights is not None:
         weights = class_weights(config.class_weights, labels, data.classes, outputs=outputs).to(device)
-    held_out = {"batch_size": config.validation_batch_size, **shard, **reading}
+
+    def held_out(name: str, **options: Any) -> EvalLoader:
+        options |= {"batch_size": config.validation_batch_size, "targets": targets[name], **shard, **reading}
+        return image_eval_loader(splits[name], eval_transform, **options)
+
     job = Job(
         config=config,
         world=world,
@@ -110,10 +119,10 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         splits={name: split.record() for name, split in splits.items()},
         names=splits[config.train_split].names.__getitem__,
         state=State(model, config, len(train)),
-        objective=classification(smoothing=config.smoothing, weights=weights),
+        objective=make_objective(config, data.task, weights=weights, scale=scale),
         train=train,
-        val=image_eval_loader(splits[val], eval_transform, **held_out) if val in splits else None,
-        test=image_eval_loader(splits[test], eval_transform, keep=False, **held_out) if test in splits else None,
+        val=held_out(val) if val in splits else None,
+        test=held_out(test, keep=False) if test in splits else None,
         prepare=prepare,
         mix=make_mix(config, num_classes=model.num_classes, device=device),  # type: ignore[arg-type]
         save=lambda folder, temperature: save_adapter(
@@ -124,11 +133,11 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
             temperature=temperature,
         ),
         extra_results={"bad_images": bad_images},
-        lines=[*imbalance_lines(config, labels, data.classes)],
+        lines=[*imbalance_lines(config, data, labels)],
         warnings=[
             *data.left_out,
             *_missing_classes(config, data, splits),
-            *imbalance_warnings(config, labels, data.classes),
+            *imbalance_warnings(config, data, labels),
             *_warnings(config, bad_images),
         ],
     )
@@ -140,8 +149,8 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
 def _missing_classes(config: TrainConfig, data: ImageData, splits: dict[str, Split]) -> Iterator[str]:
     """A line for each split that lacks classes and should not: that of training, and slices of others."""
     for name, split in splits.items():
-        if name == config.train_split or "[" in name:
-            present = {*split.labels}
+        if data.classes and (name == config.train_split or "[" in name):
+            present = {*split.labels} if data.task == "classification" else {*chain(*split.labels)}
             missing = [cls for label, cls in enumerate(data.classes) if label not in present]
             if missing:
                 some = ", ".join(missing[:3]) + (", ..." if missing[3:] else "")

@@ -45,6 +45,7 @@ class ImageExamples:
         keep: false for a split that is read only once.
         cache: see `room_for`.
         device: where the batches are wanted.
+        targets: of all images, (N, ...), instead of their labels; NaN stands beside what does not count.
 
     Raises:
         ValueError: with a batch: an image that cannot be read; `device`, and they do not fit there.
@@ -61,8 +62,9 @@ class ImageExamples:
         keep: bool = True,
         cache: str = "memory",
         device: torch.device = _CPU,
+        targets: Tensor | None = None,
     ) -> None:
-        self.labels, self.device = split.labels, device
+        self.targets, self.device = torch.tensor(split.labels) if targets is None else targets, device
         self.share = share or range(len(split) if share is None else 1)  # the first one stands in where there is none
         self.kind = cache if keep and seed is None else "none"
         room = rooms.MEMORY // max(1, workers) if seed is not None and cache != "none" else 0
@@ -72,10 +74,10 @@ class ImageExamples:
         self.filled: set[int] = set()  # indices of the images that are there
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Batch]:
-        """One pass: images (B, 3, H, W) and labels (B,) for each part; what does not count has the label -1."""
+        """One pass: images (B, 3, H, W) and targets (B, ...) for each part; what does not count has -1."""
         drawn, count = parts, len(self)
         parts = [[(index % count, counts) for index, counts in part] for part in parts]
         missing = [[row for row, (index, _) in enumerate(part) if index not in self.filled] for part in parts]
@@ -88,7 +90,8 @@ class ImageExamples:
             self.cached, read = self._room_for(first), chain([first], read)
         # both cross to the device once a pass, not once a batch
         sizes, examples = [len(part) for part in parts], [example for part in parts for example in part]
-        labels = torch.tensor([self.labels[index] if counts else -1 for index, counts in examples])
+        labels = self.targets[[index for index, _ in examples]]
+        labels[[not counts for _, counts in examples]] = -1 if labels.dtype == torch.int64 else torch.nan
         places = torch.tensor([self.share.index(index) for index, _ in examples], device=self.cached.device)
         by_part = zip(parts, missing, places.split(sizes), labels.to(self.device).split(sizes), strict=True)
         for part, rows, part_places, part_labels in by_part:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from capaboost_vit.nlu.config import TextConfig
-from capaboost_vit.nlu.objectives import Outputs, TokenCounts, masked_tokens, regression, spans
+from capaboost_vit.nlu.objectives import TokenCounts, masked_tokens, spans
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.evaluation import forward
-from capaboost_vit.training.objective import Confusion, MeanLoss, accuracy, classification, per_class_means
+from capaboost_vit.training.objective import Confusion, MeanLoss, accuracy, classification
+from capaboost_vit.training.outputs import Outputs, regression
 
 CLASSES, TOKENS, WORDS, COUNT = 3, 7, 11, 6
 DRAW = torch.Generator().manual_seed(0)
@@ -289,20 +289,6 @@ def test_the_loss_of_a_question_does_not_depend_on_how_far_it_is_filled_up():
         outputs = forward(Answers(start_logits=filled[0], end_logits=filled[1]), {"attention_mask": mask}, TextConfig())
         losses.append(CASES["questions"][0].loss(outputs, target))
     torch.testing.assert_close(*losses)
-
-
-def test_macro_f1_and_balanced_accuracy_are_those_of_scikit_learn():
-    labels, answers = (
-        torch.tensor([0, 0, 0, 1, 1, 3, 3]),
-        torch.tensor([0, 1, 0, 1, 2, 3, 0]),
-    )  # 2 is no label, 4 neither
-    confusion = Confusion()
-    confusion.add(torch.nn.functional.one_hot(answers, 5).float(), labels)
-    scores = per_class_means(confusion.result(ProcessGroup()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that 2 is an answer and no label
-        assert scores["balanced_accuracy"] == pytest.approx(100 * balanced_accuracy_score(labels, answers))
-    assert scores["macro_f1"] == pytest.approx(100 * f1_score(labels, answers, average="macro"))
 
 
 def test_the_mean_loss_counts_each_example_of_all_processes_once():

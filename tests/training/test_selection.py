@@ -96,7 +96,7 @@ def test_a_score_that_is_asked_for_stands_in_the_table_and_chooses(select):
 
 
 def test_a_score_of_classes_is_refused_where_there_are_none():
-    with pytest.raises(ValueError, match="--select macro_f1 is a score of classes, and this task has none: say"):
+    with pytest.raises(ValueError, match="--select macro_f1 is for one class per example, which"):
         with_selected(masked_tokens(), "macro_f1")
     for select in ("last", "best", "val_loss"):
         assert with_selected(masked_tokens(), select).names == ("accuracy", "log_likelihood")

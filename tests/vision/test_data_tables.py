@@ -20,7 +20,7 @@ from PIL import Image
 
 from capaboost_vit.io import tables as hub
 from capaboost_vit.vision.data import open_data
-from capaboost_vit.vision.data.tables import number_labels
+from capaboost_vit.vision.data.table_labels import number_labels
 
 NAN = float("nan")
 

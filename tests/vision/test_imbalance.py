@@ -15,10 +15,12 @@ from capaboost_vit.training.loader import TrainLoader, balanced_draw
 from capaboost_vit.training.objective import classification
 from capaboost_vit.vision.build import build_transform
 from capaboost_vit.vision.config import TrainConfig
+from capaboost_vit.vision.data import ImageData
 from capaboost_vit.vision.imbalance import class_weights, imbalance_lines, imbalance_warnings
 from capaboost_vit.vision.loader import ImageExamples
 
 CLASSES = ("cat", "dog", "eel", "fox")
+DATA = ImageData("pets", CLASSES, {})
 LABELS = (0,) * 12 + (1,) * 5 + (3,)  # no eel
 
 
@@ -109,18 +111,18 @@ def test_balanced_epochs_are_a_function_of_seed_and_epoch_and_repetitions_are_au
 
 
 def test_the_log_says_how_often_the_rarest_comes_and_warns_of_unequal_classes_that_nobody_evens_out():
-    (line,) = imbalance_lines(TrainConfig(sampling="balanced"), LABELS, CLASSES)
+    (line,) = imbalance_lines(TrainConfig(sampling="balanced"), DATA, LABELS)
     assert (
         line
         == "balanced sampling: each class 6 times an epoch, so that each image of the rarest, 1 of 'fox', comes 6 times"
     )
-    (warning,) = imbalance_warnings(TrainConfig(), LABELS, CLASSES)
+    (warning,) = imbalance_warnings(TrainConfig(), DATA, LABELS)
     assert warning.startswith(
         "the classes are unequal: 12 training images of 'cat', 1 of 'fox'; --class-weights balanced"
     )
     for config in (TrainConfig(sampling="balanced"), TrainConfig(class_weights="balanced")):
-        assert not [*imbalance_warnings(config, LABELS, CLASSES)]
-    assert not [*imbalance_warnings(TrainConfig(), LABELS[3:], CLASSES)]  # 9 to 1
+        assert not [*imbalance_warnings(config, DATA, LABELS)]
+    assert not [*imbalance_warnings(TrainConfig(), DATA, LABELS[3:])]  # 9 to 1
 
 
 def test_the_frozen_front_gives_a_repetition_what_it_gives_the_example(configure):

@@ -2,6 +2,7 @@
 
 from .check import DataReport, check_data, unreadable
 from .image_data import ImageData, parse_split
+from .labels import Task
 from .pixels import checked_range, decode, is_image, to_rgb
 from .sheet import draw_contact_sheet
 from .spec import open_configured, open_data
@@ -11,6 +12,7 @@ __all__ = [
     "DataReport",
     "ImageData",
     "Split",
+    "Task",
     "check_data",
     "checked_range",
     "decode",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -136,7 +136,8 @@ def _odd(image: Image.Image) -> tuple[str, ...]:
 
 def _summary(looked_at: Any, classes: int, fingerprint: Fingerprint) -> SplitReport:
     """Of the images of one split."""
-    counts = Counter(looked_at["label"])
+    labels = looked_at["label"]
+    counts = Counter(chain(*labels) if any(isinstance(label, tuple) for label in labels) else labels)
     unreadable = looked_at[looked_at["reason"] != ""]
     sizes = sorted(looked_at["size"].drop(unreadable.index), key=lambda size: (size[0] * size[1], size))
     return SplitReport(
@@ -206,7 +207,7 @@ def _contradictions(data: ImageData, images: Any) -> tuple[str, ...]:
     """One line per content that stands under several labels: where it is, and as what."""
     firsts = images.drop_duplicates(["content", "label"]).sort_values(["content", "label"])
     return tuple(
-        ", ".join(f"{_where(data, row)} ({data.classes[row.label]})" for row in rows.itertuples())
+        ", ".join(f"{_where(data, row)} ({data.label_text(row.label)})" for row in rows.itertuples())
         for _, rows in firsts.groupby("content")
         if len(rows) > 1
     )

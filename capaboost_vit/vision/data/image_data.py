@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from ...io.printable import printable
 from ...io.tables import SPLIT_ALIASES, find_split
+from .labels import Task
 from .split import Split, name_digest
 
 _ALIASES = {**SPLIT_ALIASES, "train": (*SPLIT_ALIASES["train"], "train800", "trainval")}
@@ -60,7 +61,7 @@ class Part:
 class _Image(NamedTuple):
     source: str  # the split that it is taken from
     name: str
-    label: int
+    label: Any
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ class ImageData:
     """The splits of a data set by name, and its class names, which are printable, in the order of the labels.
 
     `unlabelled` names splits that are there, but whose labels are not: nothing can be done with them here. `left_out`
-    says, a line each, which files that lie there are read as nothing.
+    says, a line each, which files that lie there are read as nothing, and what labels are taken for.
+
+    Args:
+        task: what labels are: classes; numbers of tags, whose names are `classes`; or numbers, without `classes`.
     """
 
     spec: str
@@ -76,6 +80,7 @@ class ImageData:
     splits: dict[str, Split]
     unlabelled: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    task: Task = "classification"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
@@ -102,6 +107,14 @@ class ImageData:
         names = tuple(f"{image.source}: {image.name}" for image in images)
         sources = {source: replace(split, names=(), labels=()) for source, split in sources.items()}
         return Split(names, labels, partial(_open, sources), partial(_locate, sources), first.value_range)
+
+    def label_text(self, label: Any) -> str:
+        """A label for people."""
+        if self.task == "regression":
+            return f"{label:g}"
+        if self.task == "multi-label":
+            return " ".join(self.classes[tag] for tag in label) or "no tag"
+        return repr(self.classes[label])
 
     def has(self, name: str) -> bool:
         """Whether `split(name)` would succeed."""

@@ -12,8 +12,10 @@ from ...io.columns import refuse_lookalikes
 from ...io.printable import printable
 from ...io.tables import SPLIT_NAMES, by_split
 from .image_data import ImageData
+from .labels import Task
 from .pixels import is_image
 from .split import Split, name_digest
+from .tag_layouts import other_lists, tag_folders
 from .tree import Tree
 
 _DIGITS = 18  # of a label; int() of thousands of them takes long, or raises
@@ -54,11 +56,26 @@ def split_folders(spec: str, folders: Sequence[str]) -> dict[str, str]:
     return splits
 
 
-def read_tree(spec: str, tree: Tree) -> ImageData:
-    """Lists; or folders of splits with a folder per class; or class folders alone. Raises ValueError for others."""
+def read_tree(spec: str, tree: Tree, task: Task | None = None) -> ImageData:
+    """Lists; or folders of splits with a folder per class; or class folders alone. Raises ValueError for others.
+
+    Args:
+        task: what labels are: see `lists_of_labels` for lists; of folders tags alone, see `tag_folders`.
+    """
     if lists := lists_of(tree):
-        return _lists(spec, tree, lists)
+        return _lists(spec, tree, lists) if task in (None, "classification") else other_lists(spec, tree, lists, task)
     folders = tree.folders()
+    if task == "regression":
+        raise ValueError(
+            f"--task regression: {spec} names no numbers: give metadata.csv, parquet, or lists `path number`"
+        )
+    if task == "multi-label" and folders:
+        splits = split_folders(spec, folders)
+        below = {name: f"{folder}/" for name, folder in splits.items()} or {"": ""}
+        left_out: list[str] = []
+        return tag_folders(
+            spec, tree, {name: _class_images(tree, at, left_out) for name, at in below.items()}, left_out
+        )
     if splits := split_folders(spec, folders):
         return _split_folders(spec, tree, splits)
     if folders:

@@ -38,6 +38,8 @@ def draw_contact_sheet(
     """
     if columns < 1:
         raise ValueError(f"a contact sheet needs a column at least, got {columns}")
+    if data.task == "regression":
+        raise ValueError(f"a contact sheet has a row for each class, and {data.spec} has numbers: leave --sheet out")
     name = split or ("train" if data.has("train") else next(iter(data.splits)))
     part = data.split(name)
     shown = data.classes[:_CLASSES]
@@ -55,7 +57,8 @@ def draw_contact_sheet(
     draw.text((MARGIN, MARGIN + 32), fit(line, small, width - 2 * MARGIN), FAINT, small)
     for label, class_name in enumerate(shown):
         top = MARGIN + _TITLE + label * (THUMB + GAP)
-        indices = np.flatnonzero(np.asarray(part.labels) == label)
+        tagged = [label in tags for tags in part.labels] if data.task == "multi-label" else np.equal(part.labels, label)
+        indices = np.flatnonzero(tagged)
         draw.text((MARGIN, top + THUMB // 2 - 20), fit(class_name, bold, names - 2 * GAP), INK, bold)
         draw.text((MARGIN, top + THUMB // 2 + 4), images(len(indices)), FAINT, small)
         drawn = np.random.default_rng([seed, label]).permutation(indices)[:columns]
@@ -70,7 +73,7 @@ def draw_contact_sheet(
         for column, (name, index) in enumerate(pair.places):
             part, left = data.splits[name], MARGIN + column * (THUMB + GAP)
             _place(sheet, draw, part, index, (left, top))
-            line = f"{name}, {data.classes[part.labels[index]]}: {pair.where[column]}"
+            line = f"{name}, {data.label_text(part.labels[index])}: {pair.where[column]}"
             room = width - 2 * MARGIN - 2 * (THUMB + GAP)
             draw.text((MARGIN + 2 * (THUMB + GAP), top + 30 + 24 * column), fit(line, small, room), FAINT, small)
     with replacing(path) as partial:

@@ -10,6 +10,7 @@ from typing import Any
 from ...io.tables import is_hub_name
 from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
+from .labels import Task
 from .layouts import lists_of, look_through, read_tree
 from .pixels import checked_range
 from .sprites import read_sprites
@@ -21,6 +22,7 @@ _CHOICES = (
     "give digits, sprites:TASK, or the path of an image folder, a .zip or a .parquet, owner/name on the hub, "
     "torchvision:NAME"
 )
+_TAGS_AND_NUMBERS = "tags and numbers come from metadata.csv, parquet or lists, tags also from folders"
 
 
 def open_data(
@@ -28,6 +30,7 @@ def open_data(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    task: Task | None = None,
     root: str | None = None,
     download: bool = False,
 ) -> ImageData:
@@ -50,6 +53,8 @@ def open_data(
 
     Args:
         image_column, label_column: of parquet, metadata and hub sets; None finds them by type, then by usual names.
+        task: what labels are; None: classes, but numbers where a column of a table holds fractions, and tags where it
+            holds lists. Only then do folders that share a file name give its image several tags.
         root: where torchvision's files are; None takes `~/.cache/capaboost_vit/torchvision`.
         download: let torchvision download what is not there.
 
@@ -57,16 +62,21 @@ def open_data(
         FileNotFoundError: no such folder, file, hub set or torchvision files, or the hub cannot be reached.
         ValueError: nothing usable there, or something that is wrong, by file and line or by split and row.
     """
-    columns = {"image_column": image_column, "label_column": label_column}
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "task": task}
     path = Path(spec).expanduser()
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
     if spec.strip() and (path.is_dir() or is_zip):
         place = find_images(path)
-        return read_table(spec, place, **columns) if isinstance(place, Path) else read_tree(spec, place)
+        return read_table(spec, place, **columns) if isinstance(place, Path) else read_tree(spec, place, task)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
             return read_table(spec, path, **columns)
         raise ValueError(f"{spec} is a file, but neither .zip nor .parquet: {_CHOICES}")
+    if is_hub_name(spec, suffixes=(".zip", ".parquet")):
+        return read_table(spec, None, **columns)
+    built_in = spec.lower().startswith(("digits", "synthetic:", "sprites", "torchvision:"))
+    if built_in and task not in (None, "classification"):
+        raise ValueError(f"--task {task}: {spec} has one class per image; {_TAGS_AND_NUMBERS}")
     if spec == "digits" or spec.startswith("digits:"):
         return read_digits(spec)
     if spec == "synthetic" or spec.startswith("synthetic:"):
@@ -75,8 +85,6 @@ def open_data(
         return read_sprites(spec)
     if spec.lower().startswith("torchvision:"):
         return read_torchvision(spec, root=root, download=download)
-    if is_hub_name(spec, suffixes=(".zip", ".parquet")):
-        return read_table(spec, None, **columns)
     raise FileNotFoundError(f"no data at {spec!r}: {_CHOICES}")
 
 
@@ -98,6 +106,7 @@ def open_configured(options: Mapping[str, Any]) -> ImageData:
         options["data"],
         image_column=options.get("image_column"),
         label_column=options.get("label_column"),
+        task=options.get("task"),
         root=options.get("data_dir"),
         download=options.get("data_download", False),
     )

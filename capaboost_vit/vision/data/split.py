@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image
 
@@ -22,14 +23,14 @@ class Split:
 
     Args:
         names: one per image; they do not depend on where the data lies.
-        labels: from 0, one per image.
+        labels: one per image: its class, from 0; or the numbers of its tags, in order; or a float.
         open: from a name to encoded bytes, or to a PIL image; it must survive pickling, for loader processes.
         locate: from a name to the words by which a person finds the image, such as its full path.
         value_range: see `to_rgb`.
     """
 
     names: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     open: Callable[[str], bytes | Image.Image] = field(repr=False)
     locate: Callable[[str], str] = field(default=str, repr=False)
     value_range: ValueRange | None = None

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...io.columns import (
-    INTEGER,
-    LabelColumn,
-    asked_column,
-    labelled,
-    listed,
-    only_column,
-    refuse_lookalikes,
-    training_column,
-)
+from ...io.columns import INTEGER, asked_column, only_column
 from ...io.printable import printable
 from ...io.tables import holds, is_table_folder, load_from_hub, load_local, root_cause
 from .image_data import ImageData
+from .labels import Task
 from .split import Split
+from .table_labels import is_switch, labels_of_column, tags_of_columns
 
 _INSTEAD = "give a local folder of images, a .zip, or a .parquet file instead"
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
@@ -39,9 +32,17 @@ def _has_metadata(folder: Path) -> bool:
 
 
 def read_table(
-    spec: str, path: Path | None, *, image_column: str | None = None, label_column: str | None = None
+    spec: str,
+    path: Path | None,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    task: Task | None = None,
 ) -> ImageData:
     """A local parquet file or folder, or without a path `owner/name[:config]` of the hub.
+
+    Args:
+        task: what labels are; None: tags where the column holds lists, numbers where it holds fractions, else classes.
 
     Raises:
         OSError: the hub cannot be reached, or has no such set. ValueError: it cannot be read or has wrong columns.
@@ -56,23 +57,26 @@ def read_table(
     features = next(iter(tables.values())).features
     usual = [name for name in features if name.lower() in _IMAGE_NAMES and _may_hold_images(features[name])]
     image = _column(spec, features, "image", image_column, datasets.Image, usual)
-    usual = [name for name in features if name.lower() in _LABEL_NAMES]
-    label = _column(spec, features, "label", label_column, datasets.ClassLabel, usual)
-    if not isinstance(features[label], datasets.ClassLabel | datasets.Value):
-        raise ValueError(f"{spec}: the column {label!r} holds {features[label]}, not one label for each image")
+    labels = _label_columns(spec, tables, image, label_column, task)
     for name, table in tables.items():
-        if image not in table.features or label not in table.features:
+        if not {image, *labels} <= {*table.features}:
             raise ValueError(f"{spec}: {name} has other columns: {', '.join(table.features)}")
         if len(table) == 0:
             raise ValueError(f"{spec}: {name} has no rows")
-    cells = {name: list(table[label]) for name, table in tables.items()}
-    if path is not None and by_file and (written := _written_labels(path, label)):
-        for name, table in tables.items():
-            files = (cell and cell["path"] for cell in _without_pixels(table, image)[image])
-            cells[name] = [written.get(Path(file).resolve()) if file else None for file in files]
-    classes, labels, unlabelled = number_labels(spec, label, cells, getattr(features[label], "names", None))
+    if labels[1:]:
+        read = tags_of_columns(
+            spec, labels, {name: [table[label] for label in labels] for name, table in tables.items()}
+        )
+    else:
+        (label,) = labels
+        cells = {name: list(table[label]) for name, table in tables.items()}
+        if path is not None and by_file and (written := _written_labels(path, label)):
+            for name, table in tables.items():
+                files = (cell and cell["path"] for cell in _without_pixels(table, image)[image])
+                cells[name] = [written.get(Path(file).resolve()) if file else None for file in files]
+        read = labels_of_column(spec, label, cells, features[label], task)
     splits = {}
-    for name, labels_of_split in labels.items():
+    for name, labels_of_split in read.labels.items():
         try:
             table = _without_pixels(tables[name], image)
         except Exception as error:  # pyarrow's too
@@ -80,7 +84,26 @@ def read_table(
         names = tuple(f"row {i}" for i in range(len(labels_of_split)))
         locate = partial(_locate, table, image, f"{name} in {spec}")
         splits[name] = Split(names, labels_of_split, partial(_read, table, image), locate)
-    return ImageData(spec, classes, splits, unlabelled)
+    return ImageData(spec, read.classes, splits, read.unlabelled, read.said, read.task)
+
+
+def _label_columns(spec: str, tables: Mapping[str, Any], image: str, asked: str | None, task: Task | None) -> list[str]:
+    """The column of the labels; or several of 0 and 1, a tag each: those asked for, `a,b`, or all if no name fits."""
+    import datasets
+
+    features = next(iter(tables.values())).features
+    usual = [name for name in features if name.lower() in _LABEL_NAMES] or [n for n in features if n.lower() == "tags"]
+    if task == "multi-label" and asked is not None and asked not in features and "," in asked:
+        return [asked_column(spec, features, name.strip(), "--label-column") for name in asked.split(",")]
+    if task == "multi-label" and asked is None and not usual:
+        switches = [name for name in features if name != image and all(is_switch(t[name]) for t in tables.values())]
+        if switches[1:]:
+            return switches
+    label = _column(spec, features, "label", asked, datasets.ClassLabel, usual)
+    kind = features[label]
+    if not isinstance(kind, datasets.ClassLabel | datasets.Value) and not hasattr(kind, "feature"):
+        raise ValueError(f"{spec}: the column {label!r} holds {kind}, not one label for each image")
+    return [label]
 
 
 def _written_labels(folder: Path, column: str) -> dict[Path, str]:
@@ -102,55 +125,6 @@ def _without_pixels(table: Any, column: str) -> Any:
     import datasets
 
     return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-
-
-def number_labels(
-    spec: str, column: str, cells: Mapping[str, Sequence[Any]], names: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """Class names, labels by split, and the splits without any label (all None or -1), which get no labels.
-
-    Args:
-        spec, column: for messages.
-        cells: the column of each split: integers, or text, whose classes are then those of train, sorted.
-        names: of integer labels; None takes the integers that occur, in order.
-
-    Raises:
-        ValueError: by split and row: no label, text among numbers, out of range, a class that train does not have.
-    """
-    every = {name: LabelColumn(column, part, _locate_row(spec, name), plain=_plain) for name, part in cells.items()}
-    columns = labelled(f"{spec}: the column {column!r}", every)
-    if any(isinstance(value, str) for part in columns.values() for value in part.values):
-        for part in columns.values():
-            for row, value in enumerate(part.values):
-                if not isinstance(value, str):
-                    raise ValueError(f"{part.locate(row)} has the label {value!r}, others are text")
-        names = sorted(set(training_column(columns).values))
-        refuse_lookalikes(spec, names)
-        index, expected, alike = {name: label for label, name in enumerate(names)}, listed(names), names
-    else:
-        expected = "expected a number from 0" if names is None else f"expected 0 to {len(names) - 1:,}"
-        if names is None:  # the values that occur
-            every_value = {v for part in columns.values() for v in part.values if isinstance(v, int) and v >= 0}
-            names = [str(value) for value in sorted(every_value)]
-            index = {name: label for label, name in enumerate(names)}
-        else:
-            index = {str(label): label for label in range(len(names))}
-        alike = []
-    labels = {name: part.numbered(index, expected, names=alike) for name, part in columns.items()}
-    return tuple(names), labels, tuple(name for name in cells if name not in columns)
-
-
-def _locate_row(spec: str, split: str) -> Callable[[int], str]:
-    return lambda row: f"{spec}: row {row} of {split}"
-
-
-def _plain(cell: Any) -> Any:
-    """Text, an integer, or what else stands there; None for NaN, -1, and text without a letter in it."""
-    if cell is None or cell != cell or cell == -1 or (isinstance(cell, str) and not cell.strip()):
-        return None
-    if isinstance(cell, bool):
-        return str(cell)
-    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
 
 
 def _column(spec: str, features: dict[str, Any], what: str, asked: str | None, typed: type, usual: list[str]) -> str:

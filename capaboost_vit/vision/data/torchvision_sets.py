@@ -14,7 +14,7 @@ from ...io.options import suggest
 from .image_data import ImageData
 from .pixels import decode
 from .split import Split
-from .tables import number_labels
+from .table_labels import number_labels
 
 _BY_PARTS = {  # one part for all images is called train here
     "train": "Caltech101 Caltech256 EuroSAT SEMEION SUN397",

@@ -1,0 +1,121 @@
+"""What a model on images is to give: the class of an image, its tags, or a number; as targets, objective and scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..training.metrics import average_precision, scores
+from ..training.objective import Objective, classification
+from ..training.outputs import multi_label, regression
+from .config import TrainConfig
+from .data import ImageData, Split
+
+TAG_SCORES = ("mAP", "macro_f1", "micro_f1", "exact_match")
+NUMBER_SCORES = ("r2", "mae", "rmse", "spearman")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Standardised numbers, `(y - mean) / std` of the training split with the population's std: the model's outputs."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Scale:
+        """That of these numbers; raises ValueError where they are all alike."""
+        mean = math.fsum(numbers) / len(numbers)
+        std = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
+        if std == 0:
+            raise ValueError(f"all numbers of the training split are {mean:g}: there is nothing to learn")
+        return cls(mean, std)
+
+    def back(self, outputs: Tensor) -> Tensor:
+        """Numbers in their own unit, in float64."""
+        return self.mean + self.std * outputs.double()
+
+
+def targets_of(task: str, split: Split, *, outputs: int, scale: Scale | None = None) -> Tensor:
+    """Targets of all images of a split: classes (N,), tags (N, outputs) of 0 and 1, or standardised numbers (N,)."""
+    if task == "multi-label":
+        targets = torch.zeros(len(split), outputs)
+        for row, tags in enumerate(split.labels):
+            targets[row, list(tags)] = 1
+        return targets
+    if scale is not None:
+        return ((torch.tensor(split.labels, dtype=torch.double) - scale.mean) / scale.std).float()
+    return torch.tensor(split.labels)
+
+
+def make_objective(
+    config: TrainConfig, task: str, *, weights: Tensor | None = None, scale: Scale | None = None
+) -> Objective:
+    """The objective of a task on images, whose batches come from a loader with `targets_of` its split.
+
+    Args:
+        weights: of the classes. scale: of numbers; scores are in their own unit.
+    """
+    if task == "multi-label":
+        return multi_label(score=lambda outputs, batches: tag_scores(outputs, batches.source.targets), names=TAG_SCORES)
+    if scale is None:
+        return classification(smoothing=config.smoothing, weights=weights)
+
+    def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
+        return scores(NUMBER_SCORES, scale.back(outputs), scale.back(batches.source.targets))
+
+    return regression(score=of_numbers, names=NUMBER_SCORES)
+
+
+def tag_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Scores in per cent of logits (N, C) for targets (N, C) of 0 and 1.
+
+    `mAP`: mean over the tags that occur of their average precision. A tag counts as predicted where its probability is
+    above 0.5: `macro_f1`, the mean of the F1 of the tags, 0 for one that neither occurs nor is predicted; `micro_f1`,
+    the F1 of all decisions; `exact_match`, the share of images all of whose decisions are right. As in scikit-learn.
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    predicted, expected = (logits > 0).int().numpy(), targets.int().numpy()
+    found = {
+        "macro_f1": f1_score(expected, predicted, average="macro", zero_division=0),
+        "micro_f1": f1_score(expected, predicted, average="micro", zero_division=0),
+        "exact_match": accuracy_score(expected, predicted),
+    }
+    return {"mAP": average_precision(logits, targets), **{name: 100 * float(value) for name, value in found.items()}}
+
+
+def refuse_for_classes_alone(config: TrainConfig, task: str) -> None:
+    """Raises ValueError for options that are for one class per image, where there are tags or numbers."""
+    given = {
+        "--smoothing": config.smoothing,
+        "--mixup": config.mixup,
+        "--cutmix": config.cutmix,
+        "--class-weights": config.class_weights,
+        "--sampling balanced": config.sampling == "balanced",
+        "--shots": config.shots,
+        "--num-classes": config.num_classes,
+    }
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"{name} is for images of one class each, and this is {task} ({config.data}): leave it out"
+            )
+
+
+def check_variety(config: TrainConfig, data: ImageData, split: Split) -> None:
+    """Raises ValueError where all training images are labelled alike: there is nothing to tell apart."""
+    if len(set(split.labels)) > 1:
+        return
+    of = data.label_text(split.labels[0])
+    if data.task == "classification":
+        raise ValueError(
+            f"{config.data}: all images of {config.train_split} are of one class, {of}: there is nothing to tell "
+            "apart. Is --data the folder that holds the class folders?"
+        )
+    raise ValueError(f"{config.data}: all images of {config.train_split} are labelled alike ({of}): nothing to learn")
