@@ -237,11 +237,6 @@ MORE = {"second": ([{"bytes": png(7), "path": None}] * 2, datasets.Image())}
         ({}, {"label_column": "lable"}, r"has no column 'lable' \(did you mean 'label'\?\); it has: image, label"),
         ({}, {"image_column": "label"}, r"the column 'label' holds no images"),
         ({}, {"label_column": "image"}, r"the column 'image' holds .*, not one label for each image"),
-        (
-            {"tags": ([["a"], ["b"]], datasets.List(TEXT))},
-            {"label_column": "tags"},
-            r"the column 'tags' holds .*, not one label for each image",
-        ),
     ],
 )
 def test_columns_are_found_by_type_or_named_by_flags(tmp_path, columns, asked, error):
