@@ -135,6 +135,9 @@ def predict(arguments: Namespace) -> None:
         if source.is_text:
             _refuse_image_options(source, arguments)
             return predict_texts(source, arguments)
+        task = source.adapter and source.adapter.header["input"].get("task")
+        if task and arguments.sort_into is not None:
+            raise ValueError(f"--sort-into is for one class per picture, and {source.path} is for {task}: leave it out")
     refuse_text_options(arguments)
     if not arguments.images:
         raise ValueError("name pictures, or folders with pictures; see capaboost predict --help")
@@ -151,10 +154,11 @@ def predict(arguments: Namespace) -> None:
         print(f"skipped: {printable(text)}", file=sys.stderr)
 
     def show() -> Iterator[Prediction]:
-        predictions = predict_each(note=note, **options)
+        predictions = predict_each(note=note, tag_threshold=0.5 if threshold is None else threshold, **options)
         for prediction in predictions if sorter is None else sorter.sorting(predictions):
-            unsure = threshold is not None and prediction.answer(threshold) == UNSURE
-            print(printable(str(prediction.image)) + (f"  {UNSURE}" if unsure else ""))
+            unsure = threshold is not None and prediction.number is None and prediction.answer(threshold) == UNSURE
+            number = "" if prediction.number is None else f"  {prediction.number:.6g}"
+            print(printable(str(prediction.image)) + (f"  {UNSURE}" if unsure else number))
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
                 shown = printable(name)
                 print(f"  {100 * probability:6.2f} %  {shown if len(shown) <= 65 else shown[:62] + '...'}")

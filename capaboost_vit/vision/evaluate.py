@@ -74,6 +74,8 @@ def evaluate_images(
         saved = open_plain(str(model), pretrained=pretrained, initial_checkpoint=initial_checkpoint)
     else:
         saved = open_saved(source, initial_checkpoint=initial_checkpoint)
+    if saved.task != "classification":
+        raise ValueError(f"{model} is for {saved.task}, eval for one class per image: its run's result.json has scores")
     count: int = saved.model.num_classes  # type: ignore[assignment]
     outputs = outputs_of(spec, images.classes, names=saved.classes, count=count)
     classes = list(saved.classes or map(str, range(count)))

@@ -20,7 +20,7 @@ from ..training.evaluation import not_finite, refuse_outputs
 from .data import Split, is_image
 from .data.tree import Folder
 from .loader import Normalise
-from .saved import open_saved
+from .saved import Saved, open_saved
 from .views import MeanOfViews, Views, view_transform
 
 UNSURE = "unsure"
@@ -28,15 +28,16 @@ UNSURE = "unsure"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture and their probabilities, the highest first."""
+    """The most probable classes of one picture and their probabilities, the highest first; or its tags; or a number."""
 
     image: Path
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    number: float | None = None
 
     def answer(self, threshold: float = 0.0) -> str:
         """The most probable class, or `unsure` where its probability is below the threshold."""
-        return self.classes[0] if self.probabilities[0] >= threshold else UNSURE
+        return self.classes[0] if self.probabilities and self.probabilities[0] >= threshold else UNSURE
 
 
 def predict_images(model: str | Path, images: Sequence[str | Path], **options: Any) -> list[Prediction]:
@@ -49,6 +50,7 @@ def predict_each(
     images: Sequence[str | Path],
     *,
     top: int = 5,
+    tag_threshold: float = 0.5,
     initial_checkpoint: str | None = None,
     batch_size: int = 64,
     tta: Views = "none",
@@ -65,6 +67,7 @@ def predict_each(
         model: a run folder, an adapter file, or a folder in timm's hub format (`local-dir:` may stand before it).
         images: files, and folders that are searched for pictures at any depth; each file once, in this order.
         top: cut to the number of classes; those without a name are numbers.
+        tag_threshold: of a model for tags, all whose probability, `sigmoid(logit)`, is at least that are given.
         initial_checkpoint: see `open_saved`.
         tta: test-time augmentation, see `view_transform`: probabilities are the mean over the views.
         bad_images: at a picture that cannot be read: an error, behind the predictions of those before it, or skip it.
@@ -82,6 +85,8 @@ def predict_each(
     target = pick_device(device)
     files = image_files(images, note)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
+    if saved.task != "classification" and tta != "none":
+        raise ValueError(f"--tta is for classes, and {model} is for {saved.task}: leave it out")
     network = MeanOfViews(saved.for_logits(target, short_cuts=short_cuts), saved.temperature)
     count: int = saved.model.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
@@ -108,19 +113,36 @@ def predict_each(
                 if any(wrong):
                     names = [tree.locate(str(file)) for file, flag in zip(pixels, wrong, strict=True) if flag]
                     refuse_outputs(names, len(pixels), "pictures")
-                best = (outputs.float() / saved.temperature).softmax(-1).topk(min(top, count))
-                rows = zip(pixels, best.values.tolist(), best.indices.tolist(), strict=True)
-            for file, probabilities, indices in rows:
-                yield Prediction(file, tuple(classes[i] for i in indices), tuple(probabilities))
+                given = _answers(saved, outputs, top=min(top, count), tag_threshold=tag_threshold)
+            for file, (probabilities, indices, number) in zip(pixels, given, strict=True):
+                yield Prediction(file, tuple(classes[i] for i in indices), tuple(probabilities), number)
         if broken is not None:
             raise broken
     if skipped == len(files):
         raise ValueError(f"none of the {len(files)} pictures can be read")
 
 
+def _answers(
+    saved: Saved, outputs: Tensor, *, top: int, tag_threshold: float
+) -> list[tuple[list[float], list[int], float | None]]:
+    """Probabilities and classes, the highest first, or a number in its own unit, of each row of the outputs."""
+    if saved.task == "regression":
+        mean, std = saved.input["scale"]
+        return [([], [], mean + std * value) for value in outputs.double().squeeze(-1).tolist()]
+    if saved.task == "multi-label":
+        ranked = outputs.float().sigmoid().sort(-1, descending=True, stable=True)
+        counts = (ranked.values >= tag_threshold).sum(-1).tolist()
+    else:
+        ranked = (outputs.float() / saved.temperature).softmax(-1).topk(top)
+        counts = [top] * len(outputs)
+    rows = zip(ranked.values.tolist(), ranked.indices.tolist(), counts, strict=True)
+    return [(probabilities[:count], indices[:count], None) for probabilities, indices, count in rows]
+
+
 def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshold: float | None = None) -> Path:
     """Writes `image,rank,class,probability` rows, rank from 1, in UTF-8; bytes of file names stay as they are.
 
+    Of numbers `image,number` rows; a picture without any tag has one row, of rank 0.
     With a threshold there is one more column, `answer`, alike in all rows of a picture; see `Prediction.answer`.
 
     Where the predictions end with an error the rows before it are written all the same, and the error is raised.
@@ -133,14 +155,21 @@ def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshol
         open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("image", "rank", "class", "probability", *(() if threshold is None else ("answer",))))
+        of_numbers = bool(first) and first[0].number is not None
+        named = ("rank", "class", "probability", *(() if threshold is None else ("answer",)))
+        rows.writerow(("image", *(("number",) if of_numbers else named)))
         try:
             for prediction in chain(first, predictions):
+                if prediction.number is not None:
+                    rows.writerow((prediction.image, f"{prediction.number:.9g}"))
+                    continue
                 last = () if threshold is None else (prediction.answer(threshold),)
                 ranked = zip(prediction.classes, prediction.probabilities, strict=True)
                 for rank, (name, probability) in enumerate(ranked, start=1):
                     # nine digits tell any two float32
                     rows.writerow((prediction.image, rank, name, f"{probability:.9g}", *last))
+                if not prediction.classes:
+                    rows.writerow((prediction.image, 0, "", "", *last))
         except BaseException as error:  # Ctrl-C, too
             failed = error
     if failed is not None:

@@ -44,6 +44,11 @@ class Saved:
     temperature: float = 1.0
 
     @property
+    def task(self) -> str:
+        """What the outputs are: logits of classes, or of tags (multi-label), or a standardised number (regression)."""
+        return str(self.input.get("task", "classification"))
+
+    @property
     def value_range(self) -> ValueRange | None:
         """With which images are read; see `to_rgb`."""
         return checked_range(self.input["value_range"]) if self.input.get("value_range") is not None else None
@@ -132,6 +137,10 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
     if source.adapter is None:
         raise ValueError(f"{source.path} is a timm model already: nothing to merge")
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
+    if saved.task != "classification" and not as_file:
+        raise ValueError(
+            f"--output {output}: no timm folder says that its model is for {saved.task}: name a .safetensors"
+        )
     merged = merge(saved.model, inplace=True)
     for name, tensor in merged.state_dict().items():
         if not tensor.isfinite().all():
