@@ -49,7 +49,7 @@ OTHERS = {
     "methods": {"torch", "numpy", "safetensors"},
     "training": {"torch", "timm", "numpy", "rich", "matplotlib", "tensorboard", "filelock", "scipy", "sklearn"},
     "vision": {"torch", "torchvision", "timm", "numpy", "pandas", "PIL", "yaml", "safetensors", "datasets", "sklearn"},
-    "nlu": {"torch", "numpy", "yaml", "transformers", "datasets"},
+    "nlu": {"torch", "numpy", "yaml", "transformers", "datasets", "seqeval"},
     "adapters": {"torch"},
     "interop": {
         "torch",
@@ -89,6 +89,7 @@ LAZY = {
     "peft",
     "ray",
     "scipy",
+    "seqeval",
     "sklearn",
     "transformers",
     "wandb",

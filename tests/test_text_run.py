@@ -44,6 +44,11 @@ COLUMNS = {
     "scores": ["train_loss", "grad_norm", "val_loss", "val_pearson", "val_spearman"],
     "questions": [*ACCURACY, "val_loss", "val_exact_match", "val_f1"],
     "unanswered": [*ACCURACY, "val_loss", "val_exact_match", "val_f1"],
+    "entities": [
+        "train_loss",
+        "grad_norm",
+        *(f"val_{name}" for name in ("loss", "f1", "precision", "recall", "accuracy")),
+    ],
     "masked": ["train_loss", "grad_norm"],
 }
 every_kind = pytest.mark.parametrize("kind", texts.KINDS)

@@ -166,6 +166,22 @@ def write_questions(path: Path, *, unanswered: bool = False) -> Path:
     return path
 
 
+def write_entities(folder: Path) -> Path:
+    """CoNLL files train, dev, test, of three columns: a thing is THING, a place with what stands before it PLACE."""
+    folder.mkdir(parents=True)
+    start = 0
+    for name, count in (("train", 40), ("dev", 13), ("test", 15)):
+        lines = ["-DOCSTART- -X- O", ""]
+        for i in range(start, start + count):
+            words = [("we", "O"), ("saw", "O"), ("the", "O"), (THINGS[i % 6], "B-THING"), *[("now", "O")] * (i % 3)]
+            before = [(GOOD[i % 5], "B-PLACE")] if i % 2 else []
+            words += [("in", "O"), ("the", "O"), *before, (PLACES[i * 5 % 6], "I-PLACE" if before else "B-PLACE")]
+            lines += [*(f"{word} X {tag}" for word, tag in words), ""]
+        (folder / f"{name}.txt").write_text("\n".join(lines), "utf-8")
+        start += count
+    return folder
+
+
 def write_documents(path: Path) -> Path:
     """A document per line."""
     path.write_text("".join(f"{text} . {text}\n" for text, _ in opinions(30, 100)), "utf-8")
@@ -183,6 +199,7 @@ def write_all(folder: Path) -> Path:
     write_questions(folder / "v1.json")
     write_questions(folder / "v2.json", unanswered=True)
     write_documents(folder / "documents.txt")
+    write_entities(folder / "entities")
     return folder
 
 
@@ -194,6 +211,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "scores": {"task": "stsb", "data": "STS-B", "protocol": "own"},
     "questions": {"task": "squad", "data": "v1.json"},
     "unanswered": {"task": "squad_v2", "data": "v2.json", "model": "roberta"},
+    "entities": {"task": "ner", "data": "entities"},
     "masked": {"task": "mlm", "data": "documents.txt", "method": {"name": "full"}, "select": "last"},
 }
 UNIPELT = {"name": "unipelt", "parts": ["lora", "prefix", "adapter", "prompt"], "rank": 2, "bottleneck": 4}

@@ -49,6 +49,7 @@ _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | Non
 
 _EXTRAS = {
     "transformers": "nlu",
+    "seqeval": "nlu",
     "ray": "ray",
     "peft": "peft",
     "onnxruntime": "export",

@@ -55,6 +55,8 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
             raise ValueError(f"{source.path} answers questions: say --question and --context, or name a file")
         typed = typed_questions(arguments.question or (), arguments.context or ()) if path is None else None
         return _answer(predictor, typed or predictor.read_questions(str(path)), table)
+    if predictor.task.kind == "tokens":
+        return _tag(predictor, arguments, path, table)
     if arguments.question is not None:
         raise ValueError(f"{source.path} is of the task {predictor.task.name}, which answers no --question: say --text")
     as_folder = table is not None and (table.is_dir() or not table.suffix)
@@ -111,6 +113,27 @@ def _answer(predictor: Predictor, questions: Sequence[Question], table: Path | N
         rows = [(q.id, q.question, answers[q.id].text, f"{answers[q.id].score:.9g}") for q in questions]
         path = write_table(iter([("id", "question", "answer", "score"), *rows]), table)
     print(f"written: {path}")
+
+
+def _tag(predictor: Predictor, arguments: Namespace, path: str | None, table: Path | None) -> None:
+    """Prints a word and its tag a line, as CoNLL files do, or writes that."""
+    from ..io.atomic import write_text
+    from ..nlu.predict import conll_lines, typed_sentences
+
+    if path is None:
+        if arguments.text is None or arguments.text_pair:
+            raise ValueError(f"{predictor.task.name} tags the words of texts: say --text, or name a file")
+        split = typed_sentences(arguments.text)
+    else:
+        split = predictor.read_sentences(path, text_columns=arguments.text_columns)
+    lines = conll_lines(split, predictor.tag(split))
+    if table is None:
+        for line in lines.split("\n")[:-1]:
+            print("\t".join(map(printable, line.split("\t"))))
+        return
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_text(table, lines)
+    print(f"written: {table}")
 
 
 def _submit(predictor: Predictor, data: str, folder: Path | None) -> None:

@@ -15,6 +15,7 @@ from .models import create_tokenizer, known_limits
 from .questions import encode_questions, open_questions
 from .tasks import Task, get_task
 from .tokens import Encoded, encode, encode_pieces
+from .words import encode_words
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
         encoder = partial(encode_questions, stride=config.stride, max_question=config.max_question)
     else:
         data = _open_texts(config, task, classes)
-        encoder = encode_pieces if task.kind == "masked" else partial(encode, regression=task.kind == "regression")
+        by_kind = {"masked": encode_pieces, "tokens": encode_words}
+        encoder = by_kind.get(task.kind, partial(encode, regression=task.kind == "regression"))
     encoded = {name: encoder(split, tokenizer, max_length=config.max_length) for name, split in data.splits.items()}
     highest = max(int(ids.max()) for split in encoded.values() for ids in split.ids)
     if task.kind == "masked":  # the model may be given any token

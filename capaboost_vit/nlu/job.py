@@ -45,6 +45,8 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         raise ValueError(f"{config.data} has no split 'train'")
     require_val(config, data.splits, instead="--protocol drawn, which takes a fifth of train")
     labels = set(getattr(data.splits["train"], "labels", ()))
+    if task.kind == "tokens":
+        labels = {tag for tags in labels for tag in tags}
     if len(labels) == 1:
         only = data.classes[labels.pop()] if data.classes else labels.pop()
         raise ValueError(
@@ -99,7 +101,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
             "left_out": data.left_out,
             "cut": {name: ids.cut for name, ids in encoded.encoded.items()},
         },
-        lines=_drawn_lines(encoded),
+        lines=_lines(encoded),
         warnings=_warnings(config, encoded),
     )
     take_short_cuts(
@@ -107,7 +109,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         logits_only=logits_only,
         divide=divide,
         example=lambda: moved(batch, device)[0],
-        random=masking is not None,
+        random=masking is not None or task.kind == "tokens",  # whose targets are as wide as their batch
         widths=lambda examples: examples.widths(),
     )
     return job
@@ -146,24 +148,30 @@ def _save(model: nn.Module, encoded: EncodedTask, folder: Path, temperature: flo
         for left in (folder / "model", *folder.glob(".model.*")):  # by a run that was killed while it concluded
             shutil.rmtree(left, ignore_errors=True)
         return save_model(merge(model), encoded.tokenizer, folder / "model")
-    segments = len(texts[0]) if (texts := getattr(encoded.data.splits["train"], "texts", None)) else None
+    of_texts = task.kind in ("classification", "regression")
     return save_adapter(
         model,
         folder / "adapter.safetensors",
         task=task.name,
         class_names=encoded.data.classes,
         max_length=encoded.config.max_length,
-        segments=segments,
+        segments=len(encoded.data.splits["train"].texts[0]) if of_texts else None,
         temperature=temperature,
     )
 
 
-def _drawn_lines(task: EncodedTask) -> list[str]:
-    """What is said of a val split that nobody has asked for."""
-    if task.data.protocol != "drawn" or "drawn" in (task.config.protocol, task.task.protocol):
-        return []
-    count = len(task.data.splits["val"])
-    return [f"val: {count} examples drawn of train, which has no val beside it (--select last trains on all of it)"]
+def _lines(task: EncodedTask) -> list[str]:
+    """What is said of a val split that nobody has asked for, and of sentences in pieces."""
+    lines = []
+    if task.data.protocol == "drawn" and "drawn" not in (task.config.protocol, task.task.protocol):
+        count = len(task.data.splits["val"])
+        lines = [
+            f"val: {count} examples drawn of train, which has no val beside it (--select last trains on all of it)"
+        ]
+    for name, ids in task.encoded.items():
+        if task.task.kind == "tokens" and (more := len(ids) - len(task.data.splits[name])):
+            lines.append(f"{name}: long sentences are read in pieces of --max-length, {more} more than sentences")
+    return lines
 
 
 def _warnings(config: TextConfig, task: EncodedTask) -> list[str]:

@@ -15,7 +15,7 @@ from ..training.loader import EvalLoader, Part
 from .tokens import Encoded
 
 Batch = tuple[dict[str, Tensor], Tensor]  # input_ids, attention_mask[, token_type_ids] (B, N) int64; targets
-# the padding label, that of an example that only stands in: -1 for classes and spans, -100 for masked tokens, and NaN
+# the padding label, that of an example that only stands in: -1 for classes and spans, -100 for tokens, and NaN
 # for scores, of which -1 may be one
 
 NOT_ASKED = -100
@@ -94,14 +94,19 @@ class TextExamples:
         width = self._width(max(map(len, rows)))
         if masking is None:
             assert encoded.targets is not None
-            targets = encoded.targets[[index for index, _ in part]]
+            chosen = [index for index, _ in part]
+            if isinstance(encoded.targets, tuple):
+                targets = _padded([encoded.targets[index] for index in chosen], width, NOT_ASKED)
+            else:
+                targets = encoded.targets[chosen]
         else:
             drawn = [masking(row, epoch=epoch, index=index) for row, (index, _) in zip(rows, part, strict=True)]
             rows = [inputs for inputs, _ in drawn]
             targets = _padded([asked for _, asked in drawn], width, NOT_ASKED)
+        of_tokens = masking is not None or isinstance(encoded.targets, tuple)
         for row, (_, counts) in enumerate(part):
             if not counts:
-                targets[row] = NOT_ASKED if masking else math.nan if targets.is_floating_point() else -1
+                targets[row] = NOT_ASKED if of_tokens else math.nan if targets.is_floating_point() else -1
         inputs = {
             "input_ids": _padded(rows, width, encoded.pad_id),
             "attention_mask": _padded([np.ones_like(row) for row in rows], width, 0),

@@ -22,6 +22,7 @@ _AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "regression": "AutoModelForSequenceClassification",
     "questions": "AutoModelForQuestionAnswering",
+    "tokens": "AutoModelForTokenClassification",
     "masked": "AutoModelForMaskedLM",
 }
 
@@ -36,7 +37,7 @@ def create_text_model(
 
     Args:
         name: hub id, or folder with config.json and weights; code that comes with a model is never run.
-        kind: classification (of these classes), regression, questions or masked.
+        kind: classification or tokens (of these classes), regression, questions or masked.
         pretrained: load the weights; otherwise they are random.
         options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
 
@@ -48,7 +49,7 @@ def create_text_model(
         raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_AUTO_CLASSES)}")
     if kind == "regression":
         options |= {"num_labels": 1, "problem_type": "regression"}
-    elif kind == "classification":
+    elif kind in ("classification", "tokens"):
         if not classes:
             raise ValueError('a classification needs the names of its classes, such as classes=("no", "yes")')
         options |= {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}

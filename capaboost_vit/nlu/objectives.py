@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..training.distributed import ProcessGroup
 from ..training.metrics import confusion_scores, scores
 from ..training.objective import Objective, classification
 from ..training.outputs import Outputs, Score, regression
 from .encoded import EncodedTask
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
+from .token_objectives import masked_tokens, tagging
 
 
 def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
@@ -28,6 +27,8 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
         raise ValueError(f"--smoothing is for classes, and {task.name} has none")
     if task.kind == "masked":
         return masked_tokens(), None
+    if task.kind == "tokens":
+        return tagging(task, data.data.classes), None
     if task.kind == "questions":
         questions = QuestionScores(data)
         return spans(score=questions.scores, names=task.metrics), questions.calibrate if questions.no_answer else None
@@ -67,50 +68,6 @@ def spans(*, score: Score, names: tuple[str, ...]) -> Objective:
     return Objective(
         names, loss, Outputs, score, right=lambda outputs, targets: (outputs.argmax(-1) == targets).all(-1).sum()
     )
-
-
-def masked_tokens() -> Objective:
-    """Cross-entropy of the masked tokens, the mean in each example: outputs (B, N, V), targets (B, N), -100 elsewhere.
-
-    An example without a masked token adds nothing. Scores: share of the tokens that are predicted (%), and minus the
-    mean cross-entropy of a token, in nats.
-    """
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        losses, masked = _token_losses(outputs, targets)
-        return (losses.sum(1) / masked.sum(1).clamp(min=1)).sum()
-
-    def scores(counts: Tensor, _: Any) -> dict[str, float]:
-        right, total, loss_sum = counts.tolist()
-        return {"accuracy": 100 * right / total, "log_likelihood": -loss_sum / total}
-
-    return Objective(("accuracy", "log_likelihood"), loss, lambda _: TokenCounts(), scores)
-
-
-class TokenCounts:
-    """How many masked tokens were predicted right, how many there were, and the sum of their cross-entropies."""
-
-    def __init__(self) -> None:
-        self.sums: Tensor | None = None
-
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """outputs (B, N, V), targets (B, N)."""
-        losses, masked = _token_losses(outputs, targets)
-        right = (outputs.argmax(-1) == targets) & masked
-        sums = torch.stack([right.sum().double(), masked.sum().double(), losses.double().sum()])
-        self.sums = sums if self.sums is None else self.sums + sums
-
-    def result(self, world: ProcessGroup) -> Tensor:
-        """The sums over all processes."""
-        assert self.sums is not None
-        return world.sum(self.sums).cpu()
-
-
-def _token_losses(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each token (B, N), zero where it is not masked, and where it is."""
-    masked = targets >= 0
-    losses = F.cross_entropy(outputs.float().transpose(1, 2), targets.where(masked, -100), reduction="none")
-    return losses, masked
 
 
 class QuestionScores:

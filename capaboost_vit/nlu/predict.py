@@ -15,15 +15,18 @@ from torch import Tensor
 from ..io.atomic import replacing
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
+from ..training.objective import Objective
 from ..training.saved import ModelSource, open_source
-from .data import TextSplit, open_unlabelled
+from .data import TextSplit, open_unlabelled, open_untagged, split_words
 from .loader import moved, text_eval_loader
 from .models import create_tokenizer
 from .objectives import outputs_alone
 from .questions import Answer, Question, QuestionSplit, best_answers, encode_questions, open_unanswered
 from .saved import for_logits, open_trained
 from .tasks import get_task
+from .token_objectives import TokenAnswers
 from .tokens import Encoded, encode
+from .words import encode_words, tags_of
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,12 @@ class Predictor:
         """
         if encoded.targets is None:
             encoded = replace(encoded, targets=torch.zeros(len(encoded)))
+        return self._accumulated(encoded, outputs_alone())
+
+    def _accumulated(self, encoded: Encoded, objective: Objective) -> Tensor:
         batches = text_eval_loader(encoded, batch_size=self.batch_size)
         prepare = partial(moved, device=self.device)
-        return evaluate(self.network, batches, prepare=prepare, config=self.config, objective=outputs_alone())
+        return evaluate(self.network, batches, prepare=prepare, config=self.config, objective=objective)
 
     def of_split(self, split: TextSplit) -> Tensor:
         """Logits (E, C), or scores (E, 1), of texts. Raises ValueError for more or fewer texts than in training."""
@@ -126,6 +132,18 @@ class Predictor:
         options["no_answer"] = self.task.name == "squad_v2"
         return best_answers(split, windows, logits[:, 0], logits[:, 1], **options)
 
+    def tag(self, split: TextSplit) -> list[tuple[str, ...]]:
+        """The tag of each word of each sentence. Raises ValueError for another kind of task."""
+        if self.task.kind != "tokens":
+            raise ValueError(f"the model was trained on {self.task.name}, which has no tags of words")
+        encoded = encode_words(split, self.tokenizer, max_length=self.config.max_length)
+        tags = tags_of(encoded, self._accumulated(encoded, replace(outputs_alone(), accumulator=TokenAnswers)))
+        return [tuple(self.classes[tag] for tag in row) for row in tags]
+
+    def read_sentences(self, path: str, *, text_columns: Sequence[str] | None = None) -> TextSplit:
+        """The words of the sentences of a file, CoNLL or JSON; tags are not read."""
+        return open_untagged(Path(path), self.task, words=text_columns or self.config.text_columns)
+
     def read_questions(self, path: str) -> tuple[Question, ...]:
         """Questions of SQuAD's json, or of a table with columns question and context; answers are not read."""
         return open_unanswered(Path(path), self.task)
@@ -157,6 +175,18 @@ def typed_questions(questions: Sequence[str], contexts: Sequence[str]) -> tuple[
     contexts = [*contexts] * (len(questions) if len(contexts) == 1 else 1)
     rows = enumerate(zip(questions, contexts, strict=True), start=1)
     return tuple(Question(str(number), question, context, (), (), "") for number, (question, context) in rows)
+
+
+def typed_sentences(texts: Sequence[str]) -> TextSplit:
+    """Texts as they were typed, in words and punctuation marks. Raises ValueError for an empty one."""
+    split = typed_texts(texts)
+    return TextSplit(tuple(split_words(text) for (text,) in split.texts), (), split.names)
+
+
+def conll_lines(split: TextSplit, tags: Sequence[Sequence[str]]) -> str:
+    """A line for each word with its tag behind a tab, and an empty line behind each sentence."""
+    rows = zip(split.texts, tags, strict=True)
+    return "".join("".join(f"{w}\t{tag}\n" for w, tag in zip(*row, strict=True)) + "\n" for row in rows)
 
 
 def write_rows(predictions: Sequence[TextPrediction], path: Path) -> Path:

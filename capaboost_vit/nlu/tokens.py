@@ -21,7 +21,8 @@ class Encoded:
 
     ids: tuple[np.ndarray, ...]  # of each example (N,) int32
     types: tuple[np.ndarray, ...] | None  # (N,) int32, the segment of each token, where the tokenizer says so
-    targets: Tensor | None  # classes (E,) int64, scores (E,) float32, spans (E, 2) int64; None: masked tokens are asked
+    # classes (E,) int64, scores (E,) float32, spans (E, 2) int64; of each token (N,) int64; None: masked ones are asked
+    targets: Tensor | tuple[np.ndarray, ...] | None
     names: tuple[str, ...]  # by which a person finds each example
     pad_id: int  # of the token that fills up a batch
     cut: int = 0  # examples that were longer than the model is to read
@@ -104,10 +105,14 @@ class Tokens:
 
     def add(self, encoding: Any, name: str, number: int = 1) -> None:
         """Adds the n-th piece of a text, which is called `name`, `name (2)`, ..."""
+        self.add_ids(encoding.ids, name, number, types=encoding.type_ids)
+
+    def add_ids(self, ids: Sequence[int], name: str, number: int = 1, *, types: Sequence[int] | None = None) -> None:
+        """The same of token ids; without types they are all of the first segment."""
         self.names.append(name if number == 1 else f"{name} ({number})")
-        self.ids.append(np.array(encoding.ids, dtype=np.int32))
+        self.ids.append(np.array(ids, dtype=np.int32))
         if self.has_types:
-            self.types.append(np.array(encoding.type_ids, dtype=np.int32))
+            self.types.append(np.array(types or [0] * len(ids), dtype=np.int32))
 
     def fields(self) -> dict[str, Any]:
         """The fields of `Encoded` that tell of the texts."""

@@ -10,7 +10,8 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from capaboost_vit.nlu.config import TextConfig
-from capaboost_vit.nlu.objectives import TokenCounts, masked_tokens, spans
+from capaboost_vit.nlu.objectives import masked_tokens, spans
+from capaboost_vit.nlu.token_objectives import TokenCounts
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.evaluation import forward
 from capaboost_vit.training.objective import Confusion, MeanLoss, accuracy, classification

@@ -1,6 +1,16 @@
 """Where texts and their labels come from."""
 
-from .spec import open_texts, open_unlabelled
+from .spec import open_texts, open_unlabelled, open_untagged
 from .split import PREDICT, PROTOCOLS, TextData, TextSplit
+from .words import split_words
 
-__all__ = ["PREDICT", "PROTOCOLS", "TextData", "TextSplit", "open_texts", "open_unlabelled"]
+__all__ = [
+    "PREDICT",
+    "PROTOCOLS",
+    "TextData",
+    "TextSplit",
+    "open_texts",
+    "open_unlabelled",
+    "open_untagged",
+    "split_words",
+]

@@ -12,6 +12,7 @@ from ..tasks import Task
 from .columns import TEXTS, number_labels, read_rows
 from .split import PROTOCOLS, TextData, TextSplit, apply_protocol
 from .tables import SUFFIXES, Table, read_file, table_of
+from .words import CONLL, read_conll, read_tagged, read_untagged
 
 _SPLITS = dict(SPLIT_NAMES)
 for _name in ("validation", "dev", "test"):  # MNLI has two of them
@@ -38,6 +39,7 @@ def open_texts(
     - a folder that `datasets` saved, or that holds parquet files;
     - `owner/name` or `owner/name:config`: a data set of the Hugging Face hub; `hub`: the task's own there.
 
+    Of words with tags .conll, .iob, .bio, .txt and .tsv are CoNLL files, and tables hold lists (see `words.py`).
     For masked tokens a .txt file holds a document per line, and labels are not read.
 
     Args:
@@ -60,20 +62,24 @@ def open_texts(
     path = Path(spec).expanduser()
     one_file = bool(spec.strip()) and path.is_file()
     tables = _tables(spec, path, task, layouts)
-    rows = {
-        name: read_rows(table, task, layouts=layouts, asked=label_column, needs_labels=name in _NEED_LABELS)
-        for name, table in tables.items()
-    }
-    if "train" not in rows and not one_file:
-        raise ValueError(f"{spec} has no train split; it has: {', '.join(rows)}. To evaluate, name its file")
-    columns = {name: part.labels for name, part in rows.items()}
-    classes, labels = number_labels(next(iter(tables.values())).where, task, columns, needed=_NEED_LABELS)
-    splits = {name: TextSplit(rows[name].texts, labels[name], rows[name].names) for name in labels}
+    if "train" not in tables and not one_file:
+        raise ValueError(f"{spec} has no train split; it has: {', '.join(tables)}. To evaluate, name its file")
+    left_out: dict[str, int] = {}
+    if task.kind == "tokens":
+        classes, splits = read_tagged(tables, task, words=text_columns, tags=label_column, needed=_NEED_LABELS)
+    else:
+        rows = {
+            name: read_rows(table, task, layouts=layouts, asked=label_column, needs_labels=name in _NEED_LABELS)
+            for name, table in tables.items()
+        }
+        columns = {name: part.labels for name, part in rows.items()}
+        classes, labels = number_labels(next(iter(tables.values())).where, task, columns, needed=_NEED_LABELS)
+        splits = {name: TextSplit(rows[name].texts, labels[name], rows[name].names) for name in labels}
+        left_out = {name: part.left_out for name, part in rows.items() if part.left_out}
+    unlabelled = tuple(name for name in tables if name not in splits) if chosen in ("own", "drawn") else ()
     if draw_val and protocol is None and chosen == "own" and "train" in splits and "val" not in splits:
         chosen = "drawn"
     splits = apply_protocol(spec, splits, protocol=chosen, seed=seed)
-    unlabelled = tuple(name for name in rows if name not in labels) if chosen in ("own", "drawn") else ()
-    left_out = {name: part.left_out for name, part in rows.items() if part.left_out}
     return TextData(spec, classes, splits, unlabelled, chosen, left_out)
 
 
@@ -105,6 +111,14 @@ def open_unlabelled(spec: str, task: Task, *, text_columns: Sequence[str] | None
     return {name: TextSplit(part.texts, (), part.names) for name, part in rows.items()}
 
 
+def open_untagged(path: Path, task: Task, *, words: Sequence[str] | None = None) -> TextSplit:
+    """The sentences of one file, CoNLL or JSON, whose tags are not read. Raises FileNotFoundError, ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}: give {', '.join((*CONLL, '.jsonl', '.json'))}")
+    ((_, table),) = _tables(str(path), path, task, []).items()
+    return read_untagged(table, words)
+
+
 def _layouts(task: Task, text_columns: Sequence[str] | None) -> list[tuple[str, ...]]:
     """Names that the columns of texts may have."""
     asked = (text_columns,) if text_columns else (task.columns, task.file_columns)
@@ -113,7 +127,7 @@ def _layouts(task: Task, text_columns: Sequence[str] | None) -> list[tuple[str, 
 
 def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -> dict[str, Table]:
     """The tables by split."""
-    suffixes = (*SUFFIXES, ".txt") if task.kind == "masked" else SUFFIXES
+    suffixes = {"masked": (*SUFFIXES, ".txt"), "tokens": (*CONLL, ".jsonl", ".json")}.get(task.kind, SUFFIXES)
     if spec.strip() and path.is_dir():
         named = {file.name: file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes}
         files = {split: named[name] for split, name in by_split(spec, named, _SPLITS).items()}
@@ -128,12 +142,12 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
         if not files:
             inside = f", and no folder {task.folder}" if task.folder else ""
             raise ValueError(f"{spec} holds no train file ({', '.join(suffixes)}){inside}")
-        return {name: read_file(file, task, layouts) for name, file in files.items()}
+        return {name: _read(file, task, layouts) for name, file in files.items()}
     if path.is_file():
         if path.suffix.lower() not in suffixes:
             raise ValueError(f"{spec} is none of {', '.join(suffixes)}")
         split = "train" if task.kind == "masked" else _SPLITS.get(path.stem.lower(), "train")
-        return {split: read_file(path, task, layouts)}
+        return {split: _read(path, task, layouts)}
     if spec == "hub":
         if task.hub is None:
             raise ValueError(f"task {task.name} has no data set on the hub that we know of: give a folder, --data DIR")
@@ -144,6 +158,11 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
     raise FileNotFoundError(
         f"no data at {spec!r}: give a folder, or a file ({', '.join(suffixes)}), or owner/name on the hub{or_hub}"
     )
+
+
+def _read(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
+    is_conll = task.kind == "tokens" and path.suffix.lower() in CONLL
+    return read_conll(path) if is_conll else read_file(path, task, layouts)
 
 
 def _of_datasets(spec: str, splits: Mapping[str, Any]) -> dict[str, Table]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -42,8 +42,12 @@ S = TypeVar("S")
 class TextSplit:
     """The examples of one split."""
 
-    texts: tuple[tuple[str, ...], ...]  # of each one segment, or several that the model is to see together
-    labels: tuple[int, ...] | tuple[float, ...]  # the class from 0, or the score; none at all where texts are only read
+    texts: tuple[
+        tuple[str, ...], ...
+    ]  # of each one segment, or several that the model is to see together; or the words of a sentence
+    labels: tuple[
+        Any, ...
+    ]  # the class from 0, the score, or the tags (from 0) of the words; none at all where texts are only read
     names: tuple[str, ...]  # by which a person finds each example: file and line, such as `train.tsv:17`
 
     def __len__(self) -> int:

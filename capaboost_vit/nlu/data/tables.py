@@ -45,7 +45,13 @@ def table_of(spec: str, split: str, rows: Any) -> Table:
     import datasets
 
     kinds = dict(rows.features)
-    names = {column: tuple(kind.names) for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
+    inner = {column: getattr(kind, "feature", kind) for column, kind in kinds.items()}  # of a list, its items' kind
+    names = {column: tuple(kind.names) for column, kind in inner.items() if isinstance(kind, datasets.ClassLabel)}
+
+    def name_of(classes: tuple[str, ...], label: Any) -> Any:
+        if isinstance(label, list):
+            return [name_of(classes, item) for item in label]
+        return None if label is None or label < 0 else classes[label]
 
     def named() -> Iterator[Row]:
         batches = rows.iter(_AT_ONCE)  # row by row it takes 80 times as long
@@ -53,8 +59,7 @@ def table_of(spec: str, split: str, rows: Any) -> Table:
         for number, values in enumerate(cells):
             row = dict(zip(kinds, values, strict=True))
             for column, classes in names.items():
-                label = row[column]
-                row[column] = None if label is None or label < 0 else classes[label]
+                row[column] = name_of(classes, row[column])
             yield number, row
 
     return Table(f"{split} of {spec}", split, tuple(kinds), named(), unit="row", class_names=names)
@@ -77,7 +82,7 @@ def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     Raises:
         ValueError: by file and line: not UTF-8, nothing in it, no JSON, a wrong number of cells.
     """
-    content = _decoded(path)
+    content = decoded(path)
     if not content.strip():
         raise ValueError(f"{path} is empty")
     suffix = path.suffix.lower()
@@ -100,7 +105,8 @@ def read_file(path: Path, task: Task, layouts: list[tuple[str, ...]]) -> Table:
     return Table(str(path), path.name, header, _named(path, header, lines, task.flawed))
 
 
-def _decoded(path: Path) -> str:
+def decoded(path: Path) -> str:
+    """The text of a file in UTF-8. Raises ValueError by line where it is not."""
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")
