@@ -130,13 +130,13 @@ def _answers(
         mean, std = saved.input["scale"]
         return [([], [], mean + std * value) for value in outputs.double().squeeze(-1).tolist()]
     if saved.task == "multi-label":
-        ranked = outputs.float().sigmoid().sort(-1, descending=True, stable=True)
-        counts = (ranked.values >= tag_threshold).sum(-1).tolist()
+        values, indices = outputs.float().sigmoid().sort(stable=True, dim=-1, descending=True)
+        counts = (values >= tag_threshold).sum(-1).tolist()
     else:
-        ranked = (outputs.float() / saved.temperature).softmax(-1).topk(top)
+        values, indices = (outputs.float() / saved.temperature).softmax(-1).topk(top)
         counts = [top] * len(outputs)
-    rows = zip(ranked.values.tolist(), ranked.indices.tolist(), counts, strict=True)
-    return [(probabilities[:count], indices[:count], None) for probabilities, indices, count in rows]
+    rows = zip(values.tolist(), indices.tolist(), counts, strict=True)
+    return [(probabilities[:count], classes[:count], None) for probabilities, classes, count in rows]
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshold: float | None = None) -> Path:
