@@ -680,3 +680,14 @@ def test_metrics_of_ones_own_are_scikit_learns_and_a_drawn_val_is_said_to_be_one
     assert found["best_val_balanced_accuracy"] == max(float(row["val_balanced_accuracy"]) for row in table)
     scores = evaluate_text(tmp_path / "run")
     assert scores == {name: pytest.approx(found[f"test_{name}"]) for name in ("balanced_accuracy", "matthews")}
+
+
+def test_a_rate_is_searched_for_texts_too_around_the_official_one(text_material, tmp_path, monkeypatch):
+    monkeypatch.setattr("capaboost_vit.training.lr_search.save_figure", lambda *_: None)
+    options = {"batch_size": 1, "max_steps": 128}
+    found = train(texts.configure(text_material, "opinions", tmp_path / "auto", lr="auto", **options))
+    assert [row["lr"] for row in found["lr_search"]["tried"]][:3] == [2.5e-4, 5e-4, 1e-3]
+    number = texts.configure(text_material, "opinions", tmp_path / "number", lr=found["lr_search"]["lr"], **options)
+    assert train(number)["test_accuracy"] == found["test_accuracy"]
+    first, second = (tmp_path / name / "adapter.safetensors" for name in ("auto", "number"))
+    assert first.read_bytes() == second.read_bytes()
