@@ -103,9 +103,7 @@ def refuse_for_classes_alone(config: TrainConfig, task: str) -> None:
     }
     for name, value in given.items():
         if value:
-            raise ValueError(
-                f"{name} is for images of one class each, and this is {task} ({config.data}): leave it out"
-            )
+            raise ValueError(f"{name} is for one class per image, and {config.data} is for {task}: leave it out")
 
 
 def check_variety(config: TrainConfig, data: ImageData, split: Split) -> None:
