@@ -129,14 +129,12 @@ def _answers(
     if saved.task == "regression":
         mean, std = saved.input["scale"]
         return [([], [], mean + std * value) for value in outputs.double().squeeze(-1).tolist()]
-    if saved.task == "multi-label":
-        values, indices = outputs.float().sigmoid().sort(stable=True, dim=-1, descending=True)
-        counts = (values >= tag_threshold).sum(-1).tolist()
-    else:
-        values, indices = (outputs.float() / saved.temperature).softmax(-1).topk(top)
-        counts = [top] * len(outputs)
-    rows = zip(values.tolist(), indices.tolist(), counts, strict=True)
-    return [(probabilities[:count], classes[:count], None) for probabilities, classes, count in rows]
+    of_tags = saved.task == "multi-label"
+    shares = outputs.float().sigmoid() if of_tags else (outputs.float() / saved.temperature).softmax(-1)
+    ranked = shares.topk(outputs.shape[-1] if of_tags else top)
+    counts = (ranked.values >= tag_threshold).sum(-1).tolist() if of_tags else [top] * len(outputs)
+    rows = zip(ranked.values.tolist(), ranked.indices.tolist(), counts, strict=True)
+    return [(probabilities[:count], indices[:count], None) for probabilities, indices, count in rows]
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshold: float | None = None) -> Path:

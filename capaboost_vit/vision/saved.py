@@ -139,7 +139,7 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
     if saved.task != "classification" and not as_file:
         raise ValueError(
-            f"--output {output}: no timm folder says that its model is for {saved.task}: name a .safetensors"
+            f"--output {output}: no timm folder says that it is for {saved.task}: name a .safetensors file"
         )
     merged = merge(saved.model, inplace=True)
     for name, tensor in merged.state_dict().items():
