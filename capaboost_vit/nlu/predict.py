@@ -67,6 +67,7 @@ class Predictor:
         network, self.config, self.classes = open_trained(source, model)
         assert source.adapter is not None
         self.segments: int | None = source.adapter.header["text"].get("segments")
+        self.temperature: float = source.adapter.header.get("temperature", 1.0)
         self.task, self.batch_size, self.device = get_task(self.config.task), batch_size, pick_device(device)
         self.network = for_logits(network, self.device, short_cuts=short_cuts)
         self.tokenizer = create_tokenizer(self.config.tokenizer or self.config.model)
@@ -98,14 +99,17 @@ class Predictor:
         return self.outputs(encode(split, self.tokenizer, max_length=self.config.max_length))
 
     def predict(self, split: TextSplit, *, top: int = 5) -> list[TextPrediction]:
-        """The `top` most probable classes of each example, `softmax(logits)` in float32; or the score."""
+        """The `top` most probable classes of each example, `softmax(logits / temperature)` in float32; or the score.
+
+        The temperature is the one that the run has found on val.
+        """
         if top < 1:
             raise ValueError(f"--top must be at least 1, got {top}")
         outputs = self.of_split(split)
         if self.task.kind == "regression":
             scores = zip(split.texts, outputs[:, 0].tolist(), strict=True)
             return [TextPrediction(texts, (), (), score) for texts, score in scores]
-        best = outputs.softmax(-1).topk(min(top, outputs.shape[1]))
+        best = (outputs / self.temperature).softmax(-1).topk(min(top, outputs.shape[1]))
         rows = zip(split.texts, best.indices.tolist(), best.values.tolist(), strict=True)
         return [TextPrediction(t, tuple(self.classes[i] for i in indices), tuple(p)) for t, indices, p in rows]
 

@@ -238,9 +238,11 @@ def test_typed_texts_get_the_probabilities_of_the_merged_model_whatever_the_file
     merged = merge_text(folder, tmp_path / "merged")
     model, tokenizer = plain_of(merged, "opinions"), transformers.AutoTokenizer.from_pretrained(merged)
     found = predictor.predict(typed_texts(asked))
+    assert predictor.temperature == open_source(folder).adapter.header["temperature"]
     for text, prediction in zip(asked, found, strict=True):
         with torch.no_grad():
-            expected = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+            expected = model(**tokenizer(text, return_tensors="pt")).logits[0]
+        expected = (expected / predictor.temperature).softmax(-1)
         assert prediction.texts == (text,)
         by_class = dict(zip(prediction.classes, prediction.probabilities, strict=True))
         assert [by_class[name] for name in ("bad", "good")] == pytest.approx(expected.tolist(), abs=1e-5)
