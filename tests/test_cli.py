@@ -878,6 +878,18 @@ def test_what_cannot_be_done_with_a_run_on_texts_is_one_line(refused, finished_t
     assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "other"}
 
 
+def test_summary_counts_what_a_model_on_texts_trains(call, refused, finished_text, text_material):
+    run, found = finished_text("opinions")
+    code, out, _ = call("summary", run)
+    trained = found["parameters"]["trained"]
+    assert (code, f"trained {trained:,} of {found['parameters']['total']:,} parameters" in out) == (0, True)
+    assert {line.split()[0] for line in out.splitlines()} >= {"query", "value", "classifier"}
+    arguments = ["summary", text_material / "bert", "--method.name", "lora", "--num-classes", "2"]
+    assert f"trained {trained:,} of" in call(*arguments)[1]
+    assert "a model on texts has no --img-size" in refused(*arguments, "--img-size", "32")
+    assert "say --method.name lora" in refused("summary", text_material / "bert", "--method.rank", "4")
+
+
 def test_what_is_typed_is_answered(call, refused, finished, finished_text, tmp_path):
     run, _ = finished_text("opinions")
     code, out, _ = call("predict", run, "--text", "the cat is good", "the dog is bad", "--csv", tmp_path / "a.csv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 
@@ -83,7 +83,9 @@ def summary_parser() -> Parser:
     """Which model, with which method."""
     parser = Parser(description="Trained, stored and live parameters by role, and FLOPs, of a model.")
     parser.add_argument(
-        "model", type=str, help="timm model name; or folder of a run, adapter file, folder that timm loads"
+        "model",
+        type=str,
+        help="timm model name; or folder of a run, adapter file, folder that timm or transformers loads",
     )
     add_option(parser, "--num-classes", int | None, None, "classes of the head; null: the model's own")
     valid = {"low": 1, "metavar": ("HEIGHT", "WIDTH")}
@@ -96,19 +98,45 @@ def summary(arguments: Namespace) -> None:
     """Builds the model without base weights and prints its table."""
     import timm
 
+    from ..training.saved import open_source
     from ..vision.build import build_data_config, build_model
     from ..vision.saved import open_without_base
     from ..vision.summary import summary
 
     options = method_options(arguments)
+    config_file = Path(arguments.model, "config.json")
+    if config_file.is_file() and b'"model_type"' in config_file.read_bytes():
+        return _summary_of_transformers(arguments, options)
     if not timm.is_model(arguments.model) and Path(arguments.model.removeprefix("local-dir:")).exists():
         if options or arguments.num_classes or arguments.img_size:
             raise ValueError(
                 f"{arguments.model} is made already: leave the other options out, or give a timm model's name"
             )
-        saved = open_without_base(arguments.model)
+        source = open_source(arguments.model)
+        if source.is_text:
+            from ..nlu.saved import open_trained
+
+            summary(open_trained(source)[0], flops=False)
+            return
+        saved = open_without_base(source)
         summary(saved.model, input_size=tuple(saved.input["input_size"]))
         return
     config = TrainConfig(model=arguments.model, img_size=arguments.img_size, drop_path=0.0, method=options)  # type: ignore[arg-type]
     model = build_model(config, num_classes=arguments.num_classes)
     summary(model, input_size=build_data_config(config, model)["input_size"])
+
+
+def _summary_of_transformers(arguments: Namespace, options: dict[str, Any]) -> None:
+    """The table of a model on texts, with a head for `--num-classes` (two), adapted where a method is named."""
+    from ..nlu.models import adapt, create_text_model
+    from ..vision.summary import summary
+
+    name = options.pop("name", None)
+    if arguments.img_size or (options and name is None):
+        what = "a model on texts has no --img-size" if arguments.img_size else "say --method.name lora"
+        raise ValueError(f"{arguments.model}: {what}")
+    classes = tuple(map(str, range(arguments.num_classes or 2)))
+    model = create_text_model(
+        arguments.model, "classification", classes=classes
+    )  # what its weights lack is trained, too
+    summary(model if name is None else adapt(model, name, **options), flops=False)
