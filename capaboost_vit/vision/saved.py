@@ -101,7 +101,7 @@ def open_plain(name: str, *, pretrained: bool, initial_checkpoint: str | None) -
     return _tried(Saved(model.eval(), resolve_input_data_config(model), names), name)
 
 
-def open_without_base(path: str | Path) -> Saved:
+def open_without_base(path: str | Path | ModelSource) -> Saved:
     """The same with random base weights, which take neither a file nor the hub: for what depends on shapes alone.
 
     Raises:
