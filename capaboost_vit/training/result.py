@@ -23,7 +23,7 @@ from .job import Job, as_dict, hyperparameters, parameter_counts
 from .log import Log, peak_memory
 from .machine import machine
 from .objective import Mistakes, right_answers, selected_score
-from .probabilities import KeptLogits, classification_report, fitted_temperature
+from .probabilities import FEWEST, KeptLogits, classification_report, fitted_temperature
 from .signals import StopSignals
 
 
@@ -103,9 +103,12 @@ def _calibrated(job: Job, log: Log, stop: StopSignals) -> tuple[Tensor | None, f
     accumulated = job.evaluate(job.val, stop=stop, also=kept.add if classes else None)
     if job.calibrate is not None:
         job.calibrate(accumulated, job.val)
-    temperature = fitted_temperature(*kept.result(job.world)[:2]) if classes else 1.0
-    if classes:
+    temperature, count = 1.0, len(job.val.source)
+    if classes and count >= FEWEST:
+        temperature = fitted_temperature(*kept.result(job.world)[:2])
         log.say(f"temperature of the probabilities, by the NLL of val: {temperature:.4g}")
+    elif classes:
+        log.say(f"temperature of the probabilities: 1, as val has {count} {job.config.unit}, fewer than {FEWEST}")
     return accumulated, temperature
 
 
