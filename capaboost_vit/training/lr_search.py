@@ -34,12 +34,19 @@ if TYPE_CHECKING:
 RECORD, PICTURE = SEARCH_FILES = ("lr_search.json", "lr_search.png")
 _SHORTEST = 8  # updates of a short run that say something
 _MOST_EXAMPLES = 200_000  # of a run that is worth half of it more without being asked twice: 100 epochs of 2,000
+WARMUP = 0.1  # of the updates, where no epoch is one
 _COST = 2  # the search takes at most one of so many parts of the run's updates
 
 
 def rate_without_search(config: RunConfig) -> RunConfig:
-    """A configuration with `lr: auto` at its method's usual rate, with which its job can be built."""
-    return dataclasses.replace(config, lr=config.usual_lr())
+    """A configuration with `lr: auto` at its method's usual rate, with which its job can be built.
+
+    A run of so few epochs that none is a warm-up gets one of a tenth of its updates, unless another is said: without it
+    the best rates lie beside those that diverge.
+    """
+    said = (config.warmup_epochs, config.warmup_steps, config.max_steps)
+    short = all(value is None for value in said) and round(config.epochs / 10) == 0
+    return dataclasses.replace(config, lr=config.usual_lr(), **({"warmup_steps": WARMUP} if short else {}))
 
 
 def reason_against(job: Job) -> str | None:

@@ -48,12 +48,18 @@ def newest_state(job: Job, folder: RunFolder, note: Callable[[str], None]) -> di
 def earlier_options(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     """What the run in the folder was begun with, where the configuration leaves it open, so that it goes on like that.
 
-    These are the options that it lacked, with what its release did, and the learning rate that it has found.
+    These are the options that it lacked, with what its release did, and the learning rate that it has found, with its
+    warm-up.
     """
     file = folder.path / "config.yaml"
     begun = read_yaml(file) if file.is_file() else EARLIER
     options = {name: value for name, value in EARLIER.items() if name not in begun}
-    return {**options, "lr": begun["lr"]} if config.lr == "auto" and "lr" in begun else options
+    if config.lr != "auto" or "lr" not in begun:
+        return options
+    found = {"lr": begun["lr"]}
+    if config.warmup_steps is None and "warmup_steps" in begun:
+        found["warmup_steps"] = begun["warmup_steps"]
+    return {**options, **found}
 
 
 def _val_record(record: dict[str, Any]) -> Any:

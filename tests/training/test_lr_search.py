@@ -103,7 +103,8 @@ def test_a_search_is_written_down_and_costs_no_bit_of_the_run_that_follows(searc
     assert [(row["lr"], row["updates"]) for row in tried] == made
     assert {5e-3, 2.5e-3, 1e-2} <= {row["lr"] for row in tried}
     assert result["updates"] // 4 < sum(row["updates"] for row in tried) <= result["updates"] // 2
-    train(configure(**{**SEARCHED, "lr": found, "output": str(tmp_path / "number")}))
+    assert result["config"]["warmup_steps"] == 0.1  # three epochs have none otherwise
+    train(configure(**{**SEARCHED, "lr": found, "warmup_steps": 0.1, "output": str(tmp_path / "number")}))
     assert same(tmp_path / "auto", tmp_path / "number")
     assert (tmp_path / "auto" / "summary.csv").read_bytes() == (tmp_path / "number" / "summary.csv").read_bytes()
 
