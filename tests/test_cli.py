@@ -672,7 +672,7 @@ def test_data_check_hands_its_options_on(call, monkeypatch):
     monkeypatch.setattr("capaboost_vit.vision.data.spec.open_data", opened)
     options = ["--image-column", "img", "--label-column", "fine", "--data-dir", "d", "--data-download"]
     assert call("data", "check", "owner/name", *options)[0] == 2
-    expected = {"image_column": "img", "label_column": "fine", "root": "d", "download": True}
+    expected = {"image_column": "img", "label_column": "fine", "task": None, "root": "d", "download": True}
     assert seen == [("owner/name", expected)]
 
 

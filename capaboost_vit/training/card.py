@@ -51,7 +51,7 @@ def write_merged_card(folder: Path, source: ModelSource) -> None:
 def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: bool, has_curve: bool) -> str:
     """The text of README.md; what is not known is left out."""
     config, base = result.get("config", {}), header.get("base", {})
-    is_text = "task" in config or "text" in header
+    is_text = "dapt_data" in config or "text" in header  # an option of texts alone
     name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or result.get("model", "?")
     methods = [method["method"] for method in header.get("methods") or result.get("method", [])]
     scores = {key: value for key, value in result.items() if isinstance(value, float) and _is_score(key)}
@@ -94,7 +94,7 @@ def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: 
 
 
 def _is_score(key: str) -> bool:
-    return key.startswith(("val_", "test_"))
+    return key.startswith(("val_", "test_")) and not key.endswith("_loss")
 
 
 def _origin(name: str, base: Mapping[str, Any], config: Mapping[str, Any], is_text: bool) -> dict[str, Any]:

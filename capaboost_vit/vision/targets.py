@@ -113,7 +113,7 @@ def check_variety(config: TrainConfig, data: ImageData, split: Split) -> None:
     of = data.label_text(split.labels[0])
     if data.task == "classification":
         raise ValueError(
-            f"{config.data}: all images of {config.train_split} are of one class, {of}: there is nothing to tell "
+            f"{config.data}: all images of {config.train_split} are of one class, {of!r}: there is nothing to tell "
             "apart. Is --data the folder that holds the class folders?"
         )
     raise ValueError(f"{config.data}: all images of {config.train_split} are labelled alike ({of}): nothing to learn")

@@ -287,7 +287,7 @@ def assert_same(folder, reference, pictures):
     for result in results:
         free = ("output", "workers", "cache", "data_dir")
         result["config"] = {n: v for n, v in result["config"].items() if n not in free}
-        texts = "task" in result["config"]
+        texts = "dapt_data" in result["config"]
         if not texts:
             drawn |= {"images/first_batch", *(["figures/confusion_matrix"] if pictures else [])}
         assert drawn <= found[1].keys()

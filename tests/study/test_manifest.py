@@ -131,7 +131,7 @@ def test_a_torn_line_counts_for_nothing_and_spoils_nothing_behind_it(study, tria
         ({"seed": 4}, "its seed or shots are not those of its config"),
         ({"notes": "small"}, "notes must be words, got 'small'"),
         ({"config": []}, "config must be values by name, got []"),
-        ({"config": {"lr": "\x1b[31m"}}, r"config: lr must be float, got '\x1b[31m'"),
+        ({"config": {"lr": "\x1b[31m"}}, r"config: lr must be float or auto, got '\x1b[31m'"),
     ],
     ids=lambda value: str(value)[:40],
 )

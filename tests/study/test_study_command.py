@@ -125,7 +125,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, message, capsys):
         (["study", "tune", "--grid", "=3"], "argument --grid: expected NAME=LIST, got '=3'"),
         (["study", "run", "--set.lr", "3"], "argument --set: expected NAME=VALUE, got '3'"),
         (["bench", "run", "--seeds", "0"], "(did you mean capaboost study run?)"),
-        (["tune"], "(did you mean capaboost study tune?)"),
     ],
     ids=" ".join,
 )

@@ -114,7 +114,7 @@ class ImageData:
             return f"{label:g}"
         if self.task == "multi-label":
             return " ".join(self.classes[tag] for tag in label) or "no tag"
-        return repr(self.classes[label])
+        return self.classes[label]
 
     def has(self, name: str) -> bool:
         """Whether `split(name)` would succeed."""

@@ -97,7 +97,7 @@ def test_the_generated_tasks_of_mini_need_no_folder_and_are_what_it_says():
         ("tasks: {a: {data: x, group: 3}}", "task a: group must be str, got 3"),
         ("tasks: {a: {data: x, notes: small}}", "task a: notes must be words, got 'small'"),
         ("tasks: {a: {data: x, options: [1]}}", "task a: options must be values by name, got [1]"),
-        ("tasks: {a: {data: x, options: {lr: fast}}}", "task a, options: lr must be float, got 'fast'"),
+        ("tasks: {a: {data: x, options: {lr: fast}}}", "task a, options: lr must be float or auto, got 'fast'"),
         ("tasks: {a: {data: x, options: {lrr: 1}}}", "task a, options: capaboost train has no option 'lrr' (did you"),
         (
             "tasks: {a: {data: x, options: {model: y}}}",
