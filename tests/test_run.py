@@ -175,7 +175,7 @@ def test_the_test_split_is_read_once_after_all_training(configure, monkeypatch, 
     config = configure(epochs=3, **options)
     train(config)
     names = open_data(config.data).split("test").names
-    assert len(evaluated) == 5  # val after each epoch, and of the model that is kept, for its temperature
+    assert len(evaluated) == 4
     assert evaluated.count(evaluated[-1]) == 1
     assert tuple(opened[-6:]) == names
     assert not set(opened[:-6]) & set(names)

@@ -160,7 +160,7 @@ def test_the_result_has_these_keys(finished_text):
     common = {"best_epoch", "train_seconds", "examples_per_second", "updates", "epochs", "model", "method"}
     common |= {"parameters", "adapter_bytes", "data", "config", "machine", "finished", "memory_mb", "val_loss"}
     scores = {"val_accuracy", "val_macro_f1", "best_val_accuracy", "test_accuracy", "test_macro_f1"}
-    assert finished_text("opinions")[1].keys() == common | scores | {"test_right", "test_total"}
+    assert finished_text("opinions")[1].keys() == common | scores | {"test_right", "test_total", "test"}
     scores = {"val_pearson", "val_spearman", "best_val_pearson", "test_pearson", "test_spearman"}
     assert finished_text("scores")[1].keys() == common | scores
     scores = {"val_exact_match", "val_f1", "best_val_exact_match", "test_exact_match", "test_f1"}
@@ -210,7 +210,8 @@ def test_the_table_the_points_and_the_result_tell_the_same(finished_text):
 
 def test_the_adapter_file_knows_task_classes_and_length(finished_text):
     header = capaboost_vit.read_header(finished_text("opinions")[0] / "adapter.safetensors")
-    assert (header["class_names"], header["text"]) == (["bad", "good"], {"task": "classification", "max_length": 40})
+    assert header["class_names"] == ["bad", "good"]
+    assert header["text"] == {"task": "classification", "max_length": 40, "segments": 1}
     assert header["base"]["architecture"] == "BertForSequenceClassification"
     assert header["base"]["tag"] is None  # a local folder, which others do not have
     header = capaboost_vit.read_header(finished_text("scores")[0] / "adapter.safetensors")
@@ -439,8 +440,8 @@ def test_what_saves_memory_hardly_changes_the_result(run, kind, options):
     for row, other in zip(rows, others, strict=True):
         values = [[float(value) for value in line.values()] for line in (row, other)]
         assert values[0] == pytest.approx(values[1], rel=1e-3)
-    assert {n: v for n, v in found.items() if n.startswith("test")} == pytest.approx(
-        {n: v for n, v in expected.items() if n.startswith("test")}, rel=1e-3
+    assert {n: v for n, v in found.items() if n.startswith("test_")} == pytest.approx(
+        {n: v for n, v in expected.items() if n.startswith("test_")}, rel=1e-3
     )
 
 

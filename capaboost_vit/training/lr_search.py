@@ -46,7 +46,8 @@ def rate_without_search(config: RunConfig) -> RunConfig:
     """
     said = (config.warmup_epochs, config.warmup_steps, config.max_steps)
     short = all(value is None for value in said) and round(config.epochs / 10) == 0
-    return dataclasses.replace(config, lr=config.usual_lr(), **({"warmup_steps": WARMUP} if short else {}))
+    warmup_steps = WARMUP if short else config.warmup_steps
+    return dataclasses.replace(config, lr=config.usual_lr(), warmup_steps=warmup_steps)
 
 
 def reason_against(job: Job) -> str | None:

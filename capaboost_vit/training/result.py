@@ -96,19 +96,21 @@ def _calibrated(job: Job, log: Log, stop: StopSignals) -> tuple[Tensor | None, f
 
     They are None and 1 where there is no val split, or nothing that is taken from it.
     """
-    classes = job.objective.confusion
-    if job.val is None or not (classes or job.calibrate):
+    if job.val is None:
         return None, 1.0
-    kept = KeptLogits(job.val.indices, len(job.val.source))
-    accumulated = job.evaluate(job.val, stop=stop, also=kept.add if classes else None)
+    classes, count = job.objective.confusion, len(job.val.source)
+    if classes and count < FEWEST:
+        log.say(f"temperature of the probabilities: 1, as val has {count} {job.config.unit}, fewer than {FEWEST}")
+    fitted = classes and count >= FEWEST
+    if not (fitted or job.calibrate or (classes and job.test is None)):
+        return None, 1.0
+    kept = KeptLogits(job.val.indices, count)
+    accumulated = job.evaluate(job.val, stop=stop, also=kept.add if fitted else None)
     if job.calibrate is not None:
         job.calibrate(accumulated, job.val)
-    temperature, count = 1.0, len(job.val.source)
-    if classes and count >= FEWEST:
-        temperature = fitted_temperature(*kept.result(job.world)[:2])
+    temperature = fitted_temperature(*kept.result(job.world)[:2]) if fitted else 1.0
+    if fitted:
         log.say(f"temperature of the probabilities, by the NLL of val: {temperature:.4g}")
-    elif classes:
-        log.say(f"temperature of the probabilities: 1, as val has {count} {job.config.unit}, fewer than {FEWEST}")
     return accumulated, temperature
 
 

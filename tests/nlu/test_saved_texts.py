@@ -237,9 +237,9 @@ def test_typed_texts_get_the_probabilities_of_the_merged_model_whatever_the_file
     predictor, asked = Predictor(folder, batch_size=2), [text for text, _ in texts.opinions(5)]
     merged = merge_text(folder, tmp_path / "merged")
     model, tokenizer = plain_of(merged, "opinions"), transformers.AutoTokenizer.from_pretrained(merged)
-    found = predictor.predict(typed_texts(asked))
     assert predictor.temperature == open_source(folder).adapter.header["temperature"]
     predictor.temperature = 1.7  # as if val had had the examples to find one on
+    found = predictor.predict(typed_texts(asked))
     for text, prediction in zip(asked, found, strict=True):
         with torch.no_grad():
             expected = model(**tokenizer(text, return_tensors="pt")).logits[0]

@@ -115,7 +115,8 @@ def test_all_methods_start_from_the_same_weights_and_data(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_quickstart_learns_and_every_adaptation_beats_the_head(tmp_path):
+def test_the_real_quickstart_learns_and_every_adaptation_beats_the_head(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "SEEDS", 2)
     runs = module.quickstart(tmp_path)
     base = json.loads((tmp_path / "base" / "result.json").read_text())
     assert base["test_accuracy"] > 90
