@@ -121,7 +121,7 @@ def _run(path: Path) -> FinishedRun:
             for name, value in result.items()
             if name.startswith("test_") and value is not None and name not in ("test_right", "test_total")
         }
-        task = config.get("task") if "dapt_data" in config else None  # of texts; pictures have their own tasks
+        task = None if "model_kwargs" in config else config.get("task")  # of texts; pictures have their own tasks
         if task in TASKS:
             scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
         settings = {name: value for name, value in config.items() if name not in _FREE}
