@@ -16,6 +16,7 @@ from ..io.json import read_object
 from ..methods import METHODS, Method
 from ..nlu.metrics import glue_average
 from ..nlu.tasks import GLUE, TASKS
+from ..training.config import is_text_config
 from . import escaping
 
 # options in which the runs of one row of a table may differ
@@ -121,7 +122,7 @@ def _run(path: Path) -> FinishedRun:
             for name, value in result.items()
             if name.startswith("test_") and value is not None and name not in ("test_right", "test_total")
         }
-        task = None if "model_kwargs" in config else config.get("task")  # of texts; pictures have their own tasks
+        task = config["task"] if is_text_config(config) else None
         if task in TASKS:
             scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
         settings = {name: value for name, value in config.items() if name not in _FREE}

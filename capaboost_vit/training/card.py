@@ -15,6 +15,7 @@ import timm
 from ..io.atomic import write_text
 from ..io.json import read_object
 from ..io.printable import printable
+from .config import is_text_config
 from .saved import ModelSource
 
 _MARK = "<!-- written by capaboost_vit, and again by its next run: remove this line to keep your own words -->"
@@ -51,7 +52,7 @@ def write_merged_card(folder: Path, source: ModelSource) -> None:
 def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: bool, has_curve: bool) -> str:
     """The text of README.md; what is not known is left out."""
     config, base = result.get("config", {}), header.get("base", {})
-    is_text = "dapt_data" in config or "text" in header  # an option of texts alone
+    is_text = is_text_config(config) or "text" in header
     name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or result.get("model", "?")
     methods = [method["method"] for method in header.get("methods") or result.get("method", [])]
     scores = {key: value for key, value in result.items() if isinstance(value, float) and _is_score(key)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..io.options import check_options, option
 from ..methods import METHODS, Method
@@ -153,3 +153,8 @@ class RunConfig:
     def needs_base_weights(self) -> bool:
         """Whether what is trained means nothing without the base weights: always but for full fine-tuning."""
         return self.method is None or not self.method.trains_all
+
+
+def is_text_config(options: Mapping[str, Any]) -> bool:
+    """Whether the stored options of a run are those of a run on texts: `dapt_data` is an option of texts alone."""
+    return "dapt_data" in options

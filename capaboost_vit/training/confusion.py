@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,16 +99,29 @@ def _list(axes: Any, counts: Tensor, totals: Tensor, names: Sequence[str]) -> No
     there = [i for i in recalls.argsort(stable=True).tolist() if totals[i]]
     lines = [("lowest recall", "")]
     lines += [(names[i], f"{100 * recalls[i]:.0f} % of {int(totals[i])}") for i in there[:_LISTED]]
-    wrong = counts.clone().fill_diagonal_(0).flatten()
-    order = [k for k in wrong.argsort(descending=True, stable=True).tolist()[:_LISTED] if wrong[k]]
     lines += [("", ""), ("most frequent confusions: true, answer", "")]
-    pairs = [(divmod(k, len(names)), int(wrong[k])) for k in order]
-    lines += [(f"{names[i]}, {names[j]}", f"{count} of {int(totals[i])}") for (i, j), count in pairs]
+    cells = [(i, j, int(counts[i, j])) for i, j in counts.nonzero().tolist()]
+    lines += [(f"{label}, {answer}", f"{n} of {of}") for label, answer, n, of in most_confused(cells, names, _LISTED)]
     for place, (text, number) in enumerate(lines):
         y, heading = 1 - (place + 0.5) / len(lines), not number
         look: dict[str, Any] = {"transform": axes.transAxes, "va": "center", "fontsize": 7.5, "parse_math": False}
         axes.text(0.02, y, text, color=FAINT if heading else INK, **look)
         axes.text(1, y, number, ha="right", color=INK, **look)
+
+
+def most_confused(
+    cells: Sequence[tuple[int, int, int]], classes: Sequence[str], most: int
+) -> tuple[tuple[str, str, int, int], ...]:
+    """The most frequent wrong answers: true class, answer, how often, of how many images of the class.
+
+    Args:
+        cells: of the confusion matrix: true class, answer, count; those left out are zero.
+    """
+    totals = Counter[int]()
+    for label, _, count in cells:
+        totals[label] += count
+    wrong = sorted((-count, label, answer) for label, answer, count in cells if label != answer and count)
+    return tuple((classes[i], classes[j], -count, totals[i]) for count, i, j in wrong[:most])
 
 
 def _cut(name: str) -> str:

@@ -25,6 +25,7 @@ def write(tmp_path):
         config = {
             "model": "hub/roberta-base",
             "task": task,
+            "dapt_data": None,
             "data": "hub",
             "seed": 0,
             "output": str(folder),
@@ -36,7 +37,7 @@ def write(tmp_path):
         found |= {"parameters": {"trained": trained, "total": 5000}}
         found["data"] = {"spec": config["data"], "splits": {"train": {"examples": 5, "sha256": sha}}}
         if task is None:
-            del config["task"]
+            del config["task"], config["dapt_data"]
         (folder / "result.json").write_text(json.dumps(found))
 
     return write

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import capaboost_vit
-from capaboost_vit.training.confusion import draw_confusion
+from capaboost_vit.training.confusion import draw_confusion, most_confused
 from capaboost_vit.training.curves import draw_curves, draw_learning_curve
 from capaboost_vit.training.figures import draw_masks, draw_spectrum, save_figure
 
@@ -229,3 +229,9 @@ def test_an_update_that_is_still_zero_can_be_drawn(drawn):
 @pytest.mark.parametrize("method", ["adapter", "prefix", "prompt"])
 def test_what_is_no_linear_update_has_no_spectrum(method):
     assert draw_spectrum(timm.create_model(f"vit_tiny_capaboost_{method}", **SMALL)) is None
+
+
+def test_the_most_frequent_confusions_come_first_and_right_answers_are_none():
+    cells = [(0, 0, 9), (0, 1, 2), (1, 0, 5), (1, 1, 1), (1, 2, 1), (2, 2, 3)]
+    assert most_confused(cells, "abc", 10) == (("b", "a", 5, 7), ("a", "b", 2, 11), ("b", "c", 1, 7))
+    assert most_confused([(0, 0, 1), (1, 1, 1), (1, 2, 0)], "abc", 10) == ()

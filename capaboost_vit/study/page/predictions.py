@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ...io.json import read_object
-from ...training.confusion import MOST_DRAWN
+from ...training.confusion import MOST_DRAWN, most_confused
 from ...training.metrics import wilson_interval
 from ...vision.data import open_configured
 from ...vision.data.split import Split
@@ -130,20 +130,9 @@ def read_predictions(outcome: Outcome, thumbnails: Thumbnails | None, *, most: i
             table = tuple(map(tuple, counts.tolist()))
         else:
             picture = confusion_png(counts)
-    return Predictions(outcome, classes, recalls, table, picture, confusions(cells, classes), worst, explained)
-
-
-def confusions(cells: Sequence[tuple[int, int, int]], classes: Sequence[str]) -> tuple[tuple[str, str, int, int], ...]:
-    """The most frequent wrong answers: true class, answer, how often, of how many images of the class.
-
-    Args:
-        cells: of the confusion matrix: true class, answer, count; those left out are zero.
-    """
-    totals = Counter[int]()
-    for label, _, count in cells:
-        totals[label] += count
-    wrong = sorted((-count, label, answer) for label, answer, count in cells if label != answer and count)
-    return tuple((classes[i], classes[j], -count, totals[i]) for count, i, j in wrong[:_LISTED])
+    return Predictions(
+        outcome, classes, recalls, table, picture, most_confused(cells, classes, _LISTED), worst, explained
+    )
 
 
 def confusion_png(counts: np.ndarray) -> str:
