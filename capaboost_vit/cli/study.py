@@ -100,16 +100,25 @@ def _tune(arguments: Namespace) -> int:
     """Computes the candidates, and chooses; ends with 1 if something is missing."""
     from ..study.manifest import Study
     from ..study.plan import candidate_trials
+    from ..study.search import search
     from ..study.selection import Candidate, select_candidates, write_choices
 
     config = StudyTuneConfig(**values_of(arguments))
     study = Study(config.output)
-    candidates = candidate_trials(config)
-    kept = iter(_write_down(study, [t for cell in candidates.values() for _, trials in cell for t in trials], config))
-    for key, cell in candidates.items():
-        candidates[key] = [Candidate(options, [next(kept) for _ in trials]) for options, trials in cell]
-    _compute(study, config)
-    choices, missing = select_candidates(study, candidates, across_tasks=config.across_tasks)
+
+    def compute(trials: list[Trial]) -> list[Trial]:
+        kept = _write_down(study, trials, config)
+        _compute(study, config)
+        return kept
+
+    if config.search == "all":
+        candidates = candidate_trials(config)
+        kept = iter(compute([t for cell in candidates.values() for _, trials in cell for t in trials]))
+        for key, cell in candidates.items():
+            candidates[key] = [Candidate(options, [next(kept) for _ in trials]) for options, trials in cell]
+        choices, missing = select_candidates(study, candidates, across_tasks=config.across_tasks)
+    else:
+        choices, missing = search(study, config, compute)
     write_choices(study, choices)
     for key, choice in choices.items():
         chosen = ", ".join(f"{name} {value}" for name, value in choice["options"].items()) or "nothing to choose"

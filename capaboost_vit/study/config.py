@@ -86,16 +86,34 @@ class StudyTuneConfig(StudyConfig):
     """Trains candidates on the training part, without the test split, and chooses by their accuracy on val."""
 
     grid: dict[str, Any] = option(
-        {}, "values of an option: lr=[x0.3, x1, x3] (multiples of the method's own), method.rank=[2, 4, 8]"
+        {},
+        "values of an option: lr=[x0.3, x1, x3] (multiples of the method's own), method.rank=[2, 4, 8]; with --search "
+        "also a range: lr={low: 1e-4, high: 1e-1, log: true}",
     )
+    search: Literal["all", "random", "optuna", "nomad"] = option(
+        "all",
+        "which of them are tried: all; or --budget of them, drawn at random, proposed by optuna's TPE (extra search), "
+        "or by NOMAD's mesh adaptive direct search (extra nomad)",
+    )
+    budget: int | None = option(None, "of a search: candidates of each method and task, the method's own first", low=1)
+    batch: int = option(4, "of a search: candidates that are proposed at once, for several workers; nomad: 1", low=1)
+    search_seed: int = option(0, "of a search: seed of its draws", low=0)
     tune_seeds: tuple[int, ...] = option((0,), "training seeds of each candidate; the mean over them counts")
     across_tasks: bool = option(False, "one choice per method for all tasks, by the mean over them")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        searched = self.search != "all"
         for name, values in self.grid.items():
+            if searched and isinstance(values, dict) and values:
+                continue
             if not isinstance(values, list) or not values:
-                raise ValueError(f"--grid {name}: expected a list of values, got {values!r}")
+                hint = ": a range needs --search" if isinstance(values, dict) and values else ""
+                raise ValueError(f"--grid {name}: expected a list of values, got {values!r}{hint}")
+        if searched and self.budget is None:
+            raise ValueError(f"--search {self.search} needs --budget: how many candidates it may try")
+        if self.budget is not None and not searched:
+            raise ValueError("--budget is for a search: add --search optuna, random or nomad")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..vision.config import TrainConfig
 from .result import check_result
 from .trial import Trial, parse_trial
 
+_DIVERGED = ("NotFinite", "FloatingPointError")  # how the error of a run that diverged begins
 _SHOWN = 3  # lines left out that are named, each with its reason
 
 
@@ -145,6 +146,11 @@ class Study:
             return None
         except ValueError as error:
             return {"error": f"unknown: {self._note(trial, 'failed')} is damaged ({error})", "attempts": 0}
+
+    def diverged(self, trial: Trial) -> bool:
+        """Whether a trial was given up as its loss or a gradient was not finite: a rate that is too high."""
+        failure = self.failure(trial)
+        return failure is not None and failure["error"].startswith(_DIVERGED)
 
     def give_up(self, trial: Trial, error: str, attempts: int) -> None:
         """Notes that nobody should begin this trial again."""

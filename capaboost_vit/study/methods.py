@@ -103,26 +103,27 @@ def points(grid: Mapping[str, list[Any]], options: Mapping[str, Any]) -> Iterato
 
     A value `x0.3` is 0.3 times the method's own, in three digits; a whole number stays one where it can.
     """
-    axes = {}
-    for name, values in grid.items():
-        if str(name).startswith("method."):
-            key = name.removeprefix("method.")
-            if key not in options["method"]:
-                continue
-            default = options["method"][key]
-        else:
-            _check_name("--grid: ", name)
-            default = options.get(name, getattr(TrainConfig(), name))
-        axes[name] = [_value(value, default, f"--grid {name}") for value in values]
+    axes = {name: [times_own(v, own, f"--grid {name}") for v in values] for name, values, own in axes_of(grid, options)}
     for combination in itertools.product(*axes.values()):
         yield dict(zip(axes, combination, strict=True))
 
 
-def _value(value: Any, default: Any, flag: str) -> Any:
+def axes_of(grid: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, entry and the method's own value of each option of a grid; those that the method lacks are left out."""
+    for name, entry in grid.items():
+        if not str(name).startswith("method."):
+            _check_name("--grid: ", name)
+            yield name, entry, options.get(name, getattr(TrainConfig(), name))
+        elif (key := name.removeprefix("method.")) in options["method"]:
+            yield name, entry, options["method"][key]
+
+
+def times_own(value: Any, own: Any, where: str) -> Any:
+    """`x0.3` as 0.3 times the method's own value, in three digits; other values as they are."""
     if not isinstance(value, str) or not value.startswith("x"):
         return value
     try:
-        number = float(f"{float(value[1:]) * float(default):.3g}")
+        number = float(f"{float(value[1:]) * float(own):.3g}")
     except (TypeError, ValueError):
-        raise ValueError(f"{flag}: {value!r} is no multiple of the method's own {default!r}") from None
-    return int(number) if isinstance(default, int) and number.is_integer() else number
+        raise ValueError(f"{where}: {value!r} is no multiple of the method's own {own!r}") from None
+    return int(number) if isinstance(own, int) and number.is_integer() else number

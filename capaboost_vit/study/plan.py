@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import timm
 
@@ -38,13 +38,13 @@ def final_trials(config: StudyRunConfig, choices: Mapping[str, Choice] | None = 
         FileNotFoundError, ValueError, TypeError: a file, task, option or method that does not exist or fit; a cell
             without a choice; two methods with the same options.
     """
-    plan = _Plan(config)
+    plan = Plan(config)
     trials = []
-    for seed, (key, task, shots, method) in itertools.product(config.seeds, plan.cells()):
-        if choices is not None and key not in choices:
-            raise ValueError(f"nothing was chosen for {key}: run capaboost study tune with the same options first")
-        chosen = {} if choices is None else choices[key]["options"]
-        trials.append(plan.trial(task, method, chosen, seed, shots, "final"))
+    for seed, cell in itertools.product(config.seeds, plan.cells()):
+        if choices is not None and cell.key not in choices:
+            raise ValueError(f"nothing was chosen for {cell.key}: run capaboost study tune with the same options first")
+        chosen = {} if choices is None else choices[cell.key]["options"]
+        trials.append(plan.trial(cell, chosen, seed, "final"))
     labels: dict[str, str] = {}
     for trial in trials:
         other = labels.setdefault(trial.id, trial.method)
@@ -60,23 +60,28 @@ def candidate_trials(config: StudyTuneConfig) -> dict[str, list[Candidate]]:
         FileNotFoundError, ValueError, TypeError: as for `final_trials`; a task without a val split; an empty grid; an
             option of the grid that none of the methods has.
     """
-    plan = _Plan(config)
-    candidates: dict[str, list[Candidate]] = {}
-    for key, task, shots, method in plan.cells():
-        if task.val is None:
-            raise ValueError(f"{task.name} has no val split to choose by: leave it out of --tasks")
-        candidates[key] = [
-            Candidate(point, [plan.trial(task, method, point, seed, shots, "candidate") for seed in config.tune_seeds])
-            for point in points(config.grid, plan.methods[method])
+    plan = Plan(config)
+    candidates = {
+        cell.key: [
+            Candidate(point, [plan.trial(cell, point, seed, "candidate") for seed in config.tune_seeds])
+            for point in points(config.grid, plan.methods[cell.method])
         ]
-    for name in config.grid:
-        if not any(name in candidate.options for cell in candidates.values() for candidate in cell):
-            names = {f"method.{option}" for options in plan.methods.values() for option in options["method"]}
-            raise ValueError(f"--grid {name}: none of the methods has this option{suggest(name, names)}")
+        for cell in plan.cells()
+    }
+    plan.check_grid(name for cell in candidates.values() for candidate in cell for name in candidate.options)
     return candidates
 
 
-class _Plan:
+class Cell(NamedTuple):
+    """One method on one task, with so many training images per class (None: all); `key` is its `choice_key`."""
+
+    key: str
+    task: SuiteTask
+    shots: int | None
+    method: str
+
+
+class Plan:
     """A configuration with its suite, the options of its methods by name, its backbone, and its base weights."""
 
     def __init__(self, config: StudyConfig) -> None:
@@ -105,16 +110,27 @@ class _Plan:
             raise ValueError(f"the methods have different backbones ({name}: {values}): say {flag} for all of them")
         return next(iter(files), None)
 
-    def cells(self) -> Iterator[tuple[str, SuiteTask, int | None, str]]:
-        """The `choice_key`, task, number of shots and method of each cell."""
+    def cells(self) -> Iterator[Cell]:
+        """All cells: tasks by numbers of shots by methods."""
         for task, shots, method in itertools.product(self.suite.tasks, self.config.shots or (None,), self.methods):
-            yield choice_key(task.name, method, self.backbone, shots), task, shots, method
+            yield Cell(choice_key(task.name, method, self.backbone, shots), task, shots, method)
 
-    def trial(
-        self, task: SuiteTask, method: str, chosen: Mapping[str, Any], seed: int, shots: int | None, stage: str
-    ) -> Trial:
-        """A trial of a method with `chosen` over its options, and the task's over those of the method's file."""
+    def check_grid(self, options: Iterable[str]) -> None:
+        """Raises ValueError for an option of the grid that no method has; `options` are those that one has."""
+        assert isinstance(self.config, StudyTuneConfig)
+        for name in self.config.grid.keys() - set(options):
+            names = {f"method.{option}" for values in self.methods.values() for option in values["method"]}
+            raise ValueError(f"--grid {name}: none of the methods has this option{suggest(name, names)}")
+
+    def trial(self, cell: Cell, chosen: Mapping[str, Any], seed: int, stage: Literal["candidate", "final"]) -> Trial:
+        """A trial of a method with `chosen` over its options, and the task's over those of the method's file.
+
+        Raises ValueError for a candidate on a task without a val split, and options that the suite says otherwise.
+        """
+        _, task, shots, method = cell
         final, options = stage == "final", over(self.methods[method], chosen)
+        if not final and task.val is None:
+            raise ValueError(f"{task.name} has no val split to choose by: leave it out of --tasks")
         for name, value in {**self.config.set, **chosen}.items():
             if task.options.get(name, value) != value:
                 raise ValueError(

@@ -50,6 +50,11 @@ def choice_key(task: str, method: str, backbone: str, shots: int | None) -> str:
     return _SEPARATOR.join(parts)
 
 
+def group_of(key: str, *, across_tasks: bool) -> str:
+    """Which cells share a choice: across tasks those of one method, backbone and number of shots; else each its own."""
+    return key.partition(_SEPARATOR)[2] if across_tasks else key
+
+
 def select_candidates(
     study: Study, candidates: Mapping[str, Sequence[Candidate]], *, across_tasks: bool = False
 ) -> tuple[dict[str, Choice], list[str]]:
@@ -66,7 +71,7 @@ def select_candidates(
     missing = []
     groups: dict[str, list[str]] = {}
     for key, cell in candidates.items():
-        groups.setdefault(key.partition(_SEPARATOR)[2] if across_tasks else key, []).append(key)
+        groups.setdefault(group_of(key, across_tasks=across_tasks), []).append(key)
         results = [[study.result(t) if study.finished(t) else None for t in candidate.trials] for candidate in cell]
         lacking = sum(result is None for row in results for result in row)
         if lacking:

@@ -26,7 +26,6 @@ from .manifest import Study
 from .selection import Candidate
 from .trial import make_trial
 
-_DIVERGED = ("NotFinite", "FloatingPointError")  # how the failure of a rate that is too high begins
 _KEPT = 3  # one candidate of so many goes on, for so many times the updates
 _OF_CANDIDATES = {"output", "method", "lr", "seed"}  # options that no command shares with the others
 
@@ -159,9 +158,9 @@ def _row(study: Study, candidate: Candidate, length: int) -> Row:
     for trial in candidate.trials:
         result = study.result(trial) if study.finished(trial) else None
         if result is None:
-            failure = study.failure(trial)
-            if failure is not None and failure["error"].startswith(_DIVERGED):
+            if study.diverged(trial):
                 return Row(candidate, 0.0, None, 0, 0.0, length)
+            failure = study.failure(trial)
             what = f"failed ({failure['error']})" if failure else "is not finished: start workers, then this again"
             raise ValueError(f"{trial.title()} {what}")
         results.append(result)
