@@ -7,6 +7,9 @@ from .base import is_linear as is_linear
 from .base import kind_of as kind_of
 from .base import operand as operand
 from .base import shape_of as shape_of
+from .bias_update import AdaptedBias as AdaptedBias
+from .bias_update import BiasUpdate as BiasUpdate
+from .bias_update import bias_of as bias_of
 from .branch import LowRankBranch as LowRankBranch
 from .branch import rate_factors as rate_factors
 from .dense_update import DenseUpdate as DenseUpdate
@@ -35,6 +38,7 @@ from .names import norm_names as norm_names
 from .names import slots as slots
 from .scaled import Scale as Scale
 from .scaled import Scaled as Scaled
+from .sparse_update import SparseUpdate as SparseUpdate
 from .tied import TiedMaskedWeight as TiedMaskedWeight
 from .virtual_tokens import VirtualTokens as VirtualTokens
 from .wrapper import CannotMerge as CannotMerge

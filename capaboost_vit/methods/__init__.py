@@ -21,11 +21,13 @@ for _name in (
     "prompt",
     "hira",
     "snell",
+    "pafi",
     "ia3",
     "ssf",
     "unipelt",
     "norm",
     "bitfit",
+    "hiwi",
     "head",
     "full",
 ):

@@ -1,0 +1,57 @@
+"""HiWi: adapters of the biases, of which the new biases alone are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Hiwi(Method):
+    """HiWi: y = W x + b', b' = b + B act(A b), an adapter that reads a bias in place of activations; not masked.
+
+    It is trained like an adapter, and stored as the new biases: `fold`, which a run does before it saves, keeps b'
+    alone, 46,080 numbers for both MLP layers of ViT-B whatever the width. What is stored is a vector, which has no rank
+    to raise: so there are no masks in it. A bias of zeros, as untrained models have, stays one: take bitfit.
+
+    Source: HiWi (ACL 2023), arXiv 2305.16742. Its text was not at hand: neither the exact equation, nor which biases,
+    the width or the activation. This is the usual reading, an adapter on a bias as a row, with zeros in B so that the
+    model is the base at step 0; its published size, 0.03 % of RoBERTa-large, fits both MLP biases and the first alone.
+    The paper's form on weights is not here: `neat` is that formula.
+    """
+
+    name: ClassVar[str] = "hiwi"
+    timm_names: ClassVar[bool] = False
+    bottleneck: int | None = option(8, "width of the adapter; none: the biases themselves, as fold leaves them", low=1)
+    activation: str = option("relu", "relu, gelu, silu, tanh", choices=("relu", "gelu", "silu", "tanh"))
+    targets: tuple[str, ...] = option(
+        ("mlp_in", "mlp_out"), "roles or name patterns of linear layers with a bias", compared=False
+    )
+    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, as a whole.
+
+        Raises ValueError for a target that matches nothing, TypeError for one without a bias.
+        """
+        for name in core.find_parts(model, self.targets, anatomy):
+            base = core.get(model, name)
+            bias = core.bias_of(base, name)
+            update = core.BiasUpdate(
+                bias, self.bottleneck, activation=self.activation, init_seed=self.init_seed, path=name
+            )
+            yield name, core.AdaptedBias(base, update.to(**core.device_and_dtype(base)))
+
+    def folded(self) -> Hiwi:
+        """The biases alone."""
+        return replace(self, bottleneck=None)

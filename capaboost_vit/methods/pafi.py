@@ -1,0 +1,71 @@
+"""PaFi: the smallest entries of the weights are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Pafi(Method):
+    """PaFi: W + dW, dW zero but where |W| is smallest: the same sparse mask for all tasks, from the base alone.
+
+    `fraction` of the entries of each weight are trained; 0.02 of query and value are 283,104 numbers for ViT-B, as many
+    as LoRA's at rank 8. A file holds the values and their places. There are no masks of CapaBoost's in it: dW has full
+    rank already.
+
+    Source: PaFi (ACL 2023), arXiv 2305.16742. Its text was not at hand: the share, which weights, and whether the
+    smallest are those of one weight or of all of them are not known; here they are those of each weight. Deviation:
+    weight decay draws dW to zero, and so the entries to where they began, not to zero; all others never move.
+    """
+
+    name: ClassVar[str] = "pafi"
+    timm_names: ClassVar[bool] = False
+    fraction: float = option(0.02, "share of each weight's entries that is trained", above=0, high=1, compared=False)
+    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        compared=False,
+    )
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises ValueError for a target that matches nothing, or a fraction of less than one entry, and TypeError for a
+        target that is no linear layer, or has a weight of integers.
+        """
+
+        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+            count = round(self.fraction * in_features * out_features)
+            if count < 1:
+                entries = in_features * out_features
+                raise ValueError(
+                    f"fraction {self.fraction:g} of the {entries} entries of {path} is none: say a larger one"
+                )
+            return core.SparseUpdate(in_features, out_features, count)
+
+        for name, wrapper in core.dense_updates(model, self.targets, anatomy, make, self.dropout):
+            try:
+                weight = core.dense(wrapper.base)
+            except TypeError as error:
+                raise TypeError(f"pafi looks at the weight, but {error}: take lora") from error
+            for part, rows in wrapper.layout.split(weight, 0).items():
+                if part in wrapper.updates:
+                    cast(core.SparseUpdate, wrapper.updates[part]).choose(rows)
+            yield name, wrapper
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With the share that is trained."""
+        return f"{super().label(record)} {record['fraction']:g}"
