@@ -48,9 +48,9 @@ class LowRankBranch(nn.Module):
 
     the plain branch until training moves c: a superset of it, for (d - 1) * R or d - 1 more numbers.
 
-    A `gain`, if it is learned, multiplies y by a number (AdaptFormer, arXiv 2205.13535) or each channel by its own
-    (Adapter+, arXiv 2406.06820); it starts from one. A `gate`, if one is put in, multiplies y by a number for each
-    example (UniPELT).
+    A `gain`, if it is learned, multiplies y by a number (AdaptFormer, arXiv 2205.13535), each channel by its own
+    (Adapter+, arXiv 2406.06820) or each row of A by its own, in all views (MLAE); it starts from one. A `gate`, if one
+    is put in, multiplies y by a number for each example (UniPELT).
 
     Args:
         rank: R, the rank of one branch (the bottleneck width of an adapter).
@@ -61,7 +61,7 @@ class LowRankBranch(nn.Module):
         drop_path: probability of leaving out y for a whole example, in training.
         rank_dropout: probability of leaving out a term of rank one (a row of A_cat with its column of B_cat), in
             training; drawn once a call, for the whole batch (MLAE, whose factors are branches of rank one).
-        learned_scale: "scalar" or "channel" for a gain; None for none.
+        learned_scale: "scalar", "channel" or, for the terms of rank one (MLAE's), "rank" for a gain; None for none.
         init: "zero", or "houlsby", where A and B start from N(0, 0.01^2) within two deviations: near the zero map
             (arXiv 1902.00751).
         freeze_down: A keeps its start value, only B is trained (LoRA-FA, arXiv 2308.03303): the input need not be kept.
@@ -99,16 +99,16 @@ class LowRankBranch(nn.Module):
         check_value("drop_path", drop_path, float, {"low": 0, "below": 1})
         check_value("rank_dropout", rank_dropout, float, {"low": 0, "below": 1})
         check_value("init", init, str, {"choices": ("zero", "houlsby")})
-        check_value("learned_scale", learned_scale, str | None, {"choices": ("scalar", "channel")})
+        check_value("learned_scale", learned_scale, str | None, {"choices": ("scalar", "channel", "rank")})
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.num_branches, self.scaling, self.dropout, self.act = masking.num_branches, scaling, dropout, act
         self.path, self.init, self.drop_path = path, init, drop_path
-        self.freeze_down, self.rank_dropout = freeze_down, rank_dropout
+        self.freeze_down, self.rank_dropout, self.by_rank = freeze_down, rank_dropout, learned_scale == "rank"
         self.down = TiedMaskedWeight((rank, in_features), masking, path=f"{path}.down")
         self.up = TiedMaskedWeight((out_features, rank), masking, path=f"{path}.up")
         self.down_bias = nn.Parameter(torch.zeros(rank)) if bias else None
         self.up_bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        channels = {None: 0, "scalar": 1, "channel": out_features}[learned_scale]
+        channels = {None: 0, "scalar": 1, "channel": out_features, "rank": rank}[learned_scale]
         self.gain = nn.Parameter(torch.ones(channels)) if channels else None
         of_a_view = {None: 0, "rank": rank, "branch": 1}[masking.coefficients]
         # a vector, which optimizers of timm's kind do not decay
@@ -145,6 +145,8 @@ class LowRankBranch(nn.Module):
         if self.coefficients is not None:
             c = self.coefficients.unflatten(0, (self.num_branches - 1, -1)).expand(-1, self.rank).flatten()
             up = up * F.pad(c, (self.rank, 0), value=1.0)
+        if self.by_rank and self.gain is not None:
+            return down, up * self.gain.repeat(self.num_branches)
         return down, up if self.gain is None else self.gain.unsqueeze(1) * up
 
     def draws(self) -> bool:
@@ -224,7 +226,7 @@ class LowRankBranch(nn.Module):
     def _biases(self) -> tuple[Tensor | None, Tensor | None]:
         """a, once for each view, and the scaled b."""
         down = None if self.down_bias is None else self.down_bias.repeat(self.num_branches)
-        up = self.up_bias if self.up_bias is None or self.gain is None else self.gain * self.up_bias
+        up = self.up_bias if self.up_bias is None or self.gain is None or self.by_rank else self.gain * self.up_bias
         return down, None if up is None else self.scaling * up
 
     def extra_repr(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -151,22 +152,14 @@ class DenseUpdate(Wrapper):
         """dW of a part, (size, in)."""
         update = cast(Any, self.updates[part])
         with without_autocast(next(update.parameters())):
-            delta: Tensor = update.delta(lambda: self.layout.split(dense(self.base), 0)[part])
+            delta: Tensor = update.delta(partial(_rows, self.base, self.layout, part))
         return delta
 
 
-def dense_updates(
-    model: nn.Module,
-    targets: Iterable[str],
-    anatomy: Anatomy,
-    make: Callable[[nn.Module, int, int, str], nn.Module],
-    dropout: float = 0.0,
-) -> Iterator[tuple[str, DenseUpdate]]:
-    """(canonical name, `DenseUpdate`) for each layer that the targets name, with an update for each part that they do.
-
-    Args:
-        make: makes a `WeightUpdate` of the layer, a part's in_features and out_features, and the path of its random
-            streams.
+def linear_parts(
+    model: nn.Module, targets: Iterable[str], anatomy: Anatomy
+) -> Iterator[tuple[str, nn.Module, Layout, list[str]]]:
+    """(canonical name, layer, its layout, the parts that are meant) for each layer that the targets name.
 
     Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
     """
@@ -175,9 +168,54 @@ def dense_updates(
         layer = unwrap(base)
         if not is_linear(layer):
             raise TypeError(f"only linear layers take a dense update, but {name!r} is a {kind_of(layer)}")
-        rows, columns = shape_of(layer)
-        layout = places[0].layout(rows)
-        chosen = [place.site.part for place in places]
-        updates = {part: make(base, columns, layout.rows_of(part), f"{name}.{part}") for part in chosen}
-        placed = {part: update.to(**device_and_dtype(base)) for part, update in updates.items()}
-        yield name, DenseUpdate(base, placed, layout, dropout)
+        yield name, base, places[0].layout(shape_of(layer)[0]), [place.site.part for place in places]
+
+
+def part_shapes(model: nn.Module, targets: Iterable[str], anatomy: Anatomy) -> list[tuple[int, int]]:
+    """(out, in) of each part that the targets name. Raises as `linear_parts`."""
+    return [
+        (layout.rows_of(part), shape_of(unwrap(base))[1])
+        for _, base, layout, parts in linear_parts(model, targets, anatomy)
+        for part in parts
+    ]
+
+
+def dense_updates(
+    model: nn.Module,
+    targets: Iterable[str],
+    anatomy: Anatomy,
+    make: Callable[[Callable[[], Tensor], int, int, str], nn.Module],
+    dropout: float = 0.0,
+    *,
+    reader: str | None = None,
+) -> Iterator[tuple[str, DenseUpdate]]:
+    """(canonical name, `DenseUpdate`) for each layer that the targets name, with an update for each part that they do.
+
+    Args:
+        make: makes a `WeightUpdate` of a part: of a function that gives the rows of the weight that it changes, its
+            in_features and out_features, and the path of its random streams.
+        reader: the name of the method, if its updates are functions of that weight.
+
+    Raises:
+        ValueError: a target that matches nothing.
+        TypeError: one that is no linear layer, or has a weight of integers that a `reader` cannot read.
+    """
+    for name, base, layout, parts in linear_parts(model, targets, anatomy):
+        if reader is not None:
+            try:
+                dense(base)
+            except TypeError as error:
+                raise TypeError(f"{reader} multiplies by the weight, but {error}: take lora or snell") from error
+        columns = shape_of(unwrap(base))[1]
+        updates = {}
+        for part in parts:
+            # bound here: the loop goes on before a function in a closure is called
+            rows = partial(_rows, base, layout, part)
+            update = make(rows, columns, layout.rows_of(part), f"{name}.{part}")
+            updates[part] = update.to(**device_and_dtype(base))
+        yield name, DenseUpdate(base, updates, layout, dropout)
+
+
+def _rows(base: nn.Module, layout: Layout, part: str) -> Tensor:
+    """The rows of a layer's dense weight that belong to a part."""
+    return layout.split(dense(base), 0)[part]

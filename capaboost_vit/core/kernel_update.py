@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..io.options import check_value
-from .masks import random_state
+from .start import uniform
 
 COEFFICIENTS = (0.1, -0.1)  # of the two halves: learnable in the paper's text, fixed in its code
 SPARSIFIERS = ("paper", "code")
@@ -92,12 +92,8 @@ class KernelUpdate(nn.Module):
 
 def _points(number: int, rank: int, init_seed: int, path: str) -> Tensor:
     """Two halves of the coordinates of so many points at the start, (2, number, R/2)."""
-    points = torch.empty(2, number, rank // 2)
-    if not points.is_meta:
-        bound = 1 / math.sqrt(number * (rank // 2))  # kaiming_uniform(a=sqrt(5)) of three dimensions
-        start = random_state(init_seed, f"{path}.init").uniform(-bound, bound, tuple(points.shape))
-        points.copy_(torch.from_numpy(start))
-    return points
+    bound = 1 / math.sqrt(number * (rank // 2))  # kaiming_uniform(a=sqrt(5)) of three dimensions
+    return uniform((2, number, rank // 2), bound, init_seed, f"{path}.init")
 
 
 def _kernel(rows: Tensor, columns: Tensor) -> Tensor:

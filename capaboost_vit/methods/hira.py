@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,12 +37,8 @@ class Hira(MaskedMethod):
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "rank of one branch", low=1)
     alpha: float | None = option(None, "the update is scaled by alpha / rank; none: by 1, as PEFT's")
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(
-        ("query", "value"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
-    )
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with an update for each of its parts that is a target.
@@ -52,14 +48,10 @@ class Hira(MaskedMethod):
             TypeError: a target that is no linear layer, or has a weight of integers, which cannot be multiplied by.
         """
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
-            try:
-                core.dense(base)
-            except TypeError as error:
-                raise TypeError(f"hira multiplies by the weight, but {error}: take lora or snell") from error
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
             scaling = 1.0 if self.alpha is None else self.alpha / self.rank
             return core.HadamardUpdate(
                 core.LowRankBranch(in_features, out_features, self.rank, self.masking, scaling=scaling, path=path)
             )
 
-        return core.dense_updates(model, self.targets, anatomy, make, self.dropout)
+        return core.dense_updates(model, self.targets, anatomy, make, self.dropout, reader="hira")

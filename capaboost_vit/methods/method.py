@@ -26,8 +26,12 @@ COEFFICIENTS_HELP = (
     "all branches have masks, and none a coefficient"
 )
 
+TARGETS_HELP = "roles or name patterns of linear layers; blocks.11.query: a role in one block"
+DROPOUT_HELP = "dropout on the update's input"
+
 # options of a size that stand in a label, and the letter before each
 SIZES = {"rank": "r", "bottleneck": "w", "prefix_length": "p", "prompt_length": "p"}
+SIZES |= {"num_blocks": "n", "gralora_k": "k", "block_size": "b", "n_butterfly_factor": "m"}
 
 
 @dataclass(frozen=True)

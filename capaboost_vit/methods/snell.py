@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import Method
+from .method import DROPOUT_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,12 +37,8 @@ class Snell(Method):
         "paper", "how: by the paper's equation 5, or by the factor in its code", choices=("paper", "code")
     )
     start: str = option("base", "base: the model at step 0; paper: with the kernel's start", choices=("base", "paper"))
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(
-        ("query", "value"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
-    )
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
     # compared: the start that is subtracted is a function of it, and not in the file
     init_seed: int = option(0, "seed of the start; in a run that of the run")
 
@@ -67,7 +63,7 @@ class Snell(Method):
         Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
             return core.KernelUpdate(
                 in_features,
                 out_features,

@@ -32,6 +32,8 @@ MORE = {
     "ssf": [("ssf", {})],
     "hira": [("hira", dict(rank=4))],
     "snell": [("snell", dict(rank=4))],
+    **{name: [(name, {})] for name in ("dora", "vera", "ether", "etherplus", "neat", "hra", "boft", "gralora", "mlae")},
+    "randlora": [("randlora", dict(rank=4))],
     "full": [("full", {})],
     "head": [("head", {})],
     "unipelt-lora-prefix": [("unipelt", dict(rank=4, prefix_length=3, parts=["lora", "prefix"]))],

@@ -1,0 +1,32 @@
+"""Start values of what is trained, and of what stays random: functions of a seed and a path."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .masks import random_state
+
+
+def uniform(shape: tuple[int, ...], bound: float, seed: int, path: str) -> Tensor:
+    """Numbers from U(-bound, bound), keyed by (seed, path). On the meta device they are a shape alone."""
+    values = torch.empty(shape)
+    if not values.is_meta:
+        values.copy_(torch.from_numpy(random_state(seed, path).uniform(-bound, bound, shape)))
+    return values
+
+
+class RandomMatrix(nn.Module):
+    """A frozen random matrix that several updates share: `values` from U(-bound, bound), keyed by (seed, path).
+
+    It is in no file and no state, as it is a function of its key.
+    """
+
+    values: Tensor
+
+    def __init__(self, shape: tuple[int, ...], bound: float, seed: int, path: str) -> None:
+        super().__init__()
+        self.register_buffer("values", uniform(shape, bound, seed, path), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.values.shape)}"

@@ -1,0 +1,59 @@
+"""ETHER: a weight is reflected at learned hyperplanes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import TARGETS_HELP, Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Ether(Method):
+    """ETHER: y = x H W^T + b, H block-diagonal with blocks I - 2 u u^T for unit vectors u; not masked.
+
+    One vector for each layer, in `num_blocks` pieces. H is orthogonal, and as far from the identity as ever, |H - I| is
+    2 for each block, so the model is NOT the base at step 0: u starts at random. `etherplus` starts as the base. There
+    are no masks in it, as H of a masked vector is a reflection at another hyperplane.
+
+    Source: ETHER, arXiv 2405.20271. With one block it is PEFT's HRAConfig(r=1). Deviations: blocks of inputs are
+    multiplied by blocks of H (the reshape of the reference code mixes them); no dropout, which is on the whole input
+    there; u does not decay, as its length has no effect. Settings for images were not found; targets and number of
+    blocks are its code's.
+    """
+
+    name: ClassVar[str] = "ether"
+    starts_as_base: ClassVar[bool] = False
+    usual_lr: ClassVar[float] = 5e-3
+    num_blocks: int = option(1, "diagonal blocks of H; the number of parameters stays the same", low=1)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
+    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises:
+            ValueError: a target that matches nothing, or a width that the number of blocks does not divide.
+            TypeError: a target that is no linear layer, or has a weight of integers, which cannot be multiplied by.
+        """
+
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
+            return core.ReflectionUpdate(
+                in_features,
+                1,
+                num_blocks=self.num_blocks,
+                paired=False,
+                bound=(in_features // self.num_blocks) ** -0.5,  # kaiming_uniform(a=sqrt(5))
+                init_seed=self.init_seed,
+                path=path,
+            )
+
+        return core.dense_updates(model, self.targets, anatomy, make, reader=self.name)

@@ -1,0 +1,58 @@
+"""HRA: a weight is rotated by a chain of learned reflections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import TARGETS_HELP, Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Hra(Method):
+    """HRA: y = x (W H_1 ... H_r)^T + b, H = I - 2 u u^T for unit vectors u; not masked.
+
+    r vectors for each layer, half of LoRA's parameters on a square one. The rotation is orthogonal, and the change of
+    the weight of rank up to r. Vectors start as equal pairs, whose reflections undo each other. There are no masks in
+    it, as the reflection of a masked vector is one at another hyperplane.
+
+    Source: HRA, arXiv 2405.17484; forward, gradients, merge and start are those of PEFT's HRAConfig. Deviations: an odd
+    rank, with which PEFT warns that the model is not the base, is refused; apply_GS is left out, as the Gram-Schmidt
+    process divides by zero on equal pairs, and so is the paper's penalty, which PEFT does not have; the vectors do not
+    decay, as their length has no effect. Settings for images were not found: rank is PEFT's, targets are LoRA's.
+    """
+
+    name: ClassVar[str] = "hra"
+    usual_lr: ClassVar[float] = 5e-3
+    rank: int = option(8, "r, reflections of a layer, in pairs: even", low=2)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
+    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank % 2:
+            raise ValueError(f"rank of method 'hra' must be even, as reflections start in pairs, got {self.rank}")
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises:
+            ValueError: a target that matches nothing.
+            TypeError: a target that is no linear layer, or has a weight of integers, which cannot be multiplied by.
+        """
+
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
+            bound = (self.rank / 2) ** -0.5  # kaiming_uniform(a=sqrt(5)) of one vector of each pair
+            return core.ReflectionUpdate(
+                in_features, self.rank, paired=True, bound=bound, init_seed=self.init_seed, path=path
+            )
+
+        return core.dense_updates(model, self.targets, anatomy, make, reader=self.name)

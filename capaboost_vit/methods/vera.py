@@ -1,0 +1,54 @@
+"""VeRA: two learned vectors around two frozen random matrices that all layers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import DROPOUT_HELP, TARGETS_HELP, Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Vera(Method):
+    """VeRA: y = base(x) + dropout(x) dW^T, dW = diag(b) B diag(d) A, A and B random, frozen and shared; not masked.
+
+    A few vectors of numbers where LoRA has matrices, and files that are as small: A and B are functions of
+    `projection_prng_key`, and in none of them. There are no masks in it, as no matrix is trained that could be masked.
+
+    Source: VeRA, arXiv 2310.11454; forward, gradients, merge and start are those of PEFT's VeraConfig with the same A
+    and B. Deviations: A and B come from numpy's stream, which never changes, not from torch's, so that they are other
+    numbers than PEFT's of that key; parts of a fused layer have vectors of their own.
+    """
+
+    name: ClassVar[str] = "vera"
+    usual_lr: ClassVar[float] = 3e-2
+    rank: int = option(256, "rows of A, columns of B", low=1)
+    d_initial: float = option(0.1, "start of d; that of b is zero", compared=False)
+    projection_prng_key: int = option(0, "seed of A and B; independent of the training seed")
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+        """
+        rows, columns = zip(*core.part_shapes(model, self.targets, anatomy), strict=True)
+        key = self.projection_prng_key
+        # kaiming_uniform, of the largest layer
+        down = core.RandomMatrix((self.rank, max(columns)), math.sqrt(6 / max(columns)), key, "vera.A")
+        up = core.RandomMatrix((max(rows), self.rank), math.sqrt(6 / self.rank), key, "vera.B")
+
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
+            return core.VectorUpdate(in_features, out_features, down, up, self.d_initial)
+
+        yield from core.dense_updates(model, self.targets, anatomy, make, self.dropout)
