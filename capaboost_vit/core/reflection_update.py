@@ -90,10 +90,8 @@ class RelaxedReflectionUpdate(nn.Module):
         path: str = "",
     ) -> None:
         super().__init__()
-        self.inputs = nn.Parameter(_pair(in_features, num_blocks, init_seed, f"{path}.inputs"))
-        self.outputs = (
-            nn.Parameter(_pair(out_features, num_blocks, init_seed, f"{path}.outputs")) if two_sided else None
-        )
+        self.inputs = nn.Parameter(_pair("inputs", in_features, num_blocks, init_seed, path))
+        self.outputs = nn.Parameter(_pair("outputs", out_features, num_blocks, init_seed, path)) if two_sided else None
 
     def no_weight_decay(self) -> set[str]:
         """All: their length has no effect."""
@@ -116,10 +114,10 @@ def _width(features: int, num_blocks: int, path: str) -> int:
     return features // num_blocks
 
 
-def _pair(features: int, num_blocks: int, init_seed: int, path: str) -> Tensor:
+def _pair(side: str, features: int, num_blocks: int, init_seed: int, path: str) -> Tensor:
     """u and v = -u of all blocks, (2, n, features / n)."""
     width = _width(features, num_blocks, path)
-    u = uniform((num_blocks, width), width**-0.5, init_seed, f"{path}.init")
+    u = uniform((num_blocks, width), width**-0.5, init_seed, f"{path}.{side}.init")
     return torch.stack([u, -u])
 
 

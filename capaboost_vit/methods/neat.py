@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Neat(MaskedMethod):
-    """NEAT: y = x (W + dW)^T + b, dW = scaling * sum_i (B * MB_i) g(relu((A * MA_i) W)), g more layers if `depth` > 0.
+    """NEAT: y = x (W + dW)^T + b, dW = scaling * sum_i (B * MB_i) g(relu((A * MA_i) W)), g of `hidden_depth`.
 
-    As many parameters as LoRA on square layers, 2 r out (+ 2 depth r^2), and no more rank: dW is of rank r, or of
-    num_branches times that. W is always the weight of the base, never one with dW in it.
+    As many parameters as LoRA on square layers, 2 r out (+ 2 hidden_depth r^2), and no more rank: dW is of rank r, or
+    num_branches r. W is always the weight of the base, never one with dW in it.
 
     As published there are no masks: the default is num_branches=1 with density=1. They compose; whether they help,
     nobody has shown.
 
-    Source: NEAT, arXiv 2410.01870, renamed PEANuT; forward, gradients, merge and start are those of PEFT's
-    PeanutConfig with act_fn="relu". depth is PEFT's: 2 is what the authors' code calls 6. Rank, targets and scaling are
-    those of the authors' code for ViT-B, where learning rates are 5e-3 to 1e-2.
+    Source: NEAT, arXiv 2410.01870, renamed PEANuT; forward, gradients, merge and start are those of PEFT's PeanutConfig
+    with act_fn="relu". hidden_depth is PEFT's depth, which is a word of timm's models, and 2 of it what the authors'
+    code calls 6. Rank, targets and scaling are those of that code for ViT-B, with learning rates of 5e-3 to 1e-2.
     """
 
     name: ClassVar[str] = "neat"
@@ -36,7 +36,7 @@ class Neat(MaskedMethod):
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(7, "rank of one branch", low=1)
-    depth: int = option(0, "pairs of further layers between A and B, rank x rank, with residuals", low=0)
+    hidden_depth: int = option(0, "pairs of further layers between A and B, rank x rank, with residuals", low=0)
     scaling: float = option(1.0, "the update is scaled by it")
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
@@ -44,7 +44,7 @@ class Neat(MaskedMethod):
     def label(cls, record: Mapping[str, Any]) -> str:
         """With its depth, where there is one."""
         label = super().label(record)
-        return f"{label} depth {record['depth']}" if record.get("depth") else label
+        return f"{label} depth {record['hidden_depth']}" if record.get("hidden_depth") else label
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with an update for each of its parts that is a target.
@@ -58,6 +58,6 @@ class Neat(MaskedMethod):
             factors = core.LowRankBranch(
                 out_features, out_features, self.rank, self.masking, scaling=self.scaling, path=path
             )
-            return core.NonlinearUpdate(factors, self.depth, init_seed=self.init_seed, path=path)
+            return core.NonlinearUpdate(factors, self.hidden_depth, init_seed=self.init_seed, path=path)
 
         return core.dense_updates(model, self.targets, anatomy, make, reader=self.name)
