@@ -32,7 +32,7 @@ class Neat(MaskedMethod):
     """
 
     name: ClassVar[str] = "neat"
-    usual_lr: ClassVar[float] = 5e-3
+    usual_lr: ClassVar[float] = 1e-2
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(7, "rank of one branch", low=1)
