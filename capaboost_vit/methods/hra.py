@@ -26,8 +26,9 @@ class Hra(Method):
 
     Source: HRA, arXiv 2405.17484; forward, gradients, merge and start are those of PEFT's HRAConfig. Deviations: an odd
     rank, with which PEFT warns that the model is not the base, is refused; apply_GS is left out, as the Gram-Schmidt
-    process divides by zero on equal pairs, and so is the paper's penalty, which PEFT does not have; the vectors do not
-    decay, as their length has no effect. Settings for images were not found: rank is PEFT's, targets are LoRA's.
+    process leaves rounding errors of equal pairs, and stretches them to unit length, so that the model is not the base;
+    so is the paper's penalty, which PEFT does not have; the vectors do not decay, as their length has no effect.
+    Settings for images were not found: rank is PEFT's, targets are LoRA's.
     """
 
     name: ClassVar[str] = "hra"
