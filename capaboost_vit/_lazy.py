@@ -24,9 +24,17 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[
 
     def get(name: str) -> Any:
         if name not in module_of:
-            from .io.options import suggest
-
-            raise AttributeError(f"module {package!r} has no attribute {name!r}{suggest(name, public)}")
+            raise _NoAttribute(package, name, public)
         return getattr(import_module(f".{module_of[name]}", package), name)
 
     return get, lambda: public, public
+
+
+class _NoAttribute(AttributeError):
+    """Looks for the nearest name when it is shown: argument parsers ask modules for thousands of names."""
+
+    def __str__(self) -> str:
+        from .io.options import suggest
+
+        package, name, public = self.args
+        return f"module {package!r} has no attribute {name!r}{suggest(name, public)}"

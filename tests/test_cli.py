@@ -1091,7 +1091,7 @@ def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it(
     targets = text[text.rindex("--method.targets TARGETS") :][:800]
     for words in (
         "lora, mlae: roles or name patterns of linear layers or 2d convolutions",
-        "hira, snell, dora, vera, ether, etherplus, neat, hra, boft, randlora, gralora: roles or name patterns of",
+        "hira, snell, dora, vera, ether, etherplus, neat, hra, boft, randlora, gralora, pafi: roles or name",
         "adapter: roles or name patterns of sub-layers",
     ):
         assert words in targets
