@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 OF_CLASSES = ("accuracy", "balanced_accuracy", "f1", "macro_f1", "matthews", "micro_f1")
+TAG_SCORES = ("mAP", "macro_f1", "micro_f1", "exact_match")
 OF_NUMBERS = ("mae", "pearson", "r2", "rmse", "spearman")
 _AVERAGES = {"f1": "binary", "macro_f1": "macro", "micro_f1": "micro"}  # of scikit-learn
 NOT_IN_PER_CENT = {"mae", "rmse", "r2"}  # no shares
@@ -141,6 +142,24 @@ def average_precision(outputs: Tensor, targets: Tensor) -> float:
     if not present.any():
         raise ValueError("no example to score has any class")
     return 100 * float(average_precision_score(targets[:, present].numpy(), outputs[:, present].numpy()))
+
+
+def tag_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """Scores in per cent of logits (N, C) for targets (N, C) of 0 and 1.
+
+    `mAP`: mean over the tags that occur of their average precision. A tag counts as predicted where its probability is
+    above 0.5: `macro_f1`, the mean of the F1 of the tags, 0 for one that neither occurs nor is predicted; `micro_f1`,
+    the F1 of all decisions; `exact_match`, the share of examples all of whose decisions are right. As in scikit-learn.
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    predicted, expected = (logits > 0).int().numpy(), targets.int().numpy()
+    found = {
+        "macro_f1": f1_score(expected, predicted, average="macro", zero_division=0),
+        "micro_f1": f1_score(expected, predicted, average="micro", zero_division=0),
+        "exact_match": accuracy_score(expected, predicted),
+    }
+    return {"mAP": average_precision(logits, targets), **{name: 100 * float(value) for name, value in found.items()}}
 
 
 def _metric(name: str, predictions: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:

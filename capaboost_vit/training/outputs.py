@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,3 +66,19 @@ def multi_label(*, score: Score, names: tuple[str, ...]) -> Objective:
         return (losses * ~targets.isnan()).mean(1).sum()
 
     return Objective(names, loss, Outputs, score)
+
+
+def tag_targets(labels: Sequence[Sequence[int]], count: int) -> Tensor:
+    """Targets (examples, count) of 0 and 1, from the numbers of the tags of each example."""
+    targets = torch.zeros(len(labels), count)
+    for row, tags in enumerate(labels):
+        targets[row, list(tags)] = 1
+    return targets
+
+
+def ranked(shares: Tensor, *, top: int, least: float = 0.0) -> list[tuple[list[float], list[int]]]:
+    """The `top` largest of the shares (B, C) of each row, the highest first, that are at least `least`; and which."""
+    best = shares.topk(min(top, shares.shape[-1]))
+    counts = (best.values >= least).sum(-1).tolist()
+    rows = zip(best.values.tolist(), best.indices.tolist(), counts, strict=True)
+    return [(values[:count], indices[:count]) for values, indices, count in rows]

@@ -17,6 +17,7 @@ from ..io.atomic import replacing
 from ..io.options import check_value
 from ..training.distributed import pick_device
 from ..training.evaluation import not_finite, refuse_outputs
+from ..training.outputs import ranked
 from .data import Split, is_image
 from .data.tree import Folder
 from .loader import Normalise
@@ -129,12 +130,11 @@ def _answers(
     if saved.task == "regression":
         mean, std = saved.input["scale"]
         return [([], [], mean + std * value) for value in outputs.double().squeeze(-1).tolist()]
-    of_tags = saved.task == "multi-label"
-    shares = outputs.float().sigmoid() if of_tags else (outputs.float() / saved.temperature).softmax(-1)
-    ranked = shares.topk(outputs.shape[-1] if of_tags else top)
-    counts = (ranked.values >= tag_threshold).sum(-1).tolist() if of_tags else [top] * len(outputs)
-    rows = zip(ranked.values.tolist(), ranked.indices.tolist(), counts, strict=True)
-    return [(probabilities[:count], indices[:count], None) for probabilities, indices, count in rows]
+    if saved.task == "multi-label":
+        rows = ranked(outputs.float().sigmoid(), top=outputs.shape[-1], least=tag_threshold)
+    else:
+        rows = ranked((outputs.float() / saved.temperature).softmax(-1), top=top)
+    return [(probabilities, indices, None) for probabilities, indices in rows]
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshold: float | None = None) -> Path:

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..training.metrics import average_precision, scores
+from ..training.metrics import TAG_SCORES, scores, tag_scores
 from ..training.objective import Objective, classification
-from ..training.outputs import multi_label, regression
+from ..training.outputs import multi_label, regression, tag_targets
 from .config import TrainConfig
 from .data import ImageData, Split
 
-TAG_SCORES = ("mAP", "macro_f1", "micro_f1", "exact_match")
 NUMBER_SCORES = ("r2", "mae", "rmse", "spearman")
 
 
@@ -44,10 +43,7 @@ class Scale:
 def targets_of(task: str, split: Split, *, outputs: int, scale: Scale | None = None) -> Tensor:
     """Targets of all images of a split: classes (N,), tags (N, outputs) of 0 and 1, or standardised numbers (N,)."""
     if task == "multi-label":
-        targets = torch.zeros(len(split), outputs)
-        for row, tags in enumerate(split.labels):
-            targets[row, list(tags)] = 1
-        return targets
+        return tag_targets(split.labels, outputs)
     if scale is not None:
         return ((torch.tensor(split.labels, dtype=torch.double) - scale.mean) / scale.std).float()
     return torch.tensor(split.labels)
@@ -70,24 +66,6 @@ def make_objective(
         return scores(NUMBER_SCORES, scale.back(outputs), scale.back(batches.source.targets))
 
     return regression(score=of_numbers, names=NUMBER_SCORES)
-
-
-def tag_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """Scores in per cent of logits (N, C) for targets (N, C) of 0 and 1.
-
-    `mAP`: mean over the tags that occur of their average precision. A tag counts as predicted where its probability is
-    above 0.5: `macro_f1`, the mean of the F1 of the tags, 0 for one that neither occurs nor is predicted; `micro_f1`,
-    the F1 of all decisions; `exact_match`, the share of images all of whose decisions are right. As in scikit-learn.
-    """
-    from sklearn.metrics import accuracy_score, f1_score
-
-    predicted, expected = (logits > 0).int().numpy(), targets.int().numpy()
-    found = {
-        "macro_f1": f1_score(expected, predicted, average="macro", zero_division=0),
-        "micro_f1": f1_score(expected, predicted, average="micro", zero_division=0),
-        "exact_match": accuracy_score(expected, predicted),
-    }
-    return {"mAP": average_precision(logits, targets), **{name: 100 * float(value) for name, value in found.items()}}
 
 
 def refuse_for_classes_alone(config: TrainConfig, task: str) -> None:

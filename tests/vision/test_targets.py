@@ -14,11 +14,12 @@ from sklearn.metrics import average_precision_score, f1_score
 from torch.nn import functional as F
 
 from capaboost_vit.run import train
+from capaboost_vit.training.metrics import tag_scores
 from capaboost_vit.training.outputs import multi_label
 from capaboost_vit.vision.data import open_data
 from capaboost_vit.vision.predict import predict_images, write_predictions
 from capaboost_vit.vision.saved import merge_adapter
-from capaboost_vit.vision.targets import Scale, tag_scores
+from capaboost_vit.vision.targets import Scale
 
 # `datasets` leaves metadata.csv open
 pytestmark = [

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, Literal
 
 Task = Literal["classification", "multi-label", "regression"]
-
-_SEPARATOR = re.compile("[;|]")
-
-
-def split_tags(text: Any) -> tuple[str, ...]:
-    """The tags in `a;b;c` or `a|b`; none in an empty cell."""
-    return tuple(tag.strip() for tag in _SEPARATOR.split(str(text)) if tag.strip())
 
 
 def number_of(cell: Any) -> float | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ...io.columns import LabelColumn, labelled, listed, refuse_lookalikes, training_column
-from ...io.options import suggest
-from .labels import Task, number_of, split_tags
+from ...io.tags import number_tags, split_tags, tags_of_cell, tags_of_switches
+from .labels import Task, number_of
 
 
 class TableLabels(NamedTuple):
@@ -42,12 +43,10 @@ def labels_of_column(
     if task == "regression":
         return TableLabels(task, (), *numbers(where, cells, spec), said)
     if task == "multi-label":
-        tags = {
-            name: [() if cell is None else cell if is_list else split_tags(cell) for cell in part]
-            for name, part in cells.items()
-        }
+        tags = {name: [*map(tags_of_cell, part)] for name, part in cells.items()}
         names = getattr(feature.feature if is_list else feature, "names", None)
-        return TableLabels(task, *number_tags(where, tags, spec, names), said)
+        numbered = number_tags(where, tags, locate=partial(_located, spec), names=names, by_number=names is not None)
+        return TableLabels(task, *numbered, said)
     if is_list:
         raise ValueError(f"{where} holds lists, not one class for each image: leave --task classification out")
     classes, labels, unlabelled = number_labels(spec, column, cells, getattr(feature, "names", None))
@@ -56,67 +55,13 @@ def labels_of_column(
     return TableLabels("classification", classes, labels, unlabelled, said)
 
 
-def _tags(cell: Any, is_list: bool) -> Sequence[Any]:
-    if cell is None:
-        return ()
-    return cell if is_list else split_tags(cell)
-
-
-def is_switch(cells: Sequence[Any]) -> bool:
-    """Whether a column holds nothing but 0 and 1, or true and false."""
-    return all(isinstance(cell, bool | int | float) and cell in (0, 1) for cell in cells)
-
-
 def tags_of_columns(spec: str, columns: Sequence[str], cells: Mapping[str, Sequence[Sequence[Any]]]) -> TableLabels:
     """A tag for each of several columns of 0 and 1, whose cells come column by column; raises ValueError for others."""
-    for name, part in cells.items():
-        for column, values in zip(columns, part, strict=True):
-            if not is_switch(values):
-                raise ValueError(f"{spec}: the column {column!r} of {name} is no tag: it holds others than 0 and 1")
-    rows = {name: zip(*part, strict=True) for name, part in cells.items()}
-    tags = {name: [[i for i, on in enumerate(row) if on] for row in part] for name, part in rows.items()}
+    tags = tags_of_switches(spec, columns, cells)
     some = ", ".join(columns[:5]) + (", ..." if columns[5:] else "")
     said = f"{spec}: {len(columns)} columns of 0 and 1 are a tag each ({some})"
-    return TableLabels("multi-label", *number_tags(spec, tags, spec, columns), (said,))
-
-
-def number_tags(
-    where: str, cells: Mapping[str, Sequence[Sequence[Any]]], spec: str, names: Sequence[str] | None = None
-) -> tuple[tuple[str, ...], dict[str, tuple[tuple[int, ...], ...]], tuple[str, ...]]:
-    """Names of the tags, those of each image by split, in order, and the splits in which no image has one: no labels.
-
-    Args:
-        where: for messages.
-        cells: the tags of each image, by split: names, or the numbers of `names`.
-        names: of all tags; None: those of train, sorted.
-
-    Raises:
-        ValueError: no tags; by split and row: a tag that train does not have.
-    """
-    kept = {split: part for split, part in cells.items() if any(map(len, part))}
-    if not kept:
-        raise ValueError(f"{where} holds no tag")
-    by_number = names is not None
-    names = (
-        sorted({str(tag) for tags in kept.get("train", next(iter(kept.values()))) for tag in tags})
-        if names is None
-        else names
-    )
-    refuse_lookalikes(where, names)
-    index = {str(number) if by_number else name: number for number, name in enumerate(names)}
-    labels = {}
-    for split, part in kept.items():
-        rows = []
-        for row, tags in enumerate(part):
-            unknown = next((str(tag) for tag in tags if str(tag) not in index), None)
-            if unknown is not None:
-                hint = suggest(unknown, index)
-                raise ValueError(
-                    f"{_locate_row(spec, split)(row)} has the tag {unknown!r}{hint}, and {listed([*index])}"
-                )
-            rows.append(tuple(sorted({index[str(tag)] for tag in tags})))
-        labels[split] = tuple(rows)
-    return tuple(names), labels, tuple(split for split in cells if split not in kept)
+    numbered = number_tags(spec, tags, locate=partial(_located, spec), names=columns, by_number=True)
+    return TableLabels("multi-label", *numbered, (said,))
 
 
 def numbers(
@@ -183,7 +128,11 @@ def number_labels(
 
 
 def _locate_row(spec: str, split: str) -> Callable[[int], str]:
-    return lambda row: f"{spec}: row {row} of {split}"
+    return partial(_located, spec, split)
+
+
+def _located(spec: str, split: str, row: int) -> str:
+    return f"{spec}: row {row} of {split}"
 
 
 def _plain(cell: Any) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 from ...io.columns import INTEGER, asked_column, only_column
 from ...io.printable import printable
 from ...io.tables import holds, is_table_folder, load_from_hub, load_local, root_cause
+from ...io.tags import is_switch
 from .image_data import ImageData
 from .labels import Task
 from .split import Split
-from .table_labels import is_switch, labels_of_column, tags_of_columns
+from .table_labels import labels_of_column, tags_of_columns
 
 _INSTEAD = "give a local folder of images, a .zip, or a .parquet file instead"
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
