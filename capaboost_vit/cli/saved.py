@@ -114,7 +114,8 @@ def predict_parser() -> Parser:
     add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
     text = "copy each picture into a folder of this one that is named after its class; nothing is moved or overwritten"
     add_option(parser, "--sort-into", str | None, None, text)
-    text = "probability, such as 0.7, below which a picture is `unsure`: said, in the csv file, and when sorting"
+    text = "probability, such as 0.7, below which a picture is `unsure`: said, in the csv file, and when sorting; "
+    text += "of tags the least that is given, 0.5 if null"
     add_option(parser, "--threshold", float | None, None, text, {"low": 0, "high": 1})
     text = "at a picture that cannot be read: error, or skip it and say so"
     add_option(parser, "--bad-images", Literal["error", "skip"], "error", text)
@@ -174,7 +175,8 @@ def predict(arguments: Namespace) -> None:
 
 def _refuse_image_options(source: ModelSource, arguments: Namespace) -> None:
     """Raises ValueError where a model on texts is given an option that only pictures have."""
-    for name in ("output", "pretrained", "sort_into", "threshold", "tta"):
+    task = source.adapter and source.adapter.header.get("text", {}).get("task")
+    for name in ("output", "pretrained", "sort_into", *(() if task == "multi-label" else ("threshold",)), "tta"):
         if arguments.get(name) not in (None, False, [], "none"):
             raise ValueError(f"{flag(name)} is for pictures, and {source.path} is of a model on texts: leave it out")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..nlu.questions import Question
     from ..training.saved import ModelSource
 
-TYPED = ("text", "text_pair", "question", "context", "text_columns")  # options that are for texts alone
+TYPED = ("text", "text_pair", "choices", "question", "context", "text_columns")  # options that are for texts alone
 _SHOWN = 72  # characters of a text
 
 
@@ -25,6 +25,7 @@ def add_text_options(parser: Parser) -> None:
     for flag, text in (
         ("--text", "texts, instead of a file"),
         ("--text-pair", "of pairs the second texts, one for each of --text"),
+        ("--choices", "of multiple choice the texts of which one goes with --text"),
         ("--question", "questions that a span of --context answers"),
         ("--context", "one text for all questions, or one for each"),
         ("--text-columns", "columns of texts in the file; null: those of training"),
@@ -46,7 +47,8 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
     """
     path = _the_one_input(arguments)
     table = None if arguments.csv is None else Path(arguments.csv)
-    from ..nlu.predict import Predictor, typed_questions, typed_texts, write_rows
+    from ..nlu.predict import Predictor, write_rows
+    from ..nlu.typed import typed_questions, typed_texts
 
     options = {name: arguments[name] for name in ("batch_size", "device", "short_cuts")}
     predictor = Predictor(source, model=arguments.initial_checkpoint, **options)
@@ -55,18 +57,25 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
             raise ValueError(f"{source.path} answers questions: say --question and --context, or name a file")
         typed = typed_questions(arguments.question or (), arguments.context or ()) if path is None else None
         return _answer(predictor, typed or predictor.read_questions(str(path)), table)
+    if predictor.task.kind == "multiple-choice":
+        return _choose(predictor, arguments, path, table)
+    if arguments.choices is not None:
+        raise ValueError(f"{source.path} is of the task {predictor.task.name}, which has no --choices: leave them out")
     if predictor.task.kind == "tokens":
         return _tag(predictor, arguments, path, table)
     if arguments.question is not None:
         raise ValueError(f"{source.path} is of the task {predictor.task.name}, which answers no --question: say --text")
     as_folder = table is not None and (table.is_dir() or not table.suffix)
+    if path is not None and predictor.task.kind == "multi-label" and (as_folder or Path(path).is_dir()):
+        raise ValueError(f"GLUE's server takes no tags of {predictor.task.name}: name one file, and --csv FILE.csv")
     if path is not None and (as_folder or Path(path).is_dir()):
         return _submit(predictor, path, table)
     if path is None:
         split = typed_texts(arguments.text, arguments.text_pair or ())
     else:
         split = predictor.read(path, text_columns=arguments.text_columns)
-    predictions = predictor.predict(split, top=arguments.top)
+    threshold = 0.5 if arguments.threshold is None else arguments.threshold
+    predictions = predictor.predict(split, top=arguments.top, threshold=threshold)
     for prediction in predictions:
         _show(prediction)
     if table is not None:
@@ -76,7 +85,7 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
 def _the_one_input(arguments: Namespace) -> str | None:
     """The file or folder; None where texts were typed. Raises ValueError for both, none, or several."""
     typed = [f"--{name}" for name in ("text", "question") if arguments[name] is not None]
-    for second, first in (("text_pair", "text"), ("context", "question")):
+    for second, first in (("text_pair", "text"), ("choices", "text"), ("context", "question")):
         if arguments[second] is not None and arguments[first] is None:
             raise ValueError(f"--{second.replace('_', '-')} goes with --{first}, which is missing")
     if len(arguments.images) + len(typed) == 0:
@@ -115,10 +124,29 @@ def _answer(predictor: Predictor, questions: Sequence[Question], table: Path | N
     print(f"written: {path}")
 
 
+def _choose(predictor: Predictor, arguments: Namespace, path: str | None, table: Path | None) -> None:
+    """Prints the choices of each context, the most probable one first, and writes them."""
+    from ..nlu.predict import write_rows
+    from ..nlu.typed import typed_choices
+
+    if path is None:
+        if arguments.text is None or arguments.choices is None or arguments.text_pair:
+            raise ValueError(f"{predictor.task.name} chooses: say --text CONTEXT --choices A B C, or name a file")
+        split = typed_choices(arguments.text, arguments.choices)
+    else:
+        split = predictor.read_choices(path, text_columns=arguments.text_columns)
+    predictions = predictor.choose(split)
+    for prediction in predictions:
+        _show(prediction)
+    if table is not None:
+        print(f"written: {write_rows(predictions, table, what='choice')}")
+
+
 def _tag(predictor: Predictor, arguments: Namespace, path: str | None, table: Path | None) -> None:
     """Prints a word and its tag a line, as CoNLL files do, or writes that."""
     from ..io.atomic import write_text
-    from ..nlu.predict import conll_lines, typed_sentences
+    from ..nlu.predict import conll_lines
+    from ..nlu.typed import typed_sentences
 
     if path is None:
         if arguments.text is None or arguments.text_pair:

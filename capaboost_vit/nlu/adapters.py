@@ -109,7 +109,7 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
         return load_adapter(built, file, force=force).eval()
     with explained(file.path):
         kind = get_task(task).kind
-    if kind in ("classification", "tokens") and not classes:
+    if kind in ("classification", "multi-label", "tokens") and not classes:
         raise AdapterFileError(f"{file.path} names no classes: build its model, then use load_adapter")
     built = create_text_model(base, kind, classes=classes, pretrained=pretrained)
     return load_adapter(built, file, force=force).eval()

@@ -26,7 +26,11 @@ class TextConfig(RunConfig):
 
     # what and where
     model: str = option("FacebookAI/roberta-base", "hub id, or folder with config.json, weights and tokenizer")
-    task: str = option("rte", "one of GLUE's (cola, sst2, ...), squad, squad_v2, chemprot, ..., classification, mlm")
+    task: str = option(
+        "rte",
+        "one of GLUE's (cola, sst2, ...), squad, squad_v2, chemprot, ..., classification, multi-label, "
+        "multiple-choice, mlm",
+    )
     data: str = option("hub", "folder or file with the task's data, or hub id; hub: the task's own there")
     output: str = option("runs/text", "folder of the run")
     pretrained: bool = option(True, "load the model's weights; false: random ones")
@@ -43,9 +47,13 @@ class TextConfig(RunConfig):
     )
     data_seed: int = option(0, "seed of what the protocol draws; the same for all seeds of a table", low=0)
     text_columns: tuple[str, ...] | None = option(
-        None, "columns of texts: one; two of a pair; more, which the tokenizer's separator joins; none: found by name"
+        None,
+        "columns of texts: one; two of a pair; more, which the tokenizer's separator joins; of multiple choice the "
+        "context, then its choices; none: found by name",
     )
-    label_column: str | None = option(None, "column of labels or scores; none: found by name")
+    label_column: str | None = option(
+        None, "column of labels or scores; of tags also several of 0 and 1, a,b,c; none: found by name"
+    )
     metrics: tuple[str, ...] | None = option(
         None, "scores, of which the first chooses the epoch, such as macro_f1 or balanced_accuracy; none: the task's"
     )

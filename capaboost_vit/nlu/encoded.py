@@ -9,6 +9,7 @@ from typing import Any
 
 from ..io.options import flag, suggest
 from ..training.metrics import OF_CLASSES, OF_NUMBERS
+from .choices import encode_choices
 from .config import TextConfig, base_model
 from .data import TextData, open_texts
 from .models import create_tokenizer, known_limits
@@ -53,7 +54,12 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
         encoder = partial(encode_questions, stride=config.stride, max_question=config.max_question)
     else:
         data = _open_texts(config, task, classes)
-        by_kind = {"masked": encode_pieces, "tokens": encode_words}
+        by_kind: dict[str, Callable[..., Encoded]] = {
+            "masked": encode_pieces,
+            "tokens": encode_words,
+            "multiple-choice": encode_choices,
+            "multi-label": partial(encode, tags=len(data.classes)),
+        }
         encoder = by_kind.get(task.kind, partial(encode, regression=task.kind == "regression"))
     encoded = {name: encoder(split, tokenizer, max_length=config.max_length) for name, split in data.splits.items()}
     highest = max(int(ids.max()) for split in encoded.values() for ids in split.ids)

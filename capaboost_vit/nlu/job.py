@@ -25,7 +25,7 @@ from .config import TextConfig, base_model, has_weights
 from .data import PREDICT
 from .encoded import EncodedTask, encode_task
 from .front import divide
-from .loader import TextExamples, TokenMasking, moved, text_eval_loader
+from .loader import TokenMasking, moved, text_eval_loader, text_examples
 from .models import adapt, create_text_model, recompute_layers
 from .objectives import make_objective
 from .tasks import Task
@@ -47,8 +47,13 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     labels = set(getattr(data.splits["train"], "labels", ()))
     if task.kind == "tokens":
         labels = {tag for tags in labels for tag in tags}
-    if len(labels) == 1:
-        only = data.classes[labels.pop()] if data.classes else labels.pop()
+    # which place the right choice has is nothing that a model could learn
+    if len(labels) == 1 and task.kind != "multiple-choice":
+        only = labels.pop()
+        if task.kind == "multi-label":
+            only = ";".join(data.classes[tag] for tag in only)
+        elif data.classes:
+            only = data.classes[only]
         raise ValueError(
             f"{config.data}: all examples of train have the label {only!r}, so there is nothing to learn: look at the "
             "files, or name another --label-column"
@@ -59,7 +64,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     if task.kind == "masked":
         masking = TokenMasking(encoded.tokenizer, probability=config.mlm_probability, seed=config.seed)
     shard: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
-    examples = TextExamples(encoded.encoded["train"], masking)
+    examples = text_examples(encoded.encoded["train"], masking)
     longest = int(encoded.encoded["train"].lengths.argmax())
     batch = next(examples.batches([[(longest, True)] * 2]))
     try_out(model, lambda: moved(batch, device)[0], config)
@@ -107,9 +112,10 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
     take_short_cuts(
         job,
         logits_only=logits_only,
-        divide=divide,
+        divide=divide if task.kind != "multiple-choice" else lambda _: None,  # whose inputs are (B, K, N)
         example=lambda: moved(batch, device)[0],
-        random=masking is not None or task.kind == "tokens",  # whose targets are as wide as their batch
+        # the last two have targets that are as wide as their batch
+        random=masking is not None or task.kind in ("tokens", "multiple-choice"),
         widths=lambda examples: examples.widths(),
     )
     return job
@@ -148,7 +154,7 @@ def _save(model: nn.Module, encoded: EncodedTask, folder: Path, temperature: flo
         for left in (folder / "model", *folder.glob(".model.*")):  # by a run that was killed while it concluded
             shutil.rmtree(left, ignore_errors=True)
         return save_model(merge(model), encoded.tokenizer, folder / "model")
-    of_texts = task.kind in ("classification", "regression")
+    of_texts = task.kind in ("classification", "regression", "multi-label")
     return save_adapter(
         model,
         folder / "adapter.safetensors",
@@ -168,6 +174,9 @@ def _lines(task: EncodedTask) -> list[str]:
         lines = [
             f"val: {count} examples drawn of train, which has no val beside it (--select last trains on all of it)"
         ]
+    if task.task.kind == "multi-label":
+        names = task.data.classes
+        lines.append(f"{len(names)} tags: {', '.join(names[:10])}{', ...' if names[10:] else ''}")
     for name, ids in task.encoded.items():
         if task.task.kind == "tokens" and (more := len(ids) - len(task.data.splits[name])):
             lines.append(f"{name}: long sentences are read in pieces of --max-length, {more} more than sentences")

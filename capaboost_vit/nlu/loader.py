@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..core.seeds import words
 from ..training.loader import EvalLoader, Part
+from .choices import Choices
 from .tokens import Encoded
 
-Batch = tuple[dict[str, Tensor], Tensor]  # input_ids, attention_mask[, token_type_ids] (B, N) int64; targets
-# the padding label, that of an example that only stands in: -1 for classes and spans, -100 for tokens, and NaN
-# for scores, of which -1 may be one
+# input_ids, attention_mask[, token_type_ids] (B, N) int64, of multiple choice (B, K, N); targets
+Batch = tuple[dict[str, Tensor], Tensor]
+# the padding label, that of an example that only stands in: -1 for classes, choices and spans, -100 for tokens, and NaN
+# for scores, of which -1 may be one, and tags
 
 NOT_ASKED = -100
 MULTIPLE = 8  # of tokens, as GPUs like it
@@ -77,10 +79,7 @@ class TextExamples:
 
     def widths(self) -> list[int]:
         """The tokens to which each example would be filled up alone."""
-        return [self._width(length) for length in self.encoded.lengths.tolist()]
-
-    def _width(self, longest: int) -> int:
-        return max(longest, min(MULTIPLE * math.ceil(longest / MULTIPLE), self.encoded.max_length or 2**31))
+        return [_width(length, self.encoded.max_length) for length in self.encoded.lengths.tolist()]
 
     def read_once(self) -> None:
         """They are in memory before."""
@@ -91,7 +90,7 @@ class TextExamples:
     def _batch(self, part: Part, epoch: int) -> Batch:
         encoded, masking = self.encoded, self.masking
         rows = [encoded.ids[index] for index, _ in part]
-        width = self._width(max(map(len, rows)))
+        width = _width(max(map(len, rows)), encoded.max_length)
         if masking is None:
             assert encoded.targets is not None
             chosen = [index for index, _ in part]
@@ -116,13 +115,61 @@ class TextExamples:
         return inputs, targets
 
 
+class ChoiceExamples:
+    """The examples of multiple choice, as batches (B, K, N) filled up to the most choices and the longest pair.
+
+    A choice that an example does not have is its first token alone, as no row may be without one; its target is -1.
+    """
+
+    def __init__(self, encoded: Choices) -> None:
+        self.encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def batches(self, parts: Sequence[Part], *, epoch: int = 0) -> Iterator[Batch]:
+        """A batch for each part."""
+        return map(self._batch, parts)
+
+    def read_once(self) -> None:
+        """They are in memory before."""
+
+    def close(self) -> None:
+        """Nothing is held: no processes, no files."""
+
+    def _batch(self, part: Part) -> Batch:
+        encoded = self.encoded
+        assert isinstance(encoded.targets, tuple)
+        chosen = [index for index, _ in part]
+        most = max(len(encoded.ends[index]) for index in chosen)
+
+        def rows(of: Sequence[np.ndarray]) -> list[np.ndarray]:
+            pairs = [encoded.pairs(index, of) for index in chosen]
+            return [row for found in pairs for row in (*found, *[found[0][:1]] * (most - len(found)))]
+
+        ids = rows(encoded.ids)
+        width = _width(max(map(len, ids)), encoded.max_length)
+        named = {"input_ids": (ids, encoded.pad_id), "attention_mask": ([np.ones_like(row) for row in ids], 0)}
+        if encoded.types is not None:
+            named["token_type_ids"] = (rows(encoded.types), 0)
+        inputs = {name: _padded(of, width, value).view(len(part), most, width) for name, (of, value) in named.items()}
+        targets = _padded([encoded.targets[index] for index in chosen], most, -1)
+        targets[[row for row, (_, counts) in enumerate(part) if not counts]] = -1
+        return inputs, targets
+
+
+def text_examples(encoded: Encoded, masking: TokenMasking | None = None) -> TextExamples | ChoiceExamples:
+    """The examples of a split, of whatever kind."""
+    return ChoiceExamples(encoded) if isinstance(encoded, Choices) else TextExamples(encoded, masking)
+
+
 def text_eval_loader(encoded: Encoded, *, masking: TokenMasking | None = None, **share: Any) -> EvalLoader:
     """Batches of one split for an evaluation, the longest examples first, so that little is filled up.
 
     The share of a process is that of `EvalLoader`.
     """
     order = np.argsort(-encoded.lengths, kind="stable").tolist()
-    return EvalLoader(TextExamples(encoded, masking), order=order, **share)
+    return EvalLoader(text_examples(encoded, masking), order=order, **share)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -130,6 +177,11 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     inputs, targets = batch
     on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
     return on_device, targets.to(device, non_blocking=True)
+
+
+def _width(longest: int, most: int | None) -> int:
+    """The tokens to which a batch is filled up."""
+    return max(longest, min(MULTIPLE * math.ceil(longest / MULTIPLE), most or 2**31))
 
 
 def _padded(rows: Sequence[np.ndarray], width: int, value: int) -> Tensor:

@@ -21,6 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 _AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "regression": "AutoModelForSequenceClassification",
+    "multi-label": "AutoModelForSequenceClassification",
+    "multiple-choice": "AutoModelForMultipleChoice",
     "questions": "AutoModelForQuestionAnswering",
     "tokens": "AutoModelForTokenClassification",
     "masked": "AutoModelForMaskedLM",
@@ -37,7 +39,7 @@ def create_text_model(
 
     Args:
         name: hub id, or folder with config.json and weights; code that comes with a model is never run.
-        kind: classification or tokens (of these classes), regression, questions or masked.
+        kind: classification, multi-label, tokens (of these classes), regression, multiple-choice, questions, masked.
         pretrained: load the weights; otherwise they are random.
         options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
 
@@ -49,10 +51,12 @@ def create_text_model(
         raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_AUTO_CLASSES)}")
     if kind == "regression":
         options |= {"num_labels": 1, "problem_type": "regression"}
-    elif kind in ("classification", "tokens"):
+    elif kind in ("classification", "multi-label", "tokens"):
         if not classes:
             raise ValueError('a classification needs the names of its classes, such as classes=("no", "yes")')
         options |= {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+        if kind == "multi-label":
+            options["problem_type"] = "multi_label_classification"
     import transformers
 
     with _explained(name, "the model"):

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..training.metrics import confusion_scores, scores
+from ..training.metrics import TAG_SCORES, confusion_scores, scores, tag_scores
 from ..training.objective import Objective, classification
-from ..training.outputs import Outputs, Score, regression
+from ..training.outputs import Outputs, Score, multi_label, regression
+from .choice_objective import choosing
 from .encoded import EncodedTask
 from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
 from .token_objectives import masked_tokens, tagging
@@ -29,6 +30,14 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
         return masked_tokens(), None
     if task.kind == "tokens":
         return tagging(task, data.data.classes), None
+    if task.kind == "multiple-choice":
+        return choosing(), None
+    if task.kind == "multi-label":
+
+        def of_tags(outputs: Tensor, batches: Any) -> dict[str, float]:
+            return tag_scores(outputs, batches.source.encoded.targets)
+
+        return multi_label(score=of_tags, names=TAG_SCORES), None
     if task.kind == "questions":
         questions = QuestionScores(data)
         return spans(score=questions.scores, names=task.metrics), questions.calibrate if questions.no_answer else None

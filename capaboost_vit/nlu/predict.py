@@ -16,8 +16,11 @@ from ..io.atomic import replacing
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.objective import Objective
+from ..training.outputs import ranked
 from ..training.saved import ModelSource, open_source
-from .data import TextSplit, open_unlabelled, open_untagged, split_words
+from .choice_objective import ChoiceLogits
+from .choices import encode_choices
+from .data import TextSplit, open_unchosen, open_unlabelled, open_untagged
 from .loader import moved, text_eval_loader
 from .models import create_tokenizer
 from .objectives import outputs_alone
@@ -88,7 +91,7 @@ class Predictor:
 
     def of_split(self, split: TextSplit) -> Tensor:
         """Logits (E, C), or scores (E, 1), of texts. Raises ValueError for more or fewer texts than in training."""
-        if self.task.kind not in ("classification", "regression"):
+        if self.task.kind not in ("classification", "regression", "multi-label"):
             raise ValueError(f"the task {self.task.name} has neither classes nor scores of texts")
         count = len(split.texts[0])
         if self.segments is not None and count != self.segments:
@@ -98,10 +101,11 @@ class Predictor:
             )
         return self.outputs(encode(split, self.tokenizer, max_length=self.config.max_length))
 
-    def predict(self, split: TextSplit, *, top: int = 5) -> list[TextPrediction]:
+    def predict(self, split: TextSplit, *, top: int = 5, threshold: float = 0.5) -> list[TextPrediction]:
         """The `top` most probable classes of each example, `softmax(logits / temperature)` in float32; or the score.
 
-        The temperature is the one that the run has found on val.
+        The temperature is the one that the run has found on val. Of tags all whose probability, `sigmoid(logit)`, is at
+        least the threshold are given.
         """
         if top < 1:
             raise ValueError(f"--top must be at least 1, got {top}")
@@ -109,9 +113,31 @@ class Predictor:
         if self.task.kind == "regression":
             scores = zip(split.texts, outputs[:, 0].tolist(), strict=True)
             return [TextPrediction(texts, (), (), score) for texts, score in scores]
-        best = (outputs / self.temperature).softmax(-1).topk(min(top, outputs.shape[1]))
-        rows = zip(split.texts, best.indices.tolist(), best.values.tolist(), strict=True)
-        return [TextPrediction(t, tuple(self.classes[i] for i in indices), tuple(p)) for t, indices, p in rows]
+        if self.task.kind == "multi-label":
+            best = ranked(outputs.sigmoid(), top=outputs.shape[1], least=threshold)
+        else:
+            best = ranked((outputs / self.temperature).softmax(-1), top=top)
+        rows = zip(split.texts, best, strict=True)
+        return [TextPrediction(t, tuple(self.classes[i] for i in indices), tuple(p)) for t, (p, indices) in rows]
+
+    def choose(self, split: TextSplit) -> list[TextPrediction]:
+        """The choices of each example with their probabilities, the highest first; `texts` is the context alone.
+
+        Raises ValueError for another kind of task.
+        """
+        if self.task.kind != "multiple-choice":
+            raise ValueError(f"the model was trained on {self.task.name}, which chooses no text: leave --choices out")
+        encoded = encode_choices(split, self.tokenizer, max_length=self.config.max_length)
+        logits = self._accumulated(encoded, replace(outputs_alone(), accumulator=ChoiceLogits))
+        found = []
+        for (context, *choices), row in zip(split.texts, logits, strict=True):
+            ((p, indices),) = ranked(row[: len(choices)].softmax(-1)[None], top=len(choices))
+            found.append(TextPrediction((context,), tuple(choices[i] for i in indices), tuple(p)))
+        return found
+
+    def read_choices(self, path: str, *, text_columns: Sequence[str] | None = None) -> TextSplit:
+        """Contexts and choices of a table; labels are not read."""
+        return open_unchosen(Path(path), self.task, text_columns=text_columns or self.config.text_columns)
 
     def read(self, path: str, *, text_columns: Sequence[str] | None = None) -> TextSplit:
         """The texts of a file, without labels: .txt with one a line, .json, .jsonl, .csv or .tsv with columns.
@@ -153,63 +179,34 @@ class Predictor:
         return open_unanswered(Path(path), self.task)
 
 
-def typed_texts(texts: Sequence[str], pairs: Sequence[str] = ()) -> TextSplit:
-    """Texts, or pairs of them, as they were typed.
-
-    Raises ValueError for an empty one, or another number of second texts.
-    """
-    if pairs and len(pairs) != len(texts):
-        raise ValueError(f"--text-pair needs a text for each of --text, got {len(pairs)} for {len(texts)}")
-    for flag, given in (("--text", texts), ("--text-pair", pairs)):
-        if any(not text.strip() for text in given):
-            raise ValueError(f"{flag} {given.index(next(t for t in given if not t.strip())) + 1} is empty")
-    rows = tuple(zip(texts, pairs, strict=True)) if pairs else tuple((text,) for text in texts)
-    return TextSplit(rows, (), tuple(f"text {number}" for number in range(1, len(rows) + 1)))
-
-
-def typed_questions(questions: Sequence[str], contexts: Sequence[str]) -> tuple[Question, ...]:
-    """Questions on one context, or each on its own. Raises ValueError for another number of contexts, or an empty one.
-
-    Their ids are their numbers from 1.
-    """
-    if len(contexts) not in (1, len(questions)):
-        raise ValueError(f"--context needs one text, or one for each --question, got {len(contexts)}")
-    if any(not text.strip() for text in (*questions, *contexts)):
-        raise ValueError("a --question or --context is empty")
-    contexts = [*contexts] * (len(questions) if len(contexts) == 1 else 1)
-    rows = enumerate(zip(questions, contexts, strict=True), start=1)
-    return tuple(Question(str(number), question, context, (), (), "") for number, (question, context) in rows)
-
-
-def typed_sentences(texts: Sequence[str]) -> TextSplit:
-    """Texts as they were typed, in words and punctuation marks. Raises ValueError for an empty one."""
-    split = typed_texts(texts)
-    return TextSplit(tuple(split_words(text) for (text,) in split.texts), (), split.names)
-
-
 def conll_lines(split: TextSplit, tags: Sequence[Sequence[str]]) -> str:
     """A line for each word with its tag behind a tab, and an empty line behind each sentence."""
     rows = zip(split.texts, tags, strict=True)
     return "".join("".join(f"{w}\t{tag}\n" for w, tag in zip(*row, strict=True)) + "\n" for row in rows)
 
 
-def write_rows(predictions: Sequence[TextPrediction], path: Path) -> Path:
+def write_rows(predictions: Sequence[TextPrediction], path: Path, *, what: str = "class") -> Path:
     """Writes a row for each class, `index,text,...,rank,class,probability`, or `index,text,...,score`.
 
-    The index counts from 0, the rank from 1. See `write_table`.
+    The index counts from 0, the rank from 1; a text without any tag has one row, of rank 0. See `write_table`.
+
+    Args:
+        what: the classes are.
     """
     count = len(predictions[0].texts)
     texts = ("text",) if count == 1 else tuple(f"text{number}" for number in range(1, count + 1))
     scored = predictions[0].score is not None
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        yield ("index", *texts, *(("score",) if scored else ("rank", "class", "probability")))
+        yield ("index", *texts, *(("score",) if scored else ("rank", what, "probability")))
         for index, prediction in enumerate(predictions):
             if scored:
                 yield index, *prediction.texts, f"{prediction.score:.9g}"
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)
             for rank, (name, probability) in enumerate(ranked, start=1):
                 yield index, *prediction.texts, rank, name, f"{probability:.9g}"
+            if not scored and not prediction.classes:
+                yield index, *prediction.texts, 0, "", ""
 
     return write_table(rows(), path)
 

@@ -12,8 +12,9 @@ from typing import Literal
 from ..io.options import suggest, tuples
 from ..io.yaml import parse_yaml
 
-# of classes; of one score; of questions that a span of a text answers; of a tag for each word; of masked tokens
-Kind = Literal["classification", "regression", "questions", "tokens", "masked"]
+# of classes; of one score; of several tags; of the right one of several texts; of questions that a span of a text
+# answers; of a tag for each word; of masked tokens
+Kind = Literal["classification", "regression", "multi-label", "multiple-choice", "questions", "tokens", "masked"]
 Protocol = Literal["own", "drawn", "dev", "halves", "thousand"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..training.outputs import tag_targets
 from .data import TextSplit
 
 _AT_ONCE = 1000  # texts given to the tokenizer together
@@ -21,7 +22,8 @@ class Encoded:
 
     ids: tuple[np.ndarray, ...]  # of each example (N,) int32
     types: tuple[np.ndarray, ...] | None  # (N,) int32, the segment of each token, where the tokenizer says so
-    # classes (E,) int64, scores (E,) float32, spans (E, 2) int64; of each token (N,) int64; None: masked ones are asked
+    # classes (E,) int64, scores (E,) and tags (E, C) float32, spans (E, 2) int64; of each token (N,) int64; None:
+    # masked ones are asked
     targets: Tensor | tuple[np.ndarray, ...] | None
     names: tuple[str, ...]  # by which a person finds each example
     pad_id: int  # of the token that fills up a batch
@@ -37,11 +39,12 @@ class Encoded:
         return np.fromiter(map(len, self.ids), dtype=np.int64, count=len(self.ids))
 
 
-def encode(split: TextSplit, tokenizer: Any, *, max_length: int, regression: bool = False) -> Encoded:
+def encode(split: TextSplit, tokenizer: Any, *, max_length: int, regression: bool = False, tags: int = 0) -> Encoded:
     """The tokens of each example, with the special ones; of a pair the longer text is cut first.
 
     More than two texts become one, with the tokenizer's separator between them (`a [SEP] b [SEP] c`), cut at its end.
-    The labels of a regression are scores. Raises ValueError as `check_room` does.
+    The labels of a regression are scores; those of `tags` tags become targets (E, tags) of 0 and 1. Raises ValueError
+    as `check_room` does.
     """
     texts = split.texts
     if len(texts[0]) > 2:
@@ -54,7 +57,11 @@ def encode(split: TextSplit, tokenizer: Any, *, max_length: int, regression: boo
     for name, (first, *others) in zip(split.names, pieces_of, strict=True):
         tokens.add(first, name)
         cut += bool(others)
-    targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64) if split.labels else None
+    targets = None
+    if split.labels and tags:
+        targets = tag_targets(split.labels, tags)
+    elif split.labels:
+        targets = torch.tensor(split.labels, dtype=torch.float32 if regression else torch.int64)
     return Encoded(**tokens.fields(), targets=targets, cut=cut, max_length=max_length)
 
 

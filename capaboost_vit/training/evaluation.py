@@ -31,14 +31,15 @@ def forward(model: Any, inputs: Tensor | Mapping[str, Tensor], config: RunConfig
     for the first size, and again for the last batch of an epoch, which is smaller. (A batch of one is compiled apart.)
 
     Args:
-        inputs: images, or what a model of transformers is called with, by name, (B, N) each.
+        inputs: images, or what a model of transformers is called with, by name, (B, N) each (of choices (B, K, N)).
     """
     named = inputs if isinstance(inputs, Mapping) else {}
     first = next(iter(named.values())) if named else inputs
     assert isinstance(first, Tensor)
     if config.compile:
         for tensor in named.values():
-            torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
+            # (B, N), of multiple choice (B, K, N); what is floating has a width, (B, N, D)
+            torch._dynamo.maybe_mark_dynamic(tensor, tuple(range(tensor.ndim - tensor.is_floating_point())))
         if not named:
             torch._dynamo.maybe_mark_dynamic(first, 0)
     with mixed_precision(config, first.device):

@@ -15,10 +15,11 @@ import yaml
 from capaboost_vit.core.inject import wrappers
 from capaboost_vit.methods.header import AdapterFileError
 from capaboost_vit.nlu import create_from_adapter
-from capaboost_vit.nlu.predict import Predictor, typed_questions, typed_texts, write_rows
+from capaboost_vit.nlu.predict import Predictor, write_rows
 from capaboost_vit.nlu.saved import evaluate_text, for_logits, merge_text, open_trained
 from capaboost_vit.nlu.submission import _written, glue_rows, write_submission
 from capaboost_vit.nlu.tasks import TASKS
+from capaboost_vit.nlu.typed import typed_questions, typed_texts
 from capaboost_vit.run import train
 from capaboost_vit.training.saved import open_source
 

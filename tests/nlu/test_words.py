@@ -13,10 +13,11 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 
 from capaboost_vit.nlu.data import TextSplit, open_texts, split_words
 from capaboost_vit.nlu.loader import TextExamples
-from capaboost_vit.nlu.predict import Predictor, conll_lines, typed_sentences
+from capaboost_vit.nlu.predict import Predictor, conll_lines
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.nlu.token_objectives import entity_scores, token_loss
+from capaboost_vit.nlu.typed import typed_sentences
 from capaboost_vit.nlu.words import encode_words, tags_of
 
 NER, TAGGING = TASKS["ner"], TASKS["tagging"]

@@ -1,6 +1,6 @@
 """Where texts and their labels come from."""
 
-from .spec import open_texts, open_unlabelled, open_untagged
+from .spec import open_texts, open_unchosen, open_unlabelled, open_untagged
 from .split import PREDICT, PROTOCOLS, TextData, TextSplit
 from .words import split_words
 
@@ -10,6 +10,7 @@ __all__ = [
     "TextData",
     "TextSplit",
     "open_texts",
+    "open_unchosen",
     "open_unlabelled",
     "open_untagged",
     "split_words",

@@ -31,7 +31,7 @@ TEXTS = (  # usual names of the columns of texts
     ("question", "sentence"),
     ("#1 String", "#2 String"),
 )
-_LABELS = ("label", "labels", "class", "category", "target", "score")
+LABELS = ("label", "labels", "class", "category", "target", "score")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 Labels = tuple[int, ...] | tuple[float, ...]
@@ -66,7 +66,7 @@ def read_rows(
         if task.flawed and (not needed <= set(cells) or (label and cells[label] == "")):
             left_out += 1
             continue
-        segments = tuple(_text(table, number, cells, name) for name in columns)
+        segments = tuple(text_of(table, number, cells, name) for name in columns)
         empty = [name for name, segment in zip(columns, segments, strict=True) if not segment.strip()]
         if empty and not (task.flawed and len(empty) < len(columns)):
             raise ValueError(f"{table.locate(number)}: the text in {empty[0]!r} is empty")
@@ -81,7 +81,7 @@ def read_rows(
         label or "",
         label_cells,
         lambda index: table.locate(numbers[index]),
-        plain=_plain,
+        plain=plain_label,
         classes=table.class_names.get(label or "", ()),
     )
     return Rows(tuple(texts), names, labels, left_out)
@@ -111,7 +111,7 @@ def _label_column(table: Table, task: Task, asked: str | None, *, needed: bool) 
     if names:
         column = next((name for name in names if name in columns), None)
     else:
-        column = only_column(where, [name for name in columns if name.lower() in _LABELS], "labels", "--label-column")
+        column = only_column(where, [name for name in columns if name.lower() in LABELS], "labels", "--label-column")
     if column is None and needed:
         raise no_column(where, columns, task.label or "label", "--label-column")
     return column
@@ -123,7 +123,8 @@ def _cell(table: Table, number: int, cells: Mapping[str, Any], name: str) -> Any
     return cells[name]
 
 
-def _text(table: Table, number: int, cells: Mapping[str, Any], name: str) -> str:
+def text_of(table: Table, number: int, cells: Mapping[str, Any], name: str) -> str:
+    """The text in a cell. Raises ValueError by line where there is none."""
     value = _cell(table, number, cells, name)
     if not isinstance(value, str):
         raise ValueError(f"{table.locate(number)}: expected a text in {name!r}, got {value!r}")
@@ -163,7 +164,7 @@ def number_labels(
     return classes, {name: column.numbered(index, expected, names=classes) for name, column in columns.items()}
 
 
-def _plain(cell: Any) -> Any:
+def plain_label(cell: Any) -> Any:
     """An integer where it is one, also where a file holds it as text; text; None where there is nothing."""
     if isinstance(cell, bool):
         return str(cell).lower()  # as JSON writes it

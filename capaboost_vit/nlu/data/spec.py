@@ -9,9 +9,11 @@ from typing import Any
 
 from ...io.tables import SPLIT_NAMES, by_split, is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
+from .choices import read_choices, read_unchosen
 from .columns import TEXTS, number_labels, read_rows
 from .split import PROTOCOLS, TextData, TextSplit, apply_protocol
 from .tables import SUFFIXES, Table, read_file, table_of
+from .tags import read_multi_label
 from .words import CONLL, read_conll, read_tagged, read_untagged
 
 _SPLITS = dict(SPLIT_NAMES)
@@ -67,6 +69,11 @@ def open_texts(
     left_out: dict[str, int] = {}
     if task.kind == "tokens":
         classes, splits = read_tagged(tables, task, words=text_columns, tags=label_column, needed=_NEED_LABELS)
+    elif task.kind == "multi-label":
+        classes, splits = read_multi_label(tables, task, layouts=layouts, asked=label_column, needed=_NEED_LABELS)
+    elif task.kind == "multiple-choice":
+        classes = ()
+        splits = read_choices(tables, texts=text_columns, label=label_column, needed=_NEED_LABELS)
     else:
         rows = {
             name: read_rows(table, task, layouts=layouts, asked=label_column, needs_labels=name in _NEED_LABELS)
@@ -117,6 +124,14 @@ def open_untagged(path: Path, task: Task, *, words: Sequence[str] | None = None)
         raise FileNotFoundError(f"no file at {path}: give {', '.join((*CONLL, '.jsonl', '.json'))}")
     ((_, table),) = _tables(str(path), path, task, []).items()
     return read_untagged(table, words)
+
+
+def open_unchosen(path: Path, task: Task, *, text_columns: Sequence[str] | None = None) -> TextSplit:
+    """Contexts and choices of one file, whose labels are not read. Raises FileNotFoundError, ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}: give {', '.join(SUFFIXES)}")
+    ((_, table),) = _tables(str(path), path, task, []).items()
+    return read_unchosen(table, text_columns)
 
 
 def _layouts(task: Task, text_columns: Sequence[str] | None) -> list[tuple[str, ...]]:
