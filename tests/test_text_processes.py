@@ -101,6 +101,8 @@ def both(ready, text_material, tmp_path, without_pictures):
         ("scores", {"method": texts.UNIPELT}),  # 40 examples in updates of 9: the last one has four
         ("unanswered", {"select": "last", "batch_size": 3}),  # 28 windows: the last update has one
         ("three", {"method": {"name": "full"}, "clip_grad": 0.5}),
+        ("tags", {}),
+        ("choices", {}),  # a process has batches of other widths, and as many choices as its own examples
     ],
     ids=str,
 )

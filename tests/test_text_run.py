@@ -49,6 +49,12 @@ COLUMNS = {
         "grad_norm",
         *(f"val_{name}" for name in ("loss", "f1", "precision", "recall", "accuracy")),
     ],
+    "tags": [
+        "train_loss",
+        "grad_norm",
+        *(f"val_{name}" for name in ("loss", "mAP", "macro_f1", "micro_f1", "exact_match")),
+    ],
+    "choices": [*ACCURACY, "val_loss", "val_accuracy"],
     "masked": ["train_loss", "grad_norm"],
 }
 every_kind = pytest.mark.parametrize("kind", texts.KINDS)
@@ -250,7 +256,8 @@ def test_as_many_tokens_as_the_model_takes_are_allowed_and_no_more(text_material
 
 
 @pytest.mark.parametrize(
-    ("kind", "metric"), [("opinions", "accuracy"), ("scores", "pearson"), ("unanswered", "exact_match")]
+    ("kind", "metric"),
+    [("opinions", "accuracy"), ("scores", "pearson"), ("unanswered", "exact_match"), ("tags", "mAP")],
 )
 def test_the_best_epoch_by_the_first_metric_is_kept_as_a_run_that_ended_there_leaves_it(run, kind, metric):
     steady = {"sched": "none", "warmup_steps": 0, "lr": 1e-2}

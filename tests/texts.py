@@ -182,6 +182,45 @@ def write_entities(folder: Path) -> Path:
     return folder
 
 
+def tags_and_text(i: int) -> tuple[tuple[str, ...], str]:
+    """A text that speaks of a thing, a place or a good word, of each or none, and these as its tags."""
+    has = {"good": i % 2, "place": i // 2 % 2, "thing": i // 4 % 2}
+    words = [GOOD[i % 5] if has["good"] else "very", PLACES[i % 6] if has["place"] else "now"]
+    words += [THINGS[i % 6]] if has["thing"] else ["was", "seen"]
+    return tuple(tag for tag, on in has.items() if on), " ".join(["the", *words])
+
+
+def write_tags(folder: Path) -> Path:
+    """csv files train, dev, test with a column of tags, `a;b`."""
+    folder.mkdir(parents=True)
+    start = 0
+    for name, count in (("train", 40), ("dev", 13), ("test", 15)):
+        rows = [tags_and_text(5 * i + i // 8) for i in range(start, start + count)]
+        lines = ["text,labels", *(f"{text},{';'.join(tags)}" for tags, text in rows)]
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n", "utf-8")
+        start += count
+    return folder
+
+
+def choice(i: int) -> dict[str, Any]:
+    """A context with two to four choices; the right one has a good word."""
+    count = 2 + i % 3
+    right = i * 5 % 7 % count
+    choices = [f"it was {GOOD[i % 5] if k == right else BAD[(i + k) % 5]}" for k in range(count)]
+    return {"context": f"we saw the {THINGS[i % 6]}{' now' * (i % 2)}", "choices": choices, "label": right}
+
+
+def write_choices(folder: Path) -> Path:
+    """jsonl files train, dev, test of multiple choice."""
+    folder.mkdir(parents=True)
+    start = 0
+    for name, count in (("train", 40), ("dev", 13), ("test", 15)):
+        lines = [json.dumps(choice(i)) + "\n" for i in range(start, start + count)]
+        (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+        start += count
+    return folder
+
+
 def write_documents(path: Path) -> Path:
     """A document per line."""
     path.write_text("".join(f"{text} . {text}\n" for text, _ in opinions(30, 100)), "utf-8")
@@ -200,6 +239,8 @@ def write_all(folder: Path) -> Path:
     write_questions(folder / "v2.json", unanswered=True)
     write_documents(folder / "documents.txt")
     write_entities(folder / "entities")
+    write_tags(folder / "tags")
+    write_choices(folder / "choices")
     return folder
 
 
@@ -212,6 +253,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "questions": {"task": "squad", "data": "v1.json"},
     "unanswered": {"task": "squad_v2", "data": "v2.json", "model": "roberta"},
     "entities": {"task": "ner", "data": "entities"},
+    "tags": {"task": "multi-label", "data": "tags"},
+    "choices": {"task": "multiple-choice", "data": "choices", "lr": 1e-2},
     "masked": {"task": "mlm", "data": "documents.txt", "method": {"name": "full"}, "select": "last"},
 }
 UNIPELT = {"name": "unipelt", "parts": ["lora", "prefix", "adapter", "prompt"], "rank": 2, "bottleneck": 4}

@@ -28,6 +28,8 @@ KINDS = {
     "opinions": ["accuracy", "macro_f1"],
     "three": ["accuracy"],
     "scores": ["pearson", "spearman"],
+    "tags": ["mAP", "macro_f1", "micro_f1", "exact_match"],
+    "choices": ["accuracy"],
     "questions": ["exact_match", "f1"],
     "unanswered": ["exact_match", "f1", "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match"],
 }

@@ -52,6 +52,8 @@ def contents(folder):
         pytest.param("pairs", "prefix", {"model": "roberta"}, marks=pytest.mark.slow),
         pytest.param("scores", "adapter", {"patience": 1, "epochs": 4}, marks=pytest.mark.slow),
         pytest.param("unanswered", "lora", {}, marks=pytest.mark.slow),
+        pytest.param("tags", "lora", {}, marks=pytest.mark.slow),
+        pytest.param("choices", "unipelt", {}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
