@@ -99,7 +99,7 @@ class Predictor:
                 f"the model was trained on {_texts(self.segments)} an example, and {split.names[0]} has {count}: "
                 + ("add --text-pair" if self.segments == 2 else "choose with --text-columns")
             )
-        return self.outputs(encode(split, self.tokenizer, max_length=self.config.max_length))
+        return self.outputs(encode(replace(split, labels=()), self.tokenizer, max_length=self.config.max_length))
 
     def predict(self, split: TextSplit, *, top: int = 5, threshold: float = 0.5) -> list[TextPrediction]:
         """The `top` most probable classes of each example, `softmax(logits / temperature)` in float32; or the score.

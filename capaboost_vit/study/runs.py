@@ -22,7 +22,8 @@ from . import escaping
 # options in which the runs of one row of a table may differ
 _FREE = {"seed", "output", "task", "data", "resume", "overwrite", "device", "workers", "cache", "log_interval"}
 _FREE |= {"timeout"}
-_CUSTOM = ("classification", "regression")  # tasks on data of one's own, by whose name the column goes
+# tasks on data of one's own, by whose name the column goes
+_CUSTOM = ("classification", "regression", "multi-label", "multiple-choice")
 _MISSING = "-"
 
 

@@ -98,13 +98,15 @@ def test_tags_of_a_trained_model_keep_their_numbers_and_a_set_without_tags_is_un
         assert data.splits["train"].labels == ((2,), (0, 2), (), (0,))
     (tmp_path / "csv" / "test.csv").write_text("text\na cat\n")
     assert open_texts(str(tmp_path / "csv"), TASK).unlabelled == ("test",)
+    (tmp_path / "switches" / "test.csv").write_text("text,red,blue\na cat,-1,-1\n")
+    assert open_texts(str(tmp_path / "switches"), TASK, label_column="blue,red").unlabelled == ("test",)
 
 
 @pytest.mark.parametrize(
     ("content", "column", "text"),
     [
-        ("text,labels\na,x;y\nb,x\n", "lables", "has no column 'lables' .did you mean labels"),
-        ("text,labels\na,\nb,\n", None, "holds no tag"),
+        ("text,labels\na,x;y\nb,x\n", "lables", "has no column 'lables' \\(did you mean 'labels'"),
+        ("text,labels\na,\nb,\n", None, "holds no tag in labels: choose with --label-column"),
         (
             "text,other\na,x\nb,y\n",
             None,
@@ -130,7 +132,7 @@ def test_what_is_wrong_in_a_table_is_one_line(tmp_path, content, column, text):
 def test_a_tag_that_train_does_not_have_is_named_by_its_line(tmp_path):
     (tmp_path / "train.csv").write_text("text,labels\na,green;red\nb,red\n")
     (tmp_path / "dev.csv").write_text("text,labels\na,red\nb,gren\n")
-    with pytest.raises(ValueError, match=r"dev\.csv, line 3 has the tag 'gren' \(did you mean green\?\), and the cl"):
+    with pytest.raises(ValueError, match=r"dev\.csv, line 3 has the tag 'gren' \(did you mean 'green'\?\), and the cl"):
         open_texts(str(tmp_path), TASK)
 
 

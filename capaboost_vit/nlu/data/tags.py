@@ -49,6 +49,8 @@ def read_multi_label(
     if not columns or not labelled:
         raise ValueError(f"{where} has no tags; {PREDICT}")
     cells = {name: [_cells(table, column) for column in columns] for name, table in labelled.items()}
+    # test sets are often published with -1 in each row
+    cells = {name: part for name, part in cells.items() if any(cell not in _EMPTY for row in part for cell in row)}
 
     def locate(split: str, row: int) -> str:
         return tables[split].locate([number for number, _ in tables[split].rows][row])
@@ -56,14 +58,15 @@ def read_multi_label(
     tags: dict[str, list[Sequence[Any]]] = {}
     if columns[1:]:
         names = task.classes or columns
-        filled = {name: part for name, part in cells.items() if any(c not in _EMPTY for row in part for c in row)}
-        switches = {name: [[*map(_switch, row)] for row in part] for name, part in filled.items()}
+        switches = {name: [[*map(_switch, row)] for row in part] for name, part in cells.items()}
         for name, numbers in tags_of_switches(where, columns, switches).items():
             tags[name] = [[columns[number] for number in row] for row in numbers]
     else:
         names = task.classes or tables[first].class_names.get(columns[0], ())
         for name, (part,) in cells.items():
             tags[name] = [_tags(cell, columns[0], partial(locate, name, row)) for row, cell in enumerate(part)]
+    if first in needed and not any(tags.get(first, ())):
+        raise ValueError(f"{where} holds no tag in {', '.join(columns)}: choose with --label-column")
     classes, labels, _ = number_tags(where, tags, locate=locate, names=names or None)
     return classes, {name: TextSplit(rows[name].texts, labels[name], rows[name].names) for name in labels}
 
