@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
@@ -44,6 +44,12 @@ class Mlae(MaskedMethod):
         "roles or name patterns of linear layers or 2d convolutions; blocks.11.query: a role in one block",
         compared=False,
     )
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With the dropout of experts, by which published settings differ."""
+        label = super().label(record)
+        return f"{label} rank dropout {record['rank_dropout']:g}" if record.get("rank_dropout") else label
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a branch for each of its parts that is a target.

@@ -84,7 +84,8 @@ def gradients(model):
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(
-    "method", ["lora", "adapter", "prompt", "prefix", "ssf", "ia3", "hira", "snell", "bitfit", "norm"]
+    "method",
+    ["lora", "adapter", "prompt", "prefix", "ssf", "ia3", "hira", "snell", "dora", "hra", "mlae", "bitfit", "norm"],
 )
 def test_gradients_over_a_quantised_base_are_those_over_the_weights_that_it_stands_for(base, method):
     model = BASES[base]()

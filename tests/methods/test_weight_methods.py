@@ -187,6 +187,9 @@ def test_mlae_is_a_sum_of_experts_of_rank_one():
     torch.testing.assert_close(capaboost_vit.merge(ours)(x), expected)
     start = next(iter(branches(capaboost_vit.adapt(vit(), "mlae", alpha=2.5)).values()))
     assert start.gain.eq(2.5).all()
+    for rate, name in ((0.0, "mlae r8"), (0.5, "mlae r8 rank dropout 0.5")):
+        method = capaboost_vit.make_method("mlae", rank_dropout=rate)
+        assert method.label(method.record()) == name
 
 
 def test_mlae_s_experts_are_left_out_once_a_batch():
