@@ -32,12 +32,12 @@ MORE = {
     "ssf": [("ssf", {})],
     "hira": [("hira", dict(rank=4))],
     "snell": [("snell", dict(rank=4))],
-    **{name: [(name, {})] for name in ("dora", "vera", "ether", "etherplus", "neat", "hra", "boft", "gralora", "mlae")},
-    "randlora": [("randlora", dict(rank=4))],
     "full": [("full", {})],
     "head": [("head", {})],
     "unipelt-lora-prefix": [("unipelt", dict(rank=4, prefix_length=3, parts=["lora", "prefix"]))],
     "unipelt-2-prompts": [("unipelt", dict(LITTLE, parts=["lora", "prompt"], copies=2))],
+    **{name: [(name, {})] for name in ("dora", "vera", "ether", "etherplus", "neat", "hra", "boft", "gralora", "mlae")},
+    "randlora": [("randlora", dict(rank=4))],
 }
 FITTING = [name for name in MORE if name not in GATED]
 # families, and ways to compute their attention; each method meets one of either line
