@@ -711,7 +711,11 @@ def test_train_text_writes_a_run_and_says_where(call, text_material, tmp_path):
     found = json.loads((output / "result.json").read_text())
     code, out, err = call("eval", output)
     assert (code, err) == (0, "")
-    assert out == f"accuracy {found['test_accuracy']:.2f}  macro_f1 {found['test_macro_f1']:.2f}\n"
+    assert out == score_text(found["test"]) + "\n"
+    files = [tmp_path / name for name in ("a.json", "a.csv")]
+    assert call("eval", output, "--output", *files)[1].splitlines()[-2:] == [f"written: {file}" for file in files]
+    assert json.loads(files[0].read_text())["per_class"] == found["test"]["per_class"]
+    assert files[1].read_text().startswith("example,text,label,prediction,p(bad),p(good)\ntest.jsonl:1,")
     merged = tmp_path / "merged"
     assert call("merge", output, "--output", merged) == (0, f"merged: {merged}\n", "")
     code, out, err = call("report", tmp_path / "my runs", "--output", tmp_path / "table.md")

@@ -31,6 +31,7 @@ from capaboost_vit.training import result
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.training.loader import EvalLoader, TrainLoader
+from capaboost_vit.training.score_table import score_text
 
 EVERYWHERE = {"config.yaml", "result.json", "status.json", "summary.csv", ".lock", "learning_curve.png"}
 EVERYWHERE |= {"tensorboard", "checkpoints", "README.md"}
@@ -398,6 +399,8 @@ def test_the_threshold_of_no_answer_is_the_best_one_on_val(finished_text):
     val, test = data.splits["val"], data.splits["test"]
     threshold = best_threshold(val, spans_of(folder, val, config, no_answer=True))
     assert abs(threshold) > 1e-3
+    header = capaboost_vit.read_header(folder / "adapter.safetensors")
+    assert header["text"]["no_answer_threshold"] == pytest.approx(threshold, abs=1e-4)
     by_threshold = {t: spans_of(folder, test, config, no_answer=True, threshold=t) for t in (threshold, 0.0)}
     expected = score_answers(test, by_threshold[threshold])
     assert {name: found[f"test_{name}"] for name in expected} == pytest.approx(expected)
@@ -687,7 +690,10 @@ def test_metrics_of_ones_own_are_scikit_learns_and_a_drawn_val_is_said_to_be_one
     assert list(table[0])[-2:] == ["val_balanced_accuracy", "val_matthews"]
     assert found["best_val_balanced_accuracy"] == max(float(row["val_balanced_accuracy"]) for row in table)
     scores = evaluate_text(tmp_path / "run")
-    assert scores == {name: pytest.approx(found[f"test_{name}"]) for name in ("balanced_accuracy", "matthews")}
+    assert {name: scores[name] for name in ("balanced_accuracy", "matthews")} == {
+        name: pytest.approx(found[f"test_{name}"]) for name in ("balanced_accuracy", "matthews")
+    }
+    assert f"matthews {scores['matthews']:.2f} %" in score_text(scores)
 
 
 def test_a_rate_is_searched_for_texts_too_around_the_official_one(text_material, tmp_path, monkeypatch):

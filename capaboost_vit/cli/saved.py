@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
@@ -34,7 +34,7 @@ def eval_parser() -> Parser:
     """Which model, on which examples."""
     parser = Parser(
         description="Scores of a model on one split, each example counted once: of images accuracy with its interval, "
-        "macro and balanced scores, AUC, calibration, and a table of the classes; of texts those of the task."
+        "macro and balanced scores, AUC, calibration, and a table of the classes; of texts also those of the task."
     )
     text = "folder of a finished run, adapter file, folder that timm loads (local-dir:FOLDER), or a timm model name"
     parser.add_argument("model", type=str, help=text)
@@ -44,7 +44,7 @@ def eval_parser() -> Parser:
     add_option(parser, "--pretrained", bool, False, "of a timm model name: fetch its weights from timm's hub")
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
-    text = "also write files: .json with all scores, .csv with the probabilities of each image"
+    text = "also write files: .json with all scores, .csv with label, prediction and probabilities of each example"
     parser.add_argument("--output", type=str, nargs="+", default=[], help=text)
     add_option(parser, "--validation-batch-size", int, 64, "examples at a time")
     add_option(parser, "--device", str | None, None, _DEVICE)
@@ -56,24 +56,27 @@ def evaluate(arguments: Namespace) -> None:
     """Prints the scores, and writes them."""
     from ..io.atomic import write_text
     from ..training.saved import open_source
+    from ..training.score_table import score_text
 
     files = {Path(name).suffix: Path(name) for name in arguments.output}
     if len(files) < len(arguments.output) or files.keys() - {".json", ".csv"}:
         raise ValueError(f"--output {' '.join(arguments.output)}: name a .json or a .csv file, or one of each")
     options = {name: arguments[name] for name in ("data", "split", "device", "short_cuts")}
-    options["batch_size"] = arguments.validation_batch_size
+    options |= {"batch_size": arguments.validation_batch_size, "table": files.get(".csv")}
+    source = None
     with suppress(FileNotFoundError):  # it may be a name of timm's
         source = open_source(arguments.model)
-        if source.is_text:
-            return _evaluate_texts(source, arguments, options)
-    from ..training.score_table import score_text
-    from ..vision.evaluate import evaluate_images
+    if source is not None and source.is_text:
+        _refuse_image_options(source, arguments)
+        from ..nlu.saved import evaluate_text
 
-    def note(line: str) -> None:
-        print(f"warning: {line}", file=sys.stderr)
+        options["split"] = options["split"] or "test"
+        scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
+    else:
+        from ..vision.evaluate import evaluate_images
 
-    options |= {name: arguments[name] for name in ("pretrained", "initial_checkpoint", "tta")}
-    scores = evaluate_images(arguments.model, table=files.get(".csv"), note=note, **options)
+        options |= {name: arguments[name] for name in ("pretrained", "initial_checkpoint", "tta")}
+        scores = evaluate_images(arguments.model, note=_warn, **options)
     if ".json" in files:
         write_text(files[".json"], json.dumps(scores, indent=2) + "\n")
     print(score_text(scores))
@@ -81,13 +84,8 @@ def evaluate(arguments: Namespace) -> None:
         print(f"written: {file}")
 
 
-def _evaluate_texts(source: ModelSource, arguments: Namespace, options: dict[str, Any]) -> None:
-    _refuse_image_options(source, arguments)
-    from ..nlu.saved import evaluate_text
-
-    options["split"] = options["split"] or "test"
-    scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
-    print("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def predict_parser() -> Parser:
@@ -176,7 +174,7 @@ def predict(arguments: Namespace) -> None:
 def _refuse_image_options(source: ModelSource, arguments: Namespace) -> None:
     """Raises ValueError where a model on texts is given an option that only pictures have."""
     task = source.adapter and source.adapter.header.get("text", {}).get("task")
-    for name in ("output", "pretrained", "sort_into", *(() if task == "multi-label" else ("threshold",)), "tta"):
+    for name in ("pretrained", "sort_into", *(() if task == "multi-label" else ("threshold",)), "tta"):
         if arguments.get(name) not in (None, False, [], "none"):
             raise ValueError(f"{flag(name)} is for pictures, and {source.path} is of a model on texts: leave it out")
 

@@ -107,8 +107,8 @@ def _show(prediction: TextPrediction) -> None:
 
 def _answer(predictor: Predictor, questions: Sequence[Question], table: Path | None) -> None:
     """Prints the answers; a .json file gets them by id, as SQuAD's server takes them, any other a row each."""
-    from ..nlu.predict import write_table
     from ..nlu.submission import write_answers
+    from ..nlu.table import write_table
 
     answers = predictor.answer(questions)
     for question in questions:

@@ -43,6 +43,7 @@ _TEXT: _Fields = {
     "task": (str | None, {}),
     "max_length": (int | None, {"low": 1, "high": _MOST}),
     "segments": (int | None, {"low": 1, "high": _MOST}),
+    "no_answer_threshold": (float, {}),
 }
 _INPUT: _Fields = {
     "input_size": (tuple[int, int, int], {"low": 1, "high": _MOST}),

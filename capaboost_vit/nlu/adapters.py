@@ -31,6 +31,7 @@ def save_adapter(
     max_length: int | None = None,
     segments: int | None = None,
     temperature: float = 1.0,
+    no_answer_threshold: float | None = None,
 ) -> Path:
     """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
 
@@ -40,6 +41,7 @@ def save_adapter(
         max_length: tokens of an example in training.
         segments: texts that make an example: one, or two of a pair.
         temperature: probabilities are softmax(logits / temperature).
+        no_answer_threshold: of questions, see `best_answers`; None: 0 for SQuAD v2, else each gets an answer.
 
     Raises:
         ValueError: the model carries nothing that `adapt` added.
@@ -58,6 +60,8 @@ def save_adapter(
     }
     if not takes_images(model):
         header["text"] = {"task": task, "max_length": max_length, "segments": segments}
+        if no_answer_threshold is not None:
+            header["text"]["no_answer_threshold"] = no_answer_threshold
     if temperature != 1:
         header["temperature"] = temperature
     return write_adapter_file(path, model, header, head=head_names(model))

@@ -27,7 +27,7 @@ from .encoded import EncodedTask, encode_task
 from .front import divide
 from .loader import TokenMasking, moved, text_eval_loader, text_examples
 from .models import adapt, create_text_model, recompute_layers
-from .objectives import make_objective
+from .objectives import QuestionScores, make_objective
 from .tasks import Task
 
 
@@ -82,7 +82,7 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         if name != "train"
     }
     val, test = held_out.pop("val", None), held_out.pop("test", None)
-    objective, calibrate = make_objective(encoded)
+    objective, questions = make_objective(encoded)
     job = Job(
         config=config,
         world=world,
@@ -99,8 +99,8 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         test=test,
         extra_tests=held_out,
         prepare=partial(moved, device=device),
-        save=partial(_save, model, encoded),
-        calibrate=calibrate,
+        save=partial(_save, model, encoded, questions),
+        calibrate=questions.calibrate if questions and questions.no_answer else None,
         extra_results={
             "protocol": data.protocol,
             "left_out": data.left_out,
@@ -147,7 +147,9 @@ def build_text_model(config: TextConfig, task: Task, classes: tuple[str, ...]) -
     return model
 
 
-def _save(model: nn.Module, encoded: EncodedTask, folder: Path, temperature: float) -> Path:
+def _save(
+    model: nn.Module, encoded: EncodedTask, questions: QuestionScores | None, folder: Path, temperature: float
+) -> Path:
     """An adapter file; after continued pretraining the whole model, with all updates merged in."""
     task = encoded.task
     if task.kind == "masked":
@@ -163,6 +165,7 @@ def _save(model: nn.Module, encoded: EncodedTask, folder: Path, temperature: flo
         max_length=encoded.config.max_length,
         segments=len(encoded.data.splits["train"].texts[0]) if of_texts else None,
         temperature=temperature,
+        no_answer_threshold=None if questions is None else questions.threshold,
     )
 
 

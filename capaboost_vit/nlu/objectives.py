@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import sys
 from typing import Any
 
 from torch import Tensor
@@ -13,12 +14,14 @@ from ..training.objective import Objective, classification
 from ..training.outputs import Outputs, Score, multi_label, regression
 from .choice_objective import choosing
 from .encoded import EncodedTask
-from .questions import QuestionSplit, Windows, best_answers, best_threshold, score_answers
+from .questions import Answer, QuestionSplit, Windows, best_answers, best_threshold, score_answers
 from .token_objectives import masked_tokens, tagging
 
+_LARGEST = sys.float_info.max
 
-def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any], None] | None]:
-    """The objective of a task, and what chooses the no-answer threshold on val (for SQuAD v2 alone).
+
+def make_objective(data: EncodedTask) -> tuple[Objective, QuestionScores | None]:
+    """The objective of a task, and of questions what answers and scores them.
 
     Raises:
         ValueError: smoothing of a task without classes.
@@ -40,7 +43,7 @@ def make_objective(data: EncodedTask) -> tuple[Objective, Callable[[Tensor, Any]
         return multi_label(score=of_tags, names=TAG_SCORES), None
     if task.kind == "questions":
         questions = QuestionScores(data)
-        return spans(score=questions.scores, names=task.metrics), questions.calibrate if questions.no_answer else None
+        return spans(score=questions.scores, names=task.metrics), questions
     if task.kind == "regression":
 
         def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
@@ -82,24 +85,27 @@ def spans(*, score: Score, names: tuple[str, ...]) -> Objective:
 class QuestionScores:
     """Exact match and F1 of questions, from the logits of their windows.
 
-    Where questions need not have an answer, they get none if that is likelier by more than `threshold`.
+    A question gets no answer if that is likelier than the best one by more than `threshold`: 0 until it is chosen, and
+    the largest float, so that each gets one, where all questions of the data have an answer.
     """
 
     def __init__(self, data: EncodedTask) -> None:
         self.data = data
         self.no_answer = any(split.unanswerable for split in data.data.splits.values())
-        self.threshold = 0.0
+        self.threshold = 0.0 if self.no_answer else _LARGEST
 
     def scores(self, logits: Tensor, batches: Any) -> dict[str, float]:
         """From logits (windows, 2, N) of one split."""
-        return score_answers(*self._answered(logits, batches))
+        return score_answers(*self.answered(logits, batches))
 
     def calibrate(self, logits: Tensor, batches: Any) -> None:
-        """Takes the no-answer threshold that is best on this split."""
-        self.threshold = 0.0
-        self.threshold = best_threshold(*self._answered(logits, batches))
+        """Takes the no-answer threshold that is best on this split, as a finite number, which JSON can hold."""
+        best = best_threshold(*self.answered(logits, batches))
+        # no other question has a gap beyond: an infinite one has no span to answer with
+        self.threshold = math.copysign(_LARGEST, best) if math.isinf(best) else best
 
-    def _answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Any]]:
+    def answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Answer]]:
+        """The split, and the answers by the ids of its questions."""
         windows: Windows = batches.source.encoded
         split: QuestionSplit = self.data.split_of(windows)
         answers = best_answers(
@@ -109,7 +115,7 @@ class QuestionScores:
             logits[:, 1],
             n_best=self.data.config.n_best,
             max_answer_length=self.data.config.max_answer_length,
-            no_answer=self.no_answer,
+            no_answer=True,
             threshold=self.threshold,
         )
         return split, answers

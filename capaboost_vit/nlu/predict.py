@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..io.atomic import replacing
 from ..training.distributed import pick_device
 from ..training.evaluation import evaluate
 from ..training.objective import Objective
@@ -26,6 +24,7 @@ from .models import create_tokenizer
 from .objectives import outputs_alone
 from .questions import Answer, Question, QuestionSplit, best_answers, encode_questions, open_unanswered
 from .saved import for_logits, open_trained
+from .table import text_columns, write_table
 from .tasks import get_task
 from .token_objectives import TokenAnswers
 from .tokens import Encoded, encode
@@ -70,6 +69,7 @@ class Predictor:
         network, self.config, self.classes = open_trained(source, model)
         assert source.adapter is not None
         self.segments: int | None = source.adapter.header["text"].get("segments")
+        self.no_answer_threshold: float | None = source.adapter.header["text"].get("no_answer_threshold")
         self.temperature: float = source.adapter.header.get("temperature", 1.0)
         self.task, self.batch_size, self.device = get_task(self.config.task), batch_size, pick_device(device)
         self.network = for_logits(network, self.device, short_cuts=short_cuts)
@@ -150,7 +150,9 @@ class Predictor:
     def answer(self, questions: Sequence[Question]) -> dict[str, Answer]:
         """The answer to each question, by its id, as a span of its context.
 
-        Of SQuAD v2's task it may be empty. Raises ValueError for another kind of task.
+        It is empty where no answer is likelier by more than the threshold that the run has chosen on val; files of
+        earlier releases have none: 0 for SQuAD v2, and for other tasks each question gets an answer. Raises ValueError
+        for another kind of task.
         """
         if self.task.kind != "questions":
             raise ValueError(f"the model was trained on {self.task.name}, which answers no questions: leave them out")
@@ -159,7 +161,8 @@ class Predictor:
         windows = encode_questions(split, self.tokenizer, **lengths)
         logits = self.outputs(windows)
         options: dict[str, Any] = {name: getattr(config, name) for name in ("n_best", "max_answer_length")}
-        options["no_answer"] = self.task.name == "squad_v2"
+        options["no_answer"] = self.no_answer_threshold is not None or self.task.name == "squad_v2"
+        options["threshold"] = self.no_answer_threshold or 0.0
         return best_answers(split, windows, logits[:, 0], logits[:, 1], **options)
 
     def tag(self, split: TextSplit) -> list[tuple[str, ...]]:
@@ -193,8 +196,7 @@ def write_rows(predictions: Sequence[TextPrediction], path: Path, *, what: str =
     Args:
         what: the classes are.
     """
-    count = len(predictions[0].texts)
-    texts = ("text",) if count == 1 else tuple(f"text{number}" for number in range(1, count + 1))
+    texts = text_columns([predictions[0].texts])
     scored = predictions[0].score is not None
 
     def rows() -> Iterator[tuple[Any, ...]]:
@@ -209,15 +211,6 @@ def write_rows(predictions: Sequence[TextPrediction], path: Path, *, what: str =
                 yield index, *prediction.texts, 0, "", ""
 
     return write_table(rows(), path)
-
-
-def write_table(rows: Iterator[tuple[Any, ...]], path: Path) -> Path:
-    """Writes rows between tabs, in a .csv file between commas; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial_file, open(partial_file, "w", newline="", encoding="utf-8") as opened:
-        delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-        csv.writer(opened, delimiter=delimiter, lineterminator="\n").writerows(rows)
-    return path
 
 
 def _texts(count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from ..core.merge import fastest, merge
 from ..io.atomic import is_taken
 from ..io.options import tuples
 from ..training.card import write_merged_card
-from ..training.distributed import pick_device
+from ..training.distributed import ProcessGroup, pick_device
 from ..training.evaluation import evaluate
-from ..training.loader import EvalLoader
+from ..training.outputs import Outputs
+from ..training.probabilities import KeptLogits
 from ..training.saved import ModelSource, open_source
 from .adapters import create_from_adapter, save_model
 from .class_row import logits_only
@@ -24,6 +26,8 @@ from .encoded import encode_task
 from .loader import moved, text_eval_loader
 from .models import create_tokenizer
 from .objectives import make_objective
+from .report import further_scores, prediction_rows
+from .table import write_table
 
 
 @torch.no_grad()
@@ -35,16 +39,19 @@ def evaluate_text(
     model: str | None = None,
     batch_size: int = 64,
     device: str | None = None,
+    table: Path | None = None,
     short_cuts: bool = True,
-) -> dict[str, float]:
-    """The scores of the task, in per cent, of an adapter file or a run folder, on one split.
+) -> dict[str, Any]:
+    """All scores of an adapter file or a run folder on one split: those of the task, in per cent, and `further_scores`.
 
-    For SQuAD v2 the no-answer threshold is the one that is best on val.
+    The no-answer threshold is that of the run; for SQuAD v2 a file of an earlier release has none, and takes the one
+    that is best on val.
 
     Args:
         data: what to evaluate on; None takes that of the run. It is opened with the run's options.
         split: its name, or a usual alias (val: valid, validation, dev).
         model: folder or hub id of the base model; None takes that of the run, or the hub id that the file names.
+        table: also write a csv file of the predictions, see `nlu.table`.
         short_cuts: compute with merged weights and the first token of the last layer, where that is exact.
 
     Raises:
@@ -60,16 +67,36 @@ def evaluate_text(
     split = encoded.data.find(split)
     target = pick_device(device)
     network = for_logits(network, target, short_cuts=short_cuts)
-    objective, calibrate = make_objective(encoded)
+    objective, questions = make_objective(encoded)
+    loader = partial(text_eval_loader, batch_size=batch_size)
+    accumulate = partial(evaluate, network, prepare=partial(moved, device=target), config=config, objective=objective)
+    assert source.adapter is not None
+    header = source.adapter.header
+    if questions is not None:
+        stored = header["text"].get("no_answer_threshold")
+        if stored is not None:
+            questions.threshold = stored
+        elif questions.no_answer and "val" in encoded.encoded:
+            val = loader(encoded.encoded["val"])
+            questions.calibrate(accumulate(val), val)
+    batches = loader(encoded.encoded[split])
+    kept, logits = KeptLogits(batches.indices, len(batches.source)), Outputs(batches)
 
-    def on_split(name: str) -> tuple[Tensor, EvalLoader]:
-        batches = text_eval_loader(encoded.encoded[name], batch_size=batch_size)
-        moved_there = partial(moved, device=target)
-        return evaluate(network, batches, prepare=moved_there, config=config, objective=objective), batches
+    def keep(outputs: Tensor, targets: Tensor) -> None:
+        kept.add(outputs, targets)
+        if table is not None:
+            logits.add(outputs, targets)
 
-    if calibrate is not None and "val" in encoded.encoded:
-        calibrate(*on_split("val"))
-    return objective.scores(*on_split(split))
+    accumulated = accumulate(batches, also=keep if objective.confusion else None)
+    found = {"model": str(source.path), "data": config.data, "split": split, **objective.scores(accumulated, batches)}
+    of_classes = kept.result(ProcessGroup()) if objective.confusion else None
+    options: dict[str, Any] = {"temperature": header["temperature"]}
+    found |= further_scores(encoded, split, accumulated, of_classes, **options)
+    if table is not None:
+        outputs = logits.result(ProcessGroup()) if objective.confusion else accumulated
+        answers = None if questions is None else questions.answered(accumulated, batches)[1]
+        write_table(prediction_rows(encoded, split, outputs, answers=answers, **options), table)
+    return found
 
 
 def merge_text(adapter: str | Path | ModelSource, output: Path, *, model: str | None = None) -> Path:

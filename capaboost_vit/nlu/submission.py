@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..io.atomic import write_text
 from .data import open_unlabelled
-from .predict import Predictor, write_table
+from .predict import Predictor
+from .table import write_table
 from .tasks import Task
 
 

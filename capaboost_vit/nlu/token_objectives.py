@@ -112,6 +112,30 @@ def entity_scores(
     """
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
-    named = [[[classes[tag] for tag in row] for row in rows] for rows in (asked, found)]
-    values = precision_recall_fscore_support(*named, average="micro", zero_division=0)
+    values = precision_recall_fscore_support(
+        _named(asked, classes), _named(found, classes), average="micro", zero_division=0
+    )
     return {name: 100 * float(value) for name, value in zip(("precision", "recall", "f1"), values[:3], strict=True)}
+
+
+def entity_table(
+    found: Sequence[Sequence[int]], asked: Sequence[Sequence[int]], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of `entity`, `precision`, `recall`, `f1` (per cent) and `support`, by seqeval: of each type that occurs."""
+    from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
+
+    named = _named(asked, classes), _named(found, classes)
+    kinds = sorted({kind for rows in named for row in rows for kind, *_ in get_entities(row)})
+    *shares, support = precision_recall_fscore_support(*named, average=None, zero_division=0)
+    return [
+        {
+            "entity": kind,
+            **dict(zip(("precision", "recall", "f1"), map(float, row), strict=True)),
+            "support": int(count),
+        }
+        for kind, *row, count in zip(kinds, *(100 * values for values in shares), support, strict=True)
+    ]
+
+
+def _named(rows: Sequence[Sequence[int]], classes: Sequence[str]) -> list[list[str]]:
+    return [[classes[tag] for tag in row] for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -70,6 +71,15 @@ def class_scores(confusion: Tensor) -> dict[str, list[float]]:
         name: (100 * values).tolist() for name, values in zip(("precision", "recall", "f1"), shares, strict=True)
     }
     return {**columns, "support": support.astype(int).tolist()}
+
+
+def class_table(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of `class` and its `class_scores`, of the classes that occur as a label or as a prediction."""
+    columns = class_scores(confusion)
+    return [
+        {"class": classes[i], **{name: values[i] for name, values in columns.items()}}
+        for i in sorted({*confusion.indices().flatten().tolist()})
+    ]
 
 
 def wilson_interval(right: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:

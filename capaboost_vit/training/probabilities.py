@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .distributed import ProcessGroup
-from .metrics import area_under_curve, calibration_error, class_scores, confusion_scores, wilson_interval
+from .metrics import area_under_curve, calibration_error, class_table, confusion_scores, wilson_interval
 from .objective import right_answers
 
 _MOST = 2**26  # numbers that are kept: 256 MiB in float32
@@ -99,7 +99,6 @@ def classification_report(
     low, high = wilson_interval(right, total)
     probabilities = (kept.logits / temperature).softmax(-1)
     confidences, answers = probabilities.max(-1)
-    columns = class_scores(confusion)
     names = [*classes, *(str(i) for i in range(len(classes), len(confusion)))]
     return {
         "accuracy": 100 * right / total,
@@ -113,10 +112,7 @@ def classification_report(
         "nll": _nll(kept.logits, kept.labels, temperature),
         "temperature": temperature,
         **({} if kept.step == 1 else {"probabilities_step": kept.step}),
-        "per_class": [
-            {"class": names[i], **{name: values[i] for name, values in columns.items()}}
-            for i in sorted({*confusion.indices().flatten().tolist()})
-        ],
+        "per_class": class_table(confusion, names),
     }
 
 

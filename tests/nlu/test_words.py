@@ -9,14 +9,14 @@ import pytest
 import texts
 import torch
 import transformers
-from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 
 from capaboost_vit.nlu.data import TextSplit, open_texts, split_words
 from capaboost_vit.nlu.loader import TextExamples
 from capaboost_vit.nlu.predict import Predictor, conll_lines
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
-from capaboost_vit.nlu.token_objectives import entity_scores, token_loss
+from capaboost_vit.nlu.token_objectives import entity_scores, entity_table, token_loss
 from capaboost_vit.nlu.typed import typed_sentences
 from capaboost_vit.nlu.words import encode_words, tags_of
 
@@ -154,6 +154,13 @@ def test_scores_of_entities_are_seqevals():
     assert entity_scores(found, asked, classes) == pytest.approx(
         {"f1": 100 * f1_score(*pair), "precision": 100 * precision_score(*pair), "recall": 100 * recall_score(*pair)}
     )
+    by_kind = classification_report(*pair, output_dict=True, zero_division=0)
+    for row in entity_table(found, asked, classes):
+        expected = by_kind[row["entity"]]
+        assert [row["precision"], row["recall"], row["f1"]] == pytest.approx(
+            [100 * expected[name] for name in ("precision", "recall", "f1-score")]
+        )
+        assert row["support"] == expected["support"]
     assert entity_scores([[2]], [[2]], classes) == {"precision": 0, "recall": 0, "f1": 0}  # no entity, no warning
 
 
@@ -171,9 +178,12 @@ def test_the_loss_is_the_mean_over_words_of_each_example():
 def test_a_run_learns_entities_and_says_seqevals_score_of_its_predictions(finished_text, text_material, tmp_path):
     folder, found = finished_text("entities")
     assert found["test_f1"] > 40
-    assert evaluate_text(folder) == {
-        name: pytest.approx(found[f"test_{name}"]) for name in ("f1", "precision", "recall", "accuracy")
-    }
+    scores = evaluate_text(folder, table=tmp_path / "a.csv")
+    assert all(scores[name] == pytest.approx(found[f"test_{name}"]) for name in ("f1", "precision", "recall"))
+    rows = [line.split(",") for line in (tmp_path / "a.csv").read_text().splitlines()]
+    assert rows[0] == ["example", "word", "label", "prediction"]
+    right = sum(label == tag for *_, label, tag in rows[1:])
+    assert 100 * right / scores["total"] == pytest.approx(found["test_accuracy"])
     data = open_texts(str(text_material / "entities"), NER)
     predictor = Predictor(folder)
     split = predictor.read_sentences(str(text_material / "entities" / "test.txt"))
@@ -197,7 +207,8 @@ def test_a_run_learns_entities_and_says_seqevals_score_of_its_predictions(finish
 def test_methods_on_words_train_and_short_cuts_change_no_answer(finished_text, text_material, kind):
     method = {"name": "prompt", "prompt_length": 2} if kind == "bert" else {"name": "adapter"}
     folder, found = finished_text("entities", epochs=1, model=str(text_material / kind), method=method, max_length=12)
-    assert evaluate_text(folder, short_cuts=False) == pytest.approx(evaluate_text(folder), rel=1e-6)
+    short, long = (evaluate_text(folder, short_cuts=short_cuts) for short_cuts in (True, False))
+    assert short == long
     assert found["test_accuracy"] > 0
 
 
