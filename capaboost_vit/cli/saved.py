@@ -34,7 +34,8 @@ def eval_parser() -> Parser:
     """Which model, on which examples."""
     parser = Parser(
         description="Scores of a model on one split, each example counted once: of images accuracy with its interval, "
-        "macro and balanced scores, AUC, calibration, and a table of the classes; of texts also those of the task."
+        "macro and balanced scores, AUC, calibration, and a table of the classes, or what tags and numbers have; of "
+        "texts also those of the task."
     )
     text = "folder of a finished run, adapter file, folder that timm loads (local-dir:FOLDER), or a timm model name"
     parser.add_argument("model", type=str, help=text)
@@ -44,6 +45,8 @@ def eval_parser() -> Parser:
     add_option(parser, "--pretrained", bool, False, "of a timm model name: fetch its weights from timm's hub")
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
+    text = "of several tags: probability from which a tag counts as predicted; null: 0.5"
+    add_option(parser, "--threshold", float | None, None, text, {"low": 0, "high": 1})
     text = "also write files: .json with all scores, .csv with label, prediction and probabilities of each example"
     parser.add_argument("--output", type=str, nargs="+", default=[], help=text)
     add_option(parser, "--validation-batch-size", int, 64, "examples at a time")
@@ -75,7 +78,7 @@ def evaluate(arguments: Namespace) -> None:
     else:
         from ..vision.evaluate import evaluate_images
 
-        options |= {name: arguments[name] for name in ("pretrained", "initial_checkpoint", "tta")}
+        options |= {name: arguments[name] for name in ("pretrained", "initial_checkpoint", "tta", "threshold")}
         scores = evaluate_images(arguments.model, note=_warn, **options)
     if ".json" in files:
         write_text(files[".json"], json.dumps(scores, indent=2) + "\n")
@@ -110,7 +113,10 @@ def predict_parser() -> Parser:
     text += "and of questions a .json file what SQuAD's server takes"
     add_option(parser, "--csv", str | None, None, text)
     add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
-    text = "copy each picture into a folder of this one that is named after its class; nothing is moved or overwritten"
+    text = (
+        "copy each picture into a folder of this one that is named after its class, or into those of its tags; nothing "
+        "is moved or overwritten"
+    )
     add_option(parser, "--sort-into", str | None, None, text)
     text = "probability, such as 0.7, below which a picture is `unsure`: said, in the csv file, and when sorting; "
     text += "of tags the least that is given, 0.5 if null"
@@ -128,15 +134,17 @@ def predict(arguments: Namespace) -> None:
     """Prints a few lines per picture or text, and writes the table."""
     from ..training.saved import open_source
 
+    task = "classification"
     # pictures that are not there are told first
     with suppress(FileNotFoundError) if arguments.images else nullcontext():
         source = open_source(arguments.model)
         if source.is_text:
             _refuse_image_options(source, arguments)
             return predict_texts(source, arguments)
-        task = source.adapter and source.adapter.header["input"].get("task")
-        if task and arguments.sort_into is not None:
-            raise ValueError(f"--sort-into is for one class per picture, and {source.path} is for {task}: leave it out")
+        from ..vision.saved import task_of
+
+        if (task := task_of(source)) == "regression" and arguments.sort_into is not None:
+            raise ValueError(f"--sort-into is for classes and tags, and {source.path} is for {task}: leave it out")
     refuse_text_options(arguments)
     if not arguments.images:
         raise ValueError("name pictures, or folders with pictures; see capaboost predict --help")
@@ -147,7 +155,7 @@ def predict(arguments: Namespace) -> None:
     from ..vision.predict import UNSURE, predict_each, write_predictions
     from ..vision.sort import Sorter
 
-    sorter = None if folder is None else Sorter(Path(folder), threshold or 0.0)
+    sorter = None if folder is None else Sorter(Path(folder), threshold or 0.0, of_tags=task == "multi-label")
 
     def note(text: str) -> None:
         print(f"skipped: {printable(text)}", file=sys.stderr)

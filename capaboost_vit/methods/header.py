@@ -52,6 +52,8 @@ _INPUT: _Fields = {
     "interpolation": (str, {}),
     "crop_pct": (float, {"above": 0, "high": 100}),
     "crop_mode": (str, {}),
+    "task": (str, {"choices": ("classification", "multi-label", "regression")}),
+    "scale": (tuple[float, float], {}),
 }
 
 

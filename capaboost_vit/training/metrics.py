@@ -154,16 +154,17 @@ def average_precision(outputs: Tensor, targets: Tensor) -> float:
     return 100 * float(average_precision_score(targets[:, present].numpy(), outputs[:, present].numpy()))
 
 
-def tag_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
+def tag_scores(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) -> dict[str, float]:
     """Scores in per cent of logits (N, C) for targets (N, C) of 0 and 1.
 
     `mAP`: mean over the tags that occur of their average precision. A tag counts as predicted where its probability is
-    above 0.5: `macro_f1`, the mean of the F1 of the tags, 0 for one that neither occurs nor is predicted; `micro_f1`,
-    the F1 of all decisions; `exact_match`, the share of examples all of whose decisions are right. As in scikit-learn.
+    at least the threshold: `macro_f1`, the mean of the F1 of the tags, 0 for one that neither occurs nor is predicted;
+    `micro_f1`, the F1 of all decisions; `exact_match`, the share of examples all of whose decisions are right. As in
+    scikit-learn.
     """
     from sklearn.metrics import accuracy_score, f1_score
 
-    predicted, expected = (logits > 0).int().numpy(), targets.int().numpy()
+    predicted, expected = (logits.sigmoid() >= threshold).int().numpy(), targets.int().numpy()
     found = {
         "macro_f1": f1_score(expected, predicted, average="macro", zero_division=0),
         "micro_f1": f1_score(expected, predicted, average="micro", zero_division=0),

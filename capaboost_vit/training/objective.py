@@ -35,6 +35,8 @@ class Objective:
         scores: by name, from the accumulated tensor and the batches.
         right: how many of the examples are predicted right; None for what is neither right nor wrong, such as a number.
         confusion: whether a confusion matrix is accumulated.
+        report: all scores of a split, as JSON takes them, from the accumulated tensor and the batches; of classes see
+            `classification_report`.
         plain_loss: the loss in evaluation, without what is there for training alone; None: the loss.
     """
 
@@ -44,6 +46,7 @@ class Objective:
     scores: Callable[[Tensor, Any], dict[str, float]]
     right: Callable[[Tensor, Tensor], Tensor] | None = None
     confusion: bool = False
+    report: Callable[[Tensor, Any], dict[str, Any]] | None = None
     plain_loss: Callable[[Tensor, Tensor], Tensor] | None = None
 
 

@@ -13,6 +13,7 @@ from .distributed import ProcessGroup
 from .objective import Objective
 
 Score = Callable[[Tensor, Any], dict[str, float]]
+Report = Callable[[Tensor, Any], dict[str, Any]]
 
 
 class Outputs:
@@ -41,31 +42,32 @@ class Outputs:
         return padded[torch.tensor(world.gather(self.batches.indices)).argsort()]
 
 
-def regression(*, score: Score, names: tuple[str, ...]) -> Objective:
+def regression(*, score: Score, names: tuple[str, ...], report: Report | None = None) -> Objective:
     """Squared error of outputs (B, 1) against targets (B,); NaN is the padding label.
 
-    `score` makes the scores of these names from the outputs (examples,) and the batches.
+    `score` makes the scores of these names from the outputs (examples,) and the batches, `report` all of them.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         real = ~targets.isnan()
         return ((outputs.float().squeeze(-1) - targets.nan_to_num()) * real).square().sum()
 
-    return Objective(names, loss, Outputs, lambda outputs, batches: score(outputs.squeeze(-1), batches))
+    full = None if report is None else lambda outputs, batches: report(outputs.squeeze(-1), batches)
+    return Objective(names, loss, Outputs, lambda outputs, batches: score(outputs.squeeze(-1), batches), report=full)
 
 
-def multi_label(*, score: Score, names: tuple[str, ...]) -> Objective:
+def multi_label(*, score: Score, names: tuple[str, ...], report: Report | None = None) -> Objective:
     """Binary cross-entropy of logits (B, C) with targets (B, C) of 0 and 1, its mean over the C tags; NaN is padding.
 
     `sum_b 1/C sum_c -[t_bc log sigmoid(z_bc) + (1 - t_bc) log sigmoid(-z_bc)]`. `score` makes the scores of these names
-    from the logits (examples, C) and the batches.
+    from the logits (examples, C) and the batches, `report` all of them.
     """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         losses = F.binary_cross_entropy_with_logits(outputs.float(), targets.nan_to_num(), reduction="none")
         return (losses * ~targets.isnan()).mean(1).sum()
 
-    return Objective(names, loss, Outputs, score)
+    return Objective(names, loss, Outputs, score, report=report)
 
 
 def tag_targets(labels: Sequence[Sequence[int]], count: int) -> Tensor:

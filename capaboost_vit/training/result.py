@@ -145,6 +145,8 @@ def _final_scores(
             scores |= {f"{name}_right": right, f"{name}_total": total}
             line += f" ({right} of {total})"
         log.say(f"{name} {line}")
+        if objective.report is not None and batches is job.test and world.is_main:
+            scores["test"] = objective.report(accumulated, batches)
         if of_test:
             confusion = accumulated
             logits = kept.result(world)

@@ -1,4 +1,4 @@
-"""The scores of a split as text: a few lines, and a table of the classes, or of the kinds of entities."""
+"""The scores of a split as text: a few lines, and a table of the classes, the tags, or the kinds of entities."""
 
 from __future__ import annotations
 
@@ -13,23 +13,44 @@ from rich.text import Text
 from .metrics import OF_CLASSES
 
 _MOST = 20  # rows of the table
-_TABLES = ("per_class", "per_entity")
+_COLUMNS = {"ap": "AP %", "precision": "precision %", "recall": "recall %", "f1": "F1 %"}
 
 
 def score_text(report: Mapping[str, Any]) -> str:
-    """The lines of a `classification_report`, or of other scores, and what they have of tables.
+    """The lines of a `classification_report`, `tag_report`, `number_report`, or of other scores, and their table.
 
-    Of more than 20 classes, or kinds of entities, the table has the 20 of the lowest F1.
+    Of more than 20 classes, tags, or kinds of entities, the table has the 20 of the lowest F1.
     """
-    if "ece" in report:
+    if report.get("task") == "multi-label":
+        return "\n".join([*_tag_lines(report), "", *_table(report["per_class"], "tag", "tags")])
+    if report.get("task") == "regression":
+        lines = _number_lines(report)
+    elif "ece" in report:
         lines = _class_lines(report)
     else:
         lines = ["  ".join(f"{name} {value:.2f}" for name, value in report.items() if isinstance(value, float))]
         lines[0] += f"  n {report['total']}"
-    for name in _TABLES:
-        if name in report:
-            lines += ["", *_table(report[name])]
+    if "per_class" in report:
+        lines += ["", *_table(report["per_class"], "class", "classes")]
+    if "per_entity" in report:
+        lines += ["", *_table(report["per_entity"], "entity", "kinds of entities")]
     return "\n".join(lines)
+
+
+def _number_lines(report: Mapping[str, Any]) -> list[str]:
+    return [
+        f"R2 {report['r2']:.4f}  Spearman {report['spearman']:.2f} %  ({report['total']} examples)",
+        f"MAE {report['mae']:.6g}  RMSE {report['rmse']:.6g}  (of the training split's mean "
+        f"{report['rmse_of_mean']:.6g})",
+    ]
+
+
+def _tag_lines(report: Mapping[str, Any]) -> list[str]:
+    return [
+        f"mAP {report['mAP']:.2f} %  macro F1 {report['macro_f1']:.2f} %  micro F1 {report['micro_f1']:.2f} %",
+        f"exact match {report['exact_match']:.2f} % of {report['total']} examples  "
+        f"(tags with a probability of at least {report['threshold']:g})",
+    ]
 
 
 def _class_lines(report: Mapping[str, Any]) -> list[str]:
@@ -48,19 +69,18 @@ def _class_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    first = next(iter(rows[0])) if rows else "none"
+def _table(rows: Sequence[Mapping[str, Any]], one: str, several: str) -> list[str]:
     shown = rows if len(rows) <= _MOST else sorted(rows, key=lambda row: row["f1"])[:_MOST]
-    table = Table(first, box=None, pad_edge=False)
-    for name in ("precision %", "recall %", "F1 %", "support"):
+    columns = [name for name in _COLUMNS if all(name in row for row in rows)]
+    table = Table(one, box=None, pad_edge=False)
+    for name in (*(_COLUMNS[column] for column in columns), "support"):
         table.add_column(name, justify="right")
     for row in shown:
-        shares = (f"{row[name]:.2f}" for name in ("precision", "recall", "f1"))
-        table.add_row(Text(row[first], overflow="ellipsis", no_wrap=True), *shares, str(row["support"]))
+        shares = ("" if row[name] is None else f"{row[name]:.2f}" for name in columns)
+        table.add_row(Text(next(iter(row.values())), overflow="ellipsis", no_wrap=True), *shares, str(row["support"]))
     text = io.StringIO()
     Console(file=text, width=100).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     if len(shown) < len(rows):
-        kinds = "classes" if first == "class" else "kinds of entities"
-        lines.append(f"the {len(shown)} {kinds} of the lowest F1, of {len(rows)}; --output FILE.json has all")
+        lines.append(f"the {len(shown)} {several} of the lowest F1, of {len(rows)}; --output FILE.json has all")
     return lines

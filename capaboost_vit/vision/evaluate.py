@@ -1,27 +1,28 @@
-"""Scores of a model on one split of images, and the table of its predictions."""
+"""Scores of a model on one split of images."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor
 
-from ..io.atomic import replacing
 from ..training.distributed import ProcessGroup, pick_device
 from ..training.evaluation import evaluate
 from ..training.probabilities import KeptLogits, classification_report
+from ..training.reports import number_report, tag_report
 from ..training.saved import ModelSource, open_source
 from .class_names import outputs_of
 from .config import TrainConfig
-from .data import open_configured
+from .data import ImageData, Split, open_configured
 from .loader import Normalise, image_eval_loader
-from .saved import open_plain, open_saved
+from .prediction_table import class_table, write_number_table, write_tag_table
+from .saved import Saved, open_plain, open_saved, task_of
+from .targets import make_objective, targets_of
 from .views import MeanOfViews, Views, view_transform
 
 
@@ -34,27 +35,33 @@ def evaluate_images(
     initial_checkpoint: str | None = None,
     batch_size: int = 64,
     tta: Views = "none",
+    threshold: float | None = None,
     table: Path | None = None,
     device: str | None = None,
     short_cuts: bool = True,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """All scores, see `classification_report`, of a model on one split of a data set, each image counted once.
+    """All scores of a model on one split of a data set, each image counted once.
+
+    See `classification_report`, and of tags and numbers `tag_report` and `number_report`.
 
     Args:
         model: an adapter file, a run folder, a timm folder (`local-dir:` may stand before it), or a name of timm's.
         data: what to evaluate on; None takes that of the run folder. It is opened with the run's options. Its classes
-            are those of the model by name (`outputs_of`); they may be fewer.
+            are those of the model by name (`outputs_of`); they may be fewer. So are its tags: no image has one that
+            the data do not name.
         split: its name or an expression; None takes the test split of the run on its own data, else "test".
         pretrained: of a name of timm's, fetch the weights from its hub.
         initial_checkpoint: see `open_saved` and `open_plain`.
-        tta: test-time augmentation, see `view_transform`; probabilities are the mean over the views.
-        table: also write a csv file, see `_PredictionTable`.
+        tta: test-time augmentation, see `view_transform`; probabilities, or numbers, are the mean over the views.
+        threshold: probability from which a tag counts as predicted; None is 0.5.
+        table: also write a csv file, see `class_table`, `write_tag_table` and `write_number_table`.
         short_cuts: compute with merged weights and the class token's row of the last block, where that is exact.
         note: is told, a line each, which files of the data are no images and are left out.
 
     Raises:
-        FileNotFoundError: no model, data or weights. ValueError: no data named, other classes; see `open_saved`.
+        FileNotFoundError: no model, data or weights. ValueError: no data named, other classes, or labels of
+            another task; see `open_saved`.
     """
     plain = isinstance(model, str) and timm.is_model(model) and not Path(model).exists()
     if pretrained and not plain:
@@ -65,7 +72,11 @@ def evaluate_images(
     if spec is None:
         raise ValueError(f"{model if source is None else source.path} is not in a run folder: say --data")
     split = split or (config.get("test_split") if data is None else None) or "test"
-    images = open_configured({**config, "data": spec})
+    task = "classification" if source is None else task_of(source)
+    if threshold is not None and task != "multi-label":
+        raise ValueError(f"--threshold is for several tags per picture, and {model} is for {task}: leave it out")
+    asked = config.get("task") if task == "classification" else task
+    images = open_configured({**config, "data": spec, "task": asked})
     part = images.split(split)
     for line in images.left_out:
         note(line)
@@ -74,54 +85,93 @@ def evaluate_images(
         saved = open_plain(str(model), pretrained=pretrained, initial_checkpoint=initial_checkpoint)
     else:
         saved = open_saved(source, initial_checkpoint=initial_checkpoint)
-    if saved.task != "classification":
-        raise ValueError(f"{model} is for {saved.task}, eval for one class per image: its run's result.json has scores")
+    if images.task != task:
+        raise ValueError(f"the labels of {spec} are for {images.task}, and {model} is for {task}")
+    places = list(map(part.locate, part.names))
+    options: dict[str, Any] = {"tta": tta, "batch_size": batch_size, "device": target, "short_cuts": short_cuts}
+    if task == "classification":
+        report = _scores_of_classes(saved, images, part, table=table, places=places, **options)
+    else:
+        chosen = 0.5 if threshold is None else threshold
+        report = _scores_of_outputs(saved, images, part, table=table, places=places, threshold=chosen, **options)
+    return {"model": str(model), "data": spec, "split": split, "tta": tta, **report}
+
+
+def _scores_of_classes(
+    saved: Saved, images: ImageData, part: Split, *, table: Path | None, places: list[str], **options: Any
+) -> dict[str, Any]:
     count: int = saved.model.num_classes  # type: ignore[assignment]
-    outputs = outputs_of(spec, images.classes, names=saved.classes, count=count)
+    outputs = outputs_of(images.spec, images.classes, names=saved.classes, count=count)
     classes = list(saved.classes or map(str, range(count)))
     if not saved.classes:  # those that the data name
         for label, output in enumerate(outputs):
             classes[output] = images.classes[label]
-    part = replace(part, labels=tuple(outputs[label] for label in part.labels), value_range=saved.value_range)
-    transform = view_transform(saved.input, tta)
-    batches = image_eval_loader(part, transform, batch_size=batch_size, keep=False, device=target)
-    network = MeanOfViews(saved.for_logits(target, short_cuts=short_cuts), saved.temperature)
-    kept = KeptLogits(batches.indices, len(part))
-    places = list(map(part.locate, part.names))
-    with _prediction_table(table, places, classes, saved.temperature) as write:
+    part = replace(part, labels=tuple(outputs[label] for label in part.labels))
+    kept = KeptLogits(range(len(part)), len(part))
+    with class_table(table, places, classes, saved.temperature) as write:
 
         def keep(logits: Tensor, labels: Tensor) -> None:
             kept.add(logits, labels)
             write(logits, labels)
 
-        options: dict[str, Any] = {"prepare": Normalise(saved.input, target), "config": TrainConfig(), "also": keep}
-        confusion = evaluate(network, batches, **options)
-    report = classification_report(confusion, kept.result(ProcessGroup()), classes, temperature=saved.temperature)
-    return {"model": str(model), "data": spec, "split": split, "tta": tta, **report}
+        confusion = _accumulated(saved, part, also=keep, **options)[0]
+    return classification_report(confusion, kept.result(ProcessGroup()), classes, temperature=saved.temperature)
 
 
-@contextmanager
-def _prediction_table(
-    path: Path | None, images: Sequence[str], classes: Sequence[str], temperature: float
-) -> Iterator[Callable[[Tensor, Tensor], None]]:
-    """What writes `image,label,prediction,p(CLASS),...` rows of each batch, in the order of the split; None: nothing.
+def _scores_of_outputs(
+    saved: Saved,
+    images: ImageData,
+    part: Split,
+    *,
+    table: Path | None,
+    places: list[str],
+    threshold: float,
+    **options: Any,
+) -> dict[str, Any]:
+    outputs, targets = outputs_on(saved, images, part, **options)
+    if saved.scale is not None:
+        numbers = saved.scale.back(outputs)
+        if table is not None:
+            write_number_table(table, places, numbers, part.labels)
+        return number_report(numbers, saved.scale.back(targets), mean=saved.scale.mean)
+    classes = saved.classes or tuple(map(str, range(outputs.shape[-1])))
+    if table is not None:
+        write_tag_table(table, places, classes, outputs, targets, threshold=threshold)
+    return tag_report(outputs, targets, classes, threshold=threshold)
 
-    The file is there at the end of the block, whole. Nine digits tell any two probabilities in float32.
+
+def outputs_on(saved: Saved, images: ImageData, part: Split, **options: Any) -> tuple[Tensor, Tensor]:
+    """(outputs, targets) of all images of a split: logits of tags and 0 and 1, (N, C), or standardised numbers, (N,).
+
+    Args:
+        images: to which the split belongs; its tags are those of the model by name.
+        options: tta, batch_size, device, short_cuts; see `evaluate_images`.
     """
-    if path is None:
-        yield lambda logits, labels: None
-        return
-    names = iter(images)
-    with (
-        replacing(path) as partial,
-        open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("image", "label", "prediction", *(f"p({name})" for name in classes)))
+    count: int = saved.model.num_classes  # type: ignore[assignment]
+    if saved.task == "multi-label":
+        places = outputs_of(images.spec, images.classes, names=saved.classes, count=count)
+        part = replace(part, labels=tuple(tuple(places[tag] for tag in tags) for tags in part.labels))
+    targets = targets_of(saved.task, part, outputs=count, scale=saved.scale)
+    objective = make_objective(TrainConfig(), saved.task, scale=saved.scale)
+    outputs, batches = _accumulated(saved, part, targets=targets, objective=objective, **options)
+    return outputs if saved.scale is None else outputs.squeeze(-1), batches.source.targets
 
-        def write(logits: Tensor, labels: Tensor) -> None:
-            answers, probabilities = logits.argmax(-1).tolist(), (logits.float() / temperature).softmax(-1).tolist()
-            for label, answer, shares in zip(labels.tolist(), answers, probabilities, strict=True):
-                rows.writerow((next(names), classes[label], classes[answer], *(f"{share:.9g}" for share in shares)))
 
-        yield write
+def _accumulated(
+    saved: Saved,
+    part: Split,
+    *,
+    tta: Views,
+    batch_size: int,
+    device: torch.device,
+    short_cuts: bool,
+    targets: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, Any]:
+    """What `evaluate` accumulates on a split, with its options, and the batches."""
+    part = replace(part, value_range=saved.value_range)
+    transform = view_transform(saved.input, tta)
+    batches = image_eval_loader(part, transform, batch_size=batch_size, keep=False, device=device, targets=targets)
+    network = MeanOfViews(saved.for_logits(device, short_cuts=short_cuts), saved.temperature, saved.task)
+    prepare = Normalise(saved.input, device)
+    return evaluate(network, batches, prepare=prepare, config=TrainConfig(), **options), batches

@@ -14,7 +14,9 @@ from ..core.inject import wrappers
 from ..core.record import plain_model
 from ..io.atomic import new_folder
 from ..io.json import read_object
+from .data.labels import Task
 from .registry import parse_name
+from .targets import Scale
 
 
 def save_for_hf(
@@ -25,6 +27,8 @@ def save_for_hf(
     data_config: dict[str, Any] | None = None,
     value_range: tuple[float, float] | None = None,
     temperature: float = 1.0,
+    task: Task = "classification",
+    scale: Scale | None = None,
 ) -> Path:
     """Atomic write of a timm model, merged or of a registered name, for timm and transformers; returns the folder.
 
@@ -36,6 +40,7 @@ def save_for_hf(
         data_config: timm's input configuration that the model was trained with; None takes the model's own.
         value_range: black and white of the images; timm keeps what it does not know, but does not give it back.
         temperature: probabilities are softmax(logits / temperature); kept in config.json likewise, unless it is 1.
+        task: what the outputs are, and scale: of numbers; kept there likewise, unless they are classes.
 
     Raises:
         FileExistsError: the folder is there already; an empty one is taken.
@@ -52,6 +57,10 @@ def save_for_hf(
         config["value_range"] = value_range
     if temperature != 1:
         config["temperature"] = temperature
+    if task != "classification":
+        config["task"] = task
+    if scale is not None:
+        config["scale"] = [scale.mean, scale.std]
     with new_folder(folder) as partial:
         timm_save_for_hf(model, str(partial), config, safe_serialization=True, data_config=data_config)
         path = partial / "config.json"

@@ -119,7 +119,7 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
         splits={name: split.record() for name, split in splits.items()},
         names=splits[config.train_split].names.__getitem__,
         state=State(model, config, len(train)),
-        objective=make_objective(config, data.task, weights=weights, scale=scale),
+        objective=make_objective(config, data.task, classes=data.classes, weights=weights, scale=scale),
         train=train,
         val=held_out(val) if val in splits else None,
         test=held_out(test, keep=False) if test in splits else None,

@@ -70,7 +70,7 @@ def predict_each(
         top: cut to the number of classes; those without a name are numbers.
         tag_threshold: of a model for tags, all whose probability, `sigmoid(logit)`, is at least that are given.
         initial_checkpoint: see `open_saved`.
-        tta: test-time augmentation, see `view_transform`: probabilities are the mean over the views.
+        tta: test-time augmentation, see `view_transform`: probabilities, or numbers, are the mean over the views.
         bad_images: at a picture that cannot be read: an error, behind the predictions of those before it, or skip it.
         short_cuts: see `evaluate_images`.
         note: told of each picture that is skipped, and why; and how many files of a folder are no pictures.
@@ -86,9 +86,7 @@ def predict_each(
     target = pick_device(device)
     files = image_files(images, note)
     saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
-    if saved.task != "classification" and tta != "none":
-        raise ValueError(f"--tta is for classes, and {model} is for {saved.task}: leave it out")
-    network = MeanOfViews(saved.for_logits(target, short_cuts=short_cuts), saved.temperature)
+    network = MeanOfViews(saved.for_logits(target, short_cuts=short_cuts), saved.temperature, saved.task)
     count: int = saved.model.num_classes  # type: ignore[assignment]
     classes = saved.classes or tuple(map(str, range(count)))
     tree = Folder(Path())
@@ -127,9 +125,8 @@ def _answers(
     saved: Saved, outputs: Tensor, *, top: int, tag_threshold: float
 ) -> list[tuple[list[float], list[int], float | None]]:
     """Probabilities and classes, the highest first, or a number in its own unit, of each row of the outputs."""
-    if saved.task == "regression":
-        mean, std = saved.input["scale"]
-        return [([], [], mean + std * value) for value in outputs.double().squeeze(-1).tolist()]
+    if saved.scale is not None:
+        return [([], [], value) for value in saved.scale.back(outputs).squeeze(-1).tolist()]
     if saved.task == "multi-label":
         rows = ranked(outputs.float().sigmoid(), top=outputs.shape[-1], least=tag_threshold)
     else:

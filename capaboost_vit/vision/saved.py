@@ -23,8 +23,10 @@ from .build import check_scaling
 from .class_names import class_names
 from .class_row import logits_only
 from .data import checked_range
+from .data.labels import Task
 from .data.pixels import ValueRange
 from .hub_folder import save_for_hf
+from .targets import Scale
 from .weights import create_base, local_folder, outputs_in
 
 _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does not mean a folder
@@ -34,8 +36,8 @@ _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does n
 class Saved:
     """A model on the CPU in evaluation mode, timm's input configuration of it, and the names of its classes.
 
-    `classes` is empty where nobody has named them. `input` also holds the `value_range` of training, if it had one.
-    Probabilities are `softmax(logits / temperature)`.
+    `classes` is empty where nobody has named them. `input` also holds the `value_range` of training, if it had one, the
+    `task`, and of numbers their `scale`. Probabilities are `softmax(logits / temperature)`.
     """
 
     model: nn.Module
@@ -44,9 +46,14 @@ class Saved:
     temperature: float = 1.0
 
     @property
-    def task(self) -> str:
+    def task(self) -> Task:
         """What the outputs are: logits of classes, or of tags (multi-label), or a standardised number (regression)."""
-        return str(self.input.get("task", "classification"))
+        return self.input.get("task", "classification")
+
+    @property
+    def scale(self) -> Scale | None:
+        """Of numbers, what their standardised values are in their own unit; None of classes and tags."""
+        return Scale(*self.input["scale"]) if self.task == "regression" else None
 
     @property
     def value_range(self) -> ValueRange | None:
@@ -82,6 +89,13 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
     model = create_from_adapter(source.adapter, initial_checkpoint=checkpoint)
     names = class_names(header["class_names"], header["num_classes"])
     return _tried(Saved(model, header["input"], names, header["temperature"]), source.path)
+
+
+def task_of(source: ModelSource) -> Task:
+    """What the outputs of a model on images are, before it is built."""
+    if source.adapter is not None:
+        return source.adapter.header.get("input", {}).get("task", "classification")
+    return _stored_task(source.path).get("task", "classification")
 
 
 def open_plain(name: str, *, pretrained: bool, initial_checkpoint: str | None) -> Saved:
@@ -137,10 +151,6 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
     if source.adapter is None:
         raise ValueError(f"{source.path} is a timm model already: nothing to merge")
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
-    if saved.task != "classification" and not as_file:
-        raise ValueError(
-            f"--output {output}: no timm folder says that it is for {saved.task}: name a .safetensors file"
-        )
     merged = merge(saved.model, inplace=True)
     for name, tensor in merged.state_dict().items():
         if not tensor.isfinite().all():
@@ -156,6 +166,8 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
         data_config=dict(saved.input),
         value_range=saved.value_range,
         temperature=saved.temperature,
+        task=saved.task,
+        scale=saved.scale,
     )
     write_merged_card(output, source)
     return output
@@ -171,10 +183,26 @@ def _from_timm_folder(folder: Path) -> Saved:
     if not model.num_classes:
         raise ValueError(f"the model in {folder} has no classes: it was saved with num_classes=0")
     stored = read_object(folder / "config.json")
-    prepared = {**resolve_input_data_config(model), "value_range": stored.get("value_range")}
+    prepared = {**resolve_input_data_config(model), "value_range": stored.get("value_range"), **_stored_task(folder)}
     temperature = stored.get("temperature", 1.0)
     check_value(f"temperature in {folder / 'config.json'}", temperature, float, {"above": 0})
     return _tried(Saved(model.eval(), prepared, names, temperature), folder)
+
+
+def _stored_task(folder: Path) -> dict[str, Any]:
+    """Task and scale in the config.json of a timm folder, as they stand in an adapter file: none of classes.
+
+    Raises:
+        ValueError, TypeError: another task, or numbers without their mean and std.
+    """
+    path = folder / "config.json"
+    stored = read_object(path)
+    found: dict[str, Any] = {name: stored[name] for name in ("task", "scale") if name in stored}
+    check_value(f"task in {path}", found.get("task"), Task | None, {})
+    if found.get("task") == "regression":
+        check_value(f"scale in {path}", found.get("scale"), tuple[float, float], {})
+        Scale(*found["scale"])
+    return found
 
 
 def _tried(saved: Saved, where: str | Path) -> Saved:

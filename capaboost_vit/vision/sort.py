@@ -1,4 +1,4 @@
-"""Pictures copied into folders by their predicted class."""
+"""Pictures copied into folders by their predicted class, or into those of all their tags."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .predict import Prediction
 
+NO_TAG = "none"
 _MOST = 10  # classes that the summary names
 
 
@@ -20,39 +21,47 @@ class Sorter:
 
     Where a file of that name is there, a copy of the same bytes stays as it is, and another picture becomes
     `name-2.png`, `name-3.png`, ... What no folder can be called in a class name (`/`, control codes, a dot at the
-    start) becomes `_`.
+    start) becomes `_`. A picture of several tags is copied into the folder of each, one without any into `none`.
 
     Args:
-        threshold: see `Prediction.answer`.
+        threshold: see `Prediction.answer`; of no use where there are tags.
+        of_tags: whether the classes of a prediction are tags.
 
     Raises:
         NotADirectoryError: the folder is a file.
     """
 
-    def __init__(self, folder: Path, threshold: float = 0.0) -> None:
+    def __init__(self, folder: Path, threshold: float = 0.0, *, of_tags: bool = False) -> None:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"--sort-into {folder} is a file: name a folder")
-        self.folder, self.threshold = folder, threshold
+        self.folder, self.threshold, self.of_tags = folder, threshold, of_tags
         self.copied: Counter[str] = Counter()
-        self.there = 0  # copies of an earlier run
+        self.pictures = 0  # that were copied, once or several times
+        self.there = 0  # that an earlier run has copied
 
     def sorting(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """The same predictions; each picture is copied before its prediction is given on."""
         for prediction in predictions:
-            answer = prediction.answer(self.threshold)
-            into = self.folder / re.sub(r"[\x00-\x1f\x7f/\\]|^\.", "_", answer)
-            into.mkdir(parents=True, exist_ok=True)
-            if _copy(prediction.image, into):
-                self.copied[answer] += 1
+            answers = (prediction.classes or (NO_TAG,)) if self.of_tags else (prediction.answer(self.threshold),)
+            copied = [answer for answer in answers if self._copied(prediction.image, answer)]
+            self.copied.update(copied)
+            if copied:
+                self.pictures += 1
             else:
                 self.there += 1
             yield prediction
+
+    def _copied(self, picture: Path, answer: str) -> bool:
+        """Whether the picture was copied into the folder of an answer."""
+        into = self.folder / re.sub(r"[\x00-\x1f\x7f/\\]|^\.", "_", answer)
+        into.mkdir(parents=True, exist_ok=True)
+        return _copy(picture, into)
 
     def summary(self) -> str:
         """One line: how many pictures were copied, by class, the largest first."""
         counts = [f"{name} {number}" for name, number in self.copied.most_common(_MOST)]
         counts += [f"{len(self.copied) - _MOST} more classes"] if len(self.copied) > _MOST else []
-        text = f"sorted: {self.copied.total()} pictures copied into {self.folder}"
+        text = f"sorted: {self.pictures} pictures copied into {self.folder}"
         text += f" ({', '.join(counts)})" if counts else ""
         return text + (f"; {self.there} were there already" if self.there else "")
 

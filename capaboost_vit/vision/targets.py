@@ -13,10 +13,9 @@ from torch import Tensor
 from ..training.metrics import TAG_SCORES, scores, tag_scores
 from ..training.objective import Objective, classification
 from ..training.outputs import multi_label, regression, tag_targets
+from ..training.reports import NUMBER_SCORES, number_report, tag_report
 from .config import TrainConfig
 from .data import ImageData, Split
-
-NUMBER_SCORES = ("r2", "mae", "rmse", "spearman")
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,10 @@ class Scale:
 
     mean: float
     std: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise ValueError(f"numbers are scaled with mean {self.mean} and std {self.std}: finite ones, std above 0")
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Scale:
@@ -50,22 +53,39 @@ def targets_of(task: str, split: Split, *, outputs: int, scale: Scale | None = N
 
 
 def make_objective(
-    config: TrainConfig, task: str, *, weights: Tensor | None = None, scale: Scale | None = None
+    config: TrainConfig,
+    task: str,
+    *,
+    classes: Sequence[str] = (),
+    weights: Tensor | None = None,
+    scale: Scale | None = None,
+    threshold: float = 0.5,
 ) -> Objective:
     """The objective of a task on images, whose batches come from a loader with `targets_of` its split.
 
     Args:
-        weights: of the classes. scale: of numbers; scores are in their own unit.
+        classes: names of the tags, for the report. weights: of the classes.
+        scale: of numbers; scores are in their own unit. threshold: see `tag_scores`.
     """
     if task == "multi-label":
-        return multi_label(score=lambda outputs, batches: tag_scores(outputs, batches.source.targets), names=TAG_SCORES)
+
+        def of_tags(logits: Tensor, batches: Any) -> dict[str, float]:
+            return tag_scores(logits, batches.source.targets, threshold=threshold)
+
+        def report_tags(logits: Tensor, batches: Any) -> dict[str, Any]:
+            return tag_report(logits, batches.source.targets, classes, threshold=threshold)
+
+        return multi_label(score=of_tags, names=TAG_SCORES, report=report_tags)
     if scale is None:
         return classification(smoothing=config.smoothing, weights=weights)
 
     def of_numbers(outputs: Tensor, batches: Any) -> dict[str, float]:
         return scores(NUMBER_SCORES, scale.back(outputs), scale.back(batches.source.targets))
 
-    return regression(score=of_numbers, names=NUMBER_SCORES)
+    def report_numbers(outputs: Tensor, batches: Any) -> dict[str, Any]:
+        return number_report(scale.back(outputs), scale.back(batches.source.targets), mean=scale.mean)
+
+    return regression(score=of_numbers, names=NUMBER_SCORES, report=report_numbers)
 
 
 def refuse_for_classes_alone(config: TrainConfig, task: str) -> None:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: several views of a picture, whose probabilities are averaged."""
+"""Test-time augmentation: several views of a picture, whose probabilities or numbers are averaged."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.transforms import functional
 
 from ..io.options import check_value
 from .build import build_transform
+from .data.labels import Task
 
 Views = Literal["none", "flip", "five_crop"]
 VIEWS: tuple[Views, ...] = ("none", "flip", "five_crop")
@@ -43,17 +45,24 @@ def view_transform(data_config: dict[str, Any], views: Views) -> Any:
 
 
 class MeanOfViews(nn.Module):
-    """Logits of views (B, V, C, H, W): `T log(mean over views of softmax(logits / T))`, (B, classes).
+    """Outputs of views (B, V, C, H, W) that stand for the mean over the views, (B, classes).
 
-    `softmax(. / T)` of them is the mean of the probabilities. One view is passed on as it is, (B, C, H, W).
+    Of classes `T log(mean_v p_v)`, p = softmax(logits / T), so that `softmax(. / T)` is the mean of the probabilities;
+    of tags `log(mean_v p_v) - log(mean_v (1 - p_v))`, p = sigmoid(logits), so that `sigmoid` is; of numbers their mean.
+    One view is passed on as it is, (B, C, H, W).
     """
 
-    def __init__(self, model: nn.Module, temperature: float) -> None:
+    def __init__(self, model: nn.Module, temperature: float, task: Task = "classification") -> None:
         super().__init__()
-        self.model, self.temperature = model, temperature
+        self.model, self.temperature, self.task = model, temperature, task
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim == 4:
             return self.model(images)
-        logs = [(self.model(view).float() / self.temperature).log_softmax(-1) for view in images.unbind(1)]
-        return self.temperature * (torch.stack(logs).logsumexp(0) - math.log(len(logs)))
+        views = torch.stack([self.model(view).float() for view in images.unbind(1)])
+        if self.task == "regression":
+            return views.mean(0)
+        if self.task == "multi-label":  # the number of views is in both terms
+            return F.logsigmoid(views).logsumexp(0) - F.logsigmoid(-views).logsumexp(0)
+        logs = (views / self.temperature).log_softmax(-1)
+        return self.temperature * (logs.logsumexp(0) - math.log(len(logs)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -25,6 +26,7 @@ from capaboost_vit.methods.adapter_file import read_adapter_file
 from capaboost_vit.run import train
 from capaboost_vit.vision.class_row import FirstRowsBlock
 from capaboost_vit.vision.data import open_data
+from capaboost_vit.vision.evaluate import evaluate_images
 from capaboost_vit.vision.predict import Prediction, predict_images, write_predictions
 from capaboost_vit.vision.saved import merge_adapter, open_saved
 
@@ -83,6 +85,13 @@ def test_an_adapter_file_alone_needs_data_and_base_weights(finished, base, pictu
         counted(alone, initial_checkpoint=str(base))
     found = counted(alone, data=str(pictures), initial_checkpoint=str(base))
     assert found == (result["test_right"], 6)
+
+
+def test_labels_of_another_task_are_named(finished, monkeypatch):
+    numbers = replace(open_data("digits"), task="regression")
+    monkeypatch.setattr("capaboost_vit.vision.evaluate.open_configured", lambda options: numbers)
+    with pytest.raises(ValueError, match=r"the labels of digits are for regression, and .* is for classification"):
+        evaluate_images(finished[0], data="digits")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from capaboost_vit.training.metrics import tag_scores
 from capaboost_vit.training.outputs import multi_label
 from capaboost_vit.vision.data import open_data
 from capaboost_vit.vision.predict import predict_images, write_predictions
-from capaboost_vit.vision.saved import merge_adapter
 from capaboost_vit.vision.targets import Scale
 
 # `datasets` leaves metadata.csv open
@@ -176,8 +175,6 @@ def test_a_run_on_tags_predicts_those_above_the_threshold(configure, tmp_path):
         assert list(prediction.classes) == kept
     rows = list(csv.DictReader(write_predictions(predictions, tmp_path / "p.csv").read_text().splitlines()))
     assert {row["image"] for row in rows} == {*names}
-    with pytest.raises(ValueError, match="no timm folder says that it is for multi-label"):
-        merge_adapter(tmp_path / "a run", tmp_path / "merged")
 
 
 def test_a_run_on_numbers_predicts_in_their_unit(configure, tmp_path):
