@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,17 @@ from timm.layers import Attention
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from .data.labels import Task
+
 _SAMPLES, _NOISE = 16, 0.15
 
 ROLLOUT = "attention rollout: how much the class token attends to each patch, through all blocks; of no one class"
-GRADIENT = "SmoothGrad: how much the logit of the answer changes with each pixel, a mean over 16 noisy copies"
+_SMOOTH = "SmoothGrad: how much {} changes with each pixel, a mean over 16 noisy copies"
+GRADIENTS = {
+    "classification": _SMOOTH.format("the logit of the answer"),
+    "multi-label": _SMOOTH.format("the logit of the tag"),
+    "regression": _SMOOTH.format("the number"),
+}
 
 
 @dataclass(frozen=True)
@@ -23,22 +30,31 @@ class Explanation:
     """What a model answers to images, and what each answer rests on.
 
     Args:
-        probabilities: (B, C), float32.
+        answers: (B, C), float32: probabilities of classes or tags; or standardised numbers, (B, 1).
         maps: (B, h, w), each from 0, the least in its image, to 1, the most; h, w: patches, or pixels.
         shown: what the maps are, in words.
     """
 
-    probabilities: Tensor
+    answers: Tensor
     maps: Tensor
     shown: str
 
 
-def explain(model: Any, images: Tensor, *, temperature: float = 1.0) -> Explanation:
+def explain(
+    model: Any,
+    images: Tensor,
+    *,
+    outputs: Sequence[int | None] = (),
+    task: Task = "classification",
+    temperature: float = 1.0,
+) -> Explanation:
     """Attention rollout of timm's plain ViTs that answer by their class token, SmoothGrad of all other models.
 
     Args:
         model: in evaluation mode. images: (B, 3, H, W), normalised.
-        temperature: that the logits are divided by for the probabilities.
+        outputs: which output of each image is explained, where the map is of one; None, or none at all: the largest.
+        task: what the outputs are.
+        temperature: that the logits of classes are divided by for the probabilities.
     """
     if attention_layers(model) is not None:
         with torch.no_grad():
@@ -50,8 +66,17 @@ def explain(model: Any, images: Tensor, *, temperature: float = 1.0) -> Explanat
     else:
         with torch.no_grad():
             logits = model(images)
-        maps, shown = smooth_gradient(model, images, logits.argmax(-1)), GRADIENT
-    return Explanation((logits.float() / temperature).softmax(-1), _scaled(maps), shown)
+        asked = logits.argmax(-1)
+        for row, output in enumerate(outputs):
+            asked[row] = asked[row] if output is None else output
+        maps, shown = smooth_gradient(model, images, asked), GRADIENTS[task]
+    return Explanation(_answers(logits.float(), task, temperature), _scaled(maps), shown)
+
+
+def _answers(logits: Tensor, task: Task, temperature: float) -> Tensor:
+    if task == "classification":
+        return (logits / temperature).softmax(-1)
+    return logits.sigmoid() if task == "multi-label" else logits
 
 
 def attention_layers(model: nn.Module) -> list[Attention] | None:

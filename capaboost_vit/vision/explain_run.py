@@ -18,22 +18,23 @@ from torch import Tensor
 from ..io.atomic import replacing, write_text
 from ..io.json import read_object
 from ..training.distributed import pick_device
-from ..training.saved import open_source
+from ..training.saved import ModelSource, open_source
 from .build import build_transform
 from .data import Split, open_configured
 from .data.sheet import FAINT, GAP, INK, MARGIN, PAPER, fit
 from .data.tree import Folder
+from .evaluate import outputs_on
 from .explain import explain
 from .loader import Normalise
+from .mistakes import Question, answer_lines, worst_outputs
 from .predict import image_files
-from .saved import open_saved
+from .saved import Saved, open_saved, task_of
 
 _BATCH = 8
 _SIDE = 150  # pixels of a picture of the sheet
 _COLUMNS = 4
 _THUMBNAIL = 96  # pixels of a picture of the page
 _TITLE, _FOOT, _LINES, _LINE = 70, 50, 3, 19
-_GREEN, _RED = "#17703f", "#b3261e"
 # from 0 to 1, of matplotlib's inferno
 _COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float32)
 
@@ -50,7 +51,8 @@ class _Explained:
 def explain_mistakes(run: str | Path, *, initial_checkpoint: str | None = None, device: str | None = None) -> Path:
     """The worst mistakes of a run on its test split, with what the answers rest on: mistakes.png and explanations.json.
 
-    The pictures are read again from the data set, whose names must still be those of predictions.json.
+    The pictures are read again from the data set, whose names must still be those of predictions.json. Of tags and
+    numbers the mistakes are those of one more pass over the split (`worst_outputs`), and there is mistakes.png alone.
 
     Args:
         run: folder of a finished run. initial_checkpoint: see `open_saved`.
@@ -62,6 +64,9 @@ def explain_mistakes(run: str | Path, *, initial_checkpoint: str | None = None, 
     source = open_source(folder)
     if source.is_text:
         raise ValueError(f"{run} is of a model on texts: explain is for models on images")
+    target = pick_device(device)
+    if task_of(source) != "classification" and source.config:
+        return _explain_outputs(folder, source, initial_checkpoint, target)
     path = folder / "predictions.json"
     if not path.is_file() or not source.config:
         raise FileNotFoundError(f"{folder} has no predictions.json of a test split: name the pictures to explain")
@@ -75,9 +80,10 @@ def explain_mistakes(run: str | Path, *, initial_checkpoint: str | None = None, 
         stored = split.names[row["place"]] if row["place"] < len(split.names) else "not there"
         if row["name"] not in (None, stored):
             raise ValueError(f"{config['data']} has changed: image {row['place']} is {stored}, it was {row['name']}")
-    labels = {row["place"]: str(classes[row["label"]]) for row in worst}
-    rows, shown = _explained(folder, split, labels, initial_checkpoint=initial_checkpoint, device=device)
-    pictures = {str(place): _jpeg(row.overlay) for place, row in zip(labels, rows, strict=True)}
+    questions = [Question(row["place"], str(classes[row["label"]])) for row in worst]
+    saved = open_saved(source, initial_checkpoint=initial_checkpoint)
+    rows, shown = _explained(saved, split, questions, target)
+    pictures = {str(asked.place): _jpeg(row.overlay) for asked, row in zip(questions, rows, strict=True)}
     text = json.dumps({"shown": shown, "pictures": pictures}, indent=0)
     write_text(folder / "explanations.json", f"{text}\n")
     title = f"{folder.resolve().name}: the worst mistakes on {config['test_split']}"
@@ -104,55 +110,47 @@ def explain_pictures(
     files = image_files(pictures, lambda line: None)
     tree = Folder(Path())
     split = Split(tuple(map(str, files)), (0,) * len(files), tree.read, tree.locate, None)
-    places = dict.fromkeys(range(len(files)), "")
-    rows, shown = _explained(Path(model), split, places, initial_checkpoint=initial_checkpoint, device=device)
+    questions = [Question(place) for place in range(len(files))]
+    saved = open_saved(Path(model), initial_checkpoint=initial_checkpoint)
+    rows, shown = _explained(saved, split, questions, pick_device(device))
     return _draw(rows, Path(output), f"What {Path(model).resolve().name} looks at", shown)
 
 
-def _explained(
-    path: Path, split: Split, labels: dict[int, str], *, initial_checkpoint: str | None, device: str | None
-) -> tuple[list[_Explained], str]:
-    """Each image of a split, by its place, and what the maps show.
+def _explain_outputs(folder: Path, source: ModelSource, initial_checkpoint: str | None, device: torch.device) -> Path:
+    """mistakes.png of a run on tags or numbers. Raises as `explain_mistakes` does."""
+    saved = open_saved(source, initial_checkpoint=initial_checkpoint)
+    config = source.config
+    images = open_configured({**config, "data_download": False, "task": saved.task})
+    split = images.split(config["test_split"])
+    found = outputs_on(saved, images, split, tta="none", batch_size=64, device=device, short_cuts=False)
+    questions = worst_outputs(saved, *found)
+    if not questions:
+        raise ValueError(f"{folder} has no wrong answer on its test split: name the pictures to explain")
+    rows, shown = _explained(saved, split, questions, device)
+    what = "largest errors" if saved.task == "regression" else "worst mistakes"
+    return _draw(rows, folder / "mistakes.png", f"{folder.resolve().name}: the {what} on {config['test_split']}", shown)
 
-    Args:
-        labels: true classes by place; empty where it is not known.
-    """
-    saved = open_saved(path, initial_checkpoint=initial_checkpoint)
-    target = pick_device(device)
-    model: Any = saved.model.to(target)
-    transform, prepare = build_transform(saved.input), Normalise(saved.input, target)
+
+def _explained(
+    saved: Saved, split: Split, questions: Sequence[Question], device: torch.device
+) -> tuple[list[_Explained], str]:
+    """The image of each question, and what the maps show."""
+    model: Any = saved.model.to(device)
+    transform, prepare = build_transform(saved.input), Normalise(saved.input, device)
     names = saved.classes or tuple(map(str, range(model.num_classes)))
-    places, rows, shown = list(labels), [], ""
-    for start in range(0, len(places), _BATCH):
-        batch = places[start : start + _BATCH]
-        pixels = torch.stack([torch.as_tensor(transform(split.image(place))) for place in batch])
+    rows, shown = [], ""
+    for start in range(0, len(questions), _BATCH):
+        batch = questions[start : start + _BATCH]
+        pixels = torch.stack([torch.as_tensor(transform(split.image(asked.place))) for asked in batch])
         inputs = prepare((pixels, torch.zeros(len(batch))))[0]
-        found = explain(model, inputs, temperature=saved.temperature)
+        asked_for = [asked.output for asked in batch]
+        found = explain(model, inputs, outputs=asked_for, task=saved.task, temperature=saved.temperature)
         shown = found.shown
-        for place, image, chances, heat in zip(batch, pixels, found.probabilities.cpu(), found.maps.cpu(), strict=True):
+        for asked, image, answers, heat in zip(batch, pixels, found.answers.cpu(), found.maps.cpu(), strict=True):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            lines = _lines(chances, names, labels[place], split.names[place])
+            lines = answer_lines(saved, asked, answers, names, split.names[asked.place])
             rows.append(_Explained(_large(picture), _overlay(picture, heat), lines))
     return rows, shown
-
-
-def _lines(chances: Tensor, names: Sequence[str], label: str, file: str) -> tuple[tuple[str, str], ...]:
-    """What the picture is, what it is taken for, each with its per cents; and its file."""
-    best = int(chances.argmax())
-    answer = f"{names[best]}  {_percent(chances[best])}"
-    name = (Path(file).name, FAINT)
-    if label:
-        own = chances[names.index(label)] if label in names else None
-        said = f"is {label}" + ("" if own is None else f"  {_percent(own)}")
-        return (said, _GREEN), (f"taken for {answer}", _RED), name
-    second = chances.argsort(descending=True).tolist()[1:2]
-    return (answer, INK), *((f"then {names[i]}  {_percent(chances[i])}", FAINT) for i in second), name
-
-
-def _percent(chance: Tensor) -> str:
-    if chance < 0.001:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.999 < chance < 1 else f"{100 * float(chance):.1f} %"
 
 
 def _large(picture: Image.Image) -> Image.Image:

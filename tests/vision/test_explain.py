@@ -16,7 +16,7 @@ from capaboost_vit.cli import main
 from capaboost_vit.run import train
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.explain import (
-    GRADIENT,
+    GRADIENTS,
     ROLLOUT,
     attention_layers,
     attention_weights,
@@ -154,16 +154,16 @@ def test_smoothing_is_the_mean_over_its_seed_and_leaves_the_random_state_alone()
     ("name", "options", "shown"),
     [
         ("vit_tiny_patch16_224", SMALL, ROLLOUT),
-        ("vit_tiny_patch16_224", {**SMALL, "class_token": False, "global_pool": "avg"}, GRADIENT),
-        ("vit_tiny_patch16_224", {**SMALL, "global_pool": "avg"}, GRADIENT),
-        ("deit_tiny_distilled_patch16_224", SMALL, GRADIENT),
-        ("beit_base_patch16_224", SMALL, GRADIENT),
-        ("test_resnet", {"num_classes": 3}, GRADIENT),
-        ("test_convnext", {"num_classes": 3}, GRADIENT),
+        ("vit_tiny_patch16_224", {**SMALL, "class_token": False, "global_pool": "avg"}, GRADIENTS["classification"]),
+        ("vit_tiny_patch16_224", {**SMALL, "global_pool": "avg"}, GRADIENTS["classification"]),
+        ("deit_tiny_distilled_patch16_224", SMALL, GRADIENTS["classification"]),
+        ("beit_base_patch16_224", SMALL, GRADIENTS["classification"]),
+        ("test_resnet", {"num_classes": 3}, GRADIENTS["classification"]),
+        ("test_convnext", {"num_classes": 3}, GRADIENTS["classification"]),
         (
             "swin_tiny_patch4_window7_224",
             {"img_size": 32, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)},
-            GRADIENT,
+            GRADIENTS["classification"],
         ),
     ],
     ids=str,
@@ -176,10 +176,24 @@ def test_each_kind_of_model_has_one_explanation(name, options, shown):
     assert found.maps.shape == (2, *((2, 2) if shown == ROLLOUT else x.shape[2:]))
     assert found.maps.amin((1, 2)).tolist() == [0, 0]
     assert found.maps.amax((1, 2)).tolist() == [1, 1]
-    torch.testing.assert_close(found.probabilities, model(x).softmax(-1).detach())
+    torch.testing.assert_close(found.answers, model(x).softmax(-1).detach())
     cooler = explain(model, x, temperature=2.0)
-    torch.testing.assert_close(cooler.probabilities, (model(x) / 2).softmax(-1).detach())
+    torch.testing.assert_close(cooler.answers, (model(x) / 2).softmax(-1).detach())
     assert torch.equal(cooler.maps, found.maps)
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_tags_and_numbers_are_explained_by_the_output_that_is_asked_for(task):
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=3 if task == "multi-label" else 1).eval()
+    x = images(2, 32)
+    found = explain(model, x, outputs=[0, None], task=task)
+    logits = model(x).detach()
+    torch.testing.assert_close(found.answers, logits.sigmoid() if task == "multi-label" else logits)
+    asked = torch.tensor([0, int(logits[1].argmax())])
+    maps = smooth_gradient(model, x, asked).flatten(1)
+    assert torch.equal(found.maps.flatten(1).argmin(1), maps.argmin(1))
+    assert found.shown == GRADIENTS[task]
 
 
 # a run

@@ -19,6 +19,7 @@ from capaboost_vit.training.reports import number_report, tag_report
 from capaboost_vit.training.score_table import score_text
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.evaluate import evaluate_images
+from capaboost_vit.vision.mistakes import Question, answer_lines, worst_outputs
 from capaboost_vit.vision.predict import Prediction, predict_images
 from capaboost_vit.vision.saved import merge_adapter, open_saved
 from capaboost_vit.vision.sort import Sorter
@@ -263,3 +264,40 @@ def test_a_folder_with_another_task_or_no_scale_is_named(runs, tmp_path):
 def test_a_scale_is_of_finite_numbers():
     with pytest.raises(ValueError, match="finite ones, std above 0"):
         Scale(float("nan"), 1.0)
+
+
+# explained
+
+
+def test_the_worst_tags_are_the_wrong_decisions_with_the_largest_loss(runs):
+    saved = open_saved(runs["multi-label"])
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 4.0, 0.1]])
+    targets = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    assert worst_outputs(saved, logits, targets) == [
+        Question(1, True, 0),
+        Question(0, True, 1),
+        Question(0, False, 2),
+        Question(1, False, 2),
+    ]
+    lines = answer_lines(saved, Question(0, False, 2), logits[0].sigmoid(), TAGS, "a/b.png")
+    assert [text for text, _ in lines] == ["has no red", "red  62.2 %", "b.png"]
+
+
+def test_the_worst_numbers_have_the_largest_errors(runs):
+    saved = open_saved(runs["regression"])
+    outputs, targets = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([0.5, -1.0, -2.0])
+    worst = worst_outputs(saved, outputs, targets)
+    assert [(question.place, question.output) for question in worst] == [(1, None), (0, None), (2, None)]
+    assert worst[0].label == pytest.approx(saved.scale.mean - saved.scale.std)
+    lines = answer_lines(saved, Question(0, 2.5), torch.tensor([0.0]), ("0",), "b.png")
+    assert [text for text, _ in lines] == ["is 2.5", f"said {saved.scale.mean:.6g}", "b.png"]
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_mistakes_and_pictures_are_explained(runs, tmp_path, task):
+    assert main(["explain", str(runs[task])]) == 0
+    with Image.open(runs[task] / "mistakes.png") as sheet:
+        assert sheet.width > 700
+    picture = result_of(runs[task])["data"]["spec"] + "/test0.png"
+    assert main(["explain", str(runs[task]), picture, "--output", str(tmp_path / "why.png")]) == 0
+    assert (tmp_path / "why.png").is_file()
