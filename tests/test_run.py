@@ -244,7 +244,12 @@ NO_WEIGHTS = {"model_kwargs": {}, "initial_checkpoint": None}
             ValueError,
             "no weights 'augreg_in21' .did you mean 'augreg_in21k'",
         ),
-        ({"model": "hf-hub:timm/test_vit.r160_in1k"}, ValueError, "say --model test_vit.r160_in1k --pretrained, or"),
+        (
+            {"model": "hf-hub:me/gone", "initial_checkpoint": None},
+            FileNotFoundError,
+            r"the config.json of hf-hub:me/gone is not in the cache, and the hub cannot be reached",
+        ),
+        ({"model": "hf_hub:me/gone"}, ValueError, "--model hf_hub:me/gone: say hf-hub:me/gone"),
         (
             {"model": "local-dir:gone"},
             ValueError,

@@ -77,12 +77,22 @@ def make_trial(config: TrainConfig, **fields: Any) -> Trial:
     """A trial of a run's configuration, with the id that follows from all of it; `fields` are the others of Trial.
 
     Raises:
-        ValueError: a name with characters that cannot be shown.
+        ValueError: a name with characters that cannot be shown; tags or numbers, which have no accuracy.
     """
+    if config.task not in (None, "classification"):
+        raise ValueError(refused_task(config.data, config.task))
     options = {name: value for name, value in as_dict(config).items() if name != "output"}
     trial = Trial(id="", seed=config.seed, shots=config.shots, config=options, **fields)
     _check_names(trial)
     return dataclasses.replace(trial, id=trial.key()[:_ID_DIGITS])
+
+
+def refused_task(data: str, task: str) -> str:
+    """Why the images of a data set can be no task of a study."""
+    return (
+        f"{data} is for {task}, and studies tell methods apart by accuracy, of one class per image: train each with "
+        "capaboost train, and capaboost report makes one table of the runs"
+    )
 
 
 def key_of(config: Mapping[str, Any], fields: Mapping[str, Any]) -> str:

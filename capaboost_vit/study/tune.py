@@ -24,7 +24,7 @@ from ..vision.registry import parse_name
 from .config import TuneConfig
 from .manifest import Study
 from .selection import Candidate
-from .trial import make_trial
+from .trial import make_trial, refused_task
 
 _KEPT = 3  # one candidate of so many goes on, for so many times the updates
 _OF_CANDIDATES = {"output", "method", "lr", "seed"}  # options that no command shares with the others
@@ -107,7 +107,10 @@ def _base(options: dict[str, Any]) -> TrainConfig:
     base = TrainConfig(**{**options, **places, "model": model})
     if not base.data:
         raise ValueError("--data is missing: give a folder of class folders, or digits to try it; --help has others")
-    if base.val_split is None or not open_configured(vars(base)).has(base.val_split):
+    images = open_configured(vars(base))
+    if images.task != "classification":
+        raise ValueError(refused_task(base.data, images.task))
+    if base.val_split is None or not images.has(base.val_split):
         raise ValueError(
             f"{base.data} has no split {base.val_split!r} to choose by: say --train-split 'mixed(train)[:80%]' "
             "--val-split 'mixed(train)[80%:]'"

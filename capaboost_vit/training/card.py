@@ -53,13 +53,18 @@ def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: 
     """The text of README.md; what is not known is left out."""
     config, base = result.get("config", {}), header.get("base", {})
     is_text = is_text_config(config) or "text" in header
+    task = "" if is_text else header.get("input", {}).get("task", "classification")
     name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or result.get("model", "?")
     methods = [method["method"] for method in header.get("methods") or result.get("method", [])]
     scores = {key: value for key, value in result.items() if isinstance(value, float) and _is_score(key)}
     data = result.get("data", {})
     metadata: dict[str, Any] = {
         "library_name": "transformers" if is_text else "timm",
-        "tags": [*([] if is_text else ["image-classification"]), "capaboost", *dict.fromkeys(methods)],
+        "tags": [
+            *([] if task in ("", "regression") else ["image-classification"]),
+            "capaboost",
+            *dict.fromkeys(methods),
+        ],
         "metrics": sorted({key.partition("_")[2] for key in scores}),
         **_origin(name, base, config, is_text),
     }
@@ -71,7 +76,9 @@ def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: 
     lines = ["---", *front, "---", _MARK, "", f"# {printable(name)}, {' and '.join(methods) or 'trained'}", ""]
     lines += [f"Trained with capaboost_vit: {', '.join(methods) or 'the whole model'}, {how}."]
     if header.get("class_names"):
-        lines[-1] += f" Classes: {printable(', '.join(header['class_names']))}."
+        lines[-1] += (
+            f" {'Tags' if task == 'multi-label' else 'Classes'}: {printable(', '.join(header['class_names']))}."
+        )
     if scores:
         lines += ["", "| score | |", "|---|---|", *(f"| {key} | {value:.2f} |" for key, value in scores.items())]
     if "parameters" in result:
@@ -84,7 +91,8 @@ def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: 
     if base.get("fingerprint"):
         lines[-1] += f", fingerprint of its weights `{base['fingerprint']}`"
     if data:
-        lines += [f"- data: `{printable(spec)}`, {data['classes']} classes"]
+        what = {"multi-label": f"{data['classes']} tags", "regression": "numbers"}.get(task)
+        lines += [f"- data: `{printable(spec)}`, {what or str(data['classes']) + ' classes'}"]
         for split, facts in data.get("splits", {}).items():
             if isinstance(facts, Mapping) and "sha256" in facts:
                 lines += [f"  - {split}: sha256 `{facts['sha256']}`"]

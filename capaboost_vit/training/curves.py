@@ -100,7 +100,8 @@ def draw_curves(runs: Mapping[str, Rows], *, title: str, score: str = "accuracy"
     loss.set(xlabel="epoch", ylabel="training loss")
     if all(row["train_loss"] is None or row["train_loss"] > 0 for rows in runs.values() for row in rows):
         make_logarithmic(loss)
-    accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + " (%)")
+    unit = "" if validated and score in NOT_IN_PER_CENT else " (%)"
+    accuracy.set(xlabel="epoch", ylabel=metric.replace("_", " ").replace("val", "validation") + unit)
     for text in accuracy.legend().get_texts():
         text.set_parse_math(False)
     for axes in (loss, accuracy):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..io.hub import is_on_hub
+from ..io.hub import fetch_model, is_on_hub
 from ..io.yaml import read_yaml
 from ..methods.adapter_file import AdapterFile, read_adapter_file
 
@@ -34,7 +34,7 @@ class ModelSource:
 def open_source(path: str | Path | ModelSource) -> ModelSource:
     """Finds and reads what a path means, `local-dir:` before it or not; what was opened already is given back.
 
-    `hf-hub:owner/name` is the adapter file of that repository.
+    `hf-hub:owner/name` is the adapter file of that repository, or the timm model where it has none.
 
     Raises:
         FileNotFoundError: there is neither an adapter file nor a timm folder.
@@ -43,7 +43,14 @@ def open_source(path: str | Path | ModelSource) -> ModelSource:
     if isinstance(path, ModelSource):
         return path
     if is_on_hub(path):  # paths in a config.yaml of there mean nothing here
-        adapter = read_adapter_file(path)
+        try:
+            adapter = read_adapter_file(path)
+        except FileNotFoundError as error:
+            try:
+                folder = fetch_model(str(path))
+            except FileNotFoundError:
+                raise error from None
+            return open_source(folder)
         return ModelSource(adapter.path, adapter, {})
     named = Path(str(path).removeprefix("local-dir:"))
     file = named if named.is_file() else named / "adapter.safetensors"

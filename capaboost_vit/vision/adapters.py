@@ -20,6 +20,7 @@ from ..core.chain import merged_into
 from ..core.merge import merge
 from ..core.outline import outlines
 from ..core.record import adapted_part, plain_model
+from ..io.hub import PREFIX
 from ..io.options import suggest
 from ..methods import METHODS, Method
 from ..methods.adapter_base import check_published, described
@@ -63,6 +64,9 @@ def _base_of(model: nn.Module) -> dict[str, Any]:
     """What adapter files say of a base: timm's architecture and tag, or the name of its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
     base = {"architecture": config.get("architecture") or type(model).__name__, "tag": config.get("tag")}
+    # those of timm itself have a name and a tag
+    if config.get("source") == "hf-hub" and not str(config["hf_hub_id"]).startswith("timm/"):
+        return {**base, "folder": f"{PREFIX}{config['hf_hub_id']}"}
     return {**base, "folder": Path(config["file"]).name} if config.get("source") == "local-dir" else base
 
 

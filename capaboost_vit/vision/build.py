@@ -12,13 +12,14 @@ from timm.data.random_erasing import RandomErasing
 from torch import nn
 from torchvision.transforms import v2
 
+from ..io.hub import PREFIX, is_on_hub
 from ..io.options import nearest, suggest
 from ..methods import METHODS, Method
 from ..training.loader import Batch
 from .adapters import adapt
 from .config import TrainConfig, sides
 from .registry import parse_name
-from .weights import architecture_in, create_base, local_folder, name_on_hub
+from .weights import architecture_in, create_base, local_folder
 
 
 def check_model(config: TrainConfig) -> Method:
@@ -33,8 +34,8 @@ def check_model(config: TrainConfig) -> Method:
     if folder is not None and config.initial_checkpoint is not None:
         raise ValueError(f"--model {config.model} has weights of its own: leave --initial-checkpoint out")
     if not timm.is_model(name):
-        if name.startswith(("hf-hub:", "hf_hub:")):
-            raise ValueError(f"--model {name}: {name_on_hub(name)}")
+        if name.startswith("hf_hub:"):
+            raise ValueError(f"--model {name}: say {PREFIX}{name.partition(':')[2]}")
         near = timm.list_models(f"*{architecture}*")[:3]
         if not near and (like := nearest(architecture, timm.list_models())):
             near = [like]
@@ -68,7 +69,9 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
     if "img_size" in config.model_kwargs:
         raise ValueError("--model-kwargs img_size: say --img-size, which the transforms follow too")
     folder = local_folder(config.model)
-    source, name = (config.model,) * 2 if folder is None else (f"local-dir:{folder}", architecture_in(folder))
+    name = config.model if folder is None else architecture_in(folder)
+    # of the hub timm notes where the weights are from
+    source = config.model if folder is None or is_on_hub(config.model) else f"local-dir:{folder}"
     base_config = timm.get_pretrained_cfg(name)
     # others take images of any size, and have no such argument
     if config.img_size is not None and base_config is not None and base_config.fixed_input_size:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..core.inject import branches
 from ..core.names import namer
+from ..io.hub import fetch_model, is_on_hub
 from ..io.json import read_object
 from .anatomy import head_names
 
@@ -56,13 +57,13 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
 
     Args:
         path: a .safetensors file, or a .pth / .bin file that holds only tensors; or a folder in timm's hub format with
-            such a file in it, which `capaboost merge` writes.
+            such a file in it, which `capaboost merge` writes; or `hf-hub:owner/name`.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file; see `fetch_model`.
         ValueError: the file cannot be read safely, or its tensors are not those of this architecture.
     """
-    path = Path(str(path).removeprefix("local-dir:"))
+    path = local_folder(str(path)) or Path(path)
     if (path / "config.json").is_file():
         weights = (path / name for name in ("model.safetensors", "pytorch_model.bin"))
         path = next((file for file in weights if file.is_file()), path)
@@ -119,7 +120,12 @@ def outputs_in(name: str, path: str | Path) -> int:
 
 
 def local_folder(model: str) -> Path | None:
-    """The folder of timm's hub format on this machine that stands for a model's name; None for a name."""
+    """The folder of timm's hub format on this machine that stands for a model's name; None for a name of timm's.
+
+    Of `hf-hub:owner/name` it is in the cache of the hub, fetched first where it is not there; see `fetch_model`.
+    """
+    if is_on_hub(model):
+        return fetch_model(model)
     path = Path(model.removeprefix("local-dir:"))
     return path if model.startswith("local-dir:") or (path / "config.json").is_file() else None
 
@@ -134,13 +140,6 @@ def architecture_in(folder: Path) -> str:
             f"--model local-dir:{folder}: no folder that timm could load a model from ({reason})"
         ) from error
     return architecture
-
-
-def name_on_hub(model: str) -> str:
-    """What to type instead of `hf-hub:owner/name` as a model's name."""
-    owner, _, name = model.partition(":")[2].partition("/")
-    named = name if owner == "timm" else "ARCHITECTURE.TAG"
-    return f"say --model {named} --pretrained, or give a local file of its weights, --initial-checkpoint FILE"
 
 
 def checkpoint_filter(model: nn.Module) -> Callable[..., dict[str, Any]] | None:

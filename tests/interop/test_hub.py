@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -16,6 +17,8 @@ from huggingface_hub import constants
 
 import capaboost_vit
 from capaboost_vit.cli import main
+from capaboost_vit.run import train
+from capaboost_vit.vision.evaluate import evaluate_images
 from capaboost_vit.vision.saved import merge_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -155,6 +158,26 @@ def test_merged_folders_are_pushed_by_the_hub_s_own_command(hub, finished, tmp_p
     merged = merge_adapter(finished[0], tmp_path / "merged")
     assert main(["push", str(merged), "me/mine"]) == 2
     assert "is a plain model: `hf upload me/mine FOLDER` pushes it" in capsys.readouterr().err
+
+
+def test_a_timm_model_of_the_hub_is_trained_scored_and_told_in_the_adapter(hub, finished, configure, pictures, capsys):
+    merged = merge_adapter(finished[0], configure().output + " merged")
+    for name in ("config.json", "model.safetensors"):
+        hub.files["me/plain", name] = (Path(merged) / name).read_bytes()
+    assert main(["eval", "hf-hub:me/plain", "--data", str(pictures)]) == 0
+    assert f"accuracy {finished[1]['test_accuracy']:.2f} %" in capsys.readouterr().out
+    options = {"model_kwargs": {}, "initial_checkpoint": None, "method": {"name": "lora"}, "epochs": 1}
+    result = train(configure(model="hf-hub:me/plain", **options))
+    folder = configure().output
+    assert capaboost_vit.read_header(f"{folder}/adapter.safetensors")["base"]["folder"] == "hf-hub:me/plain"
+    assert evaluate_images(folder)["accuracy"] == pytest.approx(result["test_accuracy"])
+    alone = capaboost_vit.create_from_adapter(f"{folder}/adapter.safetensors", initial_checkpoint="hf-hub:me/plain")
+    again = evaluate_images(merge_adapter(folder, Path(folder, "merged")), data=str(pictures))
+    assert again["right"] == result["test_right"]
+    assert alone.num_classes == 3
+    hub.files["me/empty", "config.json"] = hub.files["me/plain", "config.json"]
+    with pytest.raises(FileNotFoundError, match=r"hf-hub:me/empty has no pytorch_model\.bin: nor model\.safetensors"):
+        train(configure(model="hf-hub:me/empty", **{**options, "overwrite": True}))
 
 
 def test_what_the_hub_does_not_have_is_told_in_one_line(hub, monkeypatch):

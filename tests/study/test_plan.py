@@ -111,6 +111,13 @@ def of_task(tmp_path, **options):
     return {"suite": str(path), "tasks": ("one",)}
 
 
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_tags_and_numbers_are_no_tasks_of_a_study(written, tmp_path, task):
+    message = rf"digits is for {task}, and studies tell methods apart by accuracy.*: train each with capaboost train"
+    with pytest.raises(ValueError, match=message):
+        final(written, TWO, **of_task(tmp_path, task=task))
+
+
 def test_the_options_of_a_task_win_over_a_file_and_never_silently_over_what_was_typed(written, tmp_path):
     task = of_task(tmp_path, lr=3e-2, label_column="fine")
     config = final(written, TWO, **task)[0].config

@@ -6,6 +6,7 @@ import json
 import shlex
 
 import pytest
+from PIL import Image
 
 from capaboost_vit.cli import _parser
 from capaboost_vit.cli.parser import method_options, values_of
@@ -71,6 +72,16 @@ def test_a_name_alone_is_the_plain_method_and_capaboost_before_it_the_masked_one
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TuneConfig(**options)
+
+
+def test_numbers_have_no_accuracy_to_choose_by(tmp_path):
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}.png 0.5\n")
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    with pytest.raises(
+        ValueError, match=r"is for regression, and studies tell methods apart by accuracy, of one class"
+    ):
+        tune(TuneConfig(), {"data": str(tmp_path), "task": "regression"}, print)
 
 
 def test_data_without_val_are_refused_with_what_to_type(pictures):

@@ -84,3 +84,18 @@ def test_somebody_s_own_readme_stays_and_ours_is_renewed(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     write_card(tmp_path, HEADER, {})
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("task", "tags", "said"),
+    [
+        ("multi-label", ["image-classification", "capaboost", "lora"], "- data: `mine`, 2 tags"),
+        ("regression", ["capaboost", "lora"], "- data: `mine`, numbers"),
+    ],
+)
+def test_card_of_tags_and_numbers_calls_them_so(task, tags, said):
+    result = {"data": {"spec": "mine", "classes": 2 if task == "multi-label" else 0}}
+    metadata, text = _metadata(model_card({**HEADER, "input": {"task": task}}, result, merged=False, has_curve=False))
+    assert metadata["tags"] == tags
+    assert said in text
+    assert task == "regression" or "Tags: cat" in text

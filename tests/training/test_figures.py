@@ -114,6 +114,12 @@ def test_a_learning_curve_has_the_points_of_the_table_where_there_are_any():
     assert accuracy.get_ylabel() == "train accuracy (%)"
 
 
+def test_curves_of_errors_are_in_no_per_cent():
+    rows = [{**row, "val_rmse": 3.0, "val_mAP": 70.0} for row in ROWS]
+    for score, label in (("rmse", "validation rmse"), ("mAP", "validation mAP (%)")):
+        assert draw_curves({"run": rows}, title="a run", score=score).axes[1].get_ylabel() == label
+
+
 @pytest.mark.parametrize("name", ["$x_{$", "a_b$ and $c^", "under_score", "%d [x] \\alpha"])
 def test_names_are_drawn_as_they_are_not_as_formulas(drawn, name):
     drawn(draw_curves({name: ROWS}, title=f"run on {name}"))

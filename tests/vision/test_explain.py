@@ -186,7 +186,7 @@ def test_each_kind_of_model_has_one_explanation(name, options, shown):
 def test_tags_and_numbers_are_explained_by_the_output_that_is_asked_for(task):
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=3 if task == "multi-label" else 1).eval()
-    x = images(2, 32)
+    x = images(2, 32).float()
     found = explain(model, x, outputs=[0, None], task=task)
     logits = model(x).detach()
     torch.testing.assert_close(found.answers, logits.sigmoid() if task == "multi-label" else logits)
