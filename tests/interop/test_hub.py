@@ -161,9 +161,9 @@ def test_merged_folders_are_pushed_by_the_hub_s_own_command(hub, finished, tmp_p
 
 
 def test_a_timm_model_of_the_hub_is_trained_scored_and_told_in_the_adapter(hub, finished, configure, pictures, capsys):
-    merged = merge_adapter(finished[0], configure().output + " merged")
+    merged = merge_adapter(finished[0], Path(configure().output + " merged"))
     for name in ("config.json", "model.safetensors"):
-        hub.files["me/plain", name] = (Path(merged) / name).read_bytes()
+        hub.files["me/plain", name] = (merged / name).read_bytes()
     assert main(["eval", "hf-hub:me/plain", "--data", str(pictures)]) == 0
     assert f"accuracy {finished[1]['test_accuracy']:.2f} %" in capsys.readouterr().out
     options = {"model_kwargs": {}, "initial_checkpoint": None, "method": {"name": "lora"}, "epochs": 1}

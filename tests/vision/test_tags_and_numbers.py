@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn import metrics
 
 from capaboost_vit.cli import main
+from capaboost_vit.interop.export import export_run
 from capaboost_vit.run import train
 from capaboost_vit.training.reports import number_report, tag_report
 from capaboost_vit.training.score_table import score_text
@@ -48,23 +49,18 @@ def runs(base, tmp_path_factory):
                 lines.append(f"{split}{i}.png {label}\n")
             (data / f"{split}.txt").write_text("".join(lines))
         folders[task] = tmp_path_factory.mktemp("runs") / task
-        config = TrainConfig(
-            model="vit_tiny_capaboost_lora",
-            model_kwargs=TINY_VIT,
-            initial_checkpoint=str(base),
-            data=str(data),
-            task=task,
-            output=str(folders[task]),
-            img_size=16,
-            epochs=4,
-            batch_size=8,
-            lr=1e-2,
-        )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
-            patch.setattr("capaboost_vit.training.result.save_figure", lambda *_: None)
-            train(config)
+        model = {"model": "vit_tiny_capaboost_lora", "model_kwargs": TINY_VIT, "initial_checkpoint": str(base)}
+        trained(folders[task], data, task, epochs=4, **model)
     return folders
+
+
+def trained(output, data, task, **options):
+    """What a small run returns; it draws nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("capaboost_vit.training.log.Log.figure", lambda *_: None)
+        patch.setattr("capaboost_vit.training.result.save_figure", lambda *_: None)
+        where = {"data": str(data), "task": task, "output": str(output)}
+        return train(TrainConfig(**where, img_size=16, batch_size=8, lr=1e-2, **options))
 
 
 def rows_of(path):
@@ -246,6 +242,23 @@ def test_a_merged_folder_says_what_its_outputs_mean_and_timm_loads_it(runs, tmp_
     for one, other in zip(*(predict_images(path, pictures) for path in (runs[task], folder)), strict=True):
         assert one.classes == other.classes
         assert one.number is None or one.number == pytest.approx(other.number, rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_a_merged_folder_is_trained_further(runs, tmp_path, task):
+    folder, data = merge_adapter(runs[task], tmp_path / "merged"), result_of(runs[task])["data"]["spec"]
+    options = {"method": {"name": "lora"}, "epochs": 1, "val_split": None}
+    further = trained(tmp_path / "further", data, task, model=f"local-dir:{folder}", **options)
+    saved = open_saved(tmp_path / "further")
+    assert (saved.task, saved.scale) == (task, open_saved(folder).scale)
+    score = "mAP" if task == "multi-label" else "r2"
+    assert evaluate_images(tmp_path / "further")[score] == pytest.approx(further[f"test_{score}"], rel=1e-4)
+
+
+def test_an_exported_program_says_how_its_number_is_read(runs, tmp_path):
+    export_run(runs["regression"], tmp_path / "program.pt2", format="torch-export")
+    stored, saved = json.loads((tmp_path / "program.json").read_text()), open_saved(runs["regression"])
+    assert (stored["task"], Scale(*stored["scale"])) == ("regression", saved.scale)
 
 
 def test_a_folder_with_another_task_or_no_scale_is_named(runs, tmp_path):
