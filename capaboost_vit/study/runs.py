@@ -126,12 +126,15 @@ def _run(path: Path) -> FinishedRun:
         task = config["task"] if is_text_config(config) else None
         if task in TASKS:
             scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
+        column = Path(config["data"]).name if task is None or task in _CUSTOM else task
+        if not is_text_config(config) and scores and "accuracy" not in scores:
+            column += f" ({'/'.join(scores)})"
         settings = {name: value for name, value in config.items() if name not in _FREE}
         settings["data"] = result["data"]["splits"]  # by what is in them, wherever they lie
         return FinishedRun(
             model=Path(config["model"]).name,
             method=method_name(result["method"]),
-            task=Path(config["data"]).name if task is None or task in _CUSTOM else task,
+            task=column,
             seed=config["seed"],
             scores=scores,
             trained=result["parameters"]["trained"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -261,6 +262,15 @@ def test_a_run_on_images_is_a_run_too(finished):
 
 
 # what is collected, and written
+
+
+def test_scores_of_tags_and_numbers_are_named_in_their_column(finished, tmp_path):
+    result = json.loads((finished[0] / "result.json").read_text())
+    result = {name: value for name, value in result.items() if not name.startswith("test")}
+    result |= {"test": {"task": "regression"}, "test_r2": 0.94, "test_mae": 5.92}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    head, rows = table(collect([tmp_path]))
+    assert (head[-1], rows[0][-1]) == (f"{Path(result['config']['data']).name} (r2/mae)", "0.94/5.92")
 
 
 def test_stages_and_runs_without_a_test_score_are_left_out(write, tmp_path):
