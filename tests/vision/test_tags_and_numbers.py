@@ -255,6 +255,7 @@ def test_a_merged_folder_is_trained_further(runs, tmp_path, task):
     assert evaluate_images(tmp_path / "further")[score] == pytest.approx(further[f"test_{score}"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_exported_program_says_how_its_number_is_read(runs, tmp_path):
     export_run(runs["regression"], tmp_path / "program.pt2", format="torch-export")
     stored, saved = json.loads((tmp_path / "program.json").read_text()), open_saved(runs["regression"])
