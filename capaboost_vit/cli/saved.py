@@ -74,6 +74,7 @@ def evaluate(arguments: Namespace) -> None:
         from ..nlu.saved import evaluate_text
 
         options["split"] = options["split"] or "test"
+        options["threshold"] = arguments.threshold
         scores = evaluate_text(source, model=arguments.initial_checkpoint, **options)
     else:
         from ..vision.evaluate import evaluate_images

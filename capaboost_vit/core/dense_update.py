@@ -205,7 +205,7 @@ def dense_updates(
             try:
                 dense(base)
             except TypeError as error:
-                raise TypeError(f"{reader} multiplies by the weight, but {error}: take lora or snell") from error
+                raise TypeError(f"{reader} is a function of the weight, but {error}: take lora or snell") from error
         columns = shape_of(unwrap(base))[1]
         updates = {}
         for part in parts:

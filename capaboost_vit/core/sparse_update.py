@@ -9,27 +9,24 @@ from torch import Tensor, nn
 
 
 class SparseUpdate(nn.Module):
-    """`dW` is zero but for k entries, which are learned, zero at first: those where |W| is smallest, once `choose` ran.
+    """`dW` is zero but for the k entries where |W| is smallest, which are learned, zero at first.
 
     Which these are is a function of W alone (the first of equals, row by row). Their places are stored beside the
     values, so that a file means the same entries whatever was merged into the base in between.
 
     Args:
+        weight: W, (out, in).
         count: k.
     """
 
     positions: Tensor
 
-    def __init__(self, in_features: int, out_features: int, count: int) -> None:
+    def __init__(self, weight: Tensor, count: int) -> None:
         super().__init__()
-        self.shape = (out_features, in_features)
-        self.register_buffer("positions", torch.arange(count, dtype=torch.int32))
-        self.values = nn.Parameter(torch.zeros(count))
-
-    def choose(self, weight: Tensor) -> None:
-        """Chooses the entries by W, (out, in)."""
+        self.shape = tuple(weight.shape)
         order = weight.detach().abs().flatten().argsort(stable=True)
-        self.positions.copy_(order[: len(self.positions)].sort().values)
+        self.register_buffer("positions", order[:count].sort().values.to(torch.int32))
+        self.values = nn.Parameter(torch.zeros(count))
 
     def delta(self, weight: Callable[[], Tensor]) -> Tensor:
         """dW, (out, in), in the dtype of the values; the weight that is changed plays no part."""

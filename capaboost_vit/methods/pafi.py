@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
@@ -12,7 +12,7 @@ from .index import register
 from .method import Method
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @register
@@ -46,24 +46,14 @@ class Pafi(Method):
         target that is no linear layer, or has a weight of integers.
         """
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+        def make(weight: Callable[[], Tensor], in_features: int, out_features: int, path: str) -> nn.Module:
             count = round(self.fraction * in_features * out_features)
             if count < 1:
                 entries = in_features * out_features
-                raise ValueError(
-                    f"fraction {self.fraction:g} of the {entries} entries of {path} is none: say a larger one"
-                )
-            return core.SparseUpdate(in_features, out_features, count)
+                raise ValueError(f"fraction {self.fraction:g} of the {entries} entries of {path} is none: say more")
+            return core.SparseUpdate(weight(), count)
 
-        for name, wrapper in core.dense_updates(model, self.targets, anatomy, make, self.dropout):
-            try:
-                weight = core.dense(wrapper.base)
-            except TypeError as error:
-                raise TypeError(f"pafi looks at the weight, but {error}: take lora") from error
-            for part, rows in wrapper.layout.split(weight, 0).items():
-                if part in wrapper.updates:
-                    cast(core.SparseUpdate, wrapper.updates[part]).choose(rows)
-            yield name, wrapper
+        return core.dense_updates(model, self.targets, anatomy, make, self.dropout, reader="pafi")
 
     @classmethod
     def label(cls, record: Mapping[str, Any]) -> str:

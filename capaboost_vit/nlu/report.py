@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..training.metrics import class_table, scores
+from ..training.metrics import class_table, scores, wilson_interval
+from ..training.outputs import tag_targets
 from ..training.probabilities import Kept, classification_report
+from ..training.reports import tag_report
 from .encoded import EncodedTask
 from .questions import Answer
-from .table import Rows, answer_rows, class_rows, number_rows, word_rows
+from .table import Rows, answer_rows, choice_rows, class_rows, number_rows, tag_rows, word_rows
 from .token_objectives import entity_table
 from .words import Sentences, tags_of
 
@@ -21,21 +23,29 @@ _OF_NUMBERS = ("pearson", "spearman", "mae")
 
 
 def further_scores(
-    data: EncodedTask, name: str, accumulated: Tensor, kept: Kept | None, *, temperature: float
+    data: EncodedTask, name: str, accumulated: Tensor, kept: Kept | None, *, temperature: float, threshold: float = 0.5
 ) -> dict[str, Any]:
     """Of classes the `classification_report`; else `total`, the number of examples, words or questions, and more.
 
-    Of numbers `pearson`, `spearman` (per cent) and `mae`; of entities `per_entity`, see `entity_table`; of other tags
-    of words `per_class`, see `class_table`.
+    Of texts with several tags the `tag_report`; of choices `right`, and `accuracy_low`, `accuracy_high`, the ends of
+    the accuracy's Wilson interval; of numbers `pearson`, `spearman` (per cent) and `mae`; of entities `per_entity`, see
+    `entity_table`; of other tags of words `per_class`, see `class_table`.
 
     Args:
         name: of the split. accumulated: what the task's objective has accumulated on it.
-        kept: logits and labels, of classes.
+        kept: logits and labels, of classes. threshold: probability from which a tag of a text counts as predicted.
     """
     split, classes = data.data.splits[name], data.data.classes
     if data.task.kind == "classification":
         assert kept is not None
         return classification_report(accumulated, kept, classes, temperature=temperature)
+    if data.task.kind == "multi-label":
+        targets = tag_targets(split.labels, len(classes))
+        return tag_report(accumulated, targets, classes, threshold=threshold)
+    if data.task.kind == "multiple-choice":
+        right = int((accumulated.argmax(1) == torch.tensor(split.labels)).sum())
+        low, high = wilson_interval(right, len(split))
+        return {"right": right, "total": len(split), "accuracy_low": low, "accuracy_high": high}
     if data.task.kind == "regression":
         targets = torch.tensor(split.labels)
         return {**scores(_OF_NUMBERS, accumulated[:, 0], targets), "total": len(split)}
@@ -52,16 +62,26 @@ def further_scores(
 
 
 def prediction_rows(
-    data: EncodedTask, name: str, accumulated: Tensor, *, answers: Mapping[str, Answer] | None, temperature: float
+    data: EncodedTask,
+    name: str,
+    accumulated: Tensor,
+    *,
+    answers: Mapping[str, Answer] | None,
+    temperature: float,
+    threshold: float = 0.5,
 ) -> Rows:
     """The table of a split, see `nlu.table`.
 
     Args:
-        accumulated: as in `further_scores`; of classes all logits (E, C). answers: of questions.
+        accumulated, threshold: as in `further_scores`; of classes all logits (E, C). answers: of questions.
     """
     split, classes = data.data.splits[name], data.data.classes
     if data.task.kind == "classification":
         return class_rows(split, accumulated, classes, temperature)
+    if data.task.kind == "multi-label":
+        return tag_rows(split, accumulated, classes, threshold)
+    if data.task.kind == "multiple-choice":
+        return choice_rows(split, accumulated)
     if data.task.kind == "regression":
         return number_rows(split, accumulated)
     if data.task.kind == "tokens":

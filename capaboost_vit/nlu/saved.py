@@ -40,6 +40,7 @@ def evaluate_text(
     batch_size: int = 64,
     device: str | None = None,
     table: Path | None = None,
+    threshold: float | None = None,
     short_cuts: bool = True,
 ) -> dict[str, Any]:
     """All scores of an adapter file or a run folder on one split: those of the task, in per cent, and `further_scores`.
@@ -52,6 +53,7 @@ def evaluate_text(
         split: its name, or a usual alias (val: valid, validation, dev).
         model: folder or hub id of the base model; None takes that of the run, or the hub id that the file names.
         table: also write a csv file of the predictions, see `nlu.table`.
+        threshold: of texts with several tags: probability from which one counts as predicted; None: 0.5.
         short_cuts: compute with merged weights and the first token of the last layer, where that is exact.
 
     Raises:
@@ -91,6 +93,12 @@ def evaluate_text(
     found = {"model": str(source.path), "data": config.data, "split": split, **objective.scores(accumulated, batches)}
     of_classes = kept.result(ProcessGroup()) if objective.confusion else None
     options: dict[str, Any] = {"temperature": header["temperature"]}
+    if threshold is not None:
+        if encoded.task.kind != "multi-label":
+            raise ValueError(
+                f"--threshold is for texts with several tags, and {encoded.task.name} has none: leave it out"
+            )
+        options["threshold"] = threshold
     found |= further_scores(encoded, split, accumulated, of_classes, **options)
     if table is not None:
         outputs = logits.result(ProcessGroup()) if objective.confusion else accumulated

@@ -24,6 +24,25 @@ def class_rows(split: TextSplit, logits: Tensor, classes: Sequence[str], tempera
         yield (name, *texts, classes[label], classes[answer], *(f"{share:.9g}" for share in row))
 
 
+def tag_rows(split: TextSplit, logits: Tensor, classes: Sequence[str], threshold: float) -> Rows:
+    """`example,text,...,label,prediction,p(TAG),...` of logits (E, C); tags are joined by `;`."""
+    yield ("example", *text_columns(split.texts), "label", "prediction", *(f"p({name})" for name in classes))
+    rows = zip(split.names, split.texts, split.labels, logits.sigmoid().tolist(), strict=True)
+    for name, texts, tags, shares in rows:
+        found = [tag for tag, share in zip(classes, shares, strict=True) if share >= threshold]
+        tagged = ";".join(classes[tag] for tag in tags)
+        yield (name, *texts, tagged, ";".join(found), *(f"{share:.9g}" for share in shares))
+
+
+def choice_rows(split: TextSplit, logits: Tensor) -> Rows:
+    """`example,text,label,prediction,p(prediction)` of logits (E, K): the right choice and the model's."""
+    yield ("example", "text", "label", "prediction", "p(prediction)")
+    shares, answers = (found.tolist() for found in logits.softmax(1).max(1))
+    rows = zip(split.names, split.texts, split.labels, answers, shares, strict=True)
+    for name, (context, *choices), label, answer, share in rows:
+        yield (name, context, choices[label], choices[answer], f"{share:.9g}")
+
+
 def number_rows(split: TextSplit, outputs: Tensor) -> Rows:
     """`example,text,...,label,prediction` of outputs (E, 1)."""
     yield ("example", *text_columns(split.texts), "label", "prediction")

@@ -26,7 +26,9 @@ def score_text(report: Mapping[str, Any]) -> str:
     if report.get("task") == "regression":
         lines = _number_lines(report)
     elif "ece" in report:
-        lines = _class_lines(report)
+        lines = [*_accuracy_lines(report), *_class_lines(report)]
+    elif "accuracy_low" in report:
+        lines = _accuracy_lines(report)
     else:
         lines = ["  ".join(f"{name} {value:.2f}" for name, value in report.items() if isinstance(value, float))]
         lines[0] += f"  n {report['total']}"
@@ -53,11 +55,16 @@ def _tag_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _accuracy_lines(report: Mapping[str, Any]) -> list[str]:
+    return [
+        f"accuracy {report['accuracy']:.2f} % ({report['right']} of {report['total']})",
+        f"95 % Wilson interval {report['accuracy_low']:.2f} to {report['accuracy_high']:.2f} %",
+    ]
+
+
 def _class_lines(report: Mapping[str, Any]) -> list[str]:
     auc = "none" if report["auc"] is None else f"{report['auc']:.2f} %"
     lines = [
-        f"accuracy {report['accuracy']:.2f} % ({report['right']} of {report['total']})",
-        f"95 % Wilson interval {report['accuracy_low']:.2f} to {report['accuracy_high']:.2f} %",
         f"balanced accuracy {report['balanced_accuracy']:.2f} %  macro F1 {report['macro_f1']:.2f} %  AUC {auc}",
         f"ECE {report['ece']:.2f} %  NLL {report['nll']:.4f}  (probabilities at temperature {report['temperature']:g})",
     ]

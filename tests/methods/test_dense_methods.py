@@ -141,7 +141,9 @@ dense.register(Known, lambda layer: layer.weight * layer.scale)
 
 def test_integers_are_refused_by_hira_unless_their_dense_weight_can_be_had():
     linear = nn.Linear(6, 6)
-    with pytest.raises(TypeError, match=r"^hira multiplies by the weight, but the weight of a Quantised is int8: take"):
+    with pytest.raises(
+        TypeError, match=r"^hira is a function of the weight, but the weight of a Quantised is int8: take"
+    ):
         capaboost_vit.adapt(nn.Sequential(Quantised(linear)), "hira", targets=["0"], head=[])
     for method, kind in (("hira", Known), ("snell", Quantised)):
         model = awake(capaboost_vit.adapt(nn.Sequential(kind(linear)), method, targets=["0"], head=[], rank=2))

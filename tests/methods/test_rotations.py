@@ -211,5 +211,7 @@ def test_a_method_that_reads_the_weight_says_so_of_integers(method):
             super().__init__()
             self.register_buffer("weight", torch.zeros(8, 8, dtype=torch.int8))
 
-    with pytest.raises(TypeError, match=rf"^{method} multiplies by the weight, but the weight of a Integers is int8"):
+    with pytest.raises(
+        TypeError, match=rf"^{method} is a function of the weight, but the weight of a Integers is int8"
+    ):
         capaboost_vit.adapt(nn.Sequential(Integers()), method, targets=["0"], head=[])

@@ -21,6 +21,8 @@ from capaboost_vit.nlu.models import create_text_model
 from capaboost_vit.nlu.predict import Predictor
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
+from capaboost_vit.training.metrics import wilson_interval
+from capaboost_vit.training.score_table import score_text
 
 TASK = TASKS["multiple-choice"]
 ROWS = (("a cat", "good", "bad", "sad"), ("a dog", "fine", "poor"), ("a bird", "bad", "grim", "good"))
@@ -226,6 +228,19 @@ def test_a_run_learns_and_its_file_gives_the_same_choices(finished_text, text_ma
             shares = model(**{name: t[None] for name, t in tokens.items()}).logits[0].softmax(0)
         given = dict(zip(answer.classes, answer.probabilities, strict=True))
         assert [given[choice] for choice in choices] == pytest.approx(shares.tolist(), abs=1e-5)
+
+
+def test_eval_gives_an_interval_and_a_row_for_each_example(finished_text, tmp_path):
+    scores = evaluate_text(finished_text("choices")[0], table=tmp_path / "choices.csv")
+    with (tmp_path / "choices.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == [texts.choice(i)["context"] for i in range(53, 68)]
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert (scores["right"], scores["total"]) == (right, 15)
+    assert (scores["accuracy_low"], scores["accuracy_high"]) == wilson_interval(right, 15)
+    assert f"accuracy {100 * right / 15:.2f} % ({right} of 15)\n95 % Wilson interval" in score_text(scores)
+    with pytest.raises(ValueError, match="--threshold is for texts with several tags, and multiple-choice has none"):
+        evaluate_text(finished_text("choices")[0], threshold=0.3)
 
 
 @pytest.mark.parametrize("method", [{"name": "prefix", "prefix_length": 2}, texts.UNIPELT], ids=lambda m: m["name"])

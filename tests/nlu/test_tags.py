@@ -18,9 +18,10 @@ from capaboost_vit.nlu.encoded import encode_task
 from capaboost_vit.nlu.loader import TextExamples
 from capaboost_vit.nlu.objectives import make_objective
 from capaboost_vit.nlu.predict import Predictor, write_rows
-from capaboost_vit.nlu.saved import merge_text
+from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.nlu.typed import typed_texts
+from capaboost_vit.training.score_table import score_text
 
 TASK = TASKS["multi-label"]
 TEXTS, TAGS = ("a cat", "a dog", "a bird", "a fish"), (("blue",), ("blue", "red"), (), ("red",))
@@ -179,6 +180,29 @@ def test_a_run_has_scikit_learns_scores_of_what_it_predicts(finished_text, text_
     tokens = AutoTokenizer.from_pretrained(merged)([data.splits["test"].texts[0][0]], return_tensors="pt")
     with torch.no_grad():
         np.testing.assert_allclose(model(**tokens).logits.sigmoid()[0], shares[0], atol=1e-5)
+
+
+def test_eval_agrees_with_scikit_learn_on_the_table_that_it_writes(finished_text, tmp_path):
+    folder, found = finished_text("tags")
+    scores = evaluate_text(folder, table=tmp_path / "tags.csv", threshold=0.3)
+    assert scores["mAP"] == pytest.approx(found["test_mAP"])
+    with open(tmp_path / "tags.csv") as file:
+        rows = list(csv.DictReader(file))
+    names = ("good", "place", "thing")
+    labels, predicted = (
+        np.array([[name in row[column].split(";") for name in names] for row in rows])
+        for column in ("label", "prediction")
+    )
+    shares = np.array([[float(row[f"p({name})"]) for name in names] for row in rows])
+    assert (predicted == (shares >= 0.3)).all()
+    assert scores["total"] == len(rows)
+    assert scores["macro_f1"] == pytest.approx(100 * f1_score(labels, predicted, average="macro"))
+    assert scores["exact_match"] == pytest.approx(100 * (labels == predicted).all(1).mean())
+    for place, line in enumerate(scores["per_class"]):
+        assert line["class"] == names[place]
+        assert line["ap"] == pytest.approx(100 * average_precision_score(labels[:, place], shares[:, place]))
+        assert line["support"] == labels[:, place].sum()
+    assert "tag" in score_text(scores)
 
 
 @pytest.mark.parametrize("method", [{"name": "prompt", "prompt_length": 2}, texts.UNIPELT], ids=lambda m: m["name"])
