@@ -693,3 +693,56 @@ def test_too_few_examples_are_an_error(folder, protocol, sizes, text):
 def test_without_a_dev_set_there_is_nothing_to_halve(folder, protocol):
     with pytest.raises(ValueError, match=f"'{protocol}' needs a val set; there is: train. Choose own"):
         open_texts(folder(train__tsv=glue(3)), TASKS["rte"], protocol=protocol)
+
+
+# folders of classes
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(files):
+        for name, content in files.items():
+            path = tmp_path / "reviews" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return str(tmp_path / "reviews")
+
+    return write
+
+
+def test_folders_of_classes_are_read_alone_and_inside_splits(written):
+    files = {"pos/1.txt": b"good\n", "neg/1.txt": b"bad", "neg/more/2.txt": "süß\nno".encode(), "neg/.x": b""}
+    data = open_texts(written(files), OWN)
+    assert data.classes == ("neg", "pos")
+    assert data.splits == {
+        "train": TextSplit(
+            (("bad",), ("süß\nno",), ("good",)),
+            (0, 0, 1),
+            ("train:neg/1.txt", "train:neg/more/2.txt", "train:pos/1.txt"),
+        )
+    }
+
+
+def test_folders_of_splits_hold_folders_of_classes(written):
+    files = {f"{split}/{name}/1.txt": b"a" for split in ("train", "dev", "Test") for name in ("pos", "neg")}
+    data = open_texts(written({**files, "README.txt": b"of the whole"}), OWN)
+    assert {name: split.labels for name, split in data.splits.items()} == dict.fromkeys(
+        ("train", "val", "test"), (0, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({"pos/1.txt": b"a", "neg/1.txt": b"\xff"}, r"neg/1\.txt, line 1 is not UTF-8 \(byte 0xff\): save the file as"),
+        ({"pos/1.txt": b"a", "neg/1.txt": b" \n"}, r"reviews, file neg/1\.txt: the text in 'text' is empty"),
+        ({"pos/1.txt": b"a", "neg/1.md": b"b"}, r"neg holds no \.txt file: move it away, or put the texts"),
+        ({"pos/1.txt": b"a", "1.txt": b"b"}, r"1\.txt stands beside folders of classes: put it into one of them"),
+        ({"train/pos/1.txt": b"a", "pos/1.txt": b"b"}, r"holds 'train', a split, beside 'pos': put folders of classes"),
+        ({"train/pos/1.txt": b"a", "training/pos/1.txt": b"b"}, "holds train and training, both train: keep one"),
+        ({"pos/1.md": b"a", "neg/1.md": b"b"}, r"holds no train file \(\.tsv"),
+    ],
+)
+def test_what_is_wrong_with_folders_of_classes_is_named(written, files, text):
+    with pytest.raises(ValueError, match=text):
+        open_texts(written(files), OWN)

@@ -59,7 +59,7 @@ def read_rows(
     label = _label_column(table, task, asked, needed=needs_labels)
     needed = {*columns, label} - {None}
     texts: list[tuple[str, ...]] = []
-    numbers: list[int] = []
+    numbers: list[int | str] = []
     label_cells: list[Any] = []
     left_out = 0
     for number, cells in table.rows:
@@ -117,13 +117,13 @@ def _label_column(table: Table, task: Task, asked: str | None, *, needed: bool) 
     return column
 
 
-def _cell(table: Table, number: int, cells: Mapping[str, Any], name: str) -> Any:
+def _cell(table: Table, number: int | str, cells: Mapping[str, Any], name: str) -> Any:
     if name not in cells:
         raise ValueError(f"{table.locate(number)} has no {name!r}; it has: {', '.join(cells)}")
     return cells[name]
 
 
-def text_of(table: Table, number: int, cells: Mapping[str, Any], name: str) -> str:
+def text_of(table: Table, number: int | str, cells: Mapping[str, Any], name: str) -> str:
     """The text in a cell. Raises ValueError by line where there is none."""
     value = _cell(table, number, cells, name)
     if not isinstance(value, str):

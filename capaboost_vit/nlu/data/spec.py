@@ -10,6 +10,7 @@ from typing import Any
 from ...io.tables import SPLIT_NAMES, by_split, is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
 from .choices import read_choices, read_unchosen
+from .class_folders import read_class_folders
 from .columns import TEXTS, number_labels, read_rows
 from .split import PROTOCOLS, TextData, TextSplit, apply_protocol
 from .tables import SUFFIXES, Table, read_file, table_of
@@ -37,6 +38,7 @@ def open_texts(
 
     - a folder with train, dev (or val, valid, validation) and test (.tsv, .csv, .jsonl, .json), such as one of GLUE's;
     - a folder that holds such a folder under the task's name or its published one, such as GLUE's, or as all it holds;
+    - of classes, folders of .txt files, `train/CLASS/*.txt` or `CLASS/*.txt`, see `read_class_folders`;
     - one such file: the split that its name tells, else train; for masked tokens it is train;
     - a folder that `datasets` saved, or that holds parquet files;
     - `owner/name` or `owner/name:config`: a data set of the Hugging Face hub; `hub`: the task's own there.
@@ -151,6 +153,8 @@ def _tables(spec: str, path: Path, task: Task, layouts: list[tuple[str, ...]]) -
                 return _tables(str(path / name), path / name, task, layouts)
         if not files and is_table_folder(path):
             return _of_datasets(spec, load_local(path))
+        if not files and task.kind == "classification" and (tables := read_class_folders(spec, path)):
+            return tables
         below = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
         if not files and len(below) == 1:
             return _tables(str(below[0]), below[0], task, layouts)

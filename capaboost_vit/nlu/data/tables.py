@@ -18,7 +18,7 @@ SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
 _LONGEST_CELL = 2**31 - 1  # the largest limit that csv takes on every platform
 _AT_ONCE = 1000  # rows that are taken from a data set together
 
-Row = tuple[int, Mapping[str, Any]]  # its number, and cells by column
+Row = tuple[int | str, Mapping[str, Any]]  # its number, or its file's name, and cells by column
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Table:
     unit: str = "line"  # what is counted: lines of a file from 1, rows of a hub set from 0
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of integer labels, by column
 
-    def locate(self, number: int) -> str:
+    def locate(self, number: int | str) -> str:
         """Where a person finds a row."""
         return f"{self.where}, {self.unit} {number}"
 

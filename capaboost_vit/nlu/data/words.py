@@ -147,7 +147,7 @@ def _tag_column(table: Table, asked: str | None, words: str, needed: bool) -> st
     return label
 
 
-def _list(table: Table, number: int, cells: Mapping[str, Any], column: str) -> tuple[str, ...]:
+def _list(table: Table, number: int | str, cells: Mapping[str, Any], column: str) -> tuple[str, ...]:
     value = cells.get(column)
     if not isinstance(value, (list, tuple)) or not value or any(isinstance(item, (list, dict)) for item in value):
         raise ValueError(f"{table.locate(number)}: expected a list of words in {column!r}, got {value!r:.60}")

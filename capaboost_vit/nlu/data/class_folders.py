@@ -1,0 +1,65 @@
+"""Folders of .txt files as labelled texts: a folder for each class, alone or inside folders of splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...io.tables import SPLIT_NAMES, by_split
+from .tables import Row, Table, decoded
+
+_SUFFIX = ".txt"
+
+
+def read_class_folders(spec: str, path: Path) -> dict[str, Table]:
+    """Tables of `text` and `label` by split, of `train/CLASS/*.txt`, or `CLASS/*.txt`, which is train; else none.
+
+    A file, in UTF-8 and at any depth below its class, is one text, without the white space around it; its class is the
+    name of the folder. What is hidden is not there.
+
+    Raises:
+        ValueError: folders of splits beside others that hold texts, or two of one split; texts beside folders of
+            classes; a class without a .txt file. Of files of another kind in it nothing is read.
+    """
+    folders = {folder.name: folder for folder in _visible(path) if folder.is_dir()}
+    named = by_split(spec, [name for name in folders if name.lower() in SPLIT_NAMES], SPLIT_NAMES)
+    roots = {split: folders[name] for split, name in named.items()} or {"train": path}
+    if not any(_texts(folder, deep=False) for root in roots.values() for folder in _visible(root) if folder.is_dir()):
+        return {}
+    others = [name for name in folders if name not in named.values() and _texts(folders[name], deep=True)]
+    if named and others:
+        raise ValueError(
+            f"{spec} holds {next(iter(named.values()))!r}, a split, beside {others[0]!r}: put folders of classes into "
+            "one called train, or rename the first"
+        )
+    return {
+        split: Table(str(root), split, ("text", "label"), _rows(root), unit="file") for split, root in roots.items()
+    }
+
+
+def _rows(root: Path) -> Iterator[Row]:
+    if loose := _texts(root, deep=False):
+        raise ValueError(f"{loose[0]} stands beside folders of classes: put it into one of them, or move it away")
+    for folder in _visible(root):
+        if not folder.is_dir():
+            continue
+        files = _texts(folder, deep=True)
+        if not files:
+            raise ValueError(f"{folder} holds no {_SUFFIX} file: move it away, or put the texts of its class there")
+        for file in files:
+            yield file.relative_to(root).as_posix(), {"text": decoded(file).strip(), "label": folder.name}
+
+
+def _texts(folder: Path, *, deep: bool) -> list[Path]:
+    """The .txt files of a folder, sorted; `deep`: at any depth."""
+    found = []
+    for entry in _visible(folder):
+        if entry.is_dir():
+            found += _texts(entry, deep=True) if deep else []
+        elif entry.suffix.lower() == _SUFFIX:
+            found.append(entry)
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "__MACOSX")
