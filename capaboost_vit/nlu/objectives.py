@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +16,7 @@ from .encoded import EncodedTask
 from .questions import Answer, QuestionSplit, Windows, best_answers, best_threshold, score_answers
 from .token_objectives import masked_tokens, tagging
 
-_LARGEST = sys.float_info.max
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def make_objective(data: EncodedTask) -> tuple[Objective, QuestionScores | None]:
@@ -86,7 +85,7 @@ class QuestionScores:
     """Exact match and F1 of questions, from the logits of their windows.
 
     A question gets no answer if that is likelier than the best one by more than `threshold`: 0 until it is chosen, and
-    the largest float, so that each gets one, where all questions of the data have an answer.
+    the largest float32, so that each gets one, where all questions of the data have an answer.
     """
 
     def __init__(self, data: EncodedTask) -> None:
@@ -99,10 +98,10 @@ class QuestionScores:
         return score_answers(*self.answered(logits, batches))
 
     def calibrate(self, logits: Tensor, batches: Any) -> None:
-        """Takes the no-answer threshold that is best on this split, as a finite number, which JSON can hold."""
+        """Takes the no-answer threshold that is best on this split, as a finite number, as headers hold it."""
         best = best_threshold(*self.answered(logits, batches))
         # no other question has a gap beyond: an infinite one has no span to answer with
-        self.threshold = math.copysign(_LARGEST, best) if math.isinf(best) else best
+        self.threshold = max(-_LARGEST, min(_LARGEST, best))
 
     def answered(self, logits: Tensor, batches: Any) -> tuple[QuestionSplit, dict[str, Answer]]:
         """The split, and the answers by the ids of its questions."""
