@@ -37,6 +37,7 @@ MORE = {
     "unipelt-lora-prefix": [("unipelt", dict(rank=4, prefix_length=3, parts=["lora", "prefix"]))],
     "unipelt-2-prompts": [("unipelt", dict(LITTLE, parts=["lora", "prompt"], copies=2))],
     **{name: [(name, {})] for name in ("dora", "vera", "ether", "etherplus", "neat", "hra", "boft", "gralora", "mlae")},
+    **{name: [(name, {})] for name in ("pafi", "hiwi")},
     "randlora": [("randlora", dict(rank=4))],
 }
 FITTING = [name for name in MORE if name not in GATED]

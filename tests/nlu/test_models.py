@@ -119,7 +119,7 @@ def test_options_reach_the_configuration(folders):
             "bert",
             "clasification",
             {},
-            "unknown kind of task 'clasification': choose from classification, regression, qu",
+            "unknown kind of task 'clasification': choose from classification, regression, multi-label",
         ),
         ("bert", "classification", {}, r'needs the names of its classes, such as classes=\("no", "yes"\)'),
         (

@@ -60,7 +60,7 @@ def _read(
     context, choices = _columns(table, texts)
     label = _label_column(table, asked, {context, *choices}, needed=needed) if to_label else None
     found: list[tuple[str, ...]] = []
-    numbers: list[int] = []
+    numbers: list[int | str] = []
     cells: list[Any] = []
     for number, row in table.rows:
         text = text_of(table, number, row, context)
@@ -108,7 +108,7 @@ def _label_column(table: Table, asked: str | None, taken: Collection[str], *, ne
     return label
 
 
-def _choices(table: Table, number: int, row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+def _choices(table: Table, number: int | str, row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
     """Those of an example: a list, or cells, of which the last ones are empty where it has fewer than others."""
     if len(columns) == 1:
         cells = row.get(columns[0])
