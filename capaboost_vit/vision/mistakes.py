@@ -67,14 +67,13 @@ def answer_lines(
         tag = names[question.output]
         said = f"{tag}  {_percent(answers[question.output])}"
         return (f"has {tag}" if label else f"has no {tag}", _GREEN), (said, _RED), name
-    best, second = answers.argsort(descending=True, stable=True).tolist()[:2] if len(answers) > 1 else (0, None)
+    best, *others = answers.argsort(descending=True, stable=True).tolist()
     answer = f"{names[best]}  {_percent(answers[best])}"
     if label is not None:
         own = answers[names.index(label)] if label in names else None
         said = f"is {label}" + ("" if own is None else f"  {_percent(own)}")
         return (said, _GREEN), (f"taken for {answer}", _RED), name
-    then = () if second is None else ((f"then {names[second]}  {_percent(answers[second])}", FAINT),)
-    return (answer, INK), *then, name
+    return (answer, INK), *((f"then {names[i]}  {_percent(answers[i])}", FAINT) for i in others[:1]), name
 
 
 def _percent(chance: Tensor) -> str:
