@@ -49,6 +49,8 @@ from .scaled import Scale as Scale
 from .scaled import Scaled as Scaled
 from .sparse_update import SparseUpdate as SparseUpdate
 from .start import RandomMatrix as RandomMatrix
+from .svd_update import SvdUpdate as SvdUpdate
+from .svd_update import kept_triplets as kept_triplets
 from .tied import TiedMaskedWeight as TiedMaskedWeight
 from .virtual_tokens import VirtualTokens as VirtualTokens
 from .wrapper import CannotMerge as CannotMerge

@@ -20,6 +20,7 @@ for _name in (
     "prefix",
     "prompt",
     "hira",
+    "adalora",
     "snell",
     "dora",
     "vera",

@@ -95,7 +95,7 @@ class Method:
     # hooks of the training loop; they draw from the random stream of the update, and their state lives in buffers
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """Added once to the loss of an update: a sum over its examples, as the loss is before it is divided by them."""
+        """Added to the mean loss of an update, whatever the number of its examples; not in evaluation."""
         return None
 
     def losses(self, forward: Callable[[Any], Tensor], inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor | None:

@@ -132,6 +132,13 @@ def _refuse(value: Any, name: str) -> Any:
 
 
 def changing(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The live tensors of a model by name, less its frozen weights: what training may change, and the masks."""
+    """The live tensors of a model by name, less its frozen weights: what training may change, and the masks.
+
+    Also the buffers that a module names in `training_state`: not persistent, so that no other file has them.
+    """
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return {name: tensor for name, tensor in distinct(model).items() if name not in frozen}
+    state = {name: tensor for name, tensor in distinct(model).items() if name not in frozen}
+    for path, module in model.named_modules():
+        for name in getattr(module, "training_state", ()):
+            state[f"{path}.{name}" if path else name] = getattr(module, name)
+    return state

@@ -37,7 +37,7 @@ class NotFinite(FloatingPointError):
 def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals) -> None:
     """Trains a job's model from where its state stands to the end; afterwards the model is the chosen one.
 
-    `loss = sum of the losses / examples of the update`, over batches and processes; random numbers of update u in
+    `loss = sum of the losses / examples of the update + penalties`, over batches and processes; random numbers of update u in
     process k are a function of (seed, u, k).
 
     Args:
@@ -124,8 +124,8 @@ def _step(
                 # DistributedDataParallel takes the mean over the processes: times their number it is the sum
                 loss = loss * (world.size / update.size)
                 for value in hooks.added("penalty", model) if last else ():  # alike in all processes
-                    loss = loss + value / update.size
-                    loss_sum += value.detach() / world.size
+                    loss = loss + value
+                    loss_sum += value.detach() * (update.size / world.size)
                 scaler.scale(loss).backward()
             if objective.right is not None:
                 right += objective.right(outputs.detach(), targets)

@@ -414,7 +414,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, ready):
 
 def test_a_penalty_counts_once_however_many_processes_and_parts_there_are(configure, tmp_path, ready, without_pictures):
     """Of the method from outside, in the real loop."""
-    config = settings("reflection", {"strength": 30.0})
+    config = settings("reflection", {"strength": 5.0})
     outputs = [tmp_path / name for name in ("one", "parts", "two")]
     train(configure(**config, output=str(outputs[0]), max_steps=2, drop_path=0.0))
     train(configure(**config, output=str(outputs[1]), max_steps=2, drop_path=0.0, grad_accum_steps=3))

@@ -1,0 +1,129 @@
+"""AdaLoRA: updates P diag(lambda) Q, whose ranks share one budget that shrinks in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import MaskedMethod, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register
+@dataclass(frozen=True)
+class Adalora(MaskedMethod):
+    """AdaLoRA: y = base(x) + dropout(x) dW^T, dW = alpha / (init_r + 1e-5) sum_i (P * MP_i) diag(lambda) (Q * MQ_i).
+
+    Behind each update t of T (from 1) the K matrices have together b(t) triplets, those of the highest scores
+    (`SvdUpdate.scores`); the lambda of the others is set to zero, and they may come back. b(t) = init_r K up to tinit,
+    target_r K from T - tfinal on, with the scores as they are then, and in between
+
+        int((init_r - target_r) K (1 - (t - tinit) / (T - tfinal - tinit))^3 + target_r K), where deltaT divides t.
+
+    To the mean loss of an update orth_reg_weight times the mean of |P^T P - I| and |Q Q^T - I| is added: the mean over
+    the matrices of Frobenius norms that are not squared, of the factors without masks. In evaluation it is not there.
+
+    The file of a run has all triplets, and zero for the lambda of those that are pruned. The model of the last update
+    has a rank of target_r in the mean; one that is chosen on val before T - tfinal, or a moving average, has a higher
+    one. A loop of one's own calls `penalty`, and `after_step` before the gradients are set to zero.
+
+    As published there are no masks: the default is num_branches=1 with density=1. With masks all views share lambda,
+    and P diag(lambda) Q is no singular value decomposition any more (ours).
+
+    Source: AdaLoRA (ICLR 2023), arXiv 2303.10512; names and defaults are those of PEFT's AdaLoraConfig, but for
+    total_step, which is that of the run. As in the reference code, scores take the gradients of an update with the
+    weights behind it (the paper: before), the norms are not squared (the paper's are), and the scaling keeps init_r
+    when ranks fall. Settings for images are not published: targets are LoRA's, and the rate is not measured.
+    """
+
+    name: ClassVar[str] = "adalora"
+    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
+    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    init_r: int = option(12, "rank of each matrix at the start", low=1)
+    target_r: int = option(8, "mean rank of the matrices at the end", low=1, compared=False)
+    tinit: int = option(0, "updates before the first pruning", low=0, compared=False)
+    tfinal: int = option(0, "updates at the end with the ranks that are left", low=0, compared=False)
+    deltaT: int = option(1, "updates from one pruning to the next", low=1, compared=False)  # PEFT's name
+    beta1: float = option(0.85, "of the average of the sensitivity", above=0, below=1, compared=False)
+    beta2: float = option(0.85, "of the average of the uncertainty", above=0, below=1, compared=False)
+    orth_reg_weight: float = option(
+        0.5, "gamma: of the mean norm by which P and Q are not orthogonal", low=0, compared=False
+    )
+    alpha: float = option(8.0, "the update is scaled by alpha / init_r")
+    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        compared=False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_r > self.init_r:
+            raise ValueError(
+                f"ranks fall from init_r to target_r: target_r={self.target_r} must be at most init_r={self.init_r}"
+            )
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With the rank that it begins with, and the one that is left: `adalora r12-8`."""
+        name, *properties = super().label(record).split(" ")
+        return " ".join(
+            [name, f"r{record.get('init_r', cls.init_r)}-{record.get('target_r', cls.target_r)}"] + properties
+        )
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+        """
+
+        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+            scaling = self.alpha / (self.init_r + 1e-5)  # as in the reference code
+            return core.SvdUpdate(in_features, out_features, self.init_r, self.masking, scaling=scaling, path=path)
+
+        return core.dense_updates(model, self.targets, anatomy, make, self.dropout)
+
+    def budget(self, t: int, updates: int, matrices: int) -> int:
+        """b(t), of the t-th of so many updates (from 1). Raises ValueError if there is no update to prune in."""
+        last = updates - self.tfinal
+        if self.tinit >= last:
+            raise ValueError(
+                f"adalora prunes between tinit={self.tinit} and the {updates} updates of the run less "
+                f"tfinal={self.tfinal}, which is no update at all: make one of the two smaller, or train longer"
+            )
+        remaining = 1 - (min(max(t, self.tinit), last) - self.tinit) / (last - self.tinit)
+        return int(((self.init_r - self.target_r) * remaining**3 + self.target_r) * matrices)
+
+    def stages(self, job: Any) -> Iterable[Stage]:
+        """None; refuses a run that is too short for its schedule before it begins, as `budget` does."""
+        self.budget(0, job.state.updates, 1)
+        return ()
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """gamma times the mean over all P and Q."""
+        if self.orth_reg_weight == 0:
+            return None
+        norms = [update.orthogonality() for update in _updates(model)]
+        return self.orth_reg_weight * sum(norms[1:], norms[0]) / (2 * len(norms))
+
+    def after_step(self, model: nn.Module, update: int, updates: int) -> None:
+        """Takes the gradients into the scores, up to T - tfinal, and prunes where it is time."""
+        parts, t, last = _updates(model), update + 1, updates - self.tfinal
+        budget = self.budget(t, updates, len(parts))
+        if t < last:
+            for part in parts:
+                part.update_averages(self.beta1, self.beta2)
+        if t >= last or (t > self.tinit and t % self.deltaT == 0):
+            for part, kept in zip(parts, core.kept_triplets(parts, budget), strict=True):
+                part.keep(kept)
+
+
+def _updates(model: nn.Module) -> list[core.SvdUpdate]:
+    return [module for module in model.modules() if isinstance(module, core.SvdUpdate)]

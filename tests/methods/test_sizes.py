@@ -1,0 +1,25 @@
+"""How many numbers a method trains in ViT-B/16, beside the head: as published, or by the formula of its paper."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+
+import capaboost_vit
+from capaboost_vit.core.outline import outlines
+
+QKVO = ("query", "key", "value", "attn_out")
+SIX = (*QKVO, "mlp_in", "mlp_out")
+SIZES = [
+    ("adalora", {}, 442_656),
+    ("adalora", {"targets": SIX}, 1_991_520),
+    ("adalora", {"init_r": 8}, 295_104),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "size"), SIZES, ids=str)
+def test_numbers_that_are_trained(name, options, size):
+    with outlines():
+        model = timm.create_model("vit_base_patch16_224", num_classes=0)
+        capaboost_vit.adapt(model, name, head=(), **options)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == size
