@@ -18,6 +18,13 @@ from .dense_update import DenseUpdate as DenseUpdate
 from .dense_update import HadamardUpdate as HadamardUpdate
 from .dense_update import dense_updates as dense_updates
 from .dense_update import part_shapes as part_shapes
+from .cp_update import CpUpdate as CpUpdate
+from .deep_update import DeepUpdate as DeepUpdate
+from .dense_update import DenseUpdate as DenseUpdate
+from .dense_update import HadamardUpdate as HadamardUpdate
+from .dense_update import dense_updates as dense_updates
+from .fact_update import FactUpdate as FactUpdate
+from .fact_update import squares_of as squares_of
 from .gate import Gate as Gate
 from .gate import Padding as Padding
 from .inject import Anatomy as Anatomy
@@ -35,6 +42,10 @@ from .low_rank import low_rank_kind as low_rank_kind
 from .magnitude_update import MagnitudeUpdate as MagnitudeUpdate
 from .masking import PLAIN as PLAIN
 from .masking import Masking as Masking
+from .matrices import Matrix as Matrix
+from .matrices import heads_of as heads_of
+from .matrices import matrices_of as matrices_of
+from .matrices import names_of as names_of
 from .names import carries as carries
 from .names import get as get
 from .names import namer as namer
@@ -49,6 +60,7 @@ from .scaled import Scale as Scale
 from .scaled import Scaled as Scaled
 from .sparse_update import SparseUpdate as SparseUpdate
 from .start import RandomMatrix as RandomMatrix
+from .shared_ranks import SharedRanksUpdate as SharedRanksUpdate
 from .svd_update import SvdUpdate as SvdUpdate
 from .svd_update import kept_triplets as kept_triplets
 from .tied import TiedMaskedWeight as TiedMaskedWeight

@@ -74,9 +74,7 @@ class Adalora(MaskedMethod):
     def label(cls, record: Mapping[str, Any]) -> str:
         """With the rank that it begins with, and the one that is left: `adalora r12-8`."""
         name, *properties = super().label(record).split(" ")
-        return " ".join(
-            [name, f"r{record.get('init_r', cls.init_r)}-{record.get('target_r', cls.target_r)}"] + properties
-        )
+        return " ".join([name, f"r{record['init_r']}-{record['target_r']}", *properties])
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with an update for each of its parts that is a target.

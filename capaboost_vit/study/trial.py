@@ -20,7 +20,15 @@ _ID_DIGITS = 12
 # options that say where something lies, not what it is
 _PLACES = {"data", "initial_checkpoint"}
 # options that came later, with the values that stand for what earlier releases did
-_LATER = {"value_range": None, "fsdp": False, "class_weights": None, "task": None, "sampling": "shuffle", **EARLIER}
+_LATER = {
+    "value_range": None,
+    "fsdp": False,
+    "class_weights": None,
+    "task": None,
+    "sampling": "shuffle",
+    "opt_eps": None,
+    **EARLIER,
+}
 _LATER_OF_METHODS = {
     "use_rslora": False,
     "loraplus_lr_ratio": 1.0,

@@ -56,6 +56,9 @@ class RunConfig:
     )
     weight_decay: float = option(1e-4, "weight decay; not for biases and norms", low=0)
     momentum: float = option(0.9, "momentum, for optimizers that have it", low=0, below=1)
+    opt_eps: float | None = option(
+        None, "epsilon, for optimizers that have it, such as Adam's; none: their own", above=0
+    )
     layer_decay: float | None = option(None, "layer-wise decay of the learning rate", above=0, high=1)
     sched: str = option(
         "cosine", "schedule, of timm.scheduler (plateau needs a metric); none: constant", choices=_SCHEDULES

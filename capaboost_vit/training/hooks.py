@@ -29,7 +29,7 @@ class Hooks:
         self._by_name = {name: [getattr(hook, name) for hook in hooks if _has(hook, name)] for name in _NAMES}
 
     def added(self, name: str, *arguments: Any) -> list[Tensor]:
-        """What `losses` adds to the loss of a batch, a sum over its examples, or `penalty` to the mean loss of an update."""
+        """What `losses` adds to the loss of a batch, a sum over its examples, or `penalty` to the mean of an update."""
         return [value for hook in self._by_name[name] if (value := hook(*arguments)) is not None]
 
     def call(self, name: str, model: nn.Module, update: int, updates: int) -> None:

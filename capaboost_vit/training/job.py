@@ -17,7 +17,7 @@ from ..core.inject import wrappers
 from ..io.sealed import digest
 from .config import EARLIER, RunConfig
 from .distributed import ProcessGroup
-from .evaluation import evaluate
+from .evaluation import evaluate, forward
 from .front import FrontExamples
 from .loader import EvalLoader, TrainLoader
 from .objective import Objective, with_selected
@@ -107,6 +107,10 @@ class Job:
     def called(self) -> nn.Module:
         """What is called for the logits."""
         return self.model if self.network is None else self.network
+
+    def logits(self, inputs: Any) -> Tensor:
+        """Of a prepared batch, in full precision: for stages before the first update."""
+        return forward(self.called, inputs, dataclasses.replace(self.config, amp=False, compile=False))
 
     def evaluate(self, batches: EvalLoader, *, model: nn.Module | None = None, **options: Any) -> Tensor:
         """The objective's accumulator over batches, of the network or of the compiled one; see `evaluate`."""

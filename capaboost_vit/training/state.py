@@ -16,7 +16,14 @@ from .config import RunConfig
 from .hooks import Averages, put
 from .optim import make_optimizer, make_schedule
 
-_GIVEN = ("lr", "initial_lr", "weight_decay", "momentum", "fused")  # options of a group that no optimizer changes
+_GIVEN = (
+    "lr",
+    "initial_lr",
+    "weight_decay",
+    "momentum",
+    "eps",
+    "fused",
+)  # options of a group that no optimizer changes
 
 
 @dataclass

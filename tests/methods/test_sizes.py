@@ -14,6 +14,15 @@ SIZES = [
     ("adalora", {}, 442_656),
     ("adalora", {"targets": SIX}, 1_991_520),
     ("adalora", {"init_r": 8}, 295_104),
+    ("deep_lora", {}, 296_448),
+    ("deep_lora", {"compress": True, "targets": SIX}, 1_340_928),
+    ("lorta", {}, 6_880),
+    ("lorta", {"rank": 4}, 3_440),
+    ("lorta", {"rank": 64}, 55_040),
+    ("fact", {}, 61_440),
+    ("fact", {"form": "tk", "rank": 32}, 86_528),
+    ("rasa", {}, 295_368),
+    ("rasa", {"k": 0}, 294_912 + 24 * 8),
 ]
 
 

@@ -1,0 +1,80 @@
+"""Changes of weights that are slices of one low-rank tensor, in the form of CANDECOMP/PARAFAC: LoRTA's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .masking import Masking
+from .masks import random_state
+from .tied import TiedMaskedWeight
+
+
+class CpUpdate(nn.Module):
+    """`dW[h j, i] = s * sum_r A[r, i] B[j, r] c_heads[h, r] c_kinds[m, r] c_layers[l, r]`, a slice of a tensor.
+
+    h is a head and j an entry of it, so that h j is a row of the weight (out, in); with `heads_in_columns` dW is the
+    transpose, as for the projection behind the attention, whose inputs are split into heads. A slice of rank R at most.
+    With masks (ours) the slice has its own: the sum is over the views of A and B, and c is the same for all of them.
+
+    Args:
+        whole, split: entries of the side that is whole, and of the one that is split into heads.
+        sizes: how many heads H, kinds of matrices M and layers L there are; kind, layer: which these are.
+        rank: R. scaling: s. masking: of A (R, whole) and B (split / H, R).
+        path: names the slice: the key of its masks. owner: of its start values; B starts at zero.
+    """
+
+    def __init__(
+        self,
+        whole: int,
+        split: int,
+        rank: int,
+        sizes: tuple[int, int, int],
+        masking: Masking,
+        *,
+        kind: int = 0,
+        layer: int = 0,
+        heads_in_columns: bool = False,
+        scaling: float = 1.0,
+        path: str = "",
+    ) -> None:
+        super().__init__()
+        heads = sizes[0]
+        self.kind, self.layer, self.heads_in_columns = kind, layer, heads_in_columns
+        self.scaling, self.num_branches = scaling, masking.num_branches
+        self.down = TiedMaskedWeight((rank, whole), masking, path=f"{path}.down")
+        self.up = TiedMaskedWeight((split // heads, rank), masking, path=f"{path}.up")
+        self.down.fill_uniform(1 / math.sqrt(rank))  # kaiming_uniform(a=sqrt(5)) of (whole, R)
+        names = ("heads", "kinds", "layers")
+        self.heads, self.kinds, self.layers = (
+            _vectors(size, rank, masking.init_seed, f"{path}.{name}") for size, name in zip(sizes, names, strict=True)
+        )
+
+    def share(self, other: CpUpdate) -> None:
+        """From now on it is a slice of the other's tensor: all is the other's own but the masks."""
+        self.down.share(other.down)
+        self.up.share(other.up)
+        self.heads, self.kinds, self.layers = other.heads, other.kinds, other.layers
+
+    def delta(self, weight: Callable[[], Tensor]) -> Tensor:
+        """dW, (out, in); the weight that is changed plays no part."""
+        c = self.scaling * self.heads * self.kinds[self.kind] * self.layers[self.layer]  # (H, R)
+        up = c.repeat(1, self.num_branches).unsqueeze(1) * self.up.joined(1)  # (H, split / H, K*R)
+        delta = up.flatten(0, 1) @ self.down.joined(0)
+        return delta.t() if self.heads_in_columns else delta
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind}, layer={self.layer}, scaling={self.scaling:g}"
+
+
+def _vectors(size: int, rank: int, init_seed: int, path: str) -> nn.Parameter:
+    """A vector of R entries for each head, kind or layer, (size, R), from kaiming_uniform(a=0)."""
+    vectors = torch.empty(size, rank)
+    if not vectors.is_meta:
+        bound = math.sqrt(6 / rank)
+        start = random_state(init_seed, f"{path}.init").uniform(-bound, bound, (size, rank))
+        vectors.copy_(torch.from_numpy(start))
+    return nn.Parameter(vectors)

@@ -1,0 +1,83 @@
+"""FacT: the updates of all layers are squares of one decomposed tensor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import MaskedMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Fact(MaskedMethod):
+    """FacT: y = base(x) + dropout(x) dW^T, dW = scale V S_l U for each square of a weight, see `FactUpdate`.
+
+    U and V are those of all layers; a tensor train ("tt") has an S_l for each of the 12 L squares of a model of L
+    blocks, Tucker's form ("tk") mixes each of one core. For ViT-B/16 61,440 numbers at rank 16 ("tt"), 86,528 at rank
+    32 ("tk"). Weights of another width, as in the stages of Swin, have U, V and core of their own.
+
+    As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) each square has its
+    own views of U and V.
+
+    Source: FacT (AAAI 2023), arXiv 2212.03145; places, ranks (up to 16 and 32) and rate are published for ViT-B/16 on
+    VTAB-1k, where scale is chosen for each task. Deviations: dropout is on the update's input and 0 by default (0.1
+    behind S_l in the code); a side that is no multiple of the width is cut off (there it is an error).
+    """
+
+    name: ClassVar[str] = "fact"
+    usual_lr: ClassVar[float] = 1e-3
+    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
+    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    form: str = option("tt", "tt: a tensor train; tk: Tucker's", choices=("tt", "tk"))
+    rank: int = option(16, "rank of each square", low=1)
+    scale: float = option(1.0, "the update is multiplied by it")
+    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"),
+        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        compared=False,
+    )
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With its form, and a scale other than 1: `fact r16 tt`."""
+        scale = f" scale {record['scale']:g}" if record.get("scale", 1.0) != 1 else ""
+        return f"{super().label(record)} {record['form']}{scale}"
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+        """
+        squares: Counter[int] = Counter()  # by width
+        for matrix in core.matrices_of(model, self.targets, anatomy).values():
+            squares[min(matrix.shape)] += core.squares_of(*matrix.shape)
+        owners: dict[int, core.FactUpdate] = {}
+
+        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+            width = min(in_features, out_features)
+            update = core.FactUpdate(
+                in_features,
+                out_features,
+                self.rank,
+                self.masking,
+                squares=squares[width],
+                tucker=self.form == "tk",
+                scaling=self.scale * self.scaling_of_masks(),
+                path=path,
+            ).to(**core.device_and_dtype(base))
+            owner = owners.setdefault(width, update)
+            if owner is not update:
+                update.share(owner)
+            return update
+
+        return core.dense_updates(model, self.targets, anatomy, make, self.dropout)

@@ -1,0 +1,84 @@
+"""RaSA: LoRA of which a few ranks of each layer are pooled, and used by all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import MaskedMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Rasa(MaskedMethod):
+    """RaSA: y = base(x) + dropout(x) dW^T, dW = [B, B_s] diag(c) [A; A_s], see `SharedRanksUpdate`.
+
+    Of the r ranks of each of the L layers of one kind (the queries, say) k go into a pool of k L, A_s and B_s, that all
+    of them use: r - k + k L ranks for LoRA's numbers, and those of c. It starts at alpha / 2 (r - k) for the private
+    ranks and alpha / 2 k L for the shared ones. With k = 0, where the authors' code divides by zero, c is LoRA's
+    alpha / r at the start, and learned (ours).
+
+    As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) each layer has its
+    own views of the shared factors, too.
+
+    Source: RaSA (ICLR 2025). Published are language models (r 16, k 2, alpha 32): rank, alpha, targets and rate are
+    LoRA's, and k is r / 8 as there. Deviations: layers may have other shapes, which then share among themselves; it
+    merges. How A starts is not found, so it does as LoRA's.
+    """
+
+    name: ClassVar[str] = "rasa"
+    usual_lr: ClassVar[float] = 5e-3  # LoRA's, which it is for k = 0 but for c
+    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
+    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    rank: int = option(8, "r: ranks of a layer, those that it gives into the pool too", low=1)
+    k: int = option(1, "how many of them are shared, below r; 0: none", low=0, compared=False)
+    alpha: float = option(8.0, "of the coefficients at the start", compared=False)
+    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
+        compared=False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k >= self.rank:
+            raise ValueError(f"k of method 'rasa' must be below its rank, got k={self.k} and rank={self.rank}")
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With the ranks that are shared: `rasa r8 k1`."""
+        return f"{super().label(record)} k{record['k']}"
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer, with an update for each of its parts that is a target.
+
+        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+        """
+        found = core.matrices_of(model, self.targets, anatomy)
+        layers = Counter(matrix.kind for matrix in found.values())
+        owners: dict[str, core.SharedRanksUpdate] = {}
+
+        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+            kind = found[path].kind
+            private, shared = self.rank - self.k, self.k * layers[kind]
+            factor = self.scaling_of_masks()
+            half = self.alpha / 2 * factor
+            scalings = (half / private, half / shared) if shared else (self.alpha / self.rank * factor, 0.0)
+            update = core.SharedRanksUpdate(
+                in_features, out_features, private, shared, self.masking, scalings=scalings, path=path
+            ).to(**core.device_and_dtype(base))
+            owner = owners.setdefault(kind, update)
+            if owner is not update:
+                update.share(owner)
+            return update
+
+        return core.dense_updates(model, self.targets, anatomy, make, self.dropout)
