@@ -25,6 +25,8 @@ from .dense_update import HadamardUpdate as HadamardUpdate
 from .dense_update import dense_updates as dense_updates
 from .fact_update import FactUpdate as FactUpdate
 from .fact_update import squares_of as squares_of
+from .front_adapter import FrontAdapter as FrontAdapter
+from .front_adapter import Fronted as Fronted
 from .gate import Gate as Gate
 from .gate import Padding as Padding
 from .inject import Anatomy as Anatomy

@@ -19,7 +19,8 @@ class FactUpdate(nn.Module):
 
     A weight (out, in) is cut along its longer side into squares of its shorter side D, and what the last one has too
     much is cut off. As a tensor train each square has its own S_l (R, R); in Tucker's form
-    `S_l = sum_c C[:, :, c] p_l[c]` with one C (R, R, R) for all matrices. V starts at zero. With masks (ours) each square has its own views of U and V.
+    `S_l = sum_c C[:, :, c] p_l[c]` with one C (R, R, R) for all matrices. V starts at zero. With masks (ours) each
+    square has its own views of U and V.
 
     Args:
         rank: R. scaling: s. masking: of U and V.

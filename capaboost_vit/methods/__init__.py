@@ -25,6 +25,7 @@ for _name in (
     "fact",
     "rasa",
     "deep_lora",
+    "repadapter",
     "snell",
     "dora",
     "vera",

@@ -37,8 +37,8 @@ class NotFinite(FloatingPointError):
 def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals) -> None:
     """Trains a job's model from where its state stands to the end; afterwards the model is the chosen one.
 
-    `loss = sum of the losses / examples of the update + penalties`, over batches and processes; random numbers of update
-    u in process k are a function of (seed, u, k).
+    `loss = sum of the losses / examples of the update + penalties`, over batches and processes; random numbers of
+    update u in process k are a function of (seed, u, k).
 
     Args:
         save: called after every epoch and every `checkpoint_interval` updates, and before stopping.

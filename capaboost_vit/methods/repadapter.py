@@ -1,0 +1,86 @@
+"""RepAdapter: a linear bottleneck in front of attention and MLP, which merges into their first layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import MaskedMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@register
+@dataclass(frozen=True)
+class Repadapter(MaskedMethod):
+    """RepAdapter: y = base(x + scale [sum_i (B * MB_i) ((A * MA_i) x + a) + b]) for the first layers of a sub-layer.
+
+    There is no activation, so it merges into weight and bias of these layers: of a fused qkv and the MLP's first one
+    239,808 numbers for ViT-B/16. B is block-diagonal with `groups` blocks. Layers side by side that have the same width
+    of input (query, key and value of BERT, the two of a gated MLP) are given one adapter. Where one of them has no
+    bias, which could not hold its shift, the adapter has no biases.
+
+    As published there are no masks: the default is num_branches=1 with density=1.
+
+    Source: RepAdapter, arXiv 2302.08106; bottleneck, groups and scale are those of its code for ViT-B. Deviations:
+    dropout on the hidden units is 0 by default (0.1 there); groups=1 merges, too. Its learning rate is not found: it is
+    that of a method whose rate is not measured.
+    """
+
+    name: ClassVar[str] = "repadapter"
+    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
+    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    bottleneck: int = option(8, "width of the adapter", low=1)
+    groups: int = option(2, "groups of channels that have hidden units of their own", low=1)
+    scale: float = option(1.0, "what it adds is multiplied by it")
+    dropout: float = option(0.0, "dropout on the hidden units", low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(
+        ("query", "key", "value", "mlp_in"),
+        "roles or name patterns of linear layers, of fused ones all parts",
+        compared=False,
+    )
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each layer.
+
+        Raises:
+            ValueError: a target that matches nothing, some parts of a fused layer without the others, or groups that do
+                not divide the bottleneck or a width.
+            TypeError: a target that is no linear layer.
+        """
+        together: dict[Any, list[str]] = {}  # layers that are given the same input
+        keys: dict[str, Any] = {}
+        for name, places in core.find_parts(model, self.targets, anatomy).items():
+            layer = core.unwrap(core.get(model, name))
+            if not core.is_linear(layer):
+                raise TypeError(f"repadapter needs linear layers, but {name!r} is a {core.kind_of(layer)}")
+            rows, columns = core.shape_of(layer)
+            parts = places[0].layout(rows).parts
+            if missing := [part for part in parts if part not in {place.site.part for place in places}]:
+                raise ValueError(
+                    f"repadapter stands in front of the whole of {name!r}, and its {', '.join(missing)} is no target: "
+                    f"name all of {', '.join(parts)}, or the layer"
+                )
+            keys[name] = (name.rpartition(".")[0], columns)
+            together.setdefault(keys[name], []).append(name)
+        adapters: dict[Any, core.FrontAdapter] = {}
+        for name, key in keys.items():
+            base = core.get(model, name)
+            if key not in adapters:
+                layers = [core.unwrap(core.get(model, other)) for other in together[key]]
+                adapters[key] = core.FrontAdapter(
+                    key[1],
+                    self.bottleneck,
+                    self.groups,
+                    self.masking,
+                    scaling=self.scale * self.scaling_of_masks(),
+                    bias=all(getattr(layer, "bias", None) is not None for layer in layers),
+                    dropout=self.dropout,
+                    path=name,
+                ).to(**core.device_and_dtype(base))
+            yield name, core.Fronted(base, adapters[key])
