@@ -52,7 +52,7 @@ class DeepUpdate(nn.Module):
             if factor.is_meta:
                 continue
             inner = compressed and 0 < number < len(shapes) - 1
-            start = torch.eye(rank) if inner else self._orthogonal(*factor.shape, name=str(number))
+            start = torch.eye(rank) if inner else self._orthogonal(len(factor), factor.shape[1], str(number))
             factor.data.copy_(start if compressed and not inner else init_scale * start)
 
     def delta(self, weight: Callable[[], Tensor]) -> Tensor:
