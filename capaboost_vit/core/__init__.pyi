@@ -14,15 +14,12 @@ from .block_update import BlockUpdate as BlockUpdate
 from .branch import LowRankBranch as LowRankBranch
 from .branch import rate_factors as rate_factors
 from .butterfly_update import ButterflyUpdate as ButterflyUpdate
-from .dense_update import DenseUpdate as DenseUpdate
-from .dense_update import HadamardUpdate as HadamardUpdate
-from .dense_update import dense_updates as dense_updates
-from .dense_update import part_shapes as part_shapes
 from .cp_update import CpUpdate as CpUpdate
 from .deep_update import DeepUpdate as DeepUpdate
 from .dense_update import DenseUpdate as DenseUpdate
 from .dense_update import HadamardUpdate as HadamardUpdate
 from .dense_update import dense_updates as dense_updates
+from .dense_update import part_shapes as part_shapes
 from .fact_update import FactUpdate as FactUpdate
 from .fact_update import squares_of as squares_of
 from .front_adapter import FrontAdapter as FrontAdapter
@@ -60,9 +57,9 @@ from .reflection_update import ReflectionUpdate as ReflectionUpdate
 from .reflection_update import RelaxedReflectionUpdate as RelaxedReflectionUpdate
 from .scaled import Scale as Scale
 from .scaled import Scaled as Scaled
+from .shared_ranks import SharedRanksUpdate as SharedRanksUpdate
 from .sparse_update import SparseUpdate as SparseUpdate
 from .start import RandomMatrix as RandomMatrix
-from .shared_ranks import SharedRanksUpdate as SharedRanksUpdate
 from .svd_update import SvdUpdate as SvdUpdate
 from .svd_update import kept_triplets as kept_triplets
 from .tied import TiedMaskedWeight as TiedMaskedWeight

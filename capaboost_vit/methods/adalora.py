@@ -82,7 +82,7 @@ class Adalora(MaskedMethod):
         Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
             scaling = self.alpha / (self.init_r + 1e-5)  # as in the reference code
             return core.SvdUpdate(in_features, out_features, self.init_r, self.masking, scaling=scaling, path=path)
 

@@ -65,7 +65,7 @@ class DeepLora(Method):
         Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
             return core.DeepUpdate(
                 in_features,
                 out_features,

@@ -63,7 +63,7 @@ class Fact(MaskedMethod):
             squares[min(matrix.shape)] += core.squares_of(*matrix.shape)
         owners: dict[int, core.FactUpdate] = {}
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
             width = min(in_features, out_features)
             update = core.FactUpdate(
                 in_features,

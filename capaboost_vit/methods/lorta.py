@@ -68,7 +68,7 @@ class Lorta(MaskedMethod):
             tensors.setdefault((whole, split, heads), []).append(matrix)
         owners: dict[Any, core.CpUpdate] = {}
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
             whole, split, heads, in_columns = keys[path]
             slices = tensors[whole, split, heads]
             kinds = list(dict.fromkeys(matrix.kind for matrix in slices))

@@ -67,7 +67,7 @@ class Rasa(MaskedMethod):
         layers = Counter(matrix.kind for matrix in found.values())
         owners: dict[str, core.SharedRanksUpdate] = {}
 
-        def make(base: nn.Module, in_features: int, out_features: int, path: str) -> nn.Module:
+        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
             kind = found[path].kind
             private, shared = self.rank - self.k, self.k * layers[kind]
             factor = self.scaling_of_masks()
