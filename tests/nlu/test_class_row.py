@@ -39,6 +39,8 @@ MORE = {
     **{name: [(name, {})] for name in ("dora", "vera", "ether", "etherplus", "neat", "hra", "boft", "gralora", "mlae")},
     **{name: [(name, {})] for name in ("pafi", "hiwi")},
     "randlora": [("randlora", dict(rank=4))],
+    "hiwi": [("hiwi", {})],
+    "pafi": [("pafi", {})],
 }
 FITTING = [name for name in MORE if name not in GATED]
 # families, and ways to compute their attention; each method meets one of either line
