@@ -74,7 +74,7 @@ class Fact(MaskedMethod):
                 tucker=self.form == "tk",
                 scaling=self.scale * self.scaling_of_masks(),
                 path=path,
-            ).to(**core.device_and_dtype(base))
+            )
             owner = owners.setdefault(width, update)
             if owner is not update:
                 update.share(owner)

@@ -83,7 +83,7 @@ class Lorta(MaskedMethod):
                 heads_in_columns=in_columns,
                 scaling=self.alpha / self.rank * self.scaling_of_masks(),
                 path=path,
-            ).to(**core.device_and_dtype(base))
+            )
             owner = owners.setdefault((whole, split, heads), update)
             if owner is not update:
                 update.share(owner)

@@ -75,7 +75,7 @@ class Rasa(MaskedMethod):
             scalings = (half / private, half / shared) if shared else (self.alpha / self.rank * factor, 0.0)
             update = core.SharedRanksUpdate(
                 in_features, out_features, private, shared, self.masking, scalings=scalings, path=path
-            ).to(**core.device_and_dtype(base))
+            )
             owner = owners.setdefault(kind, update)
             if owner is not update:
                 update.share(owner)

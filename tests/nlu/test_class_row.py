@@ -37,10 +37,8 @@ MORE = {
     "unipelt-lora-prefix": [("unipelt", dict(rank=4, prefix_length=3, parts=["lora", "prefix"]))],
     "unipelt-2-prompts": [("unipelt", dict(LITTLE, parts=["lora", "prompt"], copies=2))],
     **{name: [(name, {})] for name in ("dora", "vera", "ether", "etherplus", "neat", "hra", "boft", "gralora", "mlae")},
-    **{name: [(name, {})] for name in ("pafi", "hiwi")},
     "randlora": [("randlora", dict(rank=4))],
-    "hiwi": [("hiwi", {})],
-    "pafi": [("pafi", {})],
+    **{name: [(name, {})] for name in ("adalora", "deep_lora", "fact", "hiwi", "lorta", "pafi", "rasa", "repadapter")},
 }
 FITTING = [name for name in MORE if name not in GATED]
 # families, and ways to compute their attention; each method meets one of either line
