@@ -91,14 +91,15 @@ class Fronted(Wrapper):
     Args:
         base: the linear layer, in wrappers or not.
         adapter: may be that of several layers that are given the same input.
+        part: of a fused layer, under whose role summaries count it.
     """
 
     adds = "an adapter in front"
     base: Any
 
-    def __init__(self, base: nn.Module, adapter: FrontAdapter) -> None:
+    def __init__(self, base: nn.Module, adapter: FrontAdapter, part: str = "all") -> None:
         super().__init__(base)
-        self.adapter = adapter
+        self.adapter, self.part = adapter, part
         self.train(base.training)
 
     @property
@@ -125,6 +126,10 @@ class Fronted(Wrapper):
         if bias is None or shift is None:
             return bias
         return (bias + operand(dense(self.base), shift) @ shift).to(bias.dtype)
+
+    def part_of(self, addition: str) -> str:
+        """The one it was told, as it is for the whole."""
+        return self.part
 
     def merged(self, base: nn.Module) -> nn.Module:
         """The layer with W (1 + S) and c + W t."""

@@ -55,6 +55,7 @@ class Repadapter(MaskedMethod):
         """
         together: dict[Any, list[str]] = {}  # layers that are given the same input
         keys: dict[str, Any] = {}
+        first: dict[str, str] = {}  # part of a layer
         for name, places in core.find_parts(model, self.targets, anatomy).items():
             layer = core.unwrap(core.get(model, name))
             if not core.is_linear(layer):
@@ -66,6 +67,7 @@ class Repadapter(MaskedMethod):
                     f"repadapter stands in front of the whole of {name!r}, and its {', '.join(missing)} is no target: "
                     f"name all of {', '.join(parts)}, or the layer"
                 )
+            first[name] = parts[0]
             keys[name] = (name.rpartition(".")[0], columns)
             together.setdefault(keys[name], []).append(name)
         adapters: dict[Any, core.FrontAdapter] = {}
@@ -83,4 +85,4 @@ class Repadapter(MaskedMethod):
                     dropout=self.dropout,
                     path=name,
                 ).to(**core.device_and_dtype(base))
-            yield name, core.Fronted(base, adapters[key])
+            yield name, core.Fronted(base, adapters[key], first[name])
