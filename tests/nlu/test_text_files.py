@@ -737,6 +737,10 @@ def test_folders_of_splits_hold_folders_of_classes(written):
         ({"pos/1.txt": b"a", "neg/1.txt": b"\xff"}, r"neg/1\.txt, line 1 is not UTF-8 \(byte 0xff\): save the file as"),
         ({"pos/1.txt": b"a", "neg/1.txt": b" \n"}, r"reviews, file neg/1\.txt: the text in 'text' is empty"),
         ({"pos/1.txt": b"a", "neg/1.md": b"b"}, r"neg holds no \.txt file: move it away, or put the texts"),
+        (
+            {"pos/1.txt": b"a", "neg/1.txt": b"b", "neg/2.pdf": b"c"},
+            r"neg/2\.pdf stands among \.txt files, and is none",
+        ),
         ({"pos/1.txt": b"a", "1.txt": b"b"}, r"1\.txt stands beside folders of classes: put it into one of them"),
         ({"train/pos/1.txt": b"a", "pos/1.txt": b"b"}, r"holds 'train', a split, beside 'pos': put folders of classes"),
         ({"train/pos/1.txt": b"a", "training/pos/1.txt": b"b"}, "holds train and training, both train: keep one"),

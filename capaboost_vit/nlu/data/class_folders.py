@@ -19,7 +19,7 @@ def read_class_folders(spec: str, path: Path) -> dict[str, Table]:
 
     Raises:
         ValueError: folders of splits beside others that hold texts, or two of one split; texts beside folders of
-            classes; a class without a .txt file. Of files of another kind in it nothing is read.
+            classes; a class without a .txt file, or with a file of another kind.
     """
     folders = {folder.name: folder for folder in _visible(path) if folder.is_dir()}
     named = by_split(spec, [name for name in folders if name.lower() in SPLIT_NAMES], SPLIT_NAMES)
@@ -43,22 +43,32 @@ def _rows(root: Path) -> Iterator[Row]:
     for folder in _visible(root):
         if not folder.is_dir():
             continue
-        files = _texts(folder, deep=True)
-        if not files:
+        files = [entry for entry in _within(folder) if entry.is_file()]
+        texts = [file for file in files if file.suffix.lower() == _SUFFIX]
+        if not texts:
             raise ValueError(f"{folder} holds no {_SUFFIX} file: move it away, or put the texts of its class there")
-        for file in files:
+        if len(texts) < len(files):
+            other = next(file for file in files if file not in texts)
+            raise ValueError(f"{other} stands among {_SUFFIX} files, and is none: make it one, or move it away")
+        for file in texts:
             yield file.relative_to(root).as_posix(), {"text": decoded(file).strip(), "label": folder.name}
 
 
 def _texts(folder: Path, *, deep: bool) -> list[Path]:
     """The .txt files of a folder, sorted; `deep`: at any depth."""
-    found = []
+    return [
+        entry
+        for entry in (_within if deep else _visible)(folder)
+        if entry.is_file() and entry.suffix.lower() == _SUFFIX
+    ]
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """What a folder holds at any depth, a folder before what is in it."""
     for entry in _visible(folder):
+        yield entry
         if entry.is_dir():
-            found += _texts(entry, deep=True) if deep else []
-        elif entry.suffix.lower() == _SUFFIX:
-            found.append(entry)
-    return found
+            yield from _within(entry)
 
 
 def _visible(folder: Path) -> list[Path]:
