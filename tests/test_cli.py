@@ -24,7 +24,7 @@ from capaboost_vit.cli import main
 from capaboost_vit.cli.train import train_parser
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.training.job import as_dict
-from capaboost_vit.training.score_table import score_text
+from capaboost_vit.training.report_text import score_text
 from capaboost_vit.vision.config import TrainConfig
 
 COMMANDS = ("quickstart", "train", "train-text", "eval", "predict", "merge", "report", "data", "bench", "models")

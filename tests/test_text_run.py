@@ -31,7 +31,7 @@ from capaboost_vit.training import result
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.training.loader import EvalLoader, TrainLoader
-from capaboost_vit.training.score_table import score_text
+from capaboost_vit.training.report_text import score_text
 
 EVERYWHERE = {"config.yaml", "result.json", "status.json", "summary.csv", ".lock", "learning_curve.png"}
 EVERYWHERE |= {"tensorboard", "checkpoints", "README.md"}

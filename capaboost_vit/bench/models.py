@@ -15,15 +15,15 @@ from ..core.seeds import seeded
 from ..io.options import flag, suggest
 from ..nlu.anatomy import anatomy_of as anatomy_of_text
 from ..nlu.class_row import logits_only as logits_only_text
-from ..nlu.front import divide as divide_text
+from ..nlu.frozen_front import divide as divide_text
 from ..nlu.models import adapt as adapt_text
 from ..nlu.models import model_length
 from ..training.distributed import pick_device
-from ..training.front import Divided
+from ..training.frozen_front import Divided
 from ..vision.adapters import adapt as adapt_vit
 from ..vision.anatomy import anatomy_of as anatomy_of_vit
 from ..vision.class_row import logits_only as logits_only_vit
-from ..vision.front import divide as divide_vit
+from ..vision.frozen_front import divide as divide_vit
 from .config import SHAPES, Workload
 
 

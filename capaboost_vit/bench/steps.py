@@ -13,7 +13,7 @@ from ..core.names import get
 from ..core.tied import factors_formed_once
 from ..core.wrapper import NoShortCut
 from ..training.evaluation import mixed_precision
-from ..training.front import Whole
+from ..training.frozen_front import Whole
 from .cases import CLASS_ROW, RECOMPUTED, WHOLE_MODEL, Case, build_case
 from .config import Workload
 from .models import Subject

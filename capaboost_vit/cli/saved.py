@@ -58,8 +58,8 @@ def eval_parser() -> Parser:
 def evaluate(arguments: Namespace) -> None:
     """Prints the scores, and writes them."""
     from ..io.atomic import write_text
+    from ..training.report_text import score_text
     from ..training.saved import open_source
-    from ..training.score_table import score_text
 
     files = {Path(name).suffix: Path(name) for name in arguments.output}
     if len(files) < len(arguments.output) or files.keys() - {".json", ".csv"}:

@@ -13,9 +13,9 @@ from .adapted import Prompted
 from .base import is_linear, kind_of, shape_of
 from .layout import Layout, layout_of
 from .names import get, is_inside, matching, namer, slots
-from .no_match import nothing_matches
 from .quantised import check_trainable, prepare_backward
 from .record import forget, is_adapted, plain_model
+from .target_errors import nothing_matches
 from .wrapper import Frozen, Wrapper, unwrap
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..adapters import load_adapter
 from ..core.inject import detach
-from ..core.mixture import Groups, mixture
+from ..core.mixed_batch import Groups, mixture
 from ..core.record import is_adapted, plain_model
 from ..core.variant import Variant, changed_since, state_of
 from ..io.options import suggest

@@ -14,7 +14,7 @@ from timm.data import resolve_input_data_config
 from timm.models import clean_state_dict
 from torch import nn
 
-from ..core.outline import outlines
+from ..core.meta_models import outlines
 from ..io.options import suggest
 from ..methods.header import check_small
 from ..vision.adapters import SOURCES, save_adapter, size_limits

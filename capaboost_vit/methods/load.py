@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from ..core.meta_models import outlines
 from ..core.names import get, slots
-from ..core.outline import outlines
 from ..core.record import check_no_peft, is_adapted
 from .adapter_file import AdapterFile, check_tensors, load_adapter_file, read_adapter_file
 from .header import AdapterFileError, explained

@@ -24,7 +24,7 @@ from .class_row import logits_only
 from .config import TextConfig, base_model, has_weights
 from .data import PREDICT
 from .encoded import EncodedTask, encode_task
-from .front import divide
+from .frozen_front import divide
 from .loader import TokenMasking, moved, text_eval_loader, text_examples
 from .models import adapt, create_text_model, recompute_layers
 from .objectives import QuestionScores, make_objective

@@ -18,7 +18,7 @@ from ..io.sealed import digest
 from .config import EARLIER, RunConfig
 from .distributed import ProcessGroup
 from .evaluation import evaluate, forward
-from .front import FrontExamples
+from .frozen_front import FrontExamples
 from .loader import EvalLoader, TrainLoader
 from .objective import Objective, with_selected
 from .sharding import held

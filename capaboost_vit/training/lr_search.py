@@ -17,7 +17,6 @@ from .config import RunConfig
 from .distributed import broadcast
 from .figures import new_figure, save_figure
 from .folder import RunFolder
-from .halving import PARTS, Score, halve
 from .hooks import put
 from .job import Job
 from .log import Log
@@ -27,6 +26,7 @@ from .optim import warmup_updates
 from .resume import is_changed
 from .signals import Interrupted, StopSignals
 from .state import State
+from .successive_halving import PARTS, Score, halve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,10 @@ from torch import nn
 
 from ..core.seeds import seeded
 from ..core.wrapper import NoShortCut
+from .cache_size import room_for
 from .evaluation import forward
-from .front import Divided, FrontExamples, Whole
+from .frozen_front import Divided, FrontExamples, Whole
 from .job import Job
-from .room import room_for
 
 # rows of a matrix from which on MKL gives each of them the same bits, however many there are
 _ROWS = 16

@@ -18,7 +18,7 @@ from torch import nn
 from .._version import __version__
 from ..core.chain import merged_into
 from ..core.merge import merge
-from ..core.outline import outlines
+from ..core.meta_models import outlines
 from ..core.record import adapted_part, plain_model
 from ..io.hub import PREFIX
 from ..io.options import suggest

@@ -23,7 +23,7 @@ from .loader import Normalise, image_eval_loader
 from .prediction_table import class_table, write_number_table, write_tag_table
 from .saved import Saved, open_plain, open_saved, task_of
 from .targets import make_objective, targets_of
-from .views import MeanOfViews, Views, view_transform
+from .test_time_augmentation import MeanOfViews, Views, view_transform
 
 
 def evaluate_images(

@@ -23,7 +23,7 @@ from .build import build_data_config, build_model, build_transform, check_model,
 from .class_row import logits_only
 from .config import TrainConfig
 from .data import ImageData, Split, few_shot, open_configured, refuse_narrow, unreadable
-from .front import divide
+from .frozen_front import divide
 from .imbalance import class_weights, imbalance_lines, imbalance_warnings
 from .loader import ImageExamples, Normalise, image_eval_loader
 from .targets import Scale, check_variety, make_objective, refuse_for_classes_alone, targets_of

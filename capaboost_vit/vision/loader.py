@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core.seeds import seeded
-from ..training import room as rooms
+from ..training import cache_size
 from ..training.loader import Batch, EvalLoader, Part
 from .data import Split
 from .workers import Workers
@@ -67,7 +67,7 @@ class ImageExamples:
         self.targets, self.device = torch.tensor(split.labels) if targets is None else targets, device
         self.share = share or range(len(split) if share is None else 1)  # the first one stands in where there is none
         self.kind = cache if keep and seed is None else "none"
-        room = rooms.MEMORY // max(1, workers) if seed is not None and cache != "none" else 0
+        room = cache_size.MEMORY // max(1, workers) if seed is not None and cache != "none" else 0
         self.workers = Workers(_Pixels(split, transform, seed=seed, room=room), workers=workers, lasting=keep)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.cached: Tensor | None = None  # an image for each place in the share
@@ -112,7 +112,7 @@ class ImageExamples:
     def _room_for(self, images: Tensor) -> Tensor:
         """An empty tensor for as many images like these as are kept."""
         needed = len(self.share) * images[0].nbytes
-        room, device = rooms.room_for(self.kind, needed, self.device)
+        room, device = cache_size.room_for(self.kind, needed, self.device)
         shape = (min(len(self.share), room // images[0].nbytes), *images.shape[1:])
         try:
             with torch.inference_mode(False):  # or nothing could be written into it outside of an evaluation

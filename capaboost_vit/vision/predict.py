@@ -22,7 +22,7 @@ from .data import Split, is_image
 from .data.tree import Folder
 from .loader import Normalise
 from .saved import Saved, open_saved
-from .views import MeanOfViews, Views, view_transform
+from .test_time_augmentation import MeanOfViews, Views, view_transform
 
 UNSURE = "unsure"
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import capaboost_vit
 from capaboost_vit import AdapterBank, nlu
-from capaboost_vit.core.mixture import add_grouped
+from capaboost_vit.core.mixed_batch import add_grouped
 from capaboost_vit.core.names import distinct
 from capaboost_vit.methods import adapter_file
 

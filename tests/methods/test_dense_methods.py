@@ -16,7 +16,7 @@ import capaboost_vit
 from capaboost_vit import nlu
 from capaboost_vit.core.base import dense
 from capaboost_vit.core.inject import branches
-from capaboost_vit.core.outline import outlines
+from capaboost_vit.core.meta_models import outlines
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 METHODS = ("hira", "snell")

@@ -6,7 +6,7 @@ import pytest
 import timm
 
 import capaboost_vit
-from capaboost_vit.core.outline import outlines
+from capaboost_vit.core.meta_models import outlines
 
 QKVO = ("query", "key", "value", "attn_out")
 SIX = (*QKVO, "mlp_in", "mlp_out")

@@ -11,7 +11,7 @@ from vits import IMAGES, vit
 
 import capaboost_vit
 from capaboost_vit.core.inject import branches
-from capaboost_vit.core.outline import outlines
+from capaboost_vit.core.meta_models import outlines
 
 SIX = ("query", "key", "value", "attn_out", "mlp_in", "mlp_out")
 SIZES = [

@@ -22,7 +22,7 @@ from capaboost_vit.nlu.predict import Predictor
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.training.metrics import wilson_interval
-from capaboost_vit.training.score_table import score_text
+from capaboost_vit.training.report_text import score_text
 
 TASK = TASKS["multiple-choice"]
 ROWS = (("a cat", "good", "bad", "sad"), ("a dog", "fine", "poor"), ("a bird", "bad", "grim", "good"))

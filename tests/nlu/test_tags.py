@@ -21,7 +21,7 @@ from capaboost_vit.nlu.predict import Predictor, write_rows
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.nlu.typed import typed_texts
-from capaboost_vit.training.score_table import score_text
+from capaboost_vit.training.report_text import score_text
 
 TASK = TASKS["multi-label"]
 TEXTS, TAGS = ("a cat", "a dog", "a bird", "a fish"), (("blue",), ("blue", "red"), (), ("red",))

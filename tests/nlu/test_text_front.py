@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from small import FAMILIES, build, examples, padded, wake
 
 from capaboost_vit.nlu import adapt, logits_only
-from capaboost_vit.nlu.front import divide
+from capaboost_vit.nlu.frozen_front import divide
 from capaboost_vit.run import build_job, train
 from capaboost_vit.training.distributed import ProcessGroup
-from capaboost_vit.training.front import Whole
+from capaboost_vit.training.frozen_front import Whole
 
 LAST = {"name": "lora", "rank": 4, "targets": ["layer.2.attention.output.dense", "layer.2.output.dense"]}
 LABELS = torch.tensor([0, 1, 1])

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from capaboost_vit.cli import _parser
 from capaboost_vit.run import train
 from capaboost_vit.training import lr_search
-from capaboost_vit.training.halving import halve
 from capaboost_vit.training.signals import Interrupted
+from capaboost_vit.training.successive_halving import halve
 from capaboost_vit.vision.config import TrainConfig
 
 SEARCHED = {"lr": "auto", "batch_size": 1, "epochs": 3}  # 144 updates; from 128 on there is a search

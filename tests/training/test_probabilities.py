@@ -14,7 +14,7 @@ from toys import Fixed, small
 from capaboost_vit.training.distributed import ProcessGroup
 from capaboost_vit.training.evaluation import evaluate
 from capaboost_vit.training.probabilities import Kept, KeptLogits, classification_report, fitted_temperature
-from capaboost_vit.training.score_table import score_text
+from capaboost_vit.training.report_text import score_text
 from capaboost_vit.vision.config import TrainConfig
 
 

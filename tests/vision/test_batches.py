@@ -148,7 +148,7 @@ def test_an_image_is_decoded_once_if_it_is_kept(keep, times):
 
 
 def test_only_as_many_images_are_kept_as_fit(monkeypatch):
-    monkeypatch.setattr("capaboost_vit.training.room.MEMORY", 7 * 24 * 24 * 3 + 1)
+    monkeypatch.setattr("capaboost_vit.training.cache_size.MEMORY", 7 * 24 * 24 * 3 + 1)
     opener = Drawn()
     batches = batches_of(split_of(10, opener))
     assert torch.equal(everything(batches)[0], everything(batches)[0])

@@ -8,7 +8,7 @@ import torch
 from drawn import Drawn, split_of, train_loader
 from PIL import Image
 
-from capaboost_vit.training import room as rooms
+from capaboost_vit.training import cache_size
 from capaboost_vit.vision.build import build_data_config, build_transform
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.loader import ImageExamples, image_eval_loader
@@ -104,7 +104,7 @@ def test_evaluation_batches_are_the_same_wherever_images_are_kept(kind, workers,
 
 @pytest.mark.parametrize("room", [0, SIZE - 1, SIZE, 5 * SIZE, 17 * SIZE, 18 * SIZE])
 def test_what_does_not_fit_is_read_again_and_stands_in_its_row(updates_of, monkeypatch, room):
-    monkeypatch.setattr(rooms, "MEMORY", room)
+    monkeypatch.setattr(cache_size, "MEMORY", room)
     epochs, opener = [(0, 1), (1, 0), (2, 0)], Drawn()
     found = run(updates_of(split_of(18, opener)), epochs)
     assert_same(found, run(updates_of(cache="none"), epochs))
@@ -174,15 +174,15 @@ def test_images_before_a_random_transform_stay_in_memory(updates_of):
 
 @pytest.mark.parametrize(("free", "kept"), [(180 * SIZE, 18), (180 * SIZE - 1, 2)])
 def test_auto_takes_a_tenth_of_a_gpus_free_memory_or_else_memory(monkeypatch, free, kept):
-    monkeypatch.setattr(rooms, "MEMORY", 2 * SIZE)
-    monkeypatch.setattr(rooms, "_free", lambda device: free)
-    room, place = rooms.room_for("auto", 18 * SIZE, torch.device("cuda"))
+    monkeypatch.setattr(cache_size, "MEMORY", 2 * SIZE)
+    monkeypatch.setattr(cache_size, "_free", lambda device: free)
+    room, place = cache_size.room_for("auto", 18 * SIZE, torch.device("cuda"))
     assert room // SIZE == kept
     assert place.type == ("cuda" if kept == 18 else "cpu")
 
 
 def test_memory_holds_the_first_gib_and_a_device_all(updates_of, monkeypatch):
-    monkeypatch.setattr(rooms, "MEMORY", 2 * SIZE)
+    monkeypatch.setattr(cache_size, "MEMORY", 2 * SIZE)
     for kind, places in (("memory", 2), ("auto", 2), ("device", 18), ("none", 0)):
         updates = updates_of(cache=kind)
         run(updates, [(0, 0)])

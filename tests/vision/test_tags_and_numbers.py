@@ -16,8 +16,8 @@ from sklearn import metrics
 from capaboost_vit.cli import main
 from capaboost_vit.interop.export import export_run
 from capaboost_vit.run import train
+from capaboost_vit.training.report_text import score_text
 from capaboost_vit.training.reports import number_report, tag_report
-from capaboost_vit.training.score_table import score_text
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.evaluate import evaluate_images
 from capaboost_vit.vision.mistakes import Question, answer_lines, worst_outputs
@@ -25,7 +25,7 @@ from capaboost_vit.vision.predict import Prediction, predict_images
 from capaboost_vit.vision.saved import merge_adapter, open_saved
 from capaboost_vit.vision.sort import Sorter
 from capaboost_vit.vision.targets import Scale
-from capaboost_vit.vision.views import MeanOfViews
+from capaboost_vit.vision.test_time_augmentation import MeanOfViews
 
 TAGS = ("blue", "green", "red")
 TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

@@ -137,7 +137,7 @@ def test_an_image_is_decoded_once_with_augmentation_too(updates_of, monkeypatch,
 
 @pytest.mark.parametrize(("augmented", "size"), [(False, 24 * 24 * 3), (True, 40 * 30 * 3)])
 def test_only_as_many_images_are_kept_as_fit(updates_of, monkeypatch, augmented, size):
-    monkeypatch.setattr("capaboost_vit.training.room.MEMORY", 7 * size + 1)
+    monkeypatch.setattr("capaboost_vit.training.cache_size.MEMORY", 7 * size + 1)
     opener = Drawn()
     updates = updates_of(split_of(10, opener), augmented=augmented)
     first = by_label(everything(updates))
@@ -147,7 +147,7 @@ def test_only_as_many_images_are_kept_as_fit(updates_of, monkeypatch, augmented,
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_loader_processes_share_the_room(updates_of, monkeypatch, workers):
-    monkeypatch.setattr("capaboost_vit.training.room.MEMORY", 1000)
+    monkeypatch.setattr("capaboost_vit.training.cache_size.MEMORY", 1000)
 
     def room(**options):
         return updates_of(split_of(3), workers=workers, **options).examples.workers.loader.dataset.room

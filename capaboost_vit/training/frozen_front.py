@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .cache_size import room_for
 from .config import RunConfig
 from .evaluation import mixed_precision
 from .loader import Batch, Examples, Part
-from .room import room_for
 from .signals import Interrupted, StopSignals
 
 

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 import capaboost_vit
 from capaboost_vit.run import build_job, train
-from capaboost_vit.training import room
+from capaboost_vit.training import cache_size
 from capaboost_vit.training.distributed import ProcessGroup
-from capaboost_vit.training.front import Whole
+from capaboost_vit.training.frozen_front import Whole
 from capaboost_vit.vision.class_row import logits_only
 from capaboost_vit.vision.config import TrainConfig
-from capaboost_vit.vision.front import divide
+from capaboost_vit.vision.frozen_front import divide
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 LAST = ["blocks.2.attn.qkv"]
@@ -61,14 +61,16 @@ def job_of(**options):
 def test_a_run_has_the_same_bits_whatever_is_kept_of_the_front(run, monkeypatch, method):
     kept = run("kept", method=method)
     assert same(kept, run("not kept", method=method, cache="none"))
-    monkeypatch.setattr(room, "MEMORY", 100 * 5 * 16 * 4)  # of 100 images where five tokens are kept, of which 64 bytes
+    monkeypatch.setattr(
+        cache_size, "MEMORY", 100 * 5 * 16 * 4
+    )  # of 100 images where five tokens are kept, of which 64 bytes
     assert same(kept, run("in part", method=method))
     if method["name"] != "norm":  # which trains something in the first block
         assert not same(kept, run("whole", method=method, short_cuts=False))  # drop path in all blocks
 
 
 def test_what_is_kept_is_a_first_part_that_fits(monkeypatch):
-    monkeypatch.setattr(room, "MEMORY", 100 * 5 * 16 * 4 + 1)
+    monkeypatch.setattr(cache_size, "MEMORY", 100 * 5 * 16 * 4 + 1)
     job = job_of()
     lines = []
     job.front.fill(lines.append)

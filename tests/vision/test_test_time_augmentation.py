@@ -18,7 +18,7 @@ from capaboost_vit.vision.evaluate import evaluate_images
 from capaboost_vit.vision.predict import Prediction, predict_images
 from capaboost_vit.vision.saved import merge_adapter
 from capaboost_vit.vision.sort import Sorter
-from capaboost_vit.vision.views import VIEWS, MeanOfViews, view_transform
+from capaboost_vit.vision.test_time_augmentation import VIEWS, MeanOfViews, view_transform
 
 CONFIG = {
     "input_size": (3, 16, 16),

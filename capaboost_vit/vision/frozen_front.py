@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.names import get
 from ..core.wrapper import sharing
-from ..training.front import Divided
+from ..training.frozen_front import Divided
 from .anatomy import head_names
 from .class_row import is_plain_vit
 

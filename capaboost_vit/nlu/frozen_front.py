@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..core.first_rows import twin
-from ..training.front import Divided
+from ..training.frozen_front import Divided
 from .loader import MULTIPLE
 
 
