@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod, Stage
+from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,12 +56,8 @@ class Adalora(MaskedMethod):
         0.5, "gamma: of the mean norm by which P and Q are not orthogonal", low=0, compared=False
     )
     alpha: float = option(8.0, "the update is scaled by alpha / init_r")
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(
-        ("query", "value"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
-    )
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

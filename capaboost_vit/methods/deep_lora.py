@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import Method, Stage
+from .method import DROPOUT_HELP, TARGETS_HELP, Method, Stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,12 +41,8 @@ class DeepLora(Method):
     outer_lr_ratio: float = option(
         1e-2, "gamma: learning rate of left and right over that of the three", above=0, compared=False
     )
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(
-        ("query", "value"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
-    )
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
     init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
 
     def __post_init__(self) -> None:

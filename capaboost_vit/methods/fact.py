@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,11 +40,9 @@ class Fact(MaskedMethod):
     form: str = option("tt", "tt: a tensor train; tk: Tucker's", choices=("tt", "tk"))
     rank: int = option(16, "rank of each square", low=1)
     scale: float = option(1.0, "the update is multiplied by it")
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
-        ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
+        ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"), TARGETS_HELP, compared=False
     )
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,12 +40,8 @@ class Lorta(MaskedMethod):
     rank: int = option(8, "rank of the tensor, and so of each update at most", low=1)
     alpha: float = option(8.0, "the update is scaled by alpha / rank")
     heads: int | None = option(None, "heads of the attention layers; none: as the model says", low=1)
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(
-        ("query", "key", "value", "attn_out"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
-    )
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "key", "value", "attn_out"), TARGETS_HELP, compared=False)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with a slice for each of its parts that is a target.

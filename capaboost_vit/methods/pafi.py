@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import Method
+from .method import DROPOUT_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,12 +32,8 @@ class Pafi(Method):
     name: ClassVar[str] = "pafi"
     timm_names: ClassVar[bool] = False
     fraction: float = option(0.02, "share of each weight's entries that is trained", above=0, high=1, compared=False)
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(
-        ("query", "value"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
-    )
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with an update for each of its parts that is a target.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,12 +41,8 @@ class Rasa(MaskedMethod):
     rank: int = option(8, "r: ranks of a layer, those that it gives into the pool too", low=1)
     k: int = option(1, "how many of them are shared, below r; 0: none", low=0, compared=False)
     alpha: float = option(8.0, "of the coefficients at the start", compared=False)
-    dropout: float = option(0.0, "dropout on the update's input", low=0, below=1, compared=False)
-    targets: tuple[str, ...] = option(
-        ("query", "value"),
-        "roles or name patterns of linear layers; blocks.11.query: a role in one block",
-        compared=False,
-    )
+    dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
+    targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
