@@ -65,8 +65,8 @@ def answer_lines(
         return ((number, INK), name) if label is None else ((f"is {label:.6g}", _GREEN), (f"said {number}", _RED), name)
     if question.output is not None:
         tag = names[question.output]
-        said = f"{tag}  {_percent(answers[question.output])}"
-        return (f"has {tag}" if label else f"has no {tag}", _GREEN), (said, _RED), name
+        said = f"said yes  {_percent(answers[question.output])}"
+        return (f"{tag}: yes" if label else f"{tag}: no", _GREEN), (said, _RED), name
     best, *others = answers.argsort(descending=True, stable=True).tolist()
     answer = f"{names[best]}  {_percent(answers[best])}"
     if label is not None:

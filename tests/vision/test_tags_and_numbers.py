@@ -294,7 +294,7 @@ def test_the_worst_tags_are_the_wrong_decisions_with_the_largest_loss(runs):
         Question(1, False, 2),
     ]
     lines = answer_lines(saved, Question(0, False, 2), logits[0].sigmoid(), TAGS, "a/b.png")
-    assert [text for text, _ in lines] == ["has no red", "red  62.2 %", "b.png"]
+    assert [text for text, _ in lines] == ["red: no", "said yes  62.2 %", "b.png"]
 
 
 def test_the_worst_numbers_have_the_largest_errors(runs):
