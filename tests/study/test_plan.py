@@ -259,7 +259,7 @@ VALUES |= {
 VALUES |= {"amp_dtype": "float16", "compile_mode": "max-autotune", "opt": "lamb", "sched": "step"}
 VALUES |= {
     "class_weights": "balanced",
-    "task": "regression",
+    "task": "classification",
     "sampling": "balanced",
     "value_range": [0.0, 4095.0],
     "img_size": [64, 96],
