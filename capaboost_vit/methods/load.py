@@ -64,7 +64,7 @@ def check_outline(
     part = _part(model, file)
     with restored(part), explained(file.path):
         # each parameter is a tensor of the file; those that are shared were made for each layer first
-        with outlines(parameters=4 * len(file.tensors) + 16 * sum(1 for _ in part.modules())):
+        with outlines(parameters=4 * (len(file.tensors) + sum(1 for _ in part.modules()))):
             _add_methods(part, file, adapt, autocast_adapter_dtype=False)
         check_tensors(model, file, head=head_names(model))
 
