@@ -193,7 +193,7 @@ def test_a_size_that_the_tensors_do_not_have_is_refused_before_anything_is_made(
     else:
         with pytest.raises(capaboost_vit.AdapterFileError, match=r"size\.safetensors"):
             capaboost_vit.create_from_adapter(path, pretrained=False)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 4  # a second or less, twice that on a busy core; minutes without the check
 
 
 def test_masks_of_many_branches_are_those_of_the_quadratic_search():
@@ -209,4 +209,4 @@ def test_masks_of_many_branches_are_those_of_the_quadratic_search():
     many = make_masks((8, 64), Masking(num_branches=2000, pattern="sign"), path="many")
     assert many is not None
     assert len(many) == 2000
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 4  # a second or less, twice that on a busy core; minutes without the check
