@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from .masking import Masking
-from .masks import random_state
+from .start import uniform
 from .tied import TiedMaskedWeight
 
 
@@ -72,9 +71,4 @@ class CpUpdate(nn.Module):
 
 def _vectors(size: int, rank: int, init_seed: int, path: str) -> nn.Parameter:
     """A vector of R entries for each head, kind or layer, (size, R), from kaiming_uniform(a=0)."""
-    vectors = torch.empty(size, rank)
-    if not vectors.is_meta:
-        bound = math.sqrt(6 / rank)
-        start = random_state(init_seed, f"{path}.init").uniform(-bound, bound, (size, rank))
-        vectors.copy_(torch.from_numpy(start))
-    return nn.Parameter(vectors)
+    return nn.Parameter(uniform((size, rank), math.sqrt(6 / rank), init_seed, f"{path}.init"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .masking import Masking
-from .masks import random_state
+from .start import uniform
 from .tied import TiedMaskedWeight
 
 
@@ -59,12 +59,16 @@ class FactUpdate(nn.Module):
         self.share(self)
         seed = masking.init_seed
         if tucker:
-            self.core = _uniform((rank, rank, rank), math.sqrt(3) / rank, seed, f"{path}.core")
-            self.mixing = _uniform((numbers, rank), math.sqrt(6 / (rank + squares)), seed, f"{path}.mixing")
+            self.core = nn.Parameter(uniform((rank, rank, rank), math.sqrt(3) / rank, seed, f"{path}.core.init"))
+            self.mixing = nn.Parameter(
+                uniform((numbers, rank), math.sqrt(6 / (rank + squares)), seed, f"{path}.mixing.init")
+            )
         else:
             self.core = None
             inputs = rank * (numbers if in_features > out_features else 1)  # of the layer that S_l is in the code
-            self.mixing = _uniform((numbers, rank, rank), 1 / math.sqrt(inputs), seed, f"{path}.mixing")
+            self.mixing = nn.Parameter(
+                uniform((numbers, rank, rank), 1 / math.sqrt(inputs), seed, f"{path}.mixing.init")
+            )
 
     def share(self, other: FactUpdate) -> None:
         """From now on U, V and C are the other's own; masks, and what is for one square, stay apart."""
@@ -91,10 +95,3 @@ class FactUpdate(nn.Module):
 def squares_of(in_features: int, out_features: int) -> int:
     """Into how many squares a weight of this shape is cut."""
     return -(-max(in_features, out_features) // min(in_features, out_features))
-
-
-def _uniform(shape: tuple[int, ...], bound: float, init_seed: int, path: str) -> nn.Parameter:
-    values = torch.empty(shape)
-    if not values.is_meta:
-        values.copy_(torch.from_numpy(random_state(init_seed, f"{path}.init").uniform(-bound, bound, shape)))
-    return nn.Parameter(values)
