@@ -43,10 +43,12 @@ def refuse_text_options(arguments: Namespace) -> None:
 def predict_texts(source: ModelSource, arguments: Namespace) -> None:
     """Prints what the model says of each text, and writes it.
 
-    Of a folder with test sets, or where --csv names a folder, that is the submission files.
+    Of a folder with test sets, or where --csv names a folder, that is the submission files; of a folder of .txt files
+    each of them is a text.
     """
     path = _the_one_input(arguments)
     table = None if arguments.csv is None else Path(arguments.csv)
+    from ..nlu.data import holds_texts
     from ..nlu.predict import Predictor, write_rows
     from ..nlu.typed import typed_questions, typed_texts
 
@@ -66,9 +68,12 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
     if arguments.question is not None:
         raise ValueError(f"{source.path} is of the task {predictor.task.name}, which answers no --question: say --text")
     as_folder = table is not None and (table.is_dir() or not table.suffix)
-    if path is not None and predictor.task.kind == "multi-label" and (as_folder or Path(path).is_dir()):
-        raise ValueError(f"GLUE's server takes no tags of {predictor.task.name}: name one file, and --csv FILE.csv")
-    if path is not None and (as_folder or Path(path).is_dir()):
+    of_files = path is not None and holds_texts(Path(path))
+    if path is not None and (as_folder or (Path(path).is_dir() and not of_files)):
+        if predictor.task.kind == "multi-label":
+            raise ValueError(f"GLUE's server takes no tags of {predictor.task.name}: name one file, and --csv FILE.csv")
+        if of_files:
+            raise ValueError(f"{path} is a folder of texts, which no server takes: name a file, --csv FILE.csv")
         return _submit(predictor, path, table)
     if path is None:
         split = typed_texts(arguments.text, arguments.text_pair or ())
@@ -76,10 +81,13 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
         split = predictor.read(path, text_columns=arguments.text_columns)
     threshold = 0.5 if arguments.threshold is None else arguments.threshold
     predictions = predictor.predict(split, top=arguments.top, threshold=threshold)
-    for prediction in predictions:
+    files = [name.partition(":")[2] for name in split.names] if of_files else None
+    for index, prediction in enumerate(predictions):
+        if files is not None:
+            print(printable(files[index]), end=":  ")
         _show(prediction)
     if table is not None:
-        print(f"written: {write_rows(predictions, table)}")
+        print(f"written: {write_rows(predictions, table, files=files)}")
 
 
 def _the_one_input(arguments: Namespace) -> str | None:
@@ -89,7 +97,7 @@ def _the_one_input(arguments: Namespace) -> str | None:
         if arguments[second] is not None and arguments[first] is None:
             raise ValueError(f"--{second.replace('_', '-')} goes with --{first}, which is missing")
     if len(arguments.images) + len(typed) == 0:
-        raise ValueError('a run on texts takes --text "...", or a file (.txt, .csv, .tsv, .jsonl, .json)')
+        raise ValueError('a run on texts takes --text "...", a file (.txt, .csv, .tsv, .jsonl, .json), or a folder of .txt')
     if typed and (arguments.images or typed[1:]):
         raise ValueError(f"give either a file or {typed[0]}, got {', '.join([*arguments.images, *typed])}")
     if len(arguments.images) > 1:

@@ -142,6 +142,8 @@ class Predictor:
     def read(self, path: str, *, text_columns: Sequence[str] | None = None) -> TextSplit:
         """The texts of a file, without labels: .txt with one a line, .json, .jsonl, .csv or .tsv with columns.
 
+        Or of a folder of .txt files, each of which is a text.
+
         The columns are those of training unless others are named. Raises what `open_unlabelled` does.
         """
         (split,) = open_unlabelled(path, self.task, text_columns=text_columns or self.config.text_columns).values()
@@ -188,20 +190,23 @@ def conll_lines(split: TextSplit, tags: Sequence[Sequence[str]]) -> str:
     return "".join("".join(f"{w}\t{tag}\n" for w, tag in zip(*row, strict=True)) + "\n" for row in rows)
 
 
-def write_rows(predictions: Sequence[TextPrediction], path: Path, *, what: str = "class") -> Path:
+def write_rows(
+    predictions: Sequence[TextPrediction], path: Path, *, what: str = "class", files: Sequence[str] | None = None
+) -> Path:
     """Writes a row for each class, `index,text,...,rank,class,probability`, or `index,text,...,score`.
 
     The index counts from 0, the rank from 1; a text without any tag has one row, of rank 0. See `write_table`.
 
     Args:
         what: the classes are.
+        files: the names of the files that the texts stood in, `file,text,...` in the place of the index.
     """
     texts = text_columns([predictions[0].texts])
     scored = predictions[0].score is not None
 
     def rows() -> Iterator[tuple[Any, ...]]:
-        yield ("index", *texts, *(("score",) if scored else ("rank", what, "probability")))
-        for index, prediction in enumerate(predictions):
+        yield ("file" if files else "index", *texts, *(("score",) if scored else ("rank", what, "probability")))
+        for index, prediction in zip(files or range(len(predictions)), predictions, strict=True):
             if scored:
                 yield index, *prediction.texts, f"{prediction.score:.9g}"
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)

@@ -308,6 +308,8 @@ def test_typed_texts_get_the_probabilities_of_the_merged_model_whatever_the_file
     assert lines[0] == "index,text,rank,class,probability"
     assert lines[1].startswith(f"0,{asked[0]},1,{found[0].classes[0]},0.")
     assert len(lines) == 6
+    (header, row, *_) = write_rows(found, tmp_path / "files.csv", files=list("abcde")).read_text().splitlines()
+    assert (header, row[:2]) == ("file,text,rank,class,probability", "a,")
 
 
 def test_scores_are_written_and_another_number_of_texts_than_in_training_is_refused(finished_text, tmp_path):

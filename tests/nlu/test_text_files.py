@@ -731,6 +731,25 @@ def test_folders_of_splits_hold_folders_of_classes(written):
     )
 
 
+def test_acl_imdbs_lists_and_reviews_without_labels_are_left_out(written):
+    reviews = {f"{split}/{name}/0_3.txt": b"a" for split in ("train", "test") for name in ("pos", "neg")}
+    lists = {f"{split}/{name}": b"1" for split in ("train", "test") for name in ("labeledBow.feat", "urls_pos.txt")}
+    more = {"train/unsup/0_0.txt": b"a", "train/urls_unsup.txt": b"http", "imdb.vocab": b"the", "README": b"x"}
+    data = open_texts(written({**reviews, **lists, **more}), OWN)
+    assert data.classes == ("neg", "pos")
+    assert {name: split.labels for name, split in data.splits.items()} == {"train": (0, 1), "test": (0, 1)}
+
+
+def test_a_folder_of_texts_alone_is_a_text_a_file(written):
+    folder = written({"b.txt": b"good\nfine ", "deep/a.txt": b"bad", "picture.png": b"x", ".hidden.txt": b"no"})
+    (split,) = open_unlabelled(folder, OWN).values()
+    assert split == TextSplit((("good\nfine",), ("bad",)), (), ("reviews:b.txt", "reviews:deep/a.txt"))
+    (Path(folder) / "more").mkdir()
+    (Path(folder) / "more" / "table.csv").write_text("text\na\n")
+    with pytest.raises(ValueError, match="reviews holds no train file"):
+        open_unlabelled(folder, OWN)
+
+
 @pytest.mark.parametrize(
     ("files", "text"),
     [

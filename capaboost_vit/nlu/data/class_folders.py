@@ -1,4 +1,4 @@
-"""Folders of .txt files as labelled texts: a folder for each class, alone or inside folders of splits."""
+"""Folders of .txt files as texts: a folder for each class, alone or inside folders of splits; or without labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...io.tables import SPLIT_NAMES, by_split
-from .tables import Row, Table, decoded
+from .tables import SUFFIXES, Row, Table, decoded
 
 _SUFFIX = ".txt"
 
@@ -15,7 +15,9 @@ def read_class_folders(spec: str, path: Path) -> dict[str, Table]:
     """Tables of `text` and `label` by split, of `train/CLASS/*.txt`, or `CLASS/*.txt`, which is train; else none.
 
     A file, in UTF-8 and at any depth below its class, is one text, without the white space around it; its class is the
-    name of the folder. What is hidden is not there.
+    name of the folder. What is hidden is not there. Where a `labeledBow.feat` stands beside the classes, they are those
+    of the Large Movie Review Dataset (aclImdb): lists of addresses and the folder `unsup`, reviews without labels, are
+    left out.
 
     Raises:
         ValueError: folders of splits beside others that hold texts, or two of one split; texts beside folders of
@@ -37,11 +39,27 @@ def read_class_folders(spec: str, path: Path) -> dict[str, Table]:
     }
 
 
+def holds_texts(path: Path) -> bool:
+    """Whether a folder has .txt files, at any depth, and nothing that is read as a table."""
+    suffixes = {entry.suffix.lower() for entry in _within(path) if entry.is_file()} if path.is_dir() else set()
+    return _SUFFIX in suffixes and suffixes.isdisjoint((*SUFFIXES, ".parquet", ".arrow"))
+
+
+def read_unlabelled_files(path: Path) -> Table:
+    """A table of `text` of the .txt files of a folder, at any depth, in UTF-8: each is one text, others are not read.
+
+    Examples are named `FOLDER:path/in/it.txt`.
+    """
+    rows = ((file.relative_to(path).as_posix(), _text(file)) for file in _texts(path, deep=True))
+    return Table(str(path), path.name, ("text",), ((name, {"text": text}) for name, text in rows), unit="file")
+
+
 def _rows(root: Path) -> Iterator[Row]:
-    if loose := _texts(root, deep=False):
+    reviews = (root / "labeledBow.feat").is_file()  # aclImdb
+    if not reviews and (loose := _texts(root, deep=False)):
         raise ValueError(f"{loose[0]} stands beside folders of classes: put it into one of them, or move it away")
     for folder in _visible(root):
-        if not folder.is_dir():
+        if not folder.is_dir() or (reviews and folder.name == "unsup"):
             continue
         files = [entry for entry in _within(folder) if entry.is_file()]
         texts = [file for file in files if file.suffix.lower() == _SUFFIX]
@@ -51,7 +69,11 @@ def _rows(root: Path) -> Iterator[Row]:
             other = next(file for file in files if file not in texts)
             raise ValueError(f"{other} stands among {_SUFFIX} files, and is none: make it one, or move it away")
         for file in texts:
-            yield file.relative_to(root).as_posix(), {"text": decoded(file).strip(), "label": folder.name}
+            yield file.relative_to(root).as_posix(), {"text": _text(file), "label": folder.name}
+
+
+def _text(file: Path) -> str:
+    return decoded(file).strip()
 
 
 def _texts(folder: Path, *, deep: bool) -> list[Path]:
