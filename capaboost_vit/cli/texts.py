@@ -97,7 +97,9 @@ def _the_one_input(arguments: Namespace) -> str | None:
         if arguments[second] is not None and arguments[first] is None:
             raise ValueError(f"--{second.replace('_', '-')} goes with --{first}, which is missing")
     if len(arguments.images) + len(typed) == 0:
-        raise ValueError('a run on texts takes --text "...", a file (.txt, .csv, .tsv, .jsonl, .json), or a folder of .txt')
+        raise ValueError(
+            'a run on texts takes --text "...", or a file (.txt, .csv, .tsv, .jsonl, .json) or a folder of .txt'
+        )
     if typed and (arguments.images or typed[1:]):
         raise ValueError(f"give either a file or {typed[0]}, got {', '.join([*arguments.images, *typed])}")
     if len(arguments.images) > 1:
