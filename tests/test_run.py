@@ -22,6 +22,7 @@ from capaboost_vit.run import train
 from capaboost_vit.training.job import Job, as_dict
 from capaboost_vit.vision.config import TrainConfig
 from capaboost_vit.vision.data import Split, open_data
+from capaboost_vit.vision.job import _warnings
 from capaboost_vit.vision.saved import merge_adapter
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -356,6 +357,14 @@ def test_a_run_that_diverges_stops_and_leaves_no_result(configure, tmp_path):
 def test_random_base_weights_are_warned_of(configure, capsys):
     train(configure(initial_checkpoint=None, epochs=1))
     assert "the base weights are random: say --pretrained" in capsys.readouterr().err
+
+
+def test_augmentation_that_changes_the_answers_of_sprites_is_warned_of(configure):
+    config = configure(data="sprites:location", no_aug=False)
+    assert _warnings(config, {}) == [
+        "crops and flips change the answers of sprites:location, which are those of whole images: say --no-aug true"
+    ]
+    assert _warnings(dataclasses.replace(config, no_aug=True), {}) == []
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -168,6 +168,10 @@ def _warnings(config: TrainConfig, bad_images: dict[str, str]) -> list[str]:
     has_weights = config.pretrained or config.initial_checkpoint or local_folder(config.model)
     if config.needs_base_weights() and not has_weights:
         warnings.append("the base weights are random: say --pretrained, or --initial-checkpoint FILE")
+    if config.data.startswith("sprites:") and not config.no_aug:
+        warnings.append(
+            f"crops and flips change the answers of {config.data}, which are those of whole images: say --no-aug true"
+        )
     return warnings
 
 
