@@ -76,19 +76,22 @@ def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
     Each with its place (site, block), its ranks (algebraic, stable, effective), its norm, and its `shares`: as
     many singular values as its algebraic rank, over the largest. Branches with activations and biases have none, and
-    pairs that layers share are not looked at; zero updates are left out.
+    pairs that layers of several shapes share are not looked at; zero updates are left out.
     """
     methods = [method for method in header["methods"] if method["method"] == "lora"]
     if len(methods) != 1:
         return
     lora: Any = make_method(**methods[0])
-    if lora.share_blocks > 1 or lora.share_shapes:
+    if lora.share_shapes:
         return
-    for name in sorted(tensors, key=_natural):
-        site = name.removesuffix(".down.weight")
-        if site == name or f"{site}.up.weight" not in tensors or f"{site}.up_bias" in tensors:
+    owners: dict[str, str] = {}  # of layers that share a pair, the first has it and each its masks
+    for site in sorted({name.rpartition(".down.")[0] for name in tensors} - {""}, key=_natural):
+        role = re.sub(r"\d+", "*", site, count=1)
+        if f"{site}.down.weight" in tensors:
+            owners[role] = site
+        if role not in owners or f"{owners[role]}.up.weight" not in tensors or f"{site}.up_bias" in tensors:
             continue
-        down, up = (_views(tensors, f"{site}.{factor}", lora.num_branches) for factor in ("down", "up"))
+        down, up = (_views(tensors, owners[role], site, factor, lora.num_branches) for factor in ("down", "up"))
         if (c := tensors.get(f"{site}.coefficients")) is not None:
             up[1:] *= c.view(lora.num_branches - 1, 1, -1)
         small = small_update(down.flatten(0, 1), up.transpose(0, 1).flatten(1), scaling=lora.scaling())
@@ -121,9 +124,9 @@ def shared_entries(tensors: Mapping[str, Tensor], names: Iterable[str]) -> MaskS
     return MaskShares(len(lines), branches, covered, shared, agreeing, example)
 
 
-def _views(tensors: Mapping[str, Tensor], name: str, branches: int) -> Tensor:
+def _views(tensors: Mapping[str, Tensor], owner: str, site: str, factor: str, branches: int) -> Tensor:
     """The masked views (K, out, in) of a tied weight, which are equal without masks."""
-    weight, mask = tensors[f"{name}.weight"], tensors.get(f"{name}.mask")
+    weight, mask = tensors[f"{owner}.{factor}.weight"], tensors.get(f"{site}.{factor}.mask")
     return weight.repeat(branches, 1, 1) if mask is None else weight * mask.to(weight.dtype)
 
 

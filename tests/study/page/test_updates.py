@@ -23,6 +23,8 @@ KINDS = {
     "rescaled": {"pattern": "random", "rescale": "norm"},
     "tied": {"num_branches": 2, "density": 1.0},
     "masked": {"num_branches": 1, "density": 0.5},
+    "shared": {"pattern": "sign", "num_branches": 1, "share_blocks": 4},
+    "shared with coefficients": {"share_blocks": 12},
 }
 
 
