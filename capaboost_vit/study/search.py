@@ -9,23 +9,28 @@ from dataclasses import dataclass, field
 from .config import StudyTuneConfig
 from .manifest import Study
 from .plan import Cell, Plan
-from .proposals import Point, propose
+from .search_engines import Point, propose
+from .search_space import Axis, search_axes
 from .selection import Choice, group_of
-from .space import Axis, search_axes
 from .trial import Trial
 
 
 @dataclass
 class _Search:
-    """One search: its cells share the choice, and a point is tried on all of them."""
+    """One search: its cells share the choice, and a point is tried on all of them.
+
+    Args:
+        axes: those of several values; the options with one are `fixed`.
+    """
 
     cells: list[Cell]
     axes: list[Axis]
+    fixed: dict[str, object]
     tried: list[tuple[Point, float]] = field(default_factory=list)
     ended: bool = False
 
     def options(self, point: Point) -> dict[str, object]:
-        return {axis.name: axis.value(c) for axis, c in zip(self.axes, point, strict=True)}
+        return self.fixed | {axis.name: axis.value(c) for axis, c in zip(self.axes, point, strict=True)}
 
 
 def search(
@@ -49,11 +54,15 @@ def search(
     assert config.budget is not None
     plan = Plan(config)
     searches: dict[str, _Search] = {}
+    asked: set[str] = set()
     for cell in plan.cells():
         group = group_of(cell.key, across_tasks=config.across_tasks)
         axes = search_axes(config.grid, plan.methods[cell.method])
-        searches.setdefault(group, _Search([], axes)).cells.append(cell)
-    plan.check_grid(axis.name for one in searches.values() for axis in one.axes)
+        fixed = {axis.name: axis.values[0] for axis in axes if len(axis.values) == 1}
+        free = [axis for axis in axes if axis.name not in fixed]
+        searches.setdefault(group, _Search([], free, fixed)).cells.append(cell)
+        asked |= {axis.name for axis in axes}
+    plan.check_grid(asked)
     missing: dict[str, str] = {}
     while under_way := {name: one for name, one in searches.items() if not one.ended and name not in missing}:
         batches = []

@@ -11,10 +11,10 @@ import pytest
 from capaboost_vit.cli import main
 from capaboost_vit.study.config import StudyTuneConfig
 from capaboost_vit.study.manifest import Study
-from capaboost_vit.study.proposals import ENGINES, propose
 from capaboost_vit.study.search import search
+from capaboost_vit.study.search_engines import ENGINES, propose
+from capaboost_vit.study.search_space import Axis, search_axes
 from capaboost_vit.study.selection import read_choices
-from capaboost_vit.study.space import Axis, search_axes
 
 OPTIONS = {"lr": 1e-3, "method": {"name": "lora", "rank": 8, "dropout": 0.0, "pattern": "random"}}
 AXES = [
@@ -110,13 +110,9 @@ def test_an_engine_climbs_higher_than_random_draws(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_axes_of_one_value_are_no_part_of_a_search(engine):
-    single = Axis("epochs", 5, values=(3,))
-    assert propose(engine, [single], [], 4, 0) == [(0,)]
-    assert propose(engine, [single], [((0,), 1.0)], 4, 0) == []
-    (second,) = propose(engine, [single, AXES[0]], [((0, -3.0), 1.0)], 1, 0)
-    assert second[0] == 0
-    assert second[1] != -3.0
+def test_without_axes_the_methods_own_values_are_the_only_point(engine):
+    assert propose(engine, [], [], 4, 0) == [()]
+    assert propose(engine, [], [((), 1.0)], 4, 0) == []
 
 
 def test_nomad_that_repeats_itself_otherwise_is_an_error():
@@ -201,6 +197,17 @@ def test_a_run_that_diverged_counts_as_nothing_right_and_one_that_failed_leaves_
     assert [score for _, score in choice["tried"]] == [0.0, 40.0, 40.0]  # 1e-3 is the method's own, and comes first
     (line,) = missing
     assert "lora on two, seed 0, candidate failed (ValueError: broken)" in line
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_options_with_one_value_are_no_part_of_a_search(engine, study, config, computed):
+    lr = {"low": 1e-3, "high": 1e-1, "log": True}
+    given = {"search": engine, "budget": 3, "across_tasks": True}
+    alone, _ = search(study, config(**given, grid={"lr": lr}), computed)
+    beside, _ = search(study, config(**given, grid={"method.rank": [3], "lr": lr}), computed)
+    rates = [[options["lr"] for options, _ in next(iter(found.values()))["tried"]] for found in (alone, beside)]
+    assert rates[0] == rates[1]
+    assert {options["method.rank"] for options, _ in next(iter(beside.values()))["tried"]} == {3}
 
 
 def test_a_search_from_the_command_line(written, finish, capsys, monkeypatch):

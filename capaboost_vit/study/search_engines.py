@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .space import Axis
+from .search_space import Axis
 
 Point = tuple[float, ...]  # a coordinate of each axis
 Tried = Sequence[tuple[Point, float]]  # with the scores
@@ -90,18 +90,11 @@ ENGINES: dict[str, Callable[[Sequence[Axis], Tried, int, int], list[Point]]] = {
 
 
 def propose(engine: str, axes: Sequence[Axis], tried: Tried, count: int, seed: int) -> list[Point]:
-    """The next points, at most `count`; the first of all has the method's own values. An axis of one value has that."""
-    free = [axis for axis in axes if axis.bounds()[0] < axis.bounds()[1]]
-    start = tuple(axis.start() for axis in axes)
-    if not free:
-        return [] if tried else [start]
-    first = [] if tried else [start]
-    if first and (engine == "nomad" or count == 1):
+    """The next points, at most `count`, each axis of several values; the first of all has the method's own values."""
+    first = [] if tried else [tuple(axis.start() for axis in axes)]
+    if not axes or (first and (engine == "nomad" or count == 1)):
         return first
-    known = [(tuple(c for axis, c in zip(axes, point, strict=True) if axis in free), s) for point, s in tried]
-    more = ENGINES[engine](free, known, count - len(first), seed)
-    whole = [dict(zip((axis.name for axis in free), point, strict=True)) for point in more]
-    return [*first, *(tuple(point.get(axis.name, axis.start()) for axis in axes) for point in whole)]
+    return [*first, *ENGINES[engine](axes, tried, count - len(first), seed)]
 
 
 def _uniform(axis: Axis, random: np.random.RandomState) -> float:
