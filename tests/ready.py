@@ -154,18 +154,21 @@ class Ready:
         self._server.wait(30)
 
     def start(
-        self, command, *, env=None, cwd=None, input=None, file_size=None, ranks=1, package=True, pictures=True
+        self, command, *, env=None, cwd=None, input=None, log=None, file_size=None, ranks=1, package=True, pictures=True
     ) -> Process:
         """Starts ["capaboost", ...], ["python", "-c", code, ...] or ["python", file, ...].
 
-        env: all of its environment (default: that of this process); file_size: a limit in bytes on what it writes into
-        one file; ranks: how many processes, connected as torchrun connects them; pictures: False for a run that draws
-        none, which is half of the work of a small one.
+        env: all of its environment (default: that of this process); log: a file to which it appends all that it says;
+        file_size: a limit in bytes on what it writes into one file; ranks: how many processes, connected as torchrun
+        connects them; pictures: False for a run that draws none, which is half of the work of a small one.
         """
         number = len(self._started)
         paths = [self.folder / f"{number}.{name}" for name in ("stdin", "stdout", "stderr")]
         for path, text in zip(paths, (input or "", "", ""), strict=True):
             path.write_text(text)
+        if log is not None:
+            log.touch()
+            paths[1:] = log, log
         environment = dict(os.environ if env is None else env)
         request = {"command": list(map(str, command)), "cwd": str(cwd or Path.cwd()), "file_size": file_size}
         request["pictures"] = pictures

@@ -8,6 +8,7 @@ import json
 import pytest
 import yaml
 
+from capaboost_vit.study import pool
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.study.trial import key_of, make_trial
 from capaboost_vit.training.job import _FREE as FREE
@@ -67,6 +68,19 @@ def finish():
         return result
 
     return write
+
+
+@pytest.fixture
+def ready_workers(ready, monkeypatch):
+    """Workers of this machine are ready interpreters that draw no pictures, and are looked at often."""
+
+    def start(study, config, number, _gpus):
+        log = pool._log(study, number)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return ready.start(["capaboost", *pool.work_command(study, config)], log=log, pictures=False)
+
+    monkeypatch.setattr(pool, "_start", start)
+    monkeypatch.setattr(pool, "_LOOK", 0.05)
 
 
 @pytest.fixture

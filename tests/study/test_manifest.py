@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -169,11 +167,11 @@ for i in range(first, first + 25):
 """
 
 
-def test_several_processes_can_add_at_once(study, trial_of):
+def test_several_processes_can_add_at_once(ready, study, trial_of):
     base = json.dumps(dataclasses.asdict(trial_of()))
     starts = [1000, 2000, 3000]
-    processes = [subprocess.Popen([sys.executable, "-c", _WRITER, base, study.path, str(start)]) for start in starts]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    processes = [ready.start(["python", "-c", _WRITER, base, study.path, start]) for start in starts]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     assert {trial.seed for trial in study.trials().values()} == {s + i for s in starts for i in range(25)}
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import collections
-import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -162,10 +159,12 @@ def test_a_trial_whose_workers_all_die_is_given_up(study, planned, training, mon
 
 
 _WORKER = """
-import json, os, random, time
+import json, os, random, sys, time
 from capaboost_vit.study import work as work_file
 from capaboost_vit.study.manifest import Study
 from capaboost_vit.training.job import as_dict
+
+folder, log = sys.argv[1:]
 
 def train(config):
     with open(log, "a") as file:
@@ -182,28 +181,15 @@ work_file.work(Study(folder), work_file.WorkConfig())
 
 
 @pytest.mark.slow
-def test_eight_workers_finish_two_hundred_trials_once_each(study, planned, tmp_path):
-    planned(200)
-    # one interpreter imports torch, eight are forked from it; a test module is not importable there, so the code is
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["capaboost_vit.study.work"])
-    names = {"folder": str(study.path), "log": str(tmp_path / "begun")}
-    workers = [context.Process(target=exec, args=(_WORKER, {**names, "__name__": "worker"})) for _ in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(300)
-    assert [worker.exitcode for worker in workers] == [0] * 8
-    assert sorted(map(int, (tmp_path / "begun").read_text().split())) == list(range(200))
+def test_eight_workers_finish_a_hundred_trials_once_each(ready, study, planned, tmp_path):
+    planned(100)
+    workers = [ready.start(["python", "-c", _WORKER, study.path, tmp_path / "begun"]) for _ in range(8)]
+    assert [worker.wait(300) for worker in workers] == [0] * 8, [worker.stderr for worker in workers]
+    assert sorted(map(int, (tmp_path / "begun").read_text().split())) == list(range(100))
     assert study.open_trials() == []
 
 
 # real training
-
-
-def command_of(study, **options):
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [sys.executable, "-m", "capaboost_vit.cli", "study", "work", "--output", str(study.path), *words]
 
 
 def wait_for(condition, seconds=90):
@@ -228,12 +214,12 @@ def test_a_trial_whose_result_was_damaged_is_trained_again_to_the_same_bits(writ
 
 
 @pytest.mark.slow
-def test_a_killed_workers_trial_goes_on_in_another_one_to_the_same_bits(written, tmp_path):
+def test_a_killed_workers_trial_goes_on_in_another_one_to_the_same_bits(ready, written, tmp_path):
     values = written(
         set={
             "model_kwargs": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
             "img_size": 16,
-            "epochs": 150,
+            "epochs": 30,
             "batch_size": 16,
         }
     )
@@ -242,16 +228,15 @@ def test_a_killed_workers_trial_goes_on_in_another_one_to_the_same_bits(written,
         config = StudyRunConfig(**{**values, "output": str(tmp_path / name), "seeds": (0,), "tasks": ("one",)})
         study = Study(config.output)
         (trial,), _ = study.add(final_trials(config))
+        command = ["capaboost", "study", "work", "--output", study.path]
         if name == "killed":
             checkpoints = study.run_folder(trial) / "checkpoints"
-            with subprocess.Popen(command_of(study), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-                try:
-                    wait_for(lambda folder=checkpoints: len(list(folder.glob("[!.]*"))) > 1)
-                finally:
-                    first.kill()
-            assert first.returncode == -signal.SIGKILL
+            first = ready.start(command, pictures=False)
+            wait_for(lambda folder=checkpoints: len(list(folder.glob("[!.]*"))) > 1)
+            first.kill()
+            assert first.wait() == -signal.SIGKILL
             assert not study.finished(trial)
-        subprocess.run(command_of(study), check=True, stdout=subprocess.DEVNULL, timeout=300)
+        ready.run(command, check=True, pictures=False)
         assert study.finished(trial)
         finished.append(study.run_folder(trial))
     killed, whole = (load_file(folder / "adapter.safetensors") for folder in finished)
