@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -19,14 +20,16 @@ OPTIONS = {"method__dropout": 0.1}
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
 def test_a_second_process_is_refused_and_the_first_goes_on(lab, tmp_path, flag):
     output = tmp_path / "run"
-    first = lab.start(output, pause=0.3, **OPTIONS)  # slow saves: it lives long enough
+    first = lab.start(output, **OPTIONS)
     assert first.until(lambda: 3 in first.updates)
+    first.signal(signal.SIGSTOP)  # it lives long enough
     second = lab.start(output, flag, **OPTIONS)
     assert second.wait() == 2
     lines = second.said.splitlines()
     assert len(lines) == 1
     assert f"belongs to another run that is going on (process {first.pid} on " in lines[0]
     assert first.poll() is None
+    first.signal(signal.SIGCONT)
     assert first.wait() == 0
     lab.same(output, lab.reference(**OPTIONS))
 
