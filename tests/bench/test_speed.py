@@ -190,7 +190,9 @@ def test_importing_takes_some_time():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("items", ["images", "tokens"])
-def test_every_case_is_compiled_beside_the_others(items, tiny, tiny_text):
+def test_every_case_is_compiled_beside_the_others(items, tiny, tiny_text, request):
+    if items == "images":  # inductor itself compiles texts here, and a run on images in training/test_whole_runs.py
+        request.getfixturevalue("traced")
     one = {**tiny_text["model_kwargs"], "num_hidden_layers": 1}
     options = {"images": tiny, "tokens": {**tiny_text, "model_kwargs": one}}[items]
     config = SpeedConfig(**options, compile=True, groups=("q-v",), cases=FEW, measures=("step", "memory"))
