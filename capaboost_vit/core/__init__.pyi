@@ -20,6 +20,10 @@ from .dense_update import DenseUpdate as DenseUpdate
 from .dense_update import HadamardUpdate as HadamardUpdate
 from .dense_update import dense_updates as dense_updates
 from .dense_update import part_shapes as part_shapes
+from .dispatcher import TokenDispatcher as TokenDispatcher
+from .dispatcher import complete as complete
+from .dispatcher import dispatchers as dispatchers
+from .dispatcher import realised_rate as realised_rate
 from .fact_update import FactUpdate as FactUpdate
 from .fact_update import squares_of as squares_of
 from .front_adapter import FrontAdapter as FrontAdapter

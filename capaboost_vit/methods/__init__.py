@@ -41,6 +41,7 @@ for _name in (
     "ia3",
     "ssf",
     "unipelt",
+    "dyt",
     "norm",
     "bitfit",
     "hiwi",

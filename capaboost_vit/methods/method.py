@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..core.masking import Masking
 from ..core.rescaling import rescaling
@@ -98,22 +98,18 @@ class Method:
         """Added to the mean loss of an update, whatever the number of its examples; not in evaluation."""
         return None
 
-    def losses(self, forward: Callable[[Any], Tensor], inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor | None:
+    def losses(self, forward: Pass, inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor | None:
         """Added to the loss of a batch, a sum over its examples; `forward(inputs)` is one more pass of the model."""
         return None
 
     def after_backward(self, model: nn.Module, update: int, updates: int) -> None:
-        """Called before the optimizer's step of an update, with the gradients at hand: finite, unscaled, clipped.
-
-        Args:
-            update: from 0. updates: of the whole run.
-        """
+        """Called before the optimizer's step of an update, from 0, with its gradients: finite, unscaled, clipped."""
 
     def after_step(self, model: nn.Module, update: int, updates: int) -> None:
         """Called behind the optimizer's step, with the new values; not where a gradient scaler has skipped it."""
 
     def stages(self, job: Any) -> Iterable[Stage]:
-        """What is to be done before the first update, such as compressing or searching on val; see `Stage`."""
+        """What is to be done before the first update, such as compressing or searching on val."""
         return ()
 
     # as values
@@ -230,6 +226,15 @@ class MaskedMethod(Method):
     def scaling_of_masks(self) -> float:
         """The factor of the option `rescale`, if the method has it. Raises ValueError for masks that do not exist."""
         return rescaling(getattr(self, "rescale", None), self.masking)
+
+
+class Pass(Protocol):
+    """One more pass of the model in a run, `forward(inputs)`; the model, and the run's loss, a sum over examples."""
+
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, inputs: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
+from .config import RunConfig
 from .distributed import parallel, sync_statistics
 from .evaluation import forward
 from .hooks import Hooks, refuse_unreached
@@ -98,6 +100,19 @@ def run_stages(job: Job, say: Callable[[str], None]) -> None:
         state.averages.restart()
 
 
+@dataclass
+class _OnceMore:
+    """What a method's `losses` may call: a `Pass` of the model as it is trained."""
+
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    runner: Any
+    config: RunConfig
+
+    def __call__(self, inputs: Any) -> Tensor:
+        return forward(self.runner, inputs, self.config)
+
+
 def _step(
     job: Job, runner: Any, update: Update, *, hooks: Hooks, stop: StopSignals, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, float], bool]:
@@ -109,6 +124,7 @@ def _step(
     model, progress, scaler = job.model, state.progress, state.scaler
     loss_sum, right = (torch.zeros((), device=state.device) for _ in range(2))
     gpu = state.device.type != "cpu"
+    once_more = _OnceMore(model, objective.loss, runner, config)
     state.optimizer.zero_grad(set_to_none=True)
     with seeded("update", config.seed, progress.update, world.rank, devices=gpu), factors_formed_once():
         for i, batch in enumerate(update.batches):
@@ -118,7 +134,7 @@ def _step(
             with nullcontext() if last or world.size == 1 else runner.no_sync():
                 outputs = forward(runner, inputs, config)
                 loss = objective.loss(outputs, targets)
-                for value in hooks.added("losses", lambda x: forward(runner, x, config), inputs, outputs, targets):
+                for value in hooks.added("losses", once_more, inputs, outputs, targets):
                     loss = loss + value
                 loss_sum += loss.detach()
                 # DistributedDataParallel takes the mean over the processes: times their number it is the sum

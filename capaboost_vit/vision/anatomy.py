@@ -13,6 +13,7 @@ from ..core.names import get, norm_names, slots
 from ..core.sites import roles_of
 from ..core.wrapper import unwrap
 from .attention import PrefixAttention
+from .dispatch import DispatchedBlock
 from .families import with_families
 from .fused import fused_layout
 
@@ -35,4 +36,10 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         roles.pop("attn", None)
     if not (plain and isinstance(model, VisionTransformer)):
         roles.pop("block", None)
-    return Anatomy(roles, PrefixAttention if plain else None, head=head_names(model), layout=fused_layout)
+    return Anatomy(
+        roles,
+        PrefixAttention if plain else None,
+        dispatched=DispatchedBlock if "block" in roles else None,
+        head=head_names(model),
+        layout=fused_layout,
+    )

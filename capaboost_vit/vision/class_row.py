@@ -52,7 +52,7 @@ _FIRST_ROWS: dict[type[nn.Module], type[nn.Module]] = {
     **eva.FIRST_ROWS,
 }
 _OF_ALL_ROWS = ("attn", "qkv", "k_proj", "v_proj")
-_BY_ROW = (Mlp, GluMlp, SwiGLU, LayerNorm, RmsNorm, LayerScale, DropPath, QuickGELU)
+BY_ROW = (Mlp, GluMlp, SwiGLU, LayerNorm, RmsNorm, LayerScale, DropPath, QuickGELU)
 
 
 def logits_only(model: M) -> M:
@@ -87,7 +87,7 @@ def logits_only(model: M) -> M:
         raise NoShortCut("the model has no block")
     if watched(vit.blocks):
         raise NoShortCut("a hook looks at what the blocks give out")
-    check_by_row([vit.norm], _BY_ROW)
+    check_by_row([vit.norm], BY_ROW)
     last = len(vit.blocks) - 1
     return twin(model, {f"blocks.{last}": first_rows(vit.blocks[last], rows, _first_rows)})
 
@@ -111,7 +111,7 @@ def _first_rows(module: nn.Module, rows: int) -> nn.Module:
         raise NoShortCut(f"it is not known what a {type(module).__name__} makes of the first rows alone")
     if getattr(module, "qkv_bias_separate", False):
         raise NoShortCut(f"a {type(module).__name__} that adds its bias apart may need all rows")
-    check_by_row((child for name, child in module.named_children() if name not in _OF_ALL_ROWS), _BY_ROW)
+    check_by_row((child for name, child in module.named_children() if name not in _OF_ALL_ROWS), BY_ROW)
     block: Any = module
     attention = {"attn": first_rows(block.attn, rows, _first_rows)} if hasattr(block, "attn") else {}
     return recast(sharing(module, **attention), kind, rows=rows)

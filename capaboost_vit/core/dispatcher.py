@@ -1,0 +1,169 @@
+"""Token dispatcher: a gate for each token, which decides whether a sub-layer sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import operand
+from .masks import random_state
+
+
+class TokenDispatcher(nn.Module):
+    """`M = [g > 0]`, `g = x w + b` of each token: (B, N) from x (B, N, D).
+
+    In training `M = [g + G > 0]` with logistic noise G, so that M = 1 with probability sigmoid(g), whatever tau. The
+    gradient of M is that of `sigmoid((g + G) / tau)` (straight-through). The first tokens have M = 1 always.
+
+    w starts from N(0, 0.02^2), b from zero: about half of the tokens.
+
+    With a `capacity` at most `ceil(capacity * (N - always))` of an example's tokens have M = 1 in evaluation, those of
+    the highest g; the same number of tokens is gathered of each example, so shapes do not depend on values.
+
+    Args:
+        features: D. always: how many of the first tokens have M = 1. tau: temperature.
+        sampled: whether M is drawn in training. capacity: a share of the tokens, or None.
+        init_seed, path: key of the start values.
+
+    Source: DyT, arXiv 2403.11808. There a fixed capacity is not known.
+    """
+
+    mask: Tensor | None = None  # of the last pass in training, for the loss of its mean; in no copy
+    counts: list[tuple[Tensor, int]] | None = None  # ones and tokens of each pass that is counted
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        always: int = 0,
+        tau: float = 5.0,
+        sampled: bool = True,
+        capacity: float | None = None,
+        init_seed: int = 0,
+        path: str = "",
+    ) -> None:
+        super().__init__()
+        self.always, self.tau, self.sampled, self.capacity = always, tau, sampled, capacity
+        self.complete = False  # M = 1 for all
+        start = random_state(init_seed, f"{path}.init").normal(0.0, 0.02, features)
+        self.weight = nn.Parameter(torch.from_numpy(start).float())
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "mask": None, "counts": None}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """M (B, N), 0 or 1, in float32 or wider, with the straight-through gradient."""
+        g = self.logits(x)
+        if self.training and self.sampled:
+            u = torch.rand_like(g)
+            g = g + (u.log() - (-u).log1p())
+        hard = self.selected(g)
+        soft = (g / self.tau).sigmoid()
+        # not M - S.detach() + S, which rounds
+        mask = torch.where(self._first(g), 1.0, hard.to(g.dtype) + (soft - soft.detach()))
+        self.note(hard)
+        if self.training:
+            self.mask = mask[:, self.always :]
+        return mask
+
+    def logits(self, x: Tensor) -> Tensor:
+        """g (B, N), in float32 or wider."""
+        g = F.linear(operand(x, self.weight), self.weight.unsqueeze(0), self.bias).squeeze(-1)
+        return g.to(torch.promote_types(g.dtype, torch.float32))
+
+    def selected(self, g: Tensor) -> Tensor:
+        """[g > 0], (B, N) bool, with the first tokens and within the capacity."""
+        hard = g > 0
+        if self.capacity is not None and not self.training:
+            indices = self.largest(g)
+            hard = hard & torch.zeros_like(hard).scatter(1, indices, torch.ones_like(indices, dtype=torch.bool))
+        return hard | self._first(g)
+
+    def largest(self, g: Tensor) -> Tensor:
+        """Indices of the tokens that a fixed capacity has room for, (B, always + K): the first ones among them."""
+        assert self.capacity is not None
+        room = math.ceil(self.capacity * (g.shape[1] - self.always))
+        best = g[:, self.always :].topk(room, dim=1).indices + self.always
+        return torch.cat([torch.arange(self.always, device=g.device).expand(len(g), -1), best], 1)
+
+    def note(self, hard: Tensor) -> None:
+        """Counts what is dispatched, where somebody asks for it."""
+        if self.counts is not None:
+            rest = hard[:, self.always :]
+            self.counts.append((rest.sum(), rest.numel()))
+
+    def _first(self, g: Tensor) -> Tensor:
+        return torch.arange(g.shape[1], device=g.device) < self.always
+
+    def extra_repr(self) -> str:
+        fixed = "" if self.capacity is None else f", capacity={self.capacity:g}"
+        return f"{len(self.weight)}, always={self.always}, tau={self.tau:g}{fixed}"
+
+
+def dispatchers(model: nn.Module) -> list[TokenDispatcher]:
+    """Those of a model."""
+    return [module for module in model.modules() if isinstance(module, TokenDispatcher)]
+
+
+@contextmanager
+def complete(model: nn.Module) -> Iterator[None]:
+    """No token is left out for the block: the complete model."""
+    gates = dispatchers(model)
+    for gate in gates:
+        gate.complete = True
+    try:
+        yield
+    finally:
+        for gate in gates:
+            gate.complete = False
+
+
+class Rate:
+    """Realised rate: the share of the tokens that sub-layers have seen in the passes that were counted.
+
+    The tokens that are always seen, such as the class token, are not counted.
+    """
+
+    def __init__(self, gates: list[TokenDispatcher]) -> None:
+        self.gates = gates
+
+    def counts(self) -> tuple[float, int]:
+        """Tokens that were seen, and all."""
+        pairs = [pair for gate in self.gates for pair in gate.counts or ()]
+        return float(sum(ones.item() for ones, _ in pairs)), sum(number for _, number in pairs)
+
+    def by_gate(self) -> list[float]:
+        """Of each dispatcher, in the order of the model."""
+        pairs = [gate.counts or [] for gate in self.gates]
+        return [sum(o.item() for o, _ in of) / max(1, sum(n for _, n in of)) for of in pairs]
+
+    def __float__(self) -> float:
+        ones, number = self.counts()
+        return ones / number if number else math.nan
+
+
+@contextmanager
+def realised_rate(model: nn.Module) -> Iterator[Rate]:
+    """Counts the tokens that a model dispatches in the block; read the rate in it.
+
+    Examples:
+        >>> with core.realised_rate(model) as rate, torch.no_grad():
+        ...     model(images)
+        ...     print(float(rate))
+        0.55
+    """
+    gates = dispatchers(model)
+    for gate in gates:
+        gate.counts = []
+    try:
+        yield Rate(gates)
+    finally:
+        for gate in gates:
+            gate.counts = None

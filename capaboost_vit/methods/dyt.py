@@ -1,0 +1,140 @@
+"""DyT: a gate for each token decides whether the MLP sees it; an adapter beside it sees all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import core
+from ..io.options import option
+from .index import register
+from .method import MaskedMethod, Pass, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@register
+@dataclass(frozen=True)
+class Dyt(MaskedMethod):
+    """DyT (Dynamic Tuning): x = x + Attn(LN x); y = x + M * MLP(LN x) + scale * adapter(x), M 0 or 1 for each token.
+
+    M is drawn in training with probability sigmoid(g), g = x w + b, and [g > 0] in evaluation, where the tokens with
+    M = 1 are gathered and the MLP computes nothing for the others; the class token, and all other tokens that are no
+    patches, have M = 1 always (`core.TokenDispatcher`). The adapter is
+    sum_i (Wup * Mup_i) relu((Wdn * Mdn_i) x + a) + b of the stream behind the attention, without a norm.
+
+    To the loss L of a batch of B examples, with the routed outputs y and those y' of a second pass with M = 1, is added
+
+        complete_weight L(y') + kl_weight KL(y' || y) + B rate_weight (mean(M) - rate)^2,
+
+    y' without a gradient in the second term; the mean is over examples, blocks and patches, so blocks may differ. It
+    does not reach the target: what a run reports is the realised rate on val and test, in its log and result.
+
+    At step 0 the complete model is the base; the routed one, of about half of the tokens, is not. In the last block the
+    outputs of patches are not read by a model that pools the class token: its gate learns by the third term alone.
+
+    As published there are no masks: the default is num_branches=1 with density=1. They are the adapter's.
+
+    Source: DyT (NeurIPS 2024), arXiv 2403.11808, without its MoE-adapter: one mixed by weights for each image, which
+    its authors have not released, and which makes images worse (CIFAR-100 91.37 to 91.01). Deviations: dropout is on
+    the adapter's input and 0 by default (0.1 inside there); drop_path of the block is drawn for its two passes
+    apart; the second pass has no gates, so that it draws no noise for them. A fixed `capacity` is ours.
+    """
+
+    name: ClassVar[str] = "dyt"
+    needs_plain_attention: ClassVar[bool] = True
+    starts_as_base: ClassVar[bool] = False
+    usual_lr: ClassVar[float] = 1e-3  # the published one, not measured here
+    num_branches: int = option(1, "d: how many masked views of the adapter's weights are summed", low=1)
+    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    bottleneck: int = option(8, "width of the adapter", low=1)
+    scale: float = option(1.0, "the adapter's output is multiplied by it")
+    dropout: float = option(0.0, "dropout on the adapter's input", low=0, below=1, compared=False)
+    rate: float = option(0.5, "r: target of the share of the patches that the MLP sees", low=0, high=1)
+    rate_weight: float = option(2.0, "of the squared distance from the target", low=0, compared=False)
+    complete_weight: float = option(1.0, "of the loss of the second pass, all tokens", low=0, compared=False)
+    kl_weight: float = option(1.0, "of the divergence of its answers from the second pass's", low=0, compared=False)
+    tau: float = option(5.0, "temperature of the gate's gradient", above=0, compared=False)
+    sampled: bool = option(True, "draw M in training; false: [g > 0], as in evaluation", compared=False)
+    capacity: float | None = option(
+        None,
+        "in evaluation at most this share of an image's patches, as many of each: for graphs of fixed shapes; none: "
+        "all that the gate selects",
+        above=0,
+        high=1,
+        compared=False,
+    )
+    targets: tuple[str, ...] = option(("block",), "role or name pattern of the blocks", compared=False)
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With the target of the rate: `dyt w8 rate 0.5`."""
+        return f"{super().label(record)} rate {record['rate']:g}"
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each block.
+
+        Raises ValueError if no token dispatch is known for this model, TypeError for a block in another wrapper.
+        """
+        if anatomy.dispatched is None:
+            raise ValueError(
+                f"no token dispatch is known for {type(model).__name__}: dyt takes ViTs of timm with plain blocks; use "
+                "adapter"
+            )
+        for name in core.find_parts(model, self.targets, anatomy):
+            base = core.get(model, name)
+            width = core.features(base, name)[0]
+            gate = core.TokenDispatcher(
+                width,
+                always=getattr(model, "num_prefix_tokens", 0),
+                tau=self.tau,
+                sampled=self.sampled,
+                capacity=self.capacity,
+                init_seed=self.init_seed,
+                path=f"{name}.gate",
+            )
+            adapter = core.LowRankBranch(
+                width,
+                width,
+                self.bottleneck,
+                self.masking,
+                scaling=self.scale,
+                dropout=self.dropout,
+                act="relu",
+                bias=True,
+                path=name,
+            )
+            device = core.device_and_dtype(base)
+            yield name, anatomy.dispatched(base, gate.to(**device), adapter.to(**device))
+
+    def stages(self, job: Any) -> Iterable[Stage]:
+        """None; refuses before it begins what the losses do not fit.
+
+        Raises ValueError for recomputed blocks, or for a KL term of what is no class.
+        """
+        if job.config.grad_checkpointing:
+            raise ValueError(
+                "recomputed blocks cannot tell the two passes of dyt apart: train without --grad-checkpointing"
+            )
+        if self.kl_weight > 0 and not job.objective.confusion:
+            raise ValueError("the KL term of dyt is of classes, and these are none: say --method.kl-weight 0")
+        return ()
+
+    def losses(self, forward: Pass, inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """The three terms; a second pass only where its terms have a weight."""
+        from torch.nn import functional as F
+
+        means = [gate.mask.mean() for gate in core.dispatchers(forward.model) if gate.mask is not None]
+        mean = sum(means[1:], means[0]) / len(means)
+        value = len(outputs) * self.rate_weight * (mean - self.rate) ** 2
+        if self.complete_weight > 0 or self.kl_weight > 0:
+            with core.complete(forward.model):
+                complete = forward(inputs)
+            if self.complete_weight > 0:
+                value = value + self.complete_weight * forward.loss(complete, targets)
+            if self.kl_weight > 0:
+                of_routed, of_complete = (y.float().log_softmax(-1) for y in (outputs, complete.detach()))
+                value = value + self.kl_weight * F.kl_div(of_routed, of_complete, reduction="sum", log_target=True)
+        return value

@@ -1,0 +1,305 @@
+"""DyT: routed tokens against a naive reference, its gate's gradient by hand, its losses, what it saves."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+from vits import vit as made
+
+import capaboost_vit
+from capaboost_vit import core
+from capaboost_vit.core.dispatcher import TokenDispatcher, complete, dispatchers, realised_rate
+from capaboost_vit.methods import make_method
+from capaboost_vit.vision.dispatch import DispatchedBlock
+
+X = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def vit(**options):
+    return made(**{"img_size": 16, "depth": 3, **options})
+
+
+def awake(model, std=0.3):
+    """Gates and adapters that do something."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for block in (m for m in model.modules() if isinstance(m, DispatchedBlock)):
+            for parameter in block.added_parameters():
+                parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def dyt(**options):
+    return awake(capaboost_vit.adapt(vit(), "dyt", bottleneck=4, **options)).double().eval()
+
+
+def masks(model, x=X):
+    """M of each block (B, N), by the hook of nobody: the blocks one by one."""
+    found = []
+    tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
+    for block in model.blocks:
+        base = block.base
+        behind = tokens + base.attn(base.norm1(tokens))
+        gate = block.gate
+        mask = behind @ gate.weight + gate.bias > 0
+        mask[:, 0] = True
+        found.append(mask)
+        tokens = block(tokens)
+    return found
+
+
+def naive(model, x=X):
+    """The definition, token by token."""
+    tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
+    for block in model.blocks:
+        base, gate, adapter = block.base, block.gate, block.adapter
+        tokens = tokens + base.attn(base.norm1(tokens))
+        rows = []
+        for example in tokens:
+            for place, token in enumerate(example):
+                hidden = torch.relu(adapter.down.weight @ token + adapter.down_bias)
+                y = token + adapter.scaling * (adapter.up.weight @ hidden + adapter.up_bias)
+                if place == 0 or gate.weight @ token + gate.bias > 0:
+                    y = y + base.mlp(base.norm2(token))
+                rows.append(y)
+        tokens = torch.stack(rows).view_as(tokens)
+    return model.forward_head(model.norm(tokens))
+
+
+def test_gathered_masked_and_naive_are_the_same():
+    model = dyt(scale=0.7)
+    with torch.no_grad():
+        gathered = model(X)
+    torch.testing.assert_close(gathered, naive(model), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gathered, model(X), rtol=1e-10, atol=1e-12)  # masked, as gradients are wanted
+    chosen = torch.stack(masks(model))[..., 1:].double().mean()
+    assert 0.1 < chosen < 0.9
+    for size in (1, 2):
+        with torch.no_grad():
+            torch.testing.assert_close(model(X[:size]), gathered[:size], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [-1e9, 1e9])
+def test_gates_that_are_all_shut_or_open(bias):
+    model = dyt()
+    for gate in dispatchers(model):
+        gate.bias.data.fill_(bias)
+    with torch.no_grad(), realised_rate(model) as rate:
+        torch.testing.assert_close(model(X), naive(model), rtol=1e-10, atol=1e-12)
+        assert float(rate) == (bias > 0)
+    if bias > 0:
+        with complete(model):
+            expected = model(X)
+        assert torch.equal(model.train()(X), expected)  # whatever is drawn
+
+
+def test_with_no_token_at_all_the_mlp_sees_none():
+    gate = TokenDispatcher(8)
+    gate.bias.data.fill_(-1e9)
+    block = timm.models.vision_transformer.Block(8, 2)
+    wrapper = DispatchedBlock(block, gate, core.LowRankBranch(8, 8, 2, act="relu", bias=True)).eval()
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(wrapper(x), x + block.attn(block.norm1(x)))
+
+
+def test_the_complete_model_is_the_base_at_step_0_bit_for_bit():
+    model = capaboost_vit.adapt(vit(), "dyt").double().eval()
+    base = vit().double().eval()
+    with complete(model):
+        assert torch.equal(model(X), base(X))
+    assert not torch.allclose(model(X), base(X))
+
+
+@pytest.mark.parametrize("tau", [0.1, 5.0])
+def test_a_token_is_kept_with_probability_sigmoid_g_whatever_tau(tau):
+    gate = TokenDispatcher(1, tau=tau).train()
+    gate.weight.data.fill_(1.0)
+    g = torch.tensor([-2.0, 0.1, 1.0])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        share = gate(g.view(1, 3, 1).expand(20_000, 3, 1)).mean(0)
+    torch.testing.assert_close(share, g.sigmoid(), rtol=0, atol=0.015)
+    assert gate.eval()(g.view(1, 3, 1)).tolist() == [[0, 1, 1]]
+
+
+def test_the_straight_through_gradient_is_that_of_the_soft_gate():
+    torch.manual_seed(0)
+    gate = TokenDispatcher(6, always=1, tau=2.0).double().train()
+    x, there = torch.randn(2, 4, 6, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    state = torch.get_rng_state()
+    mask = gate(x)
+    assert set(mask.flatten().tolist()) == {0.0, 1.0}
+    assert bool((mask[:, 0] == 1).all())
+    found = torch.autograd.grad((mask * there).sum(), (gate.weight, gate.bias))
+    torch.set_rng_state(state)
+    u = torch.rand(2, 4, dtype=torch.float64)
+    s = (x @ gate.weight + gate.bias + u.log() - (1 - u).log()) / 2.0
+    slope = there * s.sigmoid() * (1 - s.sigmoid()) / 2.0
+    slope[:, 0] = 0
+    torch.testing.assert_close(found[0], torch.einsum("bn,bnd->d", slope, x))
+    torch.testing.assert_close(found[1], slope.sum().view(1))
+
+
+def test_noise_comes_from_the_global_stream_and_the_complete_pass_draws_none():
+    model = dyt().train()
+    torch.manual_seed(3)
+    first = model(X)
+    torch.manual_seed(3)
+    assert torch.equal(model(X), first)
+    assert not torch.equal(model(X), first)
+    state = torch.get_rng_state()
+    with complete(model):
+        model(X)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Forward(SimpleNamespace):
+    def __call__(self, inputs):
+        return self.model(inputs)
+
+
+def test_the_losses_are_those_of_the_definition():
+    method = make_method("dyt", rate=0.3, rate_weight=1.5, complete_weight=0.8, kl_weight=0.6)
+    model = dyt().train()
+    forward = Forward(model=model, loss=lambda y, t: F.cross_entropy(y, t, reduction="sum"))
+    targets = torch.tensor([0, 2, 1])
+    outputs = model(X)
+    drawn = [gate.mask.clone() for gate in dispatchers(model)]
+    assert [mask.shape for mask in drawn] == [(3, 4)] * len(model.blocks)
+    value = method.losses(forward, X, outputs, targets)
+    with complete(model):
+        full = model(X).detach()
+    p, q = full.softmax(-1), outputs.softmax(-1)
+    kl = (p * (p / q).log()).sum()
+    rate = torch.cat([mask.flatten() for mask in drawn]).mean()
+    expected = 3 * 1.5 * (rate - 0.3) ** 2 + 0.8 * F.cross_entropy(full, targets, reduction="sum") + 0.6 * kl
+    torch.testing.assert_close(value, expected.double(), rtol=1e-5, atol=1e-6)
+    # nothing reaches the complete pass by the KL term, and the gates by the rate
+    weights = [p for p in model.parameters() if p.requires_grad]
+    of_kl = make_method("dyt", rate_weight=0.0, complete_weight=0.0).losses(forward, X, outputs.detach(), targets)
+    assert all(g is None or not g.any() for g in torch.autograd.grad(of_kl, weights, allow_unused=True))
+    only_rate = make_method("dyt", complete_weight=0.0, kl_weight=0.0)
+    outputs = model(X)
+    calls = Forward(model=model, loss=None)
+    gates = [gate.bias for gate in dispatchers(model)]
+    assert all(g.any() for g in torch.autograd.grad(only_rate.losses(calls, None, outputs, targets), gates))
+
+
+def test_the_task_gives_the_gate_of_the_last_block_no_gradient():
+    model = dyt().train()
+    gates = [gate.weight for gate in dispatchers(model)]
+    *others, last = torch.autograd.grad(model(X).square().sum(), gates)
+    assert not last.any()
+    assert all(g.any() for g in others)
+
+
+def count_mlp(model, x):
+    """Tokens that reach each MLP."""
+    seen = []
+    handles = [
+        block.base.mlp.fc1.register_forward_hook(lambda m, inputs, y: seen.append(inputs[0].shape[:-1].numel()))
+        for block in model.blocks
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("capacity", [None, 0.5])
+def test_the_mlp_sees_the_tokens_of_the_formula(capacity):
+    model = dyt(capacity=capacity)
+    with torch.no_grad(), realised_rate(model) as rate:
+        model(X)
+        by_gate = rate.by_gate()
+    if capacity is None:
+        expected = [3 + round(12 * share) for share in by_gate]
+        assert expected == [int(mask.sum()) for mask in masks(model)]
+    else:
+        expected = [3 * (1 + 2)] * len(by_gate)
+    assert count_mlp(model, X) == expected
+
+
+def test_a_fixed_capacity_drops_the_lowest_and_gathers_the_same_numbers():
+    model = dyt(capacity=0.5)
+    with torch.no_grad():
+        gathered = model(X)
+    torch.testing.assert_close(gathered, model(X), rtol=1e-10, atol=1e-12)
+    gate = TokenDispatcher(1, always=1, capacity=0.5).eval()
+    gate.weight.data.fill_(1.0)
+    x = torch.tensor([[-9.0, 3.0, 1.0, 2.0, 4.0], [0.0, -1.0, -2.0, -3.0, 1.0]]).unsqueeze(-1)
+    assert gate(x).tolist() == [[1, 1, 0, 0, 1], [1, 0, 0, 0, 1]]
+    whole, unlimited = dyt(capacity=1.0), dyt()
+    with torch.no_grad():
+        torch.testing.assert_close(whole(X), unlimited(X), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("capacity", [None, 0.5])
+def test_it_is_exported_and_compiled_in_one_graph(capacity):
+    model = dyt(capacity=capacity)
+    with torch.no_grad():
+        expected = model(X)
+        exported = torch.export.export(model, (X,), strict=False).module()
+        torch.testing.assert_close(exported(X), expected, rtol=1e-10, atol=1e-12)
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(X), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_mask_that_was_drawn_is_in_no_copy_and_no_file():
+    model = dyt().train()
+    model(X)
+    assert all(gate.mask is not None for gate in dispatchers(model))
+    assert all(gate.mask is None for gate in dispatchers(copy.deepcopy(model)))
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    assert not any("mask" in key for key in model.state_dict() if "gate" in key)
+
+
+def test_without_noise_training_computes_what_evaluation_does():
+    model = dyt(sampled=False)
+    assert torch.equal(model.train()(X), model.eval()(X))
+
+
+def test_refusals_say_what_to_do():
+    with pytest.raises(
+        ValueError, match="no token dispatch is known for Eva: dyt takes ViTs of timm with plain blocks"
+    ):
+        capaboost_vit.adapt(timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1), "dyt")
+    with pytest.raises(TypeError, match=r"token dispatch needs timm's plain Block, got Prompted of .*: leave it out"):
+        capaboost_vit.adapt(capaboost_vit.adapt(vit(), "prompt"), "dyt")
+    model = dyt()
+    with pytest.raises(capaboost_vit.NoShortCut, match="trains the rate of all tokens, in the last block too"):
+        capaboost_vit.logits_only(model)
+    with pytest.raises(capaboost_vit.CannotMerge, match="which tokens the MLP sees depends on the input"):
+        capaboost_vit.merge(model)
+    job = SimpleNamespace(config=SimpleNamespace(grad_checkpointing=True), objective=SimpleNamespace(confusion=False))
+    with pytest.raises(ValueError, match="cannot tell the two passes of dyt apart: train without --grad-checkpointing"):
+        make_method("dyt").stages(job)
+    job.config.grad_checkpointing = False
+    with pytest.raises(
+        ValueError, match=r"the KL term of dyt is of classes, and these are none: say --method\.kl-weight 0"
+    ):
+        make_method("dyt").stages(job)
+    assert make_method("dyt", kl_weight=0.0).stages(job) == ()
+
+
+def test_models_without_a_class_token_and_with_registers():
+    model = vit(class_token=False, global_pool="avg")
+    assert {gate.always for gate in dispatchers(capaboost_vit.adapt(model, "dyt"))} == {0}
+    model = vit(reg_tokens=3)
+    assert {gate.always for gate in dispatchers(capaboost_vit.adapt(model, "dyt"))} == {4}
+
+
+def test_rate_of_no_pass_is_not_a_number():
+    with realised_rate(dyt()) as rate:
+        assert math.isnan(float(rate))
