@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from ..core.dispatcher import Rate
 from ..core.seeds import seeded
 from ..core.sharded import is_sharded
 from ..core.tied import factors_formed_once
@@ -100,6 +101,14 @@ def evaluate(
                 raise Interrupted(stop.number, "stopped while evaluating")
         _refuse_broken(broken, batches, config.unit, world)
         return accumulator.result(world)
+
+
+def rate_of(rate: Rate, world: ProcessGroup) -> dict[str, float]:
+    """The realised rate of an evaluation by its name, over all processes; nothing where no token is dispatched."""
+    if not rate.gates:
+        return {}
+    counts = world.gather([rate.counts()])
+    return {"rate": sum(ones for ones, _ in counts) / max(1, sum(number for _, number in counts))}
 
 
 def not_finite(outputs: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import capaboost_vit
 from capaboost_vit import core
 from capaboost_vit.core.dispatcher import TokenDispatcher, complete, dispatchers, realised_rate
 from capaboost_vit.methods import make_method
+from capaboost_vit.run import train
 from capaboost_vit.vision.dispatch import DispatchedBlock
 
 X = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -298,6 +299,23 @@ def test_models_without_a_class_token_and_with_registers():
     assert {gate.always for gate in dispatchers(capaboost_vit.adapt(model, "dyt"))} == {0}
     model = vit(reg_tokens=3)
     assert {gate.always for gate in dispatchers(capaboost_vit.adapt(model, "dyt"))} == {4}
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_a_run_moves_its_rate_and_reports_what_is_realised(target, configure, tmp_path, without_pictures):
+    method = {"name": "dyt", "bottleneck": 4, "rate": target, "rate_weight": 50.0}
+    options = {"model": "vit_tiny_patch16_224", "method": method, "output": str(tmp_path / "run")}
+    result = train(configure(**options, epochs=2, lr=0.02))
+    table = [row.split(",") for row in (tmp_path / "run/summary.csv").read_text().splitlines()]
+    assert float(table[-1][table[0].index("val_rate")]) == pytest.approx(result["val_rate"])
+    assert abs(result["test_rate"] - target) < 0.25
+    assert result["method"][0]["rate"] == target
+
+
+def test_recomputed_blocks_are_refused_before_a_run_begins(configure, tmp_path):
+    options = {"model": "vit_tiny_patch16_224", "method": {"name": "dyt"}, "output": str(tmp_path / "run")}
+    with pytest.raises(ValueError, match="train without --grad-checkpointing"):
+        train(configure(**options, grad_checkpointing=True))
 
 
 def test_rate_of_no_pass_is_not_a_number():
