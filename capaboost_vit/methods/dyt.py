@@ -1,4 +1,4 @@
-"""DyT: a gate for each token decides whether the MLP sees it; an adapter beside it sees all."""
+"""DyT: a gate for each token decides whether the MLP, or the attention, sees it; an adapter sees all."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ class Dyt(MaskedMethod):
     y' without a gradient in the second term; the mean is over examples, blocks and patches, so blocks may differ. It
     does not reach the target: what a run reports is the realised rate on val and test, in its log and result.
 
+    `dispatch` selects for the attention instead, among the selected tokens, for both apart or for both at once
+    (`vision.dispatch.DispatchedBlock`); published for these are rates of 0.5, 0.7 and 0.7, and worse results.
+
     At step 0 the complete model is the base; the routed one, of about half of the tokens, is not. In the last block the
     outputs of patches are not read by a model that pools the class token: its gate learns by the third term alone.
 
@@ -40,7 +43,8 @@ class Dyt(MaskedMethod):
     Source: DyT (NeurIPS 2024), arXiv 2403.11808, without its MoE-adapter: one mixed by weights for each image, which
     its authors have not released, and which makes images worse (CIFAR-100 91.37 to 91.01). Deviations: dropout is on
     the adapter's input and 0 by default (0.1 inside there); drop_path of the block is drawn for its two passes
-    apart; the second pass has no gates, so that it draws no noise for them. A fixed `capacity` is ours.
+    apart; the second pass has no gates, so that it draws no noise for them. Where the adapter
+    of the other forms of dispatch stands was not found: here beside the MLP, or the layer. A fixed `capacity` is ours.
     """
 
     name: ClassVar[str] = "dyt"
@@ -52,7 +56,13 @@ class Dyt(MaskedMethod):
     bottleneck: int = option(8, "width of the adapter", low=1)
     scale: float = option(1.0, "the adapter's output is multiplied by it")
     dropout: float = option(0.0, "dropout on the adapter's input", low=0, below=1, compared=False)
-    rate: float = option(0.5, "r: target of the share of the patches that the MLP sees", low=0, high=1)
+    dispatch: str = option(
+        "mlp",
+        "what tokens are selected for: mlp; attn, attention among the selected tokens; attn-mlp, each by its own gate; "
+        "layer, both by one",
+        choices=("mlp", "attn", "attn-mlp", "layer"),
+    )
+    rate: float = option(0.5, "r: target of the share of the patches that are selected", low=0, high=1)
     rate_weight: float = option(2.0, "of the squared distance from the target", low=0, compared=False)
     complete_weight: float = option(1.0, "of the loss of the second pass, all tokens", low=0, compared=False)
     kl_weight: float = option(1.0, "of the divergence of its answers from the second pass's", low=0, compared=False)
@@ -70,31 +80,43 @@ class Dyt(MaskedMethod):
 
     @classmethod
     def label(cls, record: Mapping[str, Any]) -> str:
-        """With the target of the rate: `dyt w8 rate 0.5`."""
-        return f"{super().label(record)} rate {record['rate']:g}"
+        """With the target of the rate, and what is dispatched: `dyt w8 rate 0.5`, `dyt w8 layer rate 0.7`."""
+        dispatch = "" if record["dispatch"] == "mlp" else f" {record['dispatch']}"
+        return f"{super().label(record)}{dispatch} rate {record['rate']:g}"
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each block.
 
-        Raises ValueError if no token dispatch is known for this model, TypeError for a block in another wrapper.
+        Raises ValueError if no token dispatch is known for this model, or none of attention where there is no class
+        token; TypeError for a block in another wrapper.
         """
         if anatomy.dispatched is None:
             raise ValueError(
                 f"no token dispatch is known for {type(model).__name__}: dyt takes ViTs of timm with plain blocks; use "
                 "adapter"
             )
+        always = getattr(model, "num_prefix_tokens", 0)
+        if self.dispatch != "mlp" and always == 0:
+            raise ValueError(
+                f"dispatch={self.dispatch!r} needs a token that takes part in every attention, and this "
+                f"{type(model).__name__} has no class token: use dispatch='mlp'"
+            )
         for name in core.find_parts(model, self.targets, anatomy):
             base = core.get(model, name)
             width = core.features(base, name)[0]
-            gate = core.TokenDispatcher(
-                width,
-                always=getattr(model, "num_prefix_tokens", 0),
-                tau=self.tau,
-                sampled=self.sampled,
-                capacity=self.capacity,
-                init_seed=self.init_seed,
-                path=f"{name}.gate",
-            )
+            device = core.device_and_dtype(base)
+            gates = {
+                gate: core.TokenDispatcher(
+                    width,
+                    always=always,
+                    tau=self.tau,
+                    sampled=self.sampled,
+                    capacity=self.capacity,
+                    init_seed=self.init_seed,
+                    path=f"{name}.gates.{gate}",
+                ).to(**device)
+                for gate in self.dispatch.split("-")
+            }
             adapter = core.LowRankBranch(
                 width,
                 width,
@@ -106,8 +128,7 @@ class Dyt(MaskedMethod):
                 bias=True,
                 path=name,
             )
-            device = core.device_and_dtype(base)
-            yield name, anatomy.dispatched(base, gate.to(**device), adapter.to(**device))
+            yield name, anatomy.dispatched(base, gates, adapter.to(**device))
 
     def stages(self, job: Any) -> Iterable[Stage]:
         """None; refuses before it begins what the losses do not fit.

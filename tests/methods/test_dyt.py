@@ -37,8 +37,8 @@ def awake(model, std=0.3):
     return model
 
 
-def dyt(**options):
-    return awake(capaboost_vit.adapt(vit(), "dyt", bottleneck=4, **options)).double().eval()
+def dyt(depth=3, **options):
+    return awake(capaboost_vit.adapt(vit(depth=depth), "dyt", bottleneck=4, **options)).double().eval()
 
 
 def masks(model, x=X):
@@ -48,7 +48,7 @@ def masks(model, x=X):
     for block in model.blocks:
         base = block.base
         behind = tokens + base.attn(base.norm1(tokens))
-        gate = block.gate
+        gate = block.gates["mlp"]
         mask = behind @ gate.weight + gate.bias > 0
         mask[:, 0] = True
         found.append(mask)
@@ -60,7 +60,7 @@ def naive(model, x=X):
     """The definition, token by token."""
     tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
     for block in model.blocks:
-        base, gate, adapter = block.base, block.gate, block.adapter
+        base, gate, adapter = block.base, block.gates["mlp"], block.adapter
         tokens = tokens + base.attn(base.norm1(tokens))
         rows = []
         for example in tokens:
@@ -87,6 +87,67 @@ def test_gathered_masked_and_naive_are_the_same():
             torch.testing.assert_close(model(X[:size]), gathered[:size], rtol=1e-10, atol=1e-12)
 
 
+def naive_of_one(model, image, dispatch):
+    """The other forms for one image: what is selected is cut out, computed, and put back."""
+    tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(image[None]))))[0]
+    for block in model.blocks:
+        base, gates, adapter = block.base, block.gates, block.adapter
+
+        def chosen(name, tokens, gates=gates):
+            if name not in gates:
+                return torch.arange(len(tokens))
+            hard = tokens @ gates[name].weight + gates[name].bias > 0
+            hard[0] = True
+            return hard.nonzero()[:, 0]
+
+        def added(tokens, adapter=adapter):
+            hidden = torch.relu(tokens @ adapter.down.weight.T + adapter.down_bias)
+            return adapter.scaling * (hidden @ adapter.up.weight.T + adapter.up_bias)
+
+        if dispatch == "layer":
+            rows, y = chosen("layer", tokens), tokens.clone()
+            y[rows] = base(tokens[rows][None])[0]
+            tokens = y + added(tokens)
+            continue
+        rows, x = chosen("attn", tokens), tokens.clone()
+        x[rows] = tokens[rows] + base.attn(base.norm1(tokens[rows][None]))[0]
+        rows, y = chosen("mlp", x), x.clone()
+        y[rows] = x[rows] + base.mlp(base.norm2(x[rows]))
+        tokens = y + added(x)
+    return model.forward_head(model.norm(tokens[None]))[0]
+
+
+@pytest.mark.parametrize("dispatch", ["mlp", "attn", "attn-mlp", "layer"])
+def test_other_forms_of_dispatch_are_their_definition_gathered_or_masked(dispatch):
+    model = dyt(dispatch=dispatch, sampled=False)
+    assert [*model.blocks[0].gates] == dispatch.split("-")
+    with torch.no_grad(), realised_rate(model) as rate:
+        expected = torch.stack([naive_of_one(model, image, dispatch) for image in X])
+        torch.testing.assert_close(model(X), expected, rtol=1e-10, atol=1e-12)
+        assert 0.1 < float(rate) < 0.9
+    torch.testing.assert_close(model(X), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model.train()(X), expected, rtol=1e-10, atol=1e-12)
+    fixed = dyt(dispatch=dispatch, capacity=0.5)
+    with torch.no_grad():
+        gathered = fixed(X)
+    torch.testing.assert_close(gathered, fixed(X), rtol=1e-10, atol=1e-12)
+
+
+def test_attention_sees_the_selected_tokens_alone():
+    model, seen = dyt(dispatch="layer"), []
+    model.blocks[0].base.attn.qkv.register_forward_hook(lambda m, inputs, y: seen.append(inputs[0].shape))
+    with torch.no_grad(), realised_rate(model):
+        model(X)
+        hard = masks_of_first(model)
+    assert seen == [(3, int(hard.sum(1).max()), 16)]
+
+
+def masks_of_first(model):
+    tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(X))))
+    gate = model.blocks[0].gates["layer"]
+    return gate.selected(gate.logits(tokens))
+
+
 @pytest.mark.parametrize("bias", [-1e9, 1e9])
 def test_gates_that_are_all_shut_or_open(bias):
     model = dyt()
@@ -105,7 +166,7 @@ def test_with_no_token_at_all_the_mlp_sees_none():
     gate = TokenDispatcher(8)
     gate.bias.data.fill_(-1e9)
     block = timm.models.vision_transformer.Block(8, 2)
-    wrapper = DispatchedBlock(block, gate, core.LowRankBranch(8, 8, 2, act="relu", bias=True)).eval()
+    wrapper = DispatchedBlock(block, {"mlp": gate}, core.LowRankBranch(8, 8, 2, act="relu", bias=True)).eval()
     x = torch.randn(2, 5, 8)
     with torch.no_grad():
         torch.testing.assert_close(wrapper(x), x + block.attn(block.norm1(x)))
@@ -244,9 +305,10 @@ def test_a_fixed_capacity_drops_the_lowest_and_gathers_the_same_numbers():
         torch.testing.assert_close(whole(X), unlimited(X), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("capacity", [None, 0.5])
-def test_it_is_exported_and_compiled_in_one_graph(capacity):
-    model = dyt(capacity=capacity)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dispatch", "capacity"), [("mlp", None), ("mlp", 0.5), ("attn-mlp", None), ("layer", 0.5)])
+def test_it_is_exported_and_compiled_in_one_graph(dispatch, capacity):
+    model = dyt(dispatch=dispatch, capacity=capacity, depth=2)
     with torch.no_grad():
         expected = model(X)
         exported = torch.export.export(model, (X,), strict=False).module()
@@ -263,7 +325,7 @@ def test_a_mask_that_was_drawn_is_in_no_copy_and_no_file():
     assert all(gate.mask is None for gate in dispatchers(copy.deepcopy(model)))
     buffer = io.BytesIO()
     torch.save(model, buffer)
-    assert not any("mask" in key for key in model.state_dict() if "gate" in key)
+    assert not any("mask" in key for key in model.state_dict() if "gates" in key)
 
 
 def test_without_noise_training_computes_what_evaluation_does():
@@ -278,10 +340,14 @@ def test_refusals_say_what_to_do():
         capaboost_vit.adapt(timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1), "dyt")
     with pytest.raises(TypeError, match=r"token dispatch needs timm's plain Block, got Prompted of .*: leave it out"):
         capaboost_vit.adapt(capaboost_vit.adapt(vit(), "prompt"), "dyt")
+    with pytest.raises(ValueError, match="dispatch='layer' needs a token that takes part in every attention, and this"):
+        capaboost_vit.adapt(vit(class_token=False, global_pool="avg"), "dyt", dispatch="layer")
+    with pytest.raises(ValueError, match="dispatch of attention takes no attention mask"):
+        dyt(dispatch="attn")(X, attn_mask=torch.ones(5, 5, dtype=torch.bool))
     model = dyt()
     with pytest.raises(capaboost_vit.NoShortCut, match="trains the rate of all tokens, in the last block too"):
         capaboost_vit.logits_only(model)
-    with pytest.raises(capaboost_vit.CannotMerge, match="which tokens the MLP sees depends on the input"):
+    with pytest.raises(capaboost_vit.CannotMerge, match="which tokens are dispatched depends on the input"):
         capaboost_vit.merge(model)
     job = SimpleNamespace(config=SimpleNamespace(grad_checkpointing=True), objective=SimpleNamespace(confusion=False))
     with pytest.raises(ValueError, match="cannot tell the two passes of dyt apart: train without --grad-checkpointing"):
@@ -301,15 +367,13 @@ def test_models_without_a_class_token_and_with_registers():
     assert {gate.always for gate in dispatchers(capaboost_vit.adapt(model, "dyt"))} == {4}
 
 
-@pytest.mark.parametrize("target", [0.0, 1.0])
-def test_a_run_moves_its_rate_and_reports_what_is_realised(target, configure, tmp_path, without_pictures):
-    method = {"name": "dyt", "bottleneck": 4, "rate": target, "rate_weight": 50.0}
+def test_a_run_moves_its_rate_and_reports_what_is_realised(configure, tmp_path, without_pictures):
+    method = {"name": "dyt", "bottleneck": 4, "rate": 1.0, "rate_weight": 50.0}
     options = {"model": "vit_tiny_patch16_224", "method": method, "output": str(tmp_path / "run")}
     result = train(configure(**options, epochs=2, lr=0.02))
     table = [row.split(",") for row in (tmp_path / "run/summary.csv").read_text().splitlines()]
     assert float(table[-1][table[0].index("val_rate")]) == pytest.approx(result["val_rate"])
-    assert abs(result["test_rate"] - target) < 0.25
-    assert result["method"][0]["rate"] == target
+    assert 0.75 < result["test_rate"] <= 1
 
 
 def test_recomputed_blocks_are_refused_before_a_run_begins(configure, tmp_path):

@@ -36,7 +36,7 @@ IMAGES = {"unipelt": {"parts": ("lora", "adapter")}}
 # two passes in training are compared: nothing is drawn
 NOT_DRAWN = {"dyt": {"sampled": False}}
 # what the loss of the logits does not move: the mask of tokens that the head does not read
-UNMOVED = {"dyt": ("blocks.2.gate.bias",)}
+UNMOVED = {"dyt": ("blocks.2.gates.mlp.bias",)}
 NO_TEXTS = {"dyt": "no token dispatch is known for BertForSequenceClassification"}
 TEXTS = {"ssf": {"targets": ("query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm")}}
 # other paths through a method than its defaults take
