@@ -1099,4 +1099,4 @@ def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it(
         "adapter: roles or name patterns of sub-layers",
     ):
         assert words in targets
-    assert "prompt: role or name pattern of the blocks" in targets
+    assert "prompt, dyt: role or name pattern of the blocks" in targets

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from .index import METHODS, make_method, register
-from .method import MaskedMethod, Method, Stage
+from .method import MaskedMethod, Method, Pass, Stage
 
 # in the order in which people are told of them
 for _name in (
@@ -56,4 +56,4 @@ for _entry in entry_points(group="capaboost_vit.methods"):
     except Exception as error:  # somebody else's package must not take this one down
         warnings.warn(f"the method {_entry.name!r} of {_entry.value} cannot be loaded: {error}", stacklevel=1)
 
-__all__ = ["METHODS", "MaskedMethod", "Method", "Stage", "make_method", "register"]
+__all__ = ["METHODS", "MaskedMethod", "Method", "Pass", "Stage", "make_method", "register"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.masking import Masking
 from ..core.rescaling import rescaling
@@ -228,13 +228,16 @@ class MaskedMethod(Method):
         return rescaling(getattr(self, "rescale", None), self.masking)
 
 
-class Pass(Protocol):
-    """One more pass of the model in a run, `forward(inputs)`; the model, and the run's loss, a sum over examples."""
+@dataclass(frozen=True)
+class Pass:
+    """One more pass of a model that is trained, `forward(inputs)`; the loss is that of the run, a sum over examples."""
 
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
+    outputs: Callable[[Any], Tensor]
 
-    def __call__(self, inputs: Any) -> Tensor: ...
+    def __call__(self, inputs: Any) -> Tensor:
+        return self.outputs(inputs)
 
 
 @dataclass(frozen=True)

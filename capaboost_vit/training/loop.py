@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.dispatcher import dispatchers, realised_rate
 from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
-from .config import RunConfig
+from ..methods import Pass
 from .distributed import parallel, sync_statistics
 from .evaluation import forward, rate_of
 from .hooks import Hooks, refuse_unreached
@@ -101,19 +100,6 @@ def run_stages(job: Job, say: Callable[[str], None]) -> None:
         state.averages.restart()
 
 
-@dataclass
-class _OnceMore:
-    """What a method's `losses` may call: a `Pass` of the model as it is trained."""
-
-    model: nn.Module
-    loss: Callable[[Tensor, Tensor], Tensor]
-    runner: Any
-    config: RunConfig
-
-    def __call__(self, inputs: Any) -> Tensor:
-        return forward(self.runner, inputs, self.config)
-
-
 def _step(
     job: Job, runner: Any, update: Update, *, hooks: Hooks, stop: StopSignals, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, float], bool]:
@@ -125,7 +111,7 @@ def _step(
     model, progress, scaler = job.model, state.progress, state.scaler
     loss_sum, right = (torch.zeros((), device=state.device) for _ in range(2))
     gpu = state.device.type != "cpu"
-    once_more = _OnceMore(model, objective.loss, runner, config)
+    once_more = Pass(model, objective.loss, lambda inputs: forward(runner, inputs, config))
     state.optimizer.zero_grad(set_to_none=True)
     with seeded("update", config.seed, progress.update, world.rank, devices=gpu), factors_formed_once():
         for i, batch in enumerate(update.batches):

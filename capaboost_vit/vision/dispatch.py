@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.models.vision_transformer import Block
@@ -92,7 +92,8 @@ class DispatchedBlock(Wrapper):
 
     def _dispatched(self, name: str, update: Update, x: Tensor) -> Tensor:
         """`x + M * update(x)` with the gate of this name."""
-        if name not in self.gates or (gate := self.gates[name]).complete:
+        gate = cast(TokenDispatcher, self.gates[name]) if name in self.gates else None
+        if gate is None or gate.complete:
             return x + update(x)
         in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
         fixed = gate.capacity is not None

@@ -16,7 +16,7 @@ from vits import vit as made
 import capaboost_vit
 from capaboost_vit import core
 from capaboost_vit.core.dispatcher import TokenDispatcher, complete, dispatchers, realised_rate
-from capaboost_vit.methods import make_method
+from capaboost_vit.methods import Pass, make_method
 from capaboost_vit.run import train
 from capaboost_vit.vision.dispatch import DispatchedBlock
 
@@ -223,15 +223,10 @@ def test_noise_comes_from_the_global_stream_and_the_complete_pass_draws_none():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-class Forward(SimpleNamespace):
-    def __call__(self, inputs):
-        return self.model(inputs)
-
-
 def test_the_losses_are_those_of_the_definition():
     method = make_method("dyt", rate=0.3, rate_weight=1.5, complete_weight=0.8, kl_weight=0.6)
     model = dyt().train()
-    forward = Forward(model=model, loss=lambda y, t: F.cross_entropy(y, t, reduction="sum"))
+    forward = Pass(model, lambda y, t: F.cross_entropy(y, t, reduction="sum"), model)
     targets = torch.tensor([0, 2, 1])
     outputs = model(X)
     drawn = [gate.mask.clone() for gate in dispatchers(model)]
@@ -250,7 +245,7 @@ def test_the_losses_are_those_of_the_definition():
     assert all(g is None or not g.any() for g in torch.autograd.grad(of_kl, weights, allow_unused=True))
     only_rate = make_method("dyt", complete_weight=0.0, kl_weight=0.0)
     outputs = model(X)
-    calls = Forward(model=model, loss=None)
+    calls = Pass(model, forward.loss, model)
     gates = [gate.bias for gate in dispatchers(model)]
     assert all(g.any() for g in torch.autograd.grad(only_rate.losses(calls, None, outputs, targets), gates))
 
