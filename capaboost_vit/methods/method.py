@@ -134,8 +134,7 @@ class Method:
         """What people call it with the options of a `record`: `capaboost-lora r8 d2`, `lora r8`, `head`.
 
         Masks that are not the method's default stand behind, such as the paper's (`capaboost-lora r8 d2 random`), and
-        so does a density that is not the pattern's own (`s1`: tied, but not masked). The record may be of an older
-        release, and have fewer options.
+        so does a density that is not the pattern's own (`s1`: tied, not masked). Older records have fewer options.
         """
         name = str(record["method"])
         properties = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
