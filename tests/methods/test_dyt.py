@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from vits import vit as made
 
 import capaboost_vit
@@ -258,15 +261,16 @@ def test_the_task_gives_the_gate_of_the_last_block_no_gradient():
     assert all(g.any() for g in others)
 
 
-def count_mlp(model, x):
+def count_mlp(model):
     """Tokens that reach each MLP."""
     seen = []
-    handles = [
-        block.base.mlp.fc1.register_forward_hook(lambda m, inputs, y: seen.append(inputs[0].shape[:-1].numel()))
-        for block in model.blocks
-    ]
+
+    def note(module, inputs, output):
+        seen.append(inputs[0].shape[:-1].numel())
+
+    handles = [core.unwrap(block.base.mlp).fc2.register_forward_hook(note) for block in model.blocks]
     with torch.no_grad():
-        model(x)
+        model(X)
     for handle in handles:
         handle.remove()
     return seen
@@ -283,7 +287,7 @@ def test_the_mlp_sees_the_tokens_of_the_formula(capacity):
         assert expected == [int(mask.sum()) for mask in masks(model)]
     else:
         expected = [3 * (1 + 2)] * len(by_gate)
-    assert count_mlp(model, X) == expected
+    assert count_mlp(model) == expected
 
 
 def test_a_fixed_capacity_drops_the_lowest_and_gathers_the_same_numbers():
@@ -380,3 +384,71 @@ def test_recomputed_blocks_are_refused_before_a_run_begins(configure, tmp_path):
 def test_rate_of_no_pass_is_not_a_number():
     with realised_rate(dyt()) as rate:
         assert math.isnan(float(rate))
+
+
+def macs(model):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(X)
+    return counter.get_total_flops() // 2
+
+
+def test_the_multiply_adds_that_are_saved_are_those_of_the_formula():
+    model = dyt()
+    with torch.no_grad(), realised_rate(model) as rate:
+        model(X)
+        seen, all_patches = rate.counts()
+    found = macs(model)
+    with complete(model):
+        whole = macs(model)
+    gates = 3 * 5 * 16 * 3  # images, tokens, width, blocks
+    assert whole + gates - found == (all_patches - seen) * 8 * 16**2
+
+
+def test_tokens_are_gathered_beside_lora_and_masked_beside_what_looks_at_all_of_them():
+    model = awake(capaboost_vit.adapt(capaboost_vit.adapt(vit(), "lora", targets=("mlp_in", "query")), "dyt"))
+    model = model.double().eval()
+    for branch in (m for m in model.modules() if isinstance(m, core.LowRankBranch)):
+        branch.up.weight.data.normal_(std=0.3)
+    assert sum(count_mlp(model)) < 3 * 15
+    with torch.no_grad():
+        gathered = model(X)
+    torch.testing.assert_close(gathered, model(X), rtol=1e-10, atol=1e-12)
+    model = capaboost_vit.adapt(vit(), "unipelt", parts=("lora", "adapter"), bottleneck=4)
+    model = awake(capaboost_vit.adapt(model, "dyt")).double().eval()
+    assert count_mlp(model) == [3 * 5] * 3
+
+
+def test_under_autocast_the_mask_is_exact():
+    model = capaboost_vit.adapt(vit(), "dyt").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(X.float()).square().sum().backward()
+    for gate in dispatchers(model):
+        assert set(gate.mask.flatten().tolist()) <= {0.0, 1.0}
+        assert gate.weight.grad is not None
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_the_losses_of_the_plain_one():
+    model, method, targets = dyt(sampled=False).train(), make_method("dyt"), torch.tensor([0, 2, 1])
+    torch.compiler.reset()
+    weights, found = [p for p in model.parameters() if p.requires_grad], []
+    for network in (model, torch.compile(model, backend="aot_eager")):
+        forward = Pass(model, lambda y, t: F.cross_entropy(y, t, reduction="sum"), network)
+        value = method.losses(forward, X, network(X), targets)
+        found.append((value.detach(), *torch.autograd.grad(value, weights, allow_unused=True)))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(configure, tmp_path, ready, without_pictures):
+    method = {"name": "dyt", "bottleneck": 4, "sampled": False, "rate_weight": 0.0}
+    options = {"model": "vit_tiny_patch16_224", "method": method, "max_steps": 2, "drop_path": 0.0}
+    train(configure(**options, output=str(tmp_path / "one")))
+    command = ["train", "--config", str(tmp_path / "one/config.yaml"), "--output", str(tmp_path / "two")]
+    code = "import sys; from capaboost_vit.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = ready.run(["python", "-c", code, *command], ranks=2)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / run / "adapter.safetensors") for run in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("one", "two")]
+    assert results[0]["test_rate"] == pytest.approx(results[1]["test_rate"], abs=0.1)
