@@ -86,6 +86,7 @@ METHODS = {
     "lora": {"num_branches": 2, "density": 0.5, "targets": ["qkv", "mlp_in"]},
     "adapter": {"bottleneck": 4},
     "prompt": {"prompt_length": 2},
+    "dyt": {"bottleneck": 4, "sampled": False},
 }
 
 
