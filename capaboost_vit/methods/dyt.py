@@ -42,9 +42,9 @@ class Dyt(MaskedMethod):
 
     Source: DyT (NeurIPS 2024), arXiv 2403.11808, without its MoE-adapter: one mixed by weights for each image, which
     its authors have not released, and which makes images worse (CIFAR-100 91.37 to 91.01). Deviations: dropout is on
-    the adapter's input and 0 by default (0.1 inside there), and the second pass draws no noise for gates that it does not ask. Where
-    the adapter of the other forms of dispatch stands was not found: here beside the MLP, or the layer. `capacity` is
-    ours.
+    the adapter's input and 0 by default (0.1 inside there), and the second pass draws no noise for gates, which it does
+    not ask. Where the adapter of the other forms of dispatch stands was not found: here beside the MLP, or the layer.
+    `capacity` is ours.
     """
 
     name: ClassVar[str] = "dyt"
