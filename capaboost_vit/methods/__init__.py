@@ -10,8 +10,9 @@ import warnings
 from importlib import import_module
 from importlib.metadata import entry_points
 
+from .hooks import Pass, Stage
 from .index import METHODS, make_method, register
-from .method import MaskedMethod, Method, Pass, Stage
+from .method import MaskedMethod, Method
 
 # in the order in which people are told of them
 for _name in (

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
+from .hooks import Stage
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, Method, Stage
+from .method import DROPOUT_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn

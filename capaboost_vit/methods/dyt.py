@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
+from .hooks import Counts, Pass, Stage
 from .index import register
-from .method import MaskedMethod, Pass, Stage
+from .method import MaskedMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,6 +53,7 @@ class Dyt(MaskedMethod):
     needs_plain_attention: ClassVar[bool] = True
     starts_as_base: ClassVar[bool] = False
     usual_lr: ClassVar[float] = 1e-3  # the published one, not measured here
+    measures: ClassVar[tuple[str, ...]] = ("rate",)
     num_branches: int = option(1, "d: how many masked views of the adapter's weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     bottleneck: int = option(8, "width of the adapter", low=1)
@@ -129,6 +132,12 @@ class Dyt(MaskedMethod):
                 path=name,
             )
             yield name, anatomy.dispatched(base, gates, adapter.to(**device))
+
+    @contextmanager
+    def counted(self, model: nn.Module) -> Iterator[Callable[[], Counts]]:
+        """The tokens that are dispatched, of all but those that always are."""
+        with core.realised_rate(model) as rate:
+            yield lambda: {"rate": rate.counts()}
 
     def stages(self, job: Any) -> Iterable[Stage]:
         """None; refuses before it begins what the losses do not fit.

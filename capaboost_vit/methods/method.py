@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.masking import Masking
 from ..core.rescaling import rescaling
 from ..io.options import check_options, option
+from .hooks import Counts, Pass, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +52,7 @@ class Method:
         starts_as_base: the model computes at step 0 what the base does.
         usual_lr: learning rate of AdamW on images where nobody chooses or searches one.
         stacks: takes modules that carry a wrapper of the same class already.
+        measures: names of what `counted` counts, such as ("rate",); a run reports `val_rate` and `test_rate`.
         given: the names that the user gave (`name` too), which a run's configuration keeps; None: made by its class.
     """
 
@@ -60,6 +63,7 @@ class Method:
     starts_as_base: ClassVar[bool] = True
     stacks: ClassVar[bool] = False
     usual_lr: ClassVar[float] = 3e-3  # measured: docs/tuning.md, "Usual rates", has the command
+    measures: ClassVar[tuple[str, ...]] = ()
     given: ClassVar[tuple[str, ...] | None] = None
 
     def __post_init__(self) -> None:
@@ -107,6 +111,10 @@ class Method:
 
     def after_step(self, model: nn.Module, update: int, updates: int) -> None:
         """Called behind the optimizer's step, with the new values; not where a gradient scaler has skipped it."""
+
+    def counted(self, model: nn.Module) -> AbstractContextManager[Callable[[], Counts]]:
+        """Counts within the block what the model does in evaluation: of each of `measures` a sum, and of how many."""
+        return nullcontext(dict)
 
     def stages(self, job: Any) -> Iterable[Stage]:
         """What is to be done before the first update, such as compressing or searching on val."""
@@ -225,26 +233,3 @@ class MaskedMethod(Method):
     def scaling_of_masks(self) -> float:
         """The factor of the option `rescale`, if the method has it. Raises ValueError for masks that do not exist."""
         return rescaling(getattr(self, "rescale", None), self.masking)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One more pass of a model that is trained, `forward(inputs)`; the loss is that of the run, a sum over examples."""
-
-    model: nn.Module
-    loss: Callable[[Tensor, Tensor], Tensor]
-    outputs: Callable[[Any], Tensor]
-
-    def __call__(self, inputs: Any) -> Tensor:
-        return self.outputs(inputs)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A piece of work before the first update: its name for the log, and a function that does it.
-
-    It runs once, in a fresh run; what it changes has to be values of parameters and buffers, which checkpoints hold.
-    """
-
-    title: str
-    run: Callable[[], None]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from ..core.dispatcher import Rate
 from ..core.seeds import seeded
 from ..core.sharded import is_sharded
 from ..core.tied import factors_formed_once
+from ..methods import Method
 from .config import RunConfig
 from .distributed import ProcessGroup
 from .hooks import refuse_unreached
@@ -103,12 +105,23 @@ def evaluate(
         return accumulator.result(world)
 
 
-def rate_of(rate: Rate, world: ProcessGroup) -> dict[str, float]:
-    """The realised rate of an evaluation by its name, over all processes; nothing where no token is dispatched."""
-    if not rate.gates:
-        return {}
-    counts = world.gather([rate.counts()])
-    return {"rate": sum(ones for ones, _ in counts) / max(1, sum(number for _, number in counts))}
+@contextmanager
+def measured(method: Method | None, model: nn.Module, world: ProcessGroup) -> Iterator[Callable[[], dict[str, float]]]:
+    """What a method counts in the evaluations of the block: the mean of each of its `measures`, over all processes."""
+    if method is None or not method.measures:
+        yield dict
+        return
+    with method.counted(model) as counts:
+
+        def means() -> dict[str, float]:
+            parts = world.gather([counts()])
+            found = {}
+            for name in method.measures:
+                total, number = (sum(column) for column in zip(*(part[name] for part in parts), strict=True))
+                found[name] = total / number if number else math.nan
+            return found
+
+        yield means
 
 
 def not_finite(outputs: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.dispatcher import dispatchers, realised_rate
 from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
 from ..methods import Pass
 from .distributed import parallel, sync_statistics
-from .evaluation import forward, rate_of
+from .evaluation import forward, measured
 from .hooks import Hooks, refuse_unreached
 from .job import Job
 from .loader import Prefetcher, Update
@@ -179,14 +178,14 @@ def _close_epoch(job: Job, model: nn.Module, log: Log, stop: StopSignals) -> Non
     if job.val is not None:
         if state.epochs_done % job.config.val_interval == 0 or progress.update == state.updates:
             mean_loss = MeanLoss(objective, getattr(job.val, "indices", None))
-            with state.averaged(), realised_rate(job.model) as rate:
+            with state.averaged(), measured(job.config.method, job.model, job.world) as means:
                 accumulated = job.evaluate(job.val, model=model, stop=stop, also=mean_loss.add)
-                held_out = rate_of(rate, job.world)
+                held_out = means()
             held_out |= {"loss": mean_loss.result(job.world), **objective.scores(accumulated, job.val)}
             score = held_out[selected_score(objective, job.config.select)]
             state.keep_best(score, lower=job.config.select == "val_loss")
-        names = ["loss", *objective.names, *(["rate"] if dispatchers(job.model) else [])]
-        row |= {f"val_{name}": held_out.get(name) for name in names}
+        measures = job.config.method.measures if job.config.method else ()
+        row |= {f"val_{name}": held_out.get(name) for name in ("loss", *objective.names, *measures)}
     progress.start_epoch()
     progress.rows.append(row)
     log.epoch(progress.rows, per_second=progress.examples / progress.seconds)

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, cat
 
-from ..core.dispatcher import dispatchers, realised_rate
 from ..core.sharded import is_sharded
 from ..io.atomic import write_text
 from ..methods.adapter_file import read_header
@@ -18,7 +17,7 @@ from ..methods.apply import fold
 from .card import write_card
 from .confusion import MOST_DRAWN, draw_confusion
 from .curves import draw_learning_curve
-from .evaluation import rate_of
+from .evaluation import measured
 from .figures import draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
 from .job import Job, as_dict, hyperparameters, parameter_counts
@@ -121,12 +120,12 @@ def _final_scores(
 ) -> tuple[dict[str, Any], Tensor | None, list[dict[str, Any]]]:
     """Scores on val and test by name; of classes the confusion matrix of test and its worst mistakes, too."""
     objective, world, progress = job.objective, job.world, job.state.progress
-    rate = ["rate"] if dispatchers(job.model) else []
-    named = [f"val_{name}" for name in (*objective.names, "loss", *rate)]
+    measures = job.config.method.measures if job.config.method else ()
+    named = [f"val_{name}" for name in (*objective.names, "loss", *measures)]
     scores: dict[str, Any] = {name: progress.rows[-1].get(name) for name in named}
     selected = selected_score(objective, job.config.select)
     scores |= {f"best_val_{selected}": progress.best_score, "best_epoch": progress.best_epoch}
-    scores |= {f"test_{name}": None for name in (*objective.names, *rate)}
+    scores |= {f"test_{name}": None for name in (*objective.names, *measures)}
     if job.test is None:
         log.say(f"no test split: no test {objective.names[0]}")
         return scores, None, []
@@ -139,11 +138,11 @@ def _final_scores(
 
     for name, batches in {"test": job.test, **job.extra_tests}.items():
         of_test = objective.confusion and batches is job.test
-        with realised_rate(job.model) as realised:
+        with measured(job.config.method, job.model, world) as means:
             accumulated = job.evaluate(batches, stop=stop, also=keep if of_test else None)
-            measured = {**objective.scores(accumulated, batches), **rate_of(realised, world)}
-        line = "  ".join(f"{score} {value:.2f}" for score, value in measured.items())
-        scores |= {f"{name}_{score}": value for score, value in measured.items()}
+            found = {**objective.scores(accumulated, batches), **means()}
+        line = "  ".join(f"{score} {value:.2f}" for score, value in found.items())
+        scores |= {f"{name}_{score}": value for score, value in found.items()}
         if objective.confusion:
             right, total = right_answers(accumulated), int(accumulated.sum())
             scores |= {f"{name}_right": right, f"{name}_total": total}
