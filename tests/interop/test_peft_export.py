@@ -12,6 +12,7 @@ import small
 import timm
 import torch
 from bases import LINEAR, adapt, build, difference, load, train
+from registered import OWN
 
 import capaboost_vit
 
@@ -218,6 +219,18 @@ def test_what_has_no_form_in_peft_is_refused_in_one_line(tmp_path, case):
     with pytest.raises(ValueError, match=text) as caught:
         capaboost_vit.export_peft(make(), tmp_path / "adapter")
     assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_each_method_is_what_peft_computes_or_is_refused_with_what_to_do_instead(tmp_path, method):
+    model = train(adapt(build("vit"), method, **OWN[method]))
+    if method in ("lora", "mlae"):
+        folder = capaboost_vit.export_peft(model, tmp_path / "adapter")
+        assert difference(model, load("vit", folder)) < 1e-5
+        return
+    with pytest.raises(ValueError, match="(PEFT's LoRA has no form|this VisionTransformer carries no LoRA).*save_adap"):
+        capaboost_vit.export_peft(model, tmp_path / "adapter")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from registered import CHANGE_THE_BASE, OWN
 from torch import nn
 from vits import IMAGES, vit
 
 import capaboost_vit
 
-WITHOUT = ("lora", "adapter", "prefix", "prompt", "hira", "ia3", "ssf", "head")
 
-
-def adapted(method, **options):
-    model = capaboost_vit.adapt(vit(), method, **options)
+def adapted(method):
+    model = capaboost_vit.adapt(vit(), method, **OWN[method])
     with torch.no_grad():
         for branch in capaboost_vit.branches(model).values():
             for parameter in branch.parameters():
@@ -23,7 +22,7 @@ def adapted(method, **options):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", WITHOUT)
+@pytest.mark.parametrize("method", [name for name in OWN if name not in CHANGE_THE_BASE])
 def test_a_disabled_model_is_bitwise_its_base_and_is_itself_again_behind_the_block(method):
     model = adapted(method)
     before, keys, record = model(IMAGES), list(model.state_dict()), model.capaboost
@@ -78,7 +77,7 @@ def test_modes_are_restored_and_frozen_batch_norms_do_not_move():
 def test_what_cannot_be_disabled_is_said_in_one_line():
     with pytest.raises(ValueError, match=r"VisionTransformer carries no adapter: call capaboost_vit.adapt"):
         capaboost_vit.disabled(vit()).__enter__()
-    for method in ("norm", "bitfit", "full"):
+    for method in CHANGE_THE_BASE:
         model = adapted(method)
         with pytest.raises(ValueError, match=f"'{method}' trains parameters of the base itself, whose values are gone"):
             capaboost_vit.disabled(model).__enter__()
