@@ -29,9 +29,14 @@ class Adalora(MaskedMethod):
     To the mean loss of an update orth_reg_weight times the mean of |P^T P - I| and |Q Q^T - I| is added: the mean over
     the matrices of Frobenius norms that are not squared, of the factors without masks. In evaluation it is not there.
 
-    The file of a run has all triplets, and zero for the lambda of those that are pruned. The model of the last update
-    has a rank of target_r in the mean; one that is chosen on val before T - tfinal, or a moving average, has a higher
-    one. A loop of one's own calls `penalty`, and `after_step` before the gradients are set to zero.
+    The file of a run has all triplets, and zero for the lambda of those that are pruned: the shapes of its tensors
+    follow from the options alone, so that it loads into any model that these build, and training goes on where pruned
+    ones come back. It is init_r / target_r times as large as needed; `merge` leaves nothing of them. Scores take the
+    gradients of whole updates, also where these are computed in parts or scaled.
+
+    The model of the last update has a rank of target_r in the mean; one that is chosen on val before T - tfinal, or a
+    moving average, has a higher one. A loop of one's own calls `penalty`, and `after_step` before the gradients are set
+    to zero: unscaled, of a whole update.
 
     As published there are no masks: the default is num_branches=1 with density=1. With masks all views share lambda,
     and P diag(lambda) Q is no singular value decomposition any more (ours).

@@ -229,7 +229,9 @@ def test_each_method_is_what_peft_computes_or_is_refused_with_what_to_do_instead
         folder = capaboost_vit.export_peft(model, tmp_path / "adapter")
         assert difference(model, load("vit", folder)) < 1e-5
         return
-    with pytest.raises(ValueError, match="(PEFT's LoRA has no form|this VisionTransformer carries no LoRA).*save_adap"):
+    with pytest.raises(
+        ValueError, match=r"(PEFT's LoRA has no form|this VisionTransformer carries no LoRA).*save_adap"
+    ):
         capaboost_vit.export_peft(model, tmp_path / "adapter")
     assert list(tmp_path.iterdir()) == []
 

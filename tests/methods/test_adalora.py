@@ -145,6 +145,18 @@ def vit_with_a_rank_of_zero():
     return model
 
 
+def test_a_file_has_all_triplets_and_zero_for_the_lambda_of_those_that_are_pruned(tmp_path):
+    model = vit_with_a_rank_of_zero()
+    stored = load_file(capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors"))
+    first = {name.rpartition("updates.q.")[2]: t for name, t in stored.items() if "blocks.0" in name and ".q." in name}
+    assert {name: tuple(t.shape) for name, t in first.items()} == {
+        "left.weight": (16, 12),
+        "right.weight": (12, 16),
+        "singular": (12,),
+    }
+    assert first["singular"].count_nonzero() == 0
+
+
 def test_equal_ranks_need_no_pruning_and_a_schedule_without_updates_is_refused(configure, tmp_path, without_pictures):
     assert trained(adapted(init_r=4), method(init_r=4, target_r=4))[-1] == [4, 4]
     text = "adalora prunes between tinit=5 and the 8 updates of the run less tfinal=3, which is no update at all: make"
@@ -180,6 +192,30 @@ def test_the_loss_of_a_run_contains_the_penalty_and_that_on_val_does_not(configu
     added = float(rows[1.0]["train_loss"]) - float(rows[0.0]["train_loss"])
     assert added == pytest.approx(float(sum(norms) / len(norms)), rel=1e-3)
     assert rows[1.0]["val_loss"] == rows[0.0]["val_loss"]
+
+
+def test_scores_are_of_the_unscaled_gradients_of_whole_updates(configure, tmp_path, monkeypatch, without_pictures):
+    """In parts, and behind a gradient scaler, those of one batch; once an update."""
+    step, found = capaboost_vit.METHODS["adalora"].after_step, []
+
+    def noting(self, model, update, count):
+        step(self, model, update, count)
+        found[-1].append([score for part in updates(model) for score in (part.scores(), part.sensitivity.clone())])
+
+    monkeypatch.setattr(capaboost_vit.METHODS["adalora"], "after_step", noting)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    shared = {"model": "vit_tiny_patch16_224", "method": {"name": "adalora"}, "max_steps": 3, "drop_path": 0.0}
+    for name, options in (("whole", {}), ("parts", {"grad_accum_steps": 3}), ("scaled", {})):
+        if name == "scaled":
+            monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: scaler)
+        found.append([])
+        train(configure(**shared, **options, output=str(tmp_path / name)))
+    whole, parts, scaled = found
+    assert len(whole) == len(parts) == len(scaled) == 3
+    assert scaler.is_enabled()
+    assert max(float(score.max()) for score in whole[0]) > 0
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(scaled, whole, rtol=1e-3, atol=1e-9)
 
 
 def test_checkpoints_hold_the_averages_and_adapter_files_do_not(tmp_path):
