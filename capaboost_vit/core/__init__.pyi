@@ -19,6 +19,7 @@ from .deep_update import DeepUpdate as DeepUpdate
 from .dense_update import DenseUpdate as DenseUpdate
 from .dense_update import HadamardUpdate as HadamardUpdate
 from .dense_update import dense_updates as dense_updates
+from .dense_update import linear_parts as linear_parts
 from .dense_update import part_shapes as part_shapes
 from .dispatcher import TokenDispatcher as TokenDispatcher
 from .dispatcher import complete as complete
@@ -38,6 +39,10 @@ from .inject import features as features
 from .inject import find as find
 from .inject import find_parts as find_parts
 from .inject import wrappers as wrappers
+from .integer_layer import IntegerLinear as IntegerLinear
+from .integer_layer import IntegerUpdated as IntegerUpdated
+from .integer_layer import merge_integers as merge_integers
+from .integer_update import IntegerUpdate as IntegerUpdate
 from .kernel_update import KernelUpdate as KernelUpdate
 from .layout import Layout as Layout
 from .layout import layout_of as layout_of

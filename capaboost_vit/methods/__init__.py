@@ -38,6 +38,7 @@ for _name in (
     "randlora",
     "gralora",
     "mlae",
+    "intlora",
     "pafi",
     "ia3",
     "ssf",

@@ -1,0 +1,151 @@
+"""Linear layers whose weight is integers with a step for each row: those that IntLoRA trains, and merged ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import copied, dense, operand, shape_of
+from .chain import chain_with, note_chain
+from .inject import replace_slots
+from .integer_update import IntegerUpdate
+from .layout import Layout, layout_of
+from .merge import merge
+from .names import slots
+from .precision import narrow
+from .products import without_autocast
+from .record import check_no_peft, forget, plain_model
+from .wrapper import Wrapper, merged_weights
+
+
+class IntegerLinear(nn.Module):
+    """`y = x (c * N)^T + b` with integers N (out, in) of 16 bits, and a step c (out, 1); frozen."""
+
+    weight: Tensor
+    step: Tensor
+
+    def __init__(self, integers: Tensor, step: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = integers.shape
+        self.register_buffer("weight", integers.to(torch.int16))
+        self.register_buffer("step", step)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _product(x, _dense(self), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class IntegerUpdated(Wrapper):
+    """`y = x W'^T + b` with the W' of an `IntegerUpdate` for each part of a linear layer.
+
+    Args:
+        base: the linear layer, in no wrapper: gradients end at the rounding of its weight.
+        updates: of all its parts, by name. parts: these names in the order of the rows, or the layout.
+    """
+
+    adds = "an integer update"
+    base: Any
+
+    def __init__(
+        self, base: nn.Module, updates: Mapping[str, IntegerUpdate], parts: tuple[str, ...] | Layout = ("all",)
+    ) -> None:
+        layout = layout_of(shape_of(base)[0], parts, updates)
+        super().__init__(base)
+        assert updates.keys() == set(layout.parts)
+        self.out_features, self.layout = layout.rows, layout
+        self.updates = nn.ModuleDict(updates)
+        self.train(base.training)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return cast("Tensor | None", self.base.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """W', (out, in)."""
+        return self._weight(self.layout).to(dense(self.base).dtype)
+
+    def merged(self, base: nn.Module) -> nn.Module:
+        """The layer with W', as floating-point numbers."""
+        return merged_weights(self, base)
+
+    def integer_layer(self) -> IntegerLinear:
+        """The layer with the integers of W': it computes the same to the bit."""
+        pieces = {part: self._integers(part) for part in self.layout.parts}
+        integers, steps = ({part: piece[i] for part, piece in pieces.items()} for i in (0, 1))
+        layer = IntegerLinear(self.layout.join(integers, 0), self.layout.join(steps, 0), self.bias)
+        return layer.train(self.training)
+
+    def by_row(self) -> bool:
+        """Yes: it is a linear layer."""
+        return True
+
+    def splits(self, at: int) -> bool:
+        """Between its parts."""
+        return self.layout.splits(at)
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The features from `start` to `stop` of whole parts, (..., stop - start)."""
+        bias = None if self.bias is None else self.bias[start:stop]
+        return _product(x, self._weight(self.layout.between(start, stop)), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outputs(x, 0, self.out_features)
+
+    def _integers(self, part: str) -> tuple[Tensor, Tensor]:
+        rows = self.layout.split(dense(self.base), 0)[part]
+        with without_autocast(rows):
+            return cast(IntegerUpdate, self.updates[part]).integers(rows)
+
+    def _weight(self, layout: Layout) -> Tensor:
+        """The rows of W' that belong to the parts of a layout, in at least float32."""
+        weights = {}
+        for part in layout.parts:
+            integers, step = self._integers(part)
+            weights[part] = integers * step
+        return layout.join(weights, 0)
+
+
+@dense.register(IntegerLinear)
+def _dense(layer: IntegerLinear) -> Tensor:
+    return layer.weight.to(layer.step.dtype) * layer.step
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.to(weight.dtype)
+    return F.linear(operand(x, weight), weight, bias).to(x.dtype)
+
+
+@torch.no_grad()
+def merge_integers(model: nn.Module) -> nn.Module:
+    """A copy without wrappers whose layers with an integer update are `IntegerLinear`; all others as `merge` does it.
+
+    These layers compute the same as before to the bit, from integers of 16 bits.
+
+    Raises ValueError if no layer has one, and what `merge` raises.
+
+    Examples:
+        >>> model = capaboost_vit.adapt(vit, "intlora")
+        >>> small = capaboost_vit.core.merge_integers(model)
+    """
+    model = plain_model(model)
+    check_no_peft(model)
+    if not any(isinstance(module, IntegerUpdated) for _, module in slots(model)):
+        raise ValueError(
+            f"this {type(model).__name__} has no layer with an integer update of its own: adapt with intlora, or merge"
+        )
+    chain, model = chain_with(model), copied(model)
+    replace_slots(model, lambda module: module.integer_layer() if isinstance(module, IntegerUpdated) else module)
+    if any(isinstance(module, Wrapper) for _, module in slots(model)):
+        return merge(model, inplace=True)
+    narrow(model)
+    forget(model)
+    note_chain(model, chain)
+    return model
