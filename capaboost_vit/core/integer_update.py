@@ -21,7 +21,8 @@ class IntegerUpdate(nn.Module):
 
     F is what `factor` says: "mul", integers of `bits` bits, c = s exp(g) / (2^(bits-1) - 1) with a learned g for each
     row that starts where W' is nearest to W; or "shift", signed powers of two from 2^0 to 2^7, with
-    c = 2^(round(log2 s) - 4) and nothing to learn. Rounding passes gradients on as they are, but for entries of "mul" beyond the largest integer.
+    c = 2^(round(log2 s) - 4) and nothing to learn. Rounding passes gradients on as they are, but for entries of "mul"
+    beyond the largest integer.
 
     R is fixed, so that the factors differ from each other before training: Laplace(0, 0.5) times
     (max |W| / max |R|)^1.5 of the row. It is a function of (init_seed, path), and in no file and no state.
@@ -52,7 +53,9 @@ class IntegerUpdate(nn.Module):
         self.levels, self.largest = 2**bits - 1, 2 ** ((factor_bits or bits) - 1) - 1
         self.factors = LowRankBranch(columns, rows, rank, masking, path=path)
         auxiliary = laplace((rows, columns), 0.5, masking.init_seed, f"{path}.auxiliary")
-        self.register_buffer("auxiliary", auxiliary.to(weight.device), persistent=False)
+        if not auxiliary.is_meta:
+            auxiliary = auxiliary.to(weight.device)
+        self.register_buffer("auxiliary", auxiliary, persistent=False)
         self.log_clip = nn.Parameter(self._nearest(weight)) if factor == "mul" else None
 
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +91,8 @@ class IntegerUpdate(nn.Module):
     @torch.no_grad()
     def _nearest(self, weight: Tensor) -> Tensor:
         """The logarithm of the clip of each row, (out,), whose W' is nearest to W before training."""
+        if self.auxiliary.is_meta:  # a shape alone
+            return torch.empty(len(weight))
         auxiliary, half_step, codes = self._base(weight)
         factors, errors = half_step + auxiliary / codes, []
         for clip in _CLIPS:

@@ -134,6 +134,7 @@ def test_in_float32_they_agree_to_a_millionth_of_the_largest_entry(name):
         [("prompt", {"prompt_length": 3, "deep": False})],
         [("ssf", {})],
         [("hira", {"targets": LINEARS})],
+        [("intlora", {"targets": LINEARS})],
         [("snell", {}), ("ia3", {"targets": ("key",)})],
         [("ia3", {"targets": ("key", "value"), "inputs": ("mlp_out", "attn_out")})],
         [("unipelt", {"parts": ("lora",)})],  # a gate looks at the input of qkv, which all rows have
