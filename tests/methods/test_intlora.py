@@ -211,7 +211,7 @@ def test_with_masks_the_low_rank_update_is_the_sum_of_their_products():
             ValueError,
             "'blocks.0.attn.qkv' carries a low-rank branch, whose gradients would end at .*: adapt with intlora first",
         ),
-        (vit, {"bits": 9}, ValueError, "bits of method 'intlora' must be at most 8, got 9"),
+        (vit, {"bits": 9}, ValueError, "bits of method 'intlora' must lie in .2, 8., got 9"),
         (
             lambda: nn.Sequential(Packed(4, 4)),
             {"targets": ("0",), "head": ()},
