@@ -46,7 +46,7 @@ from .integer_update import IntegerUpdate as IntegerUpdate
 from .kernel_update import KernelUpdate as KernelUpdate
 from .layout import Layout as Layout
 from .layout import layout_of as layout_of
-from .low_rank import low_rank_kind as low_rank_kind
+from .low_rank_layers import low_rank_updates as low_rank_updates
 from .magnitude_update import MagnitudeUpdate as MagnitudeUpdate
 from .masking import PLAIN as PLAIN
 from .masking import Masking as Masking

@@ -113,29 +113,25 @@ class Lora(MaskedMethod):
         """
         owners: dict[Any, core.LowRankBranch] = {}  # the first layer of those that share a pair
         layers: Counter[Any] = Counter()  # of a role (site) and shape, so far
-        for name, places in core.find_parts(model, self.targets, anatomy).items():
-            base = core.get(model, name)
-            kind = core.low_rank_kind(base, name)
-            rows, columns = kind.shape(core.unwrap(base))
-            layout = places[0].layout(rows)
-            branches = {}
-            for place in places:
-                shape = (layout.rows_of(place.site.part), columns)
-                branch = core.LowRankBranch(
-                    columns,
-                    layout.rows_of(place.site.part),
-                    self.rank,
-                    self.masking,
-                    scaling=self.scaling(),
-                    dropout=self.dropout,
-                    rank_dropout=self.rank_dropout,
-                    freeze_down=self.freeze_down,
-                    path=f"{name}.{place.site.part}",
-                ).to(**core.device_and_dtype(base))
-                role = (shape, place.site)
-                owner = (layers[role] // self.share_blocks, shape if self.share_shapes else role)
-                layers[role] += 1
-                if owners.setdefault(owner, branch) is not branch:
-                    branch.share(owners[owner])
-                branches[place.site.part] = branch
-            yield name, kind.wrap(base, branches, layout, self.execution)
+
+        def make(in_features: int, out_features: int, path: str, place: core.Place) -> core.LowRankBranch:
+            branch = core.LowRankBranch(
+                in_features,
+                out_features,
+                self.rank,
+                self.masking,
+                scaling=self.scaling(),
+                dropout=self.dropout,
+                rank_dropout=self.rank_dropout,
+                freeze_down=self.freeze_down,
+                path=path,
+            )
+            shape = (out_features, in_features)
+            role = (shape, place.site)
+            owner = (layers[role] // self.share_blocks, shape if self.share_shapes else role)
+            layers[role] += 1
+            if owners.setdefault(owner, branch) is not branch:
+                branch.share(owners[owner])
+            return branch
+
+        return core.low_rank_updates(model, self.targets, anatomy, make, self.execution)

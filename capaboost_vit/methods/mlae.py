@@ -56,24 +56,20 @@ class Mlae(MaskedMethod):
 
         Raises ValueError for a target that matches nothing, TypeError for one that takes no low-rank update.
         """
-        for name, places in core.find_parts(model, self.targets, anatomy).items():
-            base = core.get(model, name)
-            kind = core.low_rank_kind(base, name)
-            rows, columns = kind.shape(core.unwrap(base))
-            layout = places[0].layout(rows)
-            branches = {}
-            for part in (place.site.part for place in places):
-                branch = core.LowRankBranch(
-                    columns,
-                    layout.rows_of(part),
-                    self.rank,
-                    self.masking,
-                    dropout=self.dropout,
-                    rank_dropout=self.rank_dropout,
-                    learned_scale="rank",
-                    path=f"{name}.{part}",
-                )
-                assert branch.gain is not None
-                branch.gain.data.fill_(self.alpha)
-                branches[part] = branch.to(**core.device_and_dtype(base))
-            yield name, kind.wrap(base, branches, layout, "auto")
+
+        def make(in_features: int, out_features: int, path: str, place: core.Place) -> core.LowRankBranch:
+            branch = core.LowRankBranch(
+                in_features,
+                out_features,
+                self.rank,
+                self.masking,
+                dropout=self.dropout,
+                rank_dropout=self.rank_dropout,
+                learned_scale="rank",
+                path=path,
+            )
+            assert branch.gain is not None
+            branch.gain.data.fill_(self.alpha)
+            return branch
+
+        return core.low_rank_updates(model, self.targets, anatomy, make)
