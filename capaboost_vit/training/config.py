@@ -21,11 +21,11 @@ SELECT_HELP = (
 
 
 def _optimizers() -> list[str]:
-    """timm's optimizers, and each of them as what its lookahead looks for."""
+    """timm's optimizers, each of them as what its lookahead looks for, and QFT's."""
     from timm.optim import list_optimizers
 
     names: list[str] = list_optimizers()  # type: ignore[assignment]
-    return [*names, *(f"lookahead_{name}" for name in names)]
+    return [*names, *(f"lookahead_{name}" for name in names), "qlion8"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class RunConfig:
     batch_size: int = option(64, "examples of one update, over all processes and accumulation steps", low=1)
     grad_accum_steps: int = option(1, "parts in which the examples of an update are computed, to save memory", low=1)
     validation_batch_size: int = option(256, "examples at a time in evaluation", low=1)
-    opt: str = option("adamw", "optimizer, any of timm.optim", choices=_optimizers)
+    opt: str = option(
+        "adamw", "optimizer, any of timm.optim, or qlion8 (8-bit weights and momentum)", choices=_optimizers
+    )
     lr: float | Literal["auto"] = option(
         1e-3, "learning rate; auto: found by short runs on val, which take half of the run's updates at most", above=0
     )

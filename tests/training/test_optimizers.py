@@ -24,7 +24,7 @@ OPTIMIZERS += [
     "mars",
     "nadamw",
 ]
-OPTIMIZERS += ["novograd", "radam", "rmsproptf", "sgdp", "lookahead_sgd"]
+OPTIMIZERS += ["novograd", "radam", "rmsproptf", "sgdp", "lookahead_sgd", "qlion8"]
 
 
 @pytest.fixture
