@@ -29,7 +29,7 @@ class TokenDispatcher(nn.Module):
     Args:
         features: D. always: how many of the first tokens have M = 1. tau: temperature.
         sampled: whether M is drawn in training. capacity: a share of the tokens, or None.
-        init_seed, path: key of the start values.
+        init_seed: with `path` the key of the start values.
 
     Source: DyT, arXiv 2403.11808. There a fixed capacity is not known.
     """
