@@ -104,7 +104,8 @@ def test_gradients_over_a_quantised_base_are_those_over_the_weights_that_it_stan
     largest = max(gradient.abs().max() for gradient in theirs.values())
     for name, gradient in theirs.items():
         own = max(gradient.abs().max(), 1e-3 * largest)  # the bias of keys has none but rounding
-        assert gradient.abs().sum() > 0, name
+        # no loss reads the last block's patches, for which its gate decides
+        assert gradient.abs().sum() > 0 or "blocks.1.gates" in name, name
         assert (ours[name] - gradient).abs().max() <= 2e-5 * own, name
 
 
