@@ -84,12 +84,15 @@ def linear_updates(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     lora: Any = make_method(**methods[0])
     if lora.share_shapes:
         return
-    owners: dict[str, str] = {}  # of layers that share a pair, the first has it and each its masks
+    owners: dict[Any, str] = {}  # of layers that share a pair, the first has it and each its masks
     for site in sorted({name.rpartition(".down.")[0] for name in tensors} - {""}, key=_natural):
-        role = re.sub(r"\d+", "*", site, count=1)
-        if f"{site}.down.weight" in tensors:
+        kind = "weight" if f"{site}.down.weight" in tensors else "mask"
+        pair = [tensors.get(f"{site}.{factor}.{kind}") for factor in ("down", "up")]
+        shapes = [t.shape[-2:] for t in pair if t is not None]
+        role = (*("*" if word.isdigit() else word for word in site.split(".")), *shapes)
+        if kind == "weight":
             owners[role] = site
-        if role not in owners or f"{owners[role]}.up.weight" not in tensors or f"{site}.up_bias" in tensors:
+        if any(t is None for t in pair) or role not in owners or f"{site}.up_bias" in tensors:
             continue
         down, up = (_views(tensors, owners[role], site, factor, lora.num_branches) for factor in ("down", "up"))
         if (c := tensors.get(f"{site}.coefficients")) is not None:

@@ -62,6 +62,17 @@ def test_spectra_and_ranks_of_a_file_are_those_of_its_updates(saved, kind):
         assert update["block"] == int(site.split(".")[1])
 
 
+def test_pairs_that_stages_of_several_widths_share_are_told_apart(tmp_path):
+    model = timm.create_model("swin_tiny_patch4_window7_224", depths=(2, 2, 4, 2), num_classes=3)
+    capaboost_vit.adapt(model, "lora", rank=2, pattern="sign", num_branches=1, share_blocks=2)
+    found = capaboost_vit.branches(model)
+    for i, p in enumerate({id(p): p for branch in found.values() for p in branch.parameters()}.values()):
+        p.data.normal_(generator=torch.Generator().manual_seed(i))
+    file = read_adapter_file(capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors"))
+    norms = {update["site"]: update["norm"] for update in linear_updates(file.header, file.tensors)}
+    assert norms == {site: pytest.approx(b.delta_weight().norm().item(), rel=1e-4) for site, b in found.items()}
+
+
 def test_blocks_stand_in_the_order_of_the_model_and_means_are_means(saved):
     _, header, tensors = saved(rank=2)
     updates = pd.DataFrame(linear_updates(header, tensors))
