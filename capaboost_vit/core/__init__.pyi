@@ -67,6 +67,7 @@ from .reflection_update import RelaxedReflectionUpdate as RelaxedReflectionUpdat
 from .scaled import Scale as Scale
 from .scaled import Scaled as Scaled
 from .shared_ranks import SharedRanksUpdate as SharedRanksUpdate
+from .singular_update import SingularUpdate as SingularUpdate
 from .sparse_update import SparseUpdate as SparseUpdate
 from .start import RandomMatrix as RandomMatrix
 from .svd_update import SvdUpdate as SvdUpdate

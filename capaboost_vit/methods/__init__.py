@@ -44,6 +44,7 @@ for _name in (
     "ssf",
     "unipelt",
     "dyt",
+    "sfda",
     "norm",
     "bitfit",
     "hiwi",

@@ -126,13 +126,14 @@ def adapt_model(
         method = make_method(method, **options)
     elif options:
         raise TypeError(f"a method that is made already takes no options, got {', '.join(options)}")
-    chosen = getattr(model, "capaboost", {}).get("head") or anatomy.head if head is None else head
+    usual_head = getattr(model, "capaboost", {}).get("head") or anatomy.head if method.trains_head else ()
+    chosen = usual_head if head is None else head
     chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
     for name in chosen:  # refused before anything is changed
         if not any(True for place in find(model, name) for _ in get(model, place.name).parameters()):
             raise ValueError(f"head={name!r} names nothing with parameters in this {type(model).__name__}")
     loose = loose_parameters(model) if not method.trains_all else ()
-    unknown = head is None and not chosen and not method.trains_all and find_head(model) is None
+    unknown = head is None and not chosen and method.trains_head and not method.trains_all and find_head(model) is None
     names = apply_method(
         model, dataclasses.replace(anatomy, head=chosen), method, autocast_adapter_dtype=autocast_adapter_dtype
     )

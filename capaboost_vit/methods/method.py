@@ -48,6 +48,8 @@ class Method:
         name: by which it is called.
         timm_names: whether there are timm names `<family>_capaboost_<name>`; needs_plain_attention: only for families
             whose attention layers are timm's plain ones.
+        trains_head: the head is trained from the first step; False: it stays that of the weights.
+        uses_labels: the loss of the run is part of training; False: only what the hooks `losses` and `penalty` give.
         trains_all: everything is trained, and an adapter file holds every weight (full fine-tuning).
         starts_as_base: the model computes at step 0 what the base does.
         usual_lr: learning rate of AdamW on images where nobody chooses or searches one.
@@ -59,6 +61,8 @@ class Method:
     name: ClassVar[str]
     timm_names: ClassVar[bool] = True
     needs_plain_attention: ClassVar[bool] = False
+    trains_head: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = True
     trains_all: ClassVar[bool] = False
     starts_as_base: ClassVar[bool] = True
     stacks: ClassVar[bool] = False

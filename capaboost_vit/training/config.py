@@ -150,6 +150,10 @@ class RunConfig:
         """The learning rate around which `lr: auto` searches, and which it means where there is no search."""
         return 1e-3 if self.method is None else self.method.usual_lr
 
+    def uses_labels(self) -> bool:
+        """Whether the labels of the training split have a part in training, and those of val in what is chosen."""
+        return self.method is None or self.method.uses_labels
+
     def implied_method(self) -> str | None:
         """The method that the model's name brings with it (`*_capaboost_lora`); None where it brings none."""
         name = self.model.partition(".")[0].partition("_capaboost_")[2]

@@ -119,7 +119,9 @@ def _step(
             # gradients are averaged over the processes once per update, in the backward pass of the last batch
             with nullcontext() if last or world.size == 1 else runner.no_sync():
                 outputs = forward(runner, inputs, config)
-                loss = objective.loss(outputs, targets)
+                loss = torch.zeros((), device=state.device)
+                if config.uses_labels():
+                    loss = objective.loss(outputs, targets)
                 for value in hooks.added("losses", once_more, inputs, outputs, targets):
                     loss = loss + value
                 loss_sum += loss.detach()

@@ -52,8 +52,9 @@ def rate_without_search(config: RunConfig) -> RunConfig:
 
 def reason_against(job: Job) -> str | None:
     """Why no search is made for a run: nothing to score on, too few updates, or too many; None where one is."""
-    updates = job.state.updates
-    least = _COST * PARTS * _SHORTEST
+    updates, least = job.state.updates, _COST * PARTS * _SHORTEST
+    if not job.config.uses_labels():
+        return "the method goes by no labels, and a search would by those of val"
     if job.val is None:
         return "no val split to search on"
     if updates < least:

@@ -100,9 +100,11 @@ def _calibrated(job: Job, log: Log, stop: StopSignals) -> tuple[Tensor | None, f
     if job.val is None:
         return None, 1.0
     classes, count = job.objective.confusion, len(job.val.source)
-    if classes and count < FEWEST:
+    if classes and not job.config.uses_labels():
+        log.say("temperature of the probabilities: 1, as it would be found by labels")
+    elif classes and count < FEWEST:
         log.say(f"temperature of the probabilities: 1, as val has {count} {job.config.unit}, fewer than {FEWEST}")
-    fitted = classes and count >= FEWEST
+    fitted = classes and count >= FEWEST and job.config.uses_labels()
     if not (fitted or job.calibrate or (classes and job.test is None)):
         return None, 1.0
     kept = KeptLogits(job.val.indices, count)

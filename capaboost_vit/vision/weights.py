@@ -26,12 +26,14 @@ def create_base(
 ) -> nn.Module:
     """`timm.create_model` with its weights from a local file, or if there is none and they are wanted, from timm's hub.
 
+    The modules of the head that the weights lack, for other classes or none, are noted in `model.fresh_modules`.
+
     Raises:
         ValueError, TypeError: they cannot be fetched; timm cannot build it with these arguments.
         ValueError, FileNotFoundError: see `load_base_weights`.
     """
     try:
-        model = timm.create_model(name, pretrained=pretrained and initial_checkpoint is None, **arguments)
+        model: Any = timm.create_model(name, pretrained=pretrained and initial_checkpoint is None, **arguments)
     except OSError as error:
         cached = "" if os.environ.get("HF_HUB_OFFLINE") else ", or set HF_HUB_OFFLINE=1 to use the local cache at once"
         raise ValueError(
@@ -45,12 +47,16 @@ def create_base(
         reason = " ".join(str(error).split())
         raise ValueError(f"timm cannot build {name} with {given}: {type(error).__name__}: {reason}") from error
     if initial_checkpoint is not None:
-        load_base_weights(model, initial_checkpoint)
+        model.fresh_modules = load_base_weights(model, initial_checkpoint)
+    elif not pretrained or model.num_classes != model.pretrained_cfg.get("num_classes"):
+        model.fresh_modules = head_names(model)
     return model
 
 
-def load_base_weights(model: nn.Module, path: str | Path) -> None:
+def load_base_weights(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     """Loads the base's weights into a plain or adapted timm model; pickled code in a checkpoint is refused, not run.
+
+    Returns the names of the head's modules that the file does not hold for as many classes.
 
     Position embeddings are resampled by the family's own filter (timm's `checkpoint_filter_fn`). A classifier of
     another shape is left as it is in the model; every other tensor must be there and fit.
@@ -89,6 +95,7 @@ def load_base_weights(model: nn.Module, path: str | Path) -> None:
         listed = "; ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in differences.items() if names)
         raise ValueError(f"{path} does not hold the weights of this {type(model).__name__}: {listed}")
     model.load_state_dict(state, strict=False)
+    return tuple(head for head in head_names(model) if not any(name.startswith(f"{head}.") for name in state))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

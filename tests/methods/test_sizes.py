@@ -15,6 +15,8 @@ SIZES = [
     ("adalora", {"targets": SIX}, 1_991_520),
     ("adalora", {"init_r": 8}, 295_104),
     ("deep_lora", {}, 296_448),
+    ("sfda", {}, 48 * 16**2),
+    ("sfda", {"rank": 64}, 196_608),
     ("deep_lora", {"compress": True, "targets": SIX}, 1_340_928),
     ("lorta", {}, 6_880),
     ("lorta", {"rank": 4}, 3_440),

@@ -9,24 +9,33 @@ import numpy as np
 from PIL import Image
 
 from ...core.seeds import words
+from ...io.options import suggest
 from .image_data import ImageData
 from .split import Split
+
+SHIFTS = ("inverted", "noisy")
 
 
 def read_digits(spec: str) -> ImageData:
     """`digits`, or `digits:5-9` for some of its classes: 1,797 images of 8 x 8 pixels, split by half, quarter, quarter.
 
+    `digits:0-9:inverted` (255 - value) and `digits:0-9:noisy` (plus N(0, 64^2), a function of the image alone, cut to 0
+    to 255) are the same images in another domain.
+
     Raises:
-        ValueError: the range is malformed, or beyond the digits.
+        ValueError: the range is malformed, or beyond the digits; no such shift.
     """
     from sklearn.datasets import load_digits
 
-    bounds = re.fullmatch(r"digits:([0-9])-([0-9])", "digits:0-9" if spec == "digits" else spec)
+    bounds = re.fullmatch(r"digits:([0-9])-([0-9])(?::(\w+))?", "digits:0-9" if spec == "digits" else spec)
     if bounds is None or bounds[1] > bounds[2]:
         raise ValueError(f"{spec!r}: write digits, or a range of its classes, which are 0-9, such as digits:5-9")
+    shift = bounds[3]
+    if shift is not None and shift not in SHIFTS:
+        raise ValueError(f"{spec!r}: no shift {shift!r}{suggest(shift, SHIFTS)}; there are {' and '.join(SHIFTS)}")
     first, last = int(bounds[1]), int(bounds[2])
     digits = load_digits()
-    images = partial(_digit, (digits.images * (255 / 16)).round().astype(np.uint8))
+    images = partial(_digit, (digits.images * (255 / 16)).round().astype(np.uint8), shift)
     chosen = [i for i, label in enumerate(digits.target) if first <= label <= last]
     part_of = ("train", "val", "train", "test")  # by i % 4
     parts = {name: [i for i in chosen if part_of[i % 4] == name] for name in ("train", "val", "test")}
@@ -37,9 +46,15 @@ def read_digits(spec: str) -> ImageData:
     return ImageData(spec, tuple(str(label) for label in range(first, last + 1)), splits)
 
 
-def _digit(images: np.ndarray, name: str) -> Image.Image:
+def _digit(images: np.ndarray, shift: str | None, name: str) -> Image.Image:
     """Opens `digit i`."""
-    return Image.fromarray(images[int(name.split()[1])])
+    pixels = images[int(name.split()[1])]
+    if shift == "inverted":
+        pixels = 255 - pixels
+    elif shift == "noisy":
+        noise = np.random.RandomState(words(f"noisy {name}")[0]).normal(0, 64, pixels.shape)
+        pixels = (pixels + noise).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels)
 
 
 def read_synthetic(spec: str) -> ImageData:

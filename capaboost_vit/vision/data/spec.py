@@ -37,6 +37,7 @@ def open_data(
     """Reads which images a data set has, and their labels; no image yet. A local path wins over other readings.
 
     - `digits`, or `digits:5-9` for some of its classes: scikit-learn's 1,797 digits, split by half, quarter, quarter;
+      `digits:0-9:inverted`, `digits:0-9:noisy`: the same in another domain;
     - `sprites:location`, `sprites:orientation`, `sprites:count`, `sprites:distance`: generated images of shapes, with
       800 / 200 / 5,000 images; `sprites:count:96` for images of other than 64 pixels a side (see `sprites`);
     - a folder, or a `.zip` that holds one, which is read without unpacking; a lone folder in it is looked through:
