@@ -28,7 +28,8 @@ from .dispatcher import realised_rate as realised_rate
 from .fact_update import FactUpdate as FactUpdate
 from .fact_update import squares_of as squares_of
 from .front_adapter import FrontAdapter as FrontAdapter
-from .front_adapter import Fronted as Fronted
+from .fronted import Fronted as Fronted
+from .fronted import adapters_in_front as adapters_in_front
 from .gate import Gate as Gate
 from .gate import Padding as Padding
 from .inject import Anatomy as Anatomy
@@ -58,6 +59,7 @@ from .names import carries as carries
 from .names import get as get
 from .names import namer as namer
 from .names import norm_names as norm_names
+from .names import pattern_of as pattern_of
 from .names import slots as slots
 from .nonlinear_update import NonlinearUpdate as NonlinearUpdate
 from .random_basis_update import BasisUpdate as BasisUpdate
@@ -72,6 +74,7 @@ from .sparse_update import SparseUpdate as SparseUpdate
 from .start import RandomMatrix as RandomMatrix
 from .svd_update import SvdUpdate as SvdUpdate
 from .svd_update import kept_triplets as kept_triplets
+from .symmetric_adapter import SymmetricAdapter as SymmetricAdapter
 from .tied import TiedMaskedWeight as TiedMaskedWeight
 from .virtual_tokens import VirtualTokens as VirtualTokens
 from .wrapper import CannotMerge as CannotMerge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from torch import nn
 
 from .base import is_linear, kind_of, shape_of
 from .inject import Anatomy, find, find_parts
-from .names import get
+from .names import get, pattern_of
 from .wrapper import unwrap
 
 
@@ -46,7 +45,7 @@ def matrices_of(model: nn.Module, targets: Iterable[str], anatomy: Anatomy) -> d
         for place in places:
             path = f"{name}.{place.site.part}"
             shape = (place.layout(rows).rows_of(place.site.part), columns)
-            kind = f"{re.sub(r'(?<![^.])[0-9]+(?![^.])', '*', path)} {shape}"
+            kind = f"{pattern_of(path)} {shape}"
             layers[kind] = layers.get(kind, -1) + 1
             found[path] = Matrix(path, shape, kind, layers[kind])
     return found

@@ -84,6 +84,11 @@ def matching(names: Sequence[str], pattern: str) -> list[str]:
     return [pattern] if pattern in names else [name for name in names if _matches(name, pattern)]
 
 
+def pattern_of(name: str) -> str:
+    """The pattern of a name in all blocks, with a star for each number: `blocks.*.attn.qkv`."""
+    return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
+
+
 def is_inside(name: str, pattern: str) -> bool:
     """Whether one of the modules that contain the one of this name matches the pattern."""
     return any(_matches(parent, pattern) for parent in accumulate(name.split(".")[:-1], "{}.{}".format))

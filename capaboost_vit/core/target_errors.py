@@ -10,7 +10,7 @@ from torch import nn
 from ..io.options import suggest
 from .base import is_linear
 from .low_rank import takes_low_rank
-from .names import matching, slots
+from .names import matching, pattern_of, slots
 from .wrapper import unwrap
 
 if TYPE_CHECKING:
@@ -43,5 +43,4 @@ def nothing_matches(model: nn.Module, target: str, anatomy: Anatomy, use: str | 
 
 def _kinds(modules: Mapping[str, nn.Module], fits: Callable[[nn.Module], bool]) -> list[str]:
     """The names of the modules of a kind, with a star for each number."""
-    names = (name.split(".") for name, module in modules.items() if fits(module))
-    return list(dict.fromkeys(".".join("*" if part.isdigit() else part for part in name) for name in names))
+    return list(dict.fromkeys(pattern_of(name) for name, module in modules.items() if fits(module)))

@@ -27,6 +27,7 @@ for _name in (
     "rasa",
     "deep_lora",
     "repadapter",
+    "arc",
     "snell",
     "dora",
     "vera",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .. import core
 from ..io.options import option
@@ -53,36 +53,17 @@ class Repadapter(MaskedMethod):
                 not divide the bottleneck or a width.
             TypeError: a target that is no linear layer.
         """
-        together: dict[Any, list[str]] = {}  # layers that are given the same input
-        keys: dict[str, Any] = {}
-        first: dict[str, str] = {}  # part of a layer
-        for name, places in core.find_parts(model, self.targets, anatomy).items():
-            layer = core.unwrap(core.get(model, name))
-            if not core.is_linear(layer):
-                raise TypeError(f"repadapter needs linear layers, but {name!r} is a {core.kind_of(layer)}")
-            rows, columns = core.shape_of(layer)
-            parts = places[0].layout(rows).parts
-            if missing := [part for part in parts if part not in {place.site.part for place in places}]:
-                raise ValueError(
-                    f"repadapter stands in front of the whole of {name!r}, and its {', '.join(missing)} is no target: "
-                    f"name all of {', '.join(parts)}, or the layer"
-                )
-            first[name] = parts[0]
-            keys[name] = (name.rpartition(".")[0], columns)
-            together.setdefault(keys[name], []).append(name)
-        adapters: dict[Any, core.FrontAdapter] = {}
-        for name, key in keys.items():
-            base = core.get(model, name)
-            if key not in adapters:
-                layers = [core.unwrap(core.get(model, other)) for other in together[key]]
-                adapters[key] = core.FrontAdapter(
-                    key[1],
-                    self.bottleneck,
-                    self.groups,
-                    self.masking,
-                    scaling=self.scale * self.scaling_of_masks(),
-                    bias=all(getattr(layer, "bias", None) is not None for layer in layers),
-                    dropout=self.dropout,
-                    path=name,
-                ).to(**core.device_and_dtype(base))
-            yield name, core.Fronted(base, adapters[key], first[name])
+
+        def make(features: int, bias: bool, path: str) -> nn.Module:
+            return core.FrontAdapter(
+                features,
+                self.bottleneck,
+                self.groups,
+                self.masking,
+                scaling=self.scale * self.scaling_of_masks(),
+                bias=bias,
+                dropout=self.dropout,
+                path=path,
+            )
+
+        return core.adapters_in_front(model, self.targets, anatomy, make, self.name)

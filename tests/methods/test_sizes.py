@@ -25,6 +25,8 @@ SIZES = [
     ("fact", {"form": "tk", "rank": 32}, 86_528),
     ("rasa", {}, 295_368),
     ("repadapter", {}, 239_808),
+    ("arc", {}, 96_432),
+    ("arc", {"targets": QKVO[:3]}, 48_216),
     ("dyt", {}, 165_996),
     ("dyt", {"bottleneck": 16}, 313_548),
     ("dyt", {"bottleneck": 64}, 1_198_860),

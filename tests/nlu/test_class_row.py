@@ -40,7 +40,7 @@ MORE = {
     "randlora": [("randlora", dict(rank=4))],
     **{
         name: [(name, {})]
-        for name in ("adalora", "deep_lora", "fact", "hiwi", "intlora", "lorta", "pafi", "rasa", "repadapter", "sfda")
+        for name in "adalora arc deep_lora fact hiwi intlora lorta pafi rasa repadapter sfda".split()
     },
 }
 FITTING = [name for name in MORE if name not in GATED]
