@@ -26,7 +26,7 @@ from .dispatcher import complete as complete
 from .dispatcher import dispatchers as dispatchers
 from .dispatcher import realised_rate as realised_rate
 from .fact_update import FactUpdate as FactUpdate
-from .fact_update import squares_of as squares_of
+from .fact_update import fact_updates as fact_updates
 from .front_adapter import FrontAdapter as FrontAdapter
 from .fronted import Fronted as Fronted
 from .fronted import adapters_in_front as adapters_in_front

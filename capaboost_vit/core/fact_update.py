@@ -1,15 +1,19 @@
-"""Changes of weights that are squares of one tensor-train or Tucker decomposition: FacT's."""
+"""Changes of weights that are squares of one decomposed tensor (tensor train, Tucker, CP): FacT's and Aurora's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from .dense_update import DenseUpdate, dense_updates
+from .inject import Anatomy
 from .masking import Masking
+from .matrices import matrices_of
 from .start import uniform
 from .tied import TiedMaskedWeight
 
@@ -18,17 +22,19 @@ class FactUpdate(nn.Module):
     """`dW = s * V S_l U`, a square (D, D) of it for each number l: U (R, D) and V (D, R) are those of all matrices.
 
     A weight (out, in) is cut along its longer side into squares of its shorter side D, and what the last one has too
-    much is cut off. As a tensor train each square has its own S_l (R, R); in Tucker's form
-    `S_l = sum_c C[:, :, c] p_l[c]` with one C (R, R, R) for all matrices. V starts at zero. With masks (ours) each
-    square has its own views of U and V.
+    much is cut off. As a tensor train ("tt") each square has its own S_l (R, R); in Tucker's form ("tk")
+    `S_l = sum_c C[:, :, c] p_l[c]` with one C (R, R, R) for all matrices; in the form of CANDECOMP/PARAFAC ("cp")
+    `S_l = diag(c * p_l)` with one c (R,), which is Tucker's with a superdiagonal C. V starts at zero, c at one. With
+    masks (ours) each square has its own views of U and V.
 
     Args:
         rank: R. scaling: s. masking: of U and V.
         squares: those of all matrices that share U and V, on which the start of p depends.
-        tucker: Tucker's form instead of a tensor train.
+        form: "tt", "tk" or "cp".
         path: names the update: the key of its masks and start values.
 
-    Source: FacT (AAAI 2023), arXiv 2212.03145; start values are those of its code.
+    Source: FacT (AAAI 2023), arXiv 2212.03145; start values are those of its code. "cp" is Aurora's (NeurIPS 2023),
+    arXiv 2305.08381.
     """
 
     core: nn.Parameter | None
@@ -41,7 +47,7 @@ class FactUpdate(nn.Module):
         masking: Masking,
         *,
         squares: int,
-        tucker: bool = False,
+        form: str = "tt",
         scaling: float = 1.0,
         path: str = "",
     ) -> None:
@@ -58,8 +64,9 @@ class FactUpdate(nn.Module):
         cast(TiedMaskedWeight, self.downs[0]).fill_uniform(1 / math.sqrt(width))
         self.share(self)
         seed = masking.init_seed
-        if tucker:
-            self.core = nn.Parameter(uniform((rank, rank, rank), math.sqrt(3) / rank, seed, f"{path}.core.init"))
+        if form in ("tk", "cp"):
+            core = uniform((rank, rank, rank), math.sqrt(3) / rank, seed, f"{path}.core.init") if form == "tk" else None
+            self.core = nn.Parameter(torch.ones(rank) if core is None else core)
             self.mixing = nn.Parameter(
                 uniform((numbers, rank), math.sqrt(6 / (rank + squares)), seed, f"{path}.mixing.init")
             )
@@ -71,7 +78,7 @@ class FactUpdate(nn.Module):
             )
 
     def share(self, other: FactUpdate) -> None:
-        """From now on U, V and C are the other's own; masks, and what is for one square, stay apart."""
+        """From now on U, V and C (c) are the other's own; masks, and what is for one square, stay apart."""
         for mine, owner in ((self.downs, other.downs), (self.ups, other.ups)):
             for weight in mine:
                 cast(TiedMaskedWeight, weight).share(cast(TiedMaskedWeight, owner[0]))
@@ -80,13 +87,19 @@ class FactUpdate(nn.Module):
 
     def delta(self, weight: Callable[[], Tensor]) -> Tensor:
         """dW, (out, in); the weight that is changed plays no part."""
-        middle = self.mixing if self.core is None else torch.einsum("abc,nc->nab", self.core, self.mixing)
-        squares = [
-            (up() @ s @ down()).sum(0) for up, s, down in zip(self.ups, self.scaling * middle, self.downs, strict=True)
-        ]
+        middles = self.scaling * self._middles()
+        squares = [(up() @ s @ down()).sum(0) for up, s, down in zip(self.ups, middles, self.downs, strict=True)]
         if self.out_features >= self.in_features:
             return torch.cat(squares)[: self.out_features]
         return torch.cat(squares, 1)[:, : self.in_features]
+
+    def _middles(self) -> Tensor:
+        """S_l of each square, (squares, R, R)."""
+        if self.core is None:
+            return self.mixing
+        if self.core.dim() == 1:
+            return torch.diag_embed(self.core * self.mixing)
+        return torch.einsum("abc,nc->nab", self.core, self.mixing)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, squares={len(self.ups)}, scaling={self.scaling:g}"
@@ -95,3 +108,38 @@ class FactUpdate(nn.Module):
 def squares_of(in_features: int, out_features: int) -> int:
     """Into how many squares a weight of this shape is cut."""
     return -(-max(in_features, out_features) // min(in_features, out_features))
+
+
+def fact_updates(
+    model: nn.Module,
+    targets: Iterable[str],
+    anatomy: Anatomy,
+    rank: int,
+    masking: Masking,
+    *,
+    form: str,
+    scaling: float = 1.0,
+    dropout: float = 0.0,
+) -> Iterator[tuple[str, DenseUpdate]]:
+    """(canonical name, wrapper) for each layer that the targets name, with a `FactUpdate` for each part that they do.
+
+    All matrices whose shorter side is as long share U, V and core. Raises ValueError for a target that matches nothing,
+    TypeError for one that is no linear layer.
+    """
+    squares: Counter[int] = Counter()  # by width
+    for matrix in matrices_of(model, targets, anatomy).values():
+        squares[min(matrix.shape)] += squares_of(*matrix.shape)
+    owners: dict[int, FactUpdate] = {}
+
+    def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
+        width = min(in_features, out_features)
+        number = squares[width]
+        update = FactUpdate(
+            in_features, out_features, rank, masking, squares=number, form=form, scaling=scaling, path=path
+        )
+        owner = owners.setdefault(width, update)
+        if owner is not update:
+            update.share(owner)
+        return update
+
+    return dense_updates(model, targets, anatomy, make, dropout)

@@ -24,6 +24,7 @@ for _name in (
     "adalora",
     "lorta",
     "fact",
+    "aurora",
     "rasa",
     "deep_lora",
     "repadapter",

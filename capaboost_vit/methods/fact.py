@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,26 +55,14 @@ class Fact(MaskedMethod):
 
         Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
         """
-        squares: Counter[int] = Counter()  # by width
-        for matrix in core.matrices_of(model, self.targets, anatomy).values():
-            squares[min(matrix.shape)] += core.squares_of(*matrix.shape)
-        owners: dict[int, core.FactUpdate] = {}
-
-        def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
-            width = min(in_features, out_features)
-            update = core.FactUpdate(
-                in_features,
-                out_features,
-                self.rank,
-                self.masking,
-                squares=squares[width],
-                tucker=self.form == "tk",
-                scaling=self.scale * self.scaling_of_masks(),
-                path=path,
-            )
-            owner = owners.setdefault(width, update)
-            if owner is not update:
-                update.share(owner)
-            return update
-
-        return core.dense_updates(model, self.targets, anatomy, make, self.dropout)
+        scaling = self.scale * self.scaling_of_masks()
+        return core.fact_updates(
+            model,
+            self.targets,
+            anatomy,
+            self.rank,
+            self.masking,
+            form=self.form,
+            scaling=scaling,
+            dropout=self.dropout,
+        )

@@ -13,7 +13,7 @@ from capaboost_vit.core.fact_update import FactUpdate
 from capaboost_vit.core.inject import branches
 from capaboost_vit.core.shared_ranks import SharedRanksUpdate
 
-NAMES = ("lorta", "fact", "rasa")
+NAMES = ("lorta", "fact", "aurora", "rasa")
 every_method = pytest.mark.parametrize("name", NAMES)
 
 
@@ -142,10 +142,11 @@ def test_with_masks_each_matrix_has_its_own_views_of_what_is_shared(name, tmp_pa
             views = zip(update.up(), update.down(), strict=True)
             expected = sum(torch.einsum("hr,jr,ri->hji", c, up, down).flatten(0, 1) for up, down in views)
             expected = expected.T if update.heads_in_columns else expected
-        elif name == "fact":
+        elif name in ("fact", "aurora"):
+            middles = update.mixing if name == "fact" else torch.diag_embed(update.core * update.mixing)
             squares = [
                 sum(up @ s @ down for up, down in zip(ups(), downs(), strict=True))
-                for ups, s, downs in zip(update.ups, update.mixing, update.downs, strict=True)
+                for ups, s, downs in zip(update.ups, middles, update.downs, strict=True)
             ]
             expected = torch.cat(squares, 0 if update.out_features >= update.in_features else 1)
         else:
