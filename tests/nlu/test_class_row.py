@@ -38,7 +38,10 @@ MORE = {
     "unipelt-2-prompts": [("unipelt", dict(LITTLE, parts=["lora", "prompt"], copies=2))],
     **{name: [(name, {})] for name in ("dora", "vera", "ether", "etherplus", "neat", "hra", "boft", "gralora", "mlae")},
     "randlora": [("randlora", dict(rank=4))],
+    **{
+        name: [(name, {})]
         for name in "adalora arc aurora deep_lora fact hiwi intlora lorta pafi rasa repadapter sfda".split()
+    },
 }
 FITTING = [name for name in MORE if name not in GATED]
 # families, and ways to compute their attention; each method meets one of either line

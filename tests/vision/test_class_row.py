@@ -135,7 +135,7 @@ def test_in_float32_they_agree_to_a_millionth_of_the_largest_entry(name):
         [("ssf", {})],
         [("hira", {"targets": LINEARS})],
         [("intlora", {"targets": LINEARS})],
-        [("arc", {})],
+        [("arc", {}), ("aurora", {})],
         [("snell", {}), ("ia3", {"targets": ("key",)})],
         [("ia3", {"targets": ("key", "value"), "inputs": ("mlp_out", "attn_out")})],
         [("unipelt", {"parts": ("lora",)})],  # a gate looks at the input of qkv, which all rows have
