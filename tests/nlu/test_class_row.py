@@ -40,7 +40,20 @@ MORE = {
     "randlora": [("randlora", dict(rank=4))],
     **{
         name: [(name, {})]
-        for name in "adalora arc aurora deep_lora fact hiwi intlora lorta pafi rasa repadapter sfda".split()
+        for name in [
+            "adalora",
+            "arc",
+            "aurora",
+            "deep_lora",
+            "fact",
+            "hiwi",
+            "intlora",
+            "lorta",
+            "pafi",
+            "rasa",
+            "repadapter",
+            "sfda",
+        ]
     },
 }
 FITTING = [name for name in MORE if name not in GATED]
