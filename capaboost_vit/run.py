@@ -27,6 +27,7 @@ from .training.distributed import (
     torchrun_group,
 )
 from .training.folder import RunFolder
+from .training.found import RECORD, find_options, is_open
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
 from .training.loop import NotFinite, fit, run_stages
@@ -99,6 +100,10 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
             folder.lock()
             if fresh:  # another run may have come and gone while the job was built
                 folder.refuse_if_taken()
+        if is_open(config.method):
+            config = find_options(job, folder, config)
+            job.close()
+            job = build_job(rate_without_search(config) if search else config, world, device)
         if search:
             job = find_rate(job, folder, stop)
         return _run(job, folder, stop, finished=result is not None)
@@ -160,7 +165,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
             notes.append("warning: the run was finished before: the test split is used once more")
     if world.is_main:
         if tree is None:
-            folder.empty(but=() if config.overwrite else SEARCH_FILES)
+            folder.empty(but=() if config.overwrite else (*SEARCH_FILES, RECORD))
         write_text(folder.path / "config.yaml", format_yaml(as_dict(config)))
     log = Log(
         folder.path,

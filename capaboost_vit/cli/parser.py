@@ -222,7 +222,8 @@ def add_method_options(parser: Parser) -> None:
         text = "; ".join(f"{', '.join(names)}: {help_text}" for (help_text, _), names in kinds.items())
         hints = [hint for _, hint in kinds]
         if any(map(takes_several, hints)):
-            parser.add_argument(f"--method.{option}", type=str, nargs="+", default=None, help=text)
+            item = Typed(f"--method.{option}", arguments_of(hints[0], tuple)[0], {})
+            parser.add_argument(f"--method.{option}", type=item, nargs="+", default=None, help=text)
         else:
             hint = functools.reduce(operator.or_, hints)
             add_option(parser, f"--method.{option}", hint | None, None, text)

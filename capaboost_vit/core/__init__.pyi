@@ -10,6 +10,8 @@ from .base import shape_of as shape_of
 from .bias_update import AdaptedBias as AdaptedBias
 from .bias_update import BiasUpdate as BiasUpdate
 from .bias_update import bias_of as bias_of
+from .block_adapters import BlockAdapters as BlockAdapters
+from .block_adapters import NormedAdapter as NormedAdapter
 from .block_update import BlockUpdate as BlockUpdate
 from .branch import LowRankBranch as LowRankBranch
 from .branch import rate_factors as rate_factors
@@ -51,6 +53,7 @@ from .low_rank_layers import low_rank_updates as low_rank_updates
 from .magnitude_update import MagnitudeUpdate as MagnitudeUpdate
 from .masking import PLAIN as PLAIN
 from .masking import Masking as Masking
+from .masks import random_state as random_state
 from .matrices import Matrix as Matrix
 from .matrices import heads_of as heads_of
 from .matrices import matrices_of as matrices_of
@@ -72,6 +75,7 @@ from .shared_ranks import SharedRanksUpdate as SharedRanksUpdate
 from .singular_update import SingularUpdate as SingularUpdate
 from .sparse_update import SparseUpdate as SparseUpdate
 from .start import RandomMatrix as RandomMatrix
+from .subset_gates import SubsetGates as SubsetGates
 from .svd_update import SvdUpdate as SvdUpdate
 from .svd_update import kept_triplets as kept_triplets
 from .symmetric_adapter import SymmetricAdapter as SymmetricAdapter

@@ -44,6 +44,7 @@ class Anatomy:
             known.
         prompted: the class of the wrapper that gives a `block` a prompt, or None where none is known.
         dispatched: the class of the wrapper that dispatches the tokens of a `block`, or None where none is known.
+        skippable: the class of the wrapper that skips a `block`, or None where none is known.
         watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is, or
             None where there is none.
         head: names of the modules that are trained from the first step (the classifier).
@@ -55,6 +56,7 @@ class Anatomy:
     prefix_attention: type[Any] | None = None
     prompted: type[Any] | None = Prompted
     dispatched: type[Any] | None = None
+    skippable: type[Any] | None = None
     watching: Callable[..., Wrapper] | None = None
     head: tuple[str, ...] = ()
     layout: Callable[[nn.Module, str], Layout | None] | None = None

@@ -47,6 +47,7 @@ for _name in (
     "unipelt",
     "dyt",
     "sfda",
+    "das",
     "norm",
     "bitfit",
     "hiwi",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ..io.options import hints_of, suggest
+from ..io.options import arguments_of, hints_of, suggest
 from .method import Method
 
 M = TypeVar("M", bound=type[Method])
@@ -101,10 +100,10 @@ def method_of(options: Mapping[str, Any], *, implied: str | None = None) -> Meth
 
 def takes_several(hint: Any) -> bool:
     """Whether an option of this type takes several words."""
-    return typing.get_origin(hint) is tuple
+    return bool(arguments_of(hint, tuple))
 
 
 def _as_tuple(value: Any, hint: Any) -> Any:
     if not takes_several(hint):
         return value
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else value
+    return (value,) if isinstance(value, str | int) else tuple(value) if isinstance(value, Iterable) else value

@@ -54,6 +54,7 @@ class Method:
         starts_as_base: the model computes at step 0 what the base does.
         usual_lr: learning rate of AdamW on images where nobody chooses or searches one.
         stacks: takes modules that carry a wrapper of the same class already.
+        finds: options that are none until a run has found them, by `find`, such as ("skipped",).
         measures: names of what `counted` counts, such as ("rate",); a run reports `val_rate` and `test_rate`.
         given: the names that the user gave (`name` too), which a run's configuration keeps; None: made by its class.
     """
@@ -67,6 +68,7 @@ class Method:
     starts_as_base: ClassVar[bool] = True
     stacks: ClassVar[bool] = False
     usual_lr: ClassVar[float] = 3e-3  # measured: docs/tuning.md, "Usual rates", has the command
+    finds: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[tuple[str, ...]] = ()
     given: ClassVar[tuple[str, ...] | None] = None
 
@@ -120,11 +122,21 @@ class Method:
         """Counts within the block what the model does in evaluation: of each of `measures` a sum, and of how many."""
         return nullcontext(dict)
 
+    def find(self, job: Any, say: Callable[[str], None]) -> Mapping[str, Any]:
+        """Those of the options in `finds` that are none, found on val before a run, which is built anew with them."""
+        return {}
+
     def stages(self, job: Any) -> Iterable[Stage]:
         """What is to be done before the first update, such as compressing or searching on val."""
         return ()
 
     # as values
+
+    def with_found(self, options: Mapping[str, Any]) -> Method:
+        """The method with what a run has found; a configuration keeps what was asked for."""
+        made = dataclasses.replace(self, **options)
+        object.__setattr__(made, "given", tuple(name for name in self.as_given() if name not in options))
+        return made
 
     def seeded(self, seed: int) -> Method:
         """With the run's seed for its start values, unless the user chose another; masks have a seed of their own."""

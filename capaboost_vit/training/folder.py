@@ -31,6 +31,7 @@ FILES = (
     "status.json",
     "bad_batch.json",
     "tracker.json",
+    "found.json",
     "lr_search.json",
     "lr_search.png",
 )

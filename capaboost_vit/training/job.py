@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..core.base import gathered
 from ..core.inject import wrappers
@@ -20,7 +21,8 @@ from .distributed import ProcessGroup
 from .evaluation import evaluate, forward
 from .frozen_front import FrontExamples
 from .loader import EvalLoader, TrainLoader
-from .objective import Objective, with_selected
+from .objective import MeanLoss, Objective, with_selected
+from .optim import make_optimizer
 from .sharding import held
 from .state import State
 
@@ -112,7 +114,19 @@ class Job:
         """Of a prepared batch, in full precision: for stages before the first update."""
         return forward(self.called, inputs, dataclasses.replace(self.config, amp=False, compile=False))
 
-    def evaluate(self, batches: EvalLoader, *, model: nn.Module | None = None, **options: Any) -> Tensor:
+    def optimizer(self) -> Optimizer:
+        """A new one of the run's kind and rate, over what is trained now: for what comes before the first update."""
+        return make_optimizer(self.model, self.config)
+
+    def mean_loss(self, batches: EvalLoader | Sequence[Any]) -> float:
+        """Over held-out batches, in evaluation mode."""
+        mean = MeanLoss(self.objective, getattr(batches, "indices", None))
+        self.evaluate(batches, also=mean.add)
+        return mean.result(self.world)
+
+    def evaluate(
+        self, batches: EvalLoader | Sequence[Any], *, model: nn.Module | None = None, **options: Any
+    ) -> Tensor:
         """The objective's accumulator over batches, of the network or of the compiled one; see `evaluate`."""
         options |= {"prepare": self.prepare, "config": self.config, "objective": self.objective, "world": self.world}
         return evaluate(self.called if model is None else model, batches, **options)

@@ -26,6 +26,7 @@ def newest_state(job: Job, folder: RunFolder, note: Callable[[str], None]) -> di
             "status.json",
             "tensorboard",
             "checkpoints",
+            "found.json",
             "lr_search.json",
             "lr_search.png",
         }:

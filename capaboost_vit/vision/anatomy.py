@@ -16,6 +16,7 @@ from .attention import PrefixAttention
 from .dispatch import DispatchedBlock
 from .families import with_families
 from .fused import fused_layout
+from .skipping import SkippableBlock
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
@@ -40,6 +41,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         roles,
         PrefixAttention if plain else None,
         dispatched=DispatchedBlock if "block" in roles else None,
+        skippable=SkippableBlock if "block" in roles else None,
         head=head_names(model),
         layout=fused_layout,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,8 @@ def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
         arguments["drop_path_rate"] = config.drop_path
     implied = folder is None and parse_name(name) is not None
     if implied:
-        arguments |= {name: value for name, value in method.as_given().items() if name != "name"}
+        changed = dataclasses.replace(method).as_given()  # what a run has found, too
+        arguments |= {name: value for name, value in changed.items() if name != "name"}
     pretrained = config.pretrained or folder is not None
     model: Any = create_base(source, pretrained=pretrained, initial_checkpoint=config.initial_checkpoint, **arguments)
     if not implied:
