@@ -26,7 +26,7 @@ class NormedAdapter(nn.Module):
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
         """`y + A(x)` in the dtype of y."""
-        return self.branch.added_to(y, self.norm(operand(x, self.norm.weight)))
+        return self.branch.added_to(y, self.norm(operand(x, self.norm.weight))).to(y.dtype)
 
 
 class BlockAdapters(nn.ModuleDict):

@@ -31,13 +31,17 @@ TINY = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, "img_size"
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 # small values of options that several methods have, so that a new method needs no line here
 SMALL = {"rank": 2, "bottleneck": 4, "prefix_length": 3, "prompt_length": 3, "prefix_bottleneck": 4}
+SMALL |= {"skip_num": 1}  # runs here have models of one block
 # where a method does not fit every timm model, or no text encoder, at its defaults
 IMAGES = {"unipelt": {"parts": ("lora", "adapter")}}
 # two passes in training are compared: nothing is drawn
 NOT_DRAWN = {"dyt": {"sampled": False}}
 # what the loss of the logits does not move: the mask of tokens that the head does not read
 UNMOVED = {"dyt": ("blocks.2.gates.mlp.bias",)}
-NO_TEXTS = {"dyt": "no token dispatch is known for BertForSequenceClassification"}
+NO_TEXTS = {
+    "dyt": "no token dispatch is known for BertForSequenceClassification",
+    "das": "no skipping of blocks is known for BertForSequenceClassification",
+}
 TEXTS = {"ssf": {"targets": ("query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm")}}
 # other paths through a method than its defaults take
 MORE = [("prefix", {"bottleneck": 4, "shared": True}), ("prompt", {"deep": False}), ("lora", {"freeze_down": True})]
