@@ -1100,3 +1100,4 @@ def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it(
     ):
         assert words in targets
     assert "prompt, dyt: role or name pattern of the blocks" in targets
+    assert "--method.skipped SKIPPED [SKIPPED ...] das: the blocks that are skipped, from 0" in text

@@ -127,7 +127,7 @@ class Method:
         return {}
 
     def stages(self, job: Any) -> Iterable[Stage]:
-        """What is to be done before the first update, such as compressing or searching on val."""
+        """What is to be done before the first update, such as compressing."""
         return ()
 
     # as values
