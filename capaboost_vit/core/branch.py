@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..io.options import check_value
 from .base import meets, operand
 from .bottleneck import ACTIVATIONS, add_bottleneck
-from .gate import Gate
+from .gate import Gate, TokenScale
 from .masking import Masking
 from .tied import TiedMaskedWeight
 
@@ -49,8 +49,8 @@ class LowRankBranch(nn.Module):
     the plain branch until training moves c: a superset of it, for (d - 1) * R or d - 1 more numbers.
 
     A `gain`, if it is learned, multiplies y by a number (AdaptFormer, arXiv 2205.13535), each channel by its own
-    (Adapter+, arXiv 2406.06820) or each row of A by its own, in all views (MLAE); it starts from one. A `gate`, if one
-    is put in, multiplies y by a number for each example (UniPELT).
+    (Adapter+, arXiv 2406.06820) or each row of A by its own, in all views (MLAE); it starts from one. A `gate`
+    multiplies y by a number for each example, if one is put in (UniPELT), or learned for each token (DAPT).
 
     Args:
         rank: R, the rank of one branch (the bottleneck width of an adapter).
@@ -61,7 +61,8 @@ class LowRankBranch(nn.Module):
         drop_path: probability of leaving out y for a whole example, in training.
         rank_dropout: probability of leaving out a term of rank one (a row of A_cat with its column of B_cat), in
             training; drawn once a call, for the whole batch (MLAE, whose factors are branches of rank one).
-        learned_scale: "scalar", "channel" or, for the terms of rank one (MLAE's), "rank" for a gain; None for none.
+        learned_scale: "scalar", "channel" or, for the terms of rank one (MLAE's), "rank" for a gain; "token" for a gate
+            of each token, `TokenScale`; None for none.
         init: "zero", or "houlsby", where A and B start from N(0, 0.01^2) within two deviations: near the zero map
             (arXiv 1902.00751).
         freeze_down: A keeps its start value, only B is trained (LoRA-FA, arXiv 2308.03303): the input need not be kept.
@@ -99,7 +100,7 @@ class LowRankBranch(nn.Module):
         check_value("drop_path", drop_path, float, {"low": 0, "below": 1})
         check_value("rank_dropout", rank_dropout, float, {"low": 0, "below": 1})
         check_value("init", init, str, {"choices": ("zero", "houlsby")})
-        check_value("learned_scale", learned_scale, str | None, {"choices": ("scalar", "channel", "rank")})
+        check_value("learned_scale", learned_scale, str | None, {"choices": ("scalar", "channel", "rank", "token")})
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.num_branches, self.scaling, self.dropout, self.act = masking.num_branches, scaling, dropout, act
         self.path, self.init, self.drop_path = path, init, drop_path
@@ -108,12 +109,12 @@ class LowRankBranch(nn.Module):
         self.up = TiedMaskedWeight((out_features, rank), masking, path=f"{path}.up")
         self.down_bias = nn.Parameter(torch.zeros(rank)) if bias else None
         self.up_bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        channels = {None: 0, "scalar": 1, "channel": out_features, "rank": rank}[learned_scale]
+        channels = {"scalar": 1, "channel": out_features, "rank": rank}.get(learned_scale or "", 0)
         self.gain = nn.Parameter(torch.ones(channels)) if channels else None
         of_a_view = {None: 0, "rank": rank, "branch": 1}[masking.coefficients]
         # a vector, which optimizers of timm's kind do not decay
         self.coefficients = nn.Parameter(torch.zeros((self.num_branches - 1) * of_a_view)) if of_a_view else None
-        self.gate: Gate | None = None
+        self.gate: Gate | TokenScale | None = TokenScale(in_features) if learned_scale == "token" else None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -130,6 +131,8 @@ class LowRankBranch(nn.Module):
                 parameter.zero_()
         if self.gain is not None:
             self.gain.fill_(1)
+        if isinstance(self.gate, TokenScale):
+            self.gate.reset_parameters()
 
     def share(self, other: LowRankBranch) -> None:
         """From now on A and B are the other's own; masks, coefficients and biases stay apart.

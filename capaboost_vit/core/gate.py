@@ -1,8 +1,8 @@
-"""Gates: a learned number between 0 and 1 for each example, by which a branch is multiplied."""
+"""Gates: a learned number for each example, or for each token, by which a branch is multiplied."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class Gate(nn.Module):
     does not depend on what stands beside it in the batch.
     """
 
+    by_row: ClassVar[bool] = False
+
     def __init__(self, features: int, *, padding: Padding | None = None, init_seed: int = 0, path: str = "") -> None:
         super().__init__()
         self.padding = padding or Padding()
@@ -58,3 +60,30 @@ class Gate(nn.Module):
         else:
             mean = g.mean(1, keepdim=True)
         return mean.view(-1, *[1] * (x.dim() - 1))
+
+
+class TokenScale(nn.Module):
+    """`g = relu(x w + b)` of each token, (..., 1) from x (..., D): a token with g = 0 gets nothing of the branch.
+
+    w starts from zero and b from one, so g is one at first.
+
+    Source: DAPT, arXiv 2403.01439. There w starts at random, so that about half of the tokens get nothing, and no
+    gradient, at first.
+    """
+
+    by_row: ClassVar[bool] = True
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(features))
+        self.bias = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """One, whatever x is."""
+        self.weight.zero_()
+        self.bias.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(operand(x, self.weight), self.weight.unsqueeze(0), self.bias).relu()

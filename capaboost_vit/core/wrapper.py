@@ -83,7 +83,8 @@ class Wrapper(nn.Module):
 
     def gated(self) -> bool:
         """Whether an addition has a gate, a function of the layer's whole input."""
-        return any(getattr(addition, "gate", None) is not None for addition in self.additions().values())
+        gates = (getattr(addition, "gate", None) for addition in self.additions().values())
+        return any(gate is not None and not gate.by_row for gate in gates)
 
     def cannot_merge(self) -> str | None:
         """Why `merged` would raise, in words; None where it would not."""

@@ -30,7 +30,9 @@ class Adapter(MaskedMethod):
     residual stream through a norm of its own instead). Sequential: x is the sub-layer's output, before the residual; of
     a whole block it is the residual stream behind the block, the position "post" of Adapter+ (arXiv 2406.06820).
 
-    A `learned_scale` multiplies too and starts from one; s is 1 then where `scale` is none. `rescale` makes the mean or
+    A `learned_scale` multiplies too and starts from one; s is 1 then where `scale` is none. By "token" it is
+    relu(x w + b), w of width D, the dynamic adapter of DAPT (arXiv 2403.01439; there of rank 64, w at random, and on
+    points): a token of scale 0 has no update. `rescale` makes the mean or
     the norm of the update that of the plain adapter if there were no activation; b_up is multiplied as well. With
     `coefficients` the first branch has no masks, and the hidden units of the others are multiplied by c, 0 at first.
     """
@@ -45,7 +47,9 @@ class Adapter(MaskedMethod):
     )
     scale: float | None = option(None, "s; none: 0.1 for parallel, 1 for sequential and with a learned one")
     learned_scale: str | None = option(
-        None, "a learned factor of the output beside s, from one: scalar, channel", choices=("scalar", "channel")
+        None,
+        "a learned factor of the output beside s, from one: scalar, channel, token (relu(x w + b) of each token's x)",
+        choices=("scalar", "channel", "token"),
     )
     activation: str = option("relu", "relu, gelu, silu, tanh", choices=("relu", "gelu", "silu", "tanh"))
     init: str = option(

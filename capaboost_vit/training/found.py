@@ -48,6 +48,7 @@ def _found(job: Job, folder: RunFolder, method: Method) -> dict[str, Any]:
         if job.config.overwrite:
             folder.empty()
         folder.write_status("running", 0)
+    log.say(f"{method.name} finds on val: {', '.join(method.finds)}")
     try:
         with seeded("find", job.config.seed, devices=job.state.device.type != "cpu"):
             found = broadcast(dict(method.find(job, log.say)), world)

@@ -227,7 +227,7 @@ def test_ranks_of_known_matrices():
         ({"dropout": 1.0}, "dropout must lie"),
         ({"drop_path": -0.1}, r"drop_path must lie in \[0, 1\), got -0.1"),
         ({"init": "houlsbi"}, "init must be zero or houlsby, got 'houlsbi'"),
-        ({"learned_scale": "row"}, "learned_scale must be scalar, channel or rank, got 'row'"),
+        ({"learned_scale": "row"}, "learned_scale must be scalar, channel, rank or token, got 'row'"),
         ({"pattern": "2:4", "rank": 6}, "divisible by 4"),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_learned_scale_starts_from_s_or_one(options, scaling, size):
     [
         (
             dict(learned_scale="channels"),
-            "learned_scale of method 'adapter' must be scalar or channel, got 'channels'",
+            "learned_scale of method 'adapter' must be scalar, channel or token, got 'channels'",
         ),
         (dict(init="houlsbi"), "init of method 'adapter' must be zero or houlsby, got 'houlsbi'"),
         (dict(drop_path=1.0), r"drop_path of method 'adapter' must lie in \[0, 1\), got 1.0"),

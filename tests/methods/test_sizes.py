@@ -34,6 +34,7 @@ SIZES = [
     ("dyt", {}, 165_996),
     ("dyt", {"bottleneck": 16}, 313_548),
     ("dyt", {"bottleneck": 64}, 1_198_860),
+    ("adapter", {"learned_scale": "token", "num_branches": 1, "density": 1.0}, 12 * (2 * 768 * 8 + 8 + 768 + 769)),
     ("rasa", {"k": 0}, 294_912 + 24 * 8),
 ]
 
