@@ -43,8 +43,7 @@ class Anatomy:
         prefix_attention: the class of the wrapper that adds a prefix to an attention module, or None where none is
             known.
         prompted: the class of the wrapper that gives a `block` a prompt, or None where none is known.
-        dispatched: the class of the wrapper that dispatches the tokens of a `block`, or None where none is known.
-        skippable: the class of the wrapper that skips a `block`, or None where none is known.
+        dispatched, skippable, internally_prompted: likewise those that dispatch its tokens, skip it, or add a token.
         watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is, or
             None where there is none.
         head: names of the modules that are trained from the first step (the classifier).
@@ -57,6 +56,7 @@ class Anatomy:
     prompted: type[Any] | None = Prompted
     dispatched: type[Any] | None = None
     skippable: type[Any] | None = None
+    internally_prompted: type[Any] | None = None
     watching: Callable[..., Wrapper] | None = None
     head: tuple[str, ...] = ()
     layout: Callable[[nn.Module, str], Layout | None] | None = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..core.masking import COEFFICIENTS
@@ -32,7 +32,9 @@ class Adapter(MaskedMethod):
 
     A `learned_scale` multiplies too and starts from one; s is 1 then where `scale` is none. By "token" it is
     relu(x w + b), w of width D, the dynamic adapter of DAPT (arXiv 2403.01439; there of rank 64, w at random, and on
-    points): a token of scale 0 has no update. `rescale` makes the mean or
+    points): a token of scale 0 has no update. With an `internal_prompt` the mean over tokens of gelu of the adapter's
+    output stands behind the class token in the following blocks, one more for each block; the last takes them off
+    (`vision.internal_prompt.InternallyPrompted`); the model is not the base at step 0 then. `rescale` makes the mean or
     the norm of the update that of the plain adapter if there were no activation; b_up is multiplied as well. With
     `coefficients` the first branch has no masks, and the hidden units of the others are multiplied by c, 0 at first.
     """
@@ -50,6 +52,9 @@ class Adapter(MaskedMethod):
         None,
         "a learned factor of the output beside s, from one: scalar, channel, token (relu(x w + b) of each token's x)",
         choices=("scalar", "channel", "token"),
+    )
+    internal_prompt: bool = option(
+        False, "what the adapter makes of all tokens, gelu and mean, is one more token for the next blocks (DAPT)"
     )
     activation: str = option("relu", "relu, gelu, silu, tanh", choices=("relu", "gelu", "silu", "tanh"))
     init: str = option(
@@ -109,3 +114,26 @@ class Adapter(MaskedMethod):
                 path=name,
             )
             yield name, core.Adapted(base, branch.to(**core.device_and_dtype(base)), fed_with)
+        if self.internal_prompt:
+            yield from self._internal_prompts(model, anatomy)
+
+    def _internal_prompts(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+        """A wrapper for each block with an adapter; the last takes off what the others have put in."""
+        if anatomy.internally_prompted is None:
+            raise ValueError(
+                f"no internal prompt is known for {type(model).__name__}: it takes ViTs of timm with plain blocks, "
+                "whose positions are absolute; leave internal_prompt out"
+            )
+        adapted = core.find_parts(model, self.targets, anatomy, use=self.placement)
+        names = [name.rpartition(".")[0] for name in adapted]
+        if len(names) < 2:
+            raise ValueError("internal_prompt needs adapters in two blocks: a prompt is for those that follow")
+        for index, name in enumerate(names):
+            dropped = index if index == len(names) - 1 else None
+            behind = getattr(model, "num_prefix_tokens", 0)
+            yield name, anatomy.internally_prompted(core.get(model, name), behind=behind, dropped=dropped)
+
+    @classmethod
+    def label(cls, record: Mapping[str, Any]) -> str:
+        """With the internal prompt."""
+        return super().label(record) + (" internal prompt" if record.get("internal_prompt") else "")

@@ -37,6 +37,7 @@ _LATER_OF_METHODS = {
     "coefficient_lr_ratio": 1.0,
     "share_blocks": 1,
     "share_shapes": False,
+    "internal_prompt": False,
 }
 # what makes it another trial, besides the options of its run
 _IDENTITY = ("suite", "task", "backbone", "stage", "weights")

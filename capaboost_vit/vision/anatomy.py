@@ -16,6 +16,7 @@ from .attention import PrefixAttention
 from .dispatch import DispatchedBlock
 from .families import with_families
 from .fused import fused_layout
+from .internal_prompt import InternallyPrompted
 from .skipping import SkippableBlock
 
 
@@ -42,6 +43,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         PrefixAttention if plain else None,
         dispatched=DispatchedBlock if "block" in roles else None,
         skippable=SkippableBlock if "block" in roles else None,
+        internally_prompted=InternallyPrompted if "block" in roles else None,
         head=head_names(model),
         layout=fused_layout,
     )

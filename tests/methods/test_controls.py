@@ -179,7 +179,16 @@ def test_a_rescaled_update_is_merged_and_stored_with_its_factor(tmp_path):
 def test_a_file_of_a_release_without_an_option_is_one_where_it_is_not_given(tmp_path, method):
     model = awake(capaboost_vit.adapt(vit(), method, pattern="random"))
     (record,) = model.capaboost["methods"]
-    new = ("rescale", "learned_scale", "init", "drop_path", "coefficients", "use_rslora", "share_blocks")
+    new = (
+        "rescale",
+        "learned_scale",
+        "init",
+        "drop_path",
+        "coefficients",
+        "use_rslora",
+        "share_blocks",
+        "internal_prompt",
+    )
     old = {name: value for name, value in record.items() if name not in new}
     model.capaboost = {**model.capaboost, "methods": [old]}
     path = capaboost_vit.save_adapter(model, tmp_path / "adapter.safetensors")
