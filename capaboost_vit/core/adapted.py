@@ -99,8 +99,7 @@ class Prompted(Wrapper):
         if any(value is True or isinstance(value, Tensor) for value in (*args, *kwargs.values())):
             raise ValueError("prompts do not work with an attention mask or causal attention, which miss the prompt")
         if self.tokens is not None:
-            prompt = self.tokens().to(x.dtype).expand(x.shape[0], -1, -1)
-            x = torch.cat([x, prompt], dim=1)
+            x = torch.cat([x, self.tokens.for_batch(x)], dim=1)
         y = self.base(x, *args, **kwargs)
         return y[:, : y.shape[1] - self.dropped]
 

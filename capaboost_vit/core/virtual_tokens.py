@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..io.options import check_value
 from .branch import LowRankBranch
@@ -25,11 +26,14 @@ class VirtualTokens(nn.Module):
     T starts from N(0, 0.02^2), as timm's tokens do. The MLP's B does not start at zero: it has a fan-in uniform start,
     since a zero map of tokens has no sense here (virtual tokens change the softmax even when they are zero).
 
-    A `gate`, if one is put in, is for the owner to multiply the vectors by.
+    A `gate`, if one is put in, is for the owner to multiply the vectors by; so is `dropout`, to be set, for prompts
+    (`for_batch`).
 
     Args:
         length: P; 0 is allowed and leaves the model as it was.
         width: D.
+        tied: the second half of each vector is the first again, so that the keys of a prefix are its values: what is
+            said above of T, D wide, is then of the half.
         bottleneck: rank of the MLP, or None for the plain table.
         table_width: width of the table that goes into the MLP; None takes D.
         masking, path: as in `LowRankBranch`.
@@ -41,13 +45,15 @@ class VirtualTokens(nn.Module):
         width: int,
         masking: Masking = Masking(),  # noqa: B008  frozen
         *,
+        tied: bool = False,
         bottleneck: int | None = None,
         table_width: int | None = None,
         path: str = "",
     ) -> None:
         super().__init__()
         check_value("the number of virtual tokens", length, int, {"low": 0})
-        self.length, self.width = length, width
+        self.length, self.width, self.tied, self.dropout = length, width, tied, 0.0
+        width = width // 2 if tied else width
         plain = bottleneck is not None or length == 0  # nothing to mask in the table
         inner = width if bottleneck is None or table_width is None else table_width
         table_masking = replace(PLAIN, init_seed=masking.init_seed) if plain else masking
@@ -61,6 +67,16 @@ class VirtualTokens(nn.Module):
 
     def forward(self) -> Tensor:
         """The vectors, (P, D)."""
+        tokens = self._learned()
+        return torch.cat([tokens, tokens], dim=-1) if self.tied else tokens
+
+    def for_batch(self, x: Tensor) -> Tensor:
+        """The vectors for each example of x (B, ...), (B, P, D) in its dtype; in training with dropout."""
+        tokens = self().to(x.dtype).expand(x.shape[0], -1, -1)
+        return F.dropout(tokens, self.dropout, self.training) if self.dropout else tokens
+
+    def _learned(self) -> Tensor:
+        """What is learned of the vectors: all, or of tied ones the half."""
         tokens = self.table().sum(0)
         return tokens if self.mlp is None else self.mlp(tokens)
 
@@ -83,7 +99,7 @@ class VirtualTokens(nn.Module):
         """Becomes the plain table of what the MLP computes, if there is one; whether there was."""
         if self.mlp is None:
             return False
-        value = self()
+        value = self._learned()
         table = TiedMaskedWeight(tuple(value.shape), PLAIN, path="").to(value.device, value.dtype)
         table.weight.copy_(value)
         self.table, self.mlp = table, None

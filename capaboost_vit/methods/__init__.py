@@ -20,6 +20,7 @@ for _name in (
     "adapter",
     "prefix",
     "prompt",
+    "e2vpt",
     "hira",
     "adalora",
     "lorta",

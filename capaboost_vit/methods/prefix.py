@@ -31,6 +31,7 @@ class Prefix(MaskedMethod):
     starts_as_base: ClassVar[bool] = False
     prefix_length: int = option(10, "number of prefix tokens of each layer", low=0)
     bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table", low=1)
+    tied: bool = option(False, "one learned tensor is both keys and values", compared=False)
     shared: bool = option(False, "one table and first layer of the MLP for all layers, as in prefix tuning")
     targets: tuple[str, ...] = option(("attn",), "roles or name patterns of attention layers", compared=False)
 
@@ -55,6 +56,7 @@ class Prefix(MaskedMethod):
                     self.prefix_length,
                     width,
                     self.masking,
+                    tied=self.tied,
                     bottleneck=self.bottleneck,
                     # keys and values of one layer come of one shared vector of its width
                     table_width=width // 2 if self.shared else None,

@@ -59,14 +59,14 @@ class PrefixAttention(Wrapper):
         super().__init__(base)
         inner: Any = unwrap(base)
         self.heads: int = inner.num_attention_heads
+        self.head_dim: int = inner.all_head_size // self.heads
         self.tokens = make_tokens(2 * inner.all_head_size)
         self.cache_keyword = str(_cache_keyword(inner))
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         tokens = self.tokens()
-        size = self.tokens.width // (2 * self.heads)
-        prefix = tokens.view(-1, 2, self.heads, size).permute(1, 2, 0, 3).unsqueeze(1)  # (2, 1, H, P, D)
+        prefix = tokens.view(-1, 2, self.heads, self.head_dim).permute(1, 2, 0, 3).unsqueeze(1)  # (2, 1, H, P, D)
         if self.tokens.gate is not None:
             prefix = prefix * self.tokens.gate(hidden_states).unsqueeze(-1)
         # not len(), which would make the size of the batch a constant of an exported graph

@@ -33,8 +33,7 @@ class PromptedEncoder(Wrapper):
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        prompt = self.tokens().to(hidden_states.dtype).expand(hidden_states.shape[0], -1, -1)
-        hidden_states = torch.cat([prompt, hidden_states], dim=1)
+        hidden_states = torch.cat([self.tokens.for_batch(hidden_states), hidden_states], dim=1)
         output = self.base(hidden_states, with_tokens(attention_mask, self.tokens.length), *args, **kwargs)
         if captured := captured_outputs().get("hidden_states"):
             captured[:] = self._without_prompt(captured)

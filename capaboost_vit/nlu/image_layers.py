@@ -69,6 +69,7 @@ class PrefixedAttention(Wrapper):
             raise TypeError(f"prefixes need a plain attention layer, got {type(unwrap(base)).__name__}")
         super().__init__(base)
         self.tokens = make_tokens(2 * features(base)[0])
+        self.head_dim: int = base.head_dim
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
@@ -128,8 +129,7 @@ class PromptedBlock(Wrapper):
         if attention_mask is not None:
             raise ValueError("prompts do not work with an attention mask, which misses the prompt")
         if self.tokens is not None:
-            prompt = self.tokens().to(hidden_states.dtype).expand(len(hidden_states), -1, -1)
-            hidden_states = torch.cat([hidden_states, prompt], dim=1)
+            hidden_states = torch.cat([hidden_states, self.tokens.for_batch(hidden_states)], dim=1)
         y: Tensor = self.base(hidden_states, attention_mask, **kwargs)
         real = y.shape[1] - self.dropped
         if self.dropped and (states := captured_outputs().get("hidden_states")):

@@ -38,6 +38,7 @@ _LATER_OF_METHODS = {
     "share_blocks": 1,
     "share_shapes": False,
     "internal_prompt": False,
+    "tied": False,
 }
 # what makes it another trial, besides the options of its run
 _IDENTITY = ("suite", "task", "backbone", "stage", "weights")

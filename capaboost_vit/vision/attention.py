@@ -103,6 +103,7 @@ class PrefixAttention(Wrapper):
             raise TypeError(f"prefixes need timm's plain Attention, got {type(base).__name__}")
         super().__init__(base)
         self.tokens = make_tokens(2 * base.attn_dim)
+        self.head_dim: int = base.head_dim
         self.train(base.training)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:

@@ -34,8 +34,8 @@ SMALL = {"rank": 2, "bottleneck": 4, "prefix_length": 3, "prompt_length": 3, "pr
 SMALL |= {"skip_num": 1}  # runs here have models of one block
 # where a method does not fit every timm model, or no text encoder, at its defaults
 IMAGES = {"unipelt": {"parts": ("lora", "adapter")}}
-# two passes in training are compared: nothing is drawn
-NOT_DRAWN = {"dyt": {"sampled": False}}
+# passes in training are compared: nothing is drawn
+NOT_DRAWN = {"dyt": {"sampled": False}, "e2vpt": {"dropout": 0.0}}
 # what the loss of the logits does not move: the mask of tokens that the head does not read
 UNMOVED = {"dyt": ("blocks.2.gates.mlp.bias",)}
 NO_TEXTS = {

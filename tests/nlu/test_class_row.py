@@ -30,6 +30,7 @@ MORE = {
     "plain": [],
     "norm": [("norm", {})],
     "ssf": [("ssf", {})],
+    "e2vpt": [("e2vpt", dict(prompt_length=3, prefix_length=2, dropout=0.0))],
     "hira": [("hira", dict(rank=4))],
     "snell": [("snell", dict(rank=4))],
     "full": [("full", {})],
