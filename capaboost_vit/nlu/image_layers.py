@@ -69,7 +69,8 @@ class PrefixedAttention(Wrapper):
             raise TypeError(f"prefixes need a plain attention layer, got {type(unwrap(base)).__name__}")
         super().__init__(base)
         self.tokens = make_tokens(2 * features(base)[0])
-        self.head_dim: int = base.head_dim
+        layer: Any = base
+        self.head_dim: int = layer.head_dim
         self.train(base.training)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:

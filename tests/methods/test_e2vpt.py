@@ -33,7 +33,7 @@ def parts(model):
 
 
 def naive(model, x=X):
-    """The definition, head by head: what is learned stands behind the tokens' own keys, prompts behind the class token."""
+    """The definition, by head: what is learned stands behind the tokens' own keys, prompts behind the class token."""
     plain = capaboost_vit.detach(copy.deepcopy(model))
     x = plain.norm_pre(plain._pos_embed(plain.patch_embed(x)))
     for block, prompt, prefix in zip(plain.blocks, *parts(model), strict=True):
