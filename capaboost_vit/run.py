@@ -30,12 +30,13 @@ from .training.folder import RunFolder
 from .training.found import RECORD, find_options, is_open
 from .training.job import Job, as_dict, run_identity, start_lines
 from .training.log import Log, write_table
-from .training.loop import NotFinite, fit, run_stages
+from .training.loop import NotFinite, fit
 from .training.lr_search import SEARCH_FILES, find_rate, rate_without_search
 from .training.machine import machine
 from .training.result import finish_run
 from .training.resume import earlier_options, is_changed, newest_state
 from .training.signals import Interrupted, StopSignals
+from .training.stages import run_stages
 from .training.state import State
 from .vision.config import TrainConfig
 
@@ -189,7 +190,7 @@ def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> d
             log.say(line)
         if tree is None:
             log.text("config", format_yaml(as_dict(config)))
-            run_stages(job, log.say)  # before the first checkpoint, so that a run that is killed in them begins anew
+            run_stages(job, log, stop)  # before the first checkpoint, so that a run that is killed in them begins anew
             save(state)  # before any update: the folder can be written, and there is room
         elif world.is_main:
             for name in ("bad_batch.json", "result.json", "summary.csv"):  # what lies behind the checkpoint

@@ -65,6 +65,7 @@ from .names import norm_names as norm_names
 from .names import pattern_of as pattern_of
 from .names import slots as slots
 from .nonlinear_update import NonlinearUpdate as NonlinearUpdate
+from .pruned_table import PrunedTable as PrunedTable
 from .random_basis_update import BasisUpdate as BasisUpdate
 from .random_basis_update import VectorUpdate as VectorUpdate
 from .reflection_update import ReflectionUpdate as ReflectionUpdate

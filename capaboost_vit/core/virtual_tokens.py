@@ -13,6 +13,7 @@ from ..io.options import check_value
 from .branch import LowRankBranch
 from .gate import Gate
 from .masking import PLAIN, Masking
+from .pruned_table import PrunedTable
 from .tied import TiedMaskedWeight
 
 
@@ -26,8 +27,8 @@ class VirtualTokens(nn.Module):
     T starts from N(0, 0.02^2), as timm's tokens do. The MLP's B does not start at zero: it has a fan-in uniform start,
     since a zero map of tokens has no sense here (virtual tokens change the softmax even when they are zero).
 
-    A `gate`, if one is put in, is for the owner to multiply the vectors by; so is `dropout`, to be set, for prompts
-    (`for_batch`).
+    A `gate`, if one is put in, is for the owner to multiply the vectors by. `for_batch` knows, if they are set,
+    `dropout` and a `probe` (B, P, S) of ones, by whose gradient each of the S segments of a vector is scored.
 
     Args:
         length: P; 0 is allowed and leaves the model as it was.
@@ -53,12 +54,14 @@ class VirtualTokens(nn.Module):
         super().__init__()
         check_value("the number of virtual tokens", length, int, {"low": 0})
         self.length, self.width, self.tied, self.dropout = length, width, tied, 0.0
+        self.probe: Tensor | None = None
         width = width // 2 if tied else width
         plain = bottleneck is not None or length == 0  # nothing to mask in the table
         inner = width if bottleneck is None or table_width is None else table_width
         table_masking = replace(PLAIN, init_seed=masking.init_seed) if plain else masking
-        self.table = TiedMaskedWeight((length, inner), table_masking, path=f"{path}.table")
-        self.table.fill_normal(0.02)
+        self.table: TiedMaskedWeight | PrunedTable
+        self.table = table = TiedMaskedWeight((length, inner), table_masking, path=f"{path}.table")
+        table.fill_normal(0.02)
         self.mlp: LowRankBranch | None = None
         self.gate: Gate | None = None
         if bottleneck is not None:
@@ -73,6 +76,8 @@ class VirtualTokens(nn.Module):
     def for_batch(self, x: Tensor) -> Tensor:
         """The vectors for each example of x (B, ...), (B, P, D) in its dtype; in training with dropout."""
         tokens = self().to(x.dtype).expand(x.shape[0], -1, -1)
+        if self.probe is not None:
+            tokens = (tokens.unflatten(-1, (self.probe.shape[-1], -1)) * self.probe.unsqueeze(-1)).flatten(-2)
         return F.dropout(tokens, self.dropout, self.training) if self.dropout else tokens
 
     def _learned(self) -> Tensor:
@@ -82,7 +87,7 @@ class VirtualTokens(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """The table, as timm spares class tokens and position embeddings; an MLP's weights decay like any others."""
-        return {"table.weight"}
+        return {f"table.{name}" for name, _ in self.table.named_parameters()}
 
     def share(self, other: VirtualTokens) -> None:
         """From now on the table and the MLP's first layer are the other's own: one MLP with an output for each owner.

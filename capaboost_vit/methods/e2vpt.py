@@ -1,18 +1,22 @@
-"""E^2VPT: deep prompts, and learned keys and values in each attention that are one tensor."""
+"""E^2VPT: deep prompts that can be pruned, and learned keys in each attention that are its learned values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
+from .hooks import Stage
 from .index import register
 from .method import SIZES, MaskedMethod
 from .prefix import Prefix
 from .prompt import Prompt
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PATCH = 3 * 16 * 16  # numbers of a patch of 16 pixels, by which prompts start, whatever patches the model has
 
@@ -30,11 +34,20 @@ class E2vpt(MaskedMethod):
     the width of a head. They change the softmax, so the model is not exactly the base at step 0; with both lengths 0 it
     is.
 
+    Pruned, a run begins with a training with all prompts, which are scored then (`pruning.PromptPruning`): the share
+    pruned_tokens of them is removed, the same in each block, and the share pruned_segments of the segments of each that
+    is left. The sequence is shorter, and the numbers are gone. All else is as it was before that training, and the run
+    trains what is left from its start. Without a run these are the first tokens and segments. Keys and values are not
+    pruned.
+
     As published there are no masks: the default is num_branches=1 with density=1.
 
     Source: E^2VPT (ICCV 2023), arXiv 2307.13770. Deviations: prompts stand behind the patch tokens instead of behind
     the class token (these blocks cannot tell), v is that of patches of 16 pixels for every model, and prompts have no
-    weight decay. The rate is not measured here; published is SGD, with a rate and a decay for each task.
+    weight decay. Scores are absolute, as in the paper (in the code they are signed), what is pruned is removed (there
+    it is zero and stays in the sequence), the start is that of the first training (there another one is drawn),
+    segments are contiguous (there coordinates 16 apart), and the shares are options (there 72 trainings choose them on
+    val). The rate is not measured here; published is SGD, with a rate and a decay for each task.
     """
 
     name: ClassVar[str] = "e2vpt"
@@ -42,22 +55,52 @@ class E2vpt(MaskedMethod):
     starts_as_base: ClassVar[bool] = False
     num_branches: int = option(1, "d: how many masked views of the tables are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    prompt_length: int = option(10, "P: number of prompt tokens of each block", low=0)
+    prompt_length: int = option(10, "P: number of prompt tokens of each block, before pruning", low=0)
     prefix_length: int = option(5, "K: number of learned keys and values of each attention layer", low=0)
     tied: bool = option(True, "one learned tensor is both keys and values", compared=False)
     dropout: float = option(0.1, "dropout on the prompt tokens", low=0, below=1, compared=False)
+    pruned_tokens: float = option(
+        0.0, "share of the prompt tokens that is removed, by scores behind a first training", low=0, below=1
+    )
+    pruned_segments: float = option(
+        0.0, "share of the segments that is removed likewise of each token that is left", low=0, below=1
+    )
+    segments: int = option(16, "pieces of a token, of which pruned_segments is a share", low=1)
+    scored_after: float = option(
+        1.0, "length of the first training, as a share of the run's updates", above=0, high=1, compared=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pruned and self.prompt_length == 0:
+            raise ValueError("e2vpt prunes prompt tokens, and prompt_length=0 has none: leave the pruning out")
 
     @classmethod
     def label(cls, record: Mapping[str, Any]) -> str:
-        """With both lengths, and whether keys and values are learned apart: `e2vpt p10 k5`, `e2vpt p10 k5 untied`."""
+        """With both lengths, and what differs of keys and shares: `e2vpt p10 k5`, `e2vpt p10 k5 untied pruned 0.5`."""
         name, *properties = super().label({key: value for key, value in record.items() if key not in SIZES}).split(" ")
-        sizes = [f"p{record['prompt_length']}", f"k{record['prefix_length']}"]
-        return " ".join([name, *sizes, *([] if record["tied"] else ["untied"]), *properties])
+        parts = [f"p{record['prompt_length']}", f"k{record['prefix_length']}"]
+        parts += [] if record.get("tied") else ["untied"]
+        parts += [f"pruned {record['pruned_tokens']:g}"] if record.get("pruned_tokens") else []
+        parts += [f"segments pruned {record['pruned_segments']:g}"] if record.get("pruned_segments") else []
+        return " ".join([name, *parts, *properties])
 
-    def build(self, model: Any, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
+    @property
+    def pruned(self) -> bool:
+        """Whether anything of the prompts is."""
+        return self.pruned_tokens > 0 or self.pruned_segments > 0
+
+    def left(self) -> tuple[int, int]:
+        """How many tokens, and segments of each, are left: at least one."""
+        of_each = ((self.prompt_length, self.pruned_tokens), (self.segments, self.pruned_segments))
+        tokens, segments = (count - min(round(share * count), count - 1) for count, share in of_each)
+        return tokens, segments
+
+    def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """The wrappers of the attention layers, then those of the blocks.
 
-        Raises ValueError if no prefix attention or no prompt is known for this model.
+        Raises ValueError if no prefix attention or no prompt is known for this model, or tokens do not divide into
+        segments that are to be pruned.
         """
         masks: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(MaskedMethod)}
         wrapper: Any
@@ -66,6 +109,52 @@ class E2vpt(MaskedMethod):
                 wrapper.tokens.table.fill_uniform(math.sqrt(6 / (self.prefix_length * wrapper.head_dim)))
             yield name, wrapper
         for name, wrapper in Prompt(prompt_length=self.prompt_length, **masks).build(model, anatomy):
-            wrapper.tokens.table.fill_uniform(math.sqrt(6 / (_PATCH + wrapper.tokens.width)))
-            wrapper.tokens.dropout = self.dropout
+            tokens = wrapper.tokens
+            tokens.table.fill_uniform(_bound(tokens.width))
+            tokens.dropout = self.dropout
+            if self.pruned:
+                tokens.table = self._pruned(tokens.table)
+                tokens.length = wrapper.dropped = self.left()[0]
             yield name, wrapper
+
+    def _pruned(self, whole: core.TiedMaskedWeight) -> core.PrunedTable:
+        (rows, kept), width = self.left(), whole.weight.shape[1]
+        if self.pruned_segments == 0:
+            return core.PrunedTable(whole, rows=rows, kept=1, count=1)
+        if width % self.segments:
+            raise ValueError(
+                f"tokens of width {width} do not divide into segments={self.segments}: say a number that divides it"
+            )
+        return core.PrunedTable(whole, rows=rows, kept=kept, count=self.segments)
+
+    def stages(self, job: Any) -> Iterable[Stage]:
+        """The training with all prompts, and their pruning. Raises ValueError for a sharded model."""
+        if not self.pruned:
+            return
+        if job.config.fsdp:
+            raise ValueError("e2vpt scores whole tokens, which --fsdp has in no process: leave it, or the pruning, out")
+        from .pruning import PromptPruning  # with torch, which the help of the command line does without
+
+        rows, kept = self.left()
+        of_segments = f", {kept} of {self.segments} segments of each" if self.pruned_segments else ""
+        updates = max(1, round(self.scored_after * job.state.updates))
+        pruning = PromptPruning(job, self.whole)
+        yield Stage(f"all {self.prompt_length} prompt tokens are put in", pruning.begin)
+        yield Stage(
+            f"{updates} updates with all of them; then all begins anew with {rows} tokens{of_segments}",
+            pruning.end,
+            updates=updates,
+        )
+
+    def whole(self, table: core.PrunedTable) -> core.TiedMaskedWeight:
+        """The table (P, D) of which this one is a part, with its start values."""
+        values, width = table.values, table.width
+        masking = replace(self.masking, init_seed=values.init_seed)
+        whole = core.TiedMaskedWeight((self.prompt_length, width), masking, path=values.path)
+        whole.fill_uniform(_bound(width))
+        return whole.to(values.weight)
+
+
+def _bound(width: int) -> float:
+    """v, of the start of prompts."""
+    return math.sqrt(6 / (_PATCH + width))

@@ -29,7 +29,11 @@ class Stage:
     """A piece of work before the first update: its name for the log, and a function that does it.
 
     It runs once, in a fresh run; what it changes has to be values of parameters and buffers, which checkpoints hold.
+
+    `updates`: so many of training come before `run`, from the model as it is then, as those of the run itself but for
+    an optimizer and a schedule of their own.
     """
 
     title: str
     run: Callable[[], None]
+    updates: int = 0

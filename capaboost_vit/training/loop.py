@@ -87,18 +87,6 @@ def fit(job: Job, log: Log, *, save: Callable[[State], None], stop: StopSignals)
     state.finish()
 
 
-def run_stages(job: Job, say: Callable[[str], None]) -> None:
-    """Does what the method wants done before the first update."""
-    config, state = job.config, job.state
-    stages = [] if config.method is None else list(config.method.stages(job))
-    for number, stage in enumerate(stages):
-        say(f"stage {number + 1} of {len(stages)}: {stage.title}")
-        with seeded("stage", config.seed, number, devices=state.device.type != "cpu"):
-            stage.run()
-    if stages and state.averages:
-        state.averages.restart()
-
-
 def _step(
     job: Job, runner: Any, update: Update, *, hooks: Hooks, stop: StopSignals, meanwhile: Callable[[], None]
 ) -> tuple[dict[str, float], bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import time
@@ -20,11 +19,10 @@ from .folder import RunFolder
 from .hooks import put
 from .job import Job
 from .log import Log
-from .loop import fit, run_stages
 from .objective import selected_score
-from .optim import warmup_updates
 from .resume import is_changed
 from .signals import Interrupted, StopSignals
+from .stages import run_stages, short_run
 from .state import State
 from .successive_halving import PARTS, Score, halve
 
@@ -84,6 +82,7 @@ def find_rate(job: Job, folder: RunFolder, stop: StopSignals) -> Job:
         return job
     search = _Search(job, folder, stop)
     try:
+        search.begin()
         rate = halve(search.run, usual, job.state.updates // _COST, error=search.error)
     except Interrupted as stopped:
         if job.world.is_main:
@@ -120,9 +119,12 @@ class _Search:
                 folder.empty()
             folder.write_status("running", 0)
             self._write()
-        self.before = _copied(job)
-        run_stages(job, self.log.say)
-        self.start = _copied(job)
+        self.before = self.start = _copied(job)
+
+    def begin(self) -> None:
+        """Does the stages of the method, from whose end the short runs start."""
+        run_stages(self.job, self.log, self.stop)
+        self.start = _copied(self.job)
 
     def run(self, rate: float, updates: int) -> Score:
         """The score of a short run, made or known from before."""
@@ -174,24 +176,11 @@ def _copied(job: Job) -> dict[str, Tensor]:
 def _short_run(job: Job, start: Mapping[str, Tensor], rate: float, updates: int, search: _Search) -> dict[str, Any]:
     """Trains for so many updates from `start`; score and loss on val, None for a run that is not finite any more."""
     put(changing(job.model), start)
-    short = copy.copy(job)  # not `replace`, which would take the fingerprint of all weights again
-    short.config = dataclasses.replace(
-        job.config,
-        lr=rate,
-        max_steps=updates,
-        warmup_epochs=None,
-        warmup_steps=warmup_updates(job.config, len(job.train)) / job.state.updates,
-        select="last",
-        patience=None,
-        checkpoint_interval=None,
-        val_interval=job.state.updates,  # at the end alone
-    )
-    short.state = State(job.model, short.config, len(job.train))
     try:
-        fit(short, _Quiet(search), save=lambda state: None, stop=search.stop)  # type: ignore[arg-type]
+        state = short_run(job, updates, _Quiet(search), search.stop, lr=rate)
     except FloatingPointError:
         return {"score": None, "loss": None}
-    row = short.state.progress.rows[-1]
+    row = state.progress.rows[-1]
     loss = row["val_loss"]
     score = -loss if search.score == "negated loss" else row[f"val_{search.score}"]
     return (

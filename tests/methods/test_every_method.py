@@ -48,6 +48,7 @@ MORE = [("prefix", {"bottleneck": 4, "shared": True}), ("prompt", {"deep": False
 MORE += [
     ("lora", {"coefficients": "rank", "pattern": "sign", "share_blocks": 2}),
     ("adapter", {"coefficients": "branch"}),
+    ("e2vpt", {"pruned_tokens": 0.5, "pruned_segments": 0.5}),
 ]
 CASES = [(name, {}) for name in METHODS] + MORE
 every_method = pytest.mark.parametrize(
