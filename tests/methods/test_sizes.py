@@ -36,6 +36,8 @@ SIZES = [
     ("e2vpt", {"prompt_length": 5}, 92_160),
     ("e2vpt", {"prompt_length": 32}, 340_992),
     ("e2vpt", {"prompt_length": 1, "prefix_length": 1}, 18_432),
+    ("e2vpt", {"pruned_tokens": 0.5}, 92_160),
+    ("e2vpt", {"pruned_tokens": 0.5, "pruned_segments": 0.5}, 69_120),
     ("dyt", {}, 165_996),
     ("dyt", {"bottleneck": 16}, 313_548),
     ("dyt", {"bottleneck": 64}, 1_198_860),
