@@ -116,17 +116,6 @@ class Log:
             self.last_point, self.examples = now, 0
         return seconds
 
-    @contextmanager
-    def unwritten(self) -> Iterator[None]:
-        """Within the block updates and epochs are shown, and written nowhere: those of a training before the run's."""
-        writer, trackers = self.writer, self.trackers
-        self.writer, self.trackers = None, []
-        try:
-            yield
-        finally:
-            self.writer, self.trackers = writer, trackers
-            self.begun = time.monotonic()
-
     def scalars(self, values: Mapping[str, float], update: int) -> None:
         """TensorBoard points at a number of updates."""
         for name, value in values.items():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..core.seeds import seeded
@@ -26,7 +29,7 @@ def run_stages(job: Job, log: Log, stop: StopSignals) -> None:
         log.say(f"stage {number + 1} of {len(stages)}: {stage.title}")
         if stage.updates:
             try:
-                with log.unwritten():
+                with _unwritten(log):
                     short_run(job, stage.updates, log, stop)
             except Interrupted as stopped:
                 what = f"stopped in stage {number + 1} of {len(stages)}, which begin anew"
@@ -35,6 +38,17 @@ def run_stages(job: Job, log: Log, stop: StopSignals) -> None:
             stage.run()
     if stages and state.averages:
         state.averages.restart()
+
+
+@contextmanager
+def _unwritten(log: Log) -> Iterator[None]:
+    """Within the block updates and epochs are shown and written nowhere; the clock of the run starts behind it."""
+    writer, trackers = log.writer, log.trackers
+    log.writer, log.trackers = None, []
+    try:
+        yield
+    finally:
+        log.writer, log.trackers, log.begun = writer, trackers, time.monotonic()
 
 
 def short_run(job: Job, updates: int, log: Any, stop: StopSignals, **options: Any) -> State:
