@@ -40,9 +40,8 @@ SIZES |= {"num_blocks": "n", "gralora_k": "k", "block_size": "b", "n_butterfly_f
 class Method:
     """One way to fine-tune a model: a subclass with `@register`, its options as fields made by `option`, and `build`.
 
-    That is all that makes a method known to `adapt`, the timm names, the command line and its help, configurations,
-    adapter files, summaries, reports and studies. Another package can bring one through an entry point of the group
-    `capaboost_vit.methods`. What a method does not override costs nothing.
+    That makes a method known to `adapt`, the timm names, the command line and its help, configurations, adapter files,
+    summaries, reports and studies; that of another package through an entry point of `capaboost_vit.methods`.
 
     Methods and attributes of the class:
         name: by which it is called.
