@@ -67,8 +67,26 @@ def test_the_bootstrap_draws_tasks_and_seeds_and_pairs_both(analysis, tmp_path):
 def test_the_script_prints_the_tables_of_all_steps(tmp_path, monkeypatch, capsys):
     trials = [candidate(m, t, lr, 50) for m in ("lora", "share4") for t in TASKS for lr in (0.006, 0.012)]
     trials += [final(m, t, s, 60 + (m == "share4")) for m in ("lora", "share4") for t in TASKS for s in range(5)]
-    monkeypatch.setattr(sys, "argv", ["analysis.py", write(tmp_path / "r4.json", trials)])
+    picture = tmp_path / "finals.png"
+    monkeypatch.setattr(sys, "argv", ["analysis.py", write(tmp_path / "r4.json", trials), "--picture", str(picture)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     said = capsys.readouterr().out
     assert "Going on: share4." in said
-    assert "| share4 | +1.00 [+1.00, +1.00] | +1.00 | 0.0 | 5 |" in said
+    one = "+1.00 [+1.00, +1.00]"
+    assert f"| share4 | {one} | {one} | {one} | 0.0 | 5 |" in said  # both sizes, r4, photographic
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_tables_in_the_text_are_those_of_the_raw_results(monkeypatch, capsys):
+    docs = SCRIPT.parent.parent
+    files = [str(SCRIPT.parent / name) for name in ("r1.json", "r4.json")]
+    monkeypatch.setattr(sys, "argv", ["analysis.py", *files])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) > 60
+    text = "\n".join((docs / name).read_text() for name in ("study.md", "study2_details.md"))
+    assert [row for row in rows if row not in text] == []
+    primary = next(row for row in rows if row.startswith("| share12 | +")).split(" | ")[1]
+    mean, _, interval = primary.partition(" ")
+    low, high = (f"{float(end):+.1f}" for end in interval.strip("[]").split(", "))
+    assert f"**+{float(mean):.1f} points above it, 95 % interval [{low}, {high}]**" in " ".join(text.split())

@@ -12,9 +12,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
+from capaboost_vit import training
+
+RENDERED = ("location", "orientation", "count", "distance")
 REFERENCE, CONTROLS = "lora", ("capaboost_lora", "gates", "loraplus", "rank_dropout")
 SCREENED = (0.006, 0.012)  # rates
 GOING_ON = 4
@@ -83,6 +88,7 @@ def describe(trials: pd.DataFrame) -> Iterator[str]:
         going_on = scores.drop(index=[REFERENCE, *CONTROLS], errors="ignore").score.dropna()[:GOING_ON]
         yield f"Going on: {', '.join(going_on.index) or 'nobody yet'}."
         yield f"## Rates: mean accuracy on val\n\n{markdown(rate_means(trials).round(2))}"
+        yield f"## A rate for each set: mean accuracy on val\n\n{markdown(rate_per_task(trials).round(2))}"
     finals = trials[trials.stage == "final"]
     if not len(finals):
         return
@@ -90,14 +96,79 @@ def describe(trials: pd.DataFrame) -> Iterator[str]:
     for method in finals.method.unique():
         if method != REFERENCE:
             cells = differences(finals, method)
+            rendered = cells.index.get_level_values("task").isin(RENDERED)
+            parts = {size: cells.loc[[size]] for size in cells.index.unique("size")}
+            parts |= {"rendered": cells[rendered], "photographic": cells[~rendered]}
             means = bootstrap(cells)
-            sizes = {size: f"{cells.loc[size].to_numpy().mean():+.2f}" for size in cells.index.unique("size")}
-            rows[method] = {"both sizes": f"{cells.to_numpy().mean():+.2f} {interval(means)}", **sizes}
+            rows[method] = {"both sizes": mean_and_interval(cells)}
+            rows[method] |= {name: mean_and_interval(part) for name, part in parts.items() if len(part)}
             # Holm's correction is over the two-sided p of these
             rows[method] |= {"p": 2 * min((means <= 0).mean(), (means >= 0).mean()), "seeds": cells.shape[1]}
     yield f"## Finals: test accuracy minus plain LoRA's\n\n{markdown(pd.DataFrame(rows).T)}"
-    by_task = finals.pivot_table(index=["size", "method"], columns="task", values="test_accuracy")
-    yield f"## Finals: mean test accuracy\n\n{markdown(by_task.round(2))}"
+    yield f"## Finals: test accuracy, mean and standard deviation over the seeds\n\n{markdown(by_set(finals))}"
+
+
+def by_set(finals: pd.DataFrame) -> pd.DataFrame:
+    """A row for each task: accuracies of each size and method, and the mean over sizes of what they differ by."""
+    cells = finals.pivot_table(
+        index="task",
+        columns=["size", "method"],
+        values="test_accuracy",
+        aggfunc=lambda values: f"{values.mean():.1f} ± {values.std():.1f}",
+    )
+    cells.columns = [f"{method}, {size}" for size, method in cells.columns]
+    for method in finals.method.unique():
+        if method != REFERENCE:
+            cells[f"{method} minus {REFERENCE}"] = [
+                f"{found.to_numpy().mean():+.1f}" for _, found in differences(finals, method).groupby("task")
+            ]
+    return cells
+
+
+def rate_per_task(trials: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the tasks of each one's best accuracy on val, of methods with every rate; beside the one rate's."""
+    candidates = trials[(trials.stage == "candidate") & (trials.seed == 0)]
+    cells = candidates.pivot_table(index=["size", "method", "task"], columns="lr", values="val_accuracy")
+    best = cells.max(axis=1).where(cells.notna().all(axis=1)).groupby(["size", "method"])
+    means = best.mean().where(best.count() == candidates.task.nunique()).dropna()
+    return pd.DataFrame({"one rate": rate_means(trials).max(axis=1), "a rate for each set": means}).dropna()
+
+
+def mean_and_interval(cells: pd.DataFrame) -> str:
+    return f"{cells.to_numpy().mean():+.2f} {interval(bootstrap(cells))}"
+
+
+def draw(trials: pd.DataFrame, output: str) -> None:
+    """Left: mean accuracy on val over the rate, a size each; right: differences of the finals by set."""
+    finals = trials[trials.stage == "final"]
+    compared = [REFERENCE, *(name for name in finals.method.unique() if name != REFERENCE)]
+    means, sizes = rate_means(trials), sorted(trials["size"].unique())
+    with matplotlib.style.context(Path(training.__file__).parent / "figures.mplstyle"):
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        *over_rates, by_set = figure.subplots(1, len(sizes) + 1, width_ratios=[*[1] * len(sizes), 1.5])
+        for axes, size in zip(over_rates, sizes, strict=True):
+            axes.sharey(over_rates[0])
+            for number, name in enumerate(compared):
+                line = means.loc[(size, name)].dropna()
+                axes.plot(1e3 * line.index, line, marker="os^v"[number], label=name)
+            axes.set(title=f"{size}: one rate for all sets", xlabel="learning rate (1e-3)")
+            axes.set_xticks(1e3 * line.index)
+        over_rates[0].set_ylabel("accuracy on val, mean of the sets (%)")
+        over_rates[0].legend()
+        cells = differences(finals, compared[1])
+        order = cells.groupby("task").mean().mean(axis=1).sort_values()
+        for place, task in enumerate(order.index):
+            for number, size in enumerate(sizes):
+                label = f"{size}, by seed" if place == 0 else None
+                values = cells.loc[(size, task)]
+                height = [place + 0.15 - 0.3 * number] * len(values)
+                by_set.plot(values, height, "os"[number], markerfacecolor="none", color=f"C{number + 2}", label=label)
+            by_set.plot(order[task], place, "|", color="black", markersize=16, label="mean" if place == 0 else None)
+        by_set.axvline(0, color="black", linewidth=0.8)
+        by_set.set_yticks(range(len(order)), order.index)
+        by_set.set(title=f"{compared[1]} minus {REFERENCE}", xlabel="test accuracy (points)")
+        by_set.legend(loc="center left")
+        figure.savefig(output, dpi=110)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -109,7 +180,12 @@ def markdown(table: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("reports", nargs="+", help="report.json of a size, named after it")
-    print("\n\n".join(describe(read_trials(parser.parse_args().reports))))
+    parser.add_argument("--picture", help="a .png of the rates and of the finals")
+    arguments = parser.parse_args()
+    trials = read_trials(arguments.reports)
+    print("\n\n".join(describe(trials)))
+    if arguments.picture:
+        draw(trials, arguments.picture)
 
 
 if __name__ == "__main__":
