@@ -94,8 +94,7 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
             if world.is_main and folder.status() != "finished":  # killed between its last two files
                 folder.write_status("finished", result["updates"])
             return result
-    search = config.lr == "auto"
-    job = build_job(rate_without_search(config) if search else config, world, device)
+    job = build_job(rate_without_search(config), world, device)
     try:
         if world.is_main:
             folder.lock()
@@ -104,8 +103,8 @@ def _train(config: RunConfig, world: ProcessGroup, device: torch.device, stop: S
         if is_open(config.method):
             config = find_options(job, folder, config)
             job.close()
-            job = build_job(rate_without_search(config) if search else config, world, device)
-        if search:
+            job = build_job(rate_without_search(config), world, device)
+        if config.lr == "auto":
             job = find_rate(job, folder, stop)
         return _run(job, folder, stop, finished=result is not None)
     finally:

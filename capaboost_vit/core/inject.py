@@ -40,10 +40,11 @@ class Anatomy:
 
     Args:
         roles: sites by role; a role may have several, such as the fused and the separate projections.
-        prefix_attention: the class of the wrapper that adds a prefix to an attention module, or None where none is
-            known.
+        prefix_attention: the class of the wrapper that adds a prefix to an attention module; None where none is known.
         prompted: the class of the wrapper that gives a `block` a prompt, or None where none is known.
-        dispatched, skippable, internally_prompted: likewise those that dispatch its tokens, skip it, or add a token.
+        dispatched: likewise of the one that dispatches its tokens.
+        skippable: likewise of the one by which it can be skipped.
+        internally_prompted: likewise of the one that adds a token made of all.
         watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is, or
             None where there is none.
         head: names of the modules that are trained from the first step (the classifier).

@@ -197,7 +197,10 @@ class _Search:
             return self.job.mean_loss(batches)
 
     def updates(self, draw: Callable[[], tuple[int, ...]]) -> Iterator[None]:
-        """Trains for the epochs of the search, each update with a subset skipped; comes back behind each."""
+        """Trains for the epochs of the search, each update with a subset skipped; comes back behind each.
+
+        Not by the loop of the run: DistributedDataParallel refuses parameters that an update does not use.
+        """
         job = self.job
         with self.skipping(range(len(self.blocks))):  # so that the optimizer sees all
             optimizer = job.optimizer()

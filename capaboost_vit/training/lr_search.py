@@ -37,15 +37,15 @@ _COST = 2  # the search takes at most one of so many parts of the run's updates
 
 
 def rate_without_search(config: RunConfig) -> RunConfig:
-    """A configuration with `lr: auto` at its method's usual rate, with which its job can be built.
+    """A configuration of which a job can be built: with `lr: auto` at its method's usual rate.
 
-    A run of so few epochs that none is a warm-up gets one of a tenth of its updates, unless another is said: without it
-    the best rates lie beside those that diverge.
+    Too short for a warm-up it gets one of a tenth of its updates then: without it good rates lie beside diverging ones.
     """
+    if config.lr != "auto":
+        return config
     said = (config.warmup_epochs, config.warmup_steps, config.max_steps)
     short = all(value is None for value in said) and round(config.epochs / 10) == 0
-    warmup_steps = WARMUP if short else config.warmup_steps
-    return dataclasses.replace(config, lr=config.usual_lr(), warmup_steps=warmup_steps)
+    return dataclasses.replace(config, lr=config.usual_lr(), warmup_steps=WARMUP if short else config.warmup_steps)
 
 
 def reason_against(job: Job) -> str | None:
