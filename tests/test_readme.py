@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import timm
 
+from capaboost_vit import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 NEW_METHOD = (ROOT / "docs" / "new_method.md").read_text()
@@ -111,3 +113,9 @@ def test_numbers_of_registered_names_in_the_changelog():
     found = int(re.search(r"(\d+) registered names", (ROOT / "CHANGELOG.md").read_text())[1])
     names = [name for name in timm.list_models("*_capaboost_*") if not name.endswith("_reflection")]  # of a test
     assert found == len(names)
+
+
+def test_number_of_methods_in_the_readme():
+    found = int(re.search(r"LoRA, adapters, prefixes, prompts and (\d+) more methods", README)[1])
+    own = [name for name, method in METHODS.items() if method.__module__.startswith("capaboost_vit.")]
+    assert found == len(set(own) - {"lora", "adapter", "prefix", "prompt", "head", "full"})
