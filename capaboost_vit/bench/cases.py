@@ -6,16 +6,18 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..core.dispatcher import TokenDispatcher, dispatchers
 from ..core.functional import EXECUTIONS
 from ..core.merge import merge
 from ..core.seeds import seeded
 from .baselines import floor, in_last_third, loop_over_branches, merged_peft, peft_lora, two_products
 from .config import ProcessesConfig, ScaleConfig
-from .models import TEXT, Family, Subject
+from .models import TEXT, VISION, Family, Subject
 
 FLOOR, PEFT = "floor", "peft"
 
@@ -144,6 +146,40 @@ def inference_cases(family: Family, group: str, rank: int) -> list[Case]:
         Case(PEFT, "LoRA of PEFT, unmerged", peft),
         Case("peft-merged", "LoRA of PEFT, merged", partial(merged_peft, adapt=peft)),
     ]
+
+
+def fewer_cases() -> list[Case]:
+    """The plain ViT, what computes fewer operations than it, and prompts before and after pruning."""
+    dyt = "DyT, whose gates select that share of the patches"
+    return [
+        Case("base", "the plain model", lambda model: model.requires_grad_(False)),
+        Case("dyt-0.7", dyt, partial(_dispatched, rate=0.7)),
+        Case("dyt-0.5", dyt, partial(_dispatched, rate=0.5)),
+        Case("das-2", "DAS, every sixth block skipped", _skipped),
+        Case("e2vpt", "E^2VPT, 10 prompts and 5 keys", partial(VISION.adapt, method="e2vpt")),
+        Case("e2vpt-pruned", "E^2VPT, 5 prompts and 5 keys", partial(VISION.adapt, method="e2vpt", pruned_tokens=0.5)),
+    ]
+
+
+def _skipped(model: nn.Module) -> None:
+    skipped = range(3, len(VISION.blocks(model)), 6)
+    VISION.adapt(model, method="das", skipped=tuple(skipped))
+
+
+def _dispatched(model: nn.Module, rate: float) -> None:
+    """DyT, each gate's bias such that it selects this share of the patches of random images."""
+    VISION.adapt(model, method="dyt")
+
+    def select(gate: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        assert isinstance(gate, TokenDispatcher)
+        gate.bias -= gate.logits(arguments[0])[:, gate.always :].quantile(1 - rate)
+
+    hooks = [gate.register_forward_pre_hook(select) for gate in dispatchers(model)]
+    height, width = cast(Any, model).patch_embed.img_size
+    with torch.no_grad():
+        model.eval()(torch.randn(8, 3, height, width))
+    for hook in hooks:
+        hook.remove()
 
 
 def probe_cases(family: Family) -> list[Case]:

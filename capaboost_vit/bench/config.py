@@ -12,9 +12,9 @@ from ..io.yaml import read_yaml
 
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are
 GROUPS = (*SETS, "methods", "frozen-front")
-MEASURES = ("step", "inference", "layer", "memory", "probe", "import")
-_GOAL = re.compile(rf"(step|memory) ({'|'.join(GROUPS)}) \S+ / \S+|(inference|probe) \S+ / \S+|import")
-_GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference or probe CASE / CASE, import"
+MEASURES = ("step", "inference", "fewer", "layer", "memory", "probe", "import")
+_GOAL = re.compile(rf"(step|memory) ({'|'.join(GROUPS)}) \S+ / \S+|(inference|fewer|probe) \S+ / \S+|import")
+_GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference, fewer or probe CASE / CASE, import"
 
 # text encoders by name on the hub: the configuration class of transformers, and what differs from its defaults. Models
 # are built of them with random weights, none is ever fetched.

@@ -84,7 +84,10 @@ def _value(name: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> floa
     measure, *operands = name.split()
     if measure == "import":
         return next((row["s"] for row in tables.get("import", ())), None)
-    rows = {row["case"]: row for row in tables.get(measure if measure in ("inference", "probe") else operands[0], ())}
+    rows = {
+        row["case"]: row
+        for row in tables.get(measure if measure in ("inference", "fewer", "probe") else operands[0], ())
+    }
     case, other = (rows.get(operands[place], {}) for place in (-3, -1))
     if measure == "memory":
         return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from ..core.tied import factors_formed_once
-from .cases import FLOOR, KEPT, Case, group_of_cases, inference_cases, probe_cases, scale_cases
+from .cases import FLOOR, KEPT, Case, fewer_cases, group_of_cases, inference_cases, probe_cases, scale_cases
 from .compare import Comparison, Row
 from .config import SETS, ScaleConfig, SpeedConfig, Workload
 from .memory import memory_of, stored_inputs
-from .models import Subject, family_of
+from .models import VISION, Subject, family_of
 from .steps import TrainingStep, inference, layer_passes
 from .timing import WHOLE, Session, quartiles, ratios
 
@@ -41,7 +41,8 @@ _AXES = {
 
 
 def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
-    """Measures what the configuration names: a table for each group and for its layers, inference and import.
+    """Measures what the configuration names: a table for each group and for its layers, inference, what computes fewer
+    operations than the plain model (of images), and import.
 
     Raises:
         ValueError: what `make_subject` refuses.
@@ -50,13 +51,15 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
     tables: dict[str, list[Row]] = {}
     for group in config.groups if {"step", "memory", "layer"} & {*config.measures} else ():
         tables |= _measure_group(config, group, comparison)
-    if "inference" in config.measures:
-        cases = inference_cases(comparison.subject.family, "all-linears", config.rank)
-        calls = comparison.prepare("inference", cases, inference)
+    family = comparison.subject.family
+    cases_of = {"inference": lambda: inference_cases(family, "all-linears", config.rank)}
+    cases_of |= {"fewer": fewer_cases} if family is VISION else {}
+    for name in [name for name in cases_of if name in config.measures]:
+        calls = comparison.prepare(name, cases_of[name](), inference)
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
             with factors_formed_once():  # as in an evaluation
-                tables["inference"] = [*comparison.time("inference", calls, "base", rounds=rounds).values()]
+                tables[name] = [*comparison.time(name, calls, "base", rounds=rounds).values()]
     if "probe" in config.measures and (rows := _linear_probe(comparison)):
         tables["probe"] = rows
     if "import" in config.measures:

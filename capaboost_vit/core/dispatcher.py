@@ -131,18 +131,17 @@ class Rate:
     The tokens that are always seen, such as the class token, are not counted.
     """
 
-    def __init__(self, gates: list[TokenDispatcher]) -> None:
-        self.gates = gates
+    def __init__(self, counts: list[list[tuple[Tensor, int]]]) -> None:
+        self.of_gates = counts  # of each dispatcher, those of each pass
 
     def counts(self) -> tuple[float, int]:
         """Tokens that were seen, and all."""
-        pairs = [pair for gate in self.gates for pair in gate.counts or ()]
+        pairs = [pair for counts in self.of_gates for pair in counts]
         return float(sum(ones.item() for ones, _ in pairs)), sum(number for _, number in pairs)
 
     def by_gate(self) -> list[float]:
         """Of each dispatcher, in the order of the model."""
-        pairs = [gate.counts or [] for gate in self.gates]
-        return [sum(o.item() for o, _ in of) / max(1, sum(n for _, n in of)) for of in pairs]
+        return [sum(o.item() for o, _ in of) / max(1, sum(n for _, n in of)) for of in self.of_gates]
 
     def __float__(self) -> float:
         ones, number = self.counts()
@@ -151,19 +150,20 @@ class Rate:
 
 @contextmanager
 def realised_rate(model: nn.Module) -> Iterator[Rate]:
-    """Counts the tokens that a model dispatches in the block; read the rate in it.
+    """Counts the tokens that a model dispatches in the block.
 
     Examples:
         >>> with core.realised_rate(model) as rate, torch.no_grad():
         ...     model(images)
-        ...     print(float(rate))
+        >>> print(float(rate))
         0.55
     """
     gates = dispatchers(model)
-    for gate in gates:
-        gate.counts = []
+    rate = Rate([[] for _ in gates])
+    for gate, counts in zip(gates, rate.of_gates, strict=True):
+        gate.counts = counts
     try:
-        yield Rate(gates)
+        yield rate
     finally:
         for gate in gates:
             gate.counts = None

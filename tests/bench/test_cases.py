@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from capaboost_vit.bench.baselines import LoopOverBranches, TwoProducts
-from capaboost_vit.bench.cases import Case, build_case, group_of_cases, inference_cases, method_cases
+from capaboost_vit.bench.cases import Case, build_case, fewer_cases, group_of_cases, inference_cases, method_cases
 from capaboost_vit.bench.config import (
     GROUPS,
     SETS,
@@ -25,6 +25,7 @@ from capaboost_vit.bench.models import TEXT, VISION, make_subject
 from capaboost_vit.bench.steps import TrainingStep, inference, layer_passes
 from capaboost_vit.bench.steps import logits_of as logits_in
 from capaboost_vit.core.adapted_linear import AdaptedLinear
+from capaboost_vit.core.dispatcher import realised_rate
 from capaboost_vit.core.inject import branches
 
 FAMILIES = {family.items: family for family in (VISION, TEXT)}
@@ -273,6 +274,25 @@ def test_merged_and_unmerged_answer_alike(items, subjects, workloads):
         torch.testing.assert_close(*(logits_of(model, subjects[items]) for model in (merged, unmerged)))
 
 
+def test_what_computes_less_does_what_its_name_says(subjects, workloads):
+    subject = subjects["images"]
+    cases = {case.name: case for case in fewer_cases()}
+    for rate in (0.7, 0.5):
+        model = build_case(cases[f"dyt-{rate}"], subject).eval()
+        with torch.no_grad(), realised_rate(model) as realised:
+            logits_of(model, subject)
+        assert float(realised) == pytest.approx(rate, abs=0.3)  # of two patches in a tiny image
+    tokens = []
+    for name in ("base", "e2vpt", "e2vpt-pruned"):
+        model = build_case(cases[name], subject).eval()
+        model.blocks[-1].register_forward_pre_hook(lambda module, args: tokens.append(args[0].shape[1]))
+        logits_of(model, subject)
+    tokens_of_base, whole, pruned = tokens
+    assert (whole - tokens_of_base, pruned - tokens_of_base) in ((10, 5), (0, 0))
+    for case in cases.values():
+        inference(case, subject, workloads["images"])()
+
+
 def test_without_peft_its_case_says_what_is_missing(step, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match="peft"):
@@ -313,7 +333,7 @@ def test_a_layer_alone_is_fed_with_what_the_model_feeds_it(subject, workload):
         (
             SpeedConfig,
             {"measures": ("taste",)},
-            "--measures must be step, inference, layer, memory, probe or import",
+            "--measures must be step, inference, fewer, layer, memory, probe or import",
         ),
         (SpeedConfig, {"goals": {"step q-v floor": 1.0}}, "--goals: no goal 'step q-v floor'; write one of step GROUP"),
         (SpeedConfig, {"goals": {"import": "soon"}}, r"bound of 'import' must be a number or \[least, most\], got 'so"),
