@@ -172,7 +172,7 @@ def _dispatched(model: nn.Module, rate: float) -> None:
 
     def select(gate: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         assert isinstance(gate, TokenDispatcher)
-        gate.bias -= gate.logits(arguments[0])[:, gate.always :].quantile(1 - rate)
+        gate.bias.data -= gate.logits(arguments[0])[:, gate.always :].quantile(1 - rate)
 
     hooks = [gate.register_forward_pre_hook(select) for gate in dispatchers(model)]
     height, width = cast(Any, model).patch_embed.img_size

@@ -133,7 +133,7 @@ def test_300_lies_are_refused_as_adapter_files_or_do_no_harm(files, tmp_path):
             refused += bool(try_to_use(path, base, source.name.startswith("text")))
         except Exception as error:
             raise AssertionError(f"lie {index} of {source.name}: {what}") from error
-        assert time.process_time() - start < 2, what
+        assert time.process_time() - start < 10, what  # some ten milliseconds; what a header names would take minutes
     assert refused > 200
     assert time.process_time() - began < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

@@ -251,7 +251,7 @@ def test_refusals_say_what_to_do(settings):
 def test_two_processes_keep_what_one_keeps(settings, tmp_path, ready):
     train(settings(output=str(tmp_path / "one"), drop_path=0.0))
     command = ["train", "--config", str(tmp_path / "one/config.yaml"), "--output", str(tmp_path / "two")]
-    done = ready.run(["python", "-m", "capaboost_vit.cli", *command], ranks=2)
+    done = ready.run(["capaboost", *command], ranks=2)
     assert done.returncode == 0, done.stderr
     one, two = (load_file(tmp_path / run / "adapter.safetensors") for run in ("one", "two"))
     assert torch.equal(one["blocks.0.tokens.table.segments"], two["blocks.0.tokens.table.segments"])

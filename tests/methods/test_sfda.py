@@ -95,10 +95,10 @@ def test_training_reads_no_label(source, tmp_path, monkeypatch, without_pictures
 @pytest.mark.realdata
 def test_a_model_of_clean_digits_learns_noisy_ones(vit_tiny_weights, tmp_path, without_pictures):
     options = {"model": "vit_tiny_patch16_224", "method": {"name": "full"}, "img_size": 32, "batch_size": 32}
-    options |= {"data": "digits", "lr": 3e-4, "epochs": 3, "initial_checkpoint": str(vit_tiny_weights)}
+    options |= {"data": "digits", "lr": 3e-4, "epochs": 2, "initial_checkpoint": str(vit_tiny_weights)}
     train(TrainConfig(**options, output=str(tmp_path / "run")))
     merged = merge_adapter(tmp_path / "run" / "adapter.safetensors", tmp_path / "merged")
-    options = {"img_size": 32, "lr": 3e-3, "method": {"name": "sfda"}}
+    options = {"img_size": 32, "lr": 3e-3, "epochs": 2, "method": {"name": "sfda"}}
     before = train(configuration(merged, tmp_path / "before", **options | {"lr": 1e-12, "max_steps": 1}))
     after = train(configuration(merged, tmp_path / "after", **options))
     assert after["test_accuracy"] > before["test_accuracy"] + 3
