@@ -190,10 +190,13 @@ def test_the_class_row_alone_is_pruned_with_its_model():
 
 @pytest.fixture
 def settings(configure, without_pictures):
-    method = {"name": "e2vpt", "prompt_length": 4, "pruned_tokens": 0.5, "pruned_segments": 0.5, "scored_after": 0.5}
-    return lambda **options: configure(
-        **{"model": "vit_tiny_patch16_224", "method": method, "warmup_epochs": 0, **options}
-    )
+    shares = {"pruned_tokens": 0.5, "pruned_segments": 0.5, "scored_after": 0.5}
+
+    def make(dropout=0.1, **options):
+        method = {"name": "e2vpt", "prompt_length": 4, "dropout": dropout, **shares}
+        return configure(**{"model": "vit_tiny_patch16_224", "method": method, "warmup_epochs": 0, **options})
+
+    return make
 
 
 def test_a_run_prunes_and_its_file_has_what_is_left(settings, tmp_path, capsys):
@@ -249,7 +252,7 @@ def test_refusals_say_what_to_do(settings):
 
 @pytest.mark.slow
 def test_two_processes_keep_what_one_keeps(settings, tmp_path, ready):
-    train(settings(output=str(tmp_path / "one"), drop_path=0.0))
+    train(settings(output=str(tmp_path / "one"), drop_path=0.0, dropout=0.0))  # each process draws its own
     command = ["train", "--config", str(tmp_path / "one/config.yaml"), "--output", str(tmp_path / "two")]
     done = ready.run(["capaboost", *command], ranks=2)
     assert done.returncode == 0, done.stderr
