@@ -139,7 +139,7 @@ def inference_cases(family: Family, group: str, rank: int) -> list[Case]:
         return merge(unmerged(model), inplace=True)
 
     return [
-        Case("base", "the plain model", lambda model: model.requires_grad_(False)),
+        _plain("base"),
         Case("evaluated", "CapaBoost-LoRA d = 2 as an evaluation computes it, merged", merged, CLASS_ROW),
         Case("merged", "CapaBoost-LoRA d = 2, merged, without short cuts", merged),
         Case("unmerged", "CapaBoost-LoRA d = 2, unmerged", unmerged, CLASS_ROW),
@@ -152,7 +152,7 @@ def fewer_cases() -> list[Case]:
     """The plain ViT, what computes fewer operations than it, and prompts before and after pruning."""
     dyt = "DyT, whose gates select that share of the patches"
     return [
-        Case("base", "the plain model", lambda model: model.requires_grad_(False)),
+        _plain("base"),
         Case("dyt-0.7", dyt, partial(_dispatched, rate=0.7)),
         Case("dyt-0.5", dyt, partial(_dispatched, rate=0.5)),
         Case("das-2", "DAS, every sixth block skipped", _skipped),
@@ -198,6 +198,10 @@ def scale_cases(family: Family, config: ScaleConfig | ProcessesConfig) -> list[C
     others = [case for case in lora_cases(family, config.targets, config.rank) if case.name in (FLOOR, PEFT)]
     ours = our_lora(family, family.targets[config.targets], config.rank, d)
     return [*others, Case("capaboost", f"CapaBoost-LoRA d = {d}", ours, CLASS_ROW)]
+
+
+def _plain(name: str) -> Case:
+    return Case(name, "the plain model", lambda model: model.requires_grad_(False))
 
 
 def _floor(family: Family) -> Case:

@@ -84,10 +84,8 @@ def _value(name: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> floa
     measure, *operands = name.split()
     if measure == "import":
         return next((row["s"] for row in tables.get("import", ())), None)
-    rows = {
-        row["case"]: row
-        for row in tables.get(measure if measure in ("inference", "fewer", "probe") else operands[0], ())
-    }
+    title = operands[0] if measure in ("step", "memory") else measure  # those two are of a group
+    rows = {row["case"]: row for row in tables.get(title, ())}
     case, other = (rows.get(operands[place], {}) for place in (-3, -1))
     if measure == "memory":
         return case["peak MB"] / other["peak MB"] if "peak MB" in case and "peak MB" in other else None

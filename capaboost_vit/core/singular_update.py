@@ -31,13 +31,9 @@ class SingularUpdate(nn.Module):
                 f"rank {rank} is above the smaller side of a weight of {' x '.join(map(str, weight.shape))}"
             )
         wide = torch.promote_types(weight.dtype, torch.float32)
-        if weight.is_meta:
-            left, right = (torch.empty(*shape, dtype=wide, device="meta") for shape in _shapes(weight, rank))
-        else:
-            u, _, vh = torch.linalg.svd(weight.detach().to(wide), full_matrices=False)
-            left, right = u[:, :rank].contiguous(), vh[:rank].contiguous()
-        self.register_buffer("left", left)
-        self.register_buffer("right", right)
+        u, _, vh = torch.linalg.svd(weight.detach().to(wide), full_matrices=False)
+        self.register_buffer("left", u[:, :rank].contiguous())
+        self.register_buffer("right", vh[:rank].contiguous())
         self.core = nn.Parameter(torch.zeros(rank, rank))
 
     def delta(self, weight: Callable[[], Tensor]) -> Tensor:
@@ -48,7 +44,3 @@ class SingularUpdate(nn.Module):
     def extra_repr(self) -> str:
         (out_features, rank), (_, in_features) = self.left.shape, self.right.shape
         return f"{in_features} -> {rank} -> {out_features}"
-
-
-def _shapes(weight: Tensor, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (weight.shape[0], rank), (rank, weight.shape[1])
