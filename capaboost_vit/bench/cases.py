@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,6 +17,9 @@ from ..core.dispatcher import TokenDispatcher, dispatchers
 from ..core.functional import EXECUTIONS
 from ..core.merge import merge
 from ..core.seeds import seeded
+from ..io.yaml import read_yaml
+from ..methods import Method
+from ..methods.index import method_of
 from .baselines import floor, in_last_third, loop_over_branches, merged_peft, peft_lora, two_products
 from .config import ProcessesConfig, ScaleConfig
 from .models import TEXT, VISION, Family, Subject
@@ -34,12 +39,14 @@ class Case:
         what: one line for the reader of a table.
         build: makes it of a plain model, in place, and leaves `requires_grad` to what it trains.
         computed: how; ours as the training loop and the evaluation compute it, others by the model as it is.
+        method: whose hooks are called around a step, as in the training loop; none: what is added has none.
     """
 
     name: str
     what: str
     build: Callable[[nn.Module], object]
     computed: str = WHOLE_MODEL
+    method: Method | None = None
 
 
 def build_case(case: Case, subject: Subject, seed: int = 0) -> nn.Module:
@@ -126,6 +133,22 @@ def method_cases(family: Family, rank: int) -> list[Case]:
             Case("unipelt-d1", "our UniPELT as published: LoRA, prefix, adapter", published, CLASS_ROW),
             Case("unipelt-d2", "the same of masked branches, d = 2", masked, CLASS_ROW),
         ]
+    return cases
+
+
+def file_cases(family: Family, files: Sequence[str]) -> list[Case]:
+    """The methods of configurations of `capaboost train`, called as their files, the floor first.
+
+    Raises FileNotFoundError, ValueError or TypeError for a file that is none, or that names no method.
+    """
+    cases = [_floor(family)]
+    for path in map(Path, files):
+        options = read_yaml(path)
+        method = method_of(options.get("method") or {}) if isinstance(options, dict) else None
+        if method is None:
+            raise ValueError(f"--methods: {path} names no method: add `method: {{name: lora}}` or the like")
+        what = inspect.cleandoc(type(method).__doc__ or method.name).splitlines()[0]
+        cases.append(Case(path.stem, what, partial(family.adapt, method=method), CLASS_ROW, method))
     return cases
 
 

@@ -12,8 +12,9 @@ from ..io.yaml import read_yaml
 
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are
 GROUPS = (*SETS, "methods", "frozen-front")
+FILES = "files"  # the group of the methods that files name
 MEASURES = ("step", "inference", "fewer", "layer", "memory", "probe", "import")
-_GOAL = re.compile(rf"(step|memory) ({'|'.join(GROUPS)}) \S+ / \S+|(inference|fewer|probe) \S+ / \S+|import")
+_GOAL = re.compile(rf"(step|memory) ({'|'.join((*GROUPS, FILES))}) \S+ / \S+|(inference|fewer|probe) \S+ / \S+|import")
 _GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference, fewer or probe CASE / CASE, import"
 
 # text encoders by name on the hub: the configuration class of transformers, and what differs from its defaults. Models
@@ -53,6 +54,11 @@ class SpeedConfig(Workload):
     """What a training step costs, beside the same model with nothing to train and beside other libraries."""
 
     groups: tuple[str, ...] = option(GROUPS, f"sets of cases, measured in turn: {', '.join(GROUPS)}", choices=GROUPS)
+    methods: tuple[str, ...] = option(
+        (),
+        "files of `capaboost train --config`, one a method, such as configs/vtab1k/*.yaml: the steps and the memory of "
+        "these are measured, in place of the groups",
+    )
     cases: tuple[str, ...] = option(("*",), "names or wildcards of cases, such as peft capaboost-d2*; the floor always")
     measures: tuple[str, ...] = option(MEASURES, f"what to measure: {', '.join(MEASURES)}", choices=MEASURES)
     goals: dict[str, Any] = option(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..training.figures import new_figure, save_figure
 from .capacity import TARGETS, capacity_tables
-from .config import GROUPS
+from .config import FILES, GROUPS
 from .speed import LEAST
 
 _PHASES = ("forward", "backward", "update")
@@ -35,7 +35,7 @@ def draw_result(result: dict[str, Any], path: str | Path) -> Path | None:
 
 def _speed(result: dict[str, Any]) -> Figure | None:
     """A row per group: the step in units of the floor, and its memory."""
-    groups = {name: pd.DataFrame(rows) for name, rows in result["tables"].items() if name in GROUPS}
+    groups = {name: pd.DataFrame(rows) for name, rows in result["tables"].items() if name in (*GROUPS, FILES)}
     if not groups:
         return None
     heights = [1.2 + len(frame) for frame in groups.values()]

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from ..core.tied import factors_formed_once
-from .cases import FLOOR, KEPT, Case, fewer_cases, group_of_cases, inference_cases, probe_cases, scale_cases
+from .cases import FLOOR, KEPT, Case, fewer_cases, file_cases, group_of_cases, inference_cases, probe_cases, scale_cases
 from .compare import Comparison, Row
-from .config import SETS, ScaleConfig, SpeedConfig, Workload
+from .config import FILES, SETS, ScaleConfig, SpeedConfig, Workload
 from .memory import memory_of, stored_inputs
 from .models import VISION, Subject, family_of
 from .steps import TrainingStep, inference, layer_passes
@@ -49,7 +49,8 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
     """
     comparison = Comparison(config, session)
     tables: dict[str, list[Row]] = {}
-    for group in config.groups if {"step", "memory", "layer"} & {*config.measures} else ():
+    groups = (FILES,) if config.methods else config.groups
+    for group in groups if {"step", "memory", "layer"} & {*config.measures} else ():
         tables |= _measure_group(config, group, comparison)
     family = comparison.subject.family
     cases_of = {"inference": lambda: inference_cases(family, "all-linears", config.rank)}
@@ -70,8 +71,10 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
 def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> dict[str, list[Row]]:
     """The cases of a group, their steps and their memory; and their layers alone."""
     subject = comparison.subject
-    cases = chosen(group_of_cases(subject.family, group, config.rank), config.cases)
-    targets = subject.family.targets.get(group, ())
+    family = subject.family
+    named = file_cases(family, config.methods) if group == FILES else group_of_cases(family, group, config.rank)
+    cases = chosen(named, config.cases)
+    targets = family.targets.get(group, ())
     memory: dict[str, Row] = {}
 
     def make(case: Case, subject: Subject, workload: Workload) -> TrainingStep:
@@ -92,11 +95,11 @@ def _measure_group(config: SpeedConfig, group: str, comparison: Comparison) -> d
         if case.name in steps
     ]
     if memory and group in SETS:
-        total, beyond = stored_inputs(steps[FLOOR], subject.family.places(subject.base, targets))
+        total, beyond = stored_inputs(steps[FLOOR], family.places(subject.base, targets))
         what = f"the floor and the layers' inputs, {total / 1e6:.1f} MB, of which it keeps all but {beyond / 1e6:.1f}"
         rows.append({"case": LEAST, "peak MB": memory[FLOOR]["peak MB"] + total / 1e6, "what": what})
     layers: dict[str, Row] = {name: {"case": name, "times": {}} for name in steps}
-    for layer, name in subject.family.first_layers(subject.base, targets).items() if "layer" in config.measures else ():
+    for layer, name in family.first_layers(subject.base, targets).items() if "layer" in config.measures else ():
         if comparison.session.has_time(title := f"{group}, layer {layer}"):
             timed = comparison.time(title, layer_passes(steps, name), FLOOR, least=_SHORT)
             for case, row in timed.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,16 +13,22 @@ from torch.nn import functional as F
 from ..core.names import get
 from ..core.tied import factors_formed_once
 from ..core.wrapper import NoShortCut
+from ..methods import Pass
 from ..training.evaluation import mixed_precision
 from ..training.frozen_front import Whole
+from ..training.hooks import Hooks
 from .cases import CLASS_ROW, RECOMPUTED, WHOLE_MODEL, Case, build_case
 from .config import Workload
 from .models import Subject
 from .timing import Lap
 
+_UPDATES = 1000  # of the run of which a step is one
+
 
 class TrainingStep:
     """One step of a case: forward, backward, and AdamW on what it trains (the floor trains nothing).
+
+    The hooks of its method are called as in the training loop, of which a step is one of the first of 1,000 updates.
 
     Called with `lap`, it ends the phases "forward", "backward" and "update".
     """
@@ -33,12 +40,25 @@ class TrainingStep:
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True) if self.trained else None
         self.network, self.inputs = network_of(case, self.model, subject, workload)
         self.called: Any = compiled(self.network, workload)
+        self.hooks = Hooks([case.method], seed=workload.seed, devices=subject.device.type == "cuda")
+        self.update = 0
         if workload.compile:
             self.loss(self.network)  # eagerly once, for the floor
 
     def loss(self, network: Any) -> Tensor:
         """The forward pass; `network` is the one that is stepped (`called`), or the same uncompiled (`network`)."""
-        return F.cross_entropy(logits_of(network, self.inputs, self.workload), self.subject.labels)
+
+        def outputs(inputs: Mapping[str, Tensor]) -> Tensor:
+            return logits_of(network, inputs, self.workload)
+
+        labels, logits = self.subject.labels, outputs(self.inputs)
+        once_more = Pass(self.model, partial(F.cross_entropy, reduction="sum"), outputs)
+        loss = F.cross_entropy(logits, labels)
+        for value in self.hooks.added("losses", once_more, self.inputs, logits, labels):
+            loss = loss + value / len(labels)
+        for value in self.hooks.added("penalty", self.model):
+            loss = loss + value
+        return loss
 
     def __call__(self, lap: Lap = lambda phase: None) -> None:
         if self.workload.compile:
@@ -49,8 +69,11 @@ class TrainingStep:
         loss.backward()
         lap("backward")
         if self.optimizer is not None:
+            self.hooks.call("after_backward", self.model, self.update, _UPDATES)
             self.optimizer.step()
+            self.hooks.call("after_step", self.model, self.update, _UPDATES)
             self.optimizer.zero_grad()
+            self.update += 1
         lap("update")
 
 

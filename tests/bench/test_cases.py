@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from capaboost_vit.bench.baselines import LoopOverBranches, TwoProducts
-from capaboost_vit.bench.cases import Case, build_case, fewer_cases, group_of_cases, inference_cases, method_cases
+from capaboost_vit.bench.cases import (
+    Case,
+    build_case,
+    fewer_cases,
+    file_cases,
+    group_of_cases,
+    inference_cases,
+    method_cases,
+)
 from capaboost_vit.bench.config import (
     GROUPS,
     SETS,
@@ -81,6 +90,39 @@ def test_every_case_makes_a_step_and_moves_exactly_what_it_trains(items, group, 
         trains = {key for key, p in made.model.named_parameters(remove_duplicate=False) if p.requires_grad}
         assert moved == trains, case.name
         assert all(p.grad is None for p in made.model.parameters())
+
+
+def test_the_hooks_of_a_method_are_part_of_its_step(subjects, workloads):
+    called = []
+
+    class Hooked:
+        def losses(self, forward, inputs, outputs, targets):
+            called.append(torch.equal(forward(inputs), outputs))
+            return forward.loss(outputs, targets) + 2 * len(targets)  # sums over the batch
+
+        def penalty(self, model):
+            return torch.tensor(3.0)
+
+        def after_step(self, model, update, updates):
+            called.append((update, updates))
+
+    plain = find_case("images", "q-v", "lora")
+    without, step = (
+        TrainingStep(dataclasses.replace(plain, method=method), subjects["images"], workloads["images"])
+        for method in (None, Hooked())
+    )
+    assert step.loss(step.called).item() == pytest.approx(2 * without.loss(without.called).item() + 2 + 3)
+    step()
+    step()
+    assert called == [True, True, (0, 1000), True, (1, 1000)]
+
+
+def test_methods_of_files_are_called_as_these_and_have_the_hooks_of_the_method():
+    files = [Path("configs/vtab1k") / f"{name}.yaml" for name in ("capaboost_lora", "dyt")]
+    cases = file_cases(VISION, [str(Path(__file__).parents[2] / file) for file in files])
+    assert [case.name for case in cases] == ["floor", "capaboost_lora", "dyt"]
+    assert [case.method and case.method.name for case in cases] == [None, "lora", "dyt"]
+    assert cases[2].what.startswith("DyT")
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -177,6 +177,18 @@ def test_a_measure_alone_fills_its_own_columns(tiny):
     assert list(found["tables"]) == ["q-v"]
 
 
+def test_files_of_methods_stand_in_the_place_of_the_groups(tiny, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("method: {name: adalora, target_r: 1, init_r: 2}\nlr: 1e-3\n")
+    goals = {"step files mine / floor": 1e9}
+    config = SpeedConfig(**tiny, methods=(str(file),), measures=("step", "memory"), goals=goals)
+    found = measure("speed", config)
+    assert list(found["tables"]) == ["files"]
+    assert cases_of(found, "files").keys() == {"floor", "mine"}
+    assert [goal["met"] for goal in found["goals"]] == [True]
+    assert draw_result(found, tmp_path / "picture.png").exists()
+
+
 def test_the_import_is_timed(tiny, monkeypatch):
     monkeypatch.setattr(module, "import_seconds", lambda: 0.25)
     found = measure("speed", SpeedConfig(**tiny, measures=("import",), goals={"import": 0.3}))
@@ -345,6 +357,8 @@ def test_the_published_capacity_is_drawn(tmp_path):
         ),
         (["speed", "--seq-len", "64"], "error: --seq-len 64: vit_small_patch16_224 is no model for it"),
         (["speed", "--model", "all-MiniLM-L6-v2", "--seq-len", "513"], "all-MiniLM-L6-v2 takes at most 512 tokens"),
+        (["speed", "--methods", "gone.yaml"], "No such file"),
+        (["speed", "--methods", "other.json"], "--methods: other.json names no method: add `method: {name: lora}`"),
         (["draw", "gone.json"], "No such file"),
         (["draw", "other.json"], "other.json is no result of capaboost bench"),
         (["draw", "old.json"], "old.json is of an older version: measure again"),
