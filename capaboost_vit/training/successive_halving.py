@@ -44,8 +44,10 @@ def halve(
             break
         further = _rounded(best / _FACTOR if best == rates[0] else best * _FACTOR)
         scores[further] = run(further, short)
-    two = _ranked(scores, error)[:2]
-    final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in two}
+    best, second = _ranked(scores, error)[:2]
+    if usual != best and scores[best][0] - scores[usual][0] <= 2 * error(scores[best][0]):
+        second = usual
+    final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in (best, second)}
     best = _ranked(final, error)[0]
     if final[best][0] == -math.inf:
         tried = ", ".join(f"{rate:g}" for rate in sorted(scores))
