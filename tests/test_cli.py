@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -165,8 +166,9 @@ def test_help_shows_every_option_with_its_text(call, command, config):
         if field.name != "method":
             assert f"--{field.name.replace('_', '-')} " in text
             assert field.metadata["help"].split(";")[0].split()[0] in text
-    for option in ("name", "rank", "num_branches", "density", "pattern", "targets", "bottleneck", "prefix_length"):
+    for option in ("name", "rank", "num-branches", "density", "pattern", "targets", "bottleneck", "prefix-length"):
         assert f"--method.{option} " in text
+    assert not re.search(r"--method\.\w*_", text)
 
 
 def test_no_command_prints_the_help_and_is_a_mistake(call):
@@ -223,7 +225,7 @@ def test_no_command_prints_the_help_and_is_a_mistake(call):
         (["train", "--num_labels", "3"], "(did you mean --num-classes?)"),
         (["train", "--method", "lora"], "(did you mean --method.name?)"),
         (["train", "--method.rnak", "4"], "--method.rnak 4 (did you mean --method.rank?)"),
-        (["train", "--method.num-branches", "4"], "(did you mean --method.num_branches?)"),
+        (["train", "--method.num_branch", "4"], "--method.num_branch 4 (did you mean --method.num-branches?)"),
         (["train", "--method.rank", "four"], "method.rank"),
         # a method is checked before any data is opened
         (["train", "--data", "gone", "--method.rank", "0"], "rank of method 'lora' must be at least 1, got 0"),
@@ -326,6 +328,7 @@ def test_advice_that_is_followed_already_is_not_given(refused, monkeypatch, offl
             "mean 'best'?)",
         ),
         ("method: {rank: four}", "wrong.yaml: --method.rank must be int | None, got 'four'"),
+        ("method: {num_branches: few}", "wrong.yaml: --method.num-branches must be int | None, got 'few'"),
         ("lr: 1\nlr: 2", "wrong.yaml is no YAML: line 2, column 1: 'lr' stands there twice"),
         ("a: &a [1]\nb: " + "[" * 60, "wrong.yaml is no YAML: line 2, column 53: it is nested more than 50 deep"),
         ("method: {rnak: 3}", "wrong.yaml: no option 'method.rnak' (did you mean 'method.rank'?)"),
@@ -433,6 +436,9 @@ def test_the_defaults_of_the_command_are_those_of_the_configuration_but_for_the_
         (["--lr", "1e-3"], {"lr": 1e-3}),
         (["--lr", "1"], {"lr": 1.0}),
         (["--method.rank", "4"], {"method": {"rank": 4}}),
+        (["--method.num-branches", "4"], {"method": {"num_branches": 4}}),
+        (["--method.num_branches", "4"], {"method": {"num_branches": 4}}),  # as older scripts have it
+        (["--method.share_blocks=4"], {"method": {"share_blocks": 4}}),
         (["--method.density", "0.5", "--method.pattern", "2:4"], {"method": {"density": 0.5, "pattern": "2:4"}}),
         (["--method.targets", "query", "mlp_in"], {"method": {"targets": ["query", "mlp_in"]}}),
         (["--method.name", "prompt", "--method.deep", "false"], {"method": {"name": "prompt", "deep": False}}),
@@ -1031,7 +1037,7 @@ def test_summary_reads_what_a_run_has_left(call, refused, finished, text_materia
 
 def test_summary_counts_what_is_trained(call):
     arguments = ["summary", "test_vit_capaboost_lora", "--num-classes", "4", "--img-size", "32"]
-    code, out, err = call(*arguments, "--method.rank", "2", "--method.num_branches", "3")
+    code, out, err = call(*arguments, "--method.rank", "2", "--method.num-branches", "3")
     assert (code, err) == (0, "")
     width, depth = 64, 6
     # q and v of rank 2, three branches that share them, two of which have coefficients
@@ -1092,7 +1098,7 @@ def test_a_run_in_a_process_of_its_own_is_the_run_in_this_one(ready, finished, b
 
 def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it():
     text = " ".join(train_parser(TrainConfig).format_help().split())
-    targets = text[text.rindex("--method.targets TARGETS") :].partition("--method.freeze_down")[0]
+    targets = text[text.rindex("--method.targets TARGETS") :].partition("--method.freeze-down")[0]
     for words in (
         "lora, mlae: roles or name patterns of linear layers or 2d convolutions",
         "hira, adalora, lorta, fact, aurora, rasa, deep_lora, snell, dora, vera, ether, etherplus, neat, hra, boft,",

@@ -87,7 +87,7 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Namespace:  # type: ignore[override]
         """Reads files before flags, which win over them wherever they stand."""
-        given: list[str] = list(sys.argv[1:] if args is None else args)
+        given = [self._hyphenated(word) for word in (sys.argv[1:] if args is None else args)]
         files: list[str] = []
         if "--config" in self._option_string_actions:
             for place in reversed([i for i, word in enumerate(given) if word.partition("=")[0] == "--config"]):
@@ -96,6 +96,13 @@ class Parser(ArgumentParser):
                 del given[place:end]
         before = self.before_files if files else []
         return super().parse_args([*before, *files, *given], *others, **options)
+
+    def _hyphenated(self, word: str) -> str:
+        """A method's option as it is registered: older scripts have `--method.num_branches`."""
+        name, equals, value = word.partition("=")
+        hyphenated = name.replace("_", "-")
+        known = name.startswith("--method.") and hyphenated in self._option_string_actions
+        return f"{hyphenated}{equals}{value}" if known else word
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", self)
@@ -219,14 +226,15 @@ def add_method_options(parser: Parser) -> None:
             key = field.metadata["help"], hints_of(method)[field.name]
             uses.setdefault(field.name, {}).setdefault(key, []).append(name)
     for option, kinds in uses.items():
+        name = flag(f"method.{option}")
         text = "; ".join(f"{', '.join(names)}: {help_text}" for (help_text, _), names in kinds.items())
         hints = [hint for _, hint in kinds]
         if any(map(takes_several, hints)):
-            item = Typed(f"--method.{option}", arguments_of(hints[0], tuple)[0], {})
-            parser.add_argument(f"--method.{option}", type=item, nargs="+", default=None, help=text)
+            item = Typed(name, arguments_of(hints[0], tuple)[0], {})
+            parser.add_argument(name, type=item, nargs="+", default=None, help=text)
         else:
             hint = functools.reduce(operator.or_, hints)
-            add_option(parser, f"--method.{option}", hint | None, None, text)
+            add_option(parser, name, hint | None, None, text)
 
 
 def method_options(arguments: Namespace) -> dict[str, Any]:

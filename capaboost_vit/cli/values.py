@@ -103,7 +103,7 @@ def _flat(options: Mapping[str, Any], parser: Any) -> Iterator[tuple[argparse.Ac
         action = parser._option_string_actions.get(flag(str(name)))
         if action is None and name == "method" and isinstance(value, Mapping):
             for key, item in value.items():
-                yield parser._option_string_actions.get(f"--method.{key}"), f"method.{key}", item
+                yield parser._option_string_actions.get(flag(f"method.{key}")), f"method.{key}", item
         else:
             yield action, str(name), value
 

@@ -167,8 +167,8 @@ class _Search:
         ]
         if not learning:
             raise ValueError(
-                f"das searches for {steps} updates, and its gates never learn: say more --method.search_epochs, "
-                "or less --method.search_interval or --method.search_warmup"
+                f"das searches for {steps} updates, and its gates never learn: say more --method.search-epochs, "
+                "or less --method.search-interval or --method.search-warmup"
             )
         random = core.random_state(job.config.seed, "das")
         held_out = chain.from_iterable(repeat(job.val))

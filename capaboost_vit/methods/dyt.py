@@ -149,7 +149,7 @@ class Dyt(MaskedMethod):
                 "recomputed blocks cannot tell the two passes of dyt apart: train without --grad-checkpointing"
             )
         if self.kl_weight > 0 and not job.objective.confusion:
-            raise ValueError("the KL term of dyt is of classes, and these are none: say --method.kl_weight 0")
+            raise ValueError("the KL term of dyt is of classes, and these are none: say --method.kl-weight 0")
         return ()
 
     def losses(self, forward: Pass, inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor | None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ..io.options import arguments_of, hints_of, suggest
+from ..io.options import arguments_of, flag, hints_of, suggest
 from .method import Method
 
 M = TypeVar("M", bound=type[Method])
@@ -91,7 +91,7 @@ def method_of(options: Mapping[str, Any], *, implied: str | None = None) -> Meth
     name = values.pop("name", None) or implied
     if name is None:
         if values:
-            raise ValueError(f"--method.{next(iter(values))} is an option of no method: say --method.name too")
+            raise ValueError(f"{flag('method.' + next(iter(values)))} is an option of no method: say --method.name too")
         return None
     made = make_method(name, **values)
     object.__setattr__(made, "given", tuple(options))  # without `name` where the model's name implies it

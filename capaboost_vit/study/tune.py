@@ -185,7 +185,7 @@ def _command(row: Row, base: TrainConfig) -> str:
         name: value for name, value in as_dict(base).items() if name not in _OF_CANDIDATES and value != defaults[name]
     }
     words = ["capaboost", "train", *_words({**given, "lr": point["lr"]}, flag)]
-    return shlex.join([*words, *_words(point["method"], lambda name: f"--method.{name}")])
+    return shlex.join([*words, *_words(point["method"], lambda name: flag(f"method.{name}"))])
 
 
 def _words(options: dict[str, Any], named: Callable[[str], str]) -> Iterator[str]:

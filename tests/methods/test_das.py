@@ -297,6 +297,6 @@ def test_a_run_that_was_killed_goes_on_with_the_blocks_it_has_found(configure, t
 
 def test_a_search_in_which_the_gates_never_learn_is_refused(configure, tmp_path):
     options = settings(search_interval=1000)
-    with pytest.raises(ValueError, match=r"its gates never learn: say more --method\.search_epochs, or less"):
+    with pytest.raises(ValueError, match=r"its gates never learn: say more --method\.search-epochs, or less"):
         train(configure(**options, output=str(tmp_path / "run")))
     assert json.loads((tmp_path / "run/status.json").read_text())["status"] == "failed"

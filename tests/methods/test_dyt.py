@@ -318,7 +318,7 @@ def test_refusals_say_what_to_do():
         make_method("dyt").stages(job)
     job.config.grad_checkpointing = False
     with pytest.raises(
-        ValueError, match=r"the KL term of dyt is of classes, and these are none: say --method\.kl_weight 0"
+        ValueError, match=r"the KL term of dyt is of classes, and these are none: say --method\.kl-weight 0"
     ):
         make_method("dyt").stages(job)
     assert make_method("dyt", kl_weight=0.0).stages(job) == ()
