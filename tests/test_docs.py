@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 import capaboost_vit
-from capaboost_vit import nlu
+from capaboost_vit import METHODS, nlu
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = [*capaboost_vit.__all__, *(f"nlu.{name}" for name in nlu.__all__)]
@@ -84,6 +84,23 @@ def test_every_public_name_stands_in_the_reference():
     for entry in re.findall(r"^::: (\S+)", text, re.M):
         module, _, name = entry.rpartition(".")
         assert name == "masks" or hasattr(importlib.import_module(module), name), entry
+
+
+PARTS = ["For", "Options", "Numbers", "Cost", "Source", "Differs"]
+
+
+def test_every_method_has_a_section_of_the_same_parts_behind_its_row_of_the_table():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    table, _, rest = text.partition("\n\n## ")
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", rest, re.M | re.S))
+    own = [name for name, method in METHODS.items() if method.__module__.startswith("capaboost_vit.")]
+    assert sorted(sections) == sorted(own)
+    for name, section in sections.items():
+        assert re.findall(r"^- \*\*(\w+)\*\*: \S", section, re.M) == PARTS, name
+    groups = re.findall(r"\*\*\[([\w -]+)\]\(#[\w-]+\)\*\*|\[`(\w+)`\]\(#\2\)", table)
+    headings = re.findall(r"^## (.*)|^### (.*)", rest, re.M)
+    titles = [group.capitalize() or name for group, name in groups]
+    assert titles == [title or name for title, name in headings if (title or name) != "Masks"]
 
 
 def test_every_page_is_in_the_navigation():

@@ -1,6 +1,9 @@
-"""How many numbers a method trains in ViT-B/16, beside the head: as published, or by the formula of its paper."""
+"""How many numbers a method trains in ViT-B/16, beside the head: as published, by a formula, or on its page."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 import timm
@@ -52,3 +55,13 @@ def test_numbers_that_are_trained(name, options, size):
         model = timm.create_model("vit_base_patch16_224", num_classes=0)
         capaboost_vit.adapt(model, name, head=(), **options)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == size
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+SECTIONS = re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
+NUMBERS = [(name, re.search(r"\*\*Numbers\*\*: (?!.*roberta)(\d[\d,]*\d)", section)) for name, section in SECTIONS]
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, found[1]) for name, found in NUMBERS if found])
+def test_the_page_of_methods_has_the_numbers(name, number):
+    test_numbers_that_are_trained(name, {}, int(number.replace(",", "")))
