@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from capaboost_vit.cli import main
 from capaboost_vit.cli.train import train_parser
 from capaboost_vit.nlu.config import TextConfig
+from capaboost_vit.nlu.data import class_folders
 from capaboost_vit.training.job import as_dict
 from capaboost_vit.training.report_text import score_text
 from capaboost_vit.vision.config import TrainConfig
@@ -913,6 +914,20 @@ def test_what_is_typed_is_answered(call, refused, finished, finished_text, tmp_p
     assert json.loads((tmp_path / "a.json").read_text()) == {"1": answer.strip()}
     assert "--text is for texts, and" in refused("predict", finished, "--text", "a")
     assert "name pictures, or folders with pictures" in refused("predict", finished)
+
+
+def test_a_folder_of_texts_is_walked_once_and_each_of_its_files_is_predicted(
+    call, finished_text, monkeypatch, tmp_path
+):
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    (tmp_path / "notes" / "a.txt").write_text("the cat is good")
+    (tmp_path / "notes" / "deep" / "b.txt").write_text("the dog is bad")
+    walked, visible = [], class_folders._visible
+    monkeypatch.setattr(class_folders, "_visible", lambda folder: walked.append(folder.name) or visible(folder))
+    code, out, _ = call("predict", finished_text("opinions")[0], tmp_path / "notes")
+    assert (code, walked) == (0, ["notes", "deep"])
+    assert out.startswith("a.txt:  the cat is good\n")
+    assert "\ndeep/b.txt:  the dog is bad\n" in out
 
 
 def test_texts_without_labels_are_said_to_be_none_and_are_predicted(call, refused, text_material, tmp_path):

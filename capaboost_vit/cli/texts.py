@@ -48,7 +48,7 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
     """
     path = _the_one_input(arguments)
     table = None if arguments.csv is None else Path(arguments.csv)
-    from ..nlu.data import holds_texts
+    from ..nlu.data import text_files
     from ..nlu.predict import Predictor, write_rows
     from ..nlu.typed import typed_questions, typed_texts
 
@@ -68,26 +68,26 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
     if arguments.question is not None:
         raise ValueError(f"{source.path} is of the task {predictor.task.name}, which answers no --question: say --text")
     as_folder = table is not None and (table.is_dir() or not table.suffix)
-    of_files = path is not None and holds_texts(Path(path))
-    if path is not None and (as_folder or (Path(path).is_dir() and not of_files)):
+    files = [] if path is None else text_files(path)
+    if path is not None and (as_folder or (Path(path).is_dir() and not files)):
         if predictor.task.kind == "multi-label":
             raise ValueError(f"GLUE's server takes no tags of {predictor.task.name}: name one file, and --csv FILE.csv")
-        if of_files:
+        if files:
             raise ValueError(f"{path} is a folder of texts, which no server takes: name a file, --csv FILE.csv")
         return _submit(predictor, path, table)
     if path is None:
         split = typed_texts(arguments.text, arguments.text_pair or ())
     else:
-        split = predictor.read(path, text_columns=arguments.text_columns)
+        split = predictor.read(path, text_columns=arguments.text_columns, files=files)
     threshold = 0.5 if arguments.threshold is None else arguments.threshold
     predictions = predictor.predict(split, top=arguments.top, threshold=threshold)
-    files = [name.partition(":")[2] for name in split.names] if of_files else None
+    names = [name.partition(":")[2] for name in split.names] if files else None
     for index, prediction in enumerate(predictions):
-        if files is not None:
-            print(printable(files[index]), end=":  ")
+        if names is not None:
+            print(printable(names[index]), end=":  ")
         _show(prediction)
     if table is not None:
-        print(f"written: {write_rows(predictions, table, files=files)}")
+        print(f"written: {write_rows(predictions, table, files=names)}")
 
 
 def _the_one_input(arguments: Namespace) -> str | None:

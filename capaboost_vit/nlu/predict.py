@@ -139,14 +139,17 @@ class Predictor:
         """Contexts and choices of a table; labels are not read."""
         return open_unchosen(Path(path), self.task, text_columns=text_columns or self.config.text_columns)
 
-    def read(self, path: str, *, text_columns: Sequence[str] | None = None) -> TextSplit:
+    def read(
+        self, path: str, *, text_columns: Sequence[str] | None = None, files: Sequence[Path] | None = None
+    ) -> TextSplit:
         """The texts of a file, without labels: .txt with one a line, .json, .jsonl, .csv or .tsv with columns.
 
-        Or of a folder of .txt files, each of which is a text.
+        Or of a folder of .txt files, each of which is a text; `files` are these, where they are known already.
 
         The columns are those of training unless others are named. Raises what `open_unlabelled` does.
         """
-        (split,) = open_unlabelled(path, self.task, text_columns=text_columns or self.config.text_columns).values()
+        columns = text_columns or self.config.text_columns
+        (split,) = open_unlabelled(path, self.task, text_columns=columns, files=files).values()
         return split
 
     def answer(self, questions: Sequence[Question]) -> dict[str, Answer]:

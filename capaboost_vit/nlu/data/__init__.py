@@ -1,6 +1,6 @@
 """Where texts and their labels come from."""
 
-from .class_folders import holds_texts
+from .class_folders import text_files
 from .spec import open_texts, open_unchosen, open_unlabelled, open_untagged
 from .split import PREDICT, PROTOCOLS, TextData, TextSplit
 from .words import split_words
@@ -10,10 +10,10 @@ __all__ = [
     "PROTOCOLS",
     "TextData",
     "TextSplit",
-    "holds_texts",
     "open_texts",
     "open_unchosen",
     "open_unlabelled",
     "open_untagged",
     "split_words",
+    "text_files",
 ]

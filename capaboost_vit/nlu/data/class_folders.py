@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...io.tables import SPLIT_NAMES, by_split
@@ -39,18 +39,21 @@ def read_class_folders(spec: str, path: Path) -> dict[str, Table]:
     }
 
 
-def holds_texts(path: Path) -> bool:
-    """Whether a folder has .txt files, at any depth, and nothing that is read as a table."""
-    suffixes = {entry.suffix.lower() for entry in _within(path) if entry.is_file()} if path.is_dir() else set()
-    return _SUFFIX in suffixes and suffixes.isdisjoint((*SUFFIXES, ".parquet", ".arrow"))
+def text_files(spec: str) -> list[Path]:
+    """The .txt files of a folder, at any depth; none of one that holds something which is read as a table."""
+    found, path = [], Path(spec).expanduser()
+    for entry in _within(path) if spec.strip() and path.is_dir() else ():
+        suffix = entry.suffix.lower()
+        if suffix in (*SUFFIXES, ".parquet", ".arrow") and entry.is_file():
+            return []
+        if suffix == _SUFFIX and entry.is_file():
+            found.append(entry)
+    return found
 
 
-def read_unlabelled_files(path: Path) -> Table:
-    """A table of `text` of the .txt files of a folder, at any depth, in UTF-8: each is one text, others are not read.
-
-    Examples are named `FOLDER:path/in/it.txt`.
-    """
-    rows = ((file.relative_to(path).as_posix(), _text(file)) for file in _texts(path, deep=True))
+def read_text_files(path: Path, files: Sequence[Path]) -> Table:
+    """A table of `text` of .txt files in a folder, in UTF-8: each is one text, named `FOLDER:path/in/it.txt`."""
+    rows = ((file.relative_to(path).as_posix(), _text(file)) for file in files)
     return Table(str(path), path.name, ("text",), ((name, {"text": text}) for name, text in rows), unit="file")
 
 

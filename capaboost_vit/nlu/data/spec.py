@@ -10,7 +10,7 @@ from typing import Any
 from ...io.tables import SPLIT_NAMES, by_split, is_hub_name, is_table_folder, load_from_hub, load_local
 from ..tasks import Task
 from .choices import read_choices, read_unchosen
-from .class_folders import holds_texts, read_class_folders, read_unlabelled_files
+from .class_folders import read_class_folders, read_text_files, text_files
 from .columns import TEXTS, number_labels, read_rows
 from .split import PROTOCOLS, TextData, TextSplit, apply_protocol
 from .tables import SUFFIXES, Table, read_file, table_of
@@ -92,21 +92,26 @@ def open_texts(
     return TextData(spec, classes, splits, unlabelled, chosen, left_out)
 
 
-def open_unlabelled(spec: str, task: Task, *, text_columns: Sequence[str] | None = None) -> dict[str, TextSplit]:
+def open_unlabelled(
+    spec: str, task: Task, *, text_columns: Sequence[str] | None = None, files: Sequence[Path] | None = None
+) -> dict[str, TextSplit]:
     """The texts of the test splits, or of one file whatever its name, without labels, in the order of the rows.
 
-    Of a folder of .txt files alone each file is a text, see `read_unlabelled_files`.
+    Of a folder of .txt files alone each file is a text.
+
+    Args:
+        files: the `text_files` of the folder, where the caller has looked for them already.
 
     Raises:
         FileNotFoundError, ValueError: what `open_texts` refuses; no test split; a broken row, which would shift others.
     """
     layouts, path = _layouts(task, text_columns), Path(spec).expanduser()
     reading = replace(task, kind="masked")  # labels are not looked for
-    of_files = bool(spec.strip()) and holds_texts(path)
-    if of_files or (path.suffix.lower() == ".txt" and path.is_file()):
+    files = text_files(spec) if files is None else files
+    if files or (path.suffix.lower() == ".txt" and path.is_file()):
         layouts = [("text",)]  # a file, or a line of one, is a text, whatever its column was called in training
-    tables = {"test": read_unlabelled_files(path)} if of_files else _tables(spec, path, reading, layouts)
-    if not of_files and not path.is_file():
+    tables = {"test": read_text_files(path, files)} if files else _tables(spec, path, reading, layouts)
+    if not files and not path.is_file():
         wanted = {name: table for name, table in tables.items() if name.startswith("test")}
         if not wanted:
             raise ValueError(f"{spec} has no test split; it has: {', '.join(tables)}. Name a file")
