@@ -455,7 +455,7 @@ def test_what_saves_memory_hardly_changes_the_result(run, kind, options):
     )
 
 
-@pytest.mark.parametrize("kind", ["opinions", "scores", "unanswered", "masked"])
+@pytest.mark.parametrize("kind", ["opinions", "scores", "unanswered", "masked", "choices"])
 def test_mixed_precision_trains_too(text_material, tmp_path, finished_text, kind):
     config = texts.configure(text_material, kind, tmp_path / "run", amp=True, epochs=2)
     found = train(config)
@@ -503,7 +503,9 @@ def test_a_run_that_diverges_names_its_examples(text_material, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("kind", "method"), [("scores", texts.UNIPELT), ("unanswered", {"name": "adapter"})])
+@pytest.mark.parametrize(
+    ("kind", "method"), [("scores", texts.UNIPELT), ("unanswered", {"name": "adapter"}), ("choices", {"name": "lora"})]
+)
 def test_a_compiled_run_comes_near_the_eager_one(run, traced, kind, method):
     options = {"method": method, "opt": "sgd", "lr": 1e-2, "epochs": 2}
     eager, expected, _ = run(kind, "eager", **options)

@@ -353,6 +353,22 @@ def test_questions_of_ones_own_are_answered_as_those_of_the_data_whatever_the_fi
         predictor.read_questions(str(tmp_path / "a.csv"))
 
 
+def test_own_questions_get_in_a_fresh_process_the_answers_of_the_run_to_each(ready, finished_text, tmp_path):
+    """Of SQuAD v2, where the threshold that the run has found decides whether there is an answer."""
+    folder, result = finished_text("unanswered")
+    evaluate_text(folder, table=tmp_path / "eval.csv")  # whose mean is the score of the run, above
+    own = open_questions(result["config"]["data"]).splits["test"].questions
+    rows = [{"id": q.id, "question": q.question, "context": q.context} for q in own]
+    (tmp_path / "own.json").write_text(json.dumps(rows))
+    ready.run(["capaboost", "predict", folder, tmp_path / "own.json", "--csv", tmp_path / "own.csv"], check=True)
+    expected = {row["id"]: row["prediction"] for row in rows_of(tmp_path / "eval.csv")}
+    found = rows_of(tmp_path / "own.csv")
+    assert {row["id"]: row["answer"] for row in found} == expected
+    assert {bool(answer) for answer in expected.values()} == {True, False}
+    scores = {name: f"{answer.score:.9g}" for name, answer in Predictor(folder).answer(own).items()}
+    assert {row["id"]: row["score"] for row in found} == scores
+
+
 def test_what_is_typed_wrong_is_named():
     with pytest.raises(ValueError, match="--text-pair needs a text for each of --text, got 1 for 2"):
         typed_texts(["a", "b"], ["c"])
