@@ -12,7 +12,7 @@ from .core.inject import Anatomy
 from .core.record import plain_model
 from .methods import Method
 from .methods.adapter_file import AdapterFile, read_adapter_file
-from .methods.base_kind import is_of_transformers
+from .methods.base_library import is_of_transformers
 from .nlu import adapters as of_transformers
 from .nlu import anatomy as anatomy_of_transformers
 from .nlu.anatomy import is_transformers_model

@@ -50,7 +50,7 @@ def predict_texts(source: ModelSource, arguments: Namespace) -> None:
     table = None if arguments.csv is None else Path(arguments.csv)
     from ..nlu.data import text_files
     from ..nlu.predict import Predictor, write_rows
-    from ..nlu.typed import typed_questions, typed_texts
+    from ..nlu.typed_texts import typed_questions, typed_texts
 
     options = {name: arguments[name] for name in ("batch_size", "device", "short_cuts")}
     predictor = Predictor(source, model=arguments.initial_checkpoint, **options)
@@ -137,7 +137,7 @@ def _answer(predictor: Predictor, questions: Sequence[Question], table: Path | N
 def _choose(predictor: Predictor, arguments: Namespace, path: str | None, table: Path | None) -> None:
     """Prints the choices of each context, the most probable one first, and writes them."""
     from ..nlu.predict import write_rows
-    from ..nlu.typed import typed_choices
+    from ..nlu.typed_texts import typed_choices
 
     if path is None:
         if arguments.text is None or arguments.choices is None or arguments.text_pair:
@@ -156,7 +156,7 @@ def _tag(predictor: Predictor, arguments: Namespace, path: str | None, table: Pa
     """Prints a word and its tag a line, as CoNLL files do, or writes that."""
     from ..io.atomic import write_text
     from ..nlu.predict import conll_lines
-    from ..nlu.typed import typed_sentences
+    from ..nlu.typed_texts import typed_sentences
 
     if path is None:
         if arguments.text is None or arguments.text_pair:

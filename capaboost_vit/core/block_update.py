@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .start import uniform
+from .start_values import uniform
 
 
 class BlockUpdate(nn.Module):

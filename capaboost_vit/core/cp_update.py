@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .masking import Masking
-from .start import uniform
+from .start_values import uniform
 from .tied import TiedMaskedWeight
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .dense_update import DenseUpdate, dense_updates
 from .inject import Anatomy
 from .masking import Masking
-from .matrices import matrices_of
-from .start import uniform
+from .start_values import uniform
+from .target_matrices import matrices_of
 from .tied import TiedMaskedWeight
 
 

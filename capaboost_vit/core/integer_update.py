@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .branch import LowRankBranch
 from .masking import Masking
-from .start import laplace
+from .start_values import laplace
 
 _CLIPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # of the largest factor, in units of s
 _BELOW, _POWERS = 4, 8  # a shift is 2^0 to 2^7, and s itself 2^4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..io.options import check_value
-from .start import uniform
+from .start_values import uniform
 
 COEFFICIENTS = (0.1, -0.1)  # of the two halves: learnable in the paper's text, fixed in its code
 SPARSIFIERS = ("paper", "code")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .branch import LowRankBranch
-from .start import uniform
+from .start_values import uniform
 
 
 class NonlinearUpdate(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .start import RandomMatrix
+from .start_values import RandomMatrix
 
 
 class VectorUpdate(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .start import uniform
+from .start_values import uniform
 
 
 class ReflectionUpdate(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..io.options import suggest
 from .base import is_linear
-from .low_rank import takes_low_rank
+from .low_rank_kinds import takes_low_rank
 from .names import matching, pattern_of, slots
 from .wrapper import unwrap
 

@@ -18,7 +18,7 @@ from ..core.variant import Variant, changed_since, state_of
 from ..io.options import suggest
 from ..methods.adapter_file import AdapterFile, read_adapter_file
 from ..methods.header import explained
-from ..methods.untied import untie
+from ..methods.own_copies import make_own_copies
 
 Self = TypeVar("Self", bound="AdapterBank")
 
@@ -89,7 +89,7 @@ class AdapterBank(nn.Module):
         base = state_of(model)
         try:
             with explained(file.path):
-                untie(model, file)
+                make_own_copies(model, file)
             load_adapter(model, file, force=force or fingerprint in self._right)
         finally:
             variant = changed_since(base)

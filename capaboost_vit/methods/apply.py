@@ -24,7 +24,7 @@ from ..core.wrapper import unwrap
 from .index import make_method
 from .method import Method
 from .pretrained import save_readably
-from .undo import unchanged_on_error
+from .rollback import unchanged_on_error
 
 _log = logging.getLogger("capaboost_vit")
 

@@ -35,7 +35,7 @@ class Dyt(MaskedMethod):
     may differ. As published it ends above the target (0.545 of 0.5): a run reports the realised rate on val and test.
 
     `dispatch` selects for the attention instead, among the selected tokens, for both apart or for both at once
-    (`vision.dispatch.DispatchedBlock`); published for these are rates of 0.5, 0.7 and 0.7, and worse results.
+    (`vision.dispatched_block.DispatchedBlock`); published for these are rates of 0.5, 0.7 and 0.7, and worse results.
 
     At step 0 the complete model is the base; the routed one, of about half of the tokens, is not. In the last block the
     outputs of patches are not read by a model that pools the class token: its gate learns by the third term alone.

@@ -13,7 +13,7 @@ from ..core.names import get, slots
 from ..core.record import check_no_peft, is_adapted
 from .adapter_file import AdapterFile, check_tensors, load_adapter_file, read_adapter_file
 from .header import AdapterFileError, explained
-from .undo import restored, unchanged_on_error
+from .rollback import restored, unchanged_on_error
 
 
 def load_into(

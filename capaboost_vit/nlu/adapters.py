@@ -14,7 +14,7 @@ from ..core.record import adapted_part, plain_model
 from ..io.atomic import new_folder
 from ..methods.adapter_base import check_published
 from ..methods.adapter_file import AdapterFile, write_adapter_file
-from ..methods.base_kind import read_kind
+from ..methods.base_library import read_of_library
 from ..methods.header import AdapterFileError, explained
 from ..methods.load import load_into
 from .anatomy import head_names, takes_images
@@ -76,7 +76,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
     inner = plain_model(model)
-    file = read_kind(path, "load_adapter", of_transformers=True)
+    file = read_of_library(path, "load_adapter", of_transformers=True)
     load_into(inner, file, architecture=type(inner).__name__, adapt=adapt, head_names=head_names, force=force)
     return model
 
@@ -92,7 +92,7 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
         AdapterFileError: the file is damaged, does not fit, or is of a base that is not on the hub.
         ValueError: no such base model.
     """
-    file = read_kind(path, "create_from_adapter", of_transformers=True)
+    file = read_of_library(path, "create_from_adapter", of_transformers=True)
     header = file.header
     if model is None:
         check_published(file, "model=FOLDER", chain=False)

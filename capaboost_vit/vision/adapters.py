@@ -26,7 +26,7 @@ from ..methods import METHODS, Method
 from ..methods.adapter_base import check_published, described
 from ..methods.adapter_file import AdapterFile, write_adapter_file
 from ..methods.apply import adapt_model
-from ..methods.base_kind import read_kind
+from ..methods.base_library import read_of_library
 from ..methods.header import AdapterFileError, explained
 from ..methods.index import option_names
 from ..methods.load import check_outline, load_into
@@ -126,7 +126,7 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
         AdapterFileError, FileNotFoundError: see `read_adapter_file` and `load_adapter_file`; the model is unchanged.
     """
     inner = plain_model(model)
-    file = read_kind(path, "load_adapter", of_transformers=False)
+    file = read_of_library(path, "load_adapter", of_transformers=False)
     load_into(
         inner, file, architecture=_base_of(inner)["architecture"], adapt=adapt, head_names=head_names, force=force
     )
@@ -155,7 +155,7 @@ def create_from_adapter(
             merged model or a local folder, and neither chain nor weights are named, or another chain.
         FileNotFoundError, ValueError: no or wrong base weights.
     """
-    file = read_kind(path, "create_from_adapter", of_transformers=False)
+    file = read_of_library(path, "create_from_adapter", of_transformers=False)
     path, header = file.path, file.header
     base = header["base"]
     name = ".".join(part for part in (base["architecture"], base.get("tag")) if part)

@@ -13,7 +13,7 @@ from ..core.names import get, norm_names, slots
 from ..core.sites import roles_of
 from ..core.wrapper import unwrap
 from .attention import PrefixAttention
-from .dispatch import DispatchedBlock
+from .dispatched_block import DispatchedBlock
 from .families import with_families
 from .fused import fused_layout
 from .internal_prompt import InternallyPrompted

@@ -8,7 +8,7 @@ from itertools import chain
 from torch import nn
 
 from ..core.inject import Site
-from ..core.low_rank import takes_low_rank
+from ..core.low_rank_kinds import takes_low_rank
 from ..core.names import matching, slots
 
 # where the blocks of the families are; a leading dot in the patterns below stands for each of them

@@ -20,7 +20,7 @@ from capaboost_vit import core
 from capaboost_vit.core.dispatcher import TokenDispatcher, complete, dispatchers, realised_rate
 from capaboost_vit.methods import Pass, make_method
 from capaboost_vit.run import train
-from capaboost_vit.vision.dispatch import DispatchedBlock
+from capaboost_vit.vision.dispatched_block import DispatchedBlock
 
 X = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

@@ -23,7 +23,7 @@ from capaboost_vit.nlu.questions import open_questions, score_answers
 from capaboost_vit.nlu.saved import evaluate_text, for_logits, merge_text, open_trained
 from capaboost_vit.nlu.submission import _written, glue_rows, write_submission
 from capaboost_vit.nlu.tasks import TASKS
-from capaboost_vit.nlu.typed import typed_questions, typed_texts
+from capaboost_vit.nlu.typed_texts import typed_questions, typed_texts
 from capaboost_vit.run import train
 from capaboost_vit.training.saved import open_source
 

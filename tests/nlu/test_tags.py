@@ -20,7 +20,7 @@ from capaboost_vit.nlu.objectives import make_objective
 from capaboost_vit.nlu.predict import Predictor, write_rows
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
-from capaboost_vit.nlu.typed import typed_texts
+from capaboost_vit.nlu.typed_texts import typed_texts
 from capaboost_vit.training.report_text import score_text
 
 TASK = TASKS["multi-label"]

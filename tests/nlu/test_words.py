@@ -17,7 +17,7 @@ from capaboost_vit.nlu.predict import Predictor, conll_lines
 from capaboost_vit.nlu.saved import evaluate_text, merge_text
 from capaboost_vit.nlu.tasks import TASKS
 from capaboost_vit.nlu.token_objectives import entity_scores, entity_table, token_loss
-from capaboost_vit.nlu.typed import typed_sentences
+from capaboost_vit.nlu.typed_texts import typed_sentences
 from capaboost_vit.nlu.words import encode_words, tags_of
 
 NER, TAGGING = TASKS["ner"], TASKS["tagging"]

@@ -12,7 +12,7 @@ from torch import nn
 
 import capaboost_vit
 from capaboost_vit.core.inject import branches, find, wrappers
-from capaboost_vit.core.low_rank import low_rank_kind
+from capaboost_vit.core.low_rank_kinds import low_rank_kind
 from capaboost_vit.core.names import get
 from capaboost_vit.vision.anatomy import anatomy_of
 

@@ -1,4 +1,4 @@
-"""What was typed on the command line, as the splits that a `Predictor` takes."""
+"""Texts as they were typed on the command line, as the splits that a `Predictor` takes."""
 
 from __future__ import annotations
 

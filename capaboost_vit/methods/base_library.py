@@ -13,7 +13,7 @@ def is_of_transformers(file: AdapterFile) -> bool:
     return "text" in file.header or "num_labels" in file.header
 
 
-def read_kind(path: str | Path | AdapterFile, function: str, *, of_transformers: bool) -> AdapterFile:
+def read_of_library(path: str | Path | AdapterFile, function: str, *, of_transformers: bool) -> AdapterFile:
     """`read_adapter_file` for the `function` of models of transformers, or of the others, which refuse each other's.
 
     Raises AdapterFileError, FileNotFoundError.

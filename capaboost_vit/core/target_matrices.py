@@ -1,4 +1,4 @@
-"""The matrices of a model that a method changes, in order and by kind: for methods that share tensors between them."""
+"""The matrices of a model that targets name, in order and by kind: for methods that share tensors between them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import nn
 from .base import device_and_dtype
 from .branch import LowRankBranch
 from .inject import Anatomy, Place, find_parts
-from .low_rank import low_rank_kind
+from .low_rank_kinds import low_rank_kind
 from .names import get
 from .wrapper import Wrapper, unwrap
 

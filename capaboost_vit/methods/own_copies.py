@@ -1,4 +1,4 @@
-"""Untied: copies of what an adapter file has values for, so that loading it leaves the base's own as they are."""
+"""Own copies of what an adapter file has values for, so that loading it leaves the base's tensors as they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.names import get
 from .adapter_file import AdapterFile
 
 
-def untie(model: nn.Module, file: AdapterFile) -> None:
+def make_own_copies(model: nn.Module, file: AdapterFile) -> None:
     """Puts copies in place of the heads, and of the base's parameters and buffers, that a file has values for.
 
     A head gets the file's number of classes: of timm's models by `reset_classifier`, in others where it is a linear

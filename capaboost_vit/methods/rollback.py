@@ -1,4 +1,4 @@
-"""Undoing what is done to a model within a block: its wrappers, its record, and which parameters are trained."""
+"""Rollback of what is done to a model within a block: its wrappers, its record, and which parameters are trained."""
 
 from __future__ import annotations
 
