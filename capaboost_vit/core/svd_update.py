@@ -61,7 +61,7 @@ class SvdUpdate(nn.Module):
 
     def orthogonality(self) -> Tensor:
         """`|P^T P - I| + |Q Q^T - I|`, Frobenius norms, of the factors without masks."""
-        p, q = self.left.weight, self.right.weight
+        p, q = gathered(self.left.weight), gathered(self.right.weight)
         identity = torch.eye(len(q), dtype=q.dtype, device=q.device)
         return (p.t() @ p - identity).norm() + (q @ q.t() - identity).norm()
 

@@ -59,14 +59,18 @@ for method, options in json.loads(sys.argv[2]).items():
         (p.to_local() if hasattr(p, "to_local") else p).numel() for p in model.parameters()
     )}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    hooks = capaboost_vit.make_method(method, **options)
     for step in range(3):
         optimizer.zero_grad()
         logits = model(images[rank::world])
-        torch.nn.functional.cross_entropy(logits, labels[rank::world]).backward()
+        loss = torch.nn.functional.cross_entropy(logits, labels[rank::world])
+        penalty = hooks.penalty(model)
+        (loss if penalty is None else loss + penalty).backward()
         if step == 0:
             seen["logits"] = logits.detach()
             seen["gradients"] = {n: whole(p.grad) for n, p in model.named_parameters() if p.requires_grad}
         optimizer.step()
+        hooks.after_step(model, step, 3)
     capaboost_vit.save_adapter(model, f"{name}-end.safetensors")
     if world > 1:
         seen["refused"] = [
@@ -87,6 +91,7 @@ METHODS = {
     "adapter": {"bottleneck": 4},
     "prompt": {"prompt_length": 2},
     "dyt": {"bottleneck": 4, "sampled": False},
+    "adalora": {"init_r": 3, "target_r": 1},
 }
 
 
