@@ -38,5 +38,6 @@ from .methods.index import register as register
 from .methods.method import MaskedMethod as MaskedMethod
 from .methods.method import Method as Method
 from .vision.class_row import logits_only as logits_only
+from .vision.hub_folder import create_from_integers as create_from_integers
 from .vision.hub_folder import save_for_hf as save_for_hf
 from .vision.summary import summary as summary

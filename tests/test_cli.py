@@ -886,6 +886,8 @@ def test_what_cannot_be_done_with_a_run_on_texts_is_one_line(refused, finished_t
     line = refused("eval", alone, "--data", text_material / "opinions", "--initial-checkpoint", other)
     assert "fingerprints differ" in line
     assert "a model on texts becomes a folder" in refused("merge", folder, "--output", tmp_path / "m.safetensors")
+    line = refused("merge", folder, "--format", "integers", "--output", tmp_path / "m")
+    assert "--format integers is for pictures, and " in line
     assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "other"}
 
 

@@ -193,8 +193,9 @@ def merge_parser() -> Parser:
     parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
     parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
     parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
-    text = "plain: a model with the updates in its weights; peft: a folder with updates and head as a LoRA of PEFT's"
-    add_option(parser, "--format", Literal["plain", "peft"], "plain", text)
+    text = "plain: a model with the updates in its weights; peft: a folder with updates and head as a LoRA of PEFT's; "
+    text += "integers: of intlora a folder with layers of integers, for capaboost_vit.create_from_integers"
+    add_option(parser, "--format", Literal["plain", "peft", "integers"], "plain", text)
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     return parser
 
@@ -210,12 +211,17 @@ def merge(arguments: Namespace) -> None:
         path = export_run(source, output, initial_checkpoint=arguments.initial_checkpoint)
         print(f"exported: {path}")
         return
+    integers = arguments.format == "integers"
     if source.is_text:
         from ..nlu.saved import merge_text
 
+        if integers:
+            raise ValueError(
+                f"--format integers is for pictures, and {source.path} is of a model on texts: leave it out"
+            )
         path = merge_text(source, output, model=arguments.initial_checkpoint)
     else:
         from ..vision.saved import merge_adapter
 
-        path = merge_adapter(source, output, initial_checkpoint=arguments.initial_checkpoint)
+        path = merge_adapter(source, output, initial_checkpoint=arguments.initial_checkpoint, integers=integers)
     print(f"merged: {path}")

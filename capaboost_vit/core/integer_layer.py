@@ -15,7 +15,7 @@ from .inject import replace_slots
 from .integer_update import IntegerUpdate
 from .layout import Layout, layout_of
 from .merge import merge
-from .names import slots
+from .names import get, slots
 from .precision import narrow
 from .products import without_autocast
 from .record import check_no_peft, forget, plain_model
@@ -23,7 +23,10 @@ from .wrapper import Wrapper, merged_weights
 
 
 class IntegerLinear(nn.Module):
-    """`y = x (c * N)^T + b` with integers N (out, in) of 16 bits, and a step c (out, 1); frozen."""
+    """`y = x (c * N)^T + b` with integers N (out, in), of 8 bits where they fit and else of 16, and a step c (out, 1).
+
+    All of it is frozen. Raises ValueError for integers of more than 16 bits.
+    """
 
     weight: Tensor
     step: Tensor
@@ -31,7 +34,7 @@ class IntegerLinear(nn.Module):
     def __init__(self, integers: Tensor, step: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = integers.shape
-        self.register_buffer("weight", integers.to(torch.int16))
+        self.register_buffer("weight", integers.to(_narrowest(integers)))
         self.register_buffer("step", step)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
@@ -113,6 +116,14 @@ class IntegerUpdated(Wrapper):
         return layout.join(weights, 0)
 
 
+def _narrowest(integers: Tensor) -> torch.dtype:
+    largest = integers.abs().max() if integers.numel() else 0
+    for dtype in (torch.int8, torch.int16):
+        if largest <= torch.iinfo(dtype).max:
+            return dtype
+    raise ValueError(f"layers of integers have at most 16 bits, and {int(largest)} is larger than {2**15 - 1}")
+
+
 @dense.register(IntegerLinear)
 def _dense(layer: IntegerLinear) -> Tensor:
     return layer.weight.to(layer.step.dtype) * layer.step
@@ -124,10 +135,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def merge_integers(model: nn.Module) -> nn.Module:
-    """A copy without wrappers whose layers with an integer update are `IntegerLinear`; all others as `merge` does it.
+def merge_integers(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """A model without wrappers whose layers with an integer update are `IntegerLinear`; all others as `merge` does it.
 
-    These layers compute the same as before to the bit, from integers of 16 bits.
+    These layers compute the same as before to the bit, from integers of 8 bits or 16.
+
+    Args:
+        inplace: change the model itself, not a copy.
 
     Raises ValueError if no layer has one, and what `merge` raises.
 
@@ -141,7 +155,7 @@ def merge_integers(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"this {type(model).__name__} has no layer with an integer update of its own: adapt with intlora, or merge"
         )
-    chain, model = chain_with(model), copied(model)
+    chain, model = chain_with(model), model if inplace else copied(model)
     replace_slots(model, lambda module: module.integer_layer() if isinstance(module, IntegerUpdated) else module)
     if any(isinstance(module, Wrapper) for _, module in slots(model)):
         return merge(model, inplace=True)
@@ -149,3 +163,30 @@ def merge_integers(model: nn.Module) -> nn.Module:
     forget(model)
     note_chain(model, chain)
     return model
+
+
+def has_integers(model: nn.Module) -> bool:
+    """Whether a layer of a model is an `IntegerLinear`."""
+    return any(isinstance(module, IntegerLinear) for module in model.modules())
+
+
+def load_integers(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Loads the state of a model that `merge_integers` has made into a plain one, in place.
+
+    The layers whose weight is integers there become `IntegerLinear`. Raises ValueError if the state is of another
+    architecture, or holds no such layer; the model may have changed then.
+    """
+    weights = [name for name, tensor in state.items() if name.endswith(".weight") and not tensor.is_floating_point()]
+    if not weights:
+        raise ValueError("no layer of it has a weight of integers")
+    names = [name.removesuffix(".weight") for name in weights]
+    try:
+        layers = {
+            get(model, name): IntegerLinear(state[f"{name}.weight"], state[f"{name}.step"], state.get(f"{name}.bias"))
+            for name in names
+        }
+        replace_slots(model, lambda module: layers.get(module, module))
+        model.load_state_dict(state)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"it is of another architecture than this {type(model).__name__}: {reason}") from error

@@ -23,21 +23,24 @@ LOAD = "FOLDER/adapter.safetensors"  # as the code in a card says where it lies
 _CURVE = "learning_curve.png"
 
 
-def write_card(folder: Path, header: Mapping[str, Any], result: Mapping[str, Any], *, merged: bool = False) -> None:
+def write_card(
+    folder: Path, header: Mapping[str, Any], result: Mapping[str, Any], *, merged: bool = False, load: str = ""
+) -> None:
     """Writes README.md, unless somebody else has written one there.
 
     Args:
         header: of the adapter file; empty where the run has left a whole model.
         result: what result.json holds; empty where no run's is at hand.
-        merged: the folder holds a plain model.
+        merged: the folder holds a plain model. load: the code that loads it; "": the usual one.
     """
     path = folder / "README.md"
     if path.exists() and _MARK not in path.read_text("utf-8", errors="replace"):
         return
-    write_text(path, model_card(header, result, merged=merged, has_curve=(folder / _CURVE).is_file()))
+    has_curve = (folder / _CURVE).is_file()
+    write_text(path, model_card(header, result, merged=merged, has_curve=has_curve, load=load))
 
 
-def write_merged_card(folder: Path, source: ModelSource) -> None:
+def write_merged_card(folder: Path, source: ModelSource, *, load: str = "") -> None:
     """The card of a merged model, with scores and learning curve of the run that its adapter lies in, if it does."""
     assert source.adapter is not None
     result = {}
@@ -46,10 +49,12 @@ def write_merged_card(folder: Path, source: ModelSource) -> None:
             result = read_object(source.path.with_name("result.json"))
         if (curve := source.path.with_name(_CURVE)).is_file():
             shutil.copyfile(curve, folder / _CURVE)
-    write_card(folder, source.adapter.header, result, merged=True)
+    write_card(folder, source.adapter.header, result, merged=True, load=load)
 
 
-def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: bool, has_curve: bool) -> str:
+def model_card(
+    header: Mapping[str, Any], result: Mapping[str, Any], *, merged: bool, has_curve: bool, load: str = ""
+) -> str:
     """The text of README.md; what is not known is left out."""
     config, base = result.get("config", {}), header.get("base", {})
     is_text = is_text_config(config) or "text" in header
@@ -86,7 +91,7 @@ def model_card(header: Mapping[str, Any], result: Mapping[str, Any], *, merged: 
         lines += ["", f"{counts['trained']:,} of {counts['total']:,} parameters were trained."]
     if has_curve:
         lines += ["", f"![learning curve]({_CURVE})"]
-    lines += ["", "## Load", "", "```python", *_code(is_text, merged), "```", "", "## Base and data", ""]
+    lines += ["", "## Load", "", "```python", load or _code(is_text, merged), "```", "", "## Base and data", ""]
     lines += [f"- base: `{printable(name)}`"]
     if base.get("fingerprint"):
         lines[-1] += f", fingerprint of its weights `{base['fingerprint']}`"
@@ -120,13 +125,12 @@ def _origin(name: str, base: Mapping[str, Any], config: Mapping[str, Any], is_te
     return {"base_model": f"{hub}{name}" if hub.endswith("/") else hub, "license": known and known.license}
 
 
-def _code(is_text: bool, merged: bool) -> list[str]:
+def _code(is_text: bool, merged: bool) -> str:
     if merged and is_text:
-        return [
-            "from transformers import AutoModel, AutoTokenizer  # or AutoModelForSequenceClassification, ...",
-            "",
-            'model, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")',
-        ]
+        return (
+            "from transformers import AutoModel, AutoTokenizer  # or AutoModelForSequenceClassification, ...\n\n"
+            'model, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")'
+        )
     if merged:
-        return ["import timm", "", 'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()']
-    return ["import capaboost_vit", "", f'model = capaboost_vit.create_from_adapter("{LOAD}")']
+        return 'import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()'
+    return f'import capaboost_vit\n\nmodel = capaboost_vit.create_from_adapter("{LOAD}")'

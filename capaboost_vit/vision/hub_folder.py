@@ -7,16 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import save_for_hf as timm_save_for_hf
 from torch import nn
 
 from ..core.inject import wrappers
+from ..core.integer_layer import has_integers, load_integers
 from ..core.record import plain_model
 from ..io.atomic import new_folder
 from ..io.json import read_object
 from .data.labels import Task
 from .registry import parse_name
 from .targets import Scale
+
+INTEGERS = "integers.safetensors"  # the weights of a model with layers of integers: nobody takes them for plain ones
+LOAD_INTEGERS = 'import capaboost_vit\n\nmodel = capaboost_vit.create_from_integers("FOLDER")'  # for cards
 
 
 def save_for_hf(
@@ -33,7 +40,8 @@ def save_for_hf(
     """Atomic write of a timm model, merged or of a registered name, for timm and transformers; returns the folder.
 
     timm reads it by `create_model("local-dir:FOLDER", pretrained=True)`, transformers by
-    `AutoModelForImageClassification.from_pretrained(FOLDER)`; of a registered name, behind `import capaboost_vit`.
+    `AutoModelForImageClassification.from_pretrained(FOLDER)`; of a registered name, behind `import capaboost_vit`. A
+    model with layers of integers is read by `create_from_integers` alone: its weights lie in integers.safetensors.
 
     Args:
         class_names: names of the classes, in the order of the labels.
@@ -68,4 +76,24 @@ def save_for_hf(
         # transformers' TimmWrapper passes it once more; both read the number of classes at the top of the file
         written.get("model_args", {}).pop("num_classes", None)
         path.write_text(json.dumps(written, indent=2), encoding="utf-8")
+        if has_integers(model):
+            (partial / "model.safetensors").rename(partial / INTEGERS)
     return folder
+
+
+def create_from_integers(folder: str | Path) -> nn.Module:
+    """The model of a folder that `capaboost merge --format integers` has written; in evaluation mode.
+
+    Raises FileNotFoundError if the folder holds none, ValueError if its file is damaged or of another architecture.
+    """
+    path = Path(folder) / INTEGERS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {INTEGERS} in {folder}: `capaboost merge RUN --format integers --output FOLDER` writes one"
+        )
+    model: nn.Module = timm.create_model(f"local-dir:{folder}")
+    try:
+        load_integers(model, load_file(path))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    return model.eval()

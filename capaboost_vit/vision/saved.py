@@ -12,6 +12,7 @@ from safetensors.torch import save
 from timm.data import resolve_input_data_config
 from torch import nn
 
+from ..core.integer_layer import merge_integers
 from ..core.merge import fastest, merge
 from ..io.atomic import is_taken, replacing
 from ..io.json import read_object
@@ -25,7 +26,7 @@ from .class_row import logits_only
 from .data import checked_range
 from .data.labels import Task
 from .data.pixels import ValueRange
-from .hub_folder import save_for_hf
+from .hub_folder import INTEGERS, LOAD_INTEGERS, create_from_integers, save_for_hf
 from .targets import Scale
 from .weights import create_base, local_folder, outputs_in
 
@@ -130,19 +131,24 @@ def open_without_base(path: str | Path | ModelSource) -> Saved:
     return Saved(model, source.adapter.header["input"], ())
 
 
-def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_checkpoint: str | None = None) -> Path:
+def merge_adapter(
+    adapter: str | Path | ModelSource, output: Path, *, initial_checkpoint: str | None = None, integers: bool = False
+) -> Path:
     """Writes the merged model, which needs no capaboost_vit; returns the path. It is there whole or not at all.
 
     Args:
         output: a name that ends in .safetensors gets the plain state dict; any other becomes a folder in timm's hub
             format (weights, arguments, class names and input configuration); see `save_for_hf`.
+        integers: IntLoRA's layers stay made of integers, in a folder for `create_from_integers`.
 
     Raises:
         FileExistsError: the output is there already; an empty folder is taken.
         FloatingPointError: a merged weight is not finite.
-        ValueError: the method cannot be merged (all but LoRA), or `output` has the suffix of another kind of file.
+        ValueError: the method cannot be merged, or has no integers, or `output` has the suffix of another kind of file.
     """
     as_file = output.suffix == ".safetensors"
+    if integers and as_file:
+        raise ValueError(f"--output {output}: layers of integers are written as a folder: name one")
     if output.suffix in _OTHER_FILES:
         raise ValueError(f"--output {output}: name a .safetensors file, or a folder to be made in timm's hub format")
     if is_taken(output) or (as_file and output.exists()):
@@ -151,7 +157,7 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
     if source.adapter is None:
         raise ValueError(f"{source.path} is a timm model already: nothing to merge")
     saved = open_saved(source, initial_checkpoint=initial_checkpoint)
-    merged = merge(saved.model, inplace=True)
+    merged = (merge_integers if integers else merge)(saved.model, inplace=True)
     for name, tensor in merged.state_dict().items():
         if not tensor.isfinite().all():
             raise FloatingPointError(f"{name} of the merged model is not finite: the adapter or the base is broken")
@@ -169,13 +175,17 @@ def merge_adapter(adapter: str | Path | ModelSource, output: Path, *, initial_ch
         task=saved.task,
         scale=saved.scale,
     )
-    write_merged_card(output, source)
+    write_merged_card(output, source, load=LOAD_INTEGERS if integers else "")
     return output
 
 
 def _from_timm_folder(folder: Path) -> Saved:
     try:
-        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        model: Any
+        if (folder / INTEGERS).is_file():
+            model = create_from_integers(folder)
+        else:
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         names = class_names(model.pretrained_cfg.get("label_names") or (), model.num_classes)
     except Exception as error:  # a foreign config.json leads timm to whatever it leads to
         reason = (str(error) or "no reason given").splitlines()[0]

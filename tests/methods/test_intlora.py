@@ -138,7 +138,7 @@ def test_merged_integers_compute_the_forward_pass_to_the_bit(factor, bits, tmp_p
     merged = capaboost_vit.core.merge_integers(model)
     layers = [module for module in merged.modules() if isinstance(module, IntegerLinear)]
     assert len(layers) == 4
-    assert {layer.weight.dtype for layer in layers} == {torch.int16}
+    assert {layer.weight.dtype for layer in layers} == {torch.int8 if (factor, bits) == ("mul", 4) else torch.int16}
     assert not hasattr(merged, "capaboost")
     assert torch.equal(merged(IMAGES), model(IMAGES))
     plain = capaboost_vit.merge(model)
