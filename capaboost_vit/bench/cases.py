@@ -8,21 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..core.dispatcher import TokenDispatcher, dispatchers
 from ..core.functional import EXECUTIONS
-from ..core.merge import merge
 from ..core.seeds import seeded
 from ..io.yaml import read_yaml
 from ..methods import Method
 from ..methods.index import method_of
-from .baselines import floor, in_last_third, loop_over_branches, merged_peft, peft_lora, two_products
+from .baselines import floor, in_last_third, loop_over_branches, peft_lora, two_products
 from .config import ProcessesConfig, ScaleConfig
-from .models import TEXT, VISION, Family, Subject
+from .models import TEXT, Family, Subject
 
 FLOOR, PEFT = "floor", "peft"
 
@@ -126,6 +123,10 @@ def method_cases(family: Family, rank: int) -> list[Case]:
         Case("adapter-d2", f"CapaBoost-Adapter d = 2, {place}, at the MLPs", adapter(**_branches(2)), CLASS_ROW),
         Case("prefix-d2", "CapaBoost-Prefix d = 2, 10 tokens", ours("prefix", num_branches=2), CLASS_ROW),
         Case("prompt-d2", f"CapaBoost-Prompt d = 2, 10 tokens {where}", ours("prompt", num_branches=2), CLASS_ROW),
+        Case("lora", "our plain LoRA on q and v", our_lora(family, family.targets["q-v"], rank, 1), CLASS_ROW),
+        Case("hira", "HiRA on q and v", ours("hira", rank=rank), CLASS_ROW),
+        Case("snell", "SNELL's kernel on q and v", ours("snell", rank=rank), CLASS_ROW),
+        Case("intlora", "IntLoRA of 8 bits on the attention", ours("intlora", rank=rank), CLASS_ROW),
     ]
     if family is TEXT:
         published, masked = (ours("unipelt", rank=rank, **options) for options in ({}, _branches(2)))
@@ -152,59 +153,6 @@ def file_cases(family: Family, files: Sequence[str]) -> list[Case]:
     return cases
 
 
-def inference_cases(family: Family, group: str, rank: int) -> list[Case]:
-    """The plain model, the same with CapaBoost's updates merged, and unmerged, and with PEFT's."""
-    targets = family.targets[group]
-    unmerged = our_lora(family, targets, rank, 2)
-    peft = partial(peft_lora, family=family, targets=targets, rank=rank)
-
-    def merged(model: nn.Module) -> nn.Module:
-        return merge(unmerged(model), inplace=True)
-
-    return [
-        _plain("base"),
-        Case("evaluated", "CapaBoost-LoRA d = 2 as an evaluation computes it, merged", merged, CLASS_ROW),
-        Case("merged", "CapaBoost-LoRA d = 2, merged, without short cuts", merged),
-        Case("unmerged", "CapaBoost-LoRA d = 2, unmerged", unmerged, CLASS_ROW),
-        Case(PEFT, "LoRA of PEFT, unmerged", peft),
-        Case("peft-merged", "LoRA of PEFT, merged", partial(merged_peft, adapt=peft)),
-    ]
-
-
-def fewer_cases() -> list[Case]:
-    """The plain ViT, what computes fewer operations than it, and prompts before and after pruning."""
-    dyt = "DyT, whose gates select that share of the patches"
-    return [
-        _plain("base"),
-        Case("dyt-0.7", dyt, partial(_dispatched, rate=0.7)),
-        Case("dyt-0.5", dyt, partial(_dispatched, rate=0.5)),
-        Case("das-2", "DAS, every sixth block skipped", _skipped),
-        Case("e2vpt", "E^2VPT, 10 prompts and 5 keys", partial(VISION.adapt, method="e2vpt")),
-        Case("e2vpt-pruned", "E^2VPT, 5 prompts and 5 keys", partial(VISION.adapt, method="e2vpt", pruned_tokens=0.5)),
-    ]
-
-
-def _skipped(model: nn.Module) -> None:
-    skipped = range(3, len(VISION.blocks(model)), 6)
-    VISION.adapt(model, method="das", skipped=tuple(skipped))
-
-
-def _dispatched(model: nn.Module, rate: float) -> None:
-    """DyT, each gate's bias such that it selects this share of the patches of random images."""
-    VISION.adapt(model, method="dyt")
-
-    def select(gate: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        assert isinstance(gate, TokenDispatcher)
-        gate.bias.data -= gate.logits(arguments[0])[:, gate.always :].quantile(1 - rate)
-
-    hooks = [gate.register_forward_pre_hook(select) for gate in dispatchers(model)]
-    height, width = cast(Any, model).patch_embed.img_size
-    with torch.no_grad():
-        model.eval()(torch.randn(8, 3, height, width))
-    for hook in hooks:
-        hook.remove()
-
-
 def probe_cases(family: Family) -> list[Case]:
     """What a linear probe is made of: a forward pass of the plain model, its own for what is kept, a step on that."""
     head = partial(family.adapt, method="head")
@@ -221,10 +169,6 @@ def scale_cases(family: Family, config: ScaleConfig | ProcessesConfig) -> list[C
     others = [case for case in lora_cases(family, config.targets, config.rank) if case.name in (FLOOR, PEFT)]
     ours = our_lora(family, family.targets[config.targets], config.rank, d)
     return [*others, Case("capaboost", f"CapaBoost-LoRA d = {d}", ours, CLASS_ROW)]
-
-
-def _plain(name: str) -> Case:
-    return Case(name, "the plain model", lambda model: model.requires_grad_(False))
 
 
 def _floor(family: Family) -> Case:

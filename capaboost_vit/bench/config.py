@@ -13,9 +13,11 @@ from ..io.yaml import read_yaml
 SETS = ("all-linears", "q-v")  # of adapted layers; `models.Family` says which they are
 GROUPS = (*SETS, "methods", "frozen-front")
 FILES = "files"  # the group of the methods that files name
-MEASURES = ("step", "inference", "fewer", "layer", "memory", "probe", "import")
-_GOAL = re.compile(rf"(step|memory) ({'|'.join((*GROUPS, FILES))}) \S+ / \S+|(inference|fewer|probe) \S+ / \S+|import")
-_GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference, fewer or probe CASE / CASE, import"
+MEASURES = ("step", "inference", "fewer", "integers", "layer", "memory", "probe", "import")
+_ALONE = "inference|fewer|integers|probe"  # measures of cases that are no group
+_GOAL = re.compile(rf"(step|memory) ({'|'.join((*GROUPS, FILES))}) \S+ / \S+|({_ALONE}) \S+ / \S+|import")
+_GOALS = "step GROUP CASE / CASE, memory GROUP CASE / CASE (or / least), inference, fewer, integers or probe CASE / "
+_GOALS += "CASE, import"
 
 # text encoders by name on the hub: the configuration class of transformers, and what differs from its defaults. Models
 # are built of them with random weights, none is ever fetched.

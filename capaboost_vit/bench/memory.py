@@ -88,6 +88,11 @@ def stored_inputs(floor: TrainingStep, names: Iterable[str]) -> tuple[int, int]:
     return sum(sizes.values()), sum(size for place, size in sizes.items() if place not in kept)
 
 
+def stored(model: nn.Module) -> int:
+    """Bytes of a model's state: those of a file of it, but for its header."""
+    return nbytes(model.state_dict().values())
+
+
 def nbytes(tensors: Iterable[Tensor], without: Iterable[Tensor] = ()) -> int:
     """Bytes of the storages behind the tensors, each counted once, leaving out those behind `without`."""
     left_out = {tensor.untyped_storage().data_ptr() for tensor in without}

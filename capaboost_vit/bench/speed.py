@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from ..core.tied import factors_formed_once
-from .cases import FLOOR, KEPT, Case, fewer_cases, file_cases, group_of_cases, inference_cases, probe_cases, scale_cases
+from .cases import FLOOR, KEPT, Case, build_case, file_cases, group_of_cases, probe_cases, scale_cases
 from .compare import Comparison, Row
 from .config import FILES, SETS, ScaleConfig, SpeedConfig, Workload
-from .memory import memory_of, stored_inputs
+from .inference_cases import fewer_cases, inference_cases, integer_cases
+from .memory import memory_of, stored, stored_inputs
 from .models import VISION, Subject, family_of
 from .steps import TrainingStep, inference, layer_passes
 from .timing import WHOLE, Session, quartiles, ratios
@@ -41,8 +42,8 @@ _AXES = {
 
 
 def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
-    """Measures what the configuration names: a table for each group and for its layers, inference, what computes fewer
-    operations than the plain model (of images), and import.
+    """Measures what the configuration names: a table for each group and for its layers, inference, layers of integers,
+    what computes fewer operations than the plain model (of images), and import.
 
     Raises:
         ValueError: what `make_subject` refuses.
@@ -55,12 +56,18 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
     family = comparison.subject.family
     cases_of = {"inference": lambda: inference_cases(family, "all-linears", config.rank)}
     cases_of |= {"fewer": fewer_cases} if family is VISION else {}
+    cases_of |= {"integers": lambda: integer_cases(family, config.rank)}
     for name in [name for name in cases_of if name in config.measures]:
-        calls = comparison.prepare(name, cases_of[name](), inference)
+        cases = cases_of[name]()
+        calls = comparison.prepare(name, cases, inference)
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
             with factors_formed_once():  # as in an evaluation
-                tables[name] = [*comparison.time(name, calls, "base", rounds=rounds).values()]
+                timed = comparison.time(name, calls, "base", rounds=rounds)
+            for case in cases:
+                if name == "integers" and case.name in timed:
+                    timed[case.name]["state MB"] = stored(build_case(case, comparison.subject, config.seed)) / 1e6
+            tables[name] = [*timed.values()]
     if "probe" in config.measures and (rows := _linear_probe(comparison)):
         tables["probe"] = rows
     if "import" in config.measures:

@@ -14,10 +14,8 @@ from capaboost_vit.bench.baselines import LoopOverBranches, TwoProducts
 from capaboost_vit.bench.cases import (
     Case,
     build_case,
-    fewer_cases,
     file_cases,
     group_of_cases,
-    inference_cases,
     method_cases,
 )
 from capaboost_vit.bench.config import (
@@ -30,6 +28,8 @@ from capaboost_vit.bench.config import (
     SpeedConfig,
     Workload,
 )
+from capaboost_vit.bench.inference_cases import fewer_cases, inference_cases, integer_cases
+from capaboost_vit.bench.memory import stored
 from capaboost_vit.bench.models import TEXT, VISION, make_subject
 from capaboost_vit.bench.steps import TrainingStep, inference, layer_passes
 from capaboost_vit.bench.steps import logits_of as logits_in
@@ -137,14 +137,14 @@ def test_every_method_makes_a_step_on_every_text_encoder(name, workloads):
 
 
 @every_group
-def test_every_case_but_those_with_tokens_starts_from_the_same_function(items, group, subjects, build):
+def test_every_case_but_those_with_tokens_or_integers_starts_from_the_same_function(items, group, subjects, build):
     subject = subjects[items]
     with torch.no_grad():
         wanted = logits_of(subject.base.eval(), subject)
         assert wanted.shape == (4, 3)
         for case in group_of_cases(FAMILIES[items], group, 2):
             same = torch.allclose(logits_of(build(items, group, case.name).eval(), subject), wanted, atol=1e-6)
-            assert same != case.name.startswith(("prefix", "prompt", "unipelt")), case.name
+            assert same != case.name.startswith(("prefix", "prompt", "unipelt", "intlora")), case.name
 
 
 @pytest.mark.parametrize(("items", "before"), [("images", "patch_embed"), ("tokens", "roberta.embeddings")])
@@ -316,6 +316,16 @@ def test_merged_and_unmerged_answer_alike(items, subjects, workloads):
         torch.testing.assert_close(*(logits_of(model, subjects[items]) for model in (merged, unmerged)))
 
 
+@every_family
+def test_layers_of_integers_answer_as_the_unmerged_model_does_and_are_smaller(items, subjects):
+    models = {c.name: build_case(c, subjects[items]).eval() for c in integer_cases(FAMILIES[items], 2)}
+    with torch.no_grad():
+        unmerged, merged = (logits_of(models[name], subjects[items]) for name in ("intlora-8", "integers-8"))
+    assert torch.equal(unmerged, merged)
+    sizes = [stored(models[name]) for name in ("intlora-8", "base", "integers-8", "integers-4")]
+    assert sizes == sorted(sizes, reverse=True)
+
+
 def test_what_computes_less_does_what_its_name_says(subjects, workloads):
     subject = subjects["images"]
     cases = {case.name: case for case in fewer_cases()}
@@ -375,7 +385,7 @@ def test_a_layer_alone_is_fed_with_what_the_model_feeds_it(subject, workload):
         (
             SpeedConfig,
             {"measures": ("taste",)},
-            "--measures must be step, inference, fewer, layer, memory, probe or import",
+            "--measures must be step, inference, fewer, integers, layer, memory, probe or import",
         ),
         (SpeedConfig, {"goals": {"step q-v floor": 1.0}}, "--goals: no goal 'step q-v floor'; write one of step GROUP"),
         (SpeedConfig, {"goals": {"import": "soon"}}, r"bound of 'import' must be a number or \[least, most\], got 'so"),

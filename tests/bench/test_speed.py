@@ -189,6 +189,16 @@ def test_files_of_methods_stand_in_the_place_of_the_groups(tiny, tmp_path):
     assert draw_result(found, tmp_path / "picture.png").exists()
 
 
+def test_layers_of_integers_are_timed_and_their_bytes_are_counted(tiny):
+    goals = {"integers integers-8 / base": 1000}
+    found = measure("speed", SpeedConfig(**tiny, measures=("integers",), goals=goals))
+    rows = cases_of(found, "integers")
+    assert list(rows) == ["base", "intlora-8", "integers-8", "integers-4"]
+    assert rows["integers-4"]["state MB"] < rows["integers-8"]["state MB"] < rows["base"]["state MB"]
+    assert found["goals"][0]["met"]
+    assert "state MB" in table_of(found)
+
+
 def test_the_import_is_timed(tiny, monkeypatch):
     monkeypatch.setattr(module, "import_seconds", lambda: 0.25)
     found = measure("speed", SpeedConfig(**tiny, measures=("import",), goals={"import": 0.3}))
