@@ -33,7 +33,7 @@ def write_sealed(
 
 
 def read_sealed(
-    path: str | Path, form: str, version: int, *, error: type[ValueError]
+    path: str | Path, form: str, versions: tuple[int, ...], *, error: type[ValueError]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file of this format.
 
@@ -56,10 +56,10 @@ def read_sealed(
         raise error(f"{path} is damaged: its header is no JSON object with a SHA-256") from problem
     if metadata[form] != _seal(header, tensors):
         raise error(f"{path} is damaged: its content does not have the SHA-256 that was stored with it")
-    if (stored := header.get("format_version")) != version:
+    shown = " or ".join(map(str, versions))
+    if (stored := header.get("format_version")) not in versions:
         raise error(
-            f"{path} has format version {repr(stored)[:20]}, this release reads version {version}: "
-            "upgrade capaboost_vit"
+            f"{path} has format version {repr(stored)[:20]}, this release reads version {shown}: upgrade capaboost_vit"
         )
     return header, tensors
 

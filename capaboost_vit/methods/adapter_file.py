@@ -26,7 +26,7 @@ from .header import AdapterFileError, check_header, completed, explained, origin
 from .index import find_method
 
 FORMAT = "capaboost_vit.adapter"
-VERSION = 1
+VERSION = 2  # in which a plane of ones is left out of masks; without one a file is of version 1, as before
 _DTYPES = (
     torch.float32,
     torch.float64,
@@ -101,7 +101,8 @@ def write_content(
     """Writes a header and tensors, of which those named in `masks` become packed bits."""
     header = {**header, "masks": {name: mask_bits.entry(tensors[name]) for name in sorted(masks)}}
     stored = {name: mask_bits.packed(tensor) if name in masks else tensor for name, tensor in tensors.items()}
-    write_sealed(path, FORMAT, VERSION, header, stored)
+    version = VERSION if any("first_is_ones" in entry for entry in header["masks"].values()) else 1
+    write_sealed(path, FORMAT, version, header, stored)
     return Path(path)
 
 
@@ -128,7 +129,7 @@ def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
         return path
     if is_on_hub(path):
         path = fetch_adapter(path)
-    header, tensors = read_sealed(path, FORMAT, VERSION, error=AdapterFileError)
+    header, tensors = read_sealed(path, FORMAT, (1, VERSION), error=AdapterFileError)
     with explained(path):
         header = completed(header)
         check_header(header)

@@ -38,7 +38,7 @@ _BASE: _Fields = {
     "folder": (str, {}),
 }
 _MERGED: _Fields = {"methods": (tuple[dict, ...], {}), "digest": (str, {})}
-_MASK: _Fields = {"shape": (tuple[int, ...], {"low": 0}), "signed": (bool, {})}
+_MASK: _Fields = {"shape": (tuple[int, ...], {"low": 0}), "signed": (bool, {}), "first_is_ones": (bool, {})}
 _TEXT: _Fields = {
     "task": (str | None, {}),
     "max_length": (int | None, {"low": 1, "high": _MOST}),
@@ -92,7 +92,7 @@ def check_header(header: Mapping[str, Any]) -> None:
         _check("base.merged.", entry, _MERGED, _MERGED)
     for name, mask in header["masks"].items():
         check_value(f"masks.{name}", mask, dict, {})
-        _check(f"masks.{name}.", mask, _MASK, _MASK)
+        _check(f"masks.{name}.", mask, _MASK, {"shape", "signed"})
     if "text" in header:
         _check("text.", header["text"], _TEXT, {"task", "max_length"})
     _check("input.", header.get("input", {}), _INPUT, ())

@@ -84,7 +84,7 @@ class Checkpoints:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    header, tensors = read_sealed(path, FORMAT, VERSION, error=CheckpointError)
+    header, tensors = read_sealed(path, FORMAT, (VERSION,), error=CheckpointError)
     try:
         tree = unpack(header["state"], tensors)
         return {name: dict(tree[name]) for name in ("state", "events", "record", "machine")}

@@ -237,7 +237,7 @@ def updates(folder):
 
 
 def state_of(path):
-    header, tensors = read_sealed(path, checkpoint.FORMAT, checkpoint.VERSION, error=checkpoint.CheckpointError)
+    header, tensors = read_sealed(path, checkpoint.FORMAT, (checkpoint.VERSION,), error=checkpoint.CheckpointError)
     return checkpoint.unpack(header["state"], tensors)["state"]
 
 

@@ -65,7 +65,7 @@ def test_any_tree_comes_back_from_its_file(tmp_path_factory, tree):
     stored = {}
     header = {"state": pack(tree, stored)}
     write_sealed(path, FORMAT, VERSION, header, stored)
-    read, found = read_sealed(path, FORMAT, VERSION, error=CheckpointError)
+    read, found = read_sealed(path, FORMAT, (VERSION,), error=CheckpointError)
     assert bits(unpack(read["state"], found)) == bits(tree)
 
 

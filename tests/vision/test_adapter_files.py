@@ -8,6 +8,7 @@ import pickle
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 import capaboost_vit
 from capaboost_vit.core.chain import fingerprint
 from capaboost_vit.io import atomic, sealed
-from capaboost_vit.methods.adapter_file import FORMAT
+from capaboost_vit.methods.adapter_file import FORMAT, read_adapter_file
 
 METHODS = ("lora", "adapter", "prefix", "prompt")
 PATTERNS = ("random", "complementary", "sign", "2:4")
@@ -213,15 +214,42 @@ def test_an_argument_that_json_cannot_hold_leaves_a_file_that_loads_but_does_not
         capaboost_vit.create_from_adapter(path, pretrained=False)
 
 
-def test_masks_are_stored_as_packed_bits(trained):
-    model, path = trained("lora")
-    tensors, state = load_file(path), model.state_dict()
+@pytest.mark.parametrize(
+    ("options", "planes"), [({}, 1), ({"num_branches": 3}, 2), ({"pattern": "random"}, 2)], ids=str
+)
+def test_masks_are_stored_as_packed_bits_but_for_the_ones_of_the_first_branch(trained, options, planes):
+    model, path = trained("lora", **options)
+    tensors, read, state = load_file(path), read_adapter_file(path).tensors, model.state_dict()
     masks = [name for name in tensors if name.endswith(".mask")]
     assert len(masks) == 2 * len(capaboost_vit.branches(model))
     for name in masks:
         live = next(t for other, t in state.items() if other.replace(".base.", ".") == name)
         assert tensors[name].dtype == torch.uint8
-        assert tensors[name].numel() == -(-live.numel() // 8)
+        assert tensors[name].numel() == -(-live[-planes:].numel() // 8)
+        assert torch.equal(read[name], live)
+
+
+def test_a_file_of_version_1_holds_the_ones_of_the_first_branch_and_means_the_same(trained, tiny, images):
+    model, path = trained("lora")
+    bits = {
+        name: torch.from_numpy(np.packbits(mask.numpy() > 0))
+        for name, mask in read_adapter_file(path).tensors.items()
+        if name.endswith(".mask")
+    }
+
+    def as_version_1(header):
+        header["format_version"] = 1
+        for mask in header["masks"].values():
+            assert mask.pop("first_is_ones")
+
+    rewrite(path, change_header=as_version_1, change_tensors=lambda tensors: tensors.update(bits))
+    assert torch.equal(capaboost_vit.load_adapter(tiny(), path)(images), model(images))
+
+
+def test_a_file_that_leaves_nothing_out_can_be_read_by_releases_that_know_version_1(trained):
+    for options in ({"pattern": "random"}, {"num_branches": 1, "density": 1.0}):
+        assert read_adapter_file(trained("lora", **options)[1]).header["format_version"] == 1
+    assert read_adapter_file(trained("lora")[1]).header["format_version"] == 2
 
 
 def test_a_file_of_vit_base_without_a_head_is_small(tmp_path):
@@ -531,11 +559,13 @@ def test_another_safetensors_file_is_refused(tiny, tmp_path):
     assert_refused(tiny("lora"), path, "is a safetensors file, but not an adapter file of capaboost_vit")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_an_unknown_format_version_is_refused(trained, tiny, version):
     _, path = trained()
     rewrite(path, change_header=lambda header: header.update(format_version=version))
-    assert_refused(tiny(), path, rf"format version {version!r}, this release reads version 1: upgrade capaboost_vit")
+    assert_refused(
+        tiny(), path, rf"format version {version!r}, this release reads version 1 or 2: upgrade capaboost_vit"
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
