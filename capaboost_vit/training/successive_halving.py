@@ -18,7 +18,7 @@ def halve(
     *,
     error: Callable[[float], float] = lambda score: 0.0,
 ) -> float:
-    """Successive halving: the best of several rates in short runs, of which the best two are compared in longer ones.
+    """Successive halving: the best of several rates in short runs, of which two are compared in longer ones.
 
     The first round takes half of the usual rate, this, and twice it, an eighth of the budget each, and goes on to the
     next one for as long as the best is at the edge, clearly better than its neighbour, and three eighths are left for
@@ -31,7 +31,7 @@ def halve(
         error: the standard error of a score.
 
     Raises:
-        FloatingPointError: the best two have no score in the longer runs, as they diverge.
+        FloatingPointError: these two have no score in the longer runs, as they diverge.
     """
     short = budget // PARTS
     scores = {rate: run(rate, short) for rate in (_rounded(usual / _FACTOR), usual, _rounded(usual * _FACTOR))}
@@ -45,7 +45,7 @@ def halve(
         further = _rounded(best / _FACTOR if best == rates[0] else best * _FACTOR)
         scores[further] = run(further, short)
     best, second = _ranked(scores, error)[:2]
-    if usual != best and scores[best][0] - scores[usual][0] <= 2 * error(scores[best][0]):
+    if usual != best:
         second = usual
     final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in (best, second)}
     best = _ranked(final, error)[0]
