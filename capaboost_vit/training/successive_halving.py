@@ -1,4 +1,4 @@
-"""Successive halving over learning rates, whatever a short run is."""
+"""Successive halving over learning rates around the usual one, whatever a short run is."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ def halve(
     *,
     error: Callable[[float], float] = lambda score: 0.0,
 ) -> float:
-    """Successive halving: the best of several rates in short runs, of which two are compared in longer ones.
+    """Successive halving: the best of several rates in short runs is compared with the usual one in longer ones.
 
     The first round takes half of the usual rate, this, and twice it, an eighth of the budget each, and goes on to the
     next one for as long as the best is at the edge, clearly better than its neighbour, and three eighths are left for
     the second round. Scores that are no further than the standard error from the best are as good as it, and the lower
-    loss decides among them: of a hundred classes the first updates teach so little that the score alone is noise.
+    loss decides among them. The second round is between the usual rate and the best of the others, which is taken if it
+    is better by more than a standard error: of a hundred classes the first updates teach so little that differences are
+    noise, and the usual rate is what has been good elsewhere.
 
     Args:
         run: score and loss of a run of so many updates at a rate.
@@ -44,11 +46,10 @@ def halve(
             break
         further = _rounded(best / _FACTOR if best == rates[0] else best * _FACTOR)
         scores[further] = run(further, short)
-    best, second = _ranked(scores, error)[:2]
-    if usual != best:
-        second = usual
-    final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in (best, second)}
-    best = _ranked(final, error)[0]
+    other = next(rate for rate in _ranked(scores, error) if rate != usual)
+    final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in (usual, other)}
+    gained = final[other][0] - final[usual][0]  # NaN where both diverge
+    best = other if gained > error(final[other][0]) else usual
     if final[best][0] == -math.inf:
         tried = ", ".join(f"{rate:g}" for rate in sorted(scores))
         raise FloatingPointError(f"--lr auto: short runs diverge at {tried}: say a smaller --lr, or add --clip-grad 1")

@@ -63,17 +63,18 @@ def test_of_scores_within_a_standard_error_the_lower_loss_decides_and_none_of_th
         halve(run, 5e-3, 100)
 
 
-def test_the_best_of_the_first_round_is_compared_with_the_usual_rate():
+@pytest.mark.parametrize(("error", "found"), [(0.9, 2.5e-3), (1.0, 5e-3)])
+def test_the_best_of_the_first_round_has_to_beat_the_usual_rate_by_a_standard_error(error, found):
     short = {1.25e-3: 3.0, 2.5e-3: 4.0, 5e-3: 1.0, 1e-2: 2.0}
-    long = {2.5e-3: 10.0, 5e-3: 20.0}
+    long = {2.5e-3: 21.0, 5e-3: 20.0}
     asked = []
 
     def run(rate, updates):
         asked.append((rate, updates))
-        return (short[rate] if updates == 12 else long[rate]), 0.0
+        return (short[rate] if updates == 12 else long[rate]), -short[rate]
 
-    assert halve(run, 5e-3, 100) == 5e-3
-    assert [rate for rate, updates in asked if updates > 12] == [2.5e-3, 5e-3]
+    assert halve(run, 5e-3, 100, error=lambda score: error) == found
+    assert [rate for rate, updates in asked if updates > 12] == [5e-3, 2.5e-3]
 
 
 @pytest.fixture
