@@ -9,11 +9,17 @@ from .parser import Parser, add_option
 
 def export_parser() -> Parser:
     """Which run, in what format, and where to."""
-    parser = Parser(description="Writes a model on images as ONNX or a torch.export program, and compares its logits.")
+    parser = Parser(
+        description="Writes a model on images as ONNX or a torch.export program, and compares its logits; or one task "
+        "of several as a plain adapter file."
+    )
     parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
-    parser.add_argument("--output", type=str, required=True, help="the file: .onnx, or .pt2 of torch-export")
-    text = "onnx, which onnxruntime and OpenVINO read; or torch-export, which torch.export.load reads"
-    parser.add_argument("--format", type=str, default="onnx", help=text, metavar="{onnx,torch-export}")
+    parser.add_argument(
+        "--output", type=str, required=True, help="the file: .onnx, or .pt2 of torch-export, or .safetensors"
+    )
+    text = "onnx, which onnxruntime and OpenVINO read; torch-export, which torch.export.load reads; or adapter"
+    parser.add_argument("--format", type=str, default="onnx", help=text, metavar="{onnx,torch-export,adapter}")
+    add_option(parser, "--task", str | None, None, "of adapter: which of the tasks, of a run on several data sets")
     text = "pictures, and folders of them, to compare the logits on; none: eight of the run's test split"
     parser.add_argument("--images", type=str, nargs="*", default=[], help=text)
     text = "local file with the base weights; null: those of the run, or the hub's"
@@ -23,6 +29,17 @@ def export_parser() -> Parser:
 
 def export(arguments: Namespace) -> None:
     """Writes it, and says what was compared and where it is."""
+    if arguments.task is not None and arguments.format != "adapter":
+        raise ValueError(f"--task {arguments.task} is for --format adapter: say that, too")
+    if arguments.format == "adapter":
+        from ..methods.one_task import export_task
+        from ..training.saved import open_source
+
+        source = open_source(arguments.model)
+        if source.adapter is None:
+            raise ValueError(f"{source.path} is a timm model, without adapters: nothing to export as one")
+        print(f"exported: {export_task(source.adapter, arguments.task, arguments.output)}")
+        return
     from ..interop.export import export_run
 
     options = {name: arguments[name] for name in ("format", "images", "initial_checkpoint")}

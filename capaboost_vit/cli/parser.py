@@ -198,7 +198,7 @@ def add_config_options(parser: Parser, config: type[Any], *, but: Collection[str
             continue
         default: Any = field.default_factory() if callable(field.default_factory) else field.default
         name, text, hint = flag(field.name), field.metadata["help"], hints[field.name]
-        items = arguments_of(hint, tuple)
+        items = (str, ...) if field.metadata["several"] else arguments_of(hint, tuple)
         if items[1:] == (...,):
             several = None if default is None else list(default)
             typed = Typed(name, items[0], field.metadata)

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 
 from ..io.options import flag
 from ..io.printable import printable
+from ..io.sources import joined
 from .parser import Parser, add_option
 from .texts import TYPED, add_text_options, predict_texts, refuse_text_options
 
@@ -39,7 +40,7 @@ def eval_parser() -> Parser:
     )
     text = "folder of a finished run, adapter file, folder that timm loads (local-dir:FOLDER), or a timm model name"
     parser.add_argument("model", type=str, help=text)
-    add_option(parser, "--data", str | None, None, "data set; null: that of the run")
+    parser.add_argument("--data", type=str, nargs="+", default=None, help="data set, or several; null: that of the run")
     text = "name of the split or list, or an expression; null: the run's own test split, else test"
     add_option(parser, "--split", str | None, None, text)
     add_option(parser, "--pretrained", bool, False, "of a timm model name: fetch its weights from timm's hub")
@@ -64,7 +65,8 @@ def evaluate(arguments: Namespace) -> None:
     files = {Path(name).suffix: Path(name) for name in arguments.output}
     if len(files) < len(arguments.output) or files.keys() - {".json", ".csv"}:
         raise ValueError(f"--output {' '.join(arguments.output)}: name a .json or a .csv file, or one of each")
-    options = {name: arguments[name] for name in ("data", "split", "device", "short_cuts")}
+    options = {name: arguments[name] for name in ("split", "device", "short_cuts")}
+    options["data"] = None if arguments.data in (None, ["null"]) else joined(arguments.data)
     options |= {"batch_size": arguments.validation_batch_size, "table": files.get(".csv")}
     source = None
     with suppress(FileNotFoundError):  # it may be a name of timm's

@@ -16,6 +16,8 @@ from .block_update import BlockUpdate as BlockUpdate
 from .branch import LowRankBranch as LowRankBranch
 from .branch import rate_factors as rate_factors
 from .butterfly_update import ButterflyUpdate as ButterflyUpdate
+from .contrast import instance_contrast as instance_contrast
+from .contrast import prototype_contrast as prototype_contrast
 from .cp_update import CpUpdate as CpUpdate
 from .deep_update import DeepUpdate as DeepUpdate
 from .dense_update import DenseUpdate as DenseUpdate
@@ -34,6 +36,10 @@ from .fronted import Fronted as Fronted
 from .fronted import adapters_in_front as adapters_in_front
 from .gate import Gate as Gate
 from .gate import Padding as Padding
+from .hypernetwork import GeneratedAdapter as GeneratedAdapter
+from .hypernetwork import Hypernetwork as Hypernetwork
+from .hypernetwork import Retriever as Retriever
+from .hypernetwork import generated as generated
 from .inject import Anatomy as Anatomy
 from .inject import Place as Place
 from .inject import Site as Site
@@ -80,6 +86,8 @@ from .target_matrices import Matrix as Matrix
 from .target_matrices import heads_of as heads_of
 from .target_matrices import matrices_of as matrices_of
 from .target_matrices import names_of as names_of
+from .task_choice import TaskChoice as TaskChoice
+from .task_choice import TaskRows as TaskRows
 from .tied import TiedMaskedWeight as TiedMaskedWeight
 from .virtual_tokens import VirtualTokens as VirtualTokens
 from .wrapper import CannotMerge as CannotMerge

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..io.options import check_value
 from .branch import LowRankBranch
+from .hypernetwork import GeneratedAdapter
 from .virtual_tokens import VirtualTokens
 from .wrapper import NoShortCut, Wrapper, sharing
 
@@ -23,17 +24,17 @@ class Adapted(Wrapper):
 
     Args:
         base: the sub-layer, such as a block's MLP; further arguments of a call go to it alone.
-        branch: usually one with an activation, an adapter.
+        branch: a `LowRankBranch`, usually with an activation, an adapter; or another module with its `added_to`.
         source: what the branch is fed with.
     """
 
     adds = "an adapter"
     rows: int | None = None  # how many rows of the input its base computes, where these are not all
 
-    def __init__(self, base: nn.Module, branch: LowRankBranch, source: str = "input") -> None:
+    def __init__(self, base: nn.Module, branch: LowRankBranch | GeneratedAdapter, source: str = "input") -> None:
         super().__init__(base)
         check_value("source", source, str, {"choices": ("input", "output", "residual")})
-        self.branch = branch
+        self.branch: Any = branch
         self.source = source
         self.train(base.training)
 

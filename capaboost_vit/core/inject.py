@@ -45,11 +45,10 @@ class Anatomy:
         dispatched: likewise of the one that dispatches its tokens.
         skippable: likewise of the one by which it can be skipped.
         internally_prompted: likewise of the one that adds a token made of all.
-        watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is, or
-            None where there is none.
+        retrieving: likewise of the one of the first `block` that chooses a task by what the base makes of an example.
+        watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is.
         head: names of the modules that are trained from the first step (the classifier).
-        layout: of the model's fused layer of this name, or None where it is the site's, equal parts; what a layout
-            lacks has no place there.
+        layout: of the model's fused layer of this name, or None where it is the site's; what it lacks has no place.
     """
 
     roles: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
@@ -58,6 +57,7 @@ class Anatomy:
     dispatched: type[Any] | None = None
     skippable: type[Any] | None = None
     internally_prompted: type[Any] | None = None
+    retrieving: type[Any] | None = None
     watching: Callable[..., Wrapper] | None = None
     head: tuple[str, ...] = ()
     layout: Callable[[nn.Module, str], Layout | None] | None = None

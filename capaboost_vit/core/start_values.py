@@ -16,6 +16,14 @@ def uniform(shape: tuple[int, ...], bound: float, seed: int, path: str) -> Tenso
     return values
 
 
+def normal(shape: tuple[int, ...], seed: int, path: str) -> Tensor:
+    """Numbers from N(0, 1), keyed by (seed, path). On the meta device they are a shape alone."""
+    values = torch.empty(shape)
+    if not values.is_meta:
+        values.copy_(torch.from_numpy(random_state(seed, path).standard_normal(shape)))
+    return values
+
+
 def laplace(shape: tuple[int, ...], scale: float, seed: int, path: str) -> Tensor:
     """Numbers from Laplace(0, scale), keyed by (seed, path). On the meta device they are a shape alone."""
     values = torch.empty(shape)

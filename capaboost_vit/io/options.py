@@ -26,6 +26,7 @@ def option(
     choices: Iterable[str] | Callable[[], Iterable[str]] = (),
     compared: bool = True,
     metavar: tuple[str, ...] = (),
+    several: bool = False,
 ) -> Any:
     """A dataclass field with a default (copied, if it is a dict), the help of the command line, and its valid values.
 
@@ -40,10 +41,11 @@ def option(
         compared: of a method: whether an adapter file and the model that loads it must agree on the option. Not on one
             that the stored tensors show themselves (shapes, masks), or that matters in training only.
         metavar: what its values are called in the help of the command line.
+        several: of a text that may be given as several words, which the configuration joins.
     """
     names = choices if callable(choices) else tuple(choices)
     valid = {"low": low, "above": above, "high": high, "below": below, "off": off, "choices": names}
-    valid |= {"default": default, "metavar": metavar}
+    valid |= {"default": default, "metavar": metavar, "several": several}
     metadata = {"help": help, "compared": compared, **valid}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)

@@ -49,6 +49,7 @@ for _name in (
     "dyt",
     "sfda",
     "das",
+    "pha",
     "norm",
     "bitfit",
     "hiwi",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..core.masking import Masking
 from ..core.rescaling import rescaling
 from ..io.options import check_options, option
 from .hooks import Counts, Pass, Stage
+from .recorded_masks import masks_of, words_of_masks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Method:
         usual_lr: learning rate of AdamW on images where nobody chooses or searches one.
         stacks: takes modules that carry a wrapper of the same class already.
         finds: options that are none until a run has found them, by `find`, such as ("skipped",).
-        measures: names of what `counted` counts, such as ("rate",); a run reports `val_rate` and `test_rate`.
+        measures: names of what `counted` or `count` counts, such as ("rate",); runs report `val_rate` and `test_rate`.
         given: the names that the user gave (`name` too), which a run's configuration keeps; None: made by its class.
     """
 
@@ -97,6 +98,13 @@ class Method:
         """The options of the same method behind `fold`, which makes plain what only training needs."""
         return self
 
+    def alone(self, tensors: Mapping[str, Tensor], task: int) -> tuple[Method, dict[str, Tensor]]:
+        """Of the tensors of an adapter file: the method and the tensors of one of its tasks, but for the head's.
+
+        Raises ValueError where all tasks have one adapter.
+        """
+        raise ValueError(f"the tasks of method {self.name!r} have no adapters of their own: take its file as it is")
+
     def cautions(self) -> Iterator[str]:
         """Warnings in the log of a run: options that are allowed, and seldom what was meant."""
         yield from ()
@@ -117,9 +125,17 @@ class Method:
     def after_step(self, model: nn.Module, update: int, updates: int) -> None:
         """Called behind the optimizer's step, with the new values; not where a gradient scaler has skipped it."""
 
+    def knowing(self, model: nn.Module, targets: Tensor) -> AbstractContextManager[None]:
+        """Around the passes and the backward pass of a batch of training: what the model may know of its targets."""
+        return nullcontext()
+
     def counted(self, model: nn.Module) -> AbstractContextManager[Callable[[], Counts]]:
         """Counts within the block what the model does in evaluation: of each of `measures` a sum, and of how many."""
         return nullcontext(dict)
+
+    def count(self, forward: Pass, inputs: Any, outputs: Tensor, targets: Tensor) -> Counts:
+        """The same of a batch of an evaluation, behind its pass; `forward(inputs)` is one more."""
+        return {}
 
     def find(self, job: Any, say: Callable[[str], None]) -> Mapping[str, Any]:
         """Those of the options in `finds` that are none, found on val before a run, which is built anew with them."""
@@ -143,6 +159,10 @@ class Method:
             return self
         return dataclasses.replace(self, init_seed=seed)  # type: ignore[call-arg]
 
+    def for_tasks(self, classes: Sequence[int]) -> Method:
+        """With the number of classes of each task, where a run's data are several tasks."""
+        return self
+
     def options(self) -> dict[str, Any]:
         """Every option as JSON has it: lists, not tuples."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -161,16 +181,8 @@ class Method:
         """
         name = str(record["method"])
         properties = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
-        masks = masks_of(cls, record)
-        if masks.num_branches > 1 or masks.kept < 1 or masks.pattern == "sign":
-            name = f"capaboost-{name}"
-            properties.append(f"d{masks.num_branches}")
-            usual = masks_of(cls, {"num_branches": masks.num_branches, "pattern": None})
-            if (masks.pattern, masks.coefficients) != (usual.pattern, usual.coefficients):
-                properties += [masks.pattern] if masks.kept < 1 or masks.pattern != "random" else []
-                properties += [f"coefficients by {masks.coefficients}"] if masks.coefficients else []
-            if masks.kept != replace(masks, density=None).kept:
-                properties.append(f"s{masks.kept:g}")
+        if masks := words_of_masks(cls, record):
+            name, properties = f"capaboost-{name}", [*properties, *masks]
         if record.get("rescale") is not None:
             properties.append(f"rescaled by {record['rescale']}")
         if record.get("learned_scale"):
@@ -184,19 +196,6 @@ class Method:
             return {name: values[name] for name in self.given}
         fields = {field.name: getattr(self, field.name) != field.default for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if fields.get(name, True)}
-
-
-def masks_of(method: type[Method], record: Mapping[str, Any]) -> Masking:
-    """The masks that a record's options mean for a method; the record may be of an older release, and have fewer."""
-    branches, density, coefficients = (record.get(name) for name in ("num_branches", "density", "coefficients"))
-    branches, pattern = branches or 1, record.get("pattern", "random")
-    if pattern is None:
-        boosted = "coefficients" in method.__dataclass_fields__ and branches > 1 and density is None
-        pattern, coefficients = ("sign", coefficients or "rank") if boosted else ("random", coefficients)
-    if density is None and branches == 1 and "density" not in record:
-        density = 1.0
-    seeds = {name: record.get(name, 0) for name in ("mask_seed", "init_seed")}
-    return Masking(branches, density, pattern, coefficients=coefficients, **seeds)
 
 
 # options of a masked method without masks

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..io.atomic import write_text
 from ..io.json import read_object
+from ..io.sources import short_name
 from ..methods import METHODS, Method
 from ..nlu.metrics import glue_average
 from ..nlu.tasks import GLUE, TASKS
@@ -126,7 +127,7 @@ def _run(path: Path) -> FinishedRun:
         task = config["task"] if is_text_config(config) else None
         if task in TASKS:
             scores = {name: scores[name] for name in TASKS[task].metrics if name in scores}
-        column = Path(config["data"]).name if task is None or task in _CUSTOM else task
+        column = short_name(config["data"]) if task is None or task in _CUSTOM else task
         if not is_text_config(config) and scores and "accuracy" not in scores:
             column += f" ({'/'.join(scores)})"
         settings = {name: value for name, value in config.items() if name not in _FREE}

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..io.atomic import write_text
 from ..io.options import flag, suggest
+from ..io.sources import short_name
 from ..methods import METHODS, make_method
 from ..methods.method import PLAIN_OPTIONS, SIZES, MaskedMethod, Method
 from ..training.job import as_dict
@@ -138,7 +139,7 @@ def _candidate(point: dict[str, Any], base: TrainConfig, length: int, config: Tu
     weights = None
     if base.initial_checkpoint is not None:
         weights = hashlib.sha256(Path(base.initial_checkpoint).read_bytes()).hexdigest()
-    fields = {"suite": "tune", "task": Path(base.data).name, "group": "", "classes": base.num_classes, "notes": ()}
+    fields = {"suite": "tune", "task": short_name(base.data), "group": "", "classes": base.num_classes, "notes": ()}
     fields |= {"method": _label(point), "backbone": base.model, "stage": "candidate", "weights": weights}
     changed = {"epochs" if base.max_steps is None else "max_steps": length, "lr": point["lr"], "test_split": None}
     return Candidate(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 from ..core.seeds import seeded
 from ..core.sharded import is_sharded
 from ..core.tied import factors_formed_once
-from ..methods import Method
 from .config import RunConfig
 from .distributed import ProcessGroup
 from .hooks import refuse_unreached
@@ -71,6 +68,7 @@ def evaluate(
     world: ProcessGroup | None = None,
     stop: StopSignals | None = None,
     also: Callable[[Tensor, Tensor], None] | None = None,
+    count: Callable[[Any, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """The result of the objective's accumulator over all processes: of a classification the confusion matrix (C, C).
 
@@ -80,7 +78,7 @@ def evaluate(
 
     Args:
         objective: None is a classification.
-        also: called with the outputs and targets of each batch.
+        also: called with the outputs and targets of each batch. count: with its inputs, too.
 
     Raises:
         FloatingPointError: outputs that are not finite, in all processes alike: they are no answers.
@@ -99,29 +97,12 @@ def evaluate(
             accumulator.add(outputs, targets)
             if also is not None:
                 also(outputs, targets)
+            if count is not None:
+                count(inputs, outputs, targets)
             if stop and stop.number and world.size == 1:
                 raise Interrupted(stop.number, "stopped while evaluating")
         _refuse_broken(broken, batches, config.unit, world)
         return accumulator.result(world)
-
-
-@contextmanager
-def measured(method: Method | None, model: nn.Module, world: ProcessGroup) -> Iterator[Callable[[], dict[str, float]]]:
-    """What a method counts in the evaluations of the block: the mean of each of its `measures`, over all processes."""
-    if method is None or not method.measures:
-        yield dict
-        return
-    with method.counted(model) as counts:
-
-        def means() -> dict[str, float]:
-            parts = world.gather([counts()])
-            found = {}
-            for name in method.measures:
-                total, number = (sum(column) for column in zip(*(part[name] for part in parts), strict=True))
-                found[name] = total / number if number else math.nan
-            return found
-
-        yield means
 
 
 def not_finite(outputs: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,20 +13,29 @@ from ..core.inject import wrappers
 from ..core.seeds import seeded
 from ..methods import Method
 
-_NAMES = ("penalty", "losses", "after_backward", "after_step")
+_NAMES = ("knowing", "penalty", "losses", "after_backward", "after_step")
 
 
 class Hooks:
     """Calls the hooks that the given objects have; what none of them has costs nothing.
 
     Args:
-        hooks: objects with any of `penalty`, `losses`, `after_backward` and `after_step`, as `Method` describes them.
+        hooks: objects with any of `knowing`, `penalty`, `losses`, `after_backward` and `after_step`, as `Method`
+            describes them.
         seed: of the run; random numbers of a hook are a function of (seed, update).
     """
 
     def __init__(self, hooks: Sequence[Any], *, seed: int, devices: bool) -> None:
         self.seed, self.devices = seed, devices
         self._by_name = {name: [getattr(hook, name) for hook in hooks if _has(hook, name)] for name in _NAMES}
+
+    @contextmanager
+    def knowing(self, model: nn.Module, targets: Tensor) -> Iterator[None]:
+        """What the model may know of the targets of a batch within the block."""
+        with ExitStack() as stack:
+            for hook in self._by_name["knowing"]:
+                stack.enter_context(hook(model, targets))
+            yield
 
     def added(self, name: str, *arguments: Any) -> list[Tensor]:
         """What `losses` adds to the loss of a batch, a sum over its examples, or `penalty` to the mean of an update."""

@@ -61,6 +61,7 @@ class Job:
         network: what is called for the logits, with the parameters of the model; None: the model.
         front: the training examples behind a frozen front, where that is computed once.
         lines: of the log.
+        tasks: where there are several, the task of each class.
         extra_results: goes into result.json, with the record of the data.
     """
 
@@ -87,6 +88,7 @@ class Job:
     front: FrontExamples | None = None
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.objective = with_selected(self.objective, self.config.select)

@@ -14,11 +14,12 @@ from ..core.seeds import seeded
 from ..core.tied import factors_formed_once
 from ..methods import Pass
 from .distributed import parallel, sync_statistics
-from .evaluation import forward, measured
+from .evaluation import forward
 from .hooks import Hooks, refuse_unreached
 from .job import Job
 from .loader import Prefetcher, Update
 from .log import Log
+from .measures import measured
 from .objective import MeanLoss, selected_score
 from .optim import draws_numbers
 from .signals import Interrupted, StopSignals
@@ -105,7 +106,7 @@ def _step(
             inputs, targets = job.mix(job.prepare(batch))
             last = i == len(update.batches) - 1
             # gradients are averaged over the processes once per update, in the backward pass of the last batch
-            with nullcontext() if last or world.size == 1 else runner.no_sync():
+            with nullcontext() if last or world.size == 1 else runner.no_sync(), hooks.knowing(model, targets):
                 outputs = forward(runner, inputs, config)
                 loss = torch.zeros((), device=state.device)
                 if config.uses_labels():
@@ -168,14 +169,14 @@ def _close_epoch(job: Job, model: nn.Module, log: Log, stop: StopSignals) -> Non
     if job.val is not None:
         if state.epochs_done % job.config.val_interval == 0 or progress.update == state.updates:
             mean_loss = MeanLoss(objective, getattr(job.val, "indices", None))
-            with state.averaged(), measured(job.config.method, job.model, job.world) as means:
-                accumulated = job.evaluate(job.val, model=model, stop=stop, also=mean_loss.add)
-                held_out = means()
+            with state.averaged(), measured(job) as measures:
+                accumulated = job.evaluate(job.val, model=model, stop=stop, also=mean_loss.add, count=measures.add)
+                held_out = measures.means()
             held_out |= {"loss": mean_loss.result(job.world), **objective.scores(accumulated, job.val)}
             score = held_out[selected_score(objective, job.config.select)]
             state.keep_best(score, lower=job.config.select == "val_loss")
-        measures = job.config.method.measures if job.config.method else ()
-        row |= {f"val_{name}": held_out.get(name) for name in ("loss", *objective.names, *measures)}
+        counted = job.config.method.measures if job.config.method else ()
+        row |= {f"val_{name}": held_out.get(name) for name in ("loss", *objective.names, *counted)}
     progress.start_epoch()
     progress.rows.append(row)
     log.epoch(progress.rows, per_second=progress.examples / progress.seconds)

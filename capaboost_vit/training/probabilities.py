@@ -12,6 +12,7 @@ from torch import Tensor
 from .distributed import ProcessGroup
 from .metrics import area_under_curve, calibration_error, class_table, confusion_scores, wilson_interval
 from .objective import right_answers
+from .task_table import task_table
 
 _MOST = 2**26  # numbers that are kept: 256 MiB in float32
 FEWEST = 100  # examples to find a temperature on: of fewer it is anything (0.08 was seen of 88, 0.3 of 6)
@@ -82,7 +83,12 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def classification_report(
-    confusion: Tensor, kept: Kept, classes: Sequence[str], *, temperature: float = 1.0
+    confusion: Tensor,
+    kept: Kept,
+    classes: Sequence[str],
+    *,
+    temperature: float = 1.0,
+    tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All scores of a split of classes, as JSON takes them; shares are in per cent.
 
@@ -90,10 +96,11 @@ def classification_report(
     `balanced_accuracy`; `macro_f1`; of probabilities `softmax(logits / temperature)` `auc` (None where there is none),
     `ece` (15 bins) and `nll` (mean of -log p(label), nats), with the `temperature`, and `probabilities_step` k where
     they are of every k-th example, see `KeptLogits`; `per_class`, rows of `class`, `precision`, `recall`, `f1` and
-    `support`, of the classes that occur as a label or as a prediction.
+    `support`, of the classes that occur as a label or as a prediction; of several tasks `per_task`, their `task_table`.
 
     Args:
         confusion: sparse, (C, C). classes: their names; those beyond have their number.
+        tasks: where there are several, the task of each class.
     """
     right, total = right_answers(confusion), int(confusion.sum())
     low, high = wilson_interval(right, total)
@@ -112,6 +119,7 @@ def classification_report(
         "nll": _nll(kept.logits, kept.labels, temperature),
         "temperature": temperature,
         **({} if kept.step == 1 else {"probabilities_step": kept.step}),
+        **({"per_task": task_table(confusion, tasks)} if tasks else {}),
         "per_class": class_table(confusion, names),
     }
 

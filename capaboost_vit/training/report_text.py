@@ -32,6 +32,8 @@ def score_text(report: Mapping[str, Any]) -> str:
     else:
         lines = ["  ".join(f"{name} {value:.2f}" for name, value in report.items() if isinstance(value, float))]
         lines[0] += f"  n {report['total']}"
+    if "per_task" in report:
+        lines += ["", *_tasks(report["per_task"])]
     if "per_class" in report:
         lines += ["", *_table(report["per_class"], "class", "classes")]
     if "per_entity" in report:
@@ -85,9 +87,25 @@ def _table(rows: Sequence[Mapping[str, Any]], one: str, several: str) -> list[st
     for row in shown:
         shares = ("" if row[name] is None else f"{row[name]:.2f}" for name in columns)
         table.add_row(Text(next(iter(row.values())), overflow="ellipsis", no_wrap=True), *shares, str(row["support"]))
-    text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    lines = _drawn(table)
     if len(shown) < len(rows):
         lines.append(f"the {len(shown)} {several} of the lowest F1, of {len(rows)}; --output FILE.json has all")
     return lines
+
+
+def _tasks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    table = Table("task", box=None, pad_edge=False)
+    for name in ("accuracy %", "retrieved %", "right", "support"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        shares = (f"{row[name]:.2f}" for name in ("accuracy", "retrieved"))
+        table.add_row(
+            Text(row["task"], overflow="ellipsis", no_wrap=True), *shares, str(row["right"]), str(row["total"])
+        )
+    return _drawn(table)
+
+
+def _drawn(table: Table) -> list[str]:
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines()]

@@ -17,15 +17,16 @@ from ..methods.apply import fold
 from .card import write_card
 from .confusion import MOST_DRAWN, draw_confusion
 from .curves import draw_learning_curve
-from .evaluation import measured
 from .figures import draw_masks, draw_spectrum, save_figure
 from .folder import RunFolder
 from .job import Job, as_dict, hyperparameters, parameter_counts
 from .log import Log, peak_memory
 from .machine import machine
+from .measures import measured
 from .objective import Mistakes, right_answers, selected_score
 from .probabilities import FEWEST, KeptLogits, classification_report, fitted_temperature
 from .signals import StopSignals
+from .task_table import task_lines
 
 
 def finish_run(job: Job, folder: RunFolder, log: Log, stop: StopSignals) -> dict[str, Any]:
@@ -140,9 +141,9 @@ def _final_scores(
 
     for name, batches in {"test": job.test, **job.extra_tests}.items():
         of_test = objective.confusion and batches is job.test
-        with measured(job.config.method, job.model, world) as means:
-            accumulated = job.evaluate(batches, stop=stop, also=keep if of_test else None)
-            found = {**objective.scores(accumulated, batches), **means()}
+        with measured(job) as counted:
+            accumulated = job.evaluate(batches, stop=stop, also=keep if of_test else None, count=counted.add)
+            found = {**objective.scores(accumulated, batches), **counted.means()}
         line = "  ".join(f"{score} {value:.2f}" for score, value in found.items())
         scores |= {f"{name}_{score}": value for score, value in found.items()}
         if objective.confusion:
@@ -156,7 +157,11 @@ def _final_scores(
             confusion = accumulated
             logits = kept.result(world)
             if world.is_main:
-                scores["test"] = classification_report(confusion, logits, job.classes, temperature=temperature)
+                scores["test"] = classification_report(
+                    confusion, logits, job.classes, temperature=temperature, tasks=job.tasks
+                )
+                for line in task_lines(scores["test"].get("per_task", ())):
+                    log.say(f"test of {line}")
     return scores, confusion, mistakes.result()
 
 

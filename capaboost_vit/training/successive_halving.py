@@ -49,7 +49,7 @@ def halve(
     other = next(rate for rate in _ranked(scores, error) if rate != usual)
     final = {rate: run(rate, (budget - len(scores) * short) // 2) for rate in (usual, other)}
     gained = final[other][0] - final[usual][0]  # NaN where both diverge
-    best = other if gained > error(final[other][0]) else usual
+    best = other if gained > 2 * error(final[other][0]) else usual
     if final[best][0] == -math.inf:
         tried = ", ".join(f"{rate:g}" for rate in sorted(scores))
         raise FloatingPointError(f"--lr auto: short runs diverge at {tried}: say a smaller --lr, or add --clip-grad 1")

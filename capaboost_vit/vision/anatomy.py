@@ -17,6 +17,7 @@ from .dispatched_block import DispatchedBlock
 from .families import with_families
 from .fused import fused_layout
 from .internal_prompt import InternallyPrompted
+from .retrieval import RetrievingBlock
 from .skipping import SkippableBlock
 
 
@@ -44,6 +45,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         dispatched=DispatchedBlock if "block" in roles else None,
         skippable=SkippableBlock if "block" in roles else None,
         internally_prompted=InternallyPrompted if "block" in roles else None,
+        retrieving=RetrievingBlock if "block" in roles else None,
         head=head_names(model),
         layout=fused_layout,
     )

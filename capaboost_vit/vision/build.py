@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -57,13 +57,18 @@ def check_model(config: TrainConfig) -> Method:
     return config.method
 
 
-def build_model(config: TrainConfig, *, num_classes: int) -> nn.Module:
+def build_model(config: TrainConfig, *, num_classes: int, task_classes: Sequence[int] = ()) -> nn.Module:
     """The adapted model of a configuration, on the CPU, with its base weights.
+
+    Args:
+        task_classes: of data of several tasks the number of classes of each.
 
     Raises:
         ValueError: see `check_model`; fewer classes than the data have; what the method or timm refuses.
     """
     method = check_model(config).seeded(config.seed)
+    if task_classes:
+        method = method.for_tasks(task_classes)
     arguments: dict[str, Any] = {"num_classes": config.num_classes or num_classes, **config.model_kwargs}
     if config.num_classes is not None and config.num_classes < num_classes:
         raise ValueError(f"--num-classes {config.num_classes} is less than the {num_classes} classes of the data")

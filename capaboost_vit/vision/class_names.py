@@ -9,6 +9,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from ..io.options import suggest
 from ..io.printable import printable
+from ..io.sources import short_name
 
 
 def class_names(names: Sequence[str] | Mapping[object, str], count: int) -> tuple[str, ...]:
@@ -24,6 +25,8 @@ def class_names(names: Sequence[str] | Mapping[object, str], count: int) -> tupl
 def outputs_of(spec: str, classes: Sequence[str], *, names: Sequence[str], count: int) -> tuple[int, ...]:
     """The output of a model that each class of a data set means: by name, or by number where all are numbers.
 
+    Of a model of several tasks, one of which is the data set, the name is `source/class`.
+
     Where the model has no names of its own, but as many outputs as one of timm's ImageNet subsets has classes, those
     are their names: WordNet ids such as n01440764.
 
@@ -37,14 +40,15 @@ def outputs_of(spec: str, classes: Sequence[str], *, names: Sequence[str], count
     """
     subset = infer_imagenet_subset({"num_classes": count})
     wordnet = ImageNetInfo(subset).label_names() if subset and not names else ()
-    for named in (names, wordnet):
+    of_task = [f"{short_name(spec)}/{name}" for name in classes]
+    for named, asked in ((names, classes), (wordnet, classes), (names, of_task)):
         place = {name: i for i, name in enumerate(named)}
-        if place and all(name in place for name in classes):
+        if place and all(name in place for name in asked):
             counts = Counter(named)
-            twice = next((name for name in classes if counts[name] > 1), None)
+            twice = next((name for name in asked if counts[name] > 1), None)
             if twice is not None:
                 raise ValueError(f"the model has several classes {twice!r}, so that nobody knows which {spec} means")
-            return tuple(place[name] for name in classes)
+            return tuple(place[name] for name in asked)
     if all(name.isascii() and name.isdecimal() for name in classes):
         if (top := max(map(int, classes))) >= count:
             raise ValueError(f"{spec} has the label {top}, the model only {count} classes, from 0 on")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..io.options import check_value, flag, option
+from ..io.sources import joined
 from ..training.config import RunConfig
 
 IMG_SIZE_HELP = "image size in pixels, one number for squares, or height and width; none: the model's own"
@@ -30,7 +31,9 @@ class TrainConfig(RunConfig):
     data: str = option(
         "",
         "digits, sprites:TASK (location, orientation, count or distance), an image folder or zip, a folder with lists "
-        "(train800.txt, test.txt, ...), parquet, a hub id (owner/name), torchvision:NAME",
+        "(train800.txt, test.txt, ...), parquet, a hub id (owner/name), torchvision:NAME; several: the classes of all, "
+        "each data set a task",
+        several=True,
     )
     pretrained: bool = option(False, "fetch the base weights from timm's hub")
     initial_checkpoint: str | None = option(None, "local file with the base weights (.safetensors or .pth)")
@@ -98,6 +101,7 @@ class TrainConfig(RunConfig):
     channels_last: bool = option(False, "torch's channels_last memory format, for models with convolutions")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", joined(self.data))
         super().__post_init__()
         if self.img_size is not None:  # a square has one name
             height, width = sides(self.img_size)

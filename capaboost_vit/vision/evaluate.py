@@ -106,6 +106,9 @@ def _scores_of_classes(
     if not saved.classes:  # those that the data name
         for label, output in enumerate(outputs):
             classes[output] = images.classes[label]
+    tasks = [""] * count if images.tasks else []
+    for output, task in zip(outputs, images.tasks, strict=False):
+        tasks[output] = task
     part = replace(part, labels=tuple(outputs[label] for label in part.labels))
     kept = KeptLogits(range(len(part)), len(part))
     with class_table(table, places, classes, saved.temperature) as write:
@@ -115,7 +118,8 @@ def _scores_of_classes(
             write(logits, labels)
 
         confusion = _accumulated(saved, part, also=keep, **options)[0]
-    return classification_report(confusion, kept.result(ProcessGroup()), classes, temperature=saved.temperature)
+    logits = kept.result(ProcessGroup())
+    return classification_report(confusion, logits, classes, temperature=saved.temperature, tasks=tasks)
 
 
 def _scores_of_outputs(

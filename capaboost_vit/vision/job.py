@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..io.sources import short_name, sources_of
 from ..training.distributed import ProcessGroup
 from ..training.evaluation import try_out
 from ..training.job import Job, require_val
@@ -58,7 +58,8 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     val, test = config.val_split, config.test_split
     require_val(config, splits, val)
     torch.manual_seed(config.seed)
-    model = to_device(build_model(config, num_classes=len(data.classes) or 1), config, world, device)
+    built = build_model(config, num_classes=len(data.classes) or 1, task_classes=data.task_classes)
+    model = to_device(built, config, world, device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     image_config = build_data_config(config, model)
@@ -112,9 +113,10 @@ def build_image_job(config: TrainConfig, world: ProcessGroup, device: torch.devi
     job = Job(
         config=config,
         world=world,
-        title=f"{config.model} on {Path(config.data).name}",
+        title=f"{config.model} on {short_name(config.data)}",
         data=config.data,
         classes=data.classes,
+        tasks=data.tasks,
         sizes={name: len(split) for name, split in splits.items()},
         splits={name: split.record() for name, split in splits.items()},
         names=splits[config.train_split].names.__getitem__,
@@ -168,7 +170,7 @@ def _warnings(config: TrainConfig, bad_images: dict[str, str]) -> list[str]:
     has_weights = config.pretrained or config.initial_checkpoint or local_folder(config.model)
     if config.needs_base_weights() and not has_weights:
         warnings.append("the base weights are random: say --pretrained, or --initial-checkpoint FILE")
-    if config.data.startswith("sprites:") and not config.no_aug:
+    if any(source.startswith("sprites:") for source in sources_of(config.data)) and not config.no_aug:
         warnings.append(
             f"crops and flips change the answers of {config.data}, which are those of whole images: say --no-aug true"
         )

@@ -18,16 +18,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from ...io.printable import printable
+from ...io.sources import short_name
 from ...io.tables import SPLIT_ALIASES, find_split
 from .labels import Task
-from .split import Split, name_digest
+from .split import Split, join_splits, name_digest, of_sources
 
 _ALIASES = {**SPLIT_ALIASES, "train": (*SPLIT_ALIASES["train"], "train800", "trainval")}
 _ALIASES["val"] = (*SPLIT_ALIASES["val"], "val200")
@@ -73,6 +71,7 @@ class ImageData:
 
     Args:
         task: what labels are: classes; numbers of tags, whose names are `classes`; or numbers, without `classes`.
+        sources: the data sets that this one is made of, each of whose splits has a part in its split (see `several`).
     """
 
     spec: str
@@ -81,9 +80,20 @@ class ImageData:
     unlabelled: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     task: Task = "classification"
+    sources: tuple[ImageData, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
+
+    @property
+    def task_classes(self) -> tuple[int, ...]:
+        """Of each source, which is a task, the number of its classes; none of one source alone."""
+        return tuple(len(source.classes) for source in self.sources)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The task of each class, which is its source; none of one source alone."""
+        return tuple(short_name(source.spec) for source in self.sources for _ in source.classes)
 
     def split(self, name: str) -> Split:
         """A split by its name or a usual alias, in upper or lower case, or by an expression such as `train[:800]`,
@@ -97,16 +107,21 @@ class ImageData:
             ValueError: there is none, or it has no labels; a malformed expression, a slice that is empty or goes beyond
                 the last image, an image in two parts of a sum.
         """
+        if self.sources:
+            return join_splits(
+                {short_name(source.spec): source.split(name) for source in self.sources},
+                starts=[*accumulate(self.task_classes, initial=0)],
+            )
         if not _SIGNS & set(name) or name in self.splits or name in self.unlabelled:
             return self.splits[self._named(name)]
         sources: dict[str, Split] = {}
         images = self._sum(parse_split(name), sources)
-        first, labels = next(iter(sources.values())), tuple(image.label for image in images)
+        labels = tuple(image.label for image in images)
         if len(sources) == 1:
+            (first,) = sources.values()
             return replace(first, names=tuple(image.name for image in images), labels=labels)
         names = tuple(f"{image.source}: {image.name}" for image in images)
-        sources = {source: replace(split, names=(), labels=()) for source, split in sources.items()}
-        return Split(names, labels, partial(_open, sources), partial(_locate, sources), first.value_range)
+        return of_sources(sources, names, labels)
 
     def label_text(self, label: Any) -> str:
         """A label for people."""
@@ -216,14 +231,3 @@ def _in_fold(images: Sequence[_Image], fold: Fold) -> list[_Image]:
     mixed = sorted(images, key=lambda image: (classes[image.label], name_digest(image.name, "fold", fold.seed), image))
     inside = set(mixed[fold.number - 1 :: fold.total])  # dealt out class by class, as cards are
     return [image for image in images if (image in inside) != fold.others]
-
-
-def _open(sources: dict[str, Split], name: str) -> bytes | Image.Image:
-    """Opens `source: name` as the source does."""
-    source, _, name = name.partition(": ")
-    return sources[source].open(name)
-
-
-def _locate(sources: dict[str, Split], name: str) -> str:
-    source, _, name = name.partition(": ")
-    return sources[source].locate(name)

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...io.sources import sources_of
 from ...io.tables import is_hub_name
 from .built_in import read_digits, read_synthetic
 from .image_data import ImageData
 from .labels import Task
 from .layouts import lists_of, look_through, read_tree
-from .pixels import checked_range
+from .pixels import ValueRange, checked_range
+from .several import join
 from .sprites import read_sprites
 from .tables import is_image_table, read_table
 from .torchvision_sets import read_torchvision
@@ -50,7 +52,8 @@ def open_data(
       that `datasets` saved: its own splits;
     - `owner/name` or `owner/name:config`: a data set of the Hugging Face hub, with its own splits;
     - `torchvision:CIFAR10` and the like;
-    - `synthetic:CLASSES:TRAIN:VAL:TEST:SIZE`: generated images, to measure time with.
+    - `synthetic:CLASSES:TRAIN:VAL:TEST:SIZE`: generated images, to measure time with;
+    - several of these with ` + ` between them: their union, see `several.join`.
 
     Args:
         image_column, label_column: of parquet, metadata and hub sets; None finds them by type, then by usual names.
@@ -64,6 +67,10 @@ def open_data(
         ValueError: nothing usable there, or something that is wrong, by file and line or by split and row.
     """
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column, "task": task}
+    if len(specs := sources_of(spec)) > 1:
+        if not all(specs):
+            raise ValueError(f"--data {spec!r} has a + without a data set beside it")
+        return join(spec, [open_data(alone, root=root, download=download, **columns) for alone in specs])
     path = Path(spec).expanduser()
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
     if spec.strip() and (path.is_dir() or is_zip):
@@ -113,5 +120,9 @@ def open_configured(options: Mapping[str, Any]) -> ImageData:
     )
     if options.get("value_range") is None:
         return data
-    value_range = checked_range(options["value_range"])
-    return replace(data, splits={name: replace(split, value_range=value_range) for name, split in data.splits.items()})
+    return _in_range(data, checked_range(options["value_range"]))
+
+
+def _in_range(data: ImageData, value_range: ValueRange) -> ImageData:
+    splits = {name: replace(split, value_range=value_range) for name, split in data.splits.items()}
+    return replace(data, splits=splits, sources=tuple(_in_range(source, value_range) for source in data.sources))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -72,6 +73,31 @@ class Split:
         """Some images of the split, in the order of the indices."""
         kept = tuple(indices)
         return replace(self, names=tuple(self.names[i] for i in kept), labels=tuple(self.labels[i] for i in kept))
+
+
+def of_sources(sources: Mapping[str, Split], names: Sequence[str], labels: Sequence[Any]) -> Split:
+    """A split whose images, called `source: name`, are opened as those of the sources are."""
+    alone = {source: replace(split, names=(), labels=()) for source, split in sources.items()}
+    value_range = next(iter(alone.values())).value_range
+    return Split(tuple(names), tuple(labels), partial(_open, alone), partial(_locate, alone), value_range)
+
+
+def join_splits(sources: Mapping[str, Split], *, starts: Sequence[int]) -> Split:
+    """The images of several splits, one split after the other; to the labels of each its start is added."""
+    names = [f"{source}: {name}" for source, split in sources.items() for name in split.names]
+    labels = [start + label for start, split in zip(starts, sources.values(), strict=False) for label in split.labels]
+    return of_sources(sources, names, labels)
+
+
+def _open(sources: Mapping[str, Split], name: str) -> bytes | Image.Image:
+    """Opens `source: name` as the source does."""
+    source, _, name = name.partition(": ")
+    return sources[source].open(name)
+
+
+def _locate(sources: Mapping[str, Split], name: str) -> str:
+    source, _, name = name.partition(": ")
+    return sources[source].locate(name)
 
 
 class Fingerprint:
