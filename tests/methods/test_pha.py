@@ -223,10 +223,11 @@ def test_the_file_of_one_task_computes_what_the_model_does_where_it_is_known(tmp
         header = capaboost_vit.read_header(alone)
         assert header["class_names"] == [names[row].partition("/")[2] for row in rows]
         assert header["methods"][0]["method"] == "adapter"
-        plain = made(img_size=16, depth=3, num_classes=len(rows)).double()
+        plain = made(img_size=16, depth=3, num_classes=6)
+        plain.reset_classifier(len(rows))
         with choice_of(model).knowing(torch.full((4,), rows[0])):
             expected = model(X)[:, rows]
-        torch.testing.assert_close(capaboost_vit.load_adapter(plain, alone, force=True).eval()(X), expected)
+        torch.testing.assert_close(capaboost_vit.load_adapter(plain.double(), alone).eval()(X), expected)
     with pytest.raises(FileExistsError, match="choose another --output"):
         export_task(path, "a", tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="has no task 'd': say one of a, b, c"):
@@ -288,8 +289,9 @@ def test_a_run_learns_two_tasks_goes_on_to_the_same_bits_and_leaves_plain_adapte
     assert whole.read_bytes() == killed.read_bytes()
     rows = result["test"]["per_task"]
     found = sum(row["retrieved"] * row["total"] for row in rows) / sum(row["total"] for row in rows)
-    assert result["test_retrieved"] == pytest.approx(found) > 90  # inverted digits are easy to tell
-    assert result["test_known"] > 60
+    assert result["test_retrieved"] == pytest.approx(found)
+    assert found > 90  # inverted digits are easy to tell
+    assert result["test_known"] >= result["test_accuracy"]
     assert "val_retrieved" in (tmp_path / "whole" / "summary.csv").read_text()
     assert evaluate_images(tmp_path / "whole")["per_task"] == rows
     alone = export_task(whole, "digits:5-6:inverted", tmp_path / "alone.safetensors")
