@@ -105,6 +105,10 @@ class Method:
         """
         raise ValueError(f"the tasks of method {self.name!r} have no adapters of their own: take its file as it is")
 
+    def inherits(self, name: str) -> bool:
+        """Whether a run that starts from an adapter file takes its tensor of this name; those of the head are new."""
+        return True
+
     def cautions(self) -> Iterator[str]:
         """Warnings in the log of a run: options that are allowed, and seldom what was meant."""
         yield from ()
@@ -196,10 +200,6 @@ class Method:
             return {name: values[name] for name in self.given}
         fields = {field.name: getattr(self, field.name) != field.default for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if fields.get(name, True)}
-
-
-# options of a masked method without masks
-PLAIN_OPTIONS: dict[str, Any] = {"num_branches": 1, "density": 1.0, "pattern": "random"}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class Pha(Method):
     A run reports on val and test which share of the examples finds its task (`retrieved`), and the accuracy where it is
     told (`known`). An example of another task has `min z - 30` at its class, so that its loss is 30 at least.
 
+    A new task starts from the file of others with `--initial-adapter FILE`: a run on it alone, with a prototype and a
+    head of its own and the hypernetwork as it was trained, which `hypernetwork_lr_ratio` 0 freezes. That is our
+    reading: published code for few shots was not found.
+
     With the task fixed its adapters are plain ones: `capaboost export RUN --format adapter --task NAME`. There are no
     masks, as none of these matrices is trained that could be masked. At step 0 the model is near the base, not it.
 
@@ -56,6 +60,9 @@ class Pha(Method):
     ins_weight: float = option(0.1, "of the contrast between examples", low=0, compared=False)
     pro_weight: float = option(0.1, "of the contrast with prototypes", low=0, compared=False)
     temperature: float = option(0.1, "of both contrasts", above=0, compared=False)
+    hypernetwork_lr_ratio: float = option(
+        1.0, "learning rate of the hypernetwork over that of prototypes and layers; 0: frozen", low=0, compared=False
+    )
     init_seed: int = option(0, "seed of the start values; in a run that of the run", compared=False)
     targets: tuple[str, ...] = option(
         ("mlp",), "roles or name patterns of sub-layers, or of whole blocks", compared=False
@@ -152,6 +159,18 @@ class Pha(Method):
             plain |= {f"{slot}.branch.{name}": tensor for name, tensor in branch.items()}
         options = {"bottleneck": self.bottleneck, "targets": self.targets, "scale": 1.0, "activation": "relu"}
         return make_method("adapter", **options, num_branches=1, density=1.0), plain
+
+    def inherits(self, name: str) -> bool:
+        """All but the prototypes, and the retriever that knows them: a new task has one of its own."""
+        return not name.endswith(".prototypes") and ".retriever." not in name
+
+    def learning_rates(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
+        """What makes adapters of prototypes, at its ratio."""
+        for module in model.modules() if self.hypernetwork_lr_ratio != 1 else ():
+            if isinstance(module, core.Hypernetwork):
+                for name, parameter in module.named_parameters():
+                    if not name.startswith(("prototypes", "retriever.")):
+                        yield parameter, self.hypernetwork_lr_ratio
 
     # of several tasks, in training
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import PLAIN_OPTIONS, MaskedMethod
+from .method import MaskedMethod
+from .recorded_masks import PLAIN_OPTIONS
 
 if TYPE_CHECKING:
     from torch import nn

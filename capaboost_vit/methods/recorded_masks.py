@@ -8,6 +8,9 @@ from typing import Any
 
 from ..core.masking import Masking
 
+# options of a masked method without masks
+PLAIN_OPTIONS: dict[str, Any] = {"num_branches": 1, "density": 1.0, "pattern": "random"}
+
 
 def masks_of(method: type[Any], record: Mapping[str, Any]) -> Masking:
     """The masks that a record's options mean for a method; the record may be of an older release, and have fewer."""

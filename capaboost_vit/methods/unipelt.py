@@ -12,9 +12,10 @@ from .adapter import Adapter
 from .ia3 import Ia3
 from .index import register
 from .lora import Lora
-from .method import PLAIN_OPTIONS, SIZES, MaskedMethod, Method
+from .method import SIZES, MaskedMethod, Method
 from .prefix import Prefix
 from .prompt import Prompt
+from .recorded_masks import PLAIN_OPTIONS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -27,6 +27,7 @@ _LATER = {
     "task": None,
     "sampling": "shuffle",
     "opt_eps": None,
+    "initial_adapter": None,
     **EARLIER,
 }
 _LATER_OF_METHODS = {

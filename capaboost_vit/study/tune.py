@@ -17,7 +17,8 @@ from ..io.atomic import write_text
 from ..io.options import flag, suggest
 from ..io.sources import short_name
 from ..methods import METHODS, make_method
-from ..methods.method import PLAIN_OPTIONS, SIZES, MaskedMethod, Method
+from ..methods.method import SIZES, MaskedMethod, Method
+from ..methods.recorded_masks import PLAIN_OPTIONS
 from ..training.job import as_dict
 from ..vision.config import TrainConfig
 from ..vision.data import open_configured

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from ..io.hub import PREFIX, is_on_hub
 from ..io.options import nearest, suggest
 from ..methods import METHODS, Method
+from ..methods.initial import start_from
 from ..training.loader import Batch
 from .adapters import adapt
 from .config import TrainConfig, sides
@@ -92,6 +93,8 @@ def build_model(config: TrainConfig, *, num_classes: int, task_classes: Sequence
     model: Any = create_base(source, pretrained=pretrained, initial_checkpoint=config.initial_checkpoint, **arguments)
     if not implied:
         adapt(model, method)
+    if config.initial_adapter is not None:
+        start_from(model, config.initial_adapter)
     if config.grad_checkpointing:
         model.set_grad_checkpointing(True)
     return model

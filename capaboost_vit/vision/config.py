@@ -37,6 +37,9 @@ class TrainConfig(RunConfig):
     )
     pretrained: bool = option(False, "fetch the base weights from timm's hub")
     initial_checkpoint: str | None = option(None, "local file with the base weights (.safetensors or .pth)")
+    initial_adapter: str | None = option(
+        None, "adapter file of the same method, from whose values all starts but the head: for a new task"
+    )
     model_kwargs: dict[str, Any] = option({}, "further arguments of the timm model")
     num_classes: int | None = option(None, "number of classes; none: those of the data", low=1)
 

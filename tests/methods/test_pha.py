@@ -16,12 +16,14 @@ from vits import vit as made
 import capaboost_vit
 from capaboost_vit import core
 from capaboost_vit.methods import Pass, make_method
+from capaboost_vit.methods.initial import start_from
 from capaboost_vit.methods.one_task import export_task
 from capaboost_vit.run import train
 from capaboost_vit.training.checkpoint import Checkpoints
 from capaboost_vit.vision.evaluate import evaluate_images
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+TINY_VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}  # of `configure`
 LABELS = torch.tensor([0, 4, 1, 2])  # of the tasks 0, 2, 0, 1
 CLASSES = (2, 1, 3)
 
@@ -298,3 +300,49 @@ def test_a_run_learns_two_tasks_goes_on_to_the_same_bits_and_leaves_plain_adapte
     base = result["config"]["initial_checkpoint"]
     scores = evaluate_images(alone, data="digits:5-6:inverted", initial_checkpoint=base)
     assert scores["accuracy"] >= rows[1]["accuracy"] - 1e-9
+
+
+def test_a_new_task_starts_from_the_hypernetwork_of_others_with_a_prototype_and_a_head_of_its_own(
+    configure, tmp_path, without_pictures
+):
+    file = tmp_path / "others.safetensors"
+    from_tiny = capaboost_vit.adapt(
+        timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=5, **TINY_VIT),
+        "pha",
+        task_classes=(3, 2),
+        bottleneck=4,
+        init_seed=7,
+    )
+    capaboost_vit.save_adapter(from_tiny, file)
+    others, prefix = load_file(file), "blocks.0.mlp.branch."
+    found = {}
+    for ratio in (0.0, 1.0):
+        method = {"name": "pha", "bottleneck": 4, "hypernetwork_lr_ratio": ratio}
+        options = {"model": "vit_tiny_patch16_224", "data": "digits:5-6", "shots": 2, "max_steps": 2, "batch_size": 2}
+        output = str(tmp_path / str(ratio))
+        train(configure(**options, method=method, initial_adapter=str(file), output=output, test_split=None))
+        found[ratio] = load_file(tmp_path / str(ratio) / "adapter.safetensors")
+    kept = [f"{prefix}hypernetwork.{name}" for name in ("inner.weight", "norm.bias", "down.weight", "up_bias.bias")]
+    for name in kept:
+        assert torch.equal(found[0.0][name], others[name])
+        assert not torch.equal(found[1.0][name], others[name])
+        torch.testing.assert_close(found[1.0][name], others[name], rtol=0, atol=0.05)
+    torch.testing.assert_close(found[0.0][f"{prefix}layer"], others[f"{prefix}layer"], rtol=0, atol=0.05)
+    prototype = found[0.0][f"{prefix}hypernetwork.prototypes"]
+    assert prototype.shape == (1, 64)
+    assert (prototype - others[f"{prefix}hypernetwork.prototypes"]).abs().amax(1).min() > 0.5
+    assert not any(".retriever." in name for name in found[0.0])
+
+
+def test_a_start_that_does_not_fit_is_refused_in_one_line(tmp_path):
+    lora = capaboost_vit.adapt(made(img_size=16), "lora")
+    file = capaboost_vit.save_adapter(lora, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=r"was made by lora, and this run is of pha: start from a file of the same"):
+        start_from(pha(None), file)
+    wide = capaboost_vit.save_adapter(pha(None), tmp_path / "pha.safetensors")
+    narrow = capaboost_vit.adapt(made(img_size=16, depth=3, num_classes=2), "pha", bottleneck=3)
+    with pytest.raises(
+        ValueError, match=r"is no start of this VisionTransformer: .* is \(64,\) in the file, and here \(48,\)"
+    ):
+        start_from(narrow, wide)
+    assert start_from(capaboost_vit.adapt(made(img_size=16, depth=3, num_classes=2), "pha", bottleneck=4), wide) == 17

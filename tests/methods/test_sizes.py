@@ -41,6 +41,7 @@ SIZES = [
     ("e2vpt", {"prompt_length": 1, "prefix_length": 1}, 18_432),
     ("e2vpt", {"pruned_tokens": 0.5}, 92_160),
     ("e2vpt", {"pruned_tokens": 0.5, "pruned_segments": 0.5}, 69_120),
+    ("pha", {}, 874_888),  # and 106,688 of the retriever, which one task has not
     ("dyt", {}, 165_996),
     ("dyt", {"bottleneck": 16}, 313_548),
     ("dyt", {"bottleneck": 64}, 1_198_860),

@@ -51,6 +51,7 @@ MORE = {
             "intlora",
             "lorta",
             "pafi",
+            "pha",
             "rasa",
             "repadapter",
             "sfda",

@@ -1,0 +1,53 @@
+"""Trained tensors of a model that start from those of an adapter file: for a new task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..core.record import adapted_part
+from ..core.sharded import fill
+from .adapter_file import AdapterFile, read_adapter_file, split_state
+from .header import AdapterFileError, origin
+from .index import make_method
+
+
+def start_from(model: nn.Module, file: str | Path | AdapterFile) -> int:
+    """Copies the tensors of an adapter file, but for the head and what its method does not inherit; how many.
+
+    Args:
+        model: adapted by the same method, in whatever way its head differs.
+
+    Raises:
+        AdapterFileError: another method, or tensors that the model has not, or in another shape.
+        FileNotFoundError: no such file.
+    """
+    file = read_adapter_file(file)
+    records = adapted_part(model)[1].capaboost["methods"]  # type: ignore[index]
+    names, ours = ([record["method"] for record in methods] for methods in (file.header["methods"], records))
+    if names != ours:
+        raise AdapterFileError(
+            f"{file.path} was made by {' + '.join(names)}, and this run is of {' + '.join(ours)}: start from a file of "
+            "the same method"
+        )
+    methods = [make_method(**record) for record in records]
+    head = tuple(f"{name}." for name in file.header["head"])
+    live, _ = split_state(model, tuple(file.header["head"]))
+    taken = {
+        name: tensor
+        for name, tensor in file.tensors.items()
+        if not name.startswith(head) and all(method.inherits(name) for method in methods)
+    }
+    for name, tensor in taken.items():
+        if name not in live or live[name].shape != tensor.shape:
+            has = f"{tuple(live[name].shape)}" if name in live else "none"
+            raise AdapterFileError(
+                f"{file.path} is no start of this {type(model).__name__}: {name} is {tuple(tensor.shape)} in the file, "
+                f"and here {has}; {origin(file.header)}"
+            )
+    with torch.no_grad():
+        for name, tensor in taken.items():
+            fill(live[name], tensor)
+    return len(taken)
