@@ -86,6 +86,9 @@ def model_card(
         )
     if scores:
         lines += ["", "| score | |", "|---|---|", *(f"| {key} | {value:.2f} |" for key, value in scores.items())]
+    if rows := result.get("test", {}).get("per_task"):
+        lines += ["", "| task | test accuracy | retrieved |", "|---|---|---|"]
+        lines += [f"| {printable(r['task'])} | {r['accuracy']:.2f} | {r['retrieved']:.2f} |" for r in rows]
     if "parameters" in result:
         counts = result["parameters"]
         lines += ["", f"{counts['trained']:,} of {counts['total']:,} parameters were trained."]

@@ -44,7 +44,7 @@ class Measures:
         parts = [part for part in self.world.gather([*self.parts, self.counts()]) if part]
         found = {}
         for name in self.names:
-            total, number = (sum(column) for column in zip(*(part[name] for part in parts), strict=True))
+            total, number = (sum(part[name][place] for part in parts) for place in (0, 1))
             found[name] = total / number if number else math.nan
         return found
 

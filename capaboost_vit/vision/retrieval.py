@@ -42,9 +42,9 @@ class RetrievingBlock(Wrapper):
             module.train(mode)
         return self
 
-    def part_of(self, addition: str) -> str:
-        """All is for the block."""
-        return "all"
+    def additions(self) -> dict[str, nn.Module]:
+        """None: what it asks is the adapters'."""
+        return {}
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Further arguments are the attention's."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import capaboost_vit
+from capaboost_vit.cli.parser import values_of
+from capaboost_vit.cli.train import train_parser
 from capaboost_vit.io.sources import joined, short_name, sources_of
 from capaboost_vit.run import train
 from capaboost_vit.training.report_text import score_text
@@ -30,6 +32,14 @@ def test_a_configuration_has_one_text_for_several_words(tmp_path, monkeypatch):
     assert sources_of("a + b") == ("a + b",)  # a local path is one
     assert TrainConfig(data=("digits",)).data == "digits"
     assert TrainConfig(data=("digits", "x")).data == TrainConfig(data="digits + x").data == "digits + x"
+
+
+def test_words_of_the_command_line_and_lists_of_files_are_one_text(tmp_path):
+    file = tmp_path / "m.yaml"
+    file.write_text("data: [a, b]\n")
+    for typed in (["--data", "a", "b"], ["--data", "a + b"], ["--config", str(file)], ["--data=a", "--data", "a", "b"]):
+        values = values_of(train_parser(TrainConfig).parse_args(typed))
+        assert TrainConfig(data=values["data"]).data == "a + b"
 
 
 def test_the_union_has_the_images_of_all_with_the_classes_of_their_source():
@@ -98,6 +108,7 @@ def test_a_run_on_several_sources_is_one_classifier_with_a_table_by_task(configu
     scores = evaluate_images(tmp_path / "a run")
     assert scores["per_task"] == rows
     assert "task" in score_text(scores)
+    assert f"| digits:5-6 | {rows[1]['accuracy']:.2f} |" in (tmp_path / "a run" / "README.md").read_text()
     # one source alone, whose classes are numbers, means its rows, not the first ones
     alone = evaluate_images(tmp_path / "a run", data="digits:5-6")
     assert alone["accuracy"] == rows[1]["accuracy"]

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ...io.json import read_object
+from ...io.sources import sources_of
 from ...training.confusion import MOST_DRAWN, most_confused
 from ...training.metrics import wilson_interval
 from ...vision.data import open_configured
@@ -192,8 +193,7 @@ def _open(config: dict[str, Any]) -> Split:
     """The test split of a run, where it need not be fetched."""
     spec = config["data"]
     kinds = ("digits", "sprites", "synthetic", "torchvision")
-    local = Path(spec).expanduser().exists() or spec.partition(":")[0].lower() in kinds
-    if not local:
+    if not all(Path(s).expanduser().exists() or s.partition(":")[0].lower() in kinds for s in sources_of(spec)):
         raise FileNotFoundError(f"{spec} is not on this machine")
     return open_configured({**config, "data_download": False}).split(config["test_split"])
 
