@@ -1119,7 +1119,7 @@ def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it(
     for words in (
         "lora, mlae: roles or name patterns of linear layers or 2d convolutions",
         "hira, adalora, lorta, fact, aurora, rasa, deep_lora, snell, dora, vera, ether, etherplus, neat, hra, boft,",
-        "adapter: roles or name patterns of sub-layers",
+        "adapter, pha: roles or name patterns of sub-layers",
     ):
         assert words in targets
     assert "prompt, dyt: role or name pattern of the blocks" in targets
