@@ -15,6 +15,7 @@ from vits import vit as made
 
 import capaboost_vit
 from capaboost_vit import core
+from capaboost_vit.cli import main
 from capaboost_vit.methods import Pass, make_method
 from capaboost_vit.methods.initial import start_from
 from capaboost_vit.methods.one_task import export_task
@@ -114,6 +115,15 @@ def test_the_task_of_an_image_is_that_of_the_prototype_nearest_to_what_the_base_
         torch.testing.assert_close(model(X), logits, rtol=0, atol=0)
     assert choice.known is choice.tasks is choice.pooled is None
     torch.testing.assert_close(copy.deepcopy(model)(X), logits, rtol=0, atol=0)
+
+
+def test_nothing_of_a_batch_stays_and_so_the_model_is_a_program():
+    model = pha().float()
+    with torch.no_grad():
+        expected = model(X.float())
+        assert choice_of(model).tasks is None
+        program = torch.export.export(model, (X.float(),)).module()
+        torch.testing.assert_close(program(X.float()), expected)
 
 
 def test_one_task_is_no_choice_and_is_the_plain_adapter():
@@ -296,7 +306,10 @@ def test_a_run_learns_two_tasks_goes_on_to_the_same_bits_and_leaves_plain_adapte
     assert result["test_known"] >= result["test_accuracy"]
     assert "val_retrieved" in (tmp_path / "whole" / "summary.csv").read_text()
     assert evaluate_images(tmp_path / "whole")["per_task"] == rows
-    alone = export_task(whole, "digits:5-6:inverted", tmp_path / "alone.safetensors")
+    alone = tmp_path / "alone.safetensors"
+    words = ["export", str(whole), "--format", "adapter", "--task", "digits:5-6:inverted", "--output", str(alone)]
+    assert main(words) == 0
+    assert main([*words[:2], "--task", "digits:0-2", "--output", str(alone)]) == 2
     base = result["config"]["initial_checkpoint"]
     scores = evaluate_images(alone, data="digits:5-6:inverted", initial_checkpoint=base)
     assert scores["accuracy"] >= rows[1]["accuracy"] - 1e-9
