@@ -24,8 +24,8 @@ def halve(
     next one for as long as the best is at the edge, clearly better than its neighbour, and three eighths are left for
     the second round. Scores that are no further than the standard error from the best are as good as it, and the lower
     loss decides among them. The second round is between the usual rate and the best of the others, which is taken if it
-    is better by more than a standard error: of a hundred classes the first updates teach so little that differences are
-    noise, and the usual rate is what has been good elsewhere.
+    is better by more than two standard errors: of a hundred classes the first updates teach so little that differences
+    are noise, and the usual rate is what has been good elsewhere.
 
     Args:
         run: score and loss of a run of so many updates at a rate.
