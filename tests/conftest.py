@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from capaboost_vit.run import train
+from capaboost_vit.training.checkpoint import Checkpoints
 from capaboost_vit.vision.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,6 +159,30 @@ def _leave_out_pictures(patch):
 def without_pictures(monkeypatch):
     """Runs draw nothing, which takes most of the time of a small one."""
     _leave_out_pictures(monkeypatch)
+
+
+@pytest.fixture
+def killed_behind():
+    """Within `killed_behind(update)` a run dies right behind that checkpoint: nothing is written, as behind kill -9."""
+
+    class Killed(BaseException):
+        pass
+
+    @contextlib.contextmanager
+    def killed_behind(last):
+        save = Checkpoints.save
+
+        def save_and_die(self, update, tree):
+            save(self, update, tree)
+            if update == last:
+                raise Killed
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Checkpoints, "save", save_and_die)
+            with pytest.raises(Killed):
+                yield
+
+    return killed_behind
 
 
 @pytest.fixture(scope="session")

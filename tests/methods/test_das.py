@@ -21,7 +21,6 @@ from capaboost_vit import core
 from capaboost_vit.core.meta_models import outlines
 from capaboost_vit.methods import make_method
 from capaboost_vit.run import train
-from capaboost_vit.training.checkpoint import Checkpoints
 
 X = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -261,16 +260,10 @@ def test_a_run_finds_the_blocks_and_then_is_the_run_that_is_told_them(search, co
     assert sum("skip" in name for name in one) == 6
 
 
-def test_a_run_that_was_killed_goes_on_with_the_blocks_it_has_found(configure, tmp_path, monkeypatch, without_pictures):
-    class Killed(BaseException):
-        pass
-
-    save, find, searches = Checkpoints.save, make_method("das").find.__func__, []
-
-    def save_and_die(self, update, tree):
-        save(self, update, tree)
-        if update == 2:
-            raise Killed
+def test_a_run_that_was_killed_goes_on_with_the_blocks_it_has_found(
+    configure, tmp_path, monkeypatch, killed_behind, without_pictures
+):
+    find, searches = make_method("das").find.__func__, []
 
     def noted(self, job, say):
         searches.append(1)
@@ -279,10 +272,8 @@ def test_a_run_that_was_killed_goes_on_with_the_blocks_it_has_found(configure, t
     monkeypatch.setattr("capaboost_vit.methods.das.Das.find", noted)
     options = {**settings(), "model": "vit_tiny_capaboost_das", "checkpoint_interval": 2, "epochs": 2}
     train(configure(**options, output=str(tmp_path / "whole")))
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    with pytest.raises(Killed):
+    with killed_behind(2):
         train(configure(**options, output=str(tmp_path / "killed")))
-    monkeypatch.setattr(Checkpoints, "save", save)
     changed = configure(**{**options, **settings(skip_num=2)}, output=str(tmp_path / "killed"), resume=True)
     with pytest.raises(ValueError, match="was started otherwise"):
         train(changed)

@@ -25,7 +25,6 @@ from capaboost_vit.core.inject import branches, wrappers
 from capaboost_vit.core.merge import unmergeable
 from capaboost_vit.core.names import namer
 from capaboost_vit.run import train
-from capaboost_vit.training.checkpoint import Checkpoints
 
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, "img_size": 16, "num_classes": 3}
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -373,28 +372,16 @@ def settings(name, options):
 
 @every_method
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(
-    name, options, base, configure, tmp_path, monkeypatch, without_pictures
+    name, options, base, configure, tmp_path, killed_behind, without_pictures
 ):
-    class Killed(BaseException):
-        pass
-
-    save = Checkpoints.save
-
-    def save_and_die(self, update, tree):
-        save(self, update, tree)
-        if update == 4:  # in the middle of the second of two epochs of three updates
-            raise Killed
-
     config = {**settings(name, options), "model_ema": True, "drop_path": 0.1}
     if not METHODS[name].trains_head:  # it has to be in the weights
         head = {"head.weight": torch.randn(3, 16), "head.bias": torch.randn(3)}
         save_file({**load_file(base), **head}, tmp_path / "weights.safetensors")
         config["initial_checkpoint"] = str(tmp_path / "weights.safetensors")
     train(configure(**config, output=str(tmp_path / "whole")))
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    with pytest.raises(Killed):
+    with killed_behind(4):  # in the middle of the second of two epochs of three updates
         train(configure(**config, output=str(tmp_path / "killed")))
-    monkeypatch.setattr(Checkpoints, "save", save)
     train(configure(**config, output=str(tmp_path / "killed"), resume=True))
     whole, killed = (tmp_path / run / "adapter.safetensors" for run in ("whole", "killed"))
     assert whole.read_bytes() == killed.read_bytes()

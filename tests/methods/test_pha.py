@@ -20,7 +20,6 @@ from capaboost_vit.methods import Pass, make_method
 from capaboost_vit.methods.initial import start_from
 from capaboost_vit.methods.one_task import export_task
 from capaboost_vit.run import train
-from capaboost_vit.training.checkpoint import Checkpoints
 from capaboost_vit.vision.evaluate import evaluate_images
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -279,23 +278,11 @@ def settings(**options):
 
 
 def test_a_run_learns_two_tasks_goes_on_to_the_same_bits_and_leaves_plain_adapters(
-    configure, tmp_path, monkeypatch, without_pictures
+    configure, tmp_path, killed_behind, without_pictures
 ):
-    class Killed(BaseException):
-        pass
-
-    save = Checkpoints.save
-
-    def save_and_die(self, update, tree):
-        save(self, update, tree)
-        if update == 40:
-            raise Killed
-
     result = train(configure(**settings(output=str(tmp_path / "whole"))))
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    with pytest.raises(Killed):
+    with killed_behind(40):
         train(configure(**settings(output=str(tmp_path / "killed"), checkpoint_interval=20)))
-    monkeypatch.setattr(Checkpoints, "save", save)
     train(configure(**settings(output=str(tmp_path / "killed"), resume=True, checkpoint_interval=20)))
     whole, killed = (tmp_path / run / "adapter.safetensors" for run in ("whole", "killed"))
     assert whole.read_bytes() == killed.read_bytes()

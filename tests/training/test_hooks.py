@@ -16,7 +16,6 @@ from capaboost_vit.io.options import option
 from capaboost_vit.methods import METHODS, Stage
 from capaboost_vit.methods.lora import Lora
 from capaboost_vit.run import train
-from capaboost_vit.training.checkpoint import Checkpoints
 from capaboost_vit.training.hooks import Hooks, refuse_unreached
 
 CALLS: list = []
@@ -81,26 +80,14 @@ def test_each_hook_is_called_when_it_should_be(noted, configure, without_picture
 
 
 def test_a_run_that_goes_on_draws_the_same_numbers_and_runs_no_stage_again(
-    noted, configure, tmp_path, monkeypatch, without_pictures
+    noted, configure, tmp_path, killed_behind, without_pictures
 ):
-    class Killed(BaseException):
-        pass
-
-    save = Checkpoints.save
-
-    def save_and_die(self, update, tree):
-        save(self, update, tree)
-        if update == 2:
-            raise Killed
-
     config = options(method={"name": "noted", "strength": 0.5}, checkpoint_interval=1, model_ema=True)
     train(configure(**config, output=str(tmp_path / "whole")))
     whole = list(CALLS)
     CALLS.clear()
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    with pytest.raises(Killed):
+    with killed_behind(2):
         train(configure(**config, output=str(tmp_path / "killed")))
-    monkeypatch.setattr(Checkpoints, "save", save)
     train(configure(**config, output=str(tmp_path / "killed"), resume=True))
     assert whole == CALLS
     files = [tmp_path / run / "adapter.safetensors" for run in ("whole", "killed")]
