@@ -379,9 +379,12 @@ def test_mistakes_are_one_line(words, text, exit_code, tmp_path, monkeypatch, ca
     Path("other.json").write_text("{}")
     Path("old.json").write_text('{"kind": "speed", "groups": {}}')
     assert exit_code(words) == 2
-    error = capsys.readouterr().err
-    assert text in error
-    assert error.count("\n") == 1
+    (line,) = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if "torch/utils/_pytree.py" not in line  # torchao, which transformers imports, makes torch warn there
+    ]
+    assert text in line
 
 
 def test_on_a_terminal_progress_takes_one_line(monkeypatch, capsys):
