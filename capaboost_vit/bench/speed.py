@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from ..core.tied import factors_formed_once
-from .cases import FLOOR, KEPT, Case, build_case, file_cases, group_of_cases, probe_cases, scale_cases
+from .cases import FLOOR, KEPT, Case, file_cases, group_of_cases, probe_cases, scale_cases
 from .compare import Comparison, Row
 from .config import FILES, SETS, ScaleConfig, SpeedConfig, Workload
 from .inference_cases import fewer_cases, inference_cases, integer_cases
 from .memory import memory_of, stored, stored_inputs
 from .models import VISION, Subject, family_of
-from .steps import TrainingStep, inference, layer_passes
+from .steps import Inference, TrainingStep, layer_passes
 from .timing import WHOLE, Session, quartiles, ratios
 
 _SHORT = 0.02  # seconds that one timing of something short lasts at least
@@ -58,16 +58,12 @@ def measure_speed(config: SpeedConfig, session: Session) -> dict[str, Any]:
     cases_of |= {"fewer": fewer_cases} if family is VISION else {}
     cases_of |= {"integers": lambda: integer_cases(family, config.rank)}
     for name in [name for name in cases_of if name in config.measures]:
-        cases = cases_of[name]()
-        calls = comparison.prepare(name, cases, inference)
+        calls = comparison.prepare(name, cases_of[name](), Inference)
         if "base" in calls:
             rounds = _ROUNDS_OF_INFERENCE * config.repetitions
             with factors_formed_once():  # as in an evaluation
                 timed = comparison.time(name, calls, "base", rounds=rounds)
-            for case in cases:
-                if name == "integers" and case.name in timed:
-                    timed[case.name]["state MB"] = stored(build_case(case, comparison.subject, config.seed)) / 1e6
-            tables[name] = [*timed.values()]
+            tables[name] = [{**row, "state MB": stored(calls[case].model) / 1e6} for case, row in timed.items()]
     if "probe" in config.measures and (rows := _linear_probe(comparison)):
         tables["probe"] = rows
     if "import" in config.measures:
@@ -123,7 +119,7 @@ def _linear_probe(comparison: Comparison) -> list[Row]:
     """What a linear probe of so many epochs costs, in forward passes of the plain model over as many examples."""
 
     def make(case: Case, subject: Subject, workload: Workload) -> Any:
-        return (TrainingStep if case.computed == KEPT else inference)(case, subject, workload)
+        return (TrainingStep if case.computed == KEPT else Inference)(case, subject, workload)
 
     calls = comparison.prepare("probe", probe_cases(comparison.subject.family), make)
     if len(calls) < 3:

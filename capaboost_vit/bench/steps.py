@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -77,16 +77,17 @@ class TrainingStep:
         lap("update")
 
 
-def inference(case: Case, subject: Subject, workload: Workload) -> Callable[[Lap], None]:
-    """What puts one batch through a case in evaluation."""
-    network, inputs = network_of(case, build_case(case, subject, workload.seed).eval(), subject, workload)
-    called = compiled(network, workload)
+class Inference:
+    """A forward pass in evaluation: called, it puts one batch through a case."""
+
+    def __init__(self, case: Case, subject: Subject, workload: Workload) -> None:
+        self.model = build_case(case, subject, workload.seed).eval()
+        network, self.inputs = network_of(case, self.model, subject, workload)
+        self.called, self.workload = compiled(network, workload), workload
 
     @torch.inference_mode()
-    def forward(lap: Lap = lambda phase: None) -> None:
-        logits_of(called, inputs, workload)
-
-    return forward
+    def __call__(self, lap: Lap = lambda phase: None) -> None:
+        logits_of(self.called, self.inputs, self.workload)
 
 
 class LayerPass:

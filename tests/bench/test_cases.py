@@ -31,7 +31,7 @@ from capaboost_vit.bench.config import (
 from capaboost_vit.bench.inference_cases import fewer_cases, inference_cases, integer_cases
 from capaboost_vit.bench.memory import stored
 from capaboost_vit.bench.models import TEXT, VISION, make_subject
-from capaboost_vit.bench.steps import TrainingStep, inference, layer_passes
+from capaboost_vit.bench.steps import Inference, TrainingStep, layer_passes
 from capaboost_vit.bench.steps import logits_of as logits_in
 from capaboost_vit.core.adapted_linear import AdaptedLinear
 from capaboost_vit.core.dispatcher import realised_rate
@@ -305,7 +305,7 @@ def test_merged_and_unmerged_answer_alike(items, subjects, workloads):
     cases = {case.name: case for case in inference_cases(FAMILIES[items], "q-v", 2)}
     assert list(cases) == ["base", "evaluated", "merged", "unmerged", "peft", "peft-merged"]
     for case in cases.values():
-        inference(case, subjects[items], workloads[items])()
+        Inference(case, subjects[items], workloads[items])()
     merged, unmerged, peft = (
         build_case(cases[name], subjects[items]).eval() for name in ("evaluated", "unmerged", "peft-merged")
     )
@@ -342,7 +342,7 @@ def test_what_computes_less_does_what_its_name_says(subjects, workloads):
     tokens_of_base, whole, pruned = tokens
     assert (whole - tokens_of_base, pruned - tokens_of_base) in ((10, 5), (0, 0))
     for case in cases.values():
-        inference(case, subject, workloads["images"])()
+        Inference(case, subject, workloads["images"])()
 
 
 def test_without_peft_its_case_says_what_is_missing(step, monkeypatch):
