@@ -1,5 +1,5 @@
-"""Every block of the README and of the pages that it leads to runs: python as it stands, with the hub replaced; shell
-commands parse, cheap ones run."""
+"""Every block of the README and of the pages that it leads to runs: python as it stands, with the hub replaced. The
+shell commands of all pages parse, cheap ones run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,24 @@ NEW_METHOD = (ROOT / "docs" / "new_method.md").read_text()
 PAGES = ("index", "models", "training", "studies", "methods", "results", "speed")
 TEXT = "".join([README, *((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)])
 PYTHON = list(dict.fromkeys(re.findall(r"```python\n(.*?)```", TEXT, re.S)))
-COMMANDS = [
-    line.partition("  #")[0].strip()
-    for block in dict.fromkeys(re.findall(r"```bash\n(.*?)```", TEXT, re.S))
-    for line in block.splitlines()
+EVERYWHERE = "".join([README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))])
+
+
+def commands(text):
+    """The lines of the shell blocks of a page, continued ones as one, with the variables that the block sets."""
+    for block in dict.fromkeys(re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.S)):
+        block = block.replace("\\\n", " ")
+        for name, value in re.findall(r'^(\w+)="([^"\n]*)"$', block, re.M):
+            block = block.replace(f"${name}", value)
+        yield from (line.removeprefix("$ ").partition("  #")[0].strip() for line in block.splitlines())
+
+
+COMMANDS = list(dict.fromkeys(commands(EVERYWHERE)))
+CAPABOOST = [
+    shlex.split(re.split(r" (?:&&|\|\||\||>) ", line)[0], comments=True)[1:]
+    for line in COMMANDS
+    if line.startswith("capaboost ") and "$" not in line  # variables that the shell computes
 ]
-CAPABOOST = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("capaboost ")]
 
 
 @pytest.fixture
@@ -41,7 +53,7 @@ def hub(monkeypatch):
 
 def test_there_are_blocks():
     assert len(PYTHON) >= 6
-    assert len(CAPABOOST) >= 15
+    assert len(CAPABOOST) >= 70
 
 
 @pytest.mark.parametrize("block", PYTHON)
@@ -78,7 +90,7 @@ def test_capaboost_commands_are_understood(arguments, tmp_path, monkeypatch):
     from capaboost_vit.cli import _parser
 
     monkeypatch.chdir(tmp_path)
-    for run in ("mine", "rte"):
+    for run in ("mine", "second", "rte"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "config.yaml").write_text("epochs: 3\n")
     for path in (ROOT / "configs").rglob("*.yaml"):
