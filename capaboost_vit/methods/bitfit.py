@@ -19,6 +19,7 @@ class Bitfit(Method):
     """BitFit: only the biases are trained, and the classifier."""
 
     name: ClassVar[str] = "bitfit"
+    why_no_masks: ClassVar[str] = "it adds nothing that could be masked"
     timm_names: ClassVar[bool] = False
 
     def base_parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:

@@ -35,6 +35,7 @@ class DeepLora(Method):
     """
 
     name: ClassVar[str] = "deep_lora"
+    why_no_masks: ClassVar[str] = "it rests on orthogonal factors, which masked ones are not"
     usual_lr: ClassVar[float] = 1e-4
     rank: int = option(8, "width of the product; compressed it is even", low=1)
     compress: bool = option(False, "begin with the directions of the gradient of one update, between two more factors")

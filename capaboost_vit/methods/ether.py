@@ -31,6 +31,7 @@ class Ether(Method):
     """
 
     name: ClassVar[str] = "ether"
+    why_no_masks: ClassVar[str] = "a masked unit vector is none"
     starts_as_base: ClassVar[bool] = False
     usual_lr: ClassVar[float] = 5e-3
     num_blocks: int = option(1, "diagonal blocks of H; the number of parameters stays the same", low=1)

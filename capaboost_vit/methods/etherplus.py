@@ -29,6 +29,7 @@ class Etherplus(Method):
     """
 
     name: ClassVar[str] = "etherplus"
+    why_no_masks: ClassVar[str] = "a masked unit vector is none"
     usual_lr: ClassVar[float] = 5e-3
     num_blocks: int = option(1, "diagonal blocks of each H; the number of parameters stays the same", low=1)
     two_sided: bool = option(True, "whether there is an H_out")

@@ -15,6 +15,7 @@ class Full(Method):
     """Everything is trained: full fine-tuning."""
 
     name: ClassVar[str] = "full"
+    why_no_masks: ClassVar[str] = "it adds nothing that could be masked"
     usual_lr: ClassVar[float] = 2e-4
     timm_names: ClassVar[bool] = False
     trains_all: ClassVar[bool] = True

@@ -29,6 +29,7 @@ class Gralora(Method):
     """
 
     name: ClassVar[str] = "gralora"
+    why_no_masks: ClassVar[str] = "it is a masked LoRA already, whose masks are blocks"
     usual_lr: ClassVar[float] = 5e-3
     rank: int = option(8, "a multiple of k; k times that is the rank of the whole", low=1)
     gralora_k: int = option(2, "k: blocks along each side", low=1)

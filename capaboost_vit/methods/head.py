@@ -15,5 +15,6 @@ class Head(Method):
     """Only the classifier is trained: the linear probe."""
 
     name: ClassVar[str] = "head"
+    why_no_masks: ClassVar[str] = "it adds nothing that could be masked"
     usual_lr: ClassVar[float] = 1e-2
     timm_names: ClassVar[bool] = False

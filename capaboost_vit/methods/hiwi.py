@@ -31,6 +31,7 @@ class Hiwi(Method):
     """
 
     name: ClassVar[str] = "hiwi"
+    why_no_masks: ClassVar[str] = "a vector has no rank to raise"
     timm_names: ClassVar[bool] = False
     bottleneck: int | None = option(8, "width of the adapter; none: the biases themselves, as fold leaves them", low=1)
     activation: str = option("relu", "relu, gelu, silu, tanh", choices=("relu", "gelu", "silu", "tanh"))

@@ -32,6 +32,7 @@ class Hra(Method):
     """
 
     name: ClassVar[str] = "hra"
+    why_no_masks: ClassVar[str] = "a masked vector reflects at another hyperplane"
     usual_lr: ClassVar[float] = 5e-3
     rank: int = option(8, "r, reflections of a layer, in pairs: even", low=2)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)

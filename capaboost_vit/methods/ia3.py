@@ -26,6 +26,7 @@ class Ia3(Method):
     """
 
     name: ClassVar[str] = "ia3"
+    why_no_masks: ClassVar[str] = "a vector has no rank to raise"
     usual_lr: ClassVar[float] = 2e-2
     timm_names: ClassVar[bool] = False
     targets: tuple[str, ...] = option(

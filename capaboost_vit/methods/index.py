@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ..io.options import arguments_of, flag, hints_of, suggest
-from .method import Method
+from .method import MaskedMethod, Method
 
 M = TypeVar("M", bound=type[Method])
 METHODS: dict[str, type[Method]] = {}
+_MASKS = {field.name for field in dataclasses.fields(MaskedMethod)} - {"init_seed"}
 _LISTENERS: list[Callable[[type[Method]], None]] = []
 
 
@@ -56,8 +57,13 @@ def option_names(method: str) -> list[str]:
 
 
 def no_option(what: str, method: str, name: str) -> str:
-    """The error for an option that a method, called `what`, does not have: whose it is, or what it may have meant."""
+    """The error for an option that a method, called `what`, does not have.
+
+    Why it takes no masks, if the option is one of masks; else whose it is, or what it may have meant.
+    """
     names = option_names(method)
+    if name in _MASKS and (reason := find_method(method).why_no_masks):
+        return f"{what} takes no masks, as {reason}: leave out {name!r}"
     owner = owner_of(name)
     hint = f" (that is {owner}'s)" if owner else suggest(name, names)
     return f"{what} has no option {name!r}{hint}; it has: {', '.join(names) or 'none'}"

@@ -54,6 +54,7 @@ class Method:
         starts_as_base: the model computes at step 0 what the base does.
         usual_lr: learning rate of AdamW on images where nobody chooses or searches one.
         stacks: takes modules that carry a wrapper of the same class already.
+        why_no_masks: of a method that is no `MaskedMethod`, what is said to who gives it masks; "": nothing of its own.
         finds: options that are none until a run has found them, by `find`, such as ("skipped",).
         measures: names of what `counted` or `count` counts, such as ("rate",); runs report `val_rate` and `test_rate`.
         given: the names that the user gave (`name` too), which a run's configuration keeps; None: made by its class.
@@ -67,6 +68,7 @@ class Method:
     trains_all: ClassVar[bool] = False
     starts_as_base: ClassVar[bool] = True
     stacks: ClassVar[bool] = False
+    why_no_masks: ClassVar[str] = ""
     usual_lr: ClassVar[float] = 3e-3  # measured: docs/tuning.md, "Usual rates", has the command
     finds: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[tuple[str, ...]] = ()

@@ -23,6 +23,7 @@ class Norm(Method):
     """
 
     name: ClassVar[str] = "norm"
+    why_no_masks: ClassVar[str] = "it adds nothing that could be masked"
     usual_lr: ClassVar[float] = 1e-2
     timm_names: ClassVar[bool] = False
 

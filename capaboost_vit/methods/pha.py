@@ -48,6 +48,7 @@ class Pha(Method):
     """
 
     name: ClassVar[str] = "pha"
+    why_no_masks: ClassVar[str] = "no matrix is trained that could be masked"
     starts_as_base: ClassVar[bool] = False
     # not measured; published for texts: 3e-4; a step moves each number that is made by about 50 times the rate
     usual_lr: ClassVar[float] = 1e-3

@@ -32,6 +32,7 @@ class Randlora(Method):
     """
 
     name: ClassVar[str] = "randlora"
+    why_no_masks: ClassVar[str] = "no matrix is trained that could be masked"
     usual_lr: ClassVar[float] = 1e-3
     rank: int = option(32, "rank of one product; more of it is fewer parameters", low=1)
     alpha: float = option(640.0, "the update is scaled by alpha / rank; published: 20 times the rank")

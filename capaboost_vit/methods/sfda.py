@@ -40,6 +40,7 @@ class Sfda(Method):
     """
 
     name: ClassVar[str] = "sfda"
+    why_no_masks: ClassVar[str] = "two of its three factors are frozen"
     timm_names: ClassVar[bool] = False  # a head that is new would stay random
     trains_head: ClassVar[bool] = False
     uses_labels: ClassVar[bool] = False

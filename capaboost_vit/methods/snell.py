@@ -30,6 +30,7 @@ class Snell(Method):
     """
 
     name: ClassVar[str] = "snell"
+    why_no_masks: ClassVar[str] = "its update is of full rank already, and masked ones fit worse"
     usual_lr: ClassVar[float] = 1e-2
     rank: int = option(8, "coordinates of a point, in two halves: even", low=2)
     sparsity: float = option(0.0, "share of the update's entries that are zero; 0: KLoRA", low=0, below=1)

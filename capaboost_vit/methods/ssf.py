@@ -27,6 +27,7 @@ class Ssf(Method):
     """
 
     name: ClassVar[str] = "ssf"
+    why_no_masks: ClassVar[str] = "a vector has no rank to raise"
     timm_names: ClassVar[bool] = False
     targets: tuple[str, ...] = option(
         ("patch_embed", "query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm"),

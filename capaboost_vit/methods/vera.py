@@ -30,6 +30,7 @@ class Vera(Method):
     """
 
     name: ClassVar[str] = "vera"
+    why_no_masks: ClassVar[str] = "no matrix is trained that could be masked"
     usual_lr: ClassVar[float] = 3e-2
     rank: int = option(256, "rows of A, columns of B", low=1)
     d_initial: float = option(0.1, "start of d; that of b is zero", compared=False)

@@ -16,6 +16,7 @@ from capaboost_vit.methods.apply import apply_method
 from capaboost_vit.methods.ia3 import Ia3
 from capaboost_vit.methods.index import method_of, option_names
 from capaboost_vit.methods.lora import Lora
+from capaboost_vit.methods.method import MaskedMethod
 
 
 def test_the_default_contains_the_plain_method_and_the_papers_masks_are_a_word_away():
@@ -43,6 +44,18 @@ def test_the_default_contains_the_plain_method_and_the_papers_masks_are_a_word_a
 def test_wrong_words_name_the_nearest_right_one(method, options, error, message):
     with pytest.raises(error, match=message):
         make_method(method, **options)
+
+
+@pytest.mark.parametrize("option", ["num_branches", "density", "pattern", "mask_seed"])
+def test_who_gives_masks_to_a_method_that_takes_none_is_told_why(option):
+    unmasked = [name for name, cls in METHODS.items() if not issubclass(cls, MaskedMethod)]
+    own = [name for name in unmasked if METHODS[name].__module__.startswith("capaboost_vit.")]
+    assert {"snell", "ether", "hra", "boft", "gralora", "vera", "randlora", "deep_lora", "pafi", "hiwi"} < set(own)
+    for name in own:
+        with pytest.raises(TypeError, match=f"^method '{name}' takes no masks, as .+: leave out '{option}'$"):
+            make_method(name, **{option: 1})
+    with pytest.raises(TypeError, match="as a masked unit vector is none: leave out 'density'"):
+        make_method("ether", density=0.5)
 
 
 @pytest.mark.parametrize(
