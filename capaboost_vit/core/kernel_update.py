@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..io.options import check_value
+from .products import with_signature
 from .start_values import uniform
 
 COEFFICIENTS = (0.1, -0.1)  # of the two halves: learnable in the paper's text, fixed in its code
@@ -25,6 +27,8 @@ class KernelUpdate(nn.Module):
     S sets the `round(sparsity * out * in)` smallest entries of |K| to zero, with t the largest of them. "paper":
     `K max(|K| - t, 0)`, its equation 5, with t as a constant. "code": the entries that stay are `K |K|` with the factor
     |K| as a constant, as in the reference code. With sparsity 0 S(K) is K itself, not its limit, which has that factor.
+
+    The points alone are kept for the backward pass, which forms the distances again, as the paper's does.
 
     Args:
         rank: R, even.
@@ -70,21 +74,15 @@ class KernelUpdate(nn.Module):
 
     def delta(self, weight: Callable[[], Tensor]) -> Tensor:
         """dW, (out, in), in at least float32; the weight that is changed plays no part."""
-        update = self._sparse(_kernel(self.rows, self.columns))
+        form = _SparseKernel.apply if torch.is_grad_enabled() else _SparseKernel.forward
+        update: Tensor = form(self.rows, self.columns, self.zeros, self.sparsifier)
         if self.start_rows is None or self.start_columns is None:
             return update
-        start = (points.to(self.rows.dtype) for points in (self.start_rows, self.start_columns))  # as the others began
-        return update - self._sparse(_kernel(*start))
-
-    def _sparse(self, kernel: Tensor) -> Tensor:
-        if self.zeros == 0:
-            return kernel
-        size = kernel.abs()
-        # not torch.quantile, which takes no more than 2^24 entries in older releases
-        threshold = size.detach().flatten().kthvalue(self.zeros).values
-        if self.sparsifier == "code":
-            return kernel * size.detach() * (size > threshold)
-        return kernel * F.relu(size - threshold)
+        dtype = self.rows.dtype  # as the others began
+        start = _SparseKernel.forward(
+            self.start_rows.to(dtype), self.start_columns.to(dtype), self.zeros, self.sparsifier
+        )
+        return update - start
 
     def extra_repr(self) -> str:
         return f"{self.columns.shape[1]} -> {self.rows.shape[1]}, rank={2 * self.rows.shape[2]}, zeros={self.zeros}"
@@ -96,10 +94,58 @@ def _points(number: int, rank: int, init_seed: int, path: str) -> Tensor:
     return uniform((2, number, rank // 2), bound, init_seed, f"{path}.init")
 
 
-def _kernel(rows: Tensor, columns: Tensor) -> Tensor:
-    """K (out, in) of (2, out, R/2) and (2, in, R/2)."""
+class _SparseKernel(torch.autograd.Function):
+    """S(K) (out, in) of points, of which nothing dense is kept."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    @with_signature
+    def forward(rows: Tensor, columns: Tensor, zeros: int, sparsifier: str) -> Tensor:
+        kernel = _kernel(_distances(rows, columns))
+        if zeros == 0:
+            return kernel
+        size, threshold = _cut(kernel, zeros)
+        return kernel * (size * (size > threshold) if sparsifier == "code" else F.relu(size - threshold))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        rows, columns, ctx.zeros, ctx.sparsifier = inputs
+        ctx.save_for_backward(rows, columns)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows, columns = ctx.saved_tensors
+        distances = _distances(rows, columns)
+        if ctx.zeros:
+            size, threshold = _cut(_kernel(distances), ctx.zeros)
+            gradient = gradient * (size > threshold) * (size if ctx.sparsifier == "code" else 2 * size - threshold)
+        of_distances = torch.stack([coefficient * gradient for coefficient in COEFFICIENTS])
+        of_points = []
+        for dim, (points, others) in enumerate(((rows, columns), (columns, rows))):
+            operands = [tensor.mT.contiguous() if dim else tensor for tensor in (of_distances, distances)]
+            wide = (tensor.to(distances.dtype) for tensor in (points, others))
+            # what autograd calls: it has no public name, and is 0 where two points are one
+            found = torch.ops.aten._cdist_backward(operands[0], *wide, 2.0, operands[1])
+            of_points.append(found.to(points.dtype))
+        return of_points[0], of_points[1], None, None
+
+
+def _distances(rows: Tensor, columns: Tensor) -> Tensor:
+    """|p_i - q_j| and |p'_i - q'_j|, (2, out, in), of (2, out, R/2) and (2, in, R/2)."""
     exact = torch.promote_types(rows.dtype, torch.float32)
     # by default large sets take a product of matrices, in which small distances lose their digits
-    mode = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(rows.to(exact), columns.to(exact), compute_mode=mode).unbind()
-    return COEFFICIENTS[0] * distances[0] + COEFFICIENTS[1] * distances[1]
+    return torch.cdist(rows.to(exact), columns.to(exact), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _kernel(distances: Tensor) -> Tensor:
+    """K (out, in) of both distances."""
+    first, second = distances.unbind()
+    return COEFFICIENTS[0] * first + COEFFICIENTS[1] * second
+
+
+def _cut(kernel: Tensor, zeros: int) -> tuple[Tensor, Tensor]:
+    """|K|, and t, the `zeros`-th smallest of it."""
+    size = kernel.abs()
+    # not torch.quantile, which takes no more than 2^24 entries in older releases
+    return size, size.flatten().kthvalue(zeros).values

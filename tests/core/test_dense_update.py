@@ -212,6 +212,24 @@ def test_sparsity_is_the_share_of_zeros_and_the_rest_is_its_formula(sparsity, sp
     torch.testing.assert_close(torch.autograd.grad(delta.sum(), update.rows), expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"sparsity": 0.5}, {"sparsity": 0.5, "sparsifier": "code"}], ids=str)
+def test_the_points_alone_are_kept_and_the_backward_pass_forms_the_update_again(options):
+    kept, update = [], kernel(31, 17, **options).double()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        delta = update.delta(None)
+    assert sum(kept) == update.rows.numel() + update.columns.numel() < delta.numel() / 2
+    first, second = torch.cdist(update.rows, update.columns, compute_mode="donot_use_mm_for_euclid_dist")
+    expected = 0.1 * first - 0.1 * second
+    if update.zeros:
+        size, threshold = expected.abs(), expected.detach().abs().flatten().kthvalue(update.zeros).values
+        factor = size.detach() * (size > threshold) if "sparsifier" in options else F.relu(size - threshold)
+        expected = expected * factor
+    weights = torch.randn(delta.shape, generator=torch.Generator().manual_seed(5)).double()
+    points = (update.rows, update.columns)
+    gradients = [torch.autograd.grad((dw * weights).sum(), points) for dw in (delta, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
 @torch.no_grad()
 def test_sparsity_has_no_largest_layer():
     """In torch.quantile it is one of 2^24 entries, in older releases."""
