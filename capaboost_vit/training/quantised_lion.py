@@ -22,7 +22,8 @@ class QuantisedLion(torch.optim.Optimizer):
 
     A weight stays a floating-point tensor, which the layers of a model need, of values that 8-bit integers and the
     outliers hold: it can be stored in a byte for each entry. The optimizer keeps one byte for each entry of a matrix,
-    and two numbers for each row; AdamW keeps eight bytes.
+    and two numbers for each row; AdamW keeps eight bytes. In 16 bits a product of integer and s is rounded, so that the
+    mean would drift: such weights are refused. A row of zeros has no step, and stays exact.
 
     It draws from torch's global random stream, as optimizers of timm do; the training loop sets it for each update.
 
@@ -50,7 +51,10 @@ class QuantisedLion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of all parameters that have a gradient. Raises RuntimeError for a sparse one."""
+        """One update of all parameters that have a gradient.
+
+        Raises RuntimeError for a sparse one, TypeError for a weight of 16 bits.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,6 +64,10 @@ class QuantisedLion(torch.optim.Optimizer):
                 if weight.grad is not None:
                     if weight.grad.is_sparse:
                         raise RuntimeError("qlion8 takes no sparse gradients: choose adamw")
+                    if weight.dtype not in (torch.float32, torch.float64):
+                        raise TypeError(
+                            f"qlion8 makes multiples of a step, which {weight.dtype} does not hold: say model.float()"
+                        )
                     self._update(weight, weight.grad, group)
         return loss
 

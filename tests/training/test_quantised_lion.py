@@ -105,3 +105,10 @@ def test_full_fine_tuning_learns_and_the_same_run_gives_the_same_bits():
 def test_values_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"betas and outliers in \[0, 1\), got 0.1, \(0.9, 1.0\), 0.01"):
         weights(lr=0.1, betas=(0.9, 1.0))
+    weight = nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))
+    optimizer = QuantisedLion([weight])
+    with pytest.raises(
+        TypeError, match=r"multiples of a step, which torch.bfloat16 does not hold: say model.float\(\)"
+    ):
+        moved(optimizer, weight, torch.ones(2, 2, dtype=torch.bfloat16))
+    assert weight.eq(1).all()
