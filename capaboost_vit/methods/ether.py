@@ -52,7 +52,8 @@ class Ether(Method):
                 1,
                 num_blocks=self.num_blocks,
                 paired=False,
-                bound=(in_features // self.num_blocks) ** -0.5,  # kaiming_uniform(a=sqrt(5))
+                # kaiming_uniform(a=sqrt(5)); more blocks than inputs are refused there
+                bound=max(in_features // self.num_blocks, 1) ** -0.5,
                 init_seed=self.init_seed,
                 path=path,
             )

@@ -164,6 +164,7 @@ def test_blocks_are_those_of_a_block_diagonal_matrix(blocks):
             {"num_blocks": 5},
             "num_blocks must divide the width of each layer, 16 of 'blocks.0.attn.qkv.q'",
         ),
+        ("ether", {"num_blocks": 32}, "num_blocks must divide the width of each layer, 16 of 'blocks.0.attn.qkv.q'"),
         ("etherplus", {"num_blocks": 5}, "num_blocks must divide the width of each layer, 16 of 'blocks.0.attn.qkv.q'"),
         ("hra", {"rank": 7}, "rank of method 'hra' must be even, as reflections start in pairs, got 7"),
         (
