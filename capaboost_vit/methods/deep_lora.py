@@ -60,10 +60,16 @@ class DeepLora(Method):
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with an update for each of its parts that is a target.
 
-        Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
+        Raises ValueError for a target that matches nothing, or a compressed rank above a width; TypeError for a target
+        that is no linear layer.
         """
 
         def make(weight: object, in_features: int, out_features: int, path: str) -> nn.Module:
+            if self.compress and self.rank > min(in_features, out_features):
+                raise ValueError(
+                    f"a weight of {out_features} x {in_features}, as {path!r} has, has no {self.rank} directions to be "
+                    "compressed to: say a smaller rank"
+                )
             return core.DeepUpdate(
                 in_features,
                 out_features,

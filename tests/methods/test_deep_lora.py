@@ -124,6 +124,10 @@ def test_left_and_right_have_a_rate_of_their_own_and_are_called_so():
     assert list(capaboost_vit.make_method("deep_lora").learning_rates(vit())) == []
     with pytest.raises(ValueError, match="rank of method 'deep_lora' must be even to be compressed, "):
         capaboost_vit.make_method("deep_lora", rank=7, compress=True)
+    with pytest.raises(
+        ValueError, match=r"of 16 x 16, as 'blocks.0.attn.qkv.q' has, has no 18 directions to be compre"
+    ):
+        capaboost_vit.adapt(vit(), "deep_lora", rank=18, compress=True)
 
 
 @pytest.mark.parametrize(("opt", "eps"), [("adamw", None), ("adamw", 1e-6), ("sgd", 1e-6)])
