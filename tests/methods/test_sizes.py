@@ -13,10 +13,17 @@ from capaboost_vit.core.meta_models import outlines
 
 QKVO = ("query", "key", "value", "attn_out")
 SIX = (*QKVO, "mlp_in", "mlp_out")
+PLAIN = {"num_branches": 1, "density": 1.0}
 SIZES = [
     ("adalora", {}, 442_656),
     ("adalora", {"targets": SIX}, 1_991_520),
     ("adalora", {"init_r": 8}, 295_104),
+    ("adalora", {"init_r": 8, "targets": SIX}, 1_327_680),  # what acts behind pruning
+    ("lora", PLAIN, 294_912),
+    ("lora", {**PLAIN, "targets": SIX}, 1_327_104),
+    ("hira", {"targets": SIX}, 1_327_104),
+    ("snell", {"targets": SIX}, 1_327_104),
+    ("intlora", {"factor": "shift"}, 294_912),
     ("deep_lora", {}, 296_448),
     ("sfda", {}, 48 * 16**2),
     ("sfda", {"rank": 64}, 196_608),
