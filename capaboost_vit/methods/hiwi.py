@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import core
 from ..io.options import option
+from .hooks import Stage
 from .index import register
 from .method import Method
 
@@ -22,7 +23,8 @@ class Hiwi(Method):
 
     It is trained like an adapter, and stored as the new biases: `fold`, which a run does before it saves, keeps b'
     alone, 46,080 numbers for both MLP layers of ViT-B whatever the width. What is stored is a vector, which has no rank
-    to raise: so there are no masks in it. A bias of zeros, as untrained models have, stays one: take bitfit.
+    to raise: so there are no masks in it. A bias of zeros, as untrained models have, stays one: a run of such biases
+    alone is refused.
 
     Source: HiWi (ACL 2023), arXiv 2305.16742. Its text was not at hand: neither the exact equation, nor which biases,
     the width or the activation. This is the usual reading, an adapter on a bias as a row, with zeros in B so that the
@@ -52,6 +54,18 @@ class Hiwi(Method):
                 bias, self.bottleneck, activation=self.activation, init_seed=self.init_seed, path=name
             )
             yield name, core.AdaptedBias(base, update.to(**core.device_and_dtype(base)))
+
+    def stages(self, job: Any) -> Iterable[Stage]:
+        """None; refuses a run whose biases are all zeros, which no adapter of them moves."""
+        from ..core.base import gathered
+
+        adapted = [w for w in job.model.modules() if isinstance(w, core.AdaptedBias) and w.update.branch is not None]
+        if adapted and not any(gathered(wrapper.base.bias).any() for wrapper in adapted):
+            raise ValueError(
+                "hiwi makes new biases of those that there are, and all of them are zeros, as in a model that is not "
+                "trained, where they would stay so: give it weights, or take --method.name bitfit"
+            )
+        return ()
 
     def folded(self) -> Hiwi:
         """The biases alone."""

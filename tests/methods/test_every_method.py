@@ -375,10 +375,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
     name, options, base, configure, tmp_path, killed_behind, without_pictures
 ):
     config = {**settings(name, options), "model_ema": True, "drop_path": 0.1}
+    weights = load_file(base)
     if not METHODS[name].trains_head:  # it has to be in the weights
-        head = {"head.weight": torch.randn(3, 16), "head.bias": torch.randn(3)}
-        save_file({**load_file(base), **head}, tmp_path / "weights.safetensors")
-        config["initial_checkpoint"] = str(tmp_path / "weights.safetensors")
+        weights |= {"head.weight": torch.randn(3, 16), "head.bias": torch.randn(3)}
+    if name == "hiwi":  # biases of zeros, as those of timm's start, stay so
+        weights |= {key: torch.randn_like(bias) for key, bias in weights.items() if key.endswith("bias")}
+    save_file(weights, tmp_path / "weights.safetensors")
+    config["initial_checkpoint"] = str(tmp_path / "weights.safetensors")
     train(configure(**config, output=str(tmp_path / "whole")))
     with killed_behind(4):  # in the middle of the second of two epochs of three updates
         train(configure(**config, output=str(tmp_path / "killed")))

@@ -12,6 +12,7 @@ from torch import nn
 
 import capaboost_vit
 from capaboost_vit.core.inject import wrappers
+from capaboost_vit.run import train
 
 SHAPE = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 16, "num_classes": 3}
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -74,6 +75,11 @@ def test_a_layer_without_a_bias_is_refused():
         TypeError, match=r"only linear layers with a bias take an adapter of it, but 'blocks.0.attn.qkv'"
     ):
         capaboost_vit.adapt(model, "hiwi", targets=("query",))
+
+
+def test_a_run_of_biases_of_zeros_is_refused_before_it_begins(configure, tmp_path, without_pictures):
+    with pytest.raises(ValueError, match="all of them are zeros, as in a model that is not trained, where they would"):
+        train(configure(model="vit_tiny_patch16_224", method={"name": "hiwi"}, output=str(tmp_path / "run")))
 
 
 def test_exactly_the_smallest_entries_of_each_weight_move_even_with_weight_decay():
