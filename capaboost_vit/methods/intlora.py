@@ -45,6 +45,8 @@ class Intlora(MaskedMethod):
     bits: int = option(8, "of the integers of the weight, and of the factors of mul", low=2, high=8)
     factor: str = option("mul", "mul (integers) or shift (powers of two)", choices=("mul", "shift"))
     targets: tuple[str, ...] = option(("query", "key", "value", "attn_out"), TARGETS_HELP, compared=False)
+    # compared: R is a function of it, and not in the file
+    init_seed: int = option(0, "seed of R and of the start values; in a run that of the run")
 
     @classmethod
     def label(cls, record: Mapping[str, Any]) -> str:

@@ -167,6 +167,8 @@ def test_the_auxiliary_matrix_is_a_function_of_the_seed_and_in_no_file(tmp_path)
     assert torch.equal(loaded(IMAGES), model(IMAGES))
     for again, update in zip(updates(loaded), updates(model), strict=True):
         assert torch.equal(again.auxiliary, update.auxiliary)
+    with pytest.raises(ValueError, match=r"other options .*'init_seed': 5.* in the file"):
+        capaboost_vit.load_adapter(trained(init_seed=6), path)
     other = updates(trained(init_seed=6))
     assert not any(torch.equal(a.auxiliary, b.auxiliary) for a, b in zip(other, updates(model), strict=True))
     assert not torch.equal(other[0].auxiliary, other[1].auxiliary)
