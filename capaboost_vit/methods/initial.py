@@ -9,9 +9,12 @@ from torch import nn
 
 from ..core.record import adapted_part
 from ..core.sharded import fill
-from .adapter_file import AdapterFile, read_adapter_file, split_state
+from ..io.options import flag
+from .adapter_file import AdapterFile, effect, read_adapter_file, split_state
 from .header import AdapterFileError, origin
 from .index import make_method
+
+_KEYS = {"init_seed", "projection_prng_key"}  # where they count, of frozen numbers that are in no file
 
 
 def start_from(model: nn.Module, file: str | Path | AdapterFile) -> int:
@@ -21,7 +24,8 @@ def start_from(model: nn.Module, file: str | Path | AdapterFile) -> int:
         model: adapted by the same method, in whatever way its head differs.
 
     Raises:
-        AdapterFileError: another method, or tensors that the model has not, or in another shape.
+        AdapterFileError: another method, other frozen numbers that no file holds, or tensors that the model has not, or
+            in another shape.
         FileNotFoundError: no such file.
     """
     file = read_adapter_file(file)
@@ -32,6 +36,13 @@ def start_from(model: nn.Module, file: str | Path | AdapterFile) -> int:
             f"{file.path} was made by {' + '.join(names)}, and this run is of {' + '.join(ours)}: start from a file of "
             "the same method"
         )
+    for of_file, of_run in zip(map(effect, file.header["methods"]), map(effect, records), strict=True):
+        for key in _KEYS & of_run.keys():
+            if of_file[key] != of_run[key]:
+                raise AdapterFileError(
+                    f"{file.path} was made with {key} {of_file[key]}, of which {of_run['method']} makes numbers that "
+                    f"no file holds, and this run has {of_run[key]}: say {flag(f'method.{key}')} {of_file[key]}"
+                )
     methods = [make_method(**record) for record in records]
     head = tuple(f"{name}." for name in file.header["head"])
     live, _ = split_state(model, tuple(file.header["head"]))

@@ -17,6 +17,7 @@ from capaboost_vit import nlu
 from capaboost_vit.core.base import dense
 from capaboost_vit.core.inject import branches
 from capaboost_vit.core.meta_models import outlines
+from capaboost_vit.methods.initial import start_from
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 METHODS = ("hira", "snell")
@@ -194,6 +195,11 @@ def test_snell_s_start_is_no_part_of_a_file_and_its_seed_must_agree(tmp_path):
     other = capaboost_vit.adapt(vit(), "snell", init_seed=4)
     with pytest.raises(ValueError, match=r"other options .*'init_seed': 3.* in the file"):
         capaboost_vit.load_adapter(other, path)
+    with pytest.raises(ValueError, match=r"init_seed 3, of which snell makes .* has 4: say --method.init-seed 3"):
+        start_from(other, path)
+    same = capaboost_vit.adapt(vit(), "snell", init_seed=3)
+    assert start_from(same, path) == 8
+    assert torch.equal(same.blocks[0].attn.qkv.weight, model.blocks[0].attn.qkv.weight)
 
 
 @every_method
