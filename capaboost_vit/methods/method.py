@@ -46,8 +46,7 @@ class Method:
 
     Methods and attributes of the class:
         name: by which it is called.
-        timm_names: whether there are timm names `<family>_capaboost_<name>`; needs_plain_attention: only for families
-            whose attention layers are timm's plain ones.
+        timm_names: whether there are timm names; needs_plain_attention: for families with timm's plain attention alone.
         trains_head: the head is trained from the first step; False: it stays that of the weights.
         uses_labels: the loss of the run is part of training; False: only what the hooks `losses` and `penalty` give.
         trains_all: everything is trained, and an adapter file holds every weight (full fine-tuning).
