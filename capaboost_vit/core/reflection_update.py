@@ -27,7 +27,7 @@ class ReflectionUpdate(nn.Module):
         path: names the update within the model: with the seed the key of its start.
 
     Source: Householder reflections in HRA, arXiv 2405.17484, and ETHER, arXiv 2405.20271. Raises ValueError for blocks
-    that do not divide the inputs.
+    that do not divide the inputs, or of one input.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class RelaxedReflectionUpdate(nn.Module):
         init_seed, path: of the start, U(-1/sqrt(k), 1/sqrt(k)) for vectors of k numbers, which is
             kaiming_uniform(a=sqrt(5)).
 
-    Source: ETHER+, arXiv 2405.20271. Raises ValueError for blocks that do not divide a width.
+    Source: ETHER+, arXiv 2405.20271. Raises ValueError for blocks that do not divide a width, or
+    of one number.
     """
 
     def __init__(
@@ -108,9 +109,12 @@ class RelaxedReflectionUpdate(nn.Module):
 
 
 def _width(features: int, num_blocks: int, path: str) -> int:
-    """Of a block."""
-    if features % num_blocks:
-        raise ValueError(f"num_blocks must divide the width of each layer, {features} of {path!r}, got {num_blocks}")
+    """Of a block; of one number a unit vector is a sign, which no gradient changes."""
+    if features % num_blocks or features == num_blocks:
+        raise ValueError(
+            f"num_blocks must divide the width of each layer, {features} of {path!r}, into blocks of two or more, got "
+            f"{num_blocks}"
+        )
     return features // num_blocks
 
 

@@ -23,6 +23,7 @@ def option(
     high: float | None = None,
     below: float | None = None,
     off: float | None = None,
+    nonzero: bool = False,
     choices: Iterable[str] | Callable[[], Iterable[str]] = (),
     compared: bool = True,
     metavar: tuple[str, ...] = (),
@@ -36,6 +37,7 @@ def option(
     Args:
         low: the least value. above: a bound that is not reached itself. high, below: likewise from the other side.
         off: a value out of the range that is valid too, as it switches off what the option is for.
+        nonzero: 0 is not valid, as what it scales would not be trained.
         choices: the words to choose from, where the type is no Literal that names them. A function gives the names of
             another library, whatever the case of their letters; it is not called for the default.
         compared: of a method: whether an adapter file and the model that loads it must agree on the option. Not on one
@@ -44,7 +46,7 @@ def option(
         several: of a text that may be given as several words, which the configuration joins.
     """
     names = choices if callable(choices) else tuple(choices)
-    valid = {"low": low, "above": above, "high": high, "below": below, "off": off, "choices": names}
+    valid = {"low": low, "above": above, "high": high, "below": below, "off": off, "choices": names, "nonzero": nonzero}
     valid |= {"default": default, "metavar": metavar, "several": several}
     metadata = {"help": help, "compared": compared, **valid}
     if isinstance(default, dict):
@@ -88,6 +90,8 @@ def check_value(what: str, value: Any, hint: Any, valid: Mapping[str, Any]) -> N
             if not _in_range(item, valid):
                 off = "" if valid.get("off") is None else f"be {valid['off']}, or "
                 raise ValueError(f"{what} must {off}{_range_in_words(valid)}, got {item}")
+            if valid.get("nonzero") and not item:
+                raise ValueError(f"{what} must not be 0: what it scales would not be trained")
             if not math.isfinite(number := _in_float32(item)) or (item and not number):
                 raise ValueError(f"{what} must be finite{'' if number else ' and not 0'} in float32, got {item}")
 

@@ -60,7 +60,7 @@ class Adalora(MaskedMethod):
     orth_reg_weight: float = option(
         0.5, "gamma: of the mean norm by which P and Q are not orthogonal", low=0, compared=False
     )
-    alpha: float = option(8.0, "the update is scaled by alpha / init_r")
+    alpha: float = option(8.0, "the update is scaled by alpha / init_r", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

@@ -47,7 +47,9 @@ class Adapter(MaskedMethod):
         "parallel (fed with the sub-layer's input) or sequential (with its output)",
         choices=tuple(_PLACEMENTS),
     )
-    scale: float | None = option(None, "s; none: 0.1 for parallel, 1 for sequential and with a learned one")
+    scale: float | None = option(
+        None, "s; none: 0.1 for parallel, 1 for sequential and with a learned one", nonzero=True
+    )
     learned_scale: str | None = option(
         None,
         "a learned factor of the output beside s, from one: scalar, channel, token (relu(x w + b) of each token's x)",

@@ -34,7 +34,7 @@ class Dora(MaskedMethod):
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "rank of one branch", low=1)
-    alpha: float = option(8.0, "the update of the direction is scaled by alpha / rank")
+    alpha: float = option(8.0, "the update of the direction is scaled by alpha / rank", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

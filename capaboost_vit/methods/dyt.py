@@ -57,7 +57,7 @@ class Dyt(MaskedMethod):
     num_branches: int = option(1, "d: how many masked views of the adapter's weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     bottleneck: int = option(8, "width of the adapter", low=1)
-    scale: float = option(1.0, "the adapter's output is multiplied by it")
+    scale: float = option(1.0, "the adapter's output is multiplied by it", nonzero=True)
     dropout: float = option(0.0, "dropout on the adapter's input", low=0, below=1, compared=False)
     dispatch: str = option(
         "mlp",

@@ -38,7 +38,7 @@ class Fact(MaskedMethod):
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     form: str = option("tt", "tt: a tensor train; tk: Tucker's", choices=("tt", "tk"))
     rank: int = option(16, "rank of each square", low=1)
-    scale: float = option(1.0, "the update is multiplied by it")
+    scale: float = option(1.0, "the update is multiplied by it", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"), TARGETS_HELP, compared=False

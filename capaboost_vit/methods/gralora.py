@@ -33,7 +33,7 @@ class Gralora(Method):
     usual_lr: ClassVar[float] = 5e-3
     rank: int = option(8, "a multiple of k; k times that is the rank of the whole", low=1)
     gralora_k: int = option(2, "k: blocks along each side", low=1)
-    alpha: float = option(8.0, "the update is scaled by alpha / rank")
+    alpha: float = option(8.0, "the update is scaled by alpha / rank", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
     init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)

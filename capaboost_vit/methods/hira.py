@@ -36,7 +36,7 @@ class Hira(MaskedMethod):
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "rank of one branch", low=1)
-    alpha: float | None = option(None, "the update is scaled by alpha / rank; none: by 1, as PEFT's")
+    alpha: float | None = option(None, "the update is scaled by alpha / rank; none: by 1, as PEFT's", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

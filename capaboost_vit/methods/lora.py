@@ -37,7 +37,7 @@ class Lora(MaskedMethod):
     name: ClassVar[str] = "lora"
     usual_lr: ClassVar[float] = 5e-3
     rank: int = option(8, "rank of one branch", low=1)
-    alpha: float = option(8.0, "the update is scaled by alpha / rank")
+    alpha: float = option(8.0, "the update is scaled by alpha / rank", nonzero=True)
     dropout: float = option(0.0, "dropout on the branch's input", low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "value"),

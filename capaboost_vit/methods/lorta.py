@@ -38,7 +38,7 @@ class Lorta(MaskedMethod):
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "rank of the tensor, and so of each update at most", low=1)
-    alpha: float = option(8.0, "the update is scaled by alpha / rank")
+    alpha: float = option(8.0, "the update is scaled by alpha / rank", nonzero=True)
     heads: int | None = option(None, "heads of the attention layers; none: as the model says", low=1)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "key", "value", "attn_out"), TARGETS_HELP, compared=False)

@@ -34,7 +34,7 @@ class Mlae(MaskedMethod):
     num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "experts of rank one", low=1)
-    alpha: float = option(1.0, "start of l", compared=False)
+    alpha: float = option(1.0, "start of l", compared=False, nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     rank_dropout: float = option(
         0.0, "share of the experts that are left out, drawn once a batch", low=0, below=1, compared=False

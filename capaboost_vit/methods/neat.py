@@ -37,7 +37,7 @@ class Neat(MaskedMethod):
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(7, "rank of one branch", low=1)
     hidden_depth: int = option(0, "pairs of further layers between A and B, rank x rank, with residuals", low=0)
-    scaling: float = option(1.0, "the update is scaled by it")
+    scaling: float = option(1.0, "the update is scaled by it", nonzero=True)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
     @classmethod

@@ -40,7 +40,7 @@ class Rasa(MaskedMethod):
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     rank: int = option(8, "r: ranks of a layer, those that it gives into the pool too", low=1)
     k: int = option(1, "how many of them are shared, below r; 0: none", low=0, compared=False)
-    alpha: float = option(8.0, "of the coefficients at the start", compared=False)
+    alpha: float = option(8.0, "of the coefficients at the start", compared=False, nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

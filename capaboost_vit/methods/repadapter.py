@@ -37,7 +37,7 @@ class Repadapter(MaskedMethod):
     density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
     bottleneck: int = option(8, "width of the adapter", low=1)
     groups: int = option(2, "groups of channels that have hidden units of their own", low=1)
-    scale: float = option(1.0, "what it adds is multiplied by it")
+    scale: float = option(1.0, "what it adds is multiplied by it", nonzero=True)
     dropout: float = option(0.0, "dropout on the hidden units", low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "key", "value", "mlp_in"),

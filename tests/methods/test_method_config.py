@@ -75,6 +75,16 @@ def test_values_of_another_type_are_refused(method, options, message):
         make_method(method, **options)
 
 
+SCALES = ("alpha", "scale", "scaling", "d_initial")
+SCALED = [(name, option) for name in METHODS for option in SCALES if option in METHODS[name].__dataclass_fields__]
+
+
+@pytest.mark.parametrize(("method", "option"), SCALED)
+def test_a_scale_of_zero_which_would_train_nothing_is_refused(method, option):
+    with pytest.raises(ValueError, match=f"{option} of method '{method}' must not be 0: what it scales would not be"):
+        make_method(method, **{option: 0})
+
+
 def test_integers_are_numbers_numpys_too():
     config = make_method("lora", rank=np.int64(4), alpha=8, density=1, dropout=np.float32(0))
     assert (config.rank, config.alpha) == (4, 8.0)

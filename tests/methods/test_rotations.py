@@ -162,8 +162,10 @@ def test_blocks_are_those_of_a_block_diagonal_matrix(blocks):
         (
             "ether",
             {"num_blocks": 5},
-            "num_blocks must divide the width of each layer, 16 of 'blocks.0.attn.qkv.q'",
+            "num_blocks must divide the width of each layer, 16 of 'blocks.0.attn.qkv.q', into blocks of two",
         ),
+        ("ether", {"num_blocks": 16}, "into blocks of two or more, got 16"),
+        ("etherplus", {"num_blocks": 16}, "into blocks of two or more, got 16"),
         ("ether", {"num_blocks": 32}, "num_blocks must divide the width of each layer, 16 of 'blocks.0.attn.qkv.q'"),
         ("etherplus", {"num_blocks": 5}, "num_blocks must divide the width of each layer, 16 of 'blocks.0.attn.qkv.q'"),
         ("hra", {"rank": 7}, "rank of method 'hra' must be even, as reflections start in pairs, got 7"),
