@@ -1,8 +1,8 @@
 """Is a search better than random draws? Optuna's TPE and NOMAD beside draws of the same budget, on digits.
 
-    python scripts/compare_searches.py runs/searches 5 48
+    python scripts/compare_searches.py runs/searches 10 48
 
-for five seeds and 48 candidates each; the same command goes on where it was stopped. A small ViT, pretrained on the
+for ten seeds and 48 candidates each; the same command goes on where it was stopped. A small ViT, pretrained on the
 digits 0 to 4, learns the digits 5 to 9 from 200 images by CapaBoost-LoRA. Rank, alpha, dropout and learning rate are
 searched, the variables of arXiv 2312.00949, and density and number of branches, for the accuracy on other images, val.
 A seed is that of the search and of training. All engines begin with the same candidate, rank 8 at a rate of 1e-3.
