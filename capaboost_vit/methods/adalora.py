@@ -20,31 +20,32 @@ if TYPE_CHECKING:
 class Adalora(MaskedMethod):
     """AdaLoRA: y = base(x) + dropout(x) dW^T, dW = alpha / (init_r + 1e-5) sum_i (P * MP_i) diag(lambda) (Q * MQ_i).
 
-    Behind each update t of T (from 1) the K matrices have together b(t) triplets, those of the highest scores
-    (`SvdUpdate.scores`); the lambda of the others is set to zero, and they may come back. b(t) = init_r K up to tinit,
-    target_r K from T - tfinal on, with the scores as they are then, and in between
+    A triplet is an entry of lambda with its column of P and its row of Q. After update t of T (counted from 1) the K
+    adapted matrices together keep the b(t) triplets with the highest scores (`SvdUpdate.scores`); the lambda of all
+    others is set to zero, and a pruned triplet can come back later. b(t) is init_r K up to update tinit, and target_r K
+    from update T - tfinal on, where scores no longer change. In between, triplets are pruned if deltaT divides t, with
 
-        int((init_r - target_r) K (1 - (t - tinit) / (T - tfinal - tinit))^3 + target_r K), where deltaT divides t.
+        b(t) = int((init_r - target_r) K (1 - (t - tinit) / (T - tfinal - tinit))^3 + target_r K).
 
-    To the mean loss of an update orth_reg_weight times the mean of |P^T P - I| and |Q Q^T - I| is added: the mean over
-    the matrices of Frobenius norms that are not squared, of the factors without masks. In evaluation it is not there.
+    In training, orth_reg_weight times the mean of |P^T P - I| and |Q Q^T - I| over all matrices is added to the mean
+    loss of an update. These are Frobenius norms, not squared, of the factors without masks.
 
-    The file of a run has all triplets, and zero for the lambda of those that are pruned: the shapes of its tensors
-    follow from the options alone, so that it loads into any model that these build, and training goes on where pruned
-    ones come back. It is init_r / target_r times as large as needed; `merge` leaves nothing of them. Scores take the
-    gradients of whole updates, also where these are computed in parts or scaled.
+    The adapter file stores all triplets, the pruned ones with lambda zero: the shapes of its tensors follow from the
+    options alone, so it loads into any model with these options, and pruned triplets can come back in further training.
+    It is init_r / target_r times as large as needed; a merged model contains only dW. Scores use the unscaled gradient
+    of the whole update, with gradient accumulation and mixed precision, too.
 
-    The model of the last update has a rank of target_r in the mean; one that is chosen on val before T - tfinal, or a
-    moving average, has a higher one. A loop of one's own calls `penalty`, and `after_step` before the gradients are set
-    to zero: unscaled, of a whole update.
+    After the last update the mean rank is target_r. A model selected on val before update T - tfinal, or a moving
+    average of the weights, has a higher mean rank. A training loop of your own adds `penalty` to the loss, and calls
+    `after_step` after each step of the optimizer, before the gradients are set to zero.
 
-    As published there are no masks: the default is num_branches=1 with density=1. With masks all views share lambda,
-    and P diag(lambda) Q is no singular value decomposition any more (ours).
+    As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) all views share
+    lambda, and P diag(lambda) Q is no longer a singular value decomposition.
 
-    Source: AdaLoRA (ICLR 2023), arXiv 2303.10512; names and defaults are those of PEFT's AdaLoraConfig, but for
-    total_step, which is that of the run. As in the reference code, scores take the gradients of an update with the
-    weights behind it (the paper: before), the norms are not squared (the paper's are), and the scaling keeps init_r
-    when ranks fall. Settings for images are not published: targets are LoRA's, and the rate is not measured.
+    Source: AdaLoRA (ICLR 2023), arXiv 2303.10512. Names and defaults are those of PEFT's AdaLoraConfig, except for
+    total_step, which is that of the run. As in the reference code, scores combine the gradients of an update with the
+    weights after it (paper: before it), norms are not squared (paper: squared), and the scaling keeps init_r when ranks
+    fall. Settings for images are not published: the targets are LoRA's, and the learning rate is not measured.
     """
 
     name: ClassVar[str] = "adalora"

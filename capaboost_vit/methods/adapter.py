@@ -24,19 +24,26 @@ _PLACEMENTS = {"parallel": ("input", 0.1), "sequential": ("output", 1.0)}
 @register
 @dataclass(frozen=True)
 class Adapter(MaskedMethod):
-    """CapaBoost-Adapter: s * [ sum_i (Wup * Mup_i) act((Wdn * Mdn_i) x + b_dn) + b_up ] at a sub-layer.
+    """CapaBoost-Adapter: s [ Wup act(Wdn x + a) + sum_j (Wup * Mup_j) diag(c_j) act((Wdn * Mdn_j) x + a) + b ].
 
-    Parallel: x is the sub-layer's input (for an MLP, behind the block's norm; AdaptFormer in its own code feeds the
-    residual stream through a norm of its own instead). Sequential: x is the sub-layer's output, before the residual; of
-    a whole block it is the residual stream behind the block, the position "post" of Adapter+ (arXiv 2406.06820).
+    By default (`coefficients`, ours) the first branch has no masks, and the others have sign masks and learned
+    coefficients c of their hidden units, which start at zero. If `pattern` or `density` is given without
+    `coefficients`, all branches have masks, and it is CapaBoost's
 
-    A `learned_scale` multiplies too and starts from one; s is 1 then where `scale` is none. By "token" it is
-    relu(x w + b), w of width D, the dynamic adapter of DAPT (arXiv 2403.01439; there of rank 64, w at random, and on
-    points): a token of scale 0 has no update. With an `internal_prompt` the mean over tokens of gelu of the adapter's
-    output stands behind the class token in the following blocks, one more for each block; the last takes them off
-    (`vision.internal_prompt.InternallyPrompted`); the model is not the base at step 0 then. `rescale` makes the mean or
-    the norm of the update that of the plain adapter if there were no activation; b_up is multiplied as well. With
-    `coefficients` the first branch has no masks, and the hidden units of the others are multiplied by c, 0 at first.
+        s [ sum_i (Wup * Mup_i) act((Wdn * Mdn_i) x + a) + b ].
+
+    placement="parallel": x is the input of the sub-layer (for an MLP the output of the block's norm; AdaptFormer's own
+    code uses the residual stream and a norm of the adapter). "sequential": x is the output of the sub-layer, before the
+    residual connection; with whole blocks as targets it is the block's output, position "post" of Adapter+ (arXiv
+    2406.06820).
+
+    `learned_scale` is a further learned factor that starts at one; s is then 1 by default. "token" is relu(x w + b) for
+    each token, with w of width D: the dynamic adapter of DAPT (arXiv 2403.01439, for point clouds, with rank 64 and a
+    random start of w). A token with scale 0 has no update. `internal_prompt`: gelu of the adapter's output, averaged
+    over the tokens, is one more token after the class token in all following blocks; the last adapted block removes
+    these tokens (`vision.internal_prompt.InternallyPrompted`). The model then differs from the base at step 0.
+    `rescale` scales the update, b too, by the factor that would give it the mean or the norm of the plain one if there
+    were no activation.
     """
 
     name: ClassVar[str] = "adapter"

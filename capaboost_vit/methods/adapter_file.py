@@ -1,4 +1,4 @@
-"""Adapter files: one .safetensors with branches, packed masks and head, and a JSON header; nothing is ever executed."""
+"""Adapter files: one .safetensors with added parameters, packed masks, head and a JSON header; no code is executed."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _DTYPES = (
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter file as it was read: opened, hashed and checked once, and handed on.
+    """An adapter file as read: opened, hashed and checked once, then passed on.
 
     Args:
-        tensors: by canonical name, masks unpacked to int8.
+        tensors: by canonical name; masks are unpacked to int8.
     """
 
     path: Path
@@ -59,15 +59,14 @@ class AdapterFile:
 def write_adapter_file(
     path: str | Path, model: nn.Module, header: Mapping[str, Any], *, head: tuple[str, ...] = ()
 ) -> Path:
-    """Writes branches, head and whatever else is trained, under canonical names (those of the base model).
+    """Writes what is added, the head and everything else that is trained, by canonical names (those of the base model).
 
-    Masks are stored as packed bits and win over the seeds on loading. The file is written beside its place and renamed,
-    so a crash leaves the old file or the new one. All processes of a sharded model have to call this; the first one
-    writes.
+    Masks are stored as packed bits; on loading they take precedence over the seeds. The write is atomic: after a crash
+    there is the old file or the new one. For a sharded model all processes have to call this; the first one writes.
 
     Args:
-        header: JSON values added to the header; `base` should hold the base's architecture and tag.
-        head: canonical names of the classifier's modules, stored whether or not they are trained.
+        header: JSON values for the header; `base` should hold the base's architecture and tag.
+        head: canonical names of the classifier's modules, stored whether they are trained or not.
 
     Raises ValueError as `adapted_part` does.
     """
@@ -98,7 +97,7 @@ def write_adapter_file(
 def write_content(
     path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor], *, masks: Collection[str]
 ) -> Path:
-    """Writes a header and tensors, of which those named in `masks` become packed bits."""
+    """Writes a header and tensors; those named in `masks` become packed bits."""
     header = {**header, "masks": {name: mask_bits.entry(tensors[name]) for name in sorted(masks)}}
     stored = {name: mask_bits.packed(tensor) if name in masks else tensor for name, tensor in tensors.items()}
     version = VERSION if any("first_is_ones" in entry for entry in header["masks"].values()) else 1
@@ -118,12 +117,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
-    """Reads a file and makes all checks that need no model; one that was read already is given back.
+    """Reads a file and makes all checks that need no model; an `AdapterFile` is returned as it is.
 
     Raises:
-        FileNotFoundError: no such file; of `hf-hub:owner/name`, see `fetch_adapter`.
-        AdapterFileError: not a safetensors file (a pickle, say), truncated or changed, not of this format or of an
-            unknown version, or holding values that are not finite.
+        FileNotFoundError: the file does not exist; for `hf-hub:owner/name`, see `fetch_adapter`.
+        AdapterFileError: no safetensors file (a pickle, say), a truncated or changed one, another format, an unknown
+            version, or values that are not finite.
     """
     if isinstance(path, AdapterFile):
         return path
@@ -149,7 +148,7 @@ def read_adapter_file(path: str | Path | AdapterFile) -> AdapterFile:
 def load_adapter_file(
     model: nn.Module, file: str | Path | AdapterFile, *, head: tuple[str, ...] = (), force: bool = False
 ) -> None:
-    """Loads a file into a model that carries the same branches; nothing is changed unless everything fits.
+    """Loads a file into a model with the same added modules; nothing is changed unless everything fits.
 
     Args:
         head: canonical names of the model's classifier modules.
@@ -157,7 +156,7 @@ def load_adapter_file(
 
     Raises:
         AdapterFileError: what `read_adapter_file` refuses; missing or unknown tensors; another shape (num_classes,
-            architecture, rank) or base weights (fingerprint).
+            architecture, rank), other options, or other base weights (fingerprint).
     """
     file = read_adapter_file(file)
     ours, base_tensors = check_tensors(model, file, head=head)
@@ -175,7 +174,7 @@ def load_adapter_file(
 def check_tensors(
     model: nn.Module, file: AdapterFile, *, head: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compares names, shapes and kinds of a file's tensors, and the methods' options, with an adapted model's.
+    """Compares names, shapes and kinds of a file's tensors, and the methods' options, with those of an adapted model.
 
     Returns (the model's tensors for those of the file, those of the base), by canonical names.
 
@@ -218,7 +217,7 @@ def _methods(model: nn.Module) -> list[dict[str, Any]]:
 def effect(record: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide what a model computes and that no tensor of the file shows, such as alpha.
 
-    An option at its default is as good as one that an earlier release did not have.
+    Options that a record of an earlier release lacks have their defaults.
     """
     method = find_method(record["method"])
     skipped = {field.name for field in dataclasses.fields(method) if not field.metadata["compared"]}
@@ -228,7 +227,7 @@ def effect(record: Mapping[str, Any]) -> dict[str, Any]:
 def split_state(
     model: nn.Module, head: tuple[str, ...], extra: frozenset[str] = frozenset()
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(what belongs into the file, what is the base's), by canonical names, as the live tensors."""
+    """(tensors of the adapter file, tensors of the base), by canonical names; the tensors are those of the model."""
     canonical = namer(model)
     state = {canonical(name): tensor for name, tensor in distinct(model).items()}
     trained = {canonical(name) for name, p in model.named_parameters() if p.requires_grad}

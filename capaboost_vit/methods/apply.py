@@ -1,4 +1,4 @@
-"""Where methods meet a model: they are applied, and folded."""
+"""Applying a method to a model, and folding."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _log = logging.getLogger("capaboost_vit")
 def apply_method(
     model: nn.Module, anatomy: Anatomy, method: Method, *, autocast_adapter_dtype: bool = True
 ) -> list[str]:
-    """Adds a method's branches to a model in place and freezes the rest; the canonical names of the adapted modules.
+    """Applies a method to a model in place, and freezes the rest; returns the canonical names of the adapted modules.
 
-    Trained afterwards: every branch, those of earlier methods too, the modules that `anatomy.head` names, and what else
-    the method trains. What was applied, and which head, is remembered in `model.capaboost`, for adapter files.
+    Afterwards the added parameters are trained, those of earlier methods too, the modules in `anatomy.head`, and what
+    else the method trains. The methods and the head are recorded in `model.capaboost`, for adapter files.
 
     Args:
-        autocast_adapter_dtype: beside a bfloat16 or float16 base, branches and head are float32, their inputs are cast
-            to that and their outputs back, as in PEFT; False: they have the base's dtype. Parameters of the base that
-            the method trains (norm, bitfit, full) keep theirs.
+        autocast_adapter_dtype: with a bfloat16 or float16 base, added parameters and head are float32; their inputs are
+            cast to float32 and their outputs back, as in PEFT. False: they have the dtype of the base. Parameters of
+            the base that the method trains (norm, bitfit, full) keep their dtype.
 
     Raises:
-        ValueError, TypeError: what the method refuses, a module that carries such a wrapper already, a model that
-            carries PEFT's layers or is wrapped or sharded for training, or a method that attaches nothing though it has
-            wrappers to attach, or trains nothing beside the head though it has more to train; the model is unchanged.
+        ValueError, TypeError: what the method refuses; a module that has such a wrapper already; a model with layers of
+            PEFT, or wrapped or sharded for training; a method that could add or train something, but finds nothing in
+            this model. The model is unchanged.
     """
     if (inner := plain_model(model)) is not model:
         raise ValueError(
@@ -107,15 +107,16 @@ def adapt_model(
     autocast_adapter_dtype: bool = True,
     **options: Any,
 ) -> None:
-    """`apply_method` with a method by name, with its options, or as it is; the base is noted in `model.capaboost`.
+    """`apply_method` with a method and its options; the base is recorded in `model.capaboost`.
 
-    What is trained stands in the log (INFO, of the logger `capaboost_vit`). Where no head is found, a UserWarning says
-    what to type.
+    What is trained is logged (level INFO, logger `capaboost_vit`). If no head is found, a UserWarning says what to
+    type.
 
     Args:
-        base: what adapter files say of the base, unless an earlier method has noted it.
-        head: names or patterns of further modules to train; none: (). None takes those of an earlier call, or those of
-            the anatomy.
+        base: the description of the base for adapter files, unless an earlier method has recorded it.
+        method: its name, or a method object, which takes no options.
+        head: names or patterns of further modules to train, () for none; None: those of an earlier call, or of the
+            anatomy.
         autocast_adapter_dtype: see `apply_method`.
 
     Raises:
@@ -171,10 +172,15 @@ def _warn(message: str) -> None:
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Replaces each MLP of prefixes and prompts by its vectors, in place; the model computes the same.
+    """Replaces what only training needs by its result, in place, and returns the model, which computes the same.
 
-    What was a table already is left alone. A prefix of 10 tokens for roberta-base is 184,320 values then, not 9,857,024
-    parameters. Raises ValueError, TypeError if the model carries nothing, or its branches are sharded.
+    The reparameterisation MLP of prefixes and prompts is replaced by the vectors that it computes, and an adapter of a
+    bias (`hiwi`) by the new bias; everything else is unchanged. For roberta-base, a prefix of 10 tokens whose layers
+    share an MLP of width 512 has 9,857,024 parameters before, and 184,320 after.
+
+    Raises:
+        ValueError: the model has no adapter, or is sharded.
+        TypeError: it is no model.
 
     Examples:
         >>> model = timm.create_model("vit_tiny_patch16_224")

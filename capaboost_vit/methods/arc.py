@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 class Arc(MaskedMethod):
     """ARC (Adapter Re-Composing): y = base(x + U diag(s) U^T x + b) for the first layers of attention and MLP.
 
-    U is one for all blocks in a place (attention, MLP); s and b are those of each block. There is no activation, so it
-    merges into weight and bias of these layers: for ViT-B/16 96,432 numbers, of the attention alone 48,216. Places of
-    another width, as in the stages of Swin, have a U of their own. Layers side by side that have the same width of
-    input (query, key and value of BERT, the two of a gated MLP) are given one adapter. Where one of them has no bias,
-    which could not hold b, there is none.
+    All blocks share one U for each place (attention, MLP); each block has its own s and b. There is no activation, so
+    the adapter merges into weight and bias of these layers. ViT-B/16 has 96,432 parameters, with the attention alone
+    48,216. Places with another width, as in the stages of Swin, have their own U. Layers with the same input (query,
+    key and value of BERT, the two layers of a gated MLP) share one adapter; if one of them has no bias, the adapter has
+    no b.
 
     As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) each block has its
-    own views of U, the same of U and of U^T, so that its map stays symmetric.
+    own views of U, with the same masks for U and U^T, so that its map stays symmetric.
 
-    Source: ARC (NeurIPS 2023), arXiv 2310.06234; bottleneck, places and rate are those of its code. Deviations:
-    s starts at zero in front of the MLP, too, so that the model is the base at step 0 (Xavier's uniform there); dropout
-    on the hidden units is 0 by default (0.1 there); s and b do not decay.
+    Source: ARC (NeurIPS 2023), arXiv 2310.06234; bottleneck, places and learning rate are those of its code.
+    Deviations: s starts at zero in front of the MLP, too (there from Xavier's uniform), so that the model is the base
+    at step 0; dropout on the hidden units is 0 by default (there 0.1); s and b have no weight decay.
     """
 
     name: ClassVar[str] = "arc"

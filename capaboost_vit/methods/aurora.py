@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 class Aurora(MaskedMethod):
     """Aurora: y = base(x) + dropout(x) dW^T, dW_k = V diag(c * p_k) U for each square k of a weight, see `FactUpdate`.
 
-    U, V and c are those of all layers, and of both towers of a model of images and texts that have one width; each
-    square has a vector p_k of `rank` numbers: 107,584 numbers for ViT-B/16. Only squares are changed, so the weights of
-    the MLP are cut along their longer side, into four. `form="tk"` has a cube of `rank`^3 numbers in place of c:
-    Tucker's form, which is FacT's. Weights of another width have U, V and core of their own.
+    All layers share U, V and c, and so do both towers of a model of images and texts if they have the same width. Each
+    square has its own vector p_k of `rank` parameters: 107,584 parameters for ViT-B/16. Weights of an MLP are cut along
+    their longer side into four squares. With `form="tk"` there is a core of `rank`^3 parameters instead of c: a Tucker
+    decomposition, as in FacT. Weights of another width have their own U, V and c.
 
     As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) each square has its
     own views of U and V.
 
-    Source: Aurora (NeurIPS 2023), arXiv 2305.08381, whose full text was not at hand; the formula is its abstract's, and
-    places, rank and start values are those of its code, which is named CP and is Tucker's form. This is the mode
-    approximation alone: Informative Context Enhancement is not in the code, and Gated Query Transformation (a scale
-    and a shift behind the layers of a multimodal BERT) acts between the towers, so neither is here. Deviations: c
-    starts at one (its start was not found), p from Xavier's uniform over all squares (over those of a layer there);
-    dropout is on the update's input and 0 by default (0.1 inside there). Published are retrieval and questions about
-    images, at rates from 2e-5 to 1e-4.
+    Source: Aurora (NeurIPS 2023), arXiv 2305.08381, whose full text was not available. The formula is that of its
+    abstract; places, rank and initialization are those of its code, which is called CP and is a Tucker decomposition.
+    This is only the mode approximation: Informative Context Enhancement is not in the code, and Gated Query
+    Transformation (a scale and a shift after the layers of a multimodal BERT) acts between the towers; neither exists
+    here. Deviations: c starts at one (its initialization was not found), p from Xavier's uniform over all squares
+    (there over those of a layer); dropout is on the input of the update and 0 by default (there 0.1, inside). Published
+    are retrieval and visual question answering, at learning rates from 2e-5 to 1e-4.
     """
 
     name: ClassVar[str] = "aurora"

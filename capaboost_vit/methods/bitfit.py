@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Bitfit(Method):
-    """BitFit: only the biases are trained, and the classifier."""
+    """BitFit: only the parameters named `bias` and the head are trained. Source: arXiv 2106.10199."""
 
     name: ClassVar[str] = "bitfit"
     why_no_masks: ClassVar[str] = "it adds nothing that could be masked"

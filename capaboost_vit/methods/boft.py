@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Boft(Method):
     """BOFT: y = x (diag(s) W Q^T)^T + b, Q a product of `n_butterfly_factor` block-diagonal rotations; not masked.
 
-    Each factor has blocks of `block_size` inputs, and the second one couples two blocks of the first, and so on; with
-    one factor it is block-diagonal OFT. The change of the weight is of full rank. There are no masks in it, as a masked
-    rotation is none.
+    The blocks of each factor are orthogonal matrices of `block_size` inputs. With one factor it is block-diagonal OFT;
+    each further factor couples pairs of blocks of the factor before it. The update of the weight has full rank. There
+    are no masks, as a masked rotation is no rotation.
 
-    Source: BOFT, arXiv 2311.06243; forward, gradients, merge and start are those of PEFT's BOFTConfig, which has more
-    than one factor on GPUs alone. Left out: boft_dropout; boft_block_num, which says the same as block_size. Settings
-    for images were not found: block_size and factors are PEFT's, targets are LoRA's.
+    Source: BOFT, arXiv 2311.06243; forward pass, gradients, merged weights and initialization are those of PEFT's
+    BOFTConfig, which supports several factors on GPUs only. Left out: boft_dropout, and boft_block_num, another way to
+    give block_size. Settings for images were not found: block_size and factors are PEFT's, the targets are LoRA's.
     """
 
     name: ClassVar[str] = "boft"

@@ -1,4 +1,4 @@
-"""Soups of LoRA files: one adapter file whose update is the weighted sum of theirs."""
+"""Weighted sums of LoRA files (model soups): one adapter file with the weighted sum of their updates."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _BRANCH = re.compile(r"((.+)\.branches\.([^.]+))\.(.+)")  # of a layer, of its p
 
 
 def combine(adapters: Mapping[str | Path, float], output: str | Path, *, head: str | Path | None = None) -> Path:
-    """Writes the LoRA file with `dW = sum_i w_i dW_i` for adapter files and their weights; returns its path.
+    """Writes the LoRA file with `dW = sum_i w_i dW_i` for adapter files and their weights w_i; returns its path.
 
-    The sum is exact, whatever the masks, ranks, coefficients and targets. Where A and the masks are the same in all
-    files (LoRA-FA of one seed) dW is linear in B: the B are summed, and rank and masks stay. Otherwise the masked
-    factors are put side by side, `[A_1; A_2; ...]` and `[w_1 s_1 B_1, w_2 s_2 B_2, ...]`, which is a plain LoRA without
-    masks whose rank is the sum of theirs (of each: its branches times its rank). A and B themselves are never averaged,
-    which is no average of dW.
+    The sum is exact, for any masks, ranks, coefficients and targets. If A, masks and coefficients are the same in all
+    files (LoRA-FA of one seed), dW is linear in B: the B are summed, and rank and masks stay. Otherwise the masked
+    factors are concatenated, `[A_1; A_2; ...]` and `[w_1 s_1 B_1, w_2 s_2 B_2, ...]`: a plain LoRA without masks, whose
+    rank is the sum of num_branches times rank over the files. A and B are not averaged, as that does not average dW.
 
-    Heads are averaged by the weights, divided by their sum, where the names of the classes are the same.
+    Heads are averaged by the weights, divided by their sum, if the classes are the same.
 
     Args:
         adapters: files of one LoRA each on the same base weights, with their weights, of any size and sign.
-        output: is overwritten.
-        head: the file whose head (and classes, input configuration) is taken as it is.
+        output: path of the new file; an existing file is overwritten.
+        head: the file whose head, classes and input configuration are used as they are.
 
     Raises:
         AdapterFileError: a file of another method, on another base, with other heads or classes, with pairs that layers
             share, or whose targets name one layer as a whole and by its parts.
-        FileNotFoundError: no such file. ValueError: no file, a weight that is not finite, weights that sum to zero
-            where heads are averaged, or a `head` that is none of the files.
+        FileNotFoundError: a file does not exist.
+        ValueError: no files, a weight that is not finite, weights that sum to zero if heads are averaged, or a `head`
+            that is none of the files.
 
     Examples:
         >>> capaboost_vit.combine({"birds.safetensors": 0.5, "dogs.safetensors": 0.5}, "both.safetensors")

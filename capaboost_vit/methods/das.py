@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Das(MaskedMethod):
-    """DAS (Dynamic Architecture Skipping): y = x + A(x) where a block is skipped; else, beside attention and MLP,
+    """DAS (Dynamic Architecture Skipping): skipped blocks are replaced by an adapter, y = x + A(x); in all other blocks
 
         x = x + Attn(LN x) + A'(x); y = x + MLP(LN x) + A"(x).
 
-    Each adapter has a layer norm of its own, A(x) = sum_i (Wup * Mup_i) relu((Wdn * Mdn_i) LN x + a) + b. Of a skipped
-    block nothing is computed, in training and after it.
+    Each adapter has its own layer norm, A(x) = sum_i (Wup * Mup_i) relu((Wdn * Mdn_i) LN x + a) + b. A skipped block
+    computes nothing else, in training and evaluation.
 
-    A run finds on val which `skip_num` blocks to skip, unless `skipped` names them, and begins anew with them. By
-    "gates", adapters of both kinds are trained for `search_epochs`, with a subset of the blocks skipped that is drawn
-    anew for each update by gates (`core.SubsetGates`); after `search_warmup` epochs the gates learn every
-    `search_interval` updates, from the rewards exp(-loss) of `search_samples` subsets on one batch of val. The highest
-    are skipped. By "leave_one_out", all blocks are trained for these epochs, and then, again and again, the one is left
-    out whose absence raises the loss of val least: nothing is drawn, and it is what gates have to beat. Elsewhere, as
-    in `adapt`, nothing is skipped until `skipped` says so.
+    Unless `skipped` is given, a run first searches on val for `skip_num` blocks to skip, and then starts again with
+    them. search="gates": for `search_epochs` both kinds of adapters are trained, and each update skips another subset
+    of the blocks, drawn by gates (`core.SubsetGates`). After `search_warmup` epochs, every `search_interval` updates,
+    the gates learn from the rewards exp(-loss) of `search_samples` subsets on one batch of val. The blocks with the
+    highest gates are skipped. search="leave_one_out", the deterministic baseline of the gates: all blocks are trained
+    for these epochs, then the block whose removal increases the loss on val least is removed, again and again. Without
+    a run, as in `adapt`, no block is skipped unless `skipped` is given.
 
     As published there are no masks: the default is num_branches=1 with density=1.
 
     Source: DAS (NeurIPS 2023), arXiv 2309.01479, for vision-language models, and its code for ViLT. Deviations: rewards
-    are those of evaluation mode (there dropout is on), batches of val come in turn, subsets are drawn as the gradient
-    of the gates says (`core.SubsetGates`), and adapters start as zero (there from N(0, 0.02^2)), so that without a
-    skipped block the model is the base at step 0. Its successor's adapters, which can be merged, are not these.
+    are computed in evaluation mode (there with dropout), batches of val are used in turn, the step of the gates is the
+    policy gradient of `core.SubsetGates`, and adapters start at zero (there from N(0, 0.02^2)), so that without a
+    skipped block the model is the base at step 0. The mergeable adapters of its successor do not exist here.
     """
 
     name: ClassVar[str] = "das"

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 class DeepLora(Method):
     """Deep LoRA: y = base(x) + dropout(x) dW^T, dW = W_3 W_2 W_1, or left W_3 W_2 W_1 right^T; not masked.
 
-    Compressed, a run begins with a stage that takes the gradient of one update and sets left and right by it, see
-    `DeepUpdate.compress`; they are trained at outer_lr_ratio times the rate. Without a run they stay random.
+    With compress=True a run begins with a stage that computes the gradient of one update and sets left and right from
+    it, see `DeepUpdate.compress`; they are trained at outer_lr_ratio times the learning rate. Without a run they are
+    random.
 
-    The gradient of a factor is that of the weight times init_scale^2, 1e-6: about Adam's eps, on which the size of a
-    step depends therefore. The authors have eps 1e-6, torch 1e-8: say --opt-eps 1e-6 for theirs.
+    The gradient of a factor is about init_scale^2 = 1e-6 times that of the weight, which is of the size of Adam's eps,
+    so the size of a step depends on eps. The authors use 1e-6, torch's default is 1e-8: --opt-eps 1e-6 gives theirs.
 
-    There are no masks in it: what is published rests on factors that are orthogonal, which masked ones are not.
+    There are no masks: the published results need orthogonal factors, and masked factors are not orthogonal.
 
-    Source: Deep LoRA (ICML 2024), arXiv 2406.04112. Published are BERT's dense layers, at rank 8, not compressed, with
-    AdamW at 1e-4 without weight decay: rank, form and rate are these, targets LoRA's. Numbers are not found (the paper
-    has figures), nor anything on images. The width of a wide product (rank none) is not offered: 594,542,592 numbers.
+    Source: Deep LoRA (ICML 2024), arXiv 2406.04112. Published for the dense layers of BERT at rank 8, not compressed,
+    with AdamW at 1e-4 without weight decay: rank, form and learning rate are these, the targets are LoRA's. The paper
+    has figures, but no accuracies in numbers, and nothing on images. The product of full width (594,542,592 parameters)
+    does not exist here.
     """
 
     name: ClassVar[str] = "deep_lora"

@@ -1,4 +1,4 @@
-"""Adapters switched off for a while: the model computes what its base does."""
+"""A context in which adapters are switched off, so that the model computes what its base does."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ _MARK = "capaboost_disabled"
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
-    """Within the block the model computes without its adapters, bit for bit what its base does; it may be nested.
+    """A context in which the model computes without its adapters, bit for bit as its base; it can be nested.
 
-    Behind it, also after an error, wrappers, record, and training or evaluation mode are as before. Frozen batch norms
-    stay frozen within.
+    Afterwards, also after an error, wrappers, record, and training or evaluation mode are as before. Frozen batch norms
+    stay frozen in the context.
 
-    Deviation from PEFT's `disable_adapter`, which keeps a copy of the modules in `modules_to_save`: a head is trained
-    in place, and stays as it is trained. Where the base has a head of its own that is wanted back, take an
-    `AdapterBank` and `bank.use(None)`.
+    Deviation from PEFT's `disable_adapter`, which keeps a copy of the modules in `modules_to_save`: the head is trained
+    in place, so it stays the trained one. To get the base's own head back, use an `AdapterBank` and `bank.use(None)`.
 
     Args:
-        model: an adapted model, or one that contains it. For one thread at a time: others see the base, too.
+        model: an adapted model, or one that contains it. Use it from one thread at a time: others see the base, too.
 
-    Raises ValueError for a model without adapters, or one whose method trains parameters of the base itself (norm,
-    bitfit, full), whose values are gone.
+    Raises ValueError for a model without adapters, or with a method that trains parameters of the base itself (norm,
+    bitfit, full), whose original values are lost.
 
     Examples:
         >>> with capaboost_vit.disabled(model), torch.no_grad():

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 class Dora(MaskedMethod):
     """DoRA: y = base(x) + dropout(x) (W' - W)^T, W' = m V / |V| row by row, V = W + s sum_i (B * MB_i)(A * MA_i).
 
-    LoRA's parameters and one for each row, the length m, which starts as |W|. |V| is a constant of the backward pass.
+    s is alpha / rank. The parameters are those of LoRA, and a length m for each row, which starts as |W|. |V| is a
+    constant of the backward pass.
 
-    As published there are no masks: the default is num_branches=1 with density=1. They compose, as the direction is
-    LoRA's; whether they help, nobody has shown.
+    As published there are no masks: the default is num_branches=1 with density=1. Masks apply to the low-rank update of
+    the direction; it is not known whether they help.
 
-    Source: DoRA, arXiv 2402.09353; forward, gradients, merge and start are those of PEFT's LoraConfig(use_dora=True).
-    Settings for images were not found: rank, alpha and targets are LoRA's.
+    Source: DoRA, arXiv 2402.09353; forward pass, gradients, merged weights and initialization are those of PEFT's
+    LoraConfig(use_dora=True). Settings for images were not found: rank, alpha and targets are LoRA's.
     """
 
     name: ClassVar[str] = "dora"

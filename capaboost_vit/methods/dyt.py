@@ -22,31 +22,34 @@ if TYPE_CHECKING:
 class Dyt(MaskedMethod):
     """DyT (Dynamic Tuning): x = x + Attn(LN x); y = x + M * MLP(LN x) + scale * adapter(x), M 0 or 1 for each token.
 
-    M is drawn in training with probability sigmoid(g), g = x w + b, and [g > 0] in evaluation, where the tokens with
-    M = 1 are gathered and the MLP computes nothing for the others; the class token, and all other tokens that are no
-    patches, have M = 1 always (`core.TokenDispatcher`). The adapter is
-    sum_i (Wup * Mup_i) relu((Wdn * Mdn_i) x + a) + b of the stream behind the attention, without a norm.
+    The gate of a token is g = x w + b. In training M is 1 with probability sigmoid(g); in evaluation M = [g > 0], the
+    tokens with M = 1 are gathered, and the MLP computes nothing for the others. The class token, and all other tokens
+    that are no patches, always have M = 1 (`core.TokenDispatcher`). The adapter is sum_i (Wup * Mup_i) relu((Wdn *
+    Mdn_i) x + a) + b of the output of the attention, residual included, without a norm.
 
-    To the loss L of a batch of B examples, with the routed outputs y and those y' of a second pass with M = 1, is added
+    Let y be the outputs of a batch of B examples, and y' those of a second pass with M = 1. To the loss L(y) is added
 
-        complete_weight L(y') + kl_weight KL(y' || y) + B rate_weight (mean(M) - rate)^2,
+        complete_weight L(y') + kl_weight KL(y' || y) + B rate_weight (mean(M) - rate)^2.
 
-    y' without a gradient in the second term; the mean is over examples (of a process), blocks and patches, so blocks
-    may differ. As published it ends above the target (0.545 of 0.5): a run reports the realised rate on val and test.
+    y' has no gradient in the second term. The mean is over the examples of the process, the blocks and the patches, so
+    the rates of single blocks may differ. As published, the realised rate stays above the target (0.545 instead of
+    0.5); a run reports it on val and test.
 
-    `dispatch` selects for the attention instead, among the selected tokens, for both apart or for both at once
-    (`vision.dispatched_block.DispatchedBlock`); published for these are rates of 0.5, 0.7 and 0.7, and worse results.
+    With other values of `dispatch` the gate selects the tokens of the attention, which is then among the selected
+    tokens only, or those of attention and MLP, by a gate each or by one (`vision.dispatched_block.DispatchedBlock`).
+    They are published with rates of 0.5, 0.7 and 0.7, and lower accuracy.
 
-    At step 0 the complete model is the base; the routed one, of about half of the tokens, is not. In the last block the
-    outputs of patches are not read by a model that pools the class token: its gate learns by the third term alone.
+    At step 0 the model with M = 1 is the base; with gates, which select about half of the tokens, it is not. If the
+    head reads only the class token, the last block's outputs for patches are unused: its gate learns from the third
+    term alone.
 
-    As published there are no masks: the default is num_branches=1 with density=1. They are the adapter's.
+    As published there are no masks: the default is num_branches=1 with density=1. Masks apply to the adapter.
 
-    Source: DyT (NeurIPS 2024), arXiv 2403.11808, without its MoE-adapter: one mixed by weights for each image, which
-    its authors have not released, and which makes images worse (CIFAR-100 91.37 to 91.01). Deviations: dropout is on
-    the adapter's input and 0 by default (0.1 inside there), and the second pass draws no noise for gates, which it does
-    not ask. Where the adapter of the other forms of dispatch stands was not found: here beside the MLP, or the layer.
-    `capacity` is ours.
+    Source: DyT (NeurIPS 2024), arXiv 2403.11808, without its MoE-adapter, whose experts are mixed by weights for each
+    image: it is not released, and lowers accuracy on images (CIFAR-100 from 91.37 to 91.01). Deviations: dropout is on
+    the input of the adapter and 0 by default (there 0.1, inside), and the second pass draws no noise, as it has no
+    gates. The published position of the adapter with other values of `dispatch` was not found: here it is parallel to
+    the MLP, or to attention and MLP ("layer"). `capacity` is ours.
     """
 
     name: ClassVar[str] = "dyt"

@@ -24,30 +24,31 @@ _PATCH = 3 * 16 * 16  # numbers of a patch of 16 pixels, by which prompts start,
 @register
 @dataclass(frozen=True)
 class E2vpt(MaskedMethod):
-    """E^2VPT: P learned tokens in each block, and K learned keys in each attention that are its learned values too.
+    """E^2VPT: P prompt tokens in each block, and in each attention K learned vectors that are both keys and values.
 
-    `softmax(q [T; K]^T) [T; V]` with T (K, D) behind the projections, by head (`Prefix`, tied), of q, K and V that see
-    the image's tokens and the block's P prompts (`Prompt`, deep). Not tied, keys and values are learned apart. An
-    encoder of texts has its prompts once, in front.
+    The attention is `softmax(q [T; K]^T) [T; V]`, where T (K, D) is added after the projections, for each head
+    (`Prefix` with tied=True), and q, K and V see the tokens of the image and the P prompts of the block (`Prompt` with
+    deep=True). With tied=False keys and values are different parameters. A text encoder has one set of prompts, before
+    its first layer.
 
-    Prompts start from U(-v, v), v = sqrt(6 / (3 * 16 * 16 + D)), keys and values from U(-w, w), w = sqrt(6 / (K d)), d
-    the width of a head. They change the softmax, so the model is not exactly the base at step 0; with both lengths 0 it
-    is.
+    Prompts start from U(-v, v), v = sqrt(6 / (3 * 16 * 16 + D)), keys and values from U(-w, w), w = sqrt(6 / (K d)),
+    with d the width of a head. They change the softmax, so the model is near the base at step 0; it is the base if both
+    lengths are 0.
 
-    Pruned, a run begins with a training with all prompts, which are scored then (`pruning.PromptPruning`): the share
-    pruned_tokens of them is removed, the same in each block, and the share pruned_segments of the segments of each that
-    is left. The sequence is shorter, and the numbers are gone. All else is as it was before that training, and the run
-    trains what is left from its start. Without a run these are the first tokens and segments. Keys and values are not
-    pruned.
+    Pruning: a run first trains with all prompts and scores them (`pruning.PromptPruning`). It then removes the share
+    pruned_tokens of the tokens, the same ones in each block, and the share pruned_segments of the segments of each
+    remaining token, which makes the sequence shorter and the file smaller. Everything else is reset, and the run trains
+    the remaining prompts from their initial values. Without a run the first tokens and segments remain. Keys and values
+    are not pruned.
 
     As published there are no masks: the default is num_branches=1 with density=1.
 
-    Source: E^2VPT (ICCV 2023), arXiv 2307.13770. Deviations: prompts stand behind the patch tokens instead of behind
-    the class token (these blocks cannot tell), v is that of patches of 16 pixels for every model, and prompts have no
-    weight decay. Scores are absolute, as in the paper (in the code they are signed), what is pruned is removed (there
-    it is zero and stays in the sequence), the start is that of the first training (there another one is drawn),
-    segments are contiguous (there coordinates 16 apart), and the shares are options (there 72 trainings choose them on
-    val). The rate is not measured here; published is SGD, with a rate and a decay for each task.
+    Source: E^2VPT (ICCV 2023), arXiv 2307.13770. Deviations: prompts are placed after the patch tokens, not after the
+    class token (equivalent for these blocks); v is that of patches of 16 pixels for every model; prompts have no weight
+    decay. Scores are absolute values, as in the paper (in the code they are signed). Pruned tokens are removed (there
+    they are set to zero and stay in the sequence). The initial values are those of the first training (there new ones).
+    Segments are contiguous (there coordinates 16 apart). The shares are options (there chosen on val by 72 trainings).
+    The learning rate is not measured here; published is SGD with a learning rate and weight decay for each task.
     """
 
     name: ClassVar[str] = "e2vpt"

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class Ether(Method):
     """ETHER: y = x H W^T + b, H block-diagonal with blocks I - 2 u u^T for unit vectors u; not masked.
 
-    One vector for each layer, in `num_blocks` pieces. H is orthogonal, and as far from the identity as ever, |H - I| is
-    2 for each block, so the model is NOT the base at step 0: u starts at random. `etherplus` starts as the base. There
-    are no masks in it, as H of a masked vector is a reflection at another hyperplane.
+    Each adapted weight has one vector, in `num_blocks` pieces. H is orthogonal, and its distance from the identity is
+    constant, |H - I| = 2 for each block. u starts at random, so the model is NOT the base at step 0; `etherplus` starts
+    as the base. There are no masks, as a masked vector gives a reflection at another hyperplane.
 
-    Source: ETHER, arXiv 2405.20271. With one block it is PEFT's HRAConfig(r=1). Deviations: blocks of inputs are
-    multiplied by blocks of H (the reshape of the reference code mixes them); no dropout, which is on the whole input
-    there; u does not decay, as its length has no effect. Settings for images were not found; targets and number of
-    blocks are its code's.
+    Source: ETHER, arXiv 2405.20271. With one block it is PEFT's HRAConfig(r=1). Deviations: each block of H multiplies
+    its block of inputs (the reshape of the reference code mixes them); there is no dropout (there it is on the whole
+    input); u has no weight decay, as its length has no effect. Settings for images were not found: targets and number
+    of blocks are those of its code.
     """
 
     name: ClassVar[str] = "ether"

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class Etherplus(Method):
     """ETHER+: y = x (H_out W H_in)^T + b, both H of diagonal blocks I - u u^T + v v^T of unit vectors; not masked.
 
-    Two vectors for each side of a layer, in `num_blocks` pieces; v starts as -u, so the model is the base at step 0,
-    and |H - I| is at most 2 for each block. There are no masks in it, as those of a vector make a shorter one, which is
-    stretched to unit length again.
+    Each side of an adapted weight has two vectors, in `num_blocks` pieces. v starts as -u, so the model is the base at
+    step 0, and |H - I| is at most 2 for each block. There are no masks, as a masked vector would be normalised to unit
+    length again.
 
-    Source: ETHER, arXiv 2405.20271. Deviations: those of `ether`. Settings for images were not found; targets, sides
-    and number of blocks are the paper's and its code's.
+    Source: ETHER, arXiv 2405.20271. Deviations: those of `ether`. Settings for images were not found: targets, sides
+    and number of blocks are those of the paper and its code.
     """
 
     name: ClassVar[str] = "etherplus"

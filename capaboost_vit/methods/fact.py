@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Fact(MaskedMethod):
-    """FacT: y = base(x) + dropout(x) dW^T, dW = scale V S_l U for each square of a weight, see `FactUpdate`.
+    """FacT: y = base(x) + dropout(x) dW^T, dW = scale V S_l U for each square l of a weight, see `FactUpdate`.
 
-    U and V are those of all layers; a tensor train ("tt") has an S_l for each of the 12 L squares of a model of L
-    blocks, Tucker's form ("tk") mixes each of one core. For ViT-B/16 61,440 numbers at rank 16 ("tt"), 86,528 at rank
-    32 ("tk"). Weights of another width, as in the stages of Swin, have U, V and core of their own.
+    All layers share U and V. A square is a D x D block of a weight, D the width of the model; a model of L blocks has
+    12 L. With form="tt" (tensor train) each square has its own S_l, with form="tk" (Tucker decomposition) one core
+    tensor yields all S_l. ViT-B/16 has 61,440 parameters at rank 16 ("tt"), 86,528 at rank 32 ("tk"). Weights of
+    another width, as in the stages of Swin, have their own U, V and core.
 
     As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) each square has its
     own views of U and V.
 
-    Source: FacT (AAAI 2023), arXiv 2212.03145; places, ranks (up to 16 and 32) and rate are published for ViT-B/16 on
-    VTAB-1k, where scale is chosen for each task. Deviations: dropout is on the update's input and 0 by default (0.1
-    behind S_l in the code); a side that is no multiple of the width is cut off (there it is an error).
+    Source: FacT (AAAI 2023), arXiv 2212.03145; places, ranks (up to 16 and 32) and learning rate are published for
+    ViT-B/16 on VTAB-1k, where scale is chosen for each task. Deviations: dropout is on the input of the update and 0 by
+    default (0.1 after S_l in the code); if a side is no multiple of the width, the last square is cut off (there an
+    error).
     """
 
     name: ClassVar[str] = "fact"

@@ -12,7 +12,7 @@ from .method import Method
 @register
 @dataclass(frozen=True)
 class Full(Method):
-    """Everything is trained: full fine-tuning."""
+    """Full fine-tuning: everything is trained."""
 
     name: ClassVar[str] = "full"
     why_no_masks: ClassVar[str] = "it adds nothing that could be masked"

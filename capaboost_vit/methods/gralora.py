@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class Gralora(Method):
     """GraLoRA: y = base(x) + dropout(x) dW^T, dW a grid of blocks (alpha / rank) B_jn A_nj, j, n = 1 .. k; not masked.
 
-    As many parameters as LoRA, each block of rank r / k, and the whole of rank up to k r. It has no masks, as it is a
-    masked LoRA already: k^2 branches whose masks are fixed blocks that share no entry.
+    It has as many parameters as LoRA. Each block has rank r / k, and dW a rank of up to k r. There are no masks, as the
+    grid is itself a masked LoRA: k^2 branches whose masks are fixed blocks without overlap.
 
-    Source: GraLoRA, arXiv 2505.20355; forward, gradients, merge and start are those of PEFT's GraloraConfig without its
-    hybrid_r, a plain LoRA beside the grid, which is left out. PEFT advises k = 2 up to rank 32. Settings for images
-    were not found: rank, alpha and targets are LoRA's.
+    Source: GraLoRA, arXiv 2505.20355; forward pass, gradients, merged weights and initialization are those of PEFT's
+    GraloraConfig without hybrid_r, a plain LoRA beside the grid. PEFT recommends k = 2 up to rank 32. Settings for
+    images were not found: rank, alpha and targets are LoRA's.
     """
 
     name: ClassVar[str] = "gralora"

@@ -12,7 +12,7 @@ from .method import Method
 @register
 @dataclass(frozen=True)
 class Head(Method):
-    """Only the classifier is trained: the linear probe."""
+    """Linear probe: only the head is trained."""
 
     name: ClassVar[str] = "head"
     why_no_masks: ClassVar[str] = "it adds nothing that could be masked"

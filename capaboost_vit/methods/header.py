@@ -1,4 +1,4 @@
-"""The header of an adapter file: what it has to hold, of which types and in which ranges."""
+"""The header of an adapter file: required keys, types and ranges."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ _INPUT: _Fields = {
 
 
 class AdapterFileError(ValueError):
-    """An adapter file that cannot be read, or that does not belong to the model."""
+    """An adapter file that cannot be read, or that does not fit the model."""
 
 
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """Whatever goes wrong within the block because of what a file says becomes one line that names the file."""
+    """A context in which any error that the content of a file causes becomes an AdapterFileError of one line."""
     try:
         yield
     except AdapterFileError:
@@ -74,16 +74,16 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 def completed(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header with what those of earlier releases lack: class names, temperature, which head was trained, where."""
+    """A header with the keys that files of earlier releases lack: class names, temperature, trained head, its place."""
     earlier = {"class_names": [], "temperature": 1.0, "inside": "", "trained_head": header.get("head", [])}
     return {**earlier, **header}
 
 
 def check_header(header: Mapping[str, Any]) -> None:
-    """Checks a header by itself; what else it holds is left to who reads it.
+    """Checks the types and ranges of a header; keys that are not listed here are left to the reader.
 
-    Raises ValueError, TypeError: a key is missing, a value is of another type or out of its range or not finite, or
-    there is no such method or option.
+    Raises ValueError, TypeError: a key is missing, a value has another type, is out of its range or not finite, or a
+    method or option does not exist.
     """
     needed = {"base", "methods", "head", "masks"} | ({"num_classes", "input"} if "model_args" in header else set())
     _check("", header, _HEADER, needed)
@@ -108,7 +108,7 @@ def check_header(header: Mapping[str, Any]) -> None:
 
 
 def origin(header: Mapping[str, Any]) -> str:
-    """Where a file comes from, for error messages."""
+    """The base, methods and number of classes of a file, for error messages."""
     base = header["base"]
     name = ".".join(part for part in (base.get("architecture"), base.get("tag")) if part) or "an unknown base"
     methods = " + ".join(method["method"] for method in header["methods"]) or "no method"
@@ -125,7 +125,7 @@ def _check(prefix: str, values: Mapping[str, Any], fields: _Fields, needed: Coll
 
 
 def check_small(what: str, values: Any) -> None:
-    """Bounds what costs time before a size can be compared with a tensor: a depth, a pattern, how many there are."""
+    """Bounds the values that cost time before a size can be compared with a tensor, such as a long pattern."""
     leaves = list(_leaves(values))
     for leaf in leaves:
         if what == "model_args" and isinstance(leaf, (int, float)) and abs(leaf) > _MOST:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Hira(MaskedMethod):
-    """HiRA: y = base(x) + dropout(x) dW^T, dW = s W * sum_i (B * MB_i)(A * MA_i) entry by entry.
+    """HiRA: y = base(x) + dropout(x) dW^T, dW = s W * sum_i (B * MB_i)(A * MA_i), an elementwise product with W.
 
-    As many parameters as LoRA, and a rank up to `rank` times that of W. W is small, so it wants a learning rate about
-    ten times LoRA's, or an alpha (ours; PEFT has none, and s is 1), which leaves the head at its own rate. An entry of
-    W that is zero stays zero.
+    It has as many parameters as LoRA, and a rank of up to `rank` times that of W. The entries of W are small, so it
+    needs a learning rate about ten times LoRA's; or an alpha (ours; PEFT has none, and s is 1), with which the head
+    keeps its usual learning rate. Entries of W that are zero stay zero.
 
-    As published there are no masks: the default is num_branches=1 with density=1. Whether masks add anything to a rank
-    that is high already, nobody has shown.
+    As published there are no masks: the default is num_branches=1 with density=1. The rank is high already; it is not
+    known whether masks help.
 
-    Source: HiRA (ICLR 2025); forward, merge and start are those of PEFT's HiraConfig. Its published results are of
-    language models, at rank 32; rank and targets here are LoRA's.
+    Source: HiRA (ICLR 2025); forward pass, merged weights and initialization are those of PEFT's HiraConfig. Published
+    for language models at rank 32; rank and targets here are LoRA's.
     """
 
     name: ClassVar[str] = "hira"

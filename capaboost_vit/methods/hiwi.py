@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Hiwi(Method):
-    """HiWi: y = W x + b', b' = b + B act(A b), an adapter that reads a bias in place of activations; not masked.
+    """HiWi: y = W x + b', b' = b + B act(A b), an adapter whose input is the bias of a layer; not masked.
 
-    It is trained like an adapter, and stored as the new biases: `fold`, which a run does before it saves, keeps b'
-    alone, 46,080 numbers for both MLP layers of ViT-B whatever the width. What is stored is a vector, which has no rank
-    to raise: so there are no masks in it. A bias of zeros, as untrained models have, stays one: a run of such biases
-    alone is refused.
+    It is trained as an adapter and stored as the new biases: `fold`, which a run calls before it saves, keeps only b',
+    46,080 parameters for both MLP layers of ViT-B at any width. There are no masks, as a vector has no rank to raise. A
+    bias of zeros, as in untrained models, stays zero; a run whose biases are all zero is refused: use bitfit there.
 
-    Source: HiWi (ACL 2023), arXiv 2305.16742. Its text was not at hand: neither the exact equation, nor which biases,
-    the width or the activation. This is the usual reading, an adapter on a bias as a row, with zeros in B so that the
-    model is the base at step 0; its published size, 0.03 % of RoBERTa-large, fits both MLP biases and the first alone.
-    The paper's form on weights is not here: `neat` is that formula.
+    Source: HiWi (ACL 2023), arXiv 2305.16742, whose text was not available: the exact equation, the adapted biases,
+    width and activation are not known. This is how others describe it, an adapter applied to a bias as a row, with B
+    zero at first so that the model is the base at step 0. The published size, 0.03 % of RoBERTa-large, fits the biases
+    of both MLP layers, and those of the first alone. The variant for weights does not exist here: `neat` has the same
+    formula.
     """
 
     name: ClassVar[str] = "hiwi"

@@ -1,4 +1,4 @@
-"""What the hooks of a method are given by the training loop, and what they give it."""
+"""What the training loop passes to the hooks of a method, and what they return."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ Counts = Mapping[str, tuple[float, int]]  # by name a sum, and of how many
 
 @dataclass(frozen=True)
 class Pass:
-    """One more pass of a model that is trained, `forward(inputs)`; the loss is that of the run, a sum over examples."""
+    """Another forward pass of the model in training, `forward(inputs)`, for the hooks of a method.
+
+    Attributes:
+        model: the trained model.
+        loss: loss of the run, `loss(outputs, targets)`, summed over the examples.
+        outputs: the function that `forward(inputs)` calls.
+    """
 
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -26,12 +32,15 @@ class Pass:
 
 @dataclass(frozen=True)
 class Stage:
-    """A piece of work before the first update: its name for the log, and a function that does it.
+    """Work before the first update, once in each new run.
 
-    It runs once, in a fresh run; what it changes has to be values of parameters and buffers, which checkpoints hold.
+    It may change only values of parameters and buffers, which checkpoints store.
 
-    `updates`: so many of training come before `run`, from the model as it is then, as those of the run itself but for
-    an optimizer and a schedule of their own.
+    Attributes:
+        title: name for the log.
+        run: function that does the work.
+        updates: number of training updates before `run`, from the current model; they are like those of the run, with
+            an optimizer and a learning rate schedule of their own.
     """
 
     title: str

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 class Hra(Method):
     """HRA: y = x (W H_1 ... H_r)^T + b, H = I - 2 u u^T for unit vectors u; not masked.
 
-    r vectors for each layer, half of LoRA's parameters on a square one. The rotation is orthogonal, and the change of
-    the weight of rank up to r. Vectors start as equal pairs, whose reflections undo each other. There are no masks in
-    it, as the reflection of a masked vector is one at another hyperplane.
+    Each adapted weight has r vectors, half of LoRA's parameters if it is square. H_1 ... H_r is orthogonal, and the
+    update of the weight has a rank of up to r. Vectors start in equal pairs, whose reflections cancel, so the model is
+    the base at step 0. There are no masks, as a masked vector gives a reflection at another hyperplane.
 
-    Source: HRA, arXiv 2405.17484; forward, gradients, merge and start are those of PEFT's HRAConfig. Deviations: an odd
-    rank, with which PEFT warns that the model is not the base, is refused; apply_GS is left out, as the Gram-Schmidt
-    process leaves rounding errors of equal pairs, and stretches them to unit length, so that the model is not the base;
-    so is the paper's penalty, which PEFT does not have; the vectors do not decay, as their length has no effect.
-    Settings for images were not found: rank is PEFT's, targets are LoRA's.
+    Source: HRA, arXiv 2405.17484; forward pass, gradients, merged weights and initialization are those of PEFT's
+    HRAConfig. Deviations: an odd rank is refused (PEFT warns that the model is then not the base); there is no
+    apply_GS, as the Gram-Schmidt process turns the rounding errors of equal pairs into unit vectors, and the model is
+    then not the base; the paper's penalty does not exist here or in PEFT; the vectors have no weight decay, as their
+    lengths have no effect. Settings for images were not found: rank is PEFT's, the targets are LoRA's.
     """
 
     name: ClassVar[str] = "hra"

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Ia3(Method):
-    """IA3: learned vectors that scale the outputs of some layers and the inputs of others; not masked.
+    """IA3: y = l * (W x + b) for layers whose outputs are scaled, y = W (l * x) + b where inputs are; not masked.
 
-    One vector for each layer, of its width, from one; what enters the MLP's second layer are the hidden units. There
-    are no masks in it: a vector has no rank to raise. Where a model reads a layer's weight and keeps its bias elsewhere
-    (timm's BEiT and EVA), the vector multiplies `W x` alone. Source: arXiv 2205.05638.
+    Each layer has one learned vector l of its width, which starts at one. The inputs of the MLP's second layer are its
+    hidden units. There are no masks, as a vector has no rank to raise. If a model reads the weight of a layer and keeps
+    its bias elsewhere (timm's BEiT and EVA), l multiplies only W x. Source: arXiv 2205.05638.
     """
 
     name: ClassVar[str] = "ia3"

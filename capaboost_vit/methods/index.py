@@ -1,4 +1,4 @@
-"""The index of methods: which there are, by name, and how one is made of its options."""
+"""The registry of methods by name, and how a method is made from its options."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LISTENERS: list[Callable[[type[Method]], None]] = []
 
 
 def register(method: M) -> M:
-    """Makes a method known by its name; a class decorator.
+    """Registers a method by its name; a class decorator.
 
     Raises:
-        ValueError: it has no name, or another class has it.
-        TypeError: it is no dataclass, or a field was not made by `option`, which gives it its help.
+        ValueError: the class has no name that is an identifier, or another class has this name.
+        TypeError: the class is no dataclass, or a field was not made by `option`, which gives it its help.
     """
     name = getattr(method, "name", None)
     if "__dataclass_fields__" not in vars(method):
@@ -38,21 +38,21 @@ def register(method: M) -> M:
 
 
 def on_register(listener: Callable[[type[Method]], None]) -> None:
-    """Calls a function for each method that there is, and for each that comes."""
+    """Calls a function with each method that is registered now or later."""
     _LISTENERS.append(listener)
     for method in METHODS.values():
         listener(method)
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method. Raises ValueError that names the nearest one."""
+    """The class of a method. Raises ValueError, with the nearest name, for an unknown method."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}{suggest(name, METHODS)}: choose from {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def option_names(method: str) -> list[str]:
-    """The option names of one method."""
+    """Names of a method's options. Raises ValueError for an unknown method."""
     return [field.name for field in dataclasses.fields(find_method(method))]
 
 
@@ -70,12 +70,17 @@ def no_option(what: str, method: str, name: str) -> str:
 
 
 def owner_of(option: str) -> str | None:
-    """The first method that has an option; None where none has."""
+    """The first method that has this option, or None."""
     return next((method for method in METHODS if option in option_names(method)), None)
 
 
 def make_method(method: str, **options: Any) -> Method:
-    """The checked method with these options. Raises ValueError / TypeError that name the nearest valid word."""
+    """A method with these options, checked.
+
+    Raises:
+        ValueError: an unknown method, with the nearest name, or a value out of range.
+        TypeError: an option that the method does not have, or a value of another type.
+    """
     cls, names = find_method(method), option_names(method)
     for name in options:
         if name not in names:
@@ -86,10 +91,10 @@ def make_method(method: str, **options: Any) -> Method:
 
 
 def method_of(options: Mapping[str, Any], *, implied: str | None = None) -> Method | None:
-    """The method of a configuration's dict `{name: lora, rank: 4}`; None if nothing names one.
+    """The method of a configuration's dict such as `{name: lora, rank: 4}`, or None if nothing names a method.
 
     Args:
-        implied: the name of the method where the dict has none: that in the model's name.
+        implied: the method in the model's name, used if the dict has no `name`.
 
     Raises ValueError for options without a method, and what `make_method` raises.
     """
@@ -105,7 +110,7 @@ def method_of(options: Mapping[str, Any], *, implied: str | None = None) -> Meth
 
 
 def takes_several(hint: Any) -> bool:
-    """Whether an option of this type takes several words."""
+    """Whether an option of this type takes several values."""
     return bool(arguments_of(hint, tuple))
 
 

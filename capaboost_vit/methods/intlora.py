@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 class Intlora(MaskedMethod):
     """IntLoRA: y = x (c * F * Q)^T + b, integers Q of W and F of a factor s + (R + sum_i (B * MB_i) (A * MA_i)) / Q.
 
-    The weight stays made of integers while it is trained (`IntegerUpdate`): F is rounded to `bits` bits (`mul`), or to
-    powers of two (`shift`). `merge` writes it as floating-point numbers, `core.merge_integers` makes layers of 16-bit
-    integers; both compute the same. The model is NOT the base at step 0: it is as far from it as the rounding is.
+    The weight consists of integers during training, too (`IntegerUpdate`): F is rounded to integers of `bits` bits
+    (factor="mul"), or to powers of two ("shift"). `merge` writes the product as floating-point numbers,
+    `core.merge_integers` as integers of 8 or 16 bits; both compute the same. The model is NOT the base at step 0: it
+    differs from it by the rounding.
 
-    A layer is made of integers as a whole: all parts of a fused one are targets, or none. R is a function of the seed.
+    A layer becomes integers as a whole: all parts of a fused layer have to be targets, or none. R is a fixed random
+    matrix, a function of the seed.
 
-    As published there are no masks: the default is num_branches=1 with density=1. They compose.
+    As published there are no masks: the default is num_branches=1 with density=1. Masks apply to A and B.
 
-    Source: IntLoRA (ICML 2025), arXiv 2410.21759, for diffusion models; the paper's equations were at hand in notes of
-    others alone. This is the reading of them that is built here, and deviates from the authors' code: Q is symmetric
-    with a step from the largest entry (theirs: asymmetric, by a search), and never zero, so that no entry is out of
-    reach (theirs: 15 % at 4 bits); R is divided by its largest entry (theirs: by the smaller one of its two sides), and
-    drawn from a seed, not stored; the step of F is learned as a factor and has no zero point: r (in + out) + out
-    numbers for each matrix. Settings for images are not published; rank and targets are the code's.
+    Source: IntLoRA (ICML 2025), arXiv 2410.21759, for diffusion models, whose equations were available only in notes by
+    others. Deviations from the authors' code: Q is symmetric, its step is that of the largest entry (theirs:
+    asymmetric, found by a search), and it is never zero, so that every entry can be trained (theirs: 15 % cannot, at 4
+    bits). R is divided by its largest entry (theirs: by the smaller of its two sides), and is drawn from a seed, not
+    stored. The step of F is a learned factor without a zero point ("mul"; of shifts it is fixed), so a matrix has r (in
+    + out) + out parameters, with shifts r (in + out). Settings for images are not published; rank and targets are those
+    of the code.
     """
 
     name: ClassVar[str] = "intlora"

@@ -22,16 +22,23 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Lora(MaskedMethod):
-    """CapaBoost-LoRA: y = W0 x + (alpha / rank) * sum_i (B * MB_i)(A * MA_i) dropout(x).
+    """CapaBoost-LoRA: y = W0 x + (alpha / rank) [ B A + sum_j (B * MB_j) diag(c_j) (A * MA_j) ] dropout(x).
 
-    Parts of one fused layer (q and v of a qkv) become branches of one wrapper, each with its own factors and masks.
+    By default (`coefficients`, ours) the first branch has no masks, and the others have sign masks and learned
+    coefficients c, which start at zero. If `pattern` or `density` is given without `coefficients`, all branches have
+    masks, and it is CapaBoost's
 
-    With `coefficients` y = W0 x + (alpha / rank) [ B A + sum_j (B * MB_j) diag(c_j) (A * MA_j) ] x, c = 0 at first
-    (ours). With `share_blocks` g, the layers of one role in g blocks in a row share one pair A, B, and what tells them
-    apart are their masks (ours): at the same number of parameters the rank is g times as high.
+        y = W0 x + (alpha / rank) sum_i (B * MB_i)(A * MA_i) dropout(x).
+
+    It is applied to linear layers, 2d convolutions and nn.MultiheadAttention. The parts of a fused layer (q and v of a
+    qkv) are branches of one wrapper, each with its own factors and masks.
+
+    share_blocks=g (ours): the layers of one role in g consecutive blocks share one pair A, B, and each has its own
+    masks. With the same number of parameters the rank is g times as high.
 
     Source: LoRA, arXiv 2106.09685; the masks, CapaBoost, arXiv 2407.01320; use_rslora, arXiv 2312.03732;
-    loraplus_lr_ratio, LoRA+, arXiv 2402.12354; rank_dropout, MLAE (whose terms are branches of rank one).
+    loraplus_lr_ratio, LoRA+, arXiv 2402.12354; freeze_down, LoRA-FA, arXiv 2308.03303; rank_dropout, MLAE, arXiv
+    2405.18897 (whose terms are branches of rank one).
     """
 
     name: ClassVar[str] = "lora"

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 class Lorta(MaskedMethod):
     """LoRTA: y = base(x) + dropout(x) dW^T, with the dW of all layers as slices of one tensor, see `CpUpdate`.
 
-    A, B and a vector for each head, each kind of matrix (query, key, value, attn_out) and each layer are all that there
-    is: rank (D + D / H + H + 4 + L) numbers, 6,880 for ViT-B/16. Matrices of another width, or of other heads, as in
-    the stages of Swin, have a tensor of their own.
+    The parameters of the tensor are A, B, and a vector for each head, each kind of matrix (query, key, value, attn_out)
+    and each layer: rank (D + D / H + H + 4 + L) parameters, 6,880 for ViT-B/16. Matrices of another width or number of
+    heads, as in the stages of Swin, have their own tensor.
 
     As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) each slice has its
     own views of A and B.
 
-    Source: arXiv 2410.04060; rank and alpha are its defaults. Published are language models, at rates from 4e-3 to
-    5e-2: `usual_lr` is one of them. Deviations: heads split the rows of query, key and value, which are their outputs
-    (the authors' code splits the inputs), and the columns of attn_out; it merges. Its option init_scale is at its
-    default.
+    Source: arXiv 2410.04060; rank and alpha are its defaults. Published for language models at learning rates from 4e-3
+    to 5e-2; `usual_lr` is one of them. Deviations: heads split the rows of query, key and value, which are their
+    outputs (in the authors' code the inputs), and the columns of attn_out; it merges. Its option init_scale is fixed at
+    its default.
     """
 
     name: ClassVar[str] = "lorta"

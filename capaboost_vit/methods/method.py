@@ -1,4 +1,4 @@
-"""A method: its options and its behaviour, as one frozen dataclass in one file, found by its name."""
+"""A method: its options and its behaviour in one frozen dataclass, one file for each, found by its name."""
 
 from __future__ import annotations
 
@@ -39,24 +39,26 @@ SIZES |= {"num_blocks": "n", "gralora_k": "k", "block_size": "b", "n_butterfly_f
 
 @dataclass(frozen=True)
 class Method:
-    """One way to fine-tune a model: a subclass with `@register`, its options as fields made by `option`, and `build`.
+    """A fine-tuning method: a subclass with `@register`, its options as fields made by `option`, and `build`.
 
-    That makes a method known to `adapt`, the timm names, the command line and its help, configurations, adapter files,
-    summaries, reports and studies; that of another package through an entry point of `capaboost_vit.methods`.
+    Registered methods are known to `adapt`, the timm names, the command line and its help, configurations, adapter
+    files, summaries and studies; those of another package by an entry point in the group `capaboost_vit.methods`.
 
     Methods and attributes of the class:
-        name: by which it is called.
-        timm_names: whether there are timm names; needs_plain_attention: for families with timm's plain attention alone.
-        trains_head: the head is trained from the first step; False: it stays that of the weights.
-        uses_labels: the loss of the run is part of training; False: only what the hooks `losses` and `penalty` give.
+        name: the name of the method in calls and options.
+        timm_names: whether timm names `<family>_capaboost_<name>` are registered; needs_plain_attention: only for
+            families whose attention layers are timm's plain ones.
+        trains_head: the head is trained from the first step; False: it keeps its weights.
+        uses_labels: the loss of the run is used in training; False: only the hooks `losses` and `penalty` are.
         trains_all: everything is trained, and an adapter file holds every weight (full fine-tuning).
-        starts_as_base: the model computes at step 0 what the base does.
-        usual_lr: learning rate of AdamW on images where nobody chooses or searches one.
-        stacks: takes modules that carry a wrapper of the same class already.
-        why_no_masks: of a method that is no `MaskedMethod`, what is said to who gives it masks; "": nothing of its own.
-        finds: options that are none until a run has found them, by `find`, such as ("skipped",).
-        measures: names of what `counted` or `count` counts, such as ("rate",); runs report `val_rate` and `test_rate`.
-        given: the names that the user gave (`name` too), which a run's configuration keeps; None: made by its class.
+        starts_as_base: at step 0 the model computes the same as the base.
+        usual_lr: default learning rate of AdamW on images.
+        stacks: it can be applied to modules that have a wrapper of the same class already.
+        why_no_masks: of a method that takes no masks, the reason, for the error message; "": none.
+        finds: names of options that are None until a run has found them by `find`, such as ("skipped",).
+        measures: names that `counted` or `count` returns, such as ("rate",); runs report `val_rate` and `test_rate`.
+        given: names that the user gave (`name`, too), which a run's configuration keeps; None: it was made by its
+            class.
     """
 
     name: ClassVar[str]
@@ -79,110 +81,110 @@ class Method:
     # what it does to a model
 
     def build(self, model: nn.Module, anatomy: Anatomy) -> Iterator[tuple[str, Wrapper]]:
-        """Yields (canonical name of a slot, the wrapper for it); each is attached before the next one is asked for.
+        """Yields (canonical name of a slot, the wrapper for it); each is attached before the next one is requested.
 
-        A module that wrappers share is made first and handed to them. Masks and start values are functions of the
-        options, so building again gives the same. Where it raises ValueError or TypeError, for what does not fit the
-        model, all is taken off again.
+        A module that several wrappers share is created first and passed to each of them. Masks and initial values are
+        functions of the options, so building again gives the same. If it raises ValueError or TypeError, because
+        something does not fit the model, all wrappers are removed again.
         """
         yield from ()
 
     def base_parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        """Parameters of the base model that are trained beside the branches and the head."""
+        """Parameters of the base model that are trained in addition to what is added and the head."""
         return ()
 
     def learning_rates(self, model: nn.Module) -> Iterable[tuple[nn.Parameter, float]]:
-        """Trained parameters whose learning rate is not the run's, with the factor by which it is multiplied."""
+        """(parameter, factor) pairs for trained parameters whose learning rate is that of the run times a factor."""
         return ()
 
     def folded(self) -> Method:
-        """The options of the same method behind `fold`, which makes plain what only training needs."""
+        """The method with the options that describe the model after `fold`, which replaces what only training needs."""
         return self
 
     def alone(self, tensors: Mapping[str, Tensor], task: int) -> tuple[Method, dict[str, Tensor]]:
-        """Of the tensors of an adapter file: the method and the tensors of one of its tasks, but for the head's.
+        """The method and the tensors of one task of an adapter file with several, without those of the head.
 
-        Raises ValueError where all tasks have one adapter.
+        Raises ValueError if all tasks share one adapter.
         """
         raise ValueError(f"the tasks of method {self.name!r} have no adapters of their own: take its file as it is")
 
     def inherits(self, name: str) -> bool:
-        """Whether a run that starts from an adapter file takes its tensor of this name; those of the head are new."""
+        """Whether a run that starts from an adapter file loads its tensor of this name; those of the head are new."""
         return True
 
     def cautions(self) -> Iterator[str]:
-        """Warnings in the log of a run: options that are allowed, and seldom what was meant."""
+        """Warnings for the log of a run: options that are valid, but rarely intended."""
         yield from ()
 
     # hooks of the training loop; they draw from the random stream of the update, and their state lives in buffers
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """Added to the mean loss of an update, whatever the number of its examples; not in evaluation."""
+        """A term added to the mean loss of an update, once for any number of examples; not in evaluation."""
         return None
 
     def losses(self, forward: Pass, inputs: Any, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """Added to the loss of a batch, a sum over its examples; `forward(inputs)` is one more pass of the model."""
+        """A term added to the loss of a batch, a sum over its examples; `forward(inputs)` is another pass."""
         return None
 
     def after_backward(self, model: nn.Module, update: int, updates: int) -> None:
-        """Called before the optimizer's step of an update, from 0, with its gradients: finite, unscaled, clipped."""
+        """Called before the optimizer's step of an update (from 0), with finite, unscaled and clipped gradients."""
 
     def after_step(self, model: nn.Module, update: int, updates: int) -> None:
-        """Called behind the optimizer's step, with the new values; not where a gradient scaler has skipped it."""
+        """Called after the optimizer's step, with the new values; not if a gradient scaler has skipped the step."""
 
     def knowing(self, model: nn.Module, targets: Tensor) -> AbstractContextManager[None]:
-        """Around the passes and the backward pass of a batch of training: what the model may know of its targets."""
+        """A context around forward and backward passes of a training batch, in which the model may use its targets."""
         return nullcontext()
 
     def counted(self, model: nn.Module) -> AbstractContextManager[Callable[[], Counts]]:
-        """Counts within the block what the model does in evaluation: of each of `measures` a sum, and of how many."""
+        """A context around an evaluation that yields a function: for each of `measures` a sum and a count."""
         return nullcontext(dict)
 
     def count(self, forward: Pass, inputs: Any, outputs: Tensor, targets: Tensor) -> Counts:
-        """The same of a batch of an evaluation, behind its pass; `forward(inputs)` is one more."""
+        """The same for one batch of an evaluation, after its forward pass; `forward(inputs)` is another pass."""
         return {}
 
     def find(self, job: Any, say: Callable[[str], None]) -> Mapping[str, Any]:
-        """Those of the options in `finds` that are none, found on val before a run, which is built anew with them."""
+        """Values of the options in `finds` that are None, found on val before a run, which is built again with them."""
         return {}
 
     def stages(self, job: Any) -> Iterable[Stage]:
-        """What is to be done before the first update, such as compressing."""
+        """Work before the first update, such as compression."""
         return ()
 
     # as values
 
     def with_found(self, options: Mapping[str, Any]) -> Method:
-        """The method with what a run has found; a configuration keeps what was asked for."""
+        """The method with the options that a run has found; configurations keep the options as given."""
         made = dataclasses.replace(self, **options)
         object.__setattr__(made, "given", tuple(name for name in self.as_given() if name not in options))
         return made
 
     def seeded(self, seed: int) -> Method:
-        """With the run's seed for its start values, unless the user chose another; masks have a seed of their own."""
+        """With the run's seed for initial values, unless the user gave `init_seed`; masks have their own seed."""
         if not hasattr(self, "init_seed") or "init_seed" in self.as_given():
             return self
         return dataclasses.replace(self, init_seed=seed)  # type: ignore[call-arg]
 
     def for_tasks(self, classes: Sequence[int]) -> Method:
-        """With the number of classes of each task, where a run's data are several tasks."""
+        """The method with the number of classes of each task, for a run on several data sets."""
         return self
 
     def options(self) -> dict[str, Any]:
-        """Every option as JSON has it: lists, not tuples."""
+        """All options as JSON values: lists, no tuples."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def record(self) -> dict[str, Any]:
-        """The method as adapter files hold it: its name as `method`, and every option."""
+        """The method as adapter files store it: its name as `method`, and all options."""
         return {"method": self.name, **self.options()}
 
     @classmethod
     def label(cls, record: Mapping[str, Any]) -> str:
-        """What people call it with the options of a `record`: `capaboost-lora r8 d2`, `lora r8`, `head`.
+        """A short name with the main options of a `record`, for tables: `capaboost-lora r8 d2`, `lora r8`, `head`.
 
-        Masks that are not the method's default stand behind, such as the paper's (`capaboost-lora r8 d2 random`), and
-        so does a density that is not the pattern's own (`s1`: tied, not masked). Older records have fewer options.
+        Masks other than the method's default are appended, such as the paper's (`capaboost-lora r8 d2 random`), and so
+        is a density other than the pattern's (`s1`: tied, not masked). Records of earlier releases have fewer options.
         """
         name = str(record["method"])
         properties = [f"{letter}{record[option]}" for option, letter in SIZES.items() if record.get(option) is not None]
@@ -195,7 +197,7 @@ class Method:
         return " ".join([name, *properties])
 
     def as_given(self) -> dict[str, Any]:
-        """What a configuration keeps: what was given, or `name` and the options that are not at their defaults."""
+        """The options that a configuration keeps: those given, or else `name` and those that are not the default."""
         values = {"name": self.name, **self.options()}
         if self.given is not None:
             return {name: values[name] for name in self.given}
@@ -205,7 +207,7 @@ class Method:
 
 @dataclass(frozen=True)
 class MaskedMethod(Method):
-    """Options that every masked method has. num_branches=1 with density=1 is the plain method."""
+    """A method with masks: the options that all of these have. num_branches=1 with density=1 is the plain method."""
 
     num_branches: int = option(
         2, "d: how many masked views of the shared weights are summed; 1 with density 1 is the plain method", low=1
@@ -233,7 +235,7 @@ class MaskedMethod(Method):
         self.scaling_of_masks()
 
     def cautions(self) -> Iterator[str]:
-        """One branch whose masks nobody asked for: what they drop is in no other branch, so it is never trained."""
+        """Warns of one branch with masks by default, whose dropped entries are never trained."""
         if self.num_branches == 1 and self.density is None and self.pattern == "random":
             yield (
                 f"one branch keeps {self.masking.kept:g} of each weight, and the rest is never trained: add "
@@ -242,9 +244,9 @@ class MaskedMethod(Method):
 
     @property
     def masking(self) -> Masking:
-        """These options as the layers take them."""
+        """These options as a `Masking`, which the layers take."""
         return masks_of(type(self), self.options())
 
     def scaling_of_masks(self) -> float:
-        """The factor of the option `rescale`, if the method has it. Raises ValueError for masks that do not exist."""
+        """The factor of the option `rescale`, if the method has it. Raises ValueError if the masks have none."""
         return rescaling(getattr(self, "rescale", None), self.masking)

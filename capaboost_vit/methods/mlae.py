@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Mlae(MaskedMethod):
-    """MLAE: y = base(x) + sum_i (B * MB_i) diag(dropout(l)) (A * MA_i) dropout(x), a number l for each of `rank` terms.
+    """MLAE: y = base(x) + sum_i (B * MB_i) diag(dropout(l)) (A * MA_i) dropout(x), with `rank` learned coefficients l.
 
-    LoRA whose terms of rank one are experts: l starts at `alpha` (it is not divided by the rank), is trained and not
-    decayed, and `rank_dropout` leaves experts out, drawn once a batch. It is a regulariser; the rank stays LoRA's.
+    It is LoRA whose terms of rank one are experts: each has a coefficient l, which starts at `alpha` (not divided by
+    the rank) and has no weight decay. `rank_dropout` drops experts, drawn once per batch. It regularises, and does not
+    raise the rank.
 
-    As published there are no masks on A and B: the default is num_branches=1 with density=1. They compose.
+    As published there are no masks on A and B: the default is num_branches=1 with density=1. Masks can be added.
 
     Source: MLAE, arXiv 2405.18897, and its authors' code, whose targets and alpha these are. The published dropout is
-    chosen for each task and was not found; in the code, and here, it is 0 unless it is given.
+    chosen for each task and was not found; in the code, and here, it is 0 by default.
     """
 
     name: ClassVar[str] = "mlae"

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 class Neat(MaskedMethod):
     """NEAT: y = x (W + dW)^T + b, dW = scaling * sum_i (B * MB_i) g(relu((A * MA_i) W)), g of `hidden_depth`.
 
-    As many parameters as LoRA on square layers, 2 r out (+ 2 hidden_depth r^2), and no more rank: dW is of rank r, or
-    num_branches r. W is always the weight of the base, never one with dW in it.
+    An adapter whose inputs are the columns of W. It has 2 r out (+ 2 hidden_depth r^2) parameters, as many as LoRA for
+    square layers, and the rank is not higher: r at most, or num_branches r with masks. W is always the weight of the
+    base, without dW.
 
-    As published there are no masks: the default is num_branches=1 with density=1. They compose; whether they help,
-    nobody has shown.
+    As published there are no masks: the default is num_branches=1 with density=1. It is not known whether masks help.
 
-    Source: NEAT, arXiv 2410.01870, renamed PEANuT; forward, gradients, merge and start are those of PEFT's PeanutConfig
-    with act_fn="relu". hidden_depth is PEFT's depth, which is a word of timm's models, and 2 of it what the authors'
-    code calls 6. Rank, targets and scaling are those of that code for ViT-B, with learning rates of 5e-3 to 1e-2.
+    Source: NEAT, arXiv 2410.01870, renamed PEANuT; forward pass, gradients, merged weights and initialization are those
+    of PEFT's PeanutConfig with act_fn="relu". hidden_depth is PEFT's depth (timm's models have an argument of that
+    name); hidden_depth=2 is depth 6 in the authors' code. Rank, targets and scaling are those of that code for ViT-B,
+    with learning rates of 5e-3 to 1e-2.
     """
 
     name: ClassVar[str] = "neat"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Norm(Method):
-    """LayerNorm-tuning: only the normalisation layers are trained, and the classifier.
+    """LayerNorm-tuning: only the parameters of the normalisation layers and the head are trained.
 
-    Batch norms keep their running statistics, as with every method but full fine-tuning.
+    Batch norms keep their running statistics, as with every method except full fine-tuning.
     """
 
     name: ClassVar[str] = "norm"

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Pafi(Method):
-    """PaFi: W + dW, dW zero but where |W| is smallest: the same sparse mask for all tasks, from the base alone.
+    """PaFi: W + dW, where dW is zero except for the entries with the smallest |W|, which do not depend on the task.
 
-    `fraction` of the entries of each weight are trained; 0.02 of query and value are 283,104 numbers for ViT-B, as many
-    as LoRA's at rank 8. A file holds the values and their places. There are no masks of CapaBoost's in it: dW has full
-    rank already.
+    `fraction` of the entries of each weight are trained. 0.02 of query and value are 283,104 parameters for ViT-B,
+    about as many as LoRA's at rank 8. A file stores the values and their positions. CapaBoost's masks are not used, as
+    dW has full rank already.
 
-    Source: PaFi (ACL 2023), arXiv 2305.16742. Its text was not at hand: the share, which weights, and whether the
-    smallest are those of one weight or of all of them are not known; here they are those of each weight. Deviation:
-    weight decay draws dW to zero, and so the entries to where they began, not to zero; all others never move.
+    Source: PaFi (ACL 2023), arXiv 2305.16742, whose text was not available: the fraction, the adapted weights, and
+    whether the smallest entries are those of each weight (as here) or of all weights are not known. Deviation: weight
+    decay pulls dW to zero, and so an entry to its value in the base.
     """
 
     name: ClassVar[str] = "pafi"

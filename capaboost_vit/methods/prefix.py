@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Prefix(MaskedMethod):
-    """CapaBoost-Prefix: P learned keys and values in front of those of an attention layer.
+    """CapaBoost-Prefix: `softmax(q [K_p; K]^T) [V_p; V]`, P learned keys K_p and values V_p in each attention layer.
 
-    `softmax(q [K_p; K]^T) [V_p; V]`. How an attention layer takes a prefix is the anatomy's knowledge
-    (`Anatomy.prefix_attention`). A prefix changes the softmax, so unlike LoRA and adapters the model is not exactly the
-    base at step 0; with prefix_length=0 it is.
+    They are masked virtual tokens, see `VirtualTokens`. Which attention layers take a prefix, and how, is defined by
+    `Anatomy.prefix_attention`. A prefix changes the softmax, so unlike with LoRA and adapters the model is near the
+    base at step 0, but not equal to it; with prefix_length=0 it is the base.
+
+    Source: prefix tuning, arXiv 2101.00190; the masks, CapaBoost, arXiv 2407.01320.
     """
 
     name: ClassVar[str] = "prefix"

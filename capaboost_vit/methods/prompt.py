@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Prompt(MaskedMethod):
-    """CapaBoost-Prompt: P learned tokens beside the image's: new ones in each block (deep), or once, carried through.
+    """CapaBoost-Prompt: P learned tokens beside the image's, new ones in each block (deep) or only before the first.
 
-    Prompts change the softmax, so the model is not exactly the base at step 0; with prompt_length=0 it is. With shallow
-    prompts the outputs of inner blocks contain the prompt (timm's features_only and forward_intermediates need deep).
-    Source: VPT, arXiv 2203.12119.
+    They are masked virtual tokens, see `VirtualTokens`. Prompts change the softmax, so the model is near the base at
+    step 0, but not equal to it; with prompt_length=0 it is the base. With shallow prompts (deep=False) the outputs of
+    inner blocks contain the prompt, so timm's features_only and forward_intermediates need deep ones.
+
+    Source: VPT, arXiv 2203.12119; the masks, CapaBoost, arXiv 2407.01320. Deviation: prompts are placed after the patch
+    tokens, not after the class token (equivalent for these blocks).
     """
 
     name: ClassVar[str] = "prompt"

@@ -15,18 +15,19 @@ from ..core.virtual_tokens import VirtualTokens
 
 
 class PromptPruning:
-    """The prompts of a model whose tables are pruned: `begin` puts whole ones in, `end` scores them and prunes.
+    """Pruning of prompts by gradient scores: `begin` inserts the complete tables, `end` scores them and prunes.
 
-    Where token k of each block were multiplied by rho_k, and its segment s by rho_ks, the scores are
+    Let rho_k = 1 be a factor of token k in all blocks, rho_ks one of its segment s, and p_k the token in a block.
+    Scores are
 
-        E |dL/drho_k| and E |dL/drho_ks| at rho = 1,  dL/drho_k = sum_s dL/drho_ks = sum over blocks of dL/dp_k . p_k,
+        E |dL/drho_k| and E |dL/drho_ks|, with dL/drho_k = sum_s dL/drho_ks = sum over blocks of dL/dp_k . p_k,
 
-    the means over the training examples, in evaluation mode. The tokens of the highest scores stay, the same in each
-    block, and of each the segments of the highest.
+    means over the training examples, in evaluation mode. The tokens with the highest scores are kept, the same ones in
+    each block, and of each kept token the segments with the highest scores.
 
     Args:
         job: of a run, before its first update.
-        whole: of a pruned table the whole one, with its start values.
+        whole: returns the complete table, with its initial values, for a pruned one.
     """
 
     def __init__(self, job: Any, whole: Callable[[PrunedTable], TiedMaskedWeight]) -> None:

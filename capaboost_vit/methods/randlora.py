@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class Randlora(Method):
     """RandLoRA: y = base(x) + dropout(x) dW^T, dW = (alpha / rank) sum_j B_j diag(l_j) A diag(g_j); not masked.
 
-    A and the B_j are random, frozen and shared by all layers, functions of `projection_prng_key`, and in no file. There
-    are as many j as make the sum of full rank, so a LARGER rank has fewer parameters: for ViT-B's query and value
-    460,800 at 32, and 295,200, LoRA's number, at 52. There are no masks in it, as no matrix is trained that could be
-    masked.
+    A and B_j are random, frozen and shared by all layers; they are functions of `projection_prng_key` and not stored.
+    The sum has as many terms as full rank needs, so a LARGER rank has fewer parameters: for query and value of ViT-B
+    460,800 at rank 32, and 295,200, about as many as LoRA, at rank 52. There are no masks, as no matrix is trained.
 
-    Source: RandLoRA, arXiv 2502.00987; forward, gradients, merge and start are those of PEFT's RandLoraConfig with the
-    same A and B. Deviations: A and B are drawn with unit variance from numpy's stream, where PEFT draws them in
-    low precision from torch's and divides them by their deviation; its sparse ones are left out, as they cost the same.
+    Source: RandLoRA, arXiv 2502.00987; forward pass, gradients, merged weights and initialization are those of PEFT's
+    RandLoraConfig with the same A and B. Deviations: A and B are drawn with unit variance by numpy (PEFT draws them in
+    low precision by torch and divides them by their standard deviation); sparse bases are left out, as they cost the
+    same.
     """
 
     name: ClassVar[str] = "randlora"

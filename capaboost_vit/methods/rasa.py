@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 class Rasa(MaskedMethod):
     """RaSA: y = base(x) + dropout(x) dW^T, dW = [B, B_s] diag(c) [A; A_s], see `SharedRanksUpdate`.
 
-    Of the r ranks of each of the L layers of one kind (the queries, say) k go into a pool of k L, A_s and B_s, that all
-    of them use: r - k + k L ranks for LoRA's numbers, and those of c. It starts at alpha / 2 (r - k) for the private
-    ranks and alpha / 2 k L for the shared ones. With k = 0, where the authors' code divides by zero, c is LoRA's
-    alpha / r at the start, and learned (ours).
+    Each of the L layers of one kind (all queries, say) gives k of its r ranks to a pool A_s, B_s of k L ranks that all
+    of them use. So each layer has r - k + k L ranks, with LoRA's parameters and the coefficients c. c starts at alpha /
+    (2 (r - k)) for private ranks and alpha / (2 k L) for shared ones. With k = 0, where the authors' code divides by
+    zero, c is learned and starts at LoRA's alpha / r (ours).
 
     As published there are no masks: the default is num_branches=1 with density=1. With masks (ours) each layer has its
     own views of the shared factors, too.
 
-    Source: RaSA (ICLR 2025). Published are language models (r 16, k 2, alpha 32): rank, alpha, targets and rate are
-    LoRA's, and k is r / 8 as there. Deviations: layers may have other shapes, which then share among themselves; it
-    merges. How A starts is not found, so it does as LoRA's.
+    Source: RaSA (ICLR 2025). Published for language models (r 16, k 2, alpha 32): here rank, alpha, targets and
+    learning rate are LoRA's, and k is r / 8 as there. Deviations: layers of different shapes are supported, each shape
+    with its own pool; it merges. The published initialization of A was not found, so it is LoRA's.
     """
 
     name: ClassVar[str] = "rasa"

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 class Repadapter(MaskedMethod):
     """RepAdapter: y = base(x + scale [sum_i (B * MB_i) ((A * MA_i) x + a) + b]) for the first layers of a sub-layer.
 
-    There is no activation, so it merges into weight and bias of these layers: of a fused qkv and the MLP's first one
-    239,808 numbers for ViT-B/16. B is block-diagonal with `groups` blocks. Layers side by side that have the same width
-    of input (query, key and value of BERT, the two of a gated MLP) are given one adapter. Where one of them has no
-    bias, which could not hold its shift, the adapter has no biases.
+    There is no activation, so the adapter merges into weight and bias of these layers: the fused qkv and the MLP's
+    first layer. ViT-B/16 has 239,808 parameters. B is block-diagonal with `groups` blocks. Layers with the same input
+    (query, key and value of BERT, the two layers of a gated MLP) share one adapter; if one of them has no bias, the
+    adapter has no biases.
 
     As published there are no masks: the default is num_branches=1 with density=1.
 
     Source: RepAdapter, arXiv 2302.08106; bottleneck, groups and scale are those of its code for ViT-B. Deviations:
-    dropout on the hidden units is 0 by default (0.1 there); groups=1 merges, too. Its learning rate is not found: it is
-    that of a method whose rate is not measured.
+    dropout on the hidden units is 0 by default (there 0.1); groups=1 merges, too. Its learning rate was not found;
+    `usual_lr` is the default of methods whose rate is not measured.
     """
 
     name: ClassVar[str] = "repadapter"

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 class Sfda(Method):
     """Source-free domain adaptation: y = base(x) + x dW^T, dW = U G V^T, G trained without labels, the head frozen.
 
-    U and V are the first singular vectors of the weight and stay as they are (`core.SingularUpdate`). With the
-    probabilities p of a batch of B examples the loss is, instead of the run's,
+    U and V are the first singular vectors of the weight and frozen (`core.SingularUpdate`). The loss of the run is
+    replaced: for the predicted probabilities p of a batch of B examples, and the entropy H, it is
 
         B [entropy_weight mean(H(p)) - diversity_weight H(mean(p))],
 
-    H the entropy: each answer is to be sure, and the answers are to differ. The base is a model that is trained already
-    for the same classes; at step 0 the model is the base. Labels of the training split are never read, those of val and
-    test only to report scores; what would choose by them is refused. Masks are not there: two factors are frozen.
+    so that each prediction is confident, and predictions differ from each other. The base has to be a trained model
+    with the same classes; the model is the base at step 0. Labels of the training split are not used, those of val and
+    test only for scores; options that would select by labels are refused. There are no masks, as two of three factors
+    are frozen.
 
-    Source: low-rank core adaptation of arXiv 2410.02147 (ICLR 2025), with the objective of SHOT (ICML 2020) without its
-    pseudo-labels. There the factors come from a Tucker decomposition of convolutions over time, and source training
-    goes on with the factors in place of the weights, which saves operations and changes the base; here the rest of the
-    weight is kept, so nothing is saved and nothing changes before training. Its ranks and rates are not found: these
-    are ours.
+    Source: low-rank core adaptation of arXiv 2410.02147 (ICLR 2025), with the objective of SHOT (ICML 2020) without
+    pseudo-labels. There the factors come from a Tucker decomposition of convolutions over time, and replace the weights
+    when source training continues, which saves operations and changes the base. Here the rest of the weight is kept, so
+    no operations are saved. The published ranks and learning rates were not found: these are ours.
     """
 
     name: ClassVar[str] = "sfda"

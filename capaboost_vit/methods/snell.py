@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Snell(Method):
-    """SNELL: y = base(x) + dropout(x) dW^T, dW_ij = 0.1 (|p_i - q_j| - |p'_i - q'_j|), less its start; not masked.
+    """SNELL: y = base(x) + dropout(x) dW^T, dW_ij = 0.1 (|p_i - q_j| - |p'_i - q'_j|) minus its start; not masked.
 
-    As many parameters as LoRA, and an update of full rank. With sparsity 0 it is what its authors call KLoRA; with more
-    dW's smallest entries are zero, see `KernelUpdate`. There are no masks in it: a sum of kernels of masked points fits
-    matrices worse than one kernel, whose rank is full already.
+    Row i of the weight has learned points p_i, p'_i, and column j learned points q_j, q'_j: as many parameters as LoRA,
+    and an update of full rank. With sparsity 0 it is what its authors call KLoRA; with a larger value that share of the
+    entries of dW, the smallest ones, is zero, see `KernelUpdate`. There are no masks: a sum of kernels of masked points
+    fits matrices worse than one kernel, whose rank is full already.
 
-    Source: arXiv 2411.01800. Deviations: the start is subtracted, so that the model is the base at step 0; "paper" as
-    `start` leaves it in. Targets are LoRA's and dropout is 0; the authors adapt all six linear layers of a block with
-    dropout 0.1, choose the sparsity for each task, and train the class token.
+    Source: arXiv 2411.01800. Deviations: the start is subtracted, so that the model is the base at step 0;
+    start="paper" does not subtract it. The targets are LoRA's and dropout is 0; the authors adapt all six linear layers
+    of a block with dropout 0.1, choose the sparsity for each task, and train the class token, too.
     """
 
     name: ClassVar[str] = "snell"

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Ssf(Method):
-    """SSF: y = l * z + b behind the layers; not masked.
+    """SSF: y = l * z + b for the output z of a layer; not masked.
 
-    Two vectors of a layer's width, one of ones, one of zeros. They merge into weight and bias; there are no masks in
-    it, as a vector has no rank to raise. Source: arXiv 2210.08823; the default targets are the places of the official
-    code, 205,824 parameters for ViT-B/16. Deviation: it starts from N(1, 0.02^2) and N(0, 0.02^2); here the model is
-    the base at step 0.
+    Each layer has a vector l of ones and a vector b of zeros, of its width. They merge into weight and bias. There are
+    no masks, as a vector has no rank to raise.
+
+    Source: arXiv 2210.08823; the default targets are those of the official code, 205,824 parameters for ViT-B/16.
+    Deviation: l and b start from one and zero, so that the model is the base at step 0 (there from N(1, 0.02^2) and
+    N(0, 0.02^2)).
     """
 
     name: ClassVar[str] = "ssf"

@@ -26,19 +26,23 @@ PARTS = ("lora", "prefix", "adapter", "ia3", "prompt")
 @register
 @dataclass(frozen=True)
 class Unipelt(MaskedMethod):
-    """UniPELT: LoRA, prefix and adapter behind gates, and compositions with IA3 and a prompt (for text).
+    """UniPELT: LoRA, prefix and adapter with gates; IA3 and a prompt can be added (for text encoders).
 
-    Every layer gets the named parts, and each branch but the prompt a gate `g = mean sigmoid(x w + b)`: LoRA on query
-    and value, `y = W x + g B A x` (the gate stands for alpha / rank); a prefix `[g K_p; K]`, `[g V_p; V]` whose layers
-    share one reparameterisation MLP; a sequential adapter behind the MLP, `y + g up(act(down(y)))`; IA3 on key, value
-    and the MLP's hidden units, `x (1 + g (l - 1))`; a prompt in front of the embeddings, without a gate. A gate looks
-    at what its branch is fed with; that of the hidden units at the MLP's input.
+    Every layer has the `parts`, and each of them except the prompt has a gate `g = mean sigmoid(x w + b)`:
+
+    - lora: on query and value, `y = W x + g B A x` (the gate replaces alpha / rank);
+    - prefix: `[g K_p; K]`, `[g V_p; V]`; all layers share one reparameterisation MLP;
+    - adapter: sequential, after the MLP, `y + g up(act(down(y)))`;
+    - ia3: on key, value and the hidden units of the MLP, `x (1 + g (l - 1))`;
+    - prompt: tokens before those of the text, without a gate.
+
+    The input x of a gate is that of its branch; for the hidden units it is the input of the MLP.
 
     As published there are no masks: the default is num_branches=1 with density=1. With num_branches=2, density=0.5
     LoRA, adapter and the MLP of the prefix are CapaBoost's.
 
     Source: UniPELT, arXiv 2110.07577; with a prompt-tuning layer and the other compositions, arXiv 2405.05493. How
-    gates act on IA3 and how several copies stand together is not published: `copies` stand around each other.
+    gates act on IA3, and how copies are combined, is not published: here `copies` are nested.
     """
 
     name: ClassVar[str] = "unipelt"

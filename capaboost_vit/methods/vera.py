@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class Vera(Method):
     """VeRA: y = base(x) + dropout(x) dW^T, dW = diag(b) B diag(d) A, A and B random, frozen and shared; not masked.
 
-    A few vectors of numbers where LoRA has matrices, and files that are as small: A and B are functions of
-    `projection_prng_key`, and in none of them. There are no masks in it, as no matrix is trained that could be masked.
+    The parameters of an adapted weight are two vectors, b (zero at first) and d. A and B are functions of
+    `projection_prng_key` and not stored, so files are small. There are no masks, as no matrix is trained.
 
-    Source: VeRA, arXiv 2310.11454; forward, gradients, merge and start are those of PEFT's VeraConfig with the same A
-    and B. Deviations: A and B come from numpy's stream, which never changes, not from torch's, so that they are other
-    numbers than PEFT's of that key; parts of a fused layer have vectors of their own.
+    Source: VeRA, arXiv 2310.11454; forward pass, gradients, merged weights and initialization are those of PEFT's
+    VeraConfig with the same A and B. Deviations: A and B are drawn by numpy, whose streams never change, so the same
+    key gives other matrices than in PEFT; the parts of a fused layer have their own vectors.
     """
 
     name: ClassVar[str] = "vera"
