@@ -3,9 +3,9 @@
 >>> import timm, capaboost_vit
 >>> model = timm.create_model("vit_base_capaboost_lora", pretrained=True, num_classes=100)
 
-The timm names are registered as soon as both this package and timm are imported, in either order. Importing this
-package imports neither torch nor timm: the public names below are loaded when they are first used. (Without wrapt, as
-on a machine that has torch and timm alone, timm is imported at once.)
+The timm names are registered as soon as this package and timm are both imported, in either order. Importing this
+package imports neither torch nor timm: the public names below are loaded on first use. (Without the package wrapt, timm
+is imported at once.)
 """
 
 from importlib import import_module

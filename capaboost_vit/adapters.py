@@ -1,4 +1,4 @@
-"""The one entry for adapted models of every kind: it knows whether a model is one of transformers or of timm."""
+"""Entry points for models of timm and of transformers: adapt, save, load."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
-    """Adds a method's branches to a model, in place, and freezes everything but them and the head.
+    """Applies a method to a model, in place, and freezes everything except what it adds and the head.
 
     Args:
-        model: of timm or transformers, for images or texts, an encoder or a decoder; or any torch model when `targets`
-            are name patterns such as `encoder.*.linear1`.
-        method: the name of one of `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf, unipelt;
-            bitfit, norm, head (linear probe) or full (fine-tuning); or a method that is made already.
-        head: names or patterns of further modules to train, () for none; None takes those of an earlier call, or what
-            `core.heads.find_head` finds: a classifier, what stands beside or behind a backbone. What is trained stands
-            in the log and in `model.capaboost["head"]`; where no head is found, a warning says what to type.
+        model: a model of timm or transformers, for images or texts, an encoder or a decoder; or any torch model if
+            `targets` are name patterns such as `encoder.*.linear1`.
+        method: the name of a method in `capaboost_vit.METHODS`, such as lora, adapter, prefix, prompt, ia3, ssf,
+            unipelt, bitfit, norm, head (linear probe) or full (fine-tuning); or a method object.
+        head: names or patterns of further modules to train, () for none. None: those of an earlier call, or what
+            `core.heads.find_head` finds: a classifier, or the modules beside or after a backbone. The log and
+            `model.capaboost["head"]` name them; if no head is found, a warning says what to type.
         options: of the method, see `capaboost_vit.methods`, such as `rank=8, num_branches=2, density=0.5,
-            targets=("query", "value")`; and `autocast_adapter_dtype=False`, with which the branches and the head of a
-            bfloat16 or float16 model have its dtype: they are float32 otherwise, as in PEFT. Roles that `targets` may
-            name stand in docs/ecosystem/roles.md.
+            targets=("query", "value")`; docs/ecosystem/roles.md lists the roles that `targets` may name. Also
+            `autocast_adapter_dtype=False`: what is added to a bfloat16 or float16 model, and its head, keep that dtype;
+            by default they are float32, as in PEFT.
 
     Returns:
-        The same model, still of its own class. A second call adds a second method.
+        The same model, whose class is unchanged. A second call adds a second method.
 
     Raises:
-        ValueError, TypeError: an unknown method or option, a target that matches nothing, a method that the model does
-            not take (a prefix of a decoder) or that would train nothing, or a model that PEFT or a parallel wrapper has
-            changed; the model is unchanged.
+        ValueError, TypeError: an unknown method or option, a target that matches nothing, a method that does not
+            support the model (a prefix for a decoder) or would train nothing, or a model changed by PEFT or wrapped for
+            parallel training; the model is unchanged.
 
     Examples:
         >>> model = capaboost_vit.adapt(timm.create_model("vit_tiny_patch16_224"), "lora", rank=4)
@@ -56,9 +56,9 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """The roles of a model of timm or transformers, its head, and which prefixes and prompts it takes.
+    """The anatomy of a model of timm or transformers: its roles, its head, and which prefixes and prompts it supports.
 
-    Any other torch model has the roles whose modules are named as in these.
+    Any other torch model has the roles whose modules have the same names as in these libraries.
     """
     of_kind = anatomy_of_transformers if is_transformers_model(plain_model(model)) else anatomy_of_timm
     return of_kind.anatomy_of(model)
@@ -73,21 +73,21 @@ def save_adapter(
     task: str | None = None,
     max_length: int | None = None,
 ) -> Path:
-    """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
+    """Writes what is added to an adapted model, masks (packed bits) and head into a safetensors file; returns its path.
 
-    The header holds what `create_from_adapter` needs: base architecture and tag (timm's, or the hub id; none of a local
-    folder), arguments, method options, number and names of classes, versions, a fingerprint of the base weights, and of
-    a timm model input size, mean and std.
+    The header stores what `create_from_adapter` needs: architecture and tag of the base (timm's, or the hub id; no path
+    of a local folder), arguments, method options, number and names of classes, versions, a fingerprint of the base
+    weights, and for a timm model input size, mean and std.
 
     Args:
         class_names: names of the classes, in the order of the labels.
-        data_config: timm's input configuration that the model was trained with; None takes the model's own.
-        task: of a model on texts, see `capaboost_vit.nlu.save_adapter`.
+        data_config: timm's input configuration used in training; None: the model's own.
+        task: for a text model, see `capaboost_vit.nlu.save_adapter`.
         max_length: likewise.
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added.
-        TypeError: an option for a model of the other kind.
+        ValueError: the model has nothing that `adapt` added.
+        TypeError: an option for a model of the other library.
 
     Examples:
         >>> path = capaboost_vit.save_adapter(model, "cats.safetensors", class_names=[f"cat {i}" for i in range(10)])
@@ -100,7 +100,7 @@ def save_adapter(
 
 
 def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: bool = False) -> nn.Module:
-    """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
+    """Loads an adapter file into a model, which is adapted first if it is not yet; returns the model.
 
     Args:
         path: the file, or `hf-hub:owner/name` (and `@revision`).
@@ -124,22 +124,23 @@ def create_from_adapter(
     chain: Sequence[str | Path | AdapterFile] = (),
     force: bool = False,
 ) -> nn.Module:
-    """Builds the base model that a file names, loads its weights and the adapter file; in evaluation mode.
+    """Builds the base model named in an adapter file, loads its weights and the file; returns it in evaluation mode.
 
     Args:
         path: the file, or `hf-hub:owner/name` (and `@revision`).
-        model: of transformers: hub id or folder of the base; None takes the hub id that the file names.
-        pretrained: of timm: fetch the base weights that the header names from the hub, unless `initial_checkpoint` is
-            given, a local file with them, or a folder that `capaboost merge` has written.
-        chain: of timm: where the adapter was trained on a merged model, the files of what was merged into it, the first
-            one first; the base is built of these. The other way is the merged model as `initial_checkpoint` or `model`.
+        model: for transformers: hub id or folder of the base; None: the hub id in the file.
+        pretrained: for timm: download the base weights named in the header, unless `initial_checkpoint` is given.
+        initial_checkpoint: for timm: a local file with the base weights, or a folder written by `capaboost merge`.
+        chain: for timm: if the adapter was trained on a merged model, the adapter files that were merged into it, the
+            first one first; the base is built from them. Alternatively give the merged model as `initial_checkpoint` or
+            `model`.
         force: accept base weights whose fingerprint differs.
 
     Raises:
-        AdapterFileError: the file is damaged, does not fit, or is of a base that is not known, such as a merged model
-            without its chain or weights.
-        FileNotFoundError, ValueError: no or wrong base weights.
-        TypeError: an option for a base of the other kind.
+        AdapterFileError: the file is damaged or does not fit, or its base is not known, such as a merged model without
+            its chain or weights.
+        FileNotFoundError, ValueError: no base weights, or wrong ones.
+        TypeError: an option for a base of the other library.
 
     Examples:
         >>> header = capaboost_vit.read_header("birds.safetensors")  # names its base, vit_tiny_patch16_224

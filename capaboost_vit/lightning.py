@@ -21,18 +21,19 @@ from .interop.base_left_out import BaseLeftOut
 
 
 class AdapterCheckpoint(Callback):
-    """Leaves the frozen base out of checkpoints, and writes `adapter.safetensors` with each of them.
+    """Callback for Lightning's Trainer: checkpoints without the frozen base, and `adapter.safetensors` with each.
 
-    All checkpoints of the Trainer are so, whoever writes them; `ckpt_path=` takes them, strictly, where this callback
-    is there again and the base is the same by its fingerprint. The adapter file holds the weights of the checkpoint
-    that was written last: of `ModelCheckpoint(monitor=..., save_top_k=1)` the best one.
+    It applies to all checkpoints of the Trainer. `ckpt_path=` loads them, strictly, if the Trainer has this callback
+    and the fingerprint of the base is the same. The adapter file has the weights of the last checkpoint that was
+    written, which is the best one with `ModelCheckpoint(monitor=..., save_top_k=1)`.
 
     Args:
         dirpath: folder of the adapter file; None: that of the checkpoints.
         save_options: of `capaboost_vit.save_adapter`, such as `class_names`.
 
     Raises:
-        ValueError: nothing in the LightningModule is adapted when training begins, or several models in it are.
+        ValueError: nothing in the LightningModule is adapted, or several models in it are, when fit, validate, test or
+            predict begins.
     """
 
     def __init__(self, dirpath: str | Path | None = None, **save_options: Any) -> None:
@@ -41,13 +42,13 @@ class AdapterCheckpoint(Callback):
         self._base: BaseLeftOut | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before a checkpoint is read: the fingerprint of the base is taken."""
+        """Computes the fingerprint of the base, before a checkpoint is read."""
         if self._base is not None:
             self._base.remove()
         self._base = BaseLeftOut(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Drops the base from the checkpoint, and writes the adapter file."""
+        """Removes the base from the checkpoint, and writes the adapter file."""
         assert self._base is not None  # by setup
         base = self._base
         checkpoint["state_dict"] = base.without_base(checkpoint["state_dict"])

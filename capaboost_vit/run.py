@@ -1,4 +1,4 @@
-"""One training run, from a configuration to a finished folder; begun, or gone on with."""
+"""One training run, from a configuration to a finished folder; started or resumed."""
 
 from __future__ import annotations
 
@@ -45,22 +45,23 @@ _SPACE = 50_000_000  # bytes for logs and pictures
 
 
 def train(config: RunConfig) -> dict[str, Any]:
-    """Trains one model on images or texts, as configured, and writes the run folder; returns what result.json holds.
+    """Trains one model on images or texts as configured, writes the run folder, and returns the content of result.json.
 
-    The folder gets `config.yaml` (resolved), `summary.csv` (a row per epoch), `tensorboard/`, `checkpoints/` (the last
-    two), `status.json`, `adapter.safetensors` (after masked tokens the whole model, in `model/`), `learning_curve.png`,
-    `confusion_matrix.png` (of classes) and `result.json`. The model of the last epoch is kept, or the best on val; the
-    test split is used once, at the end. With `resume` a run goes on from its newest checkpoint to the same bits; a
-    finished one is left as it is. Under torchrun all processes train one model, and the first one writes.
+    The folder contains `config.yaml` (resolved), `summary.csv` (a row per epoch), `tensorboard/`, `checkpoints/` (the
+    last two), `status.json`, `adapter.safetensors` (after masked language modelling the complete model, in `model/`),
+    `learning_curve.png`, `confusion_matrix.png` (for classes) and `result.json`. It keeps the model of the last epoch,
+    or the best one on val; the test split is used once, at the end. With `resume` a run continues bit for bit from its
+    newest checkpoint; a finished run is left as it is. Under torchrun all processes train one model, and the first one
+    writes.
 
     Raises:
         FileExistsError: the folder holds files of a run, and neither `resume` nor `overwrite` is set.
         ValueError, TypeError, FileNotFoundError: a model, method, data set or file that does not exist or fit; a run to
-            be resumed that was started with other options or data, or whose checkpoints are all damaged.
-        OSError: the folder cannot be written, is full, or belongs to a run that is going on.
-        FloatingPointError: loss or gradient are not finite; `bad_batch.json` names the images.
+            resume that was started with other options or data, or whose checkpoints are all damaged.
+        OSError: the folder cannot be written, is full, or another process is running in it.
+        FloatingPointError: loss or gradient are not finite; `bad_batch.json` names the examples.
         ProcessLost: another process has ended, or did not answer in time.
-        Interrupted: SIGINT, SIGTERM or SIGUSR1 came, and a checkpoint was written.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 was received, and a checkpoint was written.
     """
     world = torchrun_group()
     if config.fsdp and world.size == 1:
@@ -143,10 +144,7 @@ def _pretrain(config: TextConfig, world: ProcessGroup, device: torch.device, sto
 
 
 def _run(job: Job, folder: RunFolder, stop: StopSignals, *, finished: bool) -> dict[str, Any]:
-    """Trains from the newest checkpoint or from the start, and concludes.
-
-    `finished`: once before, with other options.
-    """
+    """Trains from the newest checkpoint or from the start; `finished`: it was finished before, with other options."""
     config, world, state = job.config, job.world, job.state
     notes: list[str] = []
     tree = None

@@ -1,10 +1,10 @@
-"""`python -m capaboost_vit.timm SCRIPT ARGUMENTS` runs a script of timm's, unedited, with our names in timm's registry.
+"""`python -m capaboost_vit.timm SCRIPT ARGUMENTS` runs an unchanged script of timm with our names in timm's registry.
 
     python -m capaboost_vit.timm train.py --model vit_base_capaboost_lora --model-kwargs rank=4 ...
     torchrun --nproc_per_node 4 -m capaboost_vit.timm train.py ...
 
-The script sees what `python SCRIPT ARGUMENTS` shows it: its own arguments, its folder first among the places for
-imports, and the name `__main__`.
+The script runs as by `python SCRIPT ARGUMENTS`: with its own arguments, its folder first in the import path, and the
+name `__main__`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from .vision import registry
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the script that the first argument names, with the others. Raises SystemExit, one line, if there is none."""
+    """Runs the script named by the first argument with the other arguments.
+
+    Raises SystemExit, with one line, if there is no such script.
+    """
     usage = "python -m capaboost_vit.timm SCRIPT ARGUMENTS, where SCRIPT is timm's train.py, validate.py, ..."
     if not arguments or arguments[0].startswith("-"):
         raise SystemExit(f"capaboost_vit.timm: which script? {usage}")

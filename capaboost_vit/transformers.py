@@ -24,21 +24,22 @@ from .interop.base_left_out import BaseLeftOut
 
 
 class SaveAdapter(TrainerCallback):
-    """Writes `adapter.safetensors` in each `checkpoint-N`, and into `model.safetensors` all but the frozen base.
+    """Callback for the Trainer: writes `adapter.safetensors` in each `checkpoint-N`, and no frozen base weights.
 
-    `resume_from_checkpoint` and `load_best_model_at_end` read the latter, as ever; it holds branches, head and a
-    fingerprint of the base, which has to be that of the model. There is no config.json beside it, so that nobody opens
-    it as a whole model. From now on `trainer.save_model()` and the model's `save_pretrained` write these two files too;
-    `capaboost_vit.merge(model)` gives a plain model that is saved whole.
+    `model.safetensors` holds the trained parameters, the head, and a fingerprint of the base; `resume_from_checkpoint`
+    and `load_best_model_at_end` read it, and need a model with the same base weights. There is no config.json beside
+    it, so it cannot be opened as a complete model by mistake. `trainer.save_model()` and the model's `save_pretrained`
+    write these two files, too; `capaboost_vit.merge(model)` returns a plain model that is saved completely.
 
-    Give it to the Trainer's `callbacks`, not to `add_callback`: a checkpoint is read before training begins.
+    Give it in the Trainer's argument `callbacks`; with `add_callback` it would come too late to read checkpoints.
 
     Args:
         save_options: of `capaboost_vit.save_adapter`, such as `class_names`.
 
     Raises:
-        ValueError: when the Trainer is made: nothing in the model is adapted, or several models in it are.
-        TypeError: the model is none of transformers, such as a bare timm model.
+        ValueError: nothing in the model is adapted, or several models in it are (when the Trainer is created); or the
+            callback was added by `add_callback` (when training begins).
+        TypeError: no model of transformers, such as a bare timm model.
     """
 
     def __init__(self, **save_options: Any) -> None:
@@ -46,7 +47,7 @@ class SaveAdapter(TrainerCallback):
         self._base: BaseLeftOut | None = None
 
     def on_init_end(self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """The Trainer has its model, and has read no checkpoint yet."""
+        """Prepares the model, before the Trainer reads a checkpoint."""
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
                 f"SaveAdapter needs a model of transformers, got {type(model).__name__}: put a timm model into "
@@ -56,7 +57,7 @@ class SaveAdapter(TrainerCallback):
         model.save_pretrained = types.MethodType(self._saver(self._base), model)  # type: ignore[method-assign]
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Refuses to be late. Raises ValueError."""
+        """Raises ValueError if the callback was added after the Trainer was created."""
         if self._base is None:
             raise ValueError("SaveAdapter came by add_callback, too late to read checkpoints: Trainer(callbacks=[...])")
 
