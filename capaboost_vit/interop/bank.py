@@ -1,4 +1,4 @@
-"""One base model and many adapter files: switched in an assignment for each adapted layer, or mixed in one pass."""
+"""One base model and many adapter files, switched quickly, or used together in one batch."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Self = TypeVar("Self", bound="AdapterBank")
 
 
 class AdapterBank(nn.Module):
-    """One frozen base model, and adapters by name, of which one is in use, or another for each example.
+    """One frozen base model and several adapters by name: one of them in use, or another one for each example.
 
-    An adapter is what its file holds: branches of any method, rank and number of branches, the head with its number of
-    classes, and parameters of the base that the method trains (norm, bitfit, full). Ten of them cost the memory of ten
-    files. `bank.model` is the model itself, always as the adapter in use has it: save_adapter, merge and exports work.
+    An adapter has everything that its file has: any method, rank and number of branches, the head with its number of
+    classes, and parameters of the base that the method trains (norm, bitfit, full). Ten adapters take the memory of ten
+    files. `bank.model` is the model with the adapter in use, so save_adapter, merge and exports work with it.
 
     Args:
-        model: a model without adapters. It is frozen; what is trained is the adapter in use.
+        model: a model without adapters, which is frozen; only the adapter in use can be trained.
 
-    Raises ValueError if it carries an adapter.
+    Raises ValueError if the model has an adapter already.
 
     Examples:
         >>> bank = capaboost_vit.AdapterBank(base)
@@ -58,7 +58,7 @@ class AdapterBank(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """The names of the adapters, in the order in which they came."""
+        """The names of the adapters, in the order in which they were added."""
         return list(self._variants)
 
     @property
@@ -67,15 +67,16 @@ class AdapterBank(nn.Module):
         return self._active
 
     def add(self, name: str, path: str | Path | AdapterFile, *, force: bool = False) -> None:
-        """Reads an adapter file; what is in use stays in use.
+        """Adds an adapter from its file; the adapter in use stays the same.
 
-        The base weights are compared with the file's fingerprint, and hashed once for all files that have the same.
+        The base weights are compared with the fingerprint in the file; they are hashed once for all files with the same
+        one.
 
         Args:
             force: accept base weights whose fingerprint differs.
 
         Raises:
-            ValueError: the name is taken, or no name.
+            ValueError: the name is used already, or is no name.
             AdapterFileError, FileNotFoundError: what `load_adapter` refuses; the bank is unchanged.
         """
         if not isinstance(name, str) or not name:
@@ -100,9 +101,10 @@ class AdapterBank(nn.Module):
             self._right.add(fingerprint)
 
     def use(self: Self, name: str | None) -> Self:
-        """Puts an adapter into the model in place of the one in use; None: the base again, whatever was added to it.
+        """Puts an adapter into the model in place of the one in use; None: the plain base. Returns the bank.
 
-        Raises ValueError for an unknown name, or one that would lose what was done to the model beside the bank.
+        Raises ValueError for an unknown name, or if the model was changed without the bank, and this change would be
+        lost. `use(None)` does not check this, and drops such changes.
         """
         self._check([name])
         if name is not None:
@@ -118,28 +120,28 @@ class AdapterBank(nn.Module):
         return self
 
     def remove(self, name: str) -> None:
-        """Forgets an adapter; the base is in use afterwards if it was this one. Raises ValueError for no such name."""
+        """Removes an adapter; if it was in use, the base is used. Raises ValueError for an unknown name."""
         self._check([name])
         if self._active == name:
             self.use(None)
         del self._variants[name]
 
     def forward(self, *args: Any, names: Sequence[str | None] | None = None, **kwargs: Any) -> Any:
-        """What the model computes with the adapter in use, or with another one for each example, in one pass.
+        """The model's output with the adapter in use, or with another adapter for each example, in one pass.
 
-        The examples are sorted by adapter. Where adapters differ, those of each go through its own modules; everywhere
-        else all go together. It may be differentiated: each adapter gets the gradient of its examples.
+        The examples are sorted by adapter. Where adapters differ, the examples of each pass through its own modules;
+        all other modules compute all examples together. Each adapter gets the gradient of its own examples.
 
         Args:
-            names: of the adapter for each example; None among them is the base.
+            names: the name of an adapter for each example; None among them is the base.
 
         Returns:
             The model's output (B, C), in the order of the examples. C is the largest number of classes of these
-            adapters; beyond an adapter's own stands -inf, so softmax and argmax are right as they are.
+            adapters; logits beyond those of an adapter are -inf, so softmax and argmax need no change.
 
-        Raises ValueError for an unknown name, names that are not as many as the examples, gradient checkpointing
-        (which computes again when the pass is over), or adapters that cannot share a pass: such that train parameters
-        that stand in no layer, or shallow prompts of different lengths.
+        Raises ValueError for an unknown name, another number of names than examples, gradient checkpointing (which
+        computes again after the pass), or adapters that cannot share a pass: those that train parameters outside of any
+        layer, or shallow prompts of different lengths.
         """
         if names is None:
             return self.model(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""State dicts without the frozen base: what Lightning, transformers' Trainer and accelerate write, and read again."""
+"""State dicts without the frozen base, for checkpoints of Lightning, transformers' Trainer and accelerate."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _FINGERPRINT = "capaboost_base"  # beside the tensors of the adapted model: SHA-
 
 
 class BaseLeftOut:
-    """Keeps the base of one adapted model out of state dicts of a module that contains it, or is it.
+    """Leaves the frozen base of an adapted model out of state dicts of a module that contains the model, or is it.
 
-    The base is frozen, so a state dict without it says as much, and a fingerprint of it says which base that was. From
-    now on the module's `load_state_dict` takes such a state dict, strictly: a hook puts the live base in.
+    In place of the base there is its fingerprint. The module's `load_state_dict` accepts such a state dict, strictly: a
+    hook inserts the current base weights, after it has compared the fingerprint.
 
     Args:
-        module: the adapted model, or what contains it: a LightningModule, a TimmWrapper.
+        module: the adapted model, or a module that contains it: a LightningModule, a TimmWrapper.
 
     Raises:
-        ValueError: nothing in the module is adapted, several models in it are, or all of the model is trained, see
-            `mark_trainable`.
+        ValueError: nothing in the module is adapted, several models in it are, or every parameter of the model is
+            trained, see `mark_trainable`. `load_state_dict` raises it for another base.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -46,13 +46,13 @@ class BaseLeftOut:
         self._hook: RemovableHandle = self.model.register_load_state_dict_pre_hook(self._put_in)
 
     def without_base(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A state dict of the module, without the base and with its fingerprint."""
+        """A state dict of the module without the base, and with its fingerprint."""
         left_out = {f"{self._prefix}{name}" for name in self._names}
         small = {key: tensor for key, tensor in state.items() if key not in left_out}
         return {**small, f"{self._prefix}{_FINGERPRINT}": self._digest.clone()}
 
     def remove(self) -> None:
-        """The module's `load_state_dict` is as it was."""
+        """Removes the hook: the module's `load_state_dict` is as before."""
         self._hook.remove()
 
     def _put_in(self, model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Models on images as ONNX or torch.export programs of any batch size, compared with the model before they are kept."""
+"""Export of models on images to ONNX or torch.export programs with any batch size, checked against the model."""
 
 from __future__ import annotations
 
@@ -44,27 +44,30 @@ def export(
     data_config: dict[str, Any] | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Atomic write of a model in float32 for inference with any batch size; returns the path.
+    """Writes a model in float32 for inference with any batch size (an atomic write); returns the path.
 
-    Of an adapted model the merged one where its methods merge, else as it is (adapters, prefixes, prompts). A JSON file
-    beside it, `NAME.json` of `NAME.onnx`, holds what its input is made by (`(x / 255 - mean) / std` of a picture of
-    `input_size`, with `interpolation`, `crop_pct`, `crop_mode`) and the `labels`.
+    An adapted model is merged if its methods can be merged, otherwise it is exported with its adapters, prefixes and
+    prompts. A JSON file with the same name (`NAME.json` for `NAME.onnx`) holds the preprocessing, that is `(x / 255 -
+    mean) / std` of an image of `input_size`, and `interpolation`, `crop_pct`, `crop_mode`; the names of `input` and
+    `output`; and the `labels`.
 
-    Before the file is there its logits are compared with those of the unmerged model, of all images at once and of the
-    first alone: they may differ by 1e-4 of the largest.
+    Before the file is kept, its logits are compared with those of the unmerged model, for all images at once and for
+    the first one alone: the largest difference has to be at most 1e-4 of the largest logit.
 
     Args:
-        model: of timm, plain or adapted; or any that takes one tensor, with `images`.
-        format: onnx, a file .onnx that onnxruntime and OpenVINO read (needs onnx, onnxruntime and onnxscript); or
-            torch-export, a file .pt2 for `torch.export.load`.
-        images: (B, C, H, W), scaled as the model takes them, for the comparison; None: eight of random numbers.
+        model: of timm, plain or adapted; or any other that takes one tensor, with `images`.
+        format: onnx: a file .onnx for onnxruntime and OpenVINO (needs onnx, onnxruntime and onnxscript); torch-export:
+            a file .pt2 for `torch.export.load`.
+        images: (B, C, H, W), normalised as the model expects them, for the comparison; None: eight random ones.
         class_names: names of the classes, in the order of the labels.
-        data_config: timm's input configuration that the model was trained with; None takes the model's own.
-        note: told what was compared, in one line.
+        data_config: timm's input configuration used in training; None: the model's own.
+        note: called with one line about the comparison.
 
     Raises:
-        ValueError: another suffix or format, a model that torch cannot trace or whose file computes something else.
-        FileExistsError: one of the two files is there. ModuleNotFoundError: a package is missing.
+        ValueError: another suffix or format, a model without a known input size if there are no `images`, or one that
+            torch cannot trace or whose file computes other logits.
+        FileExistsError: one of the two files exists.
+        ModuleNotFoundError: a package is not installed.
     """
     path = _checked_path(path, format)
     write, run, reader = _onnx() if format == "onnx" else _program()
@@ -109,15 +112,16 @@ def export_run(
     initial_checkpoint: str | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """`export` of the model of a run folder, an adapter file or a folder that timm loads.
+    """`export` for the model of a run folder, an adapter file or a folder in timm's hub format.
 
     Args:
-        images: pictures, and folders of them, for the comparison; none: eight of the test split of the run's data,
-            or of random numbers where that is not to be had.
-        initial_checkpoint: the base weights of an adapter; None takes those of its run, or the hub's.
+        images: image files, and folders of them, for the comparison; none: eight of the test split of the run's data,
+            or random ones if it is not available.
+        initial_checkpoint: the base weights of an adapter; None: those of its run, or timm's hub.
 
     Raises:
-        FileNotFoundError: there is no model, or no such picture. ValueError: a model on texts; see `export`.
+        FileNotFoundError: no model, or no such image.
+        ValueError: a model on texts; see `export`.
     """
     output = _checked_path(output, format)
     source = open_source(run)

@@ -1,4 +1,4 @@
-"""For a training loop of one's own: parameter groups for any optimizer, and the state of an adapted model alone."""
+"""For training loops of your own: parameter groups for any optimizer, and the state of what is trained."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..training.optim import parameter_groups
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """What `save_adapter` stores of an adapted model, by the same canonical names: branches, masks and head.
+    """The tensors that `save_adapter` stores, by the same canonical names: added parameters, masks and head.
 
-    For `torch.save` and averages of weights; `load_state_dict` takes it back. Only `save_adapter` also writes what it
-    needs to build the model, and the fingerprint of the base.
+    For `torch.save` and averages of weights; `load_state_dict` loads it. Only the file of `save_adapter` also has what
+    builds the model, and the fingerprint of the base.
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added.
+        ValueError: the model has nothing that `adapt` added.
 
     Examples:
         >>> torch.save(capaboost_vit.state_dict(model), "branches_and_head.pt")
@@ -36,13 +36,13 @@ def state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copies a `state_dict` into a model that is adapted alike; nothing is changed unless every tensor fits.
+    """Copies a `state_dict` into a model that is adapted in the same way; nothing is changed unless every tensor fits.
 
-    The model's own `load_state_dict(state, strict=False)` does the same where no slot carries several wrappers of one
-    class, but says nothing of what is missing.
+    The model's own `load_state_dict(state, strict=False)` does the same unless a slot has several wrappers of one
+    class, but does not report missing tensors.
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added; tensors are missing, unknown or of another shape.
+        ValueError: the model has nothing that `adapt` added; tensors are missing, unknown or of another shape.
 
     Examples:
         >>> state = capaboost_vit.state_dict(model)
@@ -72,17 +72,18 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for any optimizer: `torch.optim.AdamW(capaboost_vit.param_groups(model, 1e-3))`.
 
-    They hold each trained parameter once, with its `lr` and `weight_decay` by the rules of `capaboost train`: biases,
-    norms, gains, coefficients and prompts do not decay; rates have the factors of the methods (`coefficient_lr_ratio`).
+    They contain each trained parameter once, with `lr` and `weight_decay` as in `capaboost train`: no weight decay for
+    biases, norms, gains, coefficients and other vectors, and for prompts; learning rates are multiplied by the factors
+    of the methods (such as `coefficient_lr_ratio`).
 
     Args:
-        model: the adapted model, or what contains it, of which all that is trained gets `lr`.
+        model: the adapted model, or a module that contains it; all trained parameters of that module are included.
         head_lr: learning rate of the head; None: `lr`.
-        loraplus_ratio: LoRA+, the rate of B over that of A; None: `loraplus_lr_ratio` of the method.
+        loraplus_ratio: LoRA+: learning rate of B divided by that of A; None: the method's `loraplus_lr_ratio`.
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added, a rate is given for what it does not have, or all of
-            the model is trained, see `mark_trainable`.
+        ValueError: the model has nothing that `adapt` added, `head_lr` or `loraplus_ratio` is given without a trained
+            head or without `lora`, or every parameter of the model is trained, see `mark_trainable`.
 
     Examples:
         >>> groups = capaboost_vit.param_groups(model, lr=1e-3, head_lr=1e-2, weight_decay=1e-4)
@@ -109,10 +110,10 @@ def param_groups(
 
 
 def mark_trainable(model: nn.Module) -> None:
-    """Trains again what the methods of an adapted model train, and freezes the rest of it.
+    """Sets requires_grad of an adapted model again: True for what its methods train, False for the rest.
 
-    transformers' `from_pretrained` makes every parameter anew, and all of them trainable. Of a model that contains the
-    adapted one the other parts are left as they are.
+    Needed after transformers' `from_pretrained`, which creates every parameter anew, as trainable. If the model
+    contains the adapted one, its other parts are unchanged.
 
     Raises:
         ValueError: nothing in the model is adapted, or several models in it are.
@@ -128,7 +129,7 @@ def mark_trainable(model: nn.Module) -> None:
 
 
 def check_frozen(model: nn.Module) -> None:
-    """Raises ValueError if all of an adapted model is trained, and no method of it means that."""
+    """Raises ValueError if every parameter of an adapted model is trained, although none of its methods trains all."""
     methods = _methods(model)
     if all(p.requires_grad for p in model.parameters()) and not any(method.trains_all for method in methods):
         names = " + ".join(method.name for method in methods)

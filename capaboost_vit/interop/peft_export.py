@@ -1,4 +1,4 @@
-"""Low-rank updates as a LoRA adapter of PEFT: a folder that `PeftModel.from_pretrained(base, folder)` reads."""
+"""Export of low-rank updates as a LoRA adapter of PEFT, a folder for `PeftModel.from_pretrained(base, folder)`."""
 
 from __future__ import annotations
 
@@ -41,23 +41,25 @@ _TASKS = {
 
 
 def export_peft(model: nn.Module, folder: str | Path) -> Path:
-    """Atomic write of the updates and the head as a LoRA adapter of PEFT; returns the folder.
+    """Writes the updates and the head as a LoRA adapter of PEFT (an atomic write); returns the folder.
 
-    A layer with d masked branches of rank r becomes one LoRA layer of rank d*r, several parts of a fused layer (q and v
-    of a qkv) one of the sum of their ranks, whose B is zero in the rows of the other parts; `lora_alpha / rank` is our
-    scaling. The head, and what else is trained if these are whole modules (norms), stand in `modules_to_save`. PEFT
-    computes what the model computes, `merge_and_unload` too; trained further there, d views are d weights of their own.
+    A layer with d masked branches of rank r becomes a LoRA layer of rank d*r. Several parts of a fused layer (q and v
+    of a qkv) become one of the sum of their ranks, whose B is zero in the rows of the other parts. `lora_alpha / rank`
+    is our scaling. The head, and other modules that are trained completely (norms), are in `modules_to_save`. PEFT
+    computes the same outputs, also after `merge_and_unload`; if it trains the adapter further, the masks are no longer
+    applied.
 
-    Needs the package peft, which says what it would read before anything is written.
+    Needs the package peft, which checks the adapter before anything is written.
 
     Args:
-        model: of timm or transformers, with `lora`. The folder names its base, and cannot tell the base's weights from
-            others of these shapes, as `save_adapter`'s file can.
+        model: of timm or transformers, with `lora`. Unlike the file of `save_adapter`, the folder has no fingerprint of
+            the base weights.
 
     Raises:
-        ValueError: the model carries what no LoRA layer can express, trains a part of a module, or reads the weights of
-            adapted layers instead of calling these, so that PEFT's LoRA would do nothing.
-        FileExistsError: the folder is there already; an empty one is taken. ModuleNotFoundError: no peft.
+        ValueError: the model has updates that LoRA cannot express, trains a part of a module, or reads the weights of
+            adapted layers instead of calling them, so that PEFT's LoRA would have no effect.
+        FileExistsError: the folder exists and is not empty.
+        ModuleNotFoundError: peft is not installed.
 
     Examples:
         >>> capaboost_vit.export_peft(model, "for_peft")
@@ -83,13 +85,13 @@ def export_peft(model: nn.Module, folder: str | Path) -> Path:
 
 
 def export_run(run: str | Path | ModelSource, folder: str | Path, *, initial_checkpoint: str | None = None) -> Path:
-    """`export_peft` of the model of a run folder or an adapter file.
+    """`export_peft` for the model of a run folder or an adapter file.
 
     Args:
-        initial_checkpoint: the base weights: a local file, of texts folder or hub id; None takes those of the run.
+        initial_checkpoint: the base weights: a local file, for texts a folder or hub id; None: those of the run.
 
     Raises:
-        FileNotFoundError: there is none. FileExistsError: the folder is there already.
+        FileNotFoundError: no model. FileExistsError: the folder exists.
         ValueError: the model cannot be opened, or what `export_peft` refuses.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""LoRA adapters of PEFT as `lora` of this library: a folder that `PeftModel.save_pretrained` has written."""
+"""Import of LoRA adapters of PEFT, folders that `PeftModel.save_pretrained` has written, as `lora` of this library."""
 
 from __future__ import annotations
 
@@ -45,21 +45,22 @@ _FACTOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
 
 
 def import_peft(model: M, folder: str | Path) -> M:
-    """Adds the LoRA layers of a folder of PEFT's to a plain model, in place, and loads its head; returns the model.
+    """Adds the LoRA layers of a folder of PEFT to a plain model, in place, and loads its head; returns the model.
 
-    The model computes what `PeftModel.from_pretrained(model, folder)` does, and is an adapted model like any other:
-    `lora` with one branch and no masks (a record for each rank and alpha that occur), a fused layer being one part. The
-    layers and the modules in `modules_to_save` are trained. Does not need the package peft.
+    The model computes the same as `PeftModel.from_pretrained(model, folder)`, and is an adapted model as any other:
+    `lora` with one branch and no masks, recorded once for each pair of rank and alpha; a fused layer is one part. The
+    LoRA layers and the modules in `modules_to_save` are trained. Does not need the package peft.
 
     Args:
-        model: of timm or transformers, with a head of the shape of the stored one. Nothing in such a folder tells
-            whether its weights are those that the adapter was trained with.
+        model: of timm or transformers, with a head of the same shape as the stored one. The folder has no fingerprint
+            of the base weights that the adapter was trained with.
 
     Raises:
         FileNotFoundError: no adapter_config.json or adapter_model.safetensors (a pickle is not read).
-        AdapterFileError: it is of another method than LoRA, has settings that `lora` has not (DoRA, trained biases,
-            starts that change the base), is damaged, or does not fit the model (no such layers, other shapes, LoRA
-            there already), which is unchanged then.
+        AdapterFileError: another method than LoRA, settings that `lora` does not have (DoRA, trained biases,
+            initialisations that change the base), a damaged folder, or one that does not fit the model (no such layers,
+            other shapes, LoRA there already); the model is unchanged.
+        ValueError, TypeError: a model with layers of PEFT, or no model.
 
     Examples:
         >>> base = capaboost_vit.detach(copy.deepcopy(model))
