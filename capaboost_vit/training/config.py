@@ -30,7 +30,7 @@ def _optimizers() -> list[str]:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every training run has, whatever it is trained on; names are those of timm's train.py where it has them."""
+    """Options of all training runs, on images or texts; names are those of timm's train.py where it has the option."""
 
     unit: ClassVar[str] = "examples"  # what a batch is counted in
 
@@ -147,23 +147,23 @@ class RunConfig:
             raise ValueError("--resume goes on with a run, --overwrite replaces it: choose one")
 
     def usual_lr(self) -> float:
-        """The learning rate around which `lr: auto` searches, and which it means where there is no search."""
+        """The centre of the search of `lr: auto`, and its value where there is no search."""
         return 1e-3 if self.method is None else self.method.usual_lr
 
     def uses_labels(self) -> bool:
-        """Whether the labels of the training split have a part in training, and those of val in what is chosen."""
+        """Whether labels are used, those of the training split for training and those of val for selection."""
         return self.method is None or self.method.uses_labels
 
     def implied_method(self) -> str | None:
-        """The method that the model's name brings with it (`*_capaboost_lora`); None where it brings none."""
+        """The method in the model's name (`*_capaboost_lora`), or None."""
         name = self.model.partition(".")[0].partition("_capaboost_")[2]
         return name if name in METHODS else None
 
     def needs_base_weights(self) -> bool:
-        """Whether what is trained means nothing without the base weights: always but for full fine-tuning."""
+        """Whether the trained parameters are useless without the base weights: always, except for full fine-tuning."""
         return self.method is None or not self.method.trains_all
 
 
 def is_text_config(options: Mapping[str, Any]) -> bool:
-    """Whether the stored options of a run are those of a run on texts: `dapt_data` is an option of texts alone."""
+    """Whether the stored options are those of a run on texts, which alone has `dapt_data`."""
     return "dapt_data" in options

@@ -1,4 +1,4 @@
-"""Timm models adapted, and their adapter files: save, load, build from nothing but the file and the base weights."""
+"""Adapter files of timm models: save, load, build a model from a file and the base weights."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
-    """Adds a method's branches to a model, in place, and freezes everything but them and the head.
+    """Applies a method to a model, in place, and freezes everything except what it adds and the head.
 
-    `capaboost_vit.adapt` does the same, and says what the arguments are.
+    `capaboost_vit.adapt` does the same and explains the arguments.
     """
     if isinstance(model, str):
         raise TypeError(f"adapt takes a model, got {model!r:.100}{_near(model)}: make it by {_makers(model)} first")
@@ -78,21 +78,21 @@ def save_adapter(
     data_config: dict[str, Any] | None = None,
     temperature: float = 1.0,
 ) -> Path:
-    """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
+    """Writes what is added to an adapted model, masks (packed bits) and head into a safetensors file; returns its path.
 
-    The header holds what `create_from_adapter` needs: base architecture and tag, arguments, method options, number
-    and names of classes, input size, mean and std, versions, and a fingerprint of the base weights.
+    The header stores what `create_from_adapter` needs: architecture and tag of the base, arguments, method options,
+    number and names of classes, input size, mean and std, versions, and a fingerprint of the base weights.
 
     Args:
-        model: the adapted model, also behind torch.compile, DistributedDataParallel or DataParallel; or what contains
-            it (a detector, a LightningModule): the file then holds all that is trained there.
+        model: the adapted model, also in torch.compile, DistributedDataParallel or DataParallel; or a module that
+            contains it (a detector, a LightningModule): then the file holds everything that is trained in that module.
         class_names: names of the classes, in the order of the labels.
-        data_config: timm's input configuration that the model was trained with; None takes the model's own.
+        data_config: timm's input configuration used in training; None: the model's own.
         temperature: probabilities are softmax(logits / temperature).
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added, or several adapted models or PEFT's layers, or is
-            sharded by FullyShardedDataParallel.
+        ValueError: the model has nothing that `adapt` added, several adapted models or layers of PEFT, or is sharded by
+            FullyShardedDataParallel.
     """
     model = plain_model(model)
     _, part = adapted_part(model)
@@ -117,7 +117,7 @@ def save_adapter(
 
 
 def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: bool = False) -> nn.Module:
-    """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
+    """Loads an adapter file into a model, which is adapted first if it is not yet; returns the model.
 
     Args:
         force: accept base weights whose fingerprint differs.
@@ -141,19 +141,19 @@ def create_from_adapter(
     chain: Sequence[str | Path | AdapterFile] = (),
     force: bool = False,
 ) -> nn.Module:
-    """Builds the base model, loads its weights and the adapter file; in evaluation mode.
+    """Builds the base model, loads its weights and the adapter file; returns it in evaluation mode.
 
     Args:
-        pretrained: fetch the base weights that the header names from timm's hub (unless `initial_checkpoint` is given).
-        initial_checkpoint: a local file with the base weights, or a folder that `capaboost merge` has written.
-        chain: of an adapter that was trained on a merged model, the files of what was merged, the first one first:
-            the base is built of these. The other way is the merged model as `initial_checkpoint`.
+        pretrained: download the base weights named in the header, unless `initial_checkpoint` is given.
+        initial_checkpoint: a local file with the base weights, or a folder written by `capaboost merge`.
+        chain: if the adapter was trained on a merged model, the adapter files that were merged into it, the first one
+            first; the base is built from them. Alternatively give the merged model as `initial_checkpoint`.
         force: accept base weights whose fingerprint differs.
 
     Raises:
-        AdapterFileError: the file is damaged, does not fit, is of a model that timm does not know, or was trained on a
-            merged model or a local folder, and neither chain nor weights are named, or another chain.
-        FileNotFoundError, ValueError: no or wrong base weights.
+        AdapterFileError: the file is damaged, does not fit, or is of a model that timm does not know; or it was trained
+            on a merged model or a local folder, and neither chain nor weights are given, or another chain.
+        FileNotFoundError, ValueError: no base weights, or wrong ones.
     """
     file = read_of_library(path, "create_from_adapter", of_transformers=False)
     path, header = file.path, file.header
@@ -182,12 +182,12 @@ def create_from_adapter(
 
 
 def create_merged(file: AdapterFile, chain: Sequence[str | Path | AdapterFile], **source: Any) -> nn.Module:
-    """The merged model that an adapter was trained on, of the files of what was merged.
+    """The merged model that an adapter was trained on, built from the adapter files that were merged.
 
     Args:
-        source: of the first base, as in `create_from_adapter`.
+        source: the first base, as in `create_from_adapter`.
 
-    Raises AdapterFileError if the file says that others were merged, or none.
+    Raises AdapterFileError if the file was trained on a model with other merged files, or with none.
     """
     merged = file.header["base"].get("merged", [])
     if len(chain) != len(merged):
@@ -208,7 +208,7 @@ def create_merged(file: AdapterFile, chain: Sequence[str | Path | AdapterFile], 
 
 @functools.cache
 def size_limits(architecture: str) -> dict[str, int]:
-    """How large a model may be that a file asks for: four times the tensors of timm's own, eight times the entries."""
+    """Limits of the model that a file may ask for: four times the tensors of timm's own, eight times the entries."""
     with outlines():
         parameters = [p.numel() for p in timm.create_model(architecture).parameters()]
     return {"parameters": 4 * len(parameters), "entries": 8 * sum(parameters)}

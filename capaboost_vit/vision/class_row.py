@@ -1,4 +1,4 @@
-"""The class row of timm's ViTs: the last block for the tokens alone that the head reads."""
+"""The last block of timm's ViTs computed only for the tokens that the head reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class FirstRowsBlock(Block):
-    """timm's block, of whose output only the first rows are computed: (B, N, D) to (B, rows, D)."""
+    """timm's block with only the first rows of its output computed: (B, N, D) to (B, rows, D)."""
 
     rows: int
 
@@ -31,7 +31,7 @@ class FirstRowsBlock(Block):
 
 
 class FirstRowsResPostBlock(ResPostBlock):
-    """timm's block with norms behind attention and MLP, of whose output only the first rows are computed."""
+    """timm's block with norms after attention and MLP, with only the first rows of its output computed."""
 
     rows: int
 
@@ -56,17 +56,17 @@ BY_ROW = (Mlp, GluMlp, SwiGLU, LayerNorm, RmsNorm, LayerScale, DropPath, QuickGE
 
 
 def logits_only(model: M) -> M:
-    """A twin of a ViT of timm that computes `model(x)` with less work: its last block for the class token alone.
+    """A model that computes the logits of a timm ViT with less work: its last block only for the class token.
 
-    Where `global_pool="token"`, only the rows of the class token, and of a distillation token, reach the head. Keys and
-    values are computed for all tokens, queries, attention, projection, norm and MLP for those rows: of ViT-B/16 at
-    224 px 6.9 % of the multiply-adds less. Logits and gradients are the same but for rounding. With dropout inside the
-    last block fewer random numbers are drawn.
+    If `global_pool="token"`, only the rows of the class token, and of a distillation token, reach the head. Keys and
+    values are computed for all tokens; queries, attention, projection, norm and MLP only for these rows, which saves
+    6.9 % of the multiply-adds of ViT-B/16 at 224 px. Logits and gradients are the same up to rounding. With dropout
+    inside the last block fewer random numbers are drawn.
 
-    The twin shares all parameters and buffers with the model: train the one, save the other. It is there to be called,
-    in loops and exports. Other verbs take the model, and what is attached to that later the twin lacks: make it when
-    the model is complete. It has modes of its own, so call its `train` and `eval`. Its `forward_features` gives those
-    rows alone; the model's own stays as it is.
+    The returned model shares all parameters and buffers with `model`: train the first, save the second. Use it only for
+    calls, in loops and exports, and pass `model` to all other functions. Create it when `model` is complete: wrappers
+    that are attached later are missing in it. It has its own training mode, so call its `train` and `eval`. Its
+    `forward_features` returns only these rows; that of `model` is unchanged.
 
     Args:
         model: a `VisionTransformer` (DeiT, DINOv2, CLIP, ...), `Eva` (EVA-02, DINOv3, ...) or `Beit`, adapted or not.
@@ -93,7 +93,7 @@ def logits_only(model: M) -> M:
 
 
 def is_plain_vit(model: nn.Module) -> bool:
-    """Whether a model is a ViT of timm that goes through its blocks and pools as timm wrote it."""
+    """Whether a model is a ViT of timm whose forward pass and pooling are timm's own."""
     return _is_one(model, VisionTransformer) or _is_one(model, VisionTransformerDistilled)
 
 

@@ -17,8 +17,8 @@ IMG_SIZE_HELP = "image size in pixels, one number for squares, or height and wid
 class TrainConfig(RunConfig):
     """Options of `capaboost train`; names are those of timm's train.py where it has the option.
 
-    The defaults are the standard VTAB-1k recipe: AdamW, lr 1e-3, weight decay 1e-4, batch 64, 100 epochs with a tenth
-    of warm-up and a cosine, drop path 0.1, no augmentation.
+    The defaults are the standard VTAB-1k recipe: AdamW, lr 1e-3, weight decay 1e-4, batch size 64, 100 epochs with a
+    cosine schedule and a warm-up over a tenth of them, drop path 0.1, no augmentation.
     """
 
     unit: ClassVar[str] = "images"

@@ -41,27 +41,28 @@ def evaluate_images(
     short_cuts: bool = True,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """All scores of a model on one split of a data set, each image counted once.
+    """All scores of a model on one split of a data set; each image counts once.
 
-    See `classification_report`, and of tags and numbers `tag_report` and `number_report`.
+    See `classification_report`, and for tags and numbers `tag_report` and `number_report`.
 
     Args:
-        model: an adapter file, a run folder, a timm folder (`local-dir:` may stand before it), or a name of timm's.
-        data: what to evaluate on; None takes that of the run folder. It is opened with the run's options. Its classes
-            are those of the model by name (`outputs_of`); they may be fewer. So are its tags: no image has one that
-            the data do not name.
-        split: its name or an expression; None takes the test split of the run on its own data, else "test".
-        pretrained: of a name of timm's, fetch the weights from its hub.
+        model: an adapter file, a run folder, a folder in timm's hub format (with or without `local-dir:`), or a timm
+            name.
+        data: the data set; None: that of the run folder. It is opened with the run's options. Its classes are matched
+            to those of the model by name (`outputs_of`), and may be fewer. So are its tags: a tag that the data set
+            does not have counts as absent in every image.
+        split: its name or an expression; None: the test split of the run, on the run's own data, otherwise "test".
+        pretrained: for a timm name: download the weights from timm's hub.
         initial_checkpoint: see `open_saved` and `open_plain`.
-        tta: test-time augmentation, see `view_transform`; probabilities, or numbers, are the mean over the views.
-        threshold: probability from which a tag counts as predicted; None is 0.5.
-        table: also write a csv file, see `class_table`, `write_tag_table` and `write_number_table`.
-        short_cuts: compute with merged weights and the class token's row of the last block, where that is exact.
-        note: is told, a line each, which files of the data are no images and are left out.
+        tta: test-time augmentation, see `view_transform`; probabilities, or numbers, are averaged over the views.
+        threshold: probability from which a tag is predicted; None: 0.5.
+        table: path of a csv file to write, see `class_table`, `write_tag_table` and `write_number_table`.
+        short_cuts: compute with merged weights, and the last block only for the class token, where this is exact.
+        note: called with one line for each group of files in the data that are no images.
 
     Raises:
-        FileNotFoundError: no model, data or weights. ValueError: no data named, other classes, or labels of
-            another task; see `open_saved`.
+        FileNotFoundError: no model, data or weights.
+        ValueError: no data given, other classes, or labels of another task; see `open_saved`.
     """
     plain = isinstance(model, str) and timm.is_model(model) and not Path(model).exists()
     if pretrained and not plain:
@@ -145,10 +146,10 @@ def _scores_of_outputs(
 
 
 def outputs_on(saved: Saved, images: ImageData, part: Split, **options: Any) -> tuple[Tensor, Tensor]:
-    """(outputs, targets) of all images of a split: logits of tags and 0 and 1, (N, C), or standardised numbers, (N,).
+    """(outputs, targets) of all images of a split: logits of tags and 0 or 1, (N, C), or standardised numbers, (N,).
 
     Args:
-        images: to which the split belongs; its tags are those of the model by name.
+        images: the data set of the split; its tags are matched to those of the model by name.
         options: tta, batch_size, device, short_cuts; see `evaluate_images`.
     """
     count: int = saved.model.num_classes  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Folders in timm's hub format that transformers opens too."""
+"""Folders in timm's hub format, which transformers opens, too."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ def save_for_hf(
     task: Task = "classification",
     scale: Scale | None = None,
 ) -> Path:
-    """Atomic write of a timm model, merged or of a registered name, for timm and transformers; returns the folder.
+    """Writes a merged timm model, or one of a registered name, for timm and transformers; returns the folder.
 
-    timm reads it by `create_model("local-dir:FOLDER", pretrained=True)`, transformers by
-    `AutoModelForImageClassification.from_pretrained(FOLDER)`; of a registered name, behind `import capaboost_vit`. A
-    model with layers of integers is read by `create_from_integers` alone: its weights lie in integers.safetensors.
+    The write is atomic. timm loads the folder by `create_model("local-dir:FOLDER", pretrained=True)`, transformers by
+    `AutoModelForImageClassification.from_pretrained(FOLDER)`; with a registered name after `import capaboost_vit`. A
+    model with integer layers is loaded by `create_from_integers` only; its weights are in integers.safetensors.
 
     Args:
         class_names: names of the classes, in the order of the labels.
-        data_config: timm's input configuration that the model was trained with; None takes the model's own.
-        value_range: black and white of the images; timm keeps what it does not know, but does not give it back.
-        temperature: probabilities are softmax(logits / temperature); kept in config.json likewise, unless it is 1.
-        task: what the outputs are, and scale: of numbers; kept there likewise, unless they are classes.
+        data_config: timm's input configuration used in training; None: the model's own.
+        value_range: pixel values of black and white; stored in config.json, where timm ignores it.
+        temperature: probabilities are softmax(logits / temperature); stored in config.json, too, unless it is 1.
+        task: meaning of the outputs; stored there, too, unless they are classes.
+        scale: mean and std of the numbers of a regression; stored there, too.
 
     Raises:
-        FileExistsError: the folder is there already; an empty one is taken.
-        ValueError: the model is none of timm's, or carries what no name in timm's registry stands for.
+        FileExistsError: the folder exists and is not empty.
+        ValueError: no model of timm, or one with wrappers that no name in timm's registry has.
     """
     model, folder = plain_model(model), Path(folder)
     if not hasattr(model, "pretrained_cfg"):
@@ -82,9 +83,9 @@ def save_for_hf(
 
 
 def create_from_integers(folder: str | Path) -> nn.Module:
-    """The model of a folder that `capaboost merge --format integers` has written; in evaluation mode.
+    """The model of a folder that `capaboost merge --format integers` has written, in evaluation mode.
 
-    Raises FileNotFoundError if the folder holds none, ValueError if its file is damaged or of another architecture.
+    Raises FileNotFoundError if the folder has no such file, ValueError if it is damaged or of another architecture.
     """
     path = Path(folder) / INTEGERS
     if not path.is_file():

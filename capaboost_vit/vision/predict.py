@@ -1,4 +1,4 @@
-"""The classes of single pictures."""
+"""Predictions for single images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNSURE = "unsure"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture and their probabilities, the highest first; or its tags; or a number."""
+    """The prediction for an image: its most probable classes with probabilities in descending order, tags, or a number."""
 
     image: Path
     classes: tuple[str, ...]
@@ -37,12 +37,12 @@ class Prediction:
     number: float | None = None
 
     def answer(self, threshold: float = 0.0) -> str:
-        """The most probable class, or `unsure` where its probability is below the threshold."""
+        """The most probable class, or `unsure` if its probability is below the threshold."""
         return self.classes[0] if self.probabilities and self.probabilities[0] >= threshold else UNSURE
 
 
 def predict_images(model: str | Path, images: Sequence[str | Path], **options: Any) -> list[Prediction]:
-    """The `top` most probable classes of each picture: a list of what `predict_each` gives, with its options."""
+    """The predictions of `predict_each`, with its options, as a list."""
     return list(predict_each(model, images, **options))
 
 
@@ -60,23 +60,26 @@ def predict_each(
     device: str | None = None,
     short_cuts: bool = True,
 ) -> Iterator[Prediction]:
-    """The `top` most probable classes of each picture, `softmax(logits / T)` in float32, as soon as they are there.
+    """Yields the `top` most probable classes of each image, by `softmax(logits / T)` in float32, batch by batch.
 
-    T is the temperature that the model was stored with, 1 where there is none.
+    T is the temperature stored with the model, or 1. With a model for tags or a regression, predictions are tags or
+    numbers.
 
     Args:
-        model: a run folder, an adapter file, or a folder in timm's hub format (`local-dir:` may stand before it).
-        images: files, and folders that are searched for pictures at any depth; each file once, in this order.
-        top: cut to the number of classes; those without a name are numbers.
-        tag_threshold: of a model for tags, all whose probability, `sigmoid(logit)`, is at least that are given.
+        model: a run folder, an adapter file, or a folder in timm's hub format (with or without `local-dir:`).
+        images: files, and folders that are searched for images at any depth; each file once, in this order.
+        top: number of classes, at most all; classes without names are called by their numbers.
+        tag_threshold: for tags: all tags with a probability, `sigmoid(logit)`, of at least this value.
         initial_checkpoint: see `open_saved`.
-        tta: test-time augmentation, see `view_transform`: probabilities, or numbers, are the mean over the views.
-        bad_images: at a picture that cannot be read: an error, behind the predictions of those before it, or skip it.
+        tta: test-time augmentation, see `view_transform`: probabilities, or numbers, are averaged over the views.
+        bad_images: for an image that cannot be read: an error, after the predictions of the images before it, or skip
+            it.
+        note: called with each image that is skipped, and why; and with the number of files in a folder that are no
+            images.
         short_cuts: see `evaluate_images`.
-        note: told of each picture that is skipped, and why; and how many files of a folder are no pictures.
 
     Raises:
-        FileNotFoundError, ValueError: no such model or picture, or a picture that cannot be read.
+        FileNotFoundError, ValueError: no such model or image, an image that cannot be read, or none that can be.
         FloatingPointError: outputs that are not finite.
     """
     for name, value in (("top", top), ("batch-size", batch_size)):
@@ -135,12 +138,12 @@ def _answers(
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshold: float | None = None) -> Path:
-    """Writes `image,rank,class,probability` rows, rank from 1, in UTF-8; bytes of file names stay as they are.
+    """Writes rows `image,rank,class,probability`, rank from 1, in UTF-8; bytes of file names are kept.
 
-    Of numbers `image,number` rows; a picture without any tag has one row, of rank 0.
-    With a threshold there is one more column, `answer`, alike in all rows of a picture; see `Prediction.answer`.
+    For numbers the rows are `image,number`; an image without any tag has one row with rank 0. With a threshold there is
+    one more column, `answer`, the same in all rows of an image; see `Prediction.answer`.
 
-    Where the predictions end with an error the rows before it are written all the same, and the error is raised.
+    If the predictions end with an error, the rows before it are written, and the error is raised.
     """
     failed: BaseException | None = None
     predictions = iter(predictions)
@@ -173,7 +176,10 @@ def write_predictions(predictions: Iterable[Prediction], path: Path, *, threshol
 
 
 def image_files(paths: Sequence[str | Path], note: Callable[[str], None]) -> list[Path]:
-    """The files, and the pictures below the folders, as data sets find them, each once."""
+    """The files, and the images in the folders, found as in data sets, each once.
+
+    Raises FileNotFoundError for a path that does not exist, ValueError for a folder without images.
+    """
     files: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.exists():

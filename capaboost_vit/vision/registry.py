@@ -1,4 +1,4 @@
-"""The timm names: `<family>_capaboost_<method>` for the families below. Importing this file registers them."""
+"""The timm names `<family>_capaboost_<method>`; importing this file registers them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _FEATURE_OPTIONS = ("features_only", "out_indices", "feature_cls", "norm", "outp
 
 
 def methods_of(family: str) -> tuple[str, ...]:
-    """The methods that have a timm name in a family."""
+    """The methods with a timm name in a family."""
     plain = FAMILIES[family][1]
     return tuple(n for n, m in METHODS.items() if m.timm_names and (plain or not m.needs_plain_attention))
 
@@ -99,7 +99,7 @@ def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__
-    create.__doc__ = f"{base} with CapaBoost-{method}; options: {', '.join(option_names(method))}."
+    create.__doc__ = f"{base} adapted by {method}; options: {', '.join(option_names(method))}."
     return create
 
 

@@ -1,4 +1,4 @@
-"""A finished run on images, an adapter file, a folder in timm's hub format, a timm name: opened, merged."""
+"""Finished models on images, opened and merged: a run, an adapter file, a folder in timm's hub format, a timm name."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _OTHER_FILES = (".bin", ".ckpt", ".pt", ".pth")  # who types one of these does n
 class Saved:
     """A model on the CPU in evaluation mode, timm's input configuration of it, and the names of its classes.
 
-    `classes` is empty where nobody has named them. `input` also holds the `value_range` of training, if it had one, the
-    `task`, and of numbers their `scale`. Probabilities are `softmax(logits / temperature)`.
+    `classes` is empty if they have no names. `input` also holds the `value_range` of training, if there was one, the
+    `task`, and for a regression the `scale`. Probabilities are `softmax(logits / temperature)`.
     """
 
     model: nn.Module
@@ -48,33 +48,34 @@ class Saved:
 
     @property
     def task(self) -> Task:
-        """What the outputs are: logits of classes, or of tags (multi-label), or a standardised number (regression)."""
+        """The meaning of the outputs: logits of classes, or of tags (multi-label), or standardised numbers (regression)."""
         return self.input.get("task", "classification")
 
     @property
     def scale(self) -> Scale | None:
-        """Of numbers, what their standardised values are in their own unit; None of classes and tags."""
+        """Mean and std of a regression, which convert standardised values to their unit; None for classes and tags."""
         return Scale(*self.input["scale"]) if self.task == "regression" else None
 
     @property
     def value_range(self) -> ValueRange | None:
-        """With which images are read; see `to_rgb`."""
+        """Pixel values of black and white with which images are read; see `to_rgb`."""
         return checked_range(self.input["value_range"]) if self.input.get("value_range") is not None else None
 
     def for_logits(self, device: torch.device, *, short_cuts: bool) -> nn.Module:
-        """What computes the logits on a device: the model, or what `fastest` makes of it, which uses it up."""
+        """The model that computes the logits on a device; with short_cuts by `fastest`, which changes the model."""
         model = self.model.to(device)
         return fastest(model, logits_only) if short_cuts else model
 
 
 def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None = None) -> Saved:
-    """The model of a run folder, an adapter file or a timm folder.
+    """Opens the model of a run folder, an adapter file or a folder in timm's hub format.
 
     Args:
-        initial_checkpoint: the base weights of an adapter; None takes those of its run, or timm's hub.
+        initial_checkpoint: the base weights of an adapter; None: those of its run, or timm's hub.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: what `create_from_adapter` or timm refuses.
+        FileNotFoundError: no such model.
+        ValueError: what `create_from_adapter` or timm refuses, or base weights that were random and are not stored.
     """
     source = open_source(path)
     if source.adapter is None:
@@ -93,20 +94,21 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
 
 
 def task_of(source: ModelSource) -> Task:
-    """What the outputs of a model on images are, before it is built."""
+    """The meaning of the outputs of a model on images, before it is built."""
     if source.adapter is not None:
         return source.adapter.header.get("input", {}).get("task", "classification")
     return _stored_task(source.path).get("task", "classification")
 
 
 def open_plain(name: str, *, pretrained: bool, initial_checkpoint: str | None) -> Saved:
-    """A model of timm's under its name, with the classes of its weights.
+    """Opens a model by its timm name, with the classes of its weights.
 
     Args:
-        pretrained: fetch the weights from timm's hub. initial_checkpoint: a local file with them, classifier included.
+        pretrained: download the weights from timm's hub.
+        initial_checkpoint: a local file with the weights, classifier included.
 
     Raises:
-        ValueError: neither, both, or weights without a classifier; see `create_base`.
+        ValueError: neither of the two, both, or weights without a classifier; see `create_base`.
     """
     if pretrained == (initial_checkpoint is not None):
         raise ValueError(f"{name} is a plain timm model: say --pretrained or --initial-checkpoint FILE, one of them")
@@ -117,10 +119,11 @@ def open_plain(name: str, *, pretrained: bool, initial_checkpoint: str | None) -
 
 
 def open_without_base(path: str | Path | ModelSource) -> Saved:
-    """The same with random base weights, which take neither a file nor the hub: for what depends on shapes alone.
+    """The same as `open_saved` with random base weights, without file or hub: for what depends only on shapes.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: a model on texts; what `create_from_adapter` or timm refuses.
+        FileNotFoundError: no such model.
+        ValueError: a model on texts; what `create_from_adapter` or timm refuses.
     """
     source = open_source(path)
     if source.adapter is None:
@@ -134,15 +137,16 @@ def open_without_base(path: str | Path | ModelSource) -> Saved:
 def merge_adapter(
     adapter: str | Path | ModelSource, output: Path, *, initial_checkpoint: str | None = None, integers: bool = False
 ) -> Path:
-    """Writes the merged model, which needs no capaboost_vit; returns the path. It is there whole or not at all.
+    """Writes the merged model, which does not need capaboost_vit (an atomic write); returns the path.
 
     Args:
-        output: a name that ends in .safetensors gets the plain state dict; any other becomes a folder in timm's hub
-            format (weights, arguments, class names and input configuration); see `save_for_hf`.
-        integers: IntLoRA's layers stay made of integers, in a folder for `create_from_integers`.
+        output: a name that ends in .safetensors for the plain state dict; any other name for a folder in timm's hub
+            format (weights, arguments, class names and input configuration), see `save_for_hf`.
+        initial_checkpoint: see `open_saved`.
+        integers: IntLoRA's layers stay integers, in a folder for `create_from_integers`, which needs capaboost_vit.
 
     Raises:
-        FileExistsError: the output is there already; an empty folder is taken.
+        FileExistsError: the output exists; an empty folder is accepted.
         FloatingPointError: a merged weight is not finite.
         ValueError: the method cannot be merged, or has no integers, or `output` has the suffix of another kind of file.
     """

@@ -1,4 +1,4 @@
-"""What an adapted model trains, stores and costs, as a table."""
+"""A table of what an adapted model trains, stores and costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .anatomy import anatomy_of
 
 @dataclass(frozen=True, repr=False)
 class Summary:
-    """Parameters per role and in all, and FLOPs of one forward pass of one image; `str()` of it is the table."""
+    """Parameters for each role and in total, and FLOPs of one forward pass of one image; `str()` of it is the table."""
 
     name: str
     roles: dict[str, Parameters]
@@ -35,7 +35,7 @@ class Summary:
     base_flops: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The same as JSON values."""
         return asdict(self)
 
     def __repr__(self) -> str:
@@ -60,13 +60,18 @@ class Summary:
 def summary(
     model: nn.Module, *, input_size: tuple[int, int, int] | None = None, flops: bool = True, verbose: bool = True
 ) -> Summary:
-    """Prints and returns what is trained, stored in an adapter file and live (not masked in every branch), per role.
+    """Prints and returns the parameters of each role: trained, stored in an adapter file, and live (not always masked).
+
+    An entry is live unless all branches mask it.
 
     Args:
-        input_size: (channels, height, width) for the FLOPs; None takes a timm model's own.
-        flops: count multiply-adds with fvcore, fused attention included; executed by dense kernels, and ideal, with
-            masked entries for free.
+        input_size: (channels, height, width) for the FLOPs; None: a timm model's own.
+        flops: count multiply-adds with fvcore, fused attention included: those that dense kernels execute, and the
+            ideal number, without masked entries.
         verbose: print the table.
+
+    Raises:
+        ValueError: with `flops`, a model that has no input size of its own, without `input_size`, or a sharded model.
 
     Examples:
         >>> trained = capaboost_vit.summary(model, verbose=False).trained
