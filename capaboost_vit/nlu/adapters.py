@@ -1,4 +1,4 @@
-"""Adapter files of models of transformers, and their base models."""
+"""Adapter files of models of transformers: save, load, build a model from a file."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def save_adapter(
     temperature: float = 1.0,
     no_answer_threshold: float | None = None,
 ) -> Path:
-    """Writes branches, masks (packed bits) and head of an adapted model into one safetensors file.
+    """Writes what is added to an adapted model, masks (packed bits) and head into a safetensors file; returns its path.
 
     Args:
-        task: name of the task that it was trained for; with it `create_from_adapter` can build the model.
-        class_names: in the order of the labels.
-        max_length: tokens of an example in training.
-        segments: texts that make an example: one, or two of a pair.
+        task: name of the task of the training; with it `create_from_adapter` can build the model.
+        class_names: names of the classes, in the order of the labels.
+        max_length: number of tokens of an example in training.
+        segments: number of texts of an example: one, or two for pairs.
         temperature: probabilities are softmax(logits / temperature).
-        no_answer_threshold: of questions, see `best_answers`; None: 0 for SQuAD v2, else each gets an answer.
+        no_answer_threshold: for questions, see `best_answers`; None: 0 for SQuAD v2, otherwise each has an answer.
 
     Raises:
-        ValueError: the model carries nothing that `adapt` added.
+        ValueError: the model has nothing that `adapt` added.
     """
     import transformers
 
@@ -68,7 +68,7 @@ def save_adapter(
 
 
 def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: bool = False) -> nn.Module:
-    """Loads an adapter file into a model, adding the branches first where it has none; returns the model.
+    """Loads an adapter file into a model, which is adapted first if it is not yet; returns the model.
 
     With `force` base weights are accepted whose fingerprint differs.
 
@@ -82,14 +82,14 @@ def load_adapter(model: nn.Module, path: str | Path | AdapterFile, *, force: boo
 
 
 def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = None, force: bool = False) -> nn.Module:
-    """Builds the base model, loads its weights and the adapter file; in evaluation mode.
+    """Builds the base model, loads its weights and the adapter file; returns it in evaluation mode.
 
     Args:
-        model: folder or hub id of the base; None takes the hub id that the file names.
+        model: folder or hub id of the base; None: the hub id in the file.
         force: accept base weights whose fingerprint differs.
 
     Raises:
-        AdapterFileError: the file is damaged, does not fit, or is of a base that is not on the hub.
+        AdapterFileError: the file is damaged or does not fit, or its base is not on the hub and `model` is not given.
         ValueError: no such base model.
     """
     file = read_of_library(path, "create_from_adapter", of_transformers=True)
@@ -120,10 +120,10 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
 
 
 def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> Path:
-    """Atomic write of a plain model and its tokenizer as transformers reads them; returns the folder.
+    """Writes a plain model and its tokenizer in transformers' format (an atomic write); returns the folder.
 
     Raises:
-        FileExistsError: the folder is there already; an empty one is taken.
+        FileExistsError: the folder exists and is not empty.
     """
     with new_folder(folder) as partial:
         with quiet():

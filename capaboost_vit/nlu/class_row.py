@@ -1,4 +1,4 @@
-"""The class row of text encoders: the last layer for the token alone that the head reads."""
+"""The last layer of text encoders computed only for the token that the head reads."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ _FUNCTIONS = ("eager", "sdpa")  # whose masks are known
 
 
 class FirstRowsSelfAttention(nn.Module):
-    """BERT's self attention for the first queries alone: (B, N, D) to (B, rows, D); its attributes are the layer's.
+    """BERT's self attention for the first queries only: (B, N, D) to (B, rows, D); it has the layer's attributes.
 
     Args:
-        rows_asking: how many rows enter the projection of the queries; None: all.
-        modeling: name of the module with the layer's class, where its eager attention is.
+        rows_asking: number of rows that enter the projection of the queries; None: all.
+        modeling: name of the module with the layer's class, which has its eager attention.
     """
 
     rows: int
@@ -82,7 +82,7 @@ class FirstRowsSelfAttention(nn.Module):
 
 
 class FirstRowsSelfOutput(nn.Module):
-    """The end of BERT's attention, of whose residual (B, N, D) the first rows are taken."""
+    """The output layer of BERT's attention, which uses only the first rows of the residual (B, N, D)."""
 
     rows: int
 
@@ -92,16 +92,16 @@ class FirstRowsSelfOutput(nn.Module):
 
 
 def logits_only(model: M) -> M:
-    """A twin of a text classifier that computes `model(**batch)` with less work: its last layer for the first token.
+    """A model that computes the logits of a text classifier with less work: its last layer only for the first token.
 
-    The pooler or the classification head reads that token alone. Keys and values are computed for all tokens, and
-    queries, attention, its output and the MLP for the first (and for a prompt in front of it): of RoBERTa-base with
-    128 tokens 6.9 % of the multiply-adds less. Logits and gradients are the same but for rounding. With dropout inside
-    the last layer fewer random numbers are drawn.
+    The pooler or the classification head reads only that token. Keys and values are computed for all tokens; queries,
+    attention, its output layer and the MLP only for the first one (and for a prompt before it), which saves 6.9 % of
+    the multiply-adds of RoBERTa-base with 128 tokens. Logits and gradients are the same up to rounding. With dropout
+    inside the last layer fewer random numbers are drawn.
 
-    The twin shares all parameters, buffers and modules with the model: train the one, save the other. It has modes of
-    its own, so call its `train` and `eval`. Hidden states and attentions are asked of the model itself, which stays as
-    it is. Make it when the model is complete: what is attached to the model later it lacks.
+    The returned model shares all parameters, buffers and modules with `model`: train the first, save the second. It has
+    its own training mode, so call its `train` and `eval`. Only `model`, which is unchanged, gives hidden states and
+    attentions. Create it when `model` is complete: wrappers that are attached later are missing in it.
 
     Args:
         model: `...ForSequenceClassification` of BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DeBERTa-v2 or v3, adapted or

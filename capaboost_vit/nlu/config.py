@@ -20,8 +20,8 @@ _NOT_IN_STAGES |= {"model_ema", "patience", "val_interval", "fsdp", "metrics"}
 class TextConfig(RunConfig):
     """Options of `capaboost train-text`.
 
-    The defaults are the official ones of CapaBoost for LoRA on GLUE where these are published: lr 5e-4, weight decay
-    0.1, warm-up over a tenth, 128 tokens, best epoch by val.
+    The defaults are the published ones of CapaBoost for LoRA on GLUE, where they are published: lr 5e-4, weight decay
+    0.1, warm-up over a tenth of the updates, 128 tokens, the best epoch on val.
     """
 
     # what and where
@@ -83,7 +83,7 @@ class TextConfig(RunConfig):
     select: Select = option("best", SELECT_HELP)
 
     def usual_lr(self) -> float:
-        """The official one, for all methods."""
+        """The published learning rate, for all methods."""
         return 5e-4
 
     def __post_init__(self) -> None:
@@ -99,10 +99,10 @@ class TextConfig(RunConfig):
 
 
 def stages(config: TextConfig) -> list[TextConfig]:
-    """The runs of continued pretraining (DAPT, TAPT) that come before this one, each on the model that the last made.
+    """The runs of continued pretraining (DAPT, TAPT) before this one, each on the model of the one before it.
 
-    In them the whole model learns masked tokens; val takes no part, and the last epoch is kept. They share batch size,
-    precision, device and seed with the run.
+    They train the complete model by masked language modelling, without val, and keep the last epoch. Batch size,
+    precision, device and seed are those of the run.
     """
     common: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(config) if f.name in _NOT_IN_STAGES}
     common |= {"task": "mlm", "method": make_method("full"), "lr": config.mlm_lr, "select": "last"}
@@ -120,16 +120,16 @@ def stages(config: TextConfig) -> list[TextConfig]:
 
 
 def model_folder(config: TextConfig) -> Path:
-    """Where a run of task mlm leaves its model, as transformers reads it."""
+    """The folder in which a run of task mlm stores its model, in transformers' format."""
     return Path(config.output, "model")
 
 
 def base_model(config: TextConfig) -> str:
-    """The model that the method is applied to: that of the last stage, or the one that was named."""
+    """The model to which the method is applied: that of the last stage, or the configured one."""
     before = stages(config)
     return str(model_folder(before[-1])) if before else config.model
 
 
 def has_weights(config: TextConfig) -> bool:
-    """Whether that model brings weights with it; a stage's model does."""
+    """Whether that model has pretrained weights; the model of a stage has."""
     return config.pretrained or bool(stages(config))

@@ -1,4 +1,4 @@
-"""Encoders of transformers for a kind of task, from the hub or a local folder, and `adapt` for any of them."""
+"""Models of transformers for each kind of task, from the hub or a local folder, and `adapt` for any of them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ _AUTO_CLASSES = {
 def create_text_model(
     name: str, kind: str, *, classes: Sequence[str] = (), pretrained: bool = True, **options: Any
 ) -> nn.Module:
-    """A model of transformers with the head of a kind of task, in evaluation mode.
+    """A model of transformers with the head for a kind of task, in evaluation mode.
 
-    Modules that the pretrained weights lack (a classifier; a pooler in the encoder) are noted in `model.fresh_modules`,
-    which the anatomy counts as part of the head.
+    `model.fresh_modules` names the modules that the pretrained weights lack (a classifier; a pooler in the encoder).
+    They are part of the head.
 
     Args:
-        name: hub id, or folder with config.json and weights; code that comes with a model is never run.
-        kind: classification, multi-label, tokens (of these classes), regression, multiple-choice, questions, masked.
-        pretrained: load the weights; otherwise they are random.
+        name: hub id, or a folder with config.json and weights; code that comes with a model is never run.
+        kind: classification, multi-label, tokens (a class for each), regression, multiple-choice, questions, masked.
+        classes: names of the classes, for classification, multi-label and tokens.
+        pretrained: load the weights; False: random ones.
         options: of transformers' configuration, such as `hidden_dropout_prob=0.1`.
 
     Raises:
-        ValueError: no such model, a model that has no such head, weights that lack part of the encoder, hold more than
-            it or are of another shape, an unknown kind, or a classification without classes.
+        ValueError: no such model; a model without such a head; weights that lack a part of the encoder, have more than
+            it or another shape; an unknown kind; or no classes for a kind that needs them.
     """
     if kind not in _AUTO_CLASSES:
         raise ValueError(f"unknown kind of task {kind!r}: choose from {', '.join(_AUTO_CLASSES)}")
@@ -89,13 +90,14 @@ def create_text_model(
 def create_model(
     name: str, architecture: str, *, classes: Sequence[str] = (), num_labels: int | None = None, pretrained: bool = True
 ) -> nn.Module:
-    """A model of this class of transformers with the weights of a hub id or folder, in evaluation mode.
+    """A model of a class of transformers with the weights of a hub id or folder, in evaluation mode.
 
-    What the weights lack, such as a classifier, is random, and so is one for another number of classes.
+    What the weights lack, such as a classifier, is random, and so is a classifier for another number of classes.
 
     Args:
-        classes: names of the classes; without them a model has `num_labels`, or as many as its configuration says.
-        pretrained: load the weights; otherwise all are random.
+        classes: names of the classes; without them a model has `num_labels` classes, or as many as its configuration
+            says.
+        pretrained: load the weights; False: all are random.
 
     Raises:
         ValueError: no such class, or no such model.
@@ -125,7 +127,7 @@ def _is_inside(base: nn.Module, key: str) -> bool:
 
 
 def create_tokenizer(name: str) -> Any:
-    """The fast tokenizer of a model. Raises ValueError if there is none, or one without words or padding token."""
+    """The fast tokenizer of a model. Raises ValueError if there is none, or one without vocabulary or padding token."""
     import transformers
 
     with _explained(name, "the tokenizer"):
@@ -140,10 +142,10 @@ def create_tokenizer(name: str) -> Any:
 
 
 def recompute_layers(model: nn.Module) -> None:
-    """Gradient checkpointing: keeps the inputs of the layers alone, which are computed again in the backward pass.
+    """Gradient checkpointing: stores only the inputs of the layers, which are computed again in the backward pass.
 
-    That ends at the first trained place: layers below it are neither differentiated nor computed again, which
-    transformers would do, as it makes the embeddings require a gradient.
+    Layers before the first trained one are neither differentiated nor computed again, as they would be with
+    transformers' own method, which makes the embeddings require a gradient.
     """
     encoder: Any = model
     # whose older name is the second; without re-entrance a layer is recomputed though its inputs need no gradient
@@ -153,9 +155,9 @@ def recompute_layers(model: nn.Module) -> None:
 
 
 def known_limits(name: str) -> tuple[int | None, int]:
-    """The most tokens that the model of a hub id or folder takes (None for no limit), and the size of its vocabulary.
+    """The maximal number of tokens of a hub id's or folder's model (None: no limit), and the size of its vocabulary.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is no such model.
     """
     import transformers
 
@@ -165,7 +167,7 @@ def known_limits(name: str) -> tuple[int | None, int]:
 
 
 def model_length(config: Any) -> int | None:
-    """The most tokens that a model of transformers takes, by its configuration; None for no limit."""
+    """The maximal number of tokens of a model of transformers, by its configuration; None: no limit."""
     length: int | None = getattr(config, "max_position_embeddings", None)
     if length is None or getattr(config, "position_biased_input", True) is False:
         return None  # DeBERTa-v3: relative positions alone
@@ -176,7 +178,7 @@ def model_length(config: Any) -> int | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' bars, and its report that names every weight of a new head."""
+    """A context without transformers' progress bars, and without its report of the weights of a new head."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -206,12 +208,12 @@ def _explained(name: str, what: str) -> Iterator[None]:
 
 
 def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None = None, **options: Any) -> M:
-    """Adds a method's branches to a model of transformers, in place, and freezes everything but them and the head.
+    """Applies a method to a model of transformers, in place, and freezes everything except what it adds and the head.
 
-    `capaboost_vit.adapt` does the same, and says what the arguments are.
+    `capaboost_vit.adapt` does the same and explains the arguments.
 
     Returns:
-        The same model, still of its own class. A second call adds a second method.
+        The same model, whose class is unchanged. A second call adds a second method.
 
     Raises:
         ValueError, TypeError: an unknown method or option, or a target that matches nothing; the model is unchanged.
@@ -226,7 +228,7 @@ def adapt(model: M, method: str | Method = "lora", *, head: Sequence[str] | None
 
 
 def base_of(model: nn.Module) -> dict[str, Any]:
-    """What adapter files say of a model of transformers: its class, and the hub id, if it is of the hub."""
+    """The description of a base of transformers in adapter files: its class, and its hub id, if it has one."""
     name = getattr(getattr(model, "config", None), "_name_or_path", "")
     is_local = not name or Path(name).exists() or Path(name).is_absolute()  # a folder, which others do not have
     return {"architecture": type(model).__name__, "tag": None if is_local else name}
