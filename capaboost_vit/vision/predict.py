@@ -29,7 +29,7 @@ UNSURE = "unsure"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for an image: its most probable classes with probabilities in descending order, tags, or a number."""
+    """The prediction for an image: its most probable classes with their probabilities, its tags, or a number."""
 
     image: Path
     classes: tuple[str, ...]

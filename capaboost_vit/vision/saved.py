@@ -48,7 +48,7 @@ class Saved:
 
     @property
     def task(self) -> Task:
-        """The meaning of the outputs: logits of classes, or of tags (multi-label), or standardised numbers (regression)."""
+        """Meaning of the outputs: logits of classes or of tags (multi-label), or standardised numbers (regression)."""
         return self.input.get("task", "classification")
 
     @property
