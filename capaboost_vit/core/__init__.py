@@ -1,7 +1,7 @@
-"""Masked low-rank layers, the wrappers that add them to a model, and the verbs on wrapped models: torch and numpy.
+"""The building blocks of methods: masked low-rank layers, wrappers, and functions on wrapped models (torch and numpy).
 
-The names below are what a method is made of. They are loaded when they are first used, so that a method's file (and
-with it the command line's help) needs no torch.
+The names below are loaded on first use, so that the file of a method, and with it the command line's help, needs no
+torch.
 """
 
 from .._lazy import lazy_names

@@ -1,4 +1,4 @@
-"""A frozen 2d convolution with low-rank branches on its output channels."""
+"""A frozen 2d convolution with low-rank branches for parts of its output channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", 
 def shape_of_conv(layer: nn.Module) -> tuple[int, int]:
     """(out, in / groups * kh * kw), the shape of a convolution's weight as a matrix.
 
-    Raises TypeError if it computes otherwise than nn.Conv2d, as one that pads by its input or standardises its weight.
+    Raises TypeError for a layer that is no nn.Conv2d, or that computes differently, such as one with padding by its
+    input size or a standardised weight.
     """
     if not isinstance(layer, nn.Conv2d) or type(layer).forward is not nn.Conv2d.forward:
         raise TypeError(
@@ -34,23 +35,25 @@ def shape_of_conv(layer: nn.Module) -> tuple[int, int]:
 
 
 class AdaptedConv(LowRankWrapper):
-    """`y = base(x) + dW (*) x`, one branch per adapted part of the channels of a (possibly fused) convolution.
+    """`y = base(x) + dW (*) x`, with a branch for each adapted part of the channels of a (possibly fused) convolution.
 
-    dW is B A of (out, in / groups * kh * kw), reshaped. A is a convolution to the rank with the base's kernel, stride,
-    padding and dilation, B one of 1 x 1. Between groups A is shared, and applied to each group's channels.
+    dW is B A, (out, in / groups * kh * kw), reshaped. A is a convolution to the rank with kernel size, stride, padding
+    and dilation of the base, B a convolution of 1 x 1. All groups share A, which is applied to the channels of each
+    group.
 
     Args:
-        base: nn.Conv2d, in wrappers or not.
+        base: nn.Conv2d, also in wrappers.
         branches: a branch without activation for each adapted part, by name.
         parts: the names of all parts, as in `AdaptedLinear`.
 
-    `weight` is W + dW, (out, in / groups, kh, kw). Source: PEFT's LoRA of convolutions. Deviations: its A forgets the
-    base's dilation and, with groups, sees all channels, which no weight of the base's shape can express.
+    `weight` is W + dW, (out, in / groups, kh, kw). Source: PEFT's LoRA of convolutions. Deviations: PEFT's A ignores
+    the dilation of the base and, with groups, has all channels as its input, which no weight of the base's shape can
+    express.
 
     Raises:
         TypeError: base is no such convolution.
-        ValueError: channels that do not split so, a branch for an unknown part or of the wrong shape, or parts of a
-            convolution with groups.
+        ValueError: channels that cannot be divided into the parts, a branch for an unknown part or of the wrong shape,
+            or several parts of a convolution with groups.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class AdaptedConv(LowRankWrapper):
 
     @property
     def weight(self) -> Tensor:
-        """W + dW, (out, in / groups, kh, kw). An error in here is never an AttributeError, as in `AdaptedLinear`."""
+        """W + dW, (out, in / groups, kh, kw). Errors in it are never AttributeErrors, as in `AdaptedLinear`."""
         weight = dense(self.base)
         return (weight + self.delta_weight().view_as(weight)).to(weight.dtype)
 
@@ -83,7 +86,7 @@ class AdaptedConv(LowRankWrapper):
         return merged_weights(self, base)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, in, H, W), or without B, as the base does."""
+        """Maps (B, in, H, W), or without the dimension B, as the base."""
         y = self.base(x)
         deltas = {part: branch(x, self._windows, self._points) for part, branch in self.branches.in_order().items()}
         delta = self.layout.join(deltas, -3, lambda rows: torch.zeros_like(y.narrow(-3, 0, rows)))

@@ -1,4 +1,4 @@
-"""A frozen linear layer with low-rank branches on its rows, and where it is computed."""
+"""A frozen linear layer with low-rank branches for parts of its rows."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ _SMALL = 4e7  # multiply-adds of the base's product: ViT-Tiny at 224 px with one
 
 
 class AdaptedLinear(LowRankWrapper):
-    """`y = base(x) + dW x`, one branch per adapted part of a (possibly fused) linear layer.
+    """`y = base(x) + dW x`, with a branch for each adapted part of a (possibly fused) linear layer.
 
     Args:
-        base: the linear layer, in wrappers or not.
+        base: the linear layer, also in wrappers.
         branches: a branch without activation for each adapted part, by name.
-        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, which are equal
-            parts; or the layout of others.
+        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, if they are equal
+            parts; otherwise a layout.
         execution: how it is computed, see `_space`.
 
-    `weight` is W + dW, so code that reads it instead of calling the layer (timm's EVA, BEiT, Swin V2) is right too.
+    `weight` is W + dW, so code that reads the weight instead of calling the layer (timm's EVA, BEiT, Swin V2) is right,
+    too.
 
     Raises:
         TypeError: base is not a linear layer.
-        ValueError: rows that do not split so, a branch for an unknown part, or one of the wrong shape.
+        ValueError: rows that cannot be divided into the parts, a branch for an unknown part, or one of the wrong shape.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class AdaptedLinear(LowRankWrapper):
 
     @property
     def weight(self) -> Tensor:
-        """W + dW, (out, in). An error in here is never an AttributeError, which nn.Module would swallow."""
+        """W + dW, (out, in). Errors in it are never AttributeErrors, which nn.Module would hide."""
         weight = dense(self.base)
         return (weight + self.delta_weight()).to(weight.dtype)
 

@@ -1,4 +1,4 @@
-"""What an adapted model costs, and what its updates are and can be: parameters, ranks, capacity, FLOPs."""
+"""Costs of an adapted model and capacity of its updates: parameters, ranks, FLOPs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .tied import TiedMaskedWeight
 
 @dataclass(frozen=True)
 class Parameters:
-    """Counts of entries: `trained` have a gradient, `stored` go into the adapter file, `live` reach the output.
+    """Numbers of parameters: `trained` have requires_grad, `stored` are in the adapter file, `live` have an effect.
 
-    An entry that every branch masks is trained and stored but not live: (1 - density)^d of them with random masks.
+    An entry that all branches mask is trained and stored, but not live: a fraction (1 - density)^d with random masks.
     """
 
     trained: int
@@ -30,10 +30,10 @@ class Parameters:
 
 
 def count_parameters(branch: nn.Module, counted: set[int] | None = None) -> Parameters:
-    """Counts a branch's parameters, each once; masks are buffers and never counted.
+    """Counts the parameters of a branch, each once; masks are buffers and not counted.
 
     Args:
-        counted: ids of parameters that were counted before, which are left out now; those of this branch are added.
+        counted: ids of parameters that were counted before and are left out; those of this branch are added.
     """
     counted = set() if counted is None else counted
     parameters = [p for p in branch.parameters() if id(p) not in counted]
@@ -61,12 +61,12 @@ class Ranks:
 
 
 def spectrum(matrix: Tensor) -> Tensor:
-    """Singular values in float64, largest first."""
+    """Singular values in float64, in descending order."""
     return torch.linalg.svdvals(matrix.detach().double().cpu())
 
 
 def ranks(matrix: Tensor) -> Ranks:
-    """The ranks of a matrix (out, in), all zero for the zero matrix; the threshold is that of its own dtype.
+    """The ranks of a matrix (out, in), all zero for the zero matrix; eps is that of its own dtype.
 
     Raises TypeError if it is no matrix.
 
@@ -90,16 +90,16 @@ def ranks(matrix: Tensor) -> Ranks:
 
 
 def held_share(branch: LowRankBranch, target: Tensor, *, iterations: int = 150) -> float:
-    """The share `1 - min ||T - dW||_F^2 / ||T||_F^2` of a target T (out, in) that the branch's dW can take up.
+    """The share `1 - min ||T - dW||_F^2 / ||T||_F^2` of a target T (out, in) that the dW of a branch can fit.
 
-    Of a plain branch it is known: the first R squared singular values over the sum of all (Eckart and Young 1936).
-    Masked branches have no such formula. Theirs is found by L-BFGS in float64 from two starts, the plain branch's
-    solution and the branch's own start, and is a lower bound, since the problem has local optima. The branch is left
-    as it is.
+    For a plain branch it is the sum of the first R squared singular values over that of all (Eckart and Young 1936).
+    For masked branches there is no such formula: it is found by L-BFGS in float64 from two starts, the solution of the
+    plain branch and the branch's own values, and is a lower bound, as the problem has local optima. The branch is not
+    changed.
 
     Raises:
         ValueError: a target of another shape, or the zero matrix.
-        TypeError: a branch that is no change of a weight, see `LowRankBranch.delta_weight`.
+        TypeError: a branch that is no update of a weight, see `LowRankBranch.delta_weight`.
     """
     if tuple(target.shape) != (branch.out_features, branch.in_features):
         shape = (branch.out_features, branch.in_features)
@@ -158,20 +158,20 @@ def _fit(branch: LowRankBranch, target: Tensor, iterations: int) -> float:
 
 @dataclass(frozen=True)
 class Flops:
-    """Multiply-adds of one forward pass. `executed`: what dense kernels do; `ideal`: masked entries cost nothing."""
+    """Multiply-adds of one forward pass: `executed` by dense kernels, and `ideal`, without masked entries."""
 
     executed: int
     ideal: int
 
 
 def count_flops(model: nn.Module, inputs: Tensor) -> Flops:
-    """Counts with fvcore, fused attention included (fvcore itself leaves it out: 14 % of ViT-Tiny).
+    """Counts multiply-adds with fvcore, fused attention included (fvcore leaves it out: 14 % of ViT-Tiny).
 
-    Low-rank updates are counted in token space, two thin products beside the layer's; where a layer is computed in
-    weight space (`functional.low_rank_linear`) the update costs `R * out * in` instead, however many tokens there are.
-    A dense update (`DenseUpdate`) likewise is a product `x dW^T` beside the layer's, where one with W + dW is computed.
-    Ideal FLOPs scale each low-rank branch by the density of its masks. On models that read `.weight` (EVA-02, BEiT,
-    Swin V2) the update is formed as a dense matrix, whose cost is executed and is not reduced in the ideal count.
+    Low-rank updates are counted in token space, as two thin products beside that of the layer. If a layer is computed
+    in weight space (`functional.low_rank_linear`), the update costs `R * out * in` instead, for any number of tokens. A
+    dense update (`DenseUpdate`) is counted as a product `x dW^T` beside that of the layer, although one product with W
+    + dW is computed. Ideal FLOPs scale each low-rank branch by the density of its masks. In models that read `.weight`
+    (EVA-02, BEiT, Swin V2) the update is computed as a dense matrix, which the ideal number does not reduce.
 
     Examples:
         >>> flops = capaboost_vit.count_flops(model, images[:1])

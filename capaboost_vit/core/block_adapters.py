@@ -9,9 +9,9 @@ from .branch import LowRankBranch
 
 
 class NormedAdapter(nn.Module):
-    """`A(x) = up act(down LN(x) + a) + b`, x (..., D): a branch behind a layer norm of its own, which is trained too.
+    """`A(x) = up act(down LN(x) + a) + b`, x (..., D): a branch after its own layer norm, which is trained, too.
 
-    Source: DAS, arXiv 2309.01479, whose layer norm is torch's default, too.
+    Source: DAS, arXiv 2309.01479; the layer norm has torch's defaults, as there.
     """
 
     def __init__(self, branch: LowRankBranch) -> None:
@@ -21,7 +21,7 @@ class NormedAdapter(nn.Module):
 
     @property
     def kept_share(self) -> float:
-        """That of the branch."""
+        """The `kept_share` of the branch."""
         return self.branch.kept_share
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
@@ -30,9 +30,9 @@ class NormedAdapter(nn.Module):
 
 
 class BlockAdapters(nn.ModuleDict):
-    """The adapters of a block, by place: beside "attn" and "mlp"; where "skip" is there, the block is not computed."""
+    """The adapters of a block: "attn" and "mlp" are parallel to these; with "skip" the block is not computed."""
 
     @property
     def skipped(self) -> bool:
-        """Whether an adapter stands in the place of the block."""
+        """Whether the block is replaced by an adapter."""
         return "skip" in self

@@ -1,4 +1,4 @@
-"""The low-rank branch: what is added to a layer, made of two tied masked weights."""
+"""The low-rank branch of two tied masked weights, which is added to a layer."""
 
 from __future__ import annotations
 
@@ -36,21 +36,20 @@ class LowRankFactors(Protocol):
 class LowRankBranch(nn.Module):
     """`y = scaling * [ sum_i (B * MB_i) act((A * MA_i) dropout(x) + a) + b ]`; without act and bias a LoRA branch.
 
-    A (R, in) is `down`, B (out, R) is `up`. The d masked copies are concatenated along the rank axis, so there are two
-    matrix products whatever d is: tied masked branches are one low-rank pair of rank d*R.
+    A (R, in) is `down`, B (out, R) is `up`. The d masked views are concatenated along the rank, so there are two matrix
+    products for any d: tied masked branches are one low-rank pair of rank d*R.
 
-    B and the biases start at zero, so every branch, not only the first, is the zero map at step 0 (the official code
-    fills the later ones with noise). Biases are tied and counted once (the official code adds b once per branch).
+    B and the biases start at zero, so each branch is zero at step 0 (the official code fills all but the first with
+    noise). Biases are tied and added once (the official code adds b once per branch).
 
-    With `coefficients` the first view has no mask and the others are multiplied by learned numbers c, from zero:
+    With `coefficients` the first view has no mask, and the others have learned coefficients c that start at zero, (d -
+    1) R or d - 1 more parameters; at step 0 it is the plain branch:
 
-        y = scaling * [ B act(A dropout(x) + a) + sum_j (B * MB_j) diag(c_j) act((A * MA_j) dropout(x) + a) + b ],
+        y = scaling * [ B act(A dropout(x) + a) + sum_j (B * MB_j) diag(c_j) act((A * MA_j) dropout(x) + a) + b ].
 
-    the plain branch until training moves c: a superset of it, for (d - 1) * R or d - 1 more numbers.
-
-    A `gain`, if it is learned, multiplies y by a number (AdaptFormer, arXiv 2205.13535), each channel by its own
-    (Adapter+, arXiv 2406.06820) or each row of A by its own, in all views (MLAE); it starts from one. A `gate`
-    multiplies y by a number for each example, if one is put in (UniPELT), or learned for each token (DAPT).
+    A `gain` is a learned factor that starts at one: of y (AdaptFormer, arXiv 2205.13535), of each channel of y
+    (Adapter+, arXiv 2406.06820), or of each row of A in all views (MLAE). A `gate` is a factor of y that depends on the
+    input, for each example (UniPELT) or each token (DAPT).
 
     Args:
         rank: R, the rank of one branch (the bottleneck width of an adapter).
@@ -58,21 +57,21 @@ class LowRankBranch(nn.Module):
         act: name of the activation between the two products, or None.
         bias: whether both products have a bias.
         dropout: probability of dropping an input entry, in training.
-        drop_path: probability of leaving out y for a whole example, in training.
-        rank_dropout: probability of leaving out a term of rank one (a row of A_cat with its column of B_cat), in
-            training; drawn once a call, for the whole batch (MLAE, whose factors are branches of rank one).
-        learned_scale: "scalar", "channel" or, for the terms of rank one (MLAE's), "rank" for a gain; "token" for a gate
-            of each token, `TokenScale`; None for none.
-        init: "zero", or "houlsby", where A and B start from N(0, 0.01^2) within two deviations: near the zero map
-            (arXiv 1902.00751).
-        freeze_down: A keeps its start value, only B is trained (LoRA-FA, arXiv 2308.03303): the input need not be kept.
-        masking: of both factors, and the kind of `coefficients`. Its init_seed is that of A's start, for "zero"
+        drop_path: probability of dropping y for an example, in training.
+        rank_dropout: probability of dropping a term of rank one (a row of A_cat with its column of B_cat), in training;
+            drawn once per call for the whole batch (MLAE, whose terms are branches of rank one).
+        learned_scale: the gain, "scalar", "channel" or "rank"; "token": a gate for each token, `TokenScale`; None:
+            neither.
+        init: "zero", or "houlsby" (arXiv 1902.00751): A and B start from N(0, 0.01^2) truncated at two standard
+            deviations.
+        freeze_down: A is not trained (LoRA-FA, arXiv 2308.03303), so the input need not be stored.
+        masking: of both factors, with the kind of `coefficients`. Its init_seed is that of A; for "zero" A starts from
             U(-1/sqrt(in), 1/sqrt(in)), which is kaiming_uniform(a=sqrt(5)).
-        path: names the branch within the model: the key of its masks and start values.
+        path: name of the branch in the model: the key of its masks and initial values.
 
     Raises:
-        ValueError: rank < 1, an unknown activation, start or kind of gain, a dropout, drop_path or rank_dropout
-            outside [0, 1), or what `make_masks` refuses.
+        ValueError: rank < 1, an unknown activation, init or learned_scale, a dropout, drop_path or rank_dropout outside
+            [0, 1), or what `make_masks` refuses.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class LowRankBranch(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Fills A, and for "houlsby" B, from streams of (init_seed, path); the rest becomes zero, and a gain one."""
+        """Initializes A (for "houlsby" B, too) by (init_seed, path), a gain with one, and the rest with zero."""
         if self.init == "houlsby":
             self.down.fill_truncated_normal(_HOULSBY_STD)
             self.up.fill_truncated_normal(_HOULSBY_STD)
@@ -135,7 +134,7 @@ class LowRankBranch(nn.Module):
             self.gate.reset_parameters()
 
     def share(self, other: LowRankBranch) -> None:
-        """From now on A and B are the other's own; masks, coefficients and biases stay apart.
+        """Makes A and B the same Parameters as those of `other`; masks, coefficients and biases stay separate.
 
         Raises ValueError if the shapes differ.
         """
@@ -143,7 +142,7 @@ class LowRankBranch(nn.Module):
         self.up.share(other.up)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R), coefficients and gain in B_cat."""
+        """The concatenated masked factors A_cat (K*R, in) and B_cat (out, K*R), with coefficients and gain in B_cat."""
         down, up = self.down.joined(0), self.up.joined(1)
         if self.coefficients is not None:
             c = self.coefficients.unflatten(0, (self.num_branches - 1, -1)).expand(-1, self.rank).flatten()
@@ -153,31 +152,31 @@ class LowRankBranch(nn.Module):
         return down, up if self.gain is None else self.gain.unsqueeze(1) * up
 
     def draws(self) -> bool:
-        """Whether a call draws random numbers: in training, with dropout of any kind."""
+        """Whether a call draws random numbers: in training, with any kind of dropout."""
         return self.training and max(self.dropout, self.drop_path, self.rank_dropout) > 0
 
     @property
     def kept_share(self) -> float:
-        """The share of the entries that a masked view keeps: with it the ideal FLOPs of a branch scale."""
+        """The fraction of entries that a masked view keeps, by which the ideal FLOPs of a branch scale."""
         return self.down.density
 
     def linear_factors(self) -> tuple[Tensor, Tensor] | None:
-        """(A_cat, scaling * B_cat) of a branch that is a change of a weight, the product of the two; else None."""
+        """(A_cat, scaling * B_cat), the factors of dW; None for a branch with an activation, a bias or a gate."""
         if self.act is not None or self.up_bias is not None or self.gate is not None:
             return None
         down, up = self.factors()
         return down, self.scaling * up
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """All of them, or all but A."""
+        """All parameters, without A if freeze_down."""
         return [p for p in self.parameters() if not (self.freeze_down and p is self.down.weight)]
 
     def delta_weight(self) -> Tensor:
         """`dW = scaling * B_cat @ A_cat`, (out, in).
 
         Raises:
-            TypeError: the branch has an activation, a bias or a gate, so no single matrix equals it.
-            ValueError: it is in training with dropout of some kind, which cannot be had from a weight.
+            TypeError: the branch has an activation, a bias or a gate, so it is not equal to a matrix.
+            ValueError: the branch is in training with any kind of dropout, which a weight cannot have.
         """
         if self.act is not None or self.up_bias is not None:
             raise TypeError(f"branch {self.path!r} has an activation or a bias: it is not a change of a weight")
@@ -194,8 +193,8 @@ class LowRankBranch(nn.Module):
         """Maps (..., in) to (..., out), in the dtype of the weights (or of autocast).
 
         Args:
-            down_product: `product(x, weight, bias)`, where A is multiplied otherwise, as in a convolution; a gate is
-                for linear products alone.
+            down_product: `product(x, weight, bias)` with A, for another product than F.linear, such as a convolution; a
+                gate needs linear products.
             up_product: the same for B.
         """
         x = operand(x, self.down.weight)
@@ -217,7 +216,7 @@ class LowRankBranch(nn.Module):
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
         """`y + self(x)` in the dtype of y, rounded once.
 
-        In one pass where that is possible: an adapter that draws nothing, without gate and trace, in the dtype of x.
+        It is one pass where possible: for an adapter without dropout, gate and tracing, in the dtype of x.
         """
         act, (down_bias, up_bias) = self.act, self._biases()
         one_pass = self.gate is None and not self.draws() and x.numel() > 0 and not torch.jit.is_tracing()
@@ -240,7 +239,7 @@ class LowRankBranch(nn.Module):
 def rate_factors(
     model: nn.Module, *, up: float = 1.0, coefficients: float = 1.0
 ) -> Iterator[tuple[nn.Parameter, float]]:
-    """Parameters of the low-rank branches of a model with the factor of their learning rate, where it is not 1."""
+    """(parameter, factor) pairs of the low-rank branches of a model whose learning rate has a factor other than 1."""
     for branch in (module for module in model.modules() if isinstance(module, LowRankBranch)):
         if up != 1:
             yield branch.up.weight, up

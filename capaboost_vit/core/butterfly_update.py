@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class ButterflyUpdate(nn.Module):
-    """`W + dW = diag(s) W (Q_m ... Q_1)^T`, each Q orthogonal with blocks b x b of inputs that stand 2^i apart.
+    """`W + dW = diag(s) W (Q_m ... Q_1)^T`, with orthogonal factors Q of blocks b x b of inputs.
 
-    A block is the Cayley transform `(I - S)(I + S)^-1` of a skew-symmetric `S = (R - R^T) / 2`. Q_1 takes neighbours;
-    Q_{i+1} takes in each run of b 2^i inputs, cut into pieces of b / 2, first the pieces of even number, then the odd
-    ones: with m = log2(in / b) + 1 all inputs meet. R starts at zero, s at one.
+    A block is the Cayley transform `(I - S)(I + S)^-1` of a skew-symmetric `S = (R - R^T) / 2`. The blocks of Q_1 are b
+    neighbours. For Q_{i+1} each run of b 2^i inputs is cut into pieces of b / 2, and a block couples piece k with piece
+    k + 2^i, k < 2^i. With m = log2(in / b) + 1 factors all inputs are coupled. R starts at zero, s at one.
 
     Args:
         block_size: b.

@@ -1,4 +1,4 @@
-"""Token dispatcher: a gate for each token, which decides whether a sub-layer sees it."""
+"""Token dispatcher: a gate for each token that decides whether a sub-layer processes it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from .masks import random_state
 
 
 class TokenDispatcher(nn.Module):
-    """`M = [g > 0]`, `g = x w + b` of each token: (B, N) from x (B, N, D).
+    """`M = [g > 0]`, `g = x w + b` for each token: (B, N) from x (B, N, D).
 
-    In training `M = [g + G > 0]` with logistic noise G, so that M = 1 with probability sigmoid(g), whatever tau. The
-    gradient of M is that of `sigmoid((g + G) / tau)` (straight-through). The first tokens have M = 1 always.
+    In training `M = [g + G > 0]` with logistic noise G, so that M = 1 with probability sigmoid(g), for any tau. The
+    gradient of M is that of `sigmoid((g + G) / tau)` (straight-through). The first tokens always have M = 1.
 
-    w starts from N(0, 0.02^2), b from zero: about half of the tokens.
+    w starts from N(0, 0.02^2), b from zero, so about half of the tokens are selected at first.
 
-    With a `capacity` at most `ceil(capacity * (N - always))` of an example's tokens have M = 1 in evaluation, those of
-    the highest g; the same number of tokens is gathered of each example, so shapes do not depend on values.
+    With a `capacity`, at most `ceil(capacity * (N - always))` of an example's other tokens have M = 1 in evaluation,
+    those with the highest g. The same number of tokens is gathered for each example, so shapes do not depend on values.
 
     Args:
-        features: D. always: how many of the first tokens have M = 1. tau: temperature.
-        sampled: whether M is drawn in training. capacity: a share of the tokens, or None.
-        init_seed: with `path` the key of the start values.
+        features: D.
+        always: number of the first tokens that always have M = 1.
+        tau: temperature of the gradient.
+        sampled: whether M is drawn in training.
+        capacity: a fraction of the tokens, or None.
+        init_seed: with `path` the key of the initial values.
 
-    Source: DyT, arXiv 2403.11808. There a fixed capacity is not known.
+    Source: DyT, arXiv 2403.11808. The capacity is ours.
     """
 
     mask: Tensor | None = None  # of the last pass in training, for the loss of its mean; in no copy
@@ -79,7 +82,7 @@ class TokenDispatcher(nn.Module):
         return g.to(torch.promote_types(g.dtype, torch.float32))
 
     def selected(self, g: Tensor) -> Tensor:
-        """[g > 0], (B, N) bool, with the first tokens and within the capacity."""
+        """[g > 0], (B, N) bool, within the capacity; True for the first tokens."""
         hard = g > 0
         if self.capacity is not None and not self.training:
             indices = self.largest(g)
@@ -87,14 +90,14 @@ class TokenDispatcher(nn.Module):
         return hard | self._first(g)
 
     def largest(self, g: Tensor) -> Tensor:
-        """Indices of the tokens that a fixed capacity has room for, (B, always + K): the first ones among them."""
+        """Indices of the tokens within the capacity, (B, always + K), those that are always selected first."""
         assert self.capacity is not None
         room = math.ceil(self.capacity * (g.shape[1] - self.always))
         best = g[:, self.always :].topk(room, dim=1).indices + self.always
         return torch.cat([torch.arange(self.always, device=g.device).expand(len(g), -1), best], 1)
 
     def note(self, hard: Tensor) -> None:
-        """Counts what is dispatched, where somebody asks for it."""
+        """Counts the selected tokens in a context of `realised_rate`."""
         if self.counts is not None:
             rest = hard[:, self.always :]
             self.counts.append((rest.sum(), rest.numel()))
@@ -108,13 +111,13 @@ class TokenDispatcher(nn.Module):
 
 
 def dispatchers(model: nn.Module) -> list[TokenDispatcher]:
-    """Those of a model."""
+    """The token dispatchers of a model."""
     return [module for module in model.modules() if isinstance(module, TokenDispatcher)]
 
 
 @contextmanager
 def complete(model: nn.Module) -> Iterator[None]:
-    """No token is left out for the block: the complete model."""
+    """A context in which all tokens are selected (M = 1): the complete model."""
     gates = dispatchers(model)
     for gate in gates:
         gate.complete = True
@@ -126,21 +129,21 @@ def complete(model: nn.Module) -> Iterator[None]:
 
 
 class Rate:
-    """Realised rate: the share of the tokens that sub-layers have seen in the passes that were counted.
+    """Realised rate: the fraction of tokens selected by the dispatchers in all counted passes.
 
-    The tokens that are always seen, such as the class token, are not counted.
+    Tokens that are always selected, such as the class token, are not counted.
     """
 
     def __init__(self, counts: list[list[tuple[Tensor, int]]]) -> None:
         self.of_gates = counts  # of each dispatcher, those of each pass
 
     def counts(self) -> tuple[float, int]:
-        """Tokens that were seen, and all."""
+        """The number of selected tokens, and of all tokens."""
         pairs = [pair for counts in self.of_gates for pair in counts]
         return float(sum(ones.item() for ones, _ in pairs)), sum(number for _, number in pairs)
 
     def by_gate(self) -> list[float]:
-        """Of each dispatcher, in the order of the model."""
+        """The rate of each dispatcher, in the order of the model."""
         return [sum(o.item() for o, _ in of) / max(1, sum(n for _, n in of)) for of in self.of_gates]
 
     def __float__(self) -> float:
@@ -150,7 +153,7 @@ class Rate:
 
 @contextmanager
 def realised_rate(model: nn.Module) -> Iterator[Rate]:
-    """Counts the tokens that a model dispatches in the block.
+    """A context that counts the tokens that a model's dispatchers select.
 
     Examples:
         >>> with core.realised_rate(model) as rate, torch.no_grad():

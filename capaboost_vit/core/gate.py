@@ -1,4 +1,4 @@
-"""Gates: a learned number for each example, or for each token, by which a branch is multiplied."""
+"""Gates: learned factors of a branch that depend on the input, one for each example or each token."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .masks import random_state
 
 
 class Padding:
-    """Padding mask: which positions of the sequences at hand are real, (B, N) bool, or None for all; shared by gates.
+    """Padding mask of the current batch, shared by gates: True for real positions, (B, N) bool; None if all are real.
 
-    Whoever sees a layer's mask sets it. It belongs to the batch, so copies and pickles begin without it.
+    It is set by whoever receives a layer's mask. Copies and pickles do not contain it.
     """
 
     real: Tensor | None = None
@@ -27,15 +27,15 @@ class Padding:
 class Gate(nn.Module):
     """`g = mean over the real positions of sigmoid(x w + b)`, (B, 1, 1) from x (B, N, D).
 
-    w starts from N(0, 0.02^2), b from zero, so g is about a half at first.
+    w starts from N(0, 0.02^2), b from zero, so g is about 0.5 at first.
 
     Args:
         features: D.
-        padding: shared by all gates of a model; without it every position counts.
-        init_seed, path: key of the start values.
+        padding: shared by all gates of a model; without it all positions are real.
+        init_seed, path: key of the initial values.
 
-    Source: UniPELT, arXiv 2110.07577. Deviation: padding has no part in the mean, so that the answer for an example
-    does not depend on what stands beside it in the batch.
+    Source: UniPELT, arXiv 2110.07577. Deviation: padding does not enter the mean, so that the prediction for an example
+    does not depend on the rest of the batch.
     """
 
     by_row: ClassVar[bool] = False
@@ -48,9 +48,9 @@ class Gate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, N, D) or (B, H, W, D) maps; positions that the mask does not know stand in front and are real.
+        """x is (B, N, D) or (B, H, W, D). Positions before those of the padding mask, such as a prompt, are real.
 
-        Of an example without any real position g is zero.
+        For an example without real positions g is zero.
         """
         g = F.linear(operand(x, self.weight), self.weight.unsqueeze(0), self.bias).sigmoid().flatten(1, -2)  # (B, N, 1)
         real = self.padding.real
@@ -63,12 +63,12 @@ class Gate(nn.Module):
 
 
 class TokenScale(nn.Module):
-    """`g = relu(x w + b)` of each token, (..., 1) from x (..., D): a token with g = 0 gets nothing of the branch.
+    """`g = relu(x w + b)` for each token, (..., 1) from x (..., D): a token with g = 0 has no update.
 
     w starts from zero and b from one, so g is one at first.
 
-    Source: DAPT, arXiv 2403.01439. There w starts at random, so that about half of the tokens get nothing, and no
-    gradient, at first.
+    Source: DAPT, arXiv 2403.01439. Deviation: there w starts at random, so that about half of the tokens have no
+    update, and no gradient, at first.
     """
 
     by_row: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class TokenScale(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """One, whatever x is."""
+        """w becomes zero and b one, so that g is one."""
         self.weight.zero_()
         self.bias.fill_(1)
 

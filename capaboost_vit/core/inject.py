@@ -1,4 +1,4 @@
-"""Injection: find the places in a model, attach and detach wrappers, freeze what is not theirs."""
+"""Injection: find places in a model, attach and detach wrappers, freeze the base."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .wrapper import Frozen, Wrapper, unwrap
 
 @dataclass(frozen=True)
 class Site:
-    """Where a role lives: a pattern of module names, and which of the parts of a fused layer it is.
+    """The place of a role: a pattern of module names, and which part of a fused layer it is.
 
-    A pattern's dotted segments match a module's name from its tail; `*` is any one segment. A full name is that module
-    alone, even where it would match others as a pattern. `only` names the one use that this site is for, where a role
-    has different places for different uses: "prefix", "sequential" or "parallel".
+    The dotted segments of a pattern match the end of a module's name; `*` is any one segment. The full name of a module
+    matches only that module. `only`: the one use of the site (prefix, sequential or parallel), if uses have different
+    places.
     """
 
     pattern: str
@@ -36,19 +36,19 @@ class Site:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Maps roles (query, key, value, attn_out, mlp_in, mlp_out, attn, mlp, block, norm) to sites of an architecture.
+    """Maps roles (query, key, value, attn_out, mlp_in, mlp_out, attn, mlp, block, norm, ...) to sites of a model.
 
     Args:
-        roles: sites by role; a role may have several, such as the fused and the separate projections.
-        prefix_attention: the class of the wrapper that adds a prefix to an attention module; None where none is known.
-        prompted: the class of the wrapper that gives a `block` a prompt, or None where none is known.
-        dispatched: likewise of the one that dispatches its tokens.
-        skippable: likewise of the one by which it can be skipped.
-        internally_prompted: likewise of the one that adds a token made of all.
-        retrieving: likewise of the one of the first `block` that chooses a task by what the base makes of an example.
-        watching: builds the wrapper of an attention layer (where a prefix goes) that tells gates where padding is.
+        roles: sites by role; a role may have several, such as fused and separate projections.
+        prefix_attention: the class of the wrapper that adds a prefix to an attention module; None: not supported.
+        prompted: the class of the wrapper that adds a prompt to a `block`; None: not supported.
+        dispatched: likewise for the selection of its tokens.
+        skippable: likewise for skipping it.
+        internally_prompted: likewise for a token computed from all tokens.
+        retrieving: likewise for the first `block`, where the task is chosen by the base's output for an example.
+        watching: builds the wrapper of an attention layer (where a prefix is added) that gives gates the padding mask.
         head: names of the modules that are trained from the first step (the classifier).
-        layout: of the model's fused layer of this name, or None where it is the site's; what it lacks has no place.
+        layout: the layout of a fused layer of the model, by name, which may lack parts; None: that of the site.
     """
 
     roles: Mapping[str, tuple[Site, ...]] = field(default_factory=dict)
@@ -65,24 +65,24 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Place:
-    """One match: the canonical name of a module (as in the base model), the site that matched, the layout if known."""
+    """A match: the canonical name of a module (that in the base model), the matching site, and the layout, if known."""
 
     name: str
     site: Site
     known: Layout | None = None
 
     def layout(self, rows: int) -> Layout:
-        """Of the rows of the module; equal parts, if nothing else is known."""
+        """The layout of a module with so many rows; equal parts by default."""
         return layout_of(rows, self.known or self.site.parts)
 
 
 def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: str | None = None) -> list[Place]:
-    """The places that a role of the anatomy, or a pattern, names; of a role, those for this use where it has several.
+    """The places named by a role of the anatomy or by a pattern; of a role, those for this use.
 
-    `PATTERN.ROLE`, where no module is called so, is a role within the modules of the pattern: `blocks.11.query`. A
-    module that stands in several slots is one place, under its first name, whichever of its names matches.
+    `PATTERN.ROLE`, unless it is the name of a module, is a role in the modules of the pattern: `blocks.11.query`. A
+    module with several names is one place, with its first name.
 
-    Raises ValueError if nothing matches; the message lists the roles (for this use) and the kinds of layers there.
+    Raises ValueError if nothing matches; the message lists the roles (for this use) and the model's kinds of layers.
 
     Examples:
         >>> model = timm.create_model("vit_tiny_patch16_224")
@@ -110,7 +110,7 @@ def find(model: nn.Module, target: str, anatomy: Anatomy | None = None, *, use: 
 def find_parts(
     model: nn.Module, targets: Iterable[str], anatomy: Anatomy, *, use: str | None = None
 ) -> dict[str, list[Place]]:
-    """The places of several targets by module: the parts of a fused layer that are meant, or the one whole.
+    """The places of several targets, by module: the targeted parts of a fused layer, or the layer as a whole.
 
     Raises ValueError for a target that matches nothing, or a module named both as a whole and by its parts.
     """
@@ -129,9 +129,9 @@ def find_parts(
 
 
 def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
-    """Puts the wrapper into every slot of its own base.
+    """Puts the wrapper into every slot of its base.
 
-    Raises ValueError if another module stands in this one, or a list of modules, which is never called.
+    Raises ValueError if the slot of this name has another module, or a list of modules, which is never called.
     """
     base = wrapper.base
     if get(model, name) is not base:
@@ -145,10 +145,10 @@ def attach(model: nn.Module, name: str, wrapper: Wrapper) -> None:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Takes every wrapper off, in place: the very same base modules stand in their slots again, still frozen.
+    """Removes every wrapper, in place: the same base modules are in their slots again, and still frozen.
 
-    Returns the model, without torch.compile's or a parallel wrapper around it. Raises ValueError, TypeError if it
-    carries nothing.
+    Returns the model, without torch.compile or a parallel wrapper around it. Raises ValueError, TypeError if it has no
+    wrappers.
 
     Examples:
         >>> base = capaboost_vit.detach(model)
@@ -164,11 +164,11 @@ def detach(model: nn.Module) -> nn.Module:
 
 
 def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
-    """Leaves only the branches and the modules named in `trainable` (names or patterns) to the optimiser.
+    """Freezes all parameters except those that wrappers train, and the modules in `trainable` (names or patterns).
 
-    Batch norms and spectral norms (torch's parametrization) that are frozen also stop counting: they stay in evaluation
-    mode, whatever `model.train()` says. Raises ValueError if a name in `trainable` matches nothing or a quantised
-    layer, or a wrapper would train nothing of what it adds.
+    Frozen batch norms, and spectral norms (torch's parametrization), stay in evaluation mode after `model.train()`, so
+    their statistics do not change. Raises ValueError if a name in `trainable` matches nothing or a quantised layer, or
+    a wrapper adds parameters but trains none of them.
     """
     chosen = {place.name for pattern in trainable for place in find(model, pattern)}
     model.requires_grad_(False)
@@ -195,7 +195,7 @@ def freeze_base(model: nn.Module, trainable: Iterable[str] = ()) -> None:
 
 
 def wrappers(model: nn.Module) -> Iterator[tuple[str, Wrapper]]:
-    """(canonical name of the slot, wrapper) of each wrapper of a model; several in one slot from the outside in."""
+    """(canonical name of the slot, wrapper) for each wrapper of a model; several in one slot from the outside in."""
     canonical = namer(model)
     for name, module in model.named_modules():
         if isinstance(module, Wrapper):
@@ -203,7 +203,7 @@ def wrappers(model: nn.Module) -> Iterator[tuple[str, Wrapper]]:
 
 
 def branches(model: nn.Module) -> dict[str, nn.Module]:
-    """What the wrappers of a model add, by canonical name: low-rank branches, virtual tokens, scales, ...
+    """The modules that a model's wrappers add, by canonical name: low-rank branches, virtual tokens, scales, ...
 
     Examples:
         >>> list(capaboost_vit.branches(model))[:2]
@@ -219,9 +219,9 @@ def branches(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def features(module: nn.Module, name: str = "") -> tuple[int, int]:
-    """(in, out) width of a sub-layer: of its first and its last linear layer.
+    """(in, out) width of a sub-layer: that of its first and of its last linear layer.
 
-    Raises TypeError if it has none, or gives out a pair, of which one could not be changed alone.
+    Raises TypeError if it has no linear layer, or is nn.MultiheadAttention, which returns a pair.
     """
     if isinstance(unwrap(module), nn.MultiheadAttention):
         raise TypeError(f"{name!r} gives out a pair, outputs and attention weights: take lora, or name its out_proj")
@@ -232,7 +232,7 @@ def features(module: nn.Module, name: str = "") -> tuple[int, int]:
 
 
 def replace_slots(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
-    """Puts `change(module)` into each slot below the model, from the outside in; once for a shared module."""
+    """Puts `change(module)` into each slot of the model, from the outside in; once for a shared module."""
     changed: dict[nn.Module, nn.Module] = {}
 
     def descend(parent: nn.Module) -> None:

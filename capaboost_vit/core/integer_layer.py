@@ -1,4 +1,4 @@
-"""Linear layers whose weight is integers with a step for each row: those that IntLoRA trains, and merged ones."""
+"""Linear layers with an integer weight and a step size for each row: those in IntLoRA's training, and merged ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .wrapper import Wrapper, merged_weights
 
 
 class IntegerLinear(nn.Module):
-    """`y = x (c * N)^T + b` with integers N (out, in), of 8 bits where they fit and else of 16, and a step c (out, 1).
+    """`y = x (c * N)^T + b` with integers N (out, in), of 8 bits if they fit, else of 16, and step sizes c (out, 1).
 
     All of it is frozen. Raises ValueError for integers of more than 16 bits.
     """
@@ -49,8 +49,9 @@ class IntegerUpdated(Wrapper):
     """`y = x W'^T + b` with the W' of an `IntegerUpdate` for each part of a linear layer.
 
     Args:
-        base: the linear layer, in no wrapper: gradients end at the rounding of its weight.
-        updates: of all its parts, by name. parts: these names in the order of the rows, or the layout.
+        base: the linear layer, in no other wrapper, as gradients end at the rounding of its weight.
+        updates: an update for each part, by name.
+        parts: these names in the order of the rows, or the layout.
     """
 
     adds = "an integer update"
@@ -136,14 +137,14 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def merge_integers(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """A model without wrappers whose layers with an integer update are `IntegerLinear`; all others as `merge` does it.
+    """A model without wrappers, whose layers with an integer update are `IntegerLinear`; others are merged by `merge`.
 
-    These layers compute the same as before to the bit, from integers of 8 bits or 16.
+    The integer layers compute the same as before, bit for bit, from integers of 8 or 16 bits.
 
     Args:
         inplace: change the model itself, not a copy.
 
-    Raises ValueError if no layer has one, and what `merge` raises.
+    Raises ValueError if no layer has an integer update, and what `merge` raises.
 
     Examples:
         >>> model = capaboost_vit.adapt(vit, "intlora")
@@ -166,15 +167,15 @@ def merge_integers(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
 
 def has_integers(model: nn.Module) -> bool:
-    """Whether a layer of a model is an `IntegerLinear`."""
+    """Whether a model has an `IntegerLinear`."""
     return any(isinstance(module, IntegerLinear) for module in model.modules())
 
 
 def load_integers(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads the state of a model that `merge_integers` has made into a plain one, in place.
+    """Loads the state dict of a model that `merge_integers` has made into a plain model, in place.
 
-    The layers whose weight is integers there become `IntegerLinear`. Raises ValueError if the state is of another
-    architecture, or holds no such layer; the model may have changed then.
+    Layers with an integer weight in the state dict become `IntegerLinear`. Raises ValueError if the state dict is of
+    another architecture, or has no such layer; the model may have changed then.
     """
     weights = [name for name, tensor in state.items() if name.endswith(".weight") and not tensor.is_floating_point()]
     if not weights:

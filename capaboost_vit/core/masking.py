@@ -1,4 +1,4 @@
-"""Which masks: their number, density, pattern and seeds as one object; torch and numpy are not needed to name them."""
+"""Options of masks: number, density, pattern and seeds in one object, without torch and numpy."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ COEFFICIENTS = ("rank", "branch")
 
 @dataclass(frozen=True)
 class Masking:
-    """The masks of a method's weights, and the seeds: what every masked layer is told, as one object.
+    """Options of the masks of a method's weights, and its seeds, as one object for every masked layer.
 
     Args:
-        num_branches: d, how many masked views of the shared weight are summed.
-        density: s, the fraction kept by each mask. None: the pattern's own, for random 0.5; n:m n/m; complementary
-            1/d, or more (the branches then overlap); sign 1, as nothing is dropped.
+        num_branches: d, the number of masked views of the shared weight that are summed.
+        density: s, the fraction of entries that each mask keeps. None: the pattern's own: random 0.5; n:m n/m;
+            complementary 1/d (a larger one makes the masks overlap); sign 1, as no entry is dropped.
         pattern: random, complementary, sign, or n:m such as 2:4, see `make_masks`.
-        mask_seed: of the masks.
-        init_seed: of the start values.
-        coefficients: None; or the first view has no mask, and the masked ones, d - 1 of them, are multiplied by learned
-            coefficients that start at zero: "rank", one for each row of A (column of B), or "branch", one number.
+        mask_seed: seed of the masks.
+        init_seed: seed of the initial values.
+        coefficients: "rank" or "branch": the first view has no mask, and the d - 1 masked ones are multiplied by
+            learned coefficients that start at zero, one for each row of A (column of B), or one for each view. None:
+            all views have masks and no coefficients.
 
-    Raises ValueError for an unknown pattern, a density outside (0, 1] or against the pattern, d < 1, and coefficients
-    without a second branch.
+    Raises ValueError for an unknown pattern, a density outside (0, 1] or one that the pattern does not have, d < 1, and
+    coefficients without a second branch (complementary: without a third).
     """
 
     num_branches: int = 2
@@ -69,7 +70,7 @@ class Masking:
 
 
 def n_of_m(pattern: str) -> tuple[int, int] | None:
-    """(n, m) of the pattern n:m; None for another one."""
+    """(n, m) of a pattern n:m; None for another pattern. Raises ValueError unless 0 < n <= m."""
     match = re.fullmatch(r"(\d+):(\d+)", pattern)
     if not match:
         return None

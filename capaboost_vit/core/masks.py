@@ -1,4 +1,4 @@
-"""Static masks: a mask is a pure function of (seed, path), never of the global random state."""
+"""Static masks: a mask is a function of (seed, path), and does not use the global random state."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ _ATTEMPTS = 32  # redraws before two equal masks are called unavoidable
 
 
 def random_state(seed: int, path: str) -> np.random.RandomState:
-    """A random stream for one tensor, keyed by (seed, path).
+    """A random stream for one tensor, with the key (seed, path).
 
-    numpy promises that `RandomState` streams never change; torch promises that of no generator. So the same key gives
-    the same numbers on every platform, device and version, in whatever order modules are built.
+    numpy guarantees that the streams of `RandomState` never change; torch guarantees this for no generator. So the same
+    key gives the same numbers on every platform, device and version, in any order of construction.
     """
     digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
     return np.random.RandomState(np.frombuffer(digest, dtype="<u4"))
 
 
 def has_masks(masking: Masking) -> bool:
-    """Whether some mask is not all ones."""
+    """Whether any mask has an entry other than one."""
     return masking.kept < 1 or masking.pattern == "sign"
 
 
 def make_masks(shape: tuple[int, ...], masking: Masking, *, path: str) -> np.ndarray | None:
-    """The d static masks of one shared weight, `(K, *shape)` int8, or None where every mask is all ones.
+    """The d static masks of a shared weight, `(K, *shape)` int8, or None if all entries of all masks are one.
 
     - random: exactly `int(numel * density)` ones at positions drawn without replacement (the paper's masks);
-    - n:m: exactly n ones in each group of m neighbours along the last dimension, which is the reduction dimension of a
-      weight (out, in), as sparse tensor cores need it (the official code groups along the other one);
-    - complementary: windows of one random permutation, so each entry is kept by some branch, and by exactly one at
-      density 1/d (ours: in no paper that we know);
-    - sign: entries in {-1, +1}, nothing is dropped (ours too).
+    - n:m: exactly n ones in each group of m neighbours along the last dimension, the reduction dimension of a weight
+      (out, in), as sparse tensor cores need it (the official code groups along the other one);
+    - complementary: windows of one random permutation, so that each entry is in at least one mask, and in exactly one
+      at density 1/d (ours: in no paper that we know);
+    - sign: entries in {-1, +1}, so that no entry is dropped (ours too).
 
-    With coefficients the first mask is all ones, and the others are d - 1 masks like these.
+    With coefficients the first mask is all ones, followed by d - 1 masks of the pattern.
 
-    The path names the weight within the model; with the seed it is the key of the random streams.
+    The path is the name of the weight in the model. With the seed it is the key of the random streams.
 
-    Raises ValueError for a density that keeps nothing, a last dimension that is no multiple of m, or a weight too small
-    for d different masks (tied branches with equal masks add no rank).
+    Raises ValueError for a density that keeps no entry, a last dimension that is no multiple of m, or a weight too
+    small for d different masks (tied branches with equal masks add no rank).
     """
     num_branches, pattern, density, seed = masking.num_branches, masking.pattern, masking.kept, masking.mask_seed
     if not has_masks(masking):

@@ -1,4 +1,4 @@
-"""Merging: a plain model whose weights are W + dW; and what computes the logits of a trained model soonest."""
+"""Merging: a plain model with the weights W + dW, and the fastest model for the logits of a trained one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from .wrapper import CannotMerge, NoShortCut, Wrapper, unwrap
 
 @torch.no_grad()
 def merge(model: nn.Module, *, inplace: bool = False, dequantize: bool = False) -> nn.Module:
-    """A model without wrappers whose weights are W + dW, or scaled, formed in at least float32 and rounded once.
+    """A model without wrappers, with the updated weights W + dW, computed in at least float32 and rounded once.
 
-    What was merged is noted on the model, so that a file of an adapter that is trained on it next names its base.
-
-    Layers whose weight was parametrised (weight norm, spectral norm, orthogonal, pruned) are plain afterwards where
-    something was merged into them.
+    The model records what was merged, so that the file of an adapter that is trained on it names its base. Parametrised
+    layers (weight norm, spectral norm, orthogonal, pruned) become plain ones if an update is merged into them.
 
     Args:
-        model: the adapted model, also behind torch.compile or DistributedDataParallel; unless `inplace` it is copied
-            and stays as it is: undoing needs no arithmetic.
-        dequantize: quantised layers with an update become plain ones, as large as they were before they were quantised;
-            those without one stay quantised.
+        model: the adapted model, also in torch.compile or DistributedDataParallel.
+        inplace: change the model itself; False: a copy, so the adapted model is unchanged.
+        dequantize: quantised layers with an update become plain ones, of the size before quantisation; those without
+            update stay quantised.
 
-    Raises CannotMerge, a ValueError that says where, if it carries something that no weight can express (an adapter, a
-    prefix, a gate), or a layer whose weights are integers; ValueError, TypeError if it carries nothing or is sharded.
-    The model is as it was.
+    Raises:
+        CannotMerge: a ValueError that names the place: an addition that no weight can express (an adapter, a prefix, a
+            gate), or a layer with an integer weight.
+        ValueError: the model has nothing to merge, has layers of PEFT, or is sharded.
+        TypeError: it is no model.
+
+    The model is unchanged after an error.
 
     Examples:
         >>> plain = capaboost_vit.merge(model)  # W + dW, a timm model without wrappers; `model` stays as it is
@@ -66,13 +68,13 @@ def merge(model: nn.Module, *, inplace: bool = False, dequantize: bool = False) 
 
 
 def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """What computes the logits of a trained model with the least work: merged where its methods merge, then a twin.
+    """The model that computes the logits of a trained one with the least work: merged, with a shortened last block.
 
-    The model itself is merged, so it is for those who neither train nor write it afterwards. Logits are the same but
-    for rounding. A sharded model is given back as it is.
+    The model itself is merged, so do not train or save it afterwards. Logits are the same up to rounding. A sharded
+    model is returned as it is.
 
     Args:
-        logits_only: makes the twin, where it is known how; else the merged model is it.
+        logits_only: returns the model with the shortened last block, or raises NoShortCut; then it is the merged one.
     """
     if is_sharded(model):
         return model
@@ -84,7 +86,7 @@ def fastest(model: nn.Module, logits_only: Callable[[nn.Module], nn.Module]) -> 
 
 
 def unmergeable(model: nn.Module, *, dequantize: bool = False) -> dict[str, str]:
-    """Why a slot cannot be merged, by its canonical name; empty where all can. With `dequantize` see `merge`."""
+    """Reasons why slots cannot be merged, by canonical name; empty if all can be. For `dequantize` see `merge`."""
     reasons = {}
     for name, module in slots(model):
         for wrapper in wrappers_of(module):

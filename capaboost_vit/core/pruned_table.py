@@ -1,4 +1,4 @@
-"""What pruning leaves of a table of virtual tokens: some of its rows, and of each row some of its segments."""
+"""Pruned tables of virtual tokens: some of the rows, and some of the segments of each row."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from .tied import TiedMaskedWeight
 
 
 class PrunedTable(nn.Module):
-    """P' rows of a table (P, D), and of each row S' of its S segments; the entries of the others are zero.
+    """P' rows of a table (P, D), with S' of the S segments of each row; the entries of other segments are zero.
 
-    Segment s of a row is its entries from s D / S to (s + 1) D / S. What was removed is not there: there are P'
-    vectors, and `values` has P' S' D / S entries. `segments` (P', S') says which are left; until `take` is called these
-    are the first ones, of the first rows.
+    Segment s of a row are its entries from s D / S to (s + 1) D / S. Only what remains is stored: there are P' vectors,
+    and `values` has P' S' D / S entries. `segments` (P', S') are the indices of the remaining segments; until `take` is
+    called these are the first segments of the first rows.
 
     Args:
-        whole: the table. Its masks stay with the entries.
-        rows: P'. kept: S'. count: S, by which D can be divided.
+        whole: the complete table; the remaining entries keep their masks.
+        rows: P'.
+        kept: S'.
+        count: S, a divisor of D.
     """
 
     segments: Tensor
@@ -39,7 +41,7 @@ class PrunedTable(nn.Module):
 
     @torch.no_grad()
     def take(self, whole: TiedMaskedWeight, rows: Tensor, segments: Tensor) -> None:
-        """Takes over these rows (P',) of the table, and of each these segments (P', S'): values and masks."""
+        """Copies these rows (P',) of the table, with these segments (P', S') of each: values and masks."""
 
         def entries(table: Tensor) -> Tensor:  # (..., P, D) to (..., P', S' D / S)
             pieces = table.unflatten(-1, (self.count, -1))[..., rows, :, :]

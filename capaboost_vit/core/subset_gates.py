@@ -8,25 +8,26 @@ import numpy as np
 
 
 class SubsetGates:
-    """Subsets S of k of n, `P(S) ~ prod_{i in S} exp(a_i)`: n draws with probability sigmoid(a_i), given that k are in.
+    """Distribution over subsets S of k of n items, with gates a: `P(S) ~ prod_{i in S} exp(a_i)`.
 
-    From M independent draws with rewards R the gates climb the gradient of the expected reward,
+    It is that of n independent draws with probabilities sigmoid(a_i), given that exactly k are drawn. From M
+    independent subsets with rewards R the gates take a step along the gradient of the expected reward,
 
-        a_i += lr / (M - 1) * sum_m (R_m - mean R) [i in S_m],
+        a_i += lr / (M - 1) * sum_m (R_m - mean R) [i in S_m].
 
-    unbiased: the derivative of log P(S) by a_i is [i in S] - P(i in S), whose second part is the same for all draws and
-    has a sum of zero here. Equal rewards change nothing.
+    The estimate is unbiased: the derivative of log P(S) by a_i is [i in S] - P(i in S), and the second term cancels, as
+    it is the same for all draws. Equal rewards change nothing.
 
-    Source: DAS, arXiv 2309.01479. Its code draws without replacement by the sigmoids, and climbs the gradient of n
-    draws that do not know of each other, with a further factor sigmoid(a_i) (1 - sigmoid(a_i)); and its draws differ,
-    for which it waits for ever where there are fewer subsets than draws.
+    Source: DAS, arXiv 2309.01479. Deviations: its code draws without replacement by the sigmoids, and uses the gradient
+    of n independent draws, with a further factor sigmoid(a_i) (1 - sigmoid(a_i)); and its subsets have to differ, so
+    that it never ends if there are fewer subsets than draws.
     """
 
     def __init__(self, n: int, k: int, *, lr: float) -> None:
         self.values, self.k, self.lr = np.zeros(n), k, lr
 
     def draw(self, random: np.random.RandomState) -> tuple[int, ...]:
-        """One subset: each i in turn, with its probability given those before it."""
+        """Draws a subset: each i in turn, with its conditional probability given those before it."""
         # a factor of all odds changes nothing; below e^-30 is as good as never, and products stay above zero
         odds = np.exp(np.maximum(self.values - self.values.max(initial=0), -30))
         # sums[i, r]: over the subsets of r of i, i + 1, ... of the product of their odds
@@ -42,11 +43,11 @@ class SubsetGates:
         return tuple(subset)
 
     def learn(self, subsets: Sequence[tuple[int, ...]], rewards: Sequence[float]) -> None:
-        """One step from the rewards of subsets that were drawn."""
+        """Takes one step from drawn subsets and their rewards."""
         baseline = sum(rewards) / len(rewards)
         for subset, reward in zip(subsets, rewards, strict=True):
             self.values[list(subset)] += self.lr / (len(rewards) - 1) * (reward - baseline)
 
     def best(self) -> tuple[int, ...]:
-        """The k of the highest gates, in order."""
+        """The k items with the highest gates, in ascending order."""
         return tuple(sorted(map(int, np.argsort(-self.values, kind="stable")[: self.k])))

@@ -1,4 +1,4 @@
-"""One shared weight, several masked views of it."""
+"""Tied masked weights: several masked views of one shared weight."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _cached: ContextVar[dict[tuple[int, int, int], tuple[Tensor, Tensor, tuple[int, 
 
 @contextmanager
 def factors_formed_once() -> Iterator[None]:
-    """Within the block each masked factor is formed once, however often it is used: accumulation, evaluation.
+    """A context in which each masked factor is computed once, for gradient accumulation and evaluation.
 
-    A change of a weight in place is noticed (not one through `.data`, which PyTorch does not count). Each thread has
-    its own; recomputation in another thread forms the factors anew, to the same values.
+    It notices when a weight is changed in place (but not through `.data`, which PyTorch does not count). Each thread
+    has its own cache; recomputation in another thread computes the factors again, with the same values.
     """
     token = _cached.set({}) if _cached.get() is None else None
     try:
@@ -39,17 +39,18 @@ def factors_formed_once() -> Iterator[None]:
 class TiedMaskedWeight(nn.Module):
     """K masked views of one shared weight: `W_i = W * M_i`, i = 1..K.
 
-    The weight is one Parameter, however many branches use it; the masks are one int8 buffer (K, *shape), saved with
-    the state, which `.to(dtype)` leaves alone. Without masks (density 1) there is no buffer and the views are equal.
+    The weight is one Parameter for any number of branches. The masks are one int8 buffer (K, *shape), which is part of
+    the state dict, and which `.to(dtype)` does not change. Without masks (density 1) there is no buffer, and all views
+    are equal.
 
     Args:
         shape: shape of the shared weight, (out, in).
-        masking: how many masks, and which.
-        path: names the weight within the model: with a seed the key of its masks, and of its start values.
+        masking: number and kind of the masks, and the seeds.
+        path: name of the weight in the model; with a seed it is the key of its masks and of its initial values.
 
-    Made on the meta device it has shapes alone: no masks and no start values are drawn.
+    On the meta device it has only shapes: no masks and no initial values are drawn.
 
-    Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; forward
+    Source: CapaBoost (ICLR 2024), arXiv 2407.01320. Deviation: one parameter instead of d synchronised copies; outputs
     and gradients are the same.
     """
 
@@ -75,7 +76,7 @@ class TiedMaskedWeight(nn.Module):
         return self.weight * self.mask
 
     def joined(self, dim: int) -> Tensor:
-        """The views side by side: (K*out, in) for dim 0, (out, K*in) for dim 1."""
+        """The views, concatenated: (K*out, in) for dim 0, (out, K*in) for dim 1."""
         weight, mask = self.weight, self.mask
         if mask is None:
             return weight if self.num_branches == 1 else torch.cat([weight] * self.num_branches, dim)
@@ -91,7 +92,7 @@ class TiedMaskedWeight(nn.Module):
         return _JoinedViews.apply(weight, mask, dim, views)
 
     def share(self, other: TiedMaskedWeight) -> None:
-        """From now on the weight is the other's own, one Parameter; the masks stay apart.
+        """Makes the weight the same Parameter as that of `other`; each keeps its own masks.
 
         Raises ValueError if the shapes differ.
         """
@@ -102,19 +103,19 @@ class TiedMaskedWeight(nn.Module):
 
     @property
     def density(self) -> float:
-        """The share of the entries that a view keeps, the mean over the views."""
+        """The fraction of entries that a view keeps, averaged over the views."""
         return 1.0 if self.mask is None else self.mask.ne(0).float().mean().item()
 
     def fill_uniform(self, bound: float) -> None:
-        """Draws W from U(-bound, bound), keyed by (init_seed, path)."""
+        """Draws W from U(-bound, bound), with the key (init_seed, path)."""
         self._fill(lambda start, shape: torch.from_numpy(start.uniform(-bound, bound, shape)))
 
     def fill_normal(self, std: float) -> None:
-        """Draws W from N(0, std^2), keyed by (init_seed, path)."""
+        """Draws W from N(0, std^2), with the key (init_seed, path)."""
         self._fill(lambda start, shape: torch.from_numpy(start.normal(0.0, std, shape)))
 
     def fill_truncated_normal(self, std: float) -> None:
-        """Draws W from N(0, std^2) within two deviations, keyed by (init_seed, path)."""
+        """Draws W from N(0, std^2) truncated at two standard deviations, with the key (init_seed, path)."""
 
         def draw(start: np.random.RandomState, shape: tuple[int, ...]) -> Tensor:
             shares = torch.from_numpy(start.uniform(*_WITHIN_TWO, shape))

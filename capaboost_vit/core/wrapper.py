@@ -1,4 +1,4 @@
-"""The wrapper: a module in the slot of the frozen module that it contains, which says itself what it adds to it."""
+"""The wrapper: a module in the slot of the frozen module that it contains, which defines what it adds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class CannotMerge(ValueError):
-    """What a wrapper adds, no weight can express."""
+    """No weight can express what a wrapper adds."""
 
 
 class NoShortCut(ValueError):
@@ -23,14 +23,14 @@ class NoShortCut(ValueError):
 
 
 class Wrapper(nn.Module):
-    """A module in the slot of `base`, which it contains: the protocol by which the verbs of this library know it.
+    """A module in the slot of the frozen module `base`, which it contains: the interface of all that methods add.
 
-    Everything that it holds beside `base` (modules, parameters, buffers) is trained and stored with an adapter; what is
-    to differ from that, a subclass says by overriding the methods below: no verb (attach, freeze, merge, fold, save,
-    summary) knows a wrapper by its class.
+    By default everything that it holds except `base` (modules, parameters, buffers) is trained and stored in adapter
+    files. A subclass overrides the methods below if it differs; the functions of this library (attach, freeze, merge,
+    fold, save, summary) use only these methods, not the class of a wrapper.
 
-    A checkpoint of the base model loads unchanged: `x.weight` is read as `x.base.weight`, and where a state dict knows
-    no wrapper at all the branches keep their values.
+    A checkpoint of the base model loads unchanged: `x.weight` is loaded as `x.base.weight`, and if a state dict has no
+    tensors of a wrapper, those of the wrapper keep their values.
     """
 
     adds: ClassVar[str] = "a wrapper"  # what it adds, for messages: "X carries an adapter already"
@@ -51,7 +51,7 @@ class Wrapper(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def additions(self) -> dict[str, nn.Module]:
-        """By name below the wrapper what it adds: each child but `base`, of a ModuleDict or ModuleList its entries."""
+        """The added modules by name: each child except `base`, for a ModuleDict or ModuleList its entries."""
         children: dict[str, nn.Module] = {}
         for name, child in self.named_children():
             if isinstance(child, (nn.ModuleDict, nn.ModuleList)):
@@ -61,7 +61,7 @@ class Wrapper(nn.Module):
         return children
 
     def added_state(self, prefix: str = "") -> dict[str, Tensor]:
-        """The live tensors of its state outside of `base`, by name behind the prefix."""
+        """The tensors of its state outside of `base`, by name with the prefix; not copied."""
         state = self.state_dict(prefix=prefix, keep_vars=True)
         return {name: tensor for name, tensor in state.items() if not name.startswith(f"{prefix}base.")}
 
@@ -70,24 +70,24 @@ class Wrapper(nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith("base.")]
 
     def trained(self) -> Iterable[nn.Parameter]:
-        """The parameters that are trained: all that it adds."""
+        """The parameters that are trained: by default all that it adds."""
         return self.added_parameters()
 
     def part_of(self, addition: str) -> str:
-        """Which part of a fused layer an addition is for ("q" of "branches.q"); "all" where it is for the whole."""
+        """The part of a fused layer that an addition is for ("q" of "branches.q"), or "all" for the whole layer."""
         return addition.rpartition(".")[2] if "." in addition else "all"
 
     def gate_widths(self) -> dict[str, int]:
-        """The additions that take a gate (in their attribute `gate`), with the width of what the gate looks at."""
+        """The additions that take a gate (in their attribute `gate`), with the width of the gate's input."""
         return {}
 
     def gated(self) -> bool:
-        """Whether an addition has a gate, a function of the layer's whole input."""
+        """Whether an addition has a gate that depends on the layer's whole input."""
         gates = (getattr(addition, "gate", None) for addition in self.additions().values())
         return any(gate is not None and not gate.by_row for gate in gates)
 
     def cannot_merge(self) -> str | None:
-        """Why `merged` would raise, in words; None where it would not."""
+        """The reason why `merged` would raise; None if it would not."""
         if type(self).merged is Wrapper.merged:
             return f"{self.adds} is no change of a weight"
         if self.gated():
@@ -95,63 +95,64 @@ class Wrapper(nn.Module):
         return why_not_dense(unwrap(self.base))
 
     def merged(self, base: nn.Module) -> nn.Module:
-        """A plain module that computes what the wrapper computes around `base`, whose own wrappers are merged already.
+        """A plain module that computes the same as the wrapper around `base`, whose own wrappers are merged already.
 
-        `base` is left as it is. Where the wrapper has a `weight` (and a `bias`), this is `merged_weights(self, base)`.
+        `base` is not changed. If the wrapper has a `weight` (and a `bias`), this is `merged_weights(self, base)`.
         Raises CannotMerge if no weight can express what it adds.
         """
         raise CannotMerge(self.cannot_merge())
 
     def linear_factors(self) -> tuple[Tensor, Tensor] | None:
-        """(A (R, in), B (out, R)) if all that it does is to add B A to the weight of its base, whatever that is."""
+        """(A (R, in), B (out, R)) if the wrapper only adds B A to the weight of its base; otherwise None."""
         return None
 
     def by_row(self) -> bool:
-        """Whether it makes each row of its output of the same row of its input, and of what its base makes of that.
+        """Whether each row of its output depends only on the same row of its input and of its base's output.
 
-        Not known, and so not claimed, unless a subclass says so.
+        The default is False: a subclass has to state it.
         """
         return False
 
     def first_rows(self, base: nn.Module, rows: int) -> nn.Module:
-        """What computes the first rows of its output (B, N, D) around `base`, which gives out only those of its own.
+        """A module that computes the first rows of its output (B, N, D) around `base`, which returns only those.
 
-        `sharing(self, base=base)` will do where only the base's output is changed. Raises NoShortCut if it cannot.
+        If only the base's output is changed, this is `sharing(self, base=base)`. Raises NoShortCut if it is not
+        supported.
         """
         raise NoShortCut(self.needs_all_rows())
 
     def needs_all_rows(self) -> str:
-        """Why there is no short cut, in words."""
+        """The reason for NoShortCut."""
         if self.gated():
             return f"{self.adds} there has a gate, which looks at all rows"
         return f"{self.adds} there ({type(self).__name__}) does not say that it acts on each row alone"
 
     def splits(self, at: int) -> bool:
-        """Whether `outputs` knows how to compute the features (of a linear layer) before and from `at` on apart."""
+        """Whether `outputs` can compute the features (of a linear layer) before and from `at` separately."""
         return False
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """`self(x)[..., start:stop]`, (..., stop - start), where it `splits`; those features alone."""
+        """`self(x)[..., start:stop]`, (..., stop - start); if it `splits` there, only these features are computed."""
         return self(x)[..., start:stop]
 
     def fold(self) -> bool:
-        """Replaces what was only needed for training by what it computes; whether there was anything.
+        """Replaces what only training needs by its result; returns whether there was anything to replace.
 
-        By default that is asked of each addition that can `fold`.
+        By default it calls `fold` of each addition that has it.
         """
         folds = [getattr(addition, "fold", None) for addition in self.additions().values()]
         return any([fold() for fold in folds if fold is not None])
 
 
 def sharing(module: M, **children: nn.Module) -> M:
-    """A shallow copy of a module with other children, which shares all else with it, parameters and hooks too."""
+    """A shallow copy of a module with other children; it shares everything else, parameters and hooks too."""
     alone = copy.copy(module)
     alone._modules = {**module._modules, **children}
     return alone
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The module that stood in this slot before anything was attached."""
+    """The module in a slot without its wrappers."""
     while isinstance(module, Wrapper):
         module = module.base
     return module
@@ -159,10 +160,10 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def merged_weights(wrapper: Wrapper, base: nn.Module) -> nn.Module:
-    """A copy of `base` with the wrapper's `weight` and `bias`, formed in at least float32 and rounded once.
+    """A copy of `base` with the wrapper's `weight` and `bias`, computed in at least float32 and rounded once.
 
-    Where these were parametrised (weight norm, pruning) the copy stores the result alone, which may be no longer one.
-    Raises CannotMerge if the base has no floating-point weight to write to, as a quantised layer has none.
+    If these were parametrised (weight norm, pruning), the copy has plain ones. Raises CannotMerge if the base has no
+    floating-point weight, such as a quantised layer.
     """
     if reason := why_not_dense(base):
         raise CannotMerge(reason)
@@ -177,7 +178,7 @@ def merged_weights(wrapper: Wrapper, base: nn.Module) -> nn.Module:
 
 
 class Frozen(Wrapper):
-    """A module kept in evaluation mode: the running statistics of a frozen batch norm must not move in training."""
+    """A module that stays in evaluation mode, so that the running statistics of a frozen batch norm do not change."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
