@@ -17,15 +17,16 @@ from .wrapper import NoShortCut, Wrapper, sharing
 class Adapted(Wrapper):
     """`y = base(x) + branch(x)` (source "input", parallel) or `z = base(x); y = z + branch(z)` ("output", sequential).
 
-    With "residual" the base is the end of a sub-layer, `base(h, x)` that adds its input x to what it makes of h, as
-    `output` in BERT's layers: `y = base(h, x + branch(x))` is then parallel to the whole sub-layer, before its norm.
+    With "residual" the base is the last module of a sub-layer, `base(h, x)`, which adds the sub-layer's input x to its
+    result, as `output` in BERT's layers: `y = base(h, x + branch(x))` is then parallel to the whole sub-layer, before
+    its norm.
 
     The branch acts on the last dimension, so the base may take (B, N, D) tokens or (B, H, W, D) maps.
 
     Args:
-        base: the sub-layer, such as a block's MLP; further arguments of a call go to it alone.
-        branch: a `LowRankBranch`, usually with an activation, an adapter; or another module with its `added_to`.
-        source: what the branch is fed with.
+        base: the sub-layer, such as a block's MLP; only it receives further arguments of a call.
+        branch: a `LowRankBranch`, usually an adapter with an activation; or another module with a method `added_to`.
+        source: the input of the branch.
     """
 
     adds = "an adapter"
@@ -76,16 +77,16 @@ class Adapted(Wrapper):
 
 
 class Prompted(Wrapper):
-    """A transformer block that sees P learned tokens behind its own: `block([x; P])`, tokens (B, N, D).
+    """A transformer block with P learned tokens after its own: `block([x; P])`, tokens (B, N, D).
 
     Args:
-        base: the block; it must treat tokens alike wherever they stand (no rotary or relative positions).
-        tokens: the prompt, or None for a block that only passes on the prompt of an earlier one.
-        dropped: how many trailing tokens to take off the output: P in each block of a deep prompt (VPT-deep, each
-            block has its own), and only in the last block of a shallow one.
+        base: the block, without positions of tokens (no rotary or relative positions).
+        tokens: the prompt, or None for a block that passes on the prompt of an earlier one.
+        dropped: number of tokens removed from the end of the output: P in each block of a deep prompt (VPT-deep, a
+            prompt for each block), and only in the last block of a shallow one.
 
-    Deviation from VPT: prompts stand behind the patch tokens instead of behind the class token; these blocks cannot
-    tell. Raises ValueError for a call with an attention mask or is_causal, which would not reach the prompt.
+    Deviation from VPT: prompts are placed after the patch tokens, not after the class token (equivalent for these
+    blocks). Raises ValueError for a call with an attention mask or is_causal, which do not include the prompt.
     """
 
     adds = "a prompt"

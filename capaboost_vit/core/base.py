@@ -20,10 +20,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether a layer maps (..., in_features) to (..., out_features), and says so: nn.Linear and its like.
+    """Whether a layer maps (..., in_features) to (..., out_features) and has both attributes, as nn.Linear.
 
-    Quantised and sharded layers are among them, and GPT-2's (see `is_transposed`). Tables and layers of other kinds are
-    not: they lack one of the widths.
+    Quantised and sharded layers are linear, and those of GPT-2 (see `is_transposed`). Embeddings and layers of other
+    kinds are not, as they lack one of the attributes.
     """
     return is_transposed(layer) or _has_integers(layer, "in_features", "out_features")
 
@@ -38,7 +38,7 @@ def _has_integers(layer: nn.Module, *names: str) -> bool:
 
 
 def kind_of(layer: nn.Module) -> str:
-    """A layer's class with its package: there are many that are called Linear."""
+    """The class of a layer with its package, as many classes are called Linear."""
     return f"{type(layer).__qualname__} of {type(layer).__module__}"
 
 
@@ -49,7 +49,7 @@ def class_of(module: nn.Module) -> type[nn.Module]:
 
 
 def shape_of(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer, from `out_features` and `in_features`: a packed weight has another shape.
+    """(out, in) of a linear layer, from `out_features` and `in_features`, as a packed weight has another shape.
 
     Raises TypeError if it is no linear layer.
     """
@@ -82,10 +82,10 @@ def is_norm(layer: nn.Module) -> bool:
 
 @singledispatch
 def dense(layer: Any) -> Tensor:
-    """The weight (out, in) of a layer as floating-point numbers; of a parametrised layer (weight norm), the product.
+    """The weight (out, in) of a layer as floating-point numbers; of a parametrised layer (weight norm) the computed one.
 
-    Kinds of layers that store it otherwise plug in with `dense.register(TheirClass, function)`. Raises TypeError if
-    there is none (the weight is made of integers, say).
+    Layers that store it differently are supported by `dense.register(TheirClass, function)`. Raises TypeError for other
+    layers (with an integer weight, say).
     """
     weight = getattr(layer, "weight", None)  # once: a spectral norm moves on with each look in training
     if lack := _lack(layer, weight):
@@ -218,9 +218,9 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def device_and_dtype(module: nn.Module) -> dict[str, Any]:
-    """Where what is attached to a module has to live: its device, and its dtype, of at least float32.
+    """Device and dtype of what is added to a module: those of the module, and at least float32.
 
-    In bfloat16 most steps of an optimizer are too small to move an entry, and a GradScaler takes no float16.
+    In bfloat16 most steps of an optimizer are too small to change an entry, and a GradScaler does not support float16.
     """
     new = torch.empty(0)  # on the meta device within `outlines`, where there is nothing to be moved elsewhere
     tensor = new if new.is_meta else next(chain(module.parameters(), module.buffers()), new)
@@ -233,5 +233,5 @@ def meets(x: Tensor, weight: Tensor) -> bool:
 
 
 def operand(x: Tensor, weight: Tensor) -> Tensor:
-    """x in the dtype of the weight that it is multiplied with, unless they meet already."""
+    """x, converted to the dtype of the weight that it is multiplied by, unless that is not needed."""
     return x if meets(x, weight) else x.to(weight.dtype)

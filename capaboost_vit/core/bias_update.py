@@ -14,13 +14,13 @@ from .wrapper import Wrapper, merged_weights, sharing, unwrap
 
 
 class BiasUpdate(nn.Module):
-    """`b + B act(A b)` for the bias b of a layer, with A (R, out), B (out, R) and B = 0 at first; or b' itself.
+    """`b + B act(A b)` for the bias b of a layer, with A (R, out), B (out, R) and B = 0 at first; or the new bias.
 
-    `fold` replaces A and B by the vector, which is all that is needed once they are trained.
+    `fold` replaces A and B by the new bias, which is all that is needed after training.
 
     Args:
         bias: b, (out,).
-        bottleneck: R; None: the vector, which starts as b.
+        bottleneck: R; None: the new bias itself, which starts as b.
         activation, init_seed, path: as in `LowRankBranch`.
     """
 
@@ -54,9 +54,9 @@ class BiasUpdate(nn.Module):
 
 
 class AdaptedBias(Wrapper):
-    """`y = W x + b'` with the b' of a `BiasUpdate`; W and b of `base`, with what its own wrappers make of them.
+    """`y = W x + b'` with the b' of a `BiasUpdate`; W and b are those of `base`, with the updates of its own wrappers.
 
-    Raises TypeError where the base is no linear layer, or has no bias.
+    Raises TypeError if the base is no linear layer, or has no bias.
     """
 
     adds = "an adapter of the bias"

@@ -13,13 +13,15 @@ from .start_values import uniform
 class BlockUpdate(nn.Module):
     """dW is a grid of k x k blocks: the one in block row j and block column n is `s B_jn A_nj`, of rank R / k.
 
-    As many numbers as plain LoRA of rank R, and a rank up to k R. A_nj are rows j R/k to (j + 1) R/k of the n-th of k
-    matrices (R, in / k), B_jn columns n R/k to (n + 1) R/k of the j-th of k matrices (out / k, R).
+    It has as many parameters as LoRA of rank R, and a rank of up to k R. A_nj are rows j R/k to (j + 1) R/k of the n-th
+    of k matrices (R, in / k), B_jn columns n R/k to (n + 1) R/k of the j-th of k matrices (out / k, R).
 
     Args:
         rank: R, a multiple of k.
         k: blocks along each side; it must divide both widths.
-        init_seed, path: of A's start, U(-1/sqrt(in/k), 1/sqrt(in/k)), which is kaiming_uniform(a=sqrt(5)); B is zero.
+        scaling: s.
+        init_seed, path: key of A's initial values, U(-1/sqrt(in/k), 1/sqrt(in/k)), which is kaiming_uniform(a=sqrt(5));
+            B starts at zero.
 
     Source: GraLoRA, arXiv 2505.20355; PEFT's GraloraConfig. Raises ValueError for a k that does not divide a width.
     """

@@ -1,4 +1,4 @@
-"""Contrastive losses of queries, by the tasks that they are of: towards each other, and towards prototypes."""
+"""Contrastive losses of queries and their tasks: between queries, and with the prototypes of tasks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 def instance_contrast(queries: Tensor, tasks: Tensor, *, temperature: float) -> Tensor:
-    """Of each query r_i, `-1/|P_i| sum_{p in P_i} log( exp(r_i.r_p / t) / sum_{a != i} exp(r_i.r_a / t) )`.
+    """For each query r_i, `-1/|P_i| sum_{p in P_i} log( exp(r_i.r_p / t) / sum_{a != i} exp(r_i.r_a / t) )`.
 
-    P_i are the other queries of its task; 0 where there is none. Source: supervised contrastive loss (arXiv
-    2004.11362), as PHA (arXiv 2310.11670) has it for tasks.
+    P_i are the other queries of its task; the loss is 0 if there are none. Source: supervised contrastive loss (arXiv
+    2004.11362), with tasks instead of classes as in PHA (arXiv 2310.11670).
 
     Args:
         queries: (B, E).
@@ -32,11 +32,12 @@ def instance_contrast(queries: Tensor, tasks: Tensor, *, temperature: float) -> 
 def prototype_contrast(queries: Tensor, prototypes: Tensor, tasks: Tensor, *, temperature: float) -> Tensor:
     """InfoNCE of each query r and the prototype of its task t, `-log( exp(r.z_t / T) / sum_s exp(r.z_s / T) )`.
 
-    The sum has the positive: the loss is 0 at a perfect fit and with one task, and never below. (PHA's code leaves it
-    out of the denominator, and then it is -inf.)
+    The denominator includes the positive pair, so the loss is at least 0, and 0 at a perfect fit or with one task. (In
+    PHA's code it does not, and the loss is -inf then.)
 
     Args:
-        queries: (B, E). prototypes: (T, E).
+        queries: (B, E).
+        prototypes: (T, E).
         tasks: (B,); -1 is padding, with a loss of 0.
 
     Returns:

@@ -13,17 +13,21 @@ from .tied import TiedMaskedWeight
 
 
 class CpUpdate(nn.Module):
-    """`dW[h j, i] = s * sum_r A[r, i] B[j, r] c_heads[h, r] c_kinds[m, r] c_layers[l, r]`, a slice of a tensor.
+    """`dW[h j, i] = s * sum_r A[r, i] B[j, r] c_heads[h, r] c_kinds[m, r] c_layers[l, r]`, a slice of a CP tensor.
 
-    h is a head and j an entry of it, so that h j is a row of the weight (out, in); with `heads_in_columns` dW is the
-    transpose, as for the projection behind the attention, whose inputs are split into heads. A slice of rank R at most.
-    With masks (ours) the slice has its own: the sum is over the views of A and B, and c is the same for all of them.
+    h is a head and j an entry of it, so h j is a row of the weight (out, in). With `heads_in_columns` dW is the
+    transpose, as for the output projection of the attention, whose inputs are split into heads. The rank of a slice is
+    at most R. With masks (ours) the slice has its own views of A and B, and the same c for all views.
 
     Args:
-        whole, split: entries of the side that is whole, and of the one that is split into heads.
-        sizes: how many heads H, kinds of matrices M and layers L there are; kind, layer: which these are.
-        rank: R. scaling: s. masking: of A (R, whole) and B (split / H, R).
-        path: names the slice: the key of its masks. owner: of its start values; B starts at zero.
+        whole, split: the size of the side that is not split into heads, and of the other one.
+        rank: R.
+        sizes: numbers of heads H, of kinds of matrices M and of layers L.
+        masking: of A (R, whole) and B (split / H, R).
+        kind, layer: indices of this slice.
+        heads_in_columns: whether the heads split the inputs.
+        scaling: s.
+        path: name of the slice: the key of its masks and initial values. B starts at zero.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class CpUpdate(nn.Module):
         )
 
     def share(self, other: CpUpdate) -> None:
-        """From now on it is a slice of the other's tensor: all is the other's own but the masks."""
+        """Makes it a slice of the tensor of `other`: everything is shared except the masks."""
         self.down.share(other.down)
         self.up.share(other.up)
         self.heads, self.kinds, self.layers = other.heads, other.kinds, other.layers

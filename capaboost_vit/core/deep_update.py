@@ -17,14 +17,18 @@ DEPTH = 3
 class DeepUpdate(nn.Module):
     """`dW = W_3 W_2 W_1`, or compressed `dW = left W_3 W_2 W_1 right^T`, with inner factors (R, R).
 
-    Each of the three is `init_scale` e times an orthogonal matrix at the start: W_1 (R, in), W_2 (R, R), W_3 (out, R);
-    compressed they are e I, and left and right are orthonormal, at random until `compress` is given a gradient. dW has
-    the spectral norm e^3 then, 1e-9, and is as good as zero.
+    W_1 (R, in), W_2 (R, R) and W_3 (out, R) start as `init_scale` e times orthogonal matrices. If compressed, they
+    start as e I, and left and right are orthonormal: random ones, until `compress` sets them from a gradient. So dW
+    starts with the spectral norm e^3, 1e-9 by default.
 
-    `factors` are all of them, from the right to the left; `outer` are left and right, where there are any.
+    `factors` are all factors, from right to left; `outer` are left and right, if compressed.
 
     Args:
-        rank: R. init_seed: of the orthogonal matrices. path: names the update: the key of its start.
+        rank: R.
+        init_scale: e.
+        compressed: whether there are left and right.
+        init_seed: with the path the key of the orthogonal matrices.
+        path: name of the update in the model.
 
     Source: Deep LoRA (ICML 2024), arXiv 2406.04112.
     """

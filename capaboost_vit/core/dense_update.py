@@ -23,15 +23,15 @@ from .wrapper import Wrapper, merged_weights, unwrap
 
 
 class WeightUpdate(Protocol):
-    """An addition that is a change of a weight (out, in), of full rank in general."""
+    """An addition that is an update of a weight (out, in), in general of full rank."""
 
     def delta(self, weight: Callable[[], Tensor]) -> Tensor: ...  # (out, in), beside the `weight()` that it changes
 
 
 class HadamardUpdate(nn.Module):
-    """`dW = W * dW_low`, entry by entry, for the dW_low of a low-rank branch: of rank up to rank(W) rank(dW_low).
+    """`dW = W * dW_low`, elementwise, for the dW_low of a low-rank branch: of rank up to rank(W) rank(dW_low).
 
-    Where W is zero it stays zero. Source: HiRA (ICLR 2025), PEFT's HiraConfig.
+    Zeros of W stay zero. Source: HiRA (ICLR 2025), PEFT's HiraConfig.
     """
 
     def __init__(self, factors: LowRankBranch) -> None:
@@ -46,19 +46,20 @@ class HadamardUpdate(nn.Module):
 class DenseUpdate(Wrapper):
     """`y = x (W + dW)^T + b`, or `base(x) + dropout(x) dW^T`; one update per adapted part of a (fused) linear layer.
 
-    W is the weight of `base`, with what its own wrappers make of it, so that merging from the inside out is exact. dW
-    is formed outside of autocast, with the dtype of the update's parameters.
+    W is the weight of `base`, with the updates of its own wrappers, so that merging from the inside out is exact. dW is
+    computed without autocast, in the dtype of the update's parameters.
 
     Args:
-        base: the linear layer, in wrappers or not.
+        base: the linear layer, also in wrappers.
         updates: a `WeightUpdate` for each adapted part, by name.
-        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, which are equal
-            parts; or the layout of others.
+        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, if they are equal
+            parts; otherwise a layout.
         dropout: probability of dropping an entry of the updates' input, in training.
 
     Raises:
         TypeError: base is not a linear layer.
-        ValueError: rows that do not split so, an update for an unknown part, or a dropout outside [0, 1).
+        ValueError: rows that cannot be divided into the parts, an update for an unknown part, or a dropout outside [0,
+            1).
     """
 
     adds = "a dense update"
@@ -159,7 +160,7 @@ class DenseUpdate(Wrapper):
 def linear_parts(
     model: nn.Module, targets: Iterable[str], anatomy: Anatomy
 ) -> Iterator[tuple[str, nn.Module, Layout, list[str]]]:
-    """(canonical name, layer, its layout, the parts that are meant) for each layer that the targets name.
+    """(canonical name, layer, its layout, the targeted parts) for each layer that the targets name.
 
     Raises ValueError for a target that matches nothing, TypeError for one that is no linear layer.
     """
@@ -172,7 +173,7 @@ def linear_parts(
 
 
 def part_shapes(model: nn.Module, targets: Iterable[str], anatomy: Anatomy) -> list[tuple[int, int]]:
-    """(out, in) of each part that the targets name. Raises as `linear_parts`."""
+    """(out, in) of each targeted part. Raises what `linear_parts` raises."""
     return [
         (layout.rows_of(part), shape_of(unwrap(base))[1])
         for _, base, layout, parts in linear_parts(model, targets, anatomy)
@@ -189,16 +190,16 @@ def dense_updates(
     *,
     reader: str | None = None,
 ) -> Iterator[tuple[str, DenseUpdate]]:
-    """(canonical name, `DenseUpdate`) for each layer that the targets name, with an update for each part that they do.
+    """(canonical name, `DenseUpdate`) for each layer that the targets name, with an update for each targeted part.
 
     Args:
-        make: makes a `WeightUpdate` of a part: of a function that gives the rows of the weight that it changes, its
-            in_features and out_features, and the path of its random streams.
+        make: creates the `WeightUpdate` of a part, from a function that returns the rows of the weight that it changes,
+            its in_features and out_features, and the path for its random streams.
         reader: the name of the method, if its updates are functions of that weight.
 
     Raises:
         ValueError: a target that matches nothing.
-        TypeError: one that is no linear layer, or has a weight of integers that a `reader` cannot read.
+        TypeError: a target that is no linear layer, or has an integer weight if there is a `reader`.
     """
     for name, base, layout, parts in linear_parts(model, targets, anatomy):
         if reader is not None:

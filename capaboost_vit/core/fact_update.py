@@ -19,21 +19,23 @@ from .tied import TiedMaskedWeight
 
 
 class FactUpdate(nn.Module):
-    """`dW = s * V S_l U`, a square (D, D) of it for each number l: U (R, D) and V (D, R) are those of all matrices.
+    """`dW = s * V S_l U` for each square (D, D) of dW, with number l; all matrices share U (R, D) and V (D, R).
 
-    A weight (out, in) is cut along its longer side into squares of its shorter side D, and what the last one has too
-    much is cut off. As a tensor train ("tt") each square has its own S_l (R, R); in Tucker's form ("tk")
-    `S_l = sum_c C[:, :, c] p_l[c]` with one C (R, R, R) for all matrices; in the form of CANDECOMP/PARAFAC ("cp")
-    `S_l = diag(c * p_l)` with one c (R,), which is Tucker's with a superdiagonal C. V starts at zero, c at one. With
-    masks (ours) each square has its own views of U and V.
+    A weight (out, in) is cut along its longer side into squares of its shorter side D; the last one is cut off at the
+    end of the weight. As a tensor train ("tt") each square has its own S_l (R, R). In a Tucker decomposition ("tk")
+    `S_l = sum_c C[:, :, c] p_l[c]` with one C (R, R, R) for all matrices; in CANDECOMP/PARAFAC ("cp") `S_l = diag(c *
+    p_l)` with one c (R,), which is Tucker's with a superdiagonal C. V starts at zero, c at one. With masks (ours) each
+    square has its own views of U and V.
 
     Args:
-        rank: R. scaling: s. masking: of U and V.
-        squares: those of all matrices that share U and V, on which the start of p depends.
+        rank: R.
+        masking: of U and V.
+        squares: number of squares of all matrices that share U and V, on which the initial values of p depend.
         form: "tt", "tk" or "cp".
-        path: names the update: the key of its masks and start values.
+        scaling: s.
+        path: name of the update: the key of its masks and initial values.
 
-    Source: FacT (AAAI 2023), arXiv 2212.03145; start values are those of its code. "cp" is Aurora's (NeurIPS 2023),
+    Source: FacT (AAAI 2023), arXiv 2212.03145; the initialization is that of its code. "cp" is Aurora's (NeurIPS 2023),
     arXiv 2305.08381.
     """
 
@@ -78,7 +80,7 @@ class FactUpdate(nn.Module):
             )
 
     def share(self, other: FactUpdate) -> None:
-        """From now on U, V and C (c) are the other's own; masks, and what is for one square, stay apart."""
+        """Makes U, V and C (c) the same as those of `other`; masks and parameters of single squares stay separate."""
         for mine, owner in ((self.downs, other.downs), (self.ups, other.ups)):
             for weight in mine:
                 cast(TiedMaskedWeight, weight).share(cast(TiedMaskedWeight, owner[0]))
@@ -121,9 +123,9 @@ def fact_updates(
     scaling: float = 1.0,
     dropout: float = 0.0,
 ) -> Iterator[tuple[str, DenseUpdate]]:
-    """(canonical name, wrapper) for each layer that the targets name, with a `FactUpdate` for each part that they do.
+    """(canonical name, wrapper) for each layer that the targets name, with a `FactUpdate` for each targeted part.
 
-    All matrices whose shorter side is as long share U, V and core. Raises ValueError for a target that matches nothing,
+    All matrices with the same shorter side share U, V and core. Raises ValueError for a target that matches nothing,
     TypeError for one that is no linear layer.
     """
     squares: Counter[int] = Counter()  # by width

@@ -14,16 +14,21 @@ from .tied import TiedMaskedWeight
 class FrontAdapter(nn.Module):
     """`x + s * [ sum_i (B * MB_i) ((A * MA_i) x + a) + b ]`, without an activation; B is block-diagonal.
 
-    A (h, D) sees all channels; B, stored as (D, h / groups), gives each group of channels that of its hidden units: two
-    convolutions of kernel 1, of which the second has groups. B and the biases start at zero, A from Xavier's
-    uniform.
+    A (h, D) reads all channels; B, stored as (D, h / groups), maps each group of hidden units to its group of channels:
+    two convolutions of kernel size 1, the second with groups. B and the biases start at zero, A from Xavier's uniform.
 
     Args:
-        features: D. bottleneck: h. groups: divides both. scaling: s.
-        masking: of A and B. path: names the adapter: the key of its masks and start values.
-        bias: whether there are a and b. dropout: on the hidden units, in training.
+        features: D.
+        bottleneck: h.
+        groups: a divisor of both.
+        masking: of A and B.
+        scaling: s.
+        bias: whether there are a and b.
+        dropout: on the hidden units, in training.
+        path: name of the adapter: the key of its masks and initial values.
 
-    Source: RepAdapter, arXiv 2302.08106.
+    Source: RepAdapter, arXiv 2302.08106. Raises ValueError for groups that do not divide the bottleneck or the
+    features.
     """
 
     def __init__(

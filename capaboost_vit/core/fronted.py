@@ -27,14 +27,14 @@ class InputAdapter(Protocol):
 
 
 class Fronted(Wrapper):
-    """`y = base(x + B (A x + a) + b)` of a linear layer: `W (1 + B A) x + W (B a + b) + c`.
+    """`y = base(x + B (A x + a) + b)` for a linear layer: `W (1 + B A) x + W (B a + b) + c`.
 
-    `weight` and `bias` are those of the layer that computes the same.
+    `weight` and `bias` are those of the linear layer that computes the same.
 
     Args:
-        base: the linear layer, in wrappers or not.
-        adapter: an `InputAdapter`; may be that of several layers that are given the same input.
-        part: of a fused layer, under whose role summaries count it.
+        base: the linear layer, also in wrappers.
+        adapter: an `InputAdapter`; layers with the same input may share one.
+        part: the part of a fused layer by whose role summaries count it.
     """
 
     adds = "an adapter in front"
@@ -116,15 +116,15 @@ def adapters_in_front(
     make: Callable[[int, bool, str], nn.Module],
     method: str,
 ) -> Iterator[tuple[str, Fronted]]:
-    """(canonical name, `Fronted`) for each layer that the targets name, whole.
+    """(canonical name, `Fronted`) for each layer that the targets name, as a whole.
 
-    Layers of one module that have the same width of input (query, key and value of BERT, the two of a gated MLP) are
-    given the same input, and have one adapter.
+    Layers of one module with inputs of the same width (query, key and value of BERT, the two layers of a gated MLP)
+    have the same input, and share one adapter.
 
     Args:
-        make: makes an `InputAdapter`: of the width, whether all its layers have a bias, which takes its shift, and the
-            path of its random streams.
-        method: its name, for messages.
+        make: creates an `InputAdapter` from the width, whether all its layers have a bias, and the path for its random
+            streams.
+        method: the name of the method, for messages.
 
     Raises:
         ValueError: a target that matches nothing, or some parts of a fused layer without the others.

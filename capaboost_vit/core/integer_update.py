@@ -14,25 +14,29 @@ _BELOW, _POWERS = 4, 8  # a shift is 2^0 to 2^7, and s itself 2^4
 
 
 class IntegerUpdate(nn.Module):
-    """`W' = c (F * Q)` for integers Q of the base weight and F of the update, with one step c for each row.
+    """`W' = c (F * Q)` for integers Q of the base weight and F of the update, with one step size c for each row.
 
-        Q = 2 floor((W - R) / 2s) + 1, odd and so never zero: an entry of zero could not be changed by a factor,
+        Q = 2 floor((W - R) / 2s) + 1, odd and so never zero, as a factor could not change a zero,
         F = round(f / c), f = s + (R + dW_low) / Q, since f Q = s Q + R + dW_low, about W + dW_low.
 
-    F is what `factor` says: "mul", integers of `bits` bits, c = s exp(g) / (2^(bits-1) - 1) with a learned g for each
-    row that starts where W' is nearest to W; or "shift", signed powers of two from 2^0 to 2^7, with
-    c = 2^(round(log2 s) - 4) and nothing to learn. Rounding passes gradients on as they are, but for entries of "mul"
-    beyond the largest integer.
+    `factor` is the kind of F. "mul": integers of n = `factor_bits` bits, c = s exp(g) / (2^(n-1) - 1) with a learned g
+    for each row, which starts where W' is nearest to W. "shift": signed powers of two from 2^0 to 2^7, with c =
+    2^(round(log2 s) - 4), which is not learned. Gradients pass through the rounding (straight-through), except for
+    entries of "mul" beyond the largest integer.
 
-    R is fixed, so that the factors differ from each other before training: Laplace(0, 0.5) times
-    (max |W| / max |R|)^1.5 of the row. It is a function of (init_seed, path), and in no file and no state.
+    R is fixed, so that the factors differ from each other before training: Laplace(0, 0.5) times (max |W| / max
+    |R|)^1.5 of the row. It is a function of (init_seed, path), and is not stored.
 
     Args:
-        weight: W, (out, in), by which g starts. masking: of A and B.
-        bits: of Q. factor_bits: of F, for "mul".
-        path: names the update within the model: the key of its masks, start values and R.
+        weight: W, (out, in), from which g is initialised.
+        rank: of dW_low.
+        masking: of A and B.
+        bits: of Q.
+        factor: "mul" or "shift".
+        factor_bits: of F, for "mul"; None: `bits`.
+        path: name of the update in the model: the key of its masks, initial values and R.
 
-    Source: IntLoRA (ICML 2025), arXiv 2410.21759; what differs from it, `Intlora` says.
+    Source: IntLoRA (ICML 2025), arXiv 2410.21759; for the deviations see `Intlora`.
     """
 
     auxiliary: Tensor

@@ -21,12 +21,13 @@ SPARSIFIERS = ("paper", "code")
 class KernelUpdate(nn.Module):
     """`dW_ij = S(K)_ij - S(K at the start)_ij`, `K_ij = 0.1 (|p_i - q_j| - |p'_i - q'_j|)`: SNELL's kernel.
 
-    Each row i of the weight is a point of R coordinates, (p_i, p'_i), each column j is one, (q_j, q'_j); the distances
-    are Euclidean. They are computed in at least float32, also under autocast: below it their gradients are poor.
+    Each row i of the weight has a point of R coordinates, (p_i, p'_i), each column j has one, (q_j, q'_j); the
+    distances are Euclidean. They are computed in at least float32, also with autocast, as their gradients are
+    inaccurate below.
 
-    S sets the `round(sparsity * out * in)` smallest entries of |K| to zero, with t the largest of them. "paper":
-    `K max(|K| - t, 0)`, its equation 5, with t as a constant. "code": the entries that stay are `K |K|` with the factor
-    |K| as a constant, as in the reference code. With sparsity 0 S(K) is K itself, not its limit, which has that factor.
+    S sets the `round(sparsity * out * in)` smallest entries of |K| to zero; t is the largest of these. "paper": `K
+    max(|K| - t, 0)`, its equation 5, with t as a constant. "code": the other entries are `K |K|` with the factor |K| as
+    a constant, as in the reference code. With sparsity 0 S(K) is K itself, without that factor.
 
     The points alone are kept for the backward pass, which forms the distances again, as the paper's does.
 
@@ -36,11 +37,12 @@ class KernelUpdate(nn.Module):
             768 x 768 and R = 8 (Frobenius norm).
         sparsity: s, the share of zeros.
         sparsifier: "paper" or "code".
-        init_seed: of the start: U(-1/sqrt(n), 1/sqrt(n)) with n the number of entries of a half, as in the code.
-        path: names the update within the model: with the seed the key of its start.
+        init_seed: of the initial values, U(-1/sqrt(n), 1/sqrt(n)) with n the number of entries of a half, as in the
+            code.
+        path: name of the update in the model: with the seed the key of its initial values.
 
-    Source: SNELL (NeurIPS 2024), arXiv 2411.01800. Deviations: the start is subtracted; the number of zeros is rounded,
-    where the paper's is rounded up and the code's is a quantile.
+    Source: SNELL (NeurIPS 2024), arXiv 2411.01800. Deviations: the start is subtracted; the number of zeros is rounded
+    (in the paper rounded up, in the code by a quantile).
 
     Raises ValueError for a sparsity outside [0, 1), or an unknown sparsifier.
     """

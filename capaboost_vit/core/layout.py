@@ -15,10 +15,10 @@ from ..io.options import check_value
 
 @dataclass(frozen=True)
 class Layout:
-    """The rows of a fused layer: `heads` times one after the other, `sizes` rows of each part.
+    """The rows of a fused layer: `heads` groups, one after the other, each with `sizes` rows of its parts.
 
-    q, k and v of most layers are three equal parts of one "head". LeViT's layers give each head its own q, k and v,
-    MobileViTv2's a single query.
+    In most layers q, k and v are three equal parts of one group. In LeViT's layers each head has its own q, k and v, in
+    MobileViTv2's there is a single query.
     """
 
     parts: tuple[str, ...]
@@ -73,9 +73,9 @@ class Layout:
 
 
 def layout_of(rows: int, parts: tuple[str, ...] | Layout, adapted: Iterable[str] = ()) -> Layout:
-    """The layout of a layer of so many rows; names alone are equal parts.
+    """The layout of a layer with so many rows; names without sizes are equal parts.
 
-    Raises ValueError for rows that do not split so, or an adapted part that is none of the parts.
+    Raises ValueError for rows that cannot be divided so, or an adapted part that is none of the parts.
     """
     layout = parts
     if not isinstance(layout, Layout):

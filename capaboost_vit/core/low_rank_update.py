@@ -21,14 +21,14 @@ def low_rank_updates(
     make: Callable[[int, int, str, Place], LowRankBranch],
     execution: str = "auto",
 ) -> Iterator[tuple[str, Wrapper]]:
-    """(canonical name, wrapper) for each layer that the targets name, with a branch for each part that they do.
+    """(canonical name, wrapper) for each layer that the targets name, with a branch for each targeted part.
 
     Args:
-        make: makes the branch of a part: of its in_features and out_features, the path of its random streams, and its
-            place.
+        make: creates the branch of a part, from its in_features and out_features, the path for its random streams, and
+            its place.
         execution: how linear layers are computed.
 
-    Raises ValueError for a target that matches nothing, TypeError for one that takes no low-rank update.
+    Raises ValueError for a target that matches nothing, TypeError for one that supports no low-rank update.
     """
     for name, places in find_parts(model, targets, anatomy).items():
         base = get(model, name)

@@ -15,11 +15,11 @@ _EPS = 1e-12  # as in F.normalize: a row of zeros stays one
 class MagnitudeUpdate(nn.Module):
     """`W + dW = m (W + dW_low) / |W + dW_low|` row by row, for the dW_low of a low-rank branch.
 
-    m, one number for each row, starts as |W|, so that dW is zero at step 0. The norm below the line is a constant of
-    the backward pass.
+    The magnitudes m (out,) start as |W|, so that dW is zero at step 0. The norm in the denominator is a constant of the
+    backward pass.
 
     Args:
-        factors: of the direction.
+        factors: the low-rank branch.
         weight: W at the start, (out, in).
 
     Source: DoRA, arXiv 2402.09353; the constant norm, its section 4.3.

@@ -14,13 +14,14 @@ from .start_values import uniform
 class NonlinearUpdate(nn.Module):
     """`dW = s sum_i (B * MB_i) g(relu((A * MA_i) W))`, A (R, out), B (out, R): of rank up to R times the branches.
 
-    g is the identity with depth 0. Else it is a stack of R x R layers with a residual around each pair of them, from
-    the outside in: `h_i = relu(E_i h_{i-1})` for i = 1 .. depth, then `h <- relu(D_i h) + h_{depth-i}`.
+    With depth 0 g is the identity. Otherwise it consists of R x R layers with residual connections around pairs of
+    them, from the outside in: `h_i = relu(E_i h_{i-1})` for i = 1 .. depth, then `h <- relu(D_i h) + h_{depth-i}`.
 
     Args:
-        factors: holds A and B, maps out_features to out_features.
-        depth: pairs of E and D.
-        init_seed, path: of the start of E and D, U(-1/sqrt(R), 1/sqrt(R)), which is kaiming_uniform(a=sqrt(5)).
+        factors: A and B, as a branch from out_features to out_features.
+        depth: number of pairs of E and D.
+        init_seed, path: key of the initial values of E and D, U(-1/sqrt(R), 1/sqrt(R)), which is
+            kaiming_uniform(a=sqrt(5)).
 
     Source: NEAT, arXiv 2410.01870; PEFT's PeanutConfig.
     """

@@ -16,8 +16,8 @@ class VectorUpdate(nn.Module):
     b starts at zero, d at `d_initial`.
 
     Args:
-        down: A, of (R, at least in) entries.
-        up: B, of (at least out, R) entries.
+        down: A, with entries (R, at least in).
+        up: B, with entries (at least out, R).
 
     Source: VeRA, arXiv 2310.11454; PEFT's VeraConfig.
     """
@@ -38,14 +38,15 @@ class VectorUpdate(nn.Module):
 
 
 class BasisUpdate(nn.Module):
-    """`dW = s sum_j B_j diag(l_j) A diag(g_j)`, j = 1 .. N, N = ceil(min(in, out) / R): of full rank. RandLoRA.
+    """`dW = s sum_j B_j diag(l_j) A diag(g_j)`, j = 1 .. N, N = ceil(min(in, out) / R): RandLoRA, of full rank.
 
-    A (R, the lesser width) and the B_j (the greater width, R) are corners of shared random matrices; where there are
-    more inputs than outputs the sum is transposed. l starts at zero, g at 1 / max(N, the lesser width).
+    A (R, smaller width) and the B_j (larger width, R) are corners of shared random matrices; if there are more inputs
+    than outputs, the sum is transposed. l starts at zero, g at 1 / max(N, smaller width).
 
     Args:
-        down: A, of (R, at least the lesser width) entries.
-        up: all B_j, of (at least the greater width, R, at least N) entries.
+        down: A, with entries (R, at least the smaller width).
+        up: all B_j, with entries (at least the larger width, R, at least N).
+        scaling: s.
 
     Source: RandLoRA, arXiv 2502.00987; PEFT's RandLoraConfig.
     """

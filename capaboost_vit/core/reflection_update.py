@@ -14,20 +14,20 @@ from .start_values import uniform
 class ReflectionUpdate(nn.Module):
     """`W + dW = W diag(Q_1, ..., Q_n)`, `Q = (I - 2 u_1 u_1^T) ... (I - 2 u_R u_R^T)` for unit vectors u of each block.
 
-    The vectors are divided by their length in each call, so their length has no effect but on the size of a step, and
-    they do not decay. dW is formed without Q: with `T^-1 = I / 2 + triu(U^T U, 1)` (R, R) it is `-(W U) T U^T`, the
-    compact WY form.
+    The vectors are normalised in each call, so their lengths only change the size of a step, and they have no weight
+    decay. dW is computed without Q: with `T^-1 = I / 2 + triu(U^T U, 1)` (R, R) it is `-(W U) T U^T`, the compact WY
+    form.
 
     Args:
-        rank: R, reflections of a block, one after the other.
-        num_blocks: n, of the inputs; it must divide their number.
-        paired: equal vectors two by two at the start, whose reflections undo each other: dW is zero at step 0.
-        bound: of the start, U(-bound, bound).
-        init_seed: of the start.
-        path: names the update within the model: with the seed the key of its start.
+        rank: R, the number of reflections of a block.
+        num_blocks: n, a divisor of the number of inputs.
+        paired: vectors start in equal pairs, whose reflections cancel, so that dW is zero at step 0.
+        bound: the initial values are from U(-bound, bound).
+        init_seed: with the path the key of the initial values.
+        path: name of the update in the model.
 
-    Source: Householder reflections in HRA, arXiv 2405.17484, and ETHER, arXiv 2405.20271. Raises ValueError for blocks
-    that do not divide the inputs, or of one input.
+    Source: Householder reflections in HRA, arXiv 2405.17484, and ETHER, arXiv 2405.20271. Raises ValueError if
+    num_blocks does not divide the number of inputs, or equals it.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ReflectionUpdate(nn.Module):
         self.vectors = nn.Parameter(start.repeat_interleave(2, dim=2) if paired else start)  # (n, in / n, R)
 
     def no_weight_decay(self) -> set[str]:
-        """All: see above."""
+        """All parameters."""
         return {"vectors"}
 
     def delta(self, weight: Callable[[], Tensor]) -> Tensor:
@@ -68,16 +68,16 @@ class ReflectionUpdate(nn.Module):
 class RelaxedReflectionUpdate(nn.Module):
     """`W + dW = H_out W H_in`, both block-diagonal with n blocks `I - u u^T + v v^T` for unit vectors u and v: ETHER+.
 
-    v starts as -u, so that dW is zero at step 0. The vectors do not decay, as those of `ReflectionUpdate`.
+    v starts as -u, so that dW is zero at step 0. The vectors have no weight decay, as those of `ReflectionUpdate`.
 
     Args:
-        num_blocks: n; it must divide both widths.
+        num_blocks: n, a divisor of both widths.
         two_sided: whether there is an H_out.
-        init_seed, path: of the start, U(-1/sqrt(k), 1/sqrt(k)) for vectors of k numbers, which is
+        init_seed, path: key of the initial values, U(-1/sqrt(k), 1/sqrt(k)) for vectors of k entries, which is
             kaiming_uniform(a=sqrt(5)).
 
-    Source: ETHER+, arXiv 2405.20271. Raises ValueError for blocks that do not divide a width, or
-    of one number.
+    Source: ETHER+, arXiv 2405.20271. Raises ValueError if num_blocks does not divide a width,
+    or equals it.
     """
 
     def __init__(

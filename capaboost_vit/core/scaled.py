@@ -18,9 +18,9 @@ from .wrapper import NoShortCut, Wrapper, merged_weights, sharing, unwrap
 
 
 class Scale(nn.Module):
-    """`y = l * x + b`, or with a gate `x + g ((l - 1) * x + b)`; l starts from one, b from zero: the identity at first.
+    """`y = l * x + b`, or with a gate `x + g ((l - 1) * x + b)`; l starts at one, b at zero: the identity at first.
 
-    l has `features` entries; with `shift` there is a b.
+    l has `features` entries; there is a b if `shift`.
     """
 
     def __init__(self, features: int, *, shift: bool = False) -> None:
@@ -44,17 +44,17 @@ class Scale(nn.Module):
 
 
 class Scaled(Wrapper):
-    """`y = l * base(x) + b` on the rows of some parts ("output"), or `y = base(l * x)` ("input"): IA3, SSF.
+    """`y = l * base(x) + b` for the rows of some parts ("output"), or `y = base(l * x)` ("input"): IA3, SSF.
 
     Args:
-        base: a layer, usually linear. Convolutions, group norms and the norms of maps (LayerNorm2d) are scaled along
-            their channels.
-        scales: a scale for each part, by name; for "input" the one part "all", without a shift.
-        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, which are equal
-            parts; or the layout of others.
+        base: a layer, usually linear. Convolutions, group norms and norms of maps (LayerNorm2d) are scaled along their
+            channels.
+        scales: a scale for each part, by name; for "input" one for the part "all", without a shift.
+        parts: the names of all parts in the order of the rows, such as q, k and v of a fused qkv, if they are equal
+            parts; otherwise a layout.
         side: "output" or "input".
 
-    `weight` and `bias` are those of the layer that computes the same, where the base has them.
+    `weight` and `bias` are those of the layer that computes the same, if the base has them.
 
     Source: IA3, arXiv 2205.05638; SSF, arXiv 2210.08823.
 

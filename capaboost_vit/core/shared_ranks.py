@@ -13,14 +13,16 @@ from .tied import TiedMaskedWeight
 
 
 class SharedRanksUpdate(nn.Module):
-    """`dW = sum_i [B, B_s]_i diag(c) [A; A_s]_i`: R private ranks, and S that are those of all layers of its kind.
+    """`dW = sum_i [B, B_s]_i diag(c) [A; A_s]_i`: R private ranks, and S ranks shared by all layers of a kind.
 
-    c (R + S,) is the layer's own. B and B_s start at zero; c at `scalings`, of a private rank and of a shared one. With
-    masks (ours) the sum is over the views of the factors, and c is the same for all of them.
+    Each layer has its own c (R + S,). B and B_s start at zero, c at `scalings`: that of private ranks and that of
+    shared ones. With masks (ours) the sum is over the views of the factors, with the same c for all of them.
 
     Args:
-        rank: R. shared: S, which may be 0.
-        masking: of the four factors. path: names the update: the key of their masks and start values.
+        rank: R.
+        shared: S, which may be 0.
+        masking: of the four factors.
+        path: name of the update: the key of their masks and initial values.
 
     Source: RaSA (ICLR 2025).
     """
@@ -51,7 +53,7 @@ class SharedRanksUpdate(nn.Module):
         self.coefficients = nn.Parameter(torch.tensor([scalings[0]] * rank + [scalings[1]] * shared))
 
     def share(self, other: SharedRanksUpdate) -> None:
-        """From now on the shared factors are the other's own; masks stay apart."""
+        """Makes the shared factors the same as those of `other`; masks stay separate."""
         if self.shared_down is not None and self.shared_up is not None:
             assert other.shared_down is not None
             assert other.shared_up is not None

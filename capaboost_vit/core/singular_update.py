@@ -11,11 +11,11 @@ from torch import Tensor, nn
 class SingularUpdate(nn.Module):
     """`dW = U G V^T` with the first R singular vectors of W, U (out, R) and V (in, R), frozen, and a trained G (R, R).
 
-    G is zero at the start, so that W is kept whole. U and V are stored beside it: signs and the order of equal singular
-    values are the library's that computes them, and another machine would read G in other directions.
+    G starts at zero, so dW does, too. U and V are stored with it: the signs, and the order of equal singular values,
+    depend on the library, so recomputed ones could belong to another G.
 
     Args:
-        weight: W, (out, in); on the meta device U and V are shapes alone.
+        weight: W, (out, in); on the meta device U and V are only shapes.
         rank: R.
 
     Raises ValueError for a rank above the smaller side of W.

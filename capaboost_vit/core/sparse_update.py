@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class SparseUpdate(nn.Module):
-    """`dW` is zero but for the k entries where |W| is smallest, which are learned, zero at first.
+    """`dW` is zero except for the k entries with the smallest |W|, which are learned and start at zero.
 
-    Which these are is a function of W alone (the first of equals, row by row). Their places are stored beside the
-    values, so that a file means the same entries whatever was merged into the base in between.
+    The entries depend only on W (of equal ones the first, row by row). Their positions are stored with the values, so
+    that a file always means the same entries, even if something was merged into the base.
 
     Args:
         weight: W, (out, in).

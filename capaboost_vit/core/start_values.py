@@ -33,9 +33,9 @@ def laplace(shape: tuple[int, ...], scale: float, seed: int, path: str) -> Tenso
 
 
 class RandomMatrix(nn.Module):
-    """A frozen random matrix that several updates share: `values` from U(-bound, bound), keyed by (seed, path).
+    """A frozen random matrix shared by several updates: `values` from U(-bound, bound), with the key (seed, path).
 
-    It is in no file and no state, as it is a function of its key.
+    It is not stored, as it is a function of its key.
     """
 
     values: Tensor

@@ -19,20 +19,20 @@ _STD = 0.02
 class SvdUpdate(nn.Module):
     """`dW = s * sum_i (P * MP_i) diag(lambda) (Q * MQ_i)`, with P (out, R), Q (R, in), and lambda (R,) for all views.
 
-    A triplet is an entry of lambda with its column of P and row of Q. `keep` prunes triplets by setting their lambda
-    to zero: P and Q stay as they are, so that a pruned one may come back.
+    A triplet is an entry of lambda with its column of P and its row of Q. `keep` prunes triplets by setting their
+    lambda to zero; P and Q stay, so a pruned triplet can come back.
 
-    Two buffers hold the averages of which `scores` is made, `sensitivity` and `uncertainty`, each of all entries of P,
-    lambda and Q in this order. They are in the checkpoints of a run and in no other file.
+    The buffers `sensitivity` and `uncertainty` hold the moving averages from which `scores` are computed, for all
+    entries of P, lambda and Q in this order. Only the checkpoints of a run store them.
 
     Args:
         rank: R at the start.
+        masking: of P and Q. Its init_seed is that of their initial values, N(0, 0.02^2); lambda starts at zero.
         scaling: s.
-        masking: of P and Q. Its init_seed is that of their start, N(0, 0.02^2); lambda starts at zero.
-        path: names the update within the model: the key of its masks and start values.
+        path: name of the update in the model: the key of its masks and initial values.
 
-    Source: AdaLoRA (ICLR 2023), arXiv 2303.10512. Deviations: the masks (ours); lambda is a vector, which optimizers of
-    timm's kind do not decay.
+    Source: AdaLoRA (ICLR 2023), arXiv 2303.10512. Deviations: the masks (ours); lambda is a vector, for which timm's
+    optimizers have no weight decay.
     """
 
     training_state: ClassVar[tuple[str, ...]] = ("sensitivity", "uncertainty")
@@ -104,7 +104,7 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 
 
 def kept_triplets(updates: list[SvdUpdate], budget: int) -> list[Tensor]:
-    """The `budget` triplets of the highest scores over all updates, as a mask (R,) for each; of equals the first."""
+    """The `budget` triplets with the highest scores of all updates, as a mask (R,) for each; of equals the first."""
     scores = torch.cat([update.scores() for update in updates])
     best = scores.argsort(descending=True, stable=True)[:budget]
     kept = torch.zeros_like(scores, dtype=torch.bool)

@@ -12,15 +12,18 @@ from .tied import TiedMaskedWeight
 
 
 class SymmetricAdapter(nn.Module):
-    """`x + sum_i (U * M_i) diag(s) (U * M_i)^T x + b`: one projection U (D, h) down and up, so a symmetric map.
+    """`x + sum_i (U * M_i) diag(s) (U * M_i)^T x + b`: one projection U (D, h) in both directions, so a symmetric map.
 
-    U is stored as its transpose, `down`, and starts from Xavier's uniform; s (h,) and b (D,) start at zero. As one
-    mask M_i is that of U and of U^T, the map stays symmetric with masks.
+    U is stored as its transpose, `down`, and starts from Xavier's uniform; s (h,) and b (D,) start at zero. U and U^T
+    have the same masks, so the map stays symmetric.
 
     Args:
-        features: D. bottleneck: h.
-        masking: of U. path: names the adapter: the key of its masks and start values.
-        bias: whether there is b. dropout: on the hidden units, in training.
+        features: D.
+        bottleneck: h.
+        masking: of U.
+        bias: whether there is b.
+        dropout: on the hidden units, in training.
+        path: name of the adapter: the key of its masks and initial values.
 
     Source: ARC (NeurIPS 2023), arXiv 2310.06234.
     """
@@ -43,7 +46,7 @@ class SymmetricAdapter(nn.Module):
         self.down.fill_uniform(math.sqrt(6 / (features + bottleneck)))
 
     def share(self, other: SymmetricAdapter) -> None:
-        """From now on U is the other's own; masks, s and b stay apart."""
+        """Makes U the same Parameter as that of `other`; masks, s and b stay separate."""
         self.down.share(other.down)
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,8 @@ class Matrix:
     Args:
         path: the layer's canonical name, and its part: `blocks.3.attn.qkv.q`.
         shape: (out, in).
-        kind: alike for the matrices of one place in all blocks and of one shape: `blocks.*.attn.qkv.q (768, 768)`.
-        layer: its number among those of its kind, from 0.
+        kind: the same for the matrices of one place in all blocks and of one shape: `blocks.*.attn.qkv.q (768, 768)`.
+        layer: its index among those of its kind, from 0.
     """
 
     path: str
@@ -52,7 +52,7 @@ def matrices_of(model: nn.Module, targets: Iterable[str], anatomy: Anatomy) -> d
 
 
 def names_of(model: nn.Module, role: str, anatomy: Anatomy) -> set[str]:
-    """Canonical names of the layers that have a role; none where the model has no such layer."""
+    """Canonical names of the layers with a role; none if the model has no such layer."""
     try:
         return {place.name for place in find(model, role, anatomy)} if role in anatomy.roles else set()
     except ValueError:
@@ -60,7 +60,7 @@ def names_of(model: nn.Module, role: str, anatomy: Anatomy) -> set[str]:
 
 
 def heads_of(model: nn.Module, name: str) -> int | None:
-    """How many heads the attention around a layer has, as its modules or the model's configuration say; else None."""
+    """The number of heads of the attention around a layer, from its modules or the model's configuration; else None."""
     segments = name.split(".")
     around = [unwrap(get(model, ".".join(segments[:n]))) for n in range(len(segments) - 1, -1, -1)]
     for module in (*around, getattr(model, "config", None)):

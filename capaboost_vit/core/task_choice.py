@@ -1,4 +1,4 @@
-"""Which task each example of a batch is of: known, or found by the nearest prototype."""
+"""The task of each example of a batch: known, or found by the nearest prototype."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _FAR = 30.0  # below the lowest logit of the task: e^-30 is nothing beside it in
 
 
 class TaskChoice(nn.Module):
-    """The tasks of the examples that are computed now, for all modules of a model that ask.
+    """The tasks of the examples in the current pass, shared by the modules of a model.
 
     Args:
-        classes: how many classes each task has; the rows of a head are theirs, task by task.
+        classes: number of classes of each task; the head has their rows, task by task.
 
     Attributes:
         of_class: the task of each class, (C,).
-        known: tasks (B,) that the model is told of, within `knowing`; else None.
-        tasks: those of the batch, (B,), from its entrance into the model on; None: none, the model computes its base.
-        pooled: what the base makes of the batch, (B, D), within `knowing` and in training.
+        known: the given tasks (B,) in a context of `knowing`; else None.
+        tasks: those of the batch, (B,), set when it enters the model; None: no task, the model computes its base.
+        pooled: the pooled output of the base for the batch, (B, D), in a context of `knowing` and in training.
     """
 
     of_class: Tensor
@@ -57,10 +57,10 @@ class TaskChoice(nn.Module):
 
 
 class TaskRows(Wrapper):
-    """Heads of several tasks in one: `z_c` of the classes c of the example's task, and `min z - 30` of all others.
+    """Heads of several tasks in one: `z_c` for the classes c of the example's task, and `min z - 30` for all others.
 
-    So an answer is always a class of that task, and the cross-entropy over all classes is that over the task's. Outside
-    of a pass of the model, where no task is chosen, it is its base.
+    So the prediction is always a class of that task, and the cross-entropy over all classes equals that over its
+    classes. If no task is chosen, outside of a pass of the model, it computes its base.
 
     Args:
         base: the head, (B, D) to (B, C).

@@ -1,4 +1,4 @@
-"""Virtual tokens: learned vectors that stand for tokens, of which prefixes and prompts are made."""
+"""Virtual tokens: learned vectors in place of tokens, for prefixes and prompts."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .tied import TiedMaskedWeight
 class VirtualTokens(nn.Module):
     """P learned vectors of width D, `sum_i T * M_i`, or a masked MLP of them, `sum_i (B * MB_i) tanh((A * MA_i) T)`.
 
-    Prefixes and prompts are made of these. With `bottleneck=None` the table T (P, D) itself is shared and masked: on
-    a table the sum is an entry-wise gain, T * (M_1 + ... + M_d), and raises no rank. With a bottleneck R the vectors
-    are a masked low-rank map of an unmasked table (the reparameterisation MLP of prefix tuning), where it does.
+    Prefixes and prompts consist of these. With `bottleneck=None` the table T (P, D) itself is shared and masked: the
+    sum is then an elementwise factor, T * (M_1 + ... + M_d), and does not raise the rank. With a bottleneck R the
+    vectors are a masked low-rank map of an unmasked table (the reparameterisation MLP of prefix tuning), which does.
 
-    T starts from N(0, 0.02^2), as timm's tokens do. The MLP's B does not start at zero: it has a fan-in uniform start,
-    since a zero map of tokens has no sense here (virtual tokens change the softmax even when they are zero).
+    T starts from N(0, 0.02^2), as timm's tokens. The MLP's B starts from U(-1/sqrt(R), 1/sqrt(R)), not at zero, as
+    virtual tokens change the softmax even if they are zero.
 
-    A `gate`, if one is put in, is for the owner to multiply the vectors by. `for_batch` knows, if they are set,
-    `dropout` and a `probe` (B, P, S) of ones, by whose gradient each of the S segments of a vector is scored.
+    The owner multiplies the vectors by `gate`, if it is set. `for_batch` applies `dropout`, and a `probe` (B, P, S) of
+    ones, whose gradient scores each of the S segments of a vector.
 
     Args:
-        length: P; 0 is allowed and leaves the model as it was.
+        length: P; with 0 the model stays as it is.
         width: D.
-        tied: the second half of each vector is the first again, so that the keys of a prefix are its values: what is
-            said above of T, D wide, is then of the half.
-        bottleneck: rank of the MLP, or None for the plain table.
-        table_width: width of the table that goes into the MLP; None takes D.
+        tied: the second half of each vector equals the first, so that the keys of a prefix are its values; T then has
+            the width D / 2.
+        bottleneck: rank of the MLP; None: no MLP.
+        table_width: width of the table that is the input of the MLP; None: D.
         masking, path: as in `LowRankBranch`.
     """
 
@@ -74,7 +74,7 @@ class VirtualTokens(nn.Module):
         return torch.cat([tokens, tokens], dim=-1) if self.tied else tokens
 
     def for_batch(self, x: Tensor) -> Tensor:
-        """The vectors for each example of x (B, ...), (B, P, D) in its dtype; in training with dropout."""
+        """The vectors for each example of x (B, ...), (B, P, D) in the dtype of x; in training with dropout."""
         tokens = self().to(x.dtype).expand(x.shape[0], -1, -1)
         if self.probe is not None:
             tokens = (tokens.unflatten(-1, (self.probe.shape[-1], -1)) * self.probe.unsqueeze(-1)).flatten(-2)
@@ -86,11 +86,11 @@ class VirtualTokens(nn.Module):
         return tokens if self.mlp is None else self.mlp(tokens)
 
     def no_weight_decay(self) -> set[str]:
-        """The table, as timm spares class tokens and position embeddings; an MLP's weights decay like any others."""
+        """The table, like timm's class tokens and position embeddings; the weights of an MLP have weight decay."""
         return {f"table.{name}" for name, _ in self.table.named_parameters()}
 
     def share(self, other: VirtualTokens) -> None:
-        """From now on the table and the MLP's first layer are the other's own: one MLP with an output for each owner.
+        """Makes the table and the MLP's first layer those of `other`: one MLP with an output for each owner.
 
         Raises ValueError if one of them has no MLP, or their shapes differ.
         """
@@ -101,7 +101,7 @@ class VirtualTokens(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> bool:
-        """Becomes the plain table of what the MLP computes, if there is one; whether there was."""
+        """Replaces the MLP, if there is one, by a table of its vectors; returns whether there was one."""
         if self.mlp is None:
             return False
         value = self._learned()

@@ -57,8 +57,7 @@ class Method:
         why_no_masks: of a method that takes no masks, the reason, for the error message; "": none.
         finds: names of options that are None until a run has found them by `find`, such as ("skipped",).
         measures: names that `counted` or `count` returns, such as ("rate",); runs report `val_rate` and `test_rate`.
-        given: names that the user gave (`name`, too), which a run's configuration keeps; None: it was made by its
-            class.
+        given: names that the user gave (`name`, too), which a configuration keeps; None: it was made by its class.
     """
 
     name: ClassVar[str]
