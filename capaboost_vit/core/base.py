@@ -82,7 +82,7 @@ def is_norm(layer: nn.Module) -> bool:
 
 @singledispatch
 def dense(layer: Any) -> Tensor:
-    """The weight (out, in) of a layer as floating-point numbers; of a parametrised layer (weight norm) the computed one.
+    """The weight (out, in) of a layer as floating-point numbers; of a parametrised layer (weight norm) the product.
 
     Layers that store it differently are supported by `dense.register(TheirClass, function)`. Raises TypeError for other
     layers (with an integer weight, say).

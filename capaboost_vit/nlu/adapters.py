@@ -99,7 +99,7 @@ def create_from_adapter(path: str | Path | AdapterFile, *, model: str | None = N
     base = model or header["base"].get("tag")
     architecture, classes = header["base"]["architecture"], header["class_names"]
     if base is None:
-        raise AdapterFileError(f"{file.path} was made on a local {architecture}: say where it is, model=")
+        raise AdapterFileError(f"{file.path} was made on a local {architecture}: say where it is, model=FOLDER")
     heads = [t for name, t in file.tensors.items() if name.startswith(tuple(f"{head}." for head in header["head"]))]
     if classes and heads and not any(tensor.shape[:1] == (len(classes),) for tensor in heads):
         raise AdapterFileError(f"{file.path} names {len(classes)} classes, which its head does not have")

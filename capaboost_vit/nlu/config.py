@@ -93,9 +93,9 @@ class TextConfig(RunConfig):
             if given is not None and not 1 <= len(set(given)) == len(given):
                 raise ValueError(f"{flag(name)} takes names, each once, got {', '.join(given) or 'none'}")
         if self.task != "mlm" and self.texts_of is not None:
-            raise ValueError("--texts-of is for --task mlm")
+            raise ValueError("--texts-of is for --task mlm: leave it out")
         if self.task == "mlm" and (self.dapt_data is not None or self.tapt_epochs):
-            raise ValueError("--dapt-data and --tapt-epochs are stages before another task than mlm")
+            raise ValueError("--dapt-data and --tapt-epochs are stages before another task than mlm: leave them out")
 
 
 def stages(config: TextConfig) -> list[TextConfig]:

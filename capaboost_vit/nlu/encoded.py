@@ -47,7 +47,9 @@ def encode_task(config: TextConfig, *, classes: tuple[str, ...] = ()) -> Encoded
     tokenizer = create_tokenizer(config.tokenizer or model)
     length, vocabulary = known_limits(model)
     if length is not None and config.max_length > length:
-        raise ValueError(f"--max-length {config.max_length}: the model takes {length} tokens at most")
+        raise ValueError(
+            f"--max-length {config.max_length}: the model takes {length} tokens at most, say --max-length {length}"
+        )
     encoder: Callable[..., Encoded]
     if task.kind == "questions":
         data = _open_questions(config, task)

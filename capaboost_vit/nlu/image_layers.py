@@ -120,7 +120,9 @@ class PromptedBlock(Wrapper):
 
     def __init__(self, base: nn.Module, tokens: VirtualTokens | None, dropped: int) -> None:
         if not is_plain_block(base):
-            raise TypeError(f"prompts need blocks that know no positions, got {type(unwrap(base)).__name__}")
+            raise TypeError(
+                f"prompts need blocks without positions of their own, got {type(unwrap(base)).__name__}: take lora"
+            )
         super().__init__(base)
         self.tokens = tokens
         self.dropped = dropped

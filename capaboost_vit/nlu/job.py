@@ -38,11 +38,11 @@ def build_text_job(config: TextConfig, world: ProcessGroup, device: torch.device
         ValueError, TypeError, FileNotFoundError: a task, model, method, data set or file that does not exist or fit.
     """
     if config.method is None:  # before the data are opened, which may take a download
-        raise ValueError(f"say --method.name lora ({', '.join(METHODS)})")
+        raise ValueError(f"no method is given: say --method.name lora ({', '.join(METHODS)})")
     encoded = encode_task(config)
     task, data = encoded.task, encoded.data
     if "train" not in data.splits:
-        raise ValueError(f"{config.data} has no split 'train'")
+        raise ValueError(f"{config.data} has no split 'train', which training needs; it has: {', '.join(data.splits)}")
     require_val(config, data.splits, instead="--protocol drawn, which takes a fifth of train")
     labels = set(getattr(data.splits["train"], "labels", ()))
     if task.kind == "tokens":

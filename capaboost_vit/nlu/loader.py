@@ -36,7 +36,9 @@ class TokenMasking:
 
     def __init__(self, tokenizer: Any, *, probability: float = 0.15, seed: int = 0) -> None:
         if tokenizer.mask_token_id is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no mask token: its model cannot be asked for masked ones")
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no mask token, which --task mlm needs: choose another --model"
+            )
         self.mask_id, self.probability, self.seed = tokenizer.mask_token_id, probability, seed
         # whether a token is not special, by its id; len(tokenizer) is less where ids are left out
         self.is_ordinary = np.ones(max(tokenizer.get_vocab().values()) + 1, dtype=bool)

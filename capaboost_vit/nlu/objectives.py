@@ -27,7 +27,7 @@ def make_objective(data: EncodedTask) -> tuple[Objective, QuestionScores | None]
     """
     task, smoothing = data.task, data.config.smoothing
     if smoothing and task.kind != "classification":
-        raise ValueError(f"--smoothing is for classes, and {task.name} has none")
+        raise ValueError(f"--smoothing is for classes, and {task.name} has none: leave it out")
     if task.kind == "masked":
         return masked_tokens(), None
     if task.kind == "tokens":

@@ -150,7 +150,7 @@ def open_trained(
         config = TextConfig(**{**tuples(source.config), "output": str(source.path.parent)})
         if not (base or has_weights(config) or adapter.trains_all()):
             raise ValueError(
-                f"the base weights of {source.path} were random, and nobody kept them: leave out --pretrained false"
+                f"the base weights of {source.path} were random, and are not stored: train without --pretrained false"
             )
         base = base or base_model(config)
     else:

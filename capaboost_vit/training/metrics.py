@@ -43,7 +43,8 @@ def scores(
     wrong = np.flatnonzero(~np.isfinite(predicted))
     if len(wrong):
         raise ValueError(
-            f"prediction {wrong[0]} is {predicted[wrong[0]]}, as {len(wrong)} of {len(predicted)}: did it diverge?"
+            f"{len(wrong)} of {len(predicted)} predictions are not finite, such as {predicted[wrong[0]]} for example "
+            f"{wrong[0]}: training has diverged, take a smaller --lr"
         )
     counts = None if weights is None else weights.cpu().numpy()
     found = {name: _metric(name, predicted, expected, counts) for name in metrics}

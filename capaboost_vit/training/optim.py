@@ -36,7 +36,9 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     """
     devices = {p.device.type for p in model.parameters() if p.requires_grad}
     if not devices:
-        raise ValueError("no parameter of the model is trained: choose a method, or give the model classes")
+        raise ValueError(
+            "no parameter of the model is trained: choose a method (--method.name), or give the model classes"
+        )
     factors = dict(config.method.learning_rates(model)) if config.method is not None else {}
     try:
         options = optimizer_kwargs(config)  # the names are timm's
@@ -122,7 +124,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
     if warmup >= total:
         option = "epochs" if config.warmup_epochs is not None else "steps"
         given = getattr(config, f"warmup_{option}")
-        raise ValueError(f"--warmup-{option} {given} are {warmup} updates, all of the run's {total}")
+        raise ValueError(
+            f"--warmup-{option} {given} are {warmup} updates, all of the run's {total}: say less, or more "
+            "--epochs or --max-steps"
+        )
     third = total // 3 if config.max_steps else config.epochs // 3 * updates_per_epoch
     try:
         schedule, _ = create_scheduler_v2(

@@ -91,7 +91,7 @@ class State:
 
     def __init__(self, model: nn.Module, config: RunConfig, updates_per_epoch: int) -> None:
         if updates_per_epoch == 0:
-            raise ValueError(f"the training split has no {config.unit[:-1]}")
+            raise ValueError(f"the training split has no {config.unit[:-1]}: look at --data")
         self.model, self.config, self.updates_per_epoch = model, config, updates_per_epoch
         self.updates = config.max_steps or config.epochs * updates_per_epoch
         self.optimizer = make_optimizer(model, config)
@@ -219,12 +219,16 @@ class State:
         live = changing(self.model)
         shapes, stored_shapes = ({(n, tuple(t.shape)) for n, t in model.items()} for model in (live, tree["model"]))
         if shapes != stored_shapes:
-            raise CheckpointError(f"the checkpoint is of another model: {min(shapes ^ stored_shapes)[0]} differs")
+            raise CheckpointError(
+                f"the checkpoint is of another model: {min(shapes ^ stored_shapes)[0]} differs; choose another --output"
+            )
         put(live, tree["model"])
         configured = [{name: group[name] for name in _GIVEN if name in group} for group in self.optimizer.param_groups]
         stored = tree["optimizer"]["param_groups"]
         if len(stored) != len(configured):
-            raise CheckpointError("the checkpoint is of another optimizer: it groups the weights otherwise")
+            raise CheckpointError(
+                "the checkpoint is of another optimizer, with other groups of weights: choose another --output"
+            )
         # the options of the configuration win, as it may have been changed; they are put in before loading, as a fused
         # optimizer counts its steps on the device of the weights
         groups = [{**group, **options} for group, options in zip(stored, configured, strict=True)]

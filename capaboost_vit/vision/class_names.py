@@ -47,7 +47,9 @@ def outputs_of(spec: str, classes: Sequence[str], *, names: Sequence[str], count
             counts = Counter(named)
             twice = next((name for name in asked if counts[name] > 1), None)
             if twice is not None:
-                raise ValueError(f"the model has several classes {twice!r}, so that nobody knows which {spec} means")
+                raise ValueError(
+                    f"the model has several classes {twice!r}, of which {spec} names one: rename the others"
+                )
             return tuple(place[name] for name in asked)
     if all(name.isascii() and name.isdecimal() for name in classes):
         if (top := max(map(int, classes))) >= count:

@@ -77,7 +77,9 @@ def _entrypoint(name: str, base: str, method: str) -> Callable[..., nn.Module]:
                 raise TypeError(no_option(name, method, key))
         features = {key: kwargs.pop(key) for key in _FEATURE_OPTIONS if key in kwargs}
         if features.get("features_only") and options.get("deep") is False:
-            raise ValueError("features_only needs deep prompts: shallow ones stay in the outputs of inner blocks")
+            raise ValueError(
+                "features_only needs deep prompts, as shallow ones stay in the outputs of inner blocks: say deep=True"
+            )
         # a saved folder holds the adapted model: its weights are loaded when the branches are there
         source = kwargs.get("pretrained_cfg")
         saved = pretrained and isinstance(source, dict) and source.get("source") in ("hf-hub", "local-dir")

@@ -85,9 +85,7 @@ def open_saved(path: str | Path | ModelSource, *, initial_checkpoint: str | None
     config, header = source.config, source.adapter.header
     checkpoint = initial_checkpoint or config.get("initial_checkpoint") or local_folder(config.get("model", ""))
     if config and not (checkpoint or config["pretrained"] or source.adapter.trains_all()):
-        raise ValueError(
-            f"the base weights of {source.path} were random, and nobody kept them: train with --pretrained"
-        )
+        raise ValueError(f"the base weights of {source.path} were random, and are not stored: train with --pretrained")
     model = create_from_adapter(source.adapter, initial_checkpoint=checkpoint)
     names = class_names(header["class_names"], header["num_classes"])
     return _tried(Saved(model, header["input"], names, header["temperature"]), source.path)

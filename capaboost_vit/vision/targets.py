@@ -27,7 +27,9 @@ class Scale:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise ValueError(f"numbers are scaled with mean {self.mean} and std {self.std}: finite ones, std above 0")
+            raise ValueError(
+                f"numbers are scaled with mean {self.mean} and std {self.std}: both must be finite, and std above 0"
+            )
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> Scale:

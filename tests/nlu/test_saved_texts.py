@@ -150,7 +150,7 @@ def test_an_adapter_file_alone_needs_data_and_base(finished_text, text_material,
     data, base = found["config"]["data"], found["config"]["model"]
     with pytest.raises(ValueError, match=rf"{kind}\.safetensors is not in a run folder: say --data"):
         evaluate_text(alone(kind), model=base)
-    with pytest.raises(AdapterFileError, match=r"was made on a local Bert.*: say where it is"):
+    with pytest.raises(AdapterFileError, match=r"was made on a local Bert.*: say where it is, model=FOLDER"):
         evaluate_text(alone(kind), data=data)
     data = str(Path(data, "test.jsonl" if kind == "opinions" else "test.tsv"))
     if kind == "scores":  # the task's own protocol halves a dev set
@@ -198,7 +198,7 @@ def test_random_base_weights_are_told_and_full_training_keeps_its_own(text_mater
     (bare / "model.safetensors").unlink()
     options = {"model": str(bare), "pretrained": False, "epochs": 2}
     train(texts.configure(text_material, "opinions", tmp_path / "lora", **options))
-    with pytest.raises(ValueError, match="were random, and nobody kept them: leave out --pretrained false"):
+    with pytest.raises(ValueError, match="were random, and are not stored: train without --pretrained false"):
         evaluate_text(tmp_path / "lora")
     found = train(texts.configure(text_material, "opinions", tmp_path / "full", method={"name": "full"}, **options))
     assert evaluate_text(tmp_path / "full")["accuracy"] == pytest.approx(found["test_accuracy"])

@@ -36,9 +36,15 @@ def test_the_defaults_are_the_published_settings_of_lora_on_glue():
         ({"text_columns": ("a", "a")}, "--text-columns takes names, each once, got a, a"),
         ({"text_columns": ()}, "--text-columns takes names, each once, got none"),
         ({"metrics": ("f1", "f1")}, "--metrics takes names, each once, got f1, f1"),
-        ({"texts_of": "rte"}, "--texts-of is for --task mlm"),
-        ({"task": "mlm", "dapt_data": "x"}, "--dapt-data and --tapt-epochs are stages before another task than mlm"),
-        ({"task": "mlm", "tapt_epochs": 1}, "--dapt-data and --tapt-epochs are stages before another task than mlm"),
+        ({"texts_of": "rte"}, "--texts-of is for --task mlm: leave it out"),
+        (
+            {"task": "mlm", "dapt_data": "x"},
+            "--dapt-data and --tapt-epochs are stages before another task than mlm: leave them out",
+        ),
+        (
+            {"task": "mlm", "tapt_epochs": 1},
+            "--dapt-data and --tapt-epochs are stages before another task than mlm: leave them out",
+        ),
         ({"epochs": 0}, "--epochs must be at least 1"),
         ({"grad_accum_steps": 200}, "--grad-accum-steps 200 is more than the 128 examples of --batch-size"),
         ({"select": "worst"}, "--select must be last, best, macro_f1, balanced_accuracy or val_loss, got"),

@@ -160,7 +160,7 @@ def test_the_masking_of_a_tokenizer():
     masking = TokenMasking(word_tokenizer(), probability=0.2, seed=3)
     assert (masking.mask_id, masking.ordinary.tolist()) == (4, list(range(5, 45)))
     assert (masking.probability, masking.seed) == (0.2, 3)
-    with pytest.raises(ValueError, match="has no mask token"):
+    with pytest.raises(ValueError, match="has no mask token, which --task mlm needs"):
         TokenMasking(word_tokenizer(mask_token=None))
 
 

@@ -177,7 +177,7 @@ def test_label_smoothing_raises_the_loss_of_a_confident_model():
 
 
 def test_no_batch_is_refused():
-    with pytest.raises(ValueError, match="the training split has no image"):
+    with pytest.raises(ValueError, match="the training split has no image: look at --data"):
         train(small(), Fixed(()))
 
 

@@ -223,8 +223,12 @@ def test_predictions_may_need_gradients():
     ("predictions", "targets", "error"),
     [
         ([], [], "no example to score: the split is empty"),
-        ([0.0, NAN, NAN], [0.0, 1.0, 1.0], "prediction 1 is nan, as 2 of 3: did it diverge"),
-        ([0.0, -INF], [0.0, 1.0], "prediction 1 is -inf, as 1 of 2"),
+        (
+            [0.0, NAN, NAN],
+            [0.0, 1.0, 1.0],
+            "2 of 3 predictions are not finite, such as nan for example 1: training has diverged, take a smaller --lr",
+        ),
+        ([0.0, -INF], [0.0, 1.0], "1 of 2 predictions are not finite, such as -inf for example 1"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(predictions, targets, error):

@@ -177,7 +177,7 @@ def test_an_unknown_optimizer_is_named_with_its_flag(opt):
 
 
 def test_nothing_to_train_is_refused():
-    with pytest.raises(ValueError, match="no parameter of the model is trained: choose a method, or give"):
+    with pytest.raises(ValueError, match=r"is trained: choose a method \(--method\.name\), or give"):
         make_optimizer(nn.Linear(2, 2).requires_grad_(False), TrainConfig())
 
 
@@ -258,5 +258,7 @@ def test_an_impossible_schedule_is_named_with_its_flag(sched):
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():
-    with pytest.raises(ValueError, match="--warmup-epochs 2 are 10 updates, all of the run's 10"):
+    with pytest.raises(
+        ValueError, match="--warmup-epochs 2 are 10 updates, all of the run's 10: say less, or more --epochs"
+    ):
         rates(epochs=5, max_steps=10, warmup_epochs=2)

@@ -148,7 +148,9 @@ def test_a_fused_optimizer_goes_on_from_a_checkpoint_on_a_gpu(stored, opt, optio
 
 def test_a_checkpoint_of_an_optimizer_with_other_groups_is_refused(stored):
     tree = stored(begin(small()))
-    with pytest.raises(CheckpointError, match="another optimizer: it groups the weights otherwise"):
+    with pytest.raises(
+        CheckpointError, match="another optimizer, with other groups of weights: choose another --output"
+    ):
         begin(small(), layer_decay=0.7).unpack(tree)
 
 

@@ -39,5 +39,7 @@ def test_classes_can_be_told_apart():
 
 @pytest.mark.parametrize("spec", ["synthetic", "synthetic:3:7:2:4", "synthetic:3:7:2:4:0", "synthetic:0:7:2:4:8"])
 def test_a_malformed_spec_is_refused_in_one_line(spec):
-    with pytest.raises(ValueError, match=r"write synthetic:CLASSES:TRAIN|only the validation images may be none"):
+    with pytest.raises(
+        ValueError, match=r"write synthetic:CLASSES:TRAIN|all of its numbers but VAL must be at least 1"
+    ):
         open_data(spec)

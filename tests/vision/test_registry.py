@@ -159,7 +159,12 @@ def test_options_reach_the_branches(tiny):
         ("lora", dict(targets=("querry",)), ValueError, r"'querry' matches nothing.*did you mean 'query'"),
         ("lora", dict(pattern="2:3"), ValueError, r"divisible by 3"),
         ("prefix", dict(prefix_length=-1), ValueError, "prefix_length of method 'prefix' must be at least 0, got -1"),
-        ("prompt", dict(deep=False, features_only=True), ValueError, r"features_only needs deep prompts"),
+        (
+            "prompt",
+            dict(deep=False, features_only=True),
+            ValueError,
+            r"features_only needs deep prompts, .*: say deep=True",
+        ),
         (
             "lora",
             dict(features_only=True, feature_cls="hook"),

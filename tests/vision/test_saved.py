@@ -124,7 +124,7 @@ def test_a_folder_without_an_adapter_is_named(tmp_path, verb):
 
 def test_an_adapter_of_random_base_weights_cannot_be_evaluated(configure, tmp_path):
     train(configure(initial_checkpoint=None, epochs=1))
-    with pytest.raises(ValueError, match="were random, and nobody kept them: train with --pretrained"):
+    with pytest.raises(ValueError, match="were random, and are not stored: train with --pretrained"):
         counted(tmp_path / "a run")
 
 

@@ -276,7 +276,7 @@ def test_a_folder_with_another_task_or_no_scale_is_named(runs, tmp_path):
 
 
 def test_a_scale_is_of_finite_numbers():
-    with pytest.raises(ValueError, match="finite ones, std above 0"):
+    with pytest.raises(ValueError, match="both must be finite"):
         Scale(float("nan"), 1.0)
 
 

@@ -79,7 +79,7 @@ def best_answers(
         context = np.flatnonzero(span[:, 0] >= 0)
         read = np.append(context, CLS)
         if not ((of_start[read] < np.inf) & (of_end[read] < np.inf)).all():  # NaN is not below either
-            raise ValueError(f"NaN or inf among the logits of {name}: did the model diverge?")
+            raise ValueError(f"NaN or inf among the logits of {name}: training has diverged, take a smaller --lr")
         null[place] = min(null[place], of_start[CLS] + of_end[CLS])
         score, first, last = _best_span(of_start, of_end, context, n_best, max_answer_length)
         if score > best[place][0]:

@@ -55,7 +55,9 @@ def encode_questions(
     check_room(tokenizer, max_length, segments=2)
     if tokenizer.cls_token_id is None or tokenizer("a", "b")["input_ids"][CLS] != tokenizer.cls_token_id:
         kind = type(tokenizer).__name__
-        raise ValueError(f"{kind} begins no text with a cls token, which here stands for no answer: take an encoder's")
+        raise ValueError(
+            f"{kind} begins no text with a cls token, which stands for no answer: take an encoder such as BERT"
+        )
     asked, cut = _questions(split, tokenizer, max_question, max_length, stride)
     pairs = [(text, question.context) for text, question in zip(asked, split.questions, strict=True)]
     windows_of = tokenized(tokenizer, pairs, truncation="only_second", max_length=max_length, stride=stride)

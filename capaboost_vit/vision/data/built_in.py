@@ -70,7 +70,7 @@ def read_synthetic(spec: str) -> ImageData:
         raise ValueError(f"{spec!r}: write synthetic:CLASSES:TRAIN:VAL:TEST:SIZE, such as synthetic:10:800:200:5400:64")
     classes, train, val, test, size = map(int, spec.split(":")[1:])
     if not all((classes, train, test, size)):
-        raise ValueError(f"{spec!r}: only the validation images may be none")
+        raise ValueError(f"{spec!r}: all of its numbers but VAL must be at least 1")
     sizes = {"train": train, "val": val, "test": test}
     splits = {
         name: Split(
