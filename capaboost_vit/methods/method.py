@@ -46,8 +46,7 @@ class Method:
 
     Methods and attributes of the class:
         name: the name of the method in calls and options.
-        timm_names: whether timm names `<family>_capaboost_<name>` are registered; needs_plain_attention: only for
-            families whose attention layers are timm's plain ones.
+        timm_names: `<family>_capaboost_<name>` are registered; needs_plain_attention: for timm's plain attention alone.
         trains_head: the head is trained from the first step; False: it keeps its weights.
         uses_labels: the loss of the run is used in training; False: only the hooks `losses` and `penalty` are.
         trains_all: everything is trained, and an adapter file holds every weight (full fine-tuning).
