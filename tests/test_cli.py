@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from capaboost_vit.cli import main
+from capaboost_vit.cli.method import method_options
 from capaboost_vit.cli.train import train_parser
 from capaboost_vit.nlu.config import TextConfig
 from capaboost_vit.nlu.data import class_folders
@@ -1124,3 +1125,34 @@ def test_the_help_of_a_method_s_option_has_the_words_of_each_method_that_has_it(
         assert words in targets
     assert "prompt, dyt: role or name pattern of the blocks" in targets
     assert "--method.skipped SKIPPED [SKIPPED ...] das: the blocks that are skipped, from 0" in text
+
+
+def test_the_help_of_a_method_s_option_has_the_default_of_each_method_that_has_it():
+    text = " ".join(train_parser(TrainConfig).format_help().split())
+    assert "rank of one branch (default: 8; neat: 7; intlora: 4)" in text
+    assert (
+        "prefix, e2vpt: use one learned tensor as both keys and values (default: false; e2vpt: true) (type: bool)"
+        in text
+    )
+    assert "(default: query value; mlae: query key value)" in text
+    assert "width of the adapter; null: train the biases themselves (default: 8) (type: int or null)" in text
+
+
+def test_the_types_of_the_help_are_in_words(call):
+    text = " ".join(call("train", "--help")[1].split())
+    for words in ("type: float or auto, default: auto", "type: int or null", "type: str or dict or null"):
+        assert words in text
+    assert "Literal" not in text and "Union" not in text
+    assert "--sched {cosine,poly,step,tanh,multistep,constant,wsd,rsqrt,none}" in text
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize(("name", "option"), [("hiwi", "bottleneck"), ("unipelt", "prefix_bottleneck")])
+def test_null_is_a_value_of_a_method_s_option_whose_default_is_another(tmp_path, name, option, in_file):
+    words = ["--method.name", name, f"--method.{option.replace('_', '-')}", "null"]
+    if in_file:
+        (tmp_path / "method.yaml").write_text(f"method: {{name: {name}, {option}: null}}\n")
+        words = ["--config", str(tmp_path / "method.yaml")]
+    options = method_options(train_parser(TrainConfig).parse_args(words))
+    assert options == {"name": name, option: None}
+    assert getattr(TrainConfig(method=options).method, option) is None

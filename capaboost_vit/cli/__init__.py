@@ -19,31 +19,43 @@ from .parser import Parser
 
 # by name: parser, action (None or an int is the exit code), help
 _COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[Namespace], int | None], str]] = {
-    "quickstart": (train.quickstart_parser, train.quickstart, "the whole story on the embedded digits"),
+    "quickstart": (
+        train.quickstart_parser,
+        train.quickstart,
+        "demonstration on embedded images: pretrain, adapt, compare",
+    ),
     "train": (
         partial(train.train_parser, TrainConfig, lr="auto"),
         partial(train.train, TrainConfig),
-        "train a model on images",
+        "train a timm model on images",
     ),
     "train-text": (
         partial(train.train_parser, TextConfig),
         partial(train.train, TextConfig),
         "train a model of transformers on texts",
     ),
-    "eval": (saved.eval_parser, saved.evaluate, "scores of a finished run or an adapter file"),
-    "predict": (saved.predict_parser, saved.predict, "the most probable classes of pictures"),
-    "explain": (explain.explain_parser, explain.explain, "what a model looks at, and why it is wrong"),
-    "merge": (saved.merge_parser, saved.merge, "write a plain model with the updates merged in"),
-    "export": (export.export_parser, export.export, "write a model as ONNX or a torch.export program"),
-    "push": (export.push_parser, export.push, "put an adapter with its card on the hub"),
-    "extract": (extract.extract_parser, extract.extract, "an adapter file of a checkpoint of timm's train.py"),
-    "report": (train.report_parser, train.report, "a table of finished runs: methods by tasks, over seeds"),
-    "data": (look.data_parser, look.data, "look at a data set before training: data check"),
+    "eval": (saved.eval_parser, saved.evaluate, "evaluate a finished run, adapter file or timm model"),
+    "predict": (saved.predict_parser, saved.predict, "predict the classes of pictures or texts"),
+    "explain": (explain.explain_parser, explain.explain, "show which parts of pictures predictions rest on"),
+    "merge": (saved.merge_parser, saved.merge, "merge the updates into the weights of a plain model, or convert them"),
+    "export": (export.export_parser, export.export, "export a model as ONNX or torch.export program"),
+    "push": (export.push_parser, export.push, "upload an adapter file with a model card to the hub"),
+    "extract": (extract.extract_parser, extract.extract, "write an adapter file from a checkpoint of timm's train.py"),
+    "report": (train.report_parser, train.report, "print a table of finished runs: methods by tasks, over seeds"),
+    "data": (look.data_parser, look.data, "check a data set before training: data check"),
     "tune": (tune.tune_parser, tune.tune, "find method, rank and learning rate for one data set"),
-    "study": (study.study_parser, study.study, "compare methods on suites of tasks: study check, tune, run, report"),
-    "bench": (bench.bench_parser, bench.bench, "measure what training costs: bench speed, scale"),
-    "models": (look.models_parser, look.models, "list the registered timm names"),
-    "summary": (look.summary_parser, look.summary, "what a model trains, stores and costs"),
+    "study": (
+        study.study_parser,
+        study.study,
+        "compare methods on suites of tasks: study check, tune, run, work, status, report",
+    ),
+    "bench": (
+        bench.bench_parser,
+        bench.bench,
+        "measure the cost of training: bench speed, scale, processes, capacity, draw",
+    ),
+    "models": (look.models_parser, look.models, "list the registered timm model names"),
+    "summary": (look.summary_parser, look.summary, "count a model's trained and stored parameters and FLOPs"),
 }
 
 

@@ -14,18 +14,18 @@ from .parser import Parser, parser_of, values_of
 
 # by name: configuration, help
 _MEASUREMENTS: dict[str, tuple[type[Any], str]] = {
-    "speed": (SpeedConfig, "a training step beside the floor, PEFT and others"),
-    "scale": (ScaleConfig, "the same as batch, image, model, rank or branches grow"),
-    "processes": (ProcessesConfig, "a training step on one process and on several"),
-    "capacity": (CapacityConfig, "how much of a full fine-tuning's update low-rank updates can hold"),
+    "speed": (SpeedConfig, "time of a training step, compared with the frozen model, PEFT and others"),
+    "scale": (ScaleConfig, "the same for growing batch, image, text, model, rank or number of branches"),
+    "processes": (ProcessesConfig, "time of a training step on one process and on several"),
+    "capacity": (CapacityConfig, "how well low-rank updates approximate the update of full fine-tuning"),
 }
 
 
 def bench_parser() -> Parser:
     """The measurements, and the drawing of a result."""
-    parser = Parser(description="Measures what training costs on this machine, and what updates hold.")
+    parser = Parser(description="Measures the cost of training on this machine, and the capacity of updates.")
     parser.below = {name: (partial(parser_of, config), text) for name, (config, text) in _MEASUREMENTS.items()}
-    parser.below["draw"] = (_draw_parser, "the picture of a result, drawn again")
+    parser.below["draw"] = (_draw_parser, "draw the plot of a result again")
     return parser
 
 
@@ -54,7 +54,7 @@ def _say(text: str) -> None:
 
 
 def _draw_parser() -> Parser:
-    parser = Parser(description="Draws a result as PNG beside it.")
+    parser = Parser(description="Draws the plot of a result as a PNG next to it.")
     parser.add_argument("result", type=str, help="the .json file of a measurement")
     return parser
 

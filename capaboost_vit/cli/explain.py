@@ -6,25 +6,28 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from ..training.config import DEVICE_HELP
 from .parser import Parser, add_option
 
 
 def explain_parser() -> Parser:
     """Which run, and which pictures."""
     parser = Parser(
-        description="Pictures beside what the answers to them rest on: attention rollout of ViTs with a class token, "
-        "SmoothGrad of other models. Without pictures it takes the worst mistakes on the test split, which the page of "
-        "a study shows from then on."
+        description="Draws pictures with a map of what the predictions rest on: attention rollout for ViTs with a "
+        "class token, SmoothGrad for other models. Without pictures it draws the worst mistakes on the test split, "
+        "which the page of a study shows from then on."
     )
     parser.add_argument(
-        "run", type=str, help="folder of a finished run; with pictures also an adapter file or the like"
+        "run",
+        type=str,
+        help="folder of a finished run; with pictures also an adapter file, or a folder that timm loads",
     )
     parser.add_argument("pictures", type=str, nargs="*", help="pictures, and folders with pictures at any depth")
-    text = "PNG to write; null: RUN/explained.png, of mistakes RUN/mistakes.png"
+    text = "PNG to write, of pictures; null: RUN/explained.png; mistakes are always written to RUN/mistakes.png"
     add_option(parser, "--output", str | None, None, text)
-    text = "local file with the base weights; null: those of the run, or the hub's"
+    text = "local file with the base weights; null: those of the run, else those of the hub"
     add_option(parser, "--initial-checkpoint", str | None, None, text)
-    add_option(parser, "--device", str | None, None, "cpu, cuda, ...; null: cuda where there is one")
+    add_option(parser, "--device", str | None, None, DEVICE_HELP)
     return parser
 
 

@@ -10,19 +10,22 @@ from .parser import Parser, add_option
 def export_parser() -> Parser:
     """Which run, in what format, and where to."""
     parser = Parser(
-        description="Writes a model on images as ONNX or a torch.export program, and compares its logits; or one task "
-        "of several as a plain adapter file."
+        description="Writes a model on images as ONNX or torch.export program, and compares its logits with those of "
+        "the model; or writes one task of a run on several data sets as a plain adapter file."
     )
     parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
     parser.add_argument(
-        "--output", type=str, required=True, help="the file: .onnx, or .pt2 of torch-export, or .safetensors"
+        "--output",
+        type=str,
+        required=True,
+        help="file to write: .onnx, .pt2 for torch-export, or .safetensors for adapter",
     )
-    text = "onnx, which onnxruntime and OpenVINO read; torch-export, which torch.export.load reads; or adapter"
+    text = "onnx (for onnxruntime and OpenVINO), torch-export (for torch.export.load) or adapter"
     parser.add_argument("--format", type=str, default="onnx", help=text, metavar="{onnx,torch-export,adapter}")
-    add_option(parser, "--task", str | None, None, "of adapter: which of the tasks, of a run on several data sets")
-    text = "pictures, and folders of them, to compare the logits on; none: eight of the run's test split"
+    add_option(parser, "--task", str | None, None, "with --format adapter: name of the task")
+    text = "pictures, and folders with pictures, to compare the logits on; by default eight of the test split"
     parser.add_argument("--images", type=str, nargs="*", default=[], help=text)
-    text = "local file with the base weights; null: those of the run, or the hub's"
+    text = "local file with the base weights; null: those of the run, else those of the hub"
     add_option(parser, "--initial-checkpoint", str | None, None, text)
     return parser
 
@@ -49,10 +52,10 @@ def export(arguments: Namespace) -> None:
 
 def push_parser() -> Parser:
     """Which run, and where to."""
-    parser = Parser(description="Pushes adapter file, model card, learning curve and configuration to the hub.")
+    parser = Parser(description="Uploads adapter file, model card, learning curve and configuration to the hub.")
     parser.add_argument("run", type=str, help="folder of a finished run, or adapter file")
-    parser.add_argument("repository", type=str, help="owner/name; made where it is not there")
-    add_option(parser, "--private", bool, False, "make a private repository")
+    parser.add_argument("repository", type=str, help="owner/name; created if it does not exist")
+    add_option(parser, "--private", bool, False, "create a private repository")
     return parser
 
 

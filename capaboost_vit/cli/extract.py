@@ -12,11 +12,16 @@ from .parser import Parser, add_option
 
 def extract_parser() -> Parser:
     """Which checkpoint, and where to."""
-    parser = Parser(description="Writes branches and head of a checkpoint of timm's train.py as an adapter file.")
+    parser = Parser(
+        description="Writes the adapter and the head of a checkpoint of timm's train.py as an adapter file."
+    )
     parser.add_argument("checkpoint", type=str, help="checkpoint-N.pth.tar, last.pth.tar or model_best.pth.tar")
-    parser.add_argument("--output", type=str, required=True, help="adapter file to be made, .safetensors")
-    add_option(parser, "--use-ema", bool, False, "take the averaged weights of --model-ema")
-    text = "names of the classes in the order of the labels (of a folder: sorted), which the checkpoint does not hold"
+    parser.add_argument("--output", type=str, required=True, help="adapter file to write, .safetensors")
+    add_option(parser, "--use-ema", bool, False, "use the averaged weights of --model-ema")
+    text = (
+        "names of the classes in the order of the labels (for an image folder: sorted); the checkpoint does not "
+        "hold them"
+    )
     parser.add_argument("--class-names", type=str, nargs="*", default=[], help=text)
     return parser
 

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import Namespace
 
+from ..io.options import flag, hints_of
 from ..vision.config import IMG_SIZE_HELP, TrainConfig
-from .parser import Parser, add_method_options, add_option, method_options
+from .method import add_method_options, method_options
+from .parser import Parser, add_option
 
 
 def data_parser() -> Parser:
     """One command so far."""
-    parser = Parser(description="Looks at data sets.")
-    parser.below = {"check": (_check_parser, "read every image, count, and look for problems")}
+    parser = Parser(description="Checks data sets.")
+    parser.below = {"check": (_check_parser, "read every image, count, and report problems")}
     return parser
 
 
 def _check_parser() -> Parser:
     parser = Parser(
-        description="Reads every image of a data set: counts, sizes, values, unreadable images, copies, the same image "
-        "in two splits or under two labels, images that look alike. Ends with 1 if there are problems."
+        description="Reads every image of a data set: counts, sizes, values, unreadable images, duplicates, the same "
+        "image in two splits or with two labels, images that look alike. Exit code 1 if there are problems."
     )
     parser.add_argument("spec", type=str, help="data set, as --data of capaboost train")
-    add_option(parser, "--sheet", str | None, None, "PNG to write, with some images of each class")
-    text = "what labels are, as of capaboost train"
-    add_option(parser, "--task", Literal["classification", "multi-label", "regression"] | None, None, text)
-    for name in ("image", "label"):
-        text = f"column of the {name}s (hub, parquet); null: found by type or name"
-        add_option(parser, f"--{name}-column", str | None, None, text)
-    text = "black and white of grey images with more than 8 bits; null: 0 65535 of integers, 0 1 of floats"
-    add_option(parser, "--value-range", tuple[float, float] | None, None, text)
-    add_option(parser, "--data-dir", str | None, None, "folder of torchvision's data sets")
-    add_option(parser, "--data-download", bool, False, "let torchvision download the data set")
+    add_option(parser, "--sheet", str | None, None, "PNG to write, with some images of each class; null: none")
+    for name in ("task", "image_column", "label_column", "value_range", "data_dir", "data_download"):
+        field = TrainConfig.__dataclass_fields__[name]
+        add_option(
+            parser, flag(name), hints_of(TrainConfig)[name], field.default, field.metadata["help"], field.metadata
+        )
     return parser
 
 
@@ -62,9 +60,11 @@ def _show(done: int, total: int) -> None:
 
 def models_parser() -> Parser:
     """Which names."""
-    parser = Parser(description="Lists the registered timm names; create them with timm.create_model.")
-    parser.add_argument("filter", type=str, nargs="?", default="*_capaboost_*", help="wildcard, such as vit_*lora")
-    add_option(parser, "--pretrained", bool, False, "with the tags of the pretrained weights")
+    parser = Parser(description="Lists the registered timm model names, for timm.create_model.")
+    parser.add_argument(
+        "filter", type=str, nargs="?", default="*_capaboost_*", help="name with wildcards, such as vit_*lora"
+    )
+    add_option(parser, "--pretrained", bool, False, "list the names with the tags of their pretrained weights")
     return parser
 
 
@@ -81,13 +81,13 @@ def models(arguments: Namespace) -> None:
 
 def summary_parser() -> Parser:
     """Which model, with which method."""
-    parser = Parser(description="Trained, stored and live parameters by role, and FLOPs, of a model.")
+    parser = Parser(description="Counts the trained, stored and live parameters of a model by role, and its FLOPs.")
     parser.add_argument(
         "model",
         type=str,
-        help="timm model name; or folder of a run, adapter file, folder that timm or transformers loads",
+        help="timm model name, folder of a finished run, adapter file, or folder that timm or transformers loads",
     )
-    add_option(parser, "--num-classes", int | None, None, "classes of the head; null: the model's own")
+    add_option(parser, "--num-classes", int | None, None, "number of classes; null: the model's own")
     valid = {"low": 1, "metavar": ("HEIGHT", "WIDTH")}
     add_option(parser, "--img-size", int | tuple[int, int] | None, None, IMG_SIZE_HELP, valid)
     add_method_options(parser)

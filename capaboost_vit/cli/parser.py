@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,8 +12,6 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..io.options import arguments_of, flag, hints_of, nearest, suggest, tuples, words_of
 from ..io.printable import printable
-from ..methods import METHODS
-from ..methods.index import takes_several
 from .values import ConfigFile, Numbers, Typed
 
 # what timm's train.py, transformers' TrainingArguments and PEFT's configurations call our options, where it differs
@@ -172,7 +168,8 @@ def add_option(
         valid: what `option` has noted of its values.
     """
     extra: dict[str, Any] = {"nargs": "?", "const": True, "metavar": "{true,false}"} if hint is bool else {}
-    if choices := words_of(hint):
+    choices = words_of(hint) or (valid or {}).get("choices")
+    if choices and not callable(choices):
         extra["metavar"] = f"{{{','.join(choices)}}}"
     typed = Typed(flag, hint, valid or {})
     if numbers := arguments_of(hint, tuple):
@@ -212,31 +209,3 @@ def values_of(arguments: Namespace) -> dict[str, Any]:
     values = arguments.as_dict()
     values.pop("config", None)
     return tuples(values)
-
-
-def add_method_options(parser: Parser) -> None:
-    """`--method.name` and the options of all methods, each with the words and the type of every method that has it.
-
-    Those left out keep the method's default. What is given is checked by the method itself (`make_method`).
-    """
-    parser.add_argument("--method.name", type=str | None, default=None, help=f"one of {', '.join(METHODS)}")
-    uses: dict[str, dict[tuple[str, Any], list[str]]] = {}  # by option: methods by their words and type
-    for name, method in METHODS.items():
-        for field in dataclasses.fields(method):
-            key = field.metadata["help"], hints_of(method)[field.name]
-            uses.setdefault(field.name, {}).setdefault(key, []).append(name)
-    for option, kinds in uses.items():
-        name = flag(f"method.{option}")
-        text = "; ".join(f"{', '.join(names)}: {help_text}" for (help_text, _), names in kinds.items())
-        hints = [hint for _, hint in kinds]
-        if any(map(takes_several, hints)):
-            item = Typed(name, arguments_of(hints[0], tuple)[0], {})
-            parser.add_argument(name, type=item, nargs="+", default=None, help=text)
-        else:
-            hint = functools.reduce(operator.or_, hints)
-            add_option(parser, name, hint | None, None, text)
-
-
-def method_options(arguments: Namespace) -> dict[str, Any]:
-    """What was given of the options that `add_method_options` adds."""
-    return {name: value for name, value in arguments.method.as_dict().items() if value is not None}

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from ..io.options import flag
 from ..io.printable import printable
 from ..io.sources import joined
+from ..training.config import DEVICE_HELP
 from .parser import Parser, add_option
 from .texts import TYPED, add_text_options, predict_texts, refuse_text_options
 
@@ -23,35 +24,38 @@ if TYPE_CHECKING:
     from ..vision.predict import Prediction
 
 _BASE_WEIGHTS = (
-    "local file with the base weights (of texts: folder or hub id of the base model); null: those of the run, or the "
-    "hub's"
+    "local file with the base weights (for texts: folder or hub id of the base model); null: those of the run, else "
+    "those of the hub"
 )
-_DEVICE = "cpu, cuda, ...; null: cuda where there is one"
-_TTA = "average the probabilities of several views of a picture: with its mirror image, or of five crops"
-_SHORT_CUTS = "compute with merged weights, and of the last block what the head reads, where that is exact"
+_TTA = "test-time augmentation: average the probabilities of a picture and its mirror image (flip), or of five crops"
+_SHORT_CUTS = "where exact, merge the weights, and compute in the last block only the tokens that the head reads"
 
 
 def eval_parser() -> Parser:
     """Which model, on which examples."""
     parser = Parser(
-        description="Scores of a model on one split, each example counted once: of images accuracy with its interval, "
-        "macro and balanced scores, AUC, calibration, and a table of the classes, or what tags and numbers have; of "
-        "texts also those of the task."
+        description="Scores of a model on one split: for images accuracy with its interval, macro and balanced scores, "
+        "AUC, calibration and a table of the classes, or the scores of tags and numbers; for texts also those of the "
+        "task."
     )
-    text = "folder of a finished run, adapter file, folder that timm loads (local-dir:FOLDER), or a timm model name"
+    text = "folder of a finished run, adapter file, folder that timm loads (local-dir:FOLDER), or timm model name"
     parser.add_argument("model", type=str, help=text)
-    parser.add_argument("--data", type=str, nargs="+", default=None, help="data set, or several; null: that of the run")
-    text = "name of the split or list, or an expression; null: the run's own test split, else test"
+    parser.add_argument(
+        "--data", type=str, nargs="+", default=None, help="data set or data sets, as in training; null: that of the run"
+    )
+    text = "split or list: a name, or an expression; null: the run's test split, else test"
     add_option(parser, "--split", str | None, None, text)
-    add_option(parser, "--pretrained", bool, False, "of a timm model name: fetch its weights from timm's hub")
+    add_option(
+        parser, "--pretrained", bool, False, "load the pretrained base weights from the hub, for a timm model name"
+    )
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
-    text = "of several tags: probability from which a tag counts as predicted; null: 0.5"
+    text = "multi-label: probability from which a tag counts as predicted; null: 0.5"
     add_option(parser, "--threshold", float | None, None, text, {"low": 0, "high": 1})
-    text = "also write files: .json with all scores, .csv with label, prediction and probabilities of each example"
+    text = "files to write: .json with all scores, .csv with label, prediction and probabilities of each example"
     parser.add_argument("--output", type=str, nargs="+", default=[], help=text)
-    add_option(parser, "--validation-batch-size", int, 64, "examples at a time")
-    add_option(parser, "--device", str | None, None, _DEVICE)
+    add_option(parser, "--validation-batch-size", int, 64, "examples per batch in evaluation")
+    add_option(parser, "--device", str | None, None, DEVICE_HELP)
     add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
     return parser
 
@@ -97,7 +101,8 @@ def _warn(line: str) -> None:
 def predict_parser() -> Parser:
     """Which model, on which pictures or texts."""
     parser = Parser(
-        description="The most probable classes of pictures or texts, with their probabilities; answers to questions."
+        description="Predicts the most probable classes of pictures or texts, with their probabilities, or answers "
+        "to questions."
     )
     parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
     parser.add_argument(
@@ -105,30 +110,30 @@ def predict_parser() -> Parser:
         type=str,
         nargs="*",
         default=[],  # or argparse calls them required where nothing is typed
-        help="pictures, and folders with pictures at any depth; of texts one file (.txt with one a line, .csv, .tsv, "
-        ".jsonl, .json), or a folder with test sets for a server",
+        help="pictures, and folders with pictures at any depth; for texts one file (.txt with one text per line, .csv, "
+        ".tsv, .jsonl, .json), or a folder with GLUE's test sets",
     )
     add_text_options(parser)
-    add_option(parser, "--top", int, 5, "classes per picture or text")
+    add_option(parser, "--top", int, 5, "number of classes per picture or text")
     text = (
-        "also write them to this file, up to an error if there is one; of texts a folder gets GLUE's submission files, "
+        "table to write; rows before an error are kept; for texts also a folder, for GLUE's submission files, and for "
     )
-    text += "and of questions a .json file what SQuAD's server takes"
+    text += "questions a .json file, as SQuAD's server takes it"
     add_option(parser, "--csv", str | None, None, text)
     add_option(parser, "--tta", Literal["none", "flip", "five_crop"], "none", _TTA)
     text = (
-        "copy each picture into a folder of this one that is named after its class, or into those of its tags; nothing "
-        "is moved or overwritten"
+        "folder to which each picture is copied, into a subfolder named after its class, or into those of its tags; "
+        "nothing is moved or overwritten"
     )
     add_option(parser, "--sort-into", str | None, None, text)
-    text = "probability, such as 0.7, below which a picture is `unsure`: said, in the csv file, and when sorting; "
-    text += "of tags the least that is given, 0.5 if null"
+    text = "probability, such as 0.7, below which the prediction is `unsure`; null: none is; multi-label: from which "
+    text += "a tag is predicted; null: 0.5"
     add_option(parser, "--threshold", float | None, None, text, {"low": 0, "high": 1})
-    text = "at a picture that cannot be read: error, or skip it and say so"
+    text = "pictures that cannot be read: error, or skip them with a warning"
     add_option(parser, "--bad-images", Literal["error", "skip"], "error", text)
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
-    add_option(parser, "--batch-size", int, 64, "pictures at a time")
-    add_option(parser, "--device", str | None, None, _DEVICE)
+    add_option(parser, "--batch-size", int, 64, "examples per batch")
+    add_option(parser, "--device", str | None, None, DEVICE_HELP)
     add_option(parser, "--short-cuts", bool, True, _SHORT_CUTS)
     return parser
 
@@ -192,11 +197,22 @@ def _refuse_image_options(source: ModelSource, arguments: Namespace) -> None:
 
 def merge_parser() -> Parser:
     """Which adapter, and where to."""
-    parser = Parser(description="Merges the updates into the weights: a plain model of timm or transformers.")
-    parser.add_argument("adapter", type=str, help="adapter file, or the folder of a finished run")
-    parser.add_argument("--output", type=str, required=True, help="a .safetensors file, or a folder that timm loads")
-    text = "plain: a model with the updates in its weights; peft: a folder with updates and head as a LoRA of PEFT's; "
-    text += "integers: of intlora a folder with layers of integers, for capaboost_vit.create_from_integers"
+    parser = Parser(
+        description="Merges the updates into the weights, as a plain model of timm or transformers; or writes PEFT's "
+        "format, or layers of integers."
+    )
+    parser.add_argument("adapter", type=str, help="folder of a finished run, or adapter file")
+    parser.add_argument(
+        "--output",
+        type=str,
+        required=True,
+        help="folder that timm (for texts: transformers) loads; for images with --format plain also a .safetensors "
+        "file",
+    )
+    text = (
+        "plain: a model with merged weights; peft: a folder with a LoRA adapter in PEFT's format; integers: of method "
+    )
+    text += "intlora a folder with integer weights, for capaboost_vit.create_from_integers"
     add_option(parser, "--format", Literal["plain", "peft", "integers"], "plain", text)
     add_option(parser, "--initial-checkpoint", str | None, None, _BASE_WEIGHTS)
     return parser

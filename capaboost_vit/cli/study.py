@@ -24,12 +24,12 @@ def study_parser() -> Parser:
     """The commands of a study, in the order in which they are typed."""
     parser = Parser(description="Compares methods on suites of tasks, with several seeds.")
     parser.below = {
-        "check": (_check_parser, "whether the data of a suite of tasks is what it should be"),
+        "check": (_check_parser, "check the data of a suite of tasks"),
         "tune": (lambda: _parser_of(StudyTuneConfig), "choose learning rates and the like on val, for run --tuned"),
         "run": (lambda: _parser_of(StudyRunConfig), "train and test every method on every task, with several seeds"),
-        "work": (_work_parser, "one more worker for a study, on this machine or another"),
-        "status": (_status_parser, "how far a study is"),
-        "report": (_report_parser, "the page of a study, and its tables"),
+        "work": (_work_parser, "start one more worker for a study, on this machine or another"),
+        "status": (_status_parser, "print the progress of a study"),
+        "report": (_report_parser, "write the page of a study, and its tables"),
     }
     return parser
 
@@ -68,13 +68,15 @@ def _parser_of(config: type[StudyConfig]) -> Parser:
 
 def _check_parser() -> Parser:
     parser = Parser(
-        description="Reads every image of the tasks of a suite: sizes, classes, images in two splits or unreadable, "
-        "and whether they are the known ones. Ends with 1 if there are problems, or no data for a task."
+        description="Reads every image of the tasks of a suite: checks sizes and classes, images that are unreadable "
+        "or in two splits, and whether they are those of the official lists. Exit code 1 if there are problems, or no "
+        "data for a task."
     )
     for name, hint in (("suite", str), ("data", str | None)):
         field = StudyConfig.__dataclass_fields__[name]
         add_option(parser, f"--{name}", hint, field.default, field.metadata["help"])
-    parser.add_argument("--tasks", type=str, nargs="+", default=["*"], help="names or wildcards, such as dsprites_*")
+    text = StudyConfig.__dataclass_fields__["tasks"].metadata["help"]
+    parser.add_argument("--tasks", type=str, nargs="+", default=["*"], help=text)
     return parser
 
 
@@ -184,13 +186,14 @@ def _compute(study: Study, config: StudyConfig) -> None:
 
 def _work_parser() -> Parser:
     parser = Parser(
-        description="One worker: takes the trials of a study, one after the other, until none is open. Any number of "
-        "them may run at once, on all machines that share the folder."
+        description="Runs one worker, which takes the trials of a study one after the other until none is left. Any "
+        "number of workers may run at once, on all machines that share the folder."
     )
     for name in ("output", *WORKER_OPTIONS):
         field = WorkConfig.__dataclass_fields__[name]
         add_option(parser, f"--{name.replace('_', '-')}", type(field.default), field.default, field.metadata["help"])
-    add_option(parser, "--wait", bool, True, "wait for trials in other hands; false: end where no other is open")
+    text = "wait for trials that other workers compute; false: end if there are only such trials"
+    add_option(parser, "--wait", bool, True, text)
     return parser
 
 
@@ -207,7 +210,7 @@ def _work(arguments: Namespace) -> None:
 
 
 def _status_parser() -> Parser:
-    parser = Parser(description="How far a study is: what is finished, who runs what, what failed and why.")
+    parser = Parser(description="Prints the progress of a study: finished and running trials, failures with reasons.")
     parser.add_argument("folder", type=str, help="folder of the study")
     return parser
 
@@ -222,17 +225,17 @@ def _status(arguments: Namespace) -> None:
 
 def _report_parser() -> Parser:
     parser = Parser(
-        description="Writes report.html, one page that needs nothing else, the study's tables as Markdown, csv and "
-        "LaTeX, and its raw results as json. Also of a study that is not finished: what is missing is shown, and never "
-        "averaged over."
+        description="Writes report.html, a self-contained page, the study's tables as Markdown, csv and LaTeX, and its "
+        "results as JSON. The study need not be finished: missing trials are shown, and never averaged over."
     )
     parser.add_argument("folder", type=str, help="folder of the study")
-    add_option(parser, "--output", str | None, None, "folder of the files; null: that of the study")
-    add_option(parser, "--reference", str | None, None, "method to compare with; null: the study's plain LoRA")
+    add_option(parser, "--output", str | None, None, "folder of the files to write; null: that of the study")
+    text = "method with which the others are compared; null: the study's plain LoRA"
+    add_option(parser, "--reference", str | None, None, text)
     formats = ["html", "md", "csv", "tex", "json"]
-    parser.add_argument("--formats", type=str, nargs="+", default=formats, help="some of html, md, csv, tex and json")
-    add_option(parser, "--thumbnails", bool, True, "show the worst mistakes, where the data are on this machine")
-    text = "show beside them what the answers rest on, as capaboost explain does for each run that the page shows"
+    parser.add_argument("--formats", type=str, nargs="+", default=formats, help="formats to write")
+    add_option(parser, "--thumbnails", bool, True, "show the worst mistakes, if the data are on this machine")
+    text = "show what the predictions of these rest on, as capaboost explain does"
     add_option(parser, "--explain", bool, False, text)
     return parser
 

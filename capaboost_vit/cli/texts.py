@@ -23,12 +23,12 @@ _SHOWN = 72  # characters of a text
 def add_text_options(parser: Parser) -> None:
     """What is typed instead of a file."""
     for flag, text in (
-        ("--text", "texts, instead of a file"),
-        ("--text-pair", "of pairs the second texts, one for each of --text"),
-        ("--choices", "of multiple choice the texts of which one goes with --text"),
-        ("--question", "questions that a span of --context answers"),
-        ("--context", "one text for all questions, or one for each"),
-        ("--text-columns", "columns of texts in the file; null: those of training"),
+        ("--text", "texts, in place of a file"),
+        ("--text-pair", "for pairs: second texts, one for each of --text"),
+        ("--choices", "for multiple choice: the choices for --text"),
+        ("--question", "for question answering: questions on --context"),
+        ("--context", "for question answering: one context for all questions, or one for each"),
+        ("--text-columns", "columns of the texts in the file; null: those of training"),
     ):
         parser.add_argument(flag, type=str, nargs="+", default=None, help=text)
 

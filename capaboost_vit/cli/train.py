@@ -10,7 +10,8 @@ from jsonargparse import Namespace
 from ..io.options import flag
 from ..training.config import RunConfig
 from ..vision.config import TrainConfig
-from .parser import Parser, add_method_options, add_option, method_options, parser_of, values_of
+from .method import add_method_options, method_options
+from .parser import Parser, add_option, parser_of, values_of
 
 
 def train_parser(config: type[RunConfig], **defaults: Any) -> Parser:
@@ -23,8 +24,8 @@ def train_parser(config: type[RunConfig], **defaults: Any) -> Parser:
     add_method_options(parser)
     if config is TrainConfig:
         text = (
-            "k-fold cross-validation: so many runs in fold1, fold2, ... of the output, each tested on the part of the "
-            "training split that the others train on, in place of the test split; one table of them"
+            "k for k-fold cross-validation: k runs in OUTPUT/fold1, fold2, ..., each tested on its own part of the "
+            "training split and trained on the others; the test split is not used; null: one run"
         )
         add_option(parser, "--folds", int | None, None, text, {"low": 2})
     parser.set_defaults(**defaults)
@@ -51,9 +52,12 @@ def train(config: type[RunConfig], arguments: Namespace) -> None:
 
 def quickstart_parser() -> Parser:
     """Where, and from which seed."""
-    parser = Parser(description="Pretrains a small ViT on five digits and adapts it to the other five, four ways.")
+    parser = Parser(
+        description="Pretrains a small ViT on five digits, and adapts it to the other five by four methods with "
+        "three seeds."
+    )
     add_option(parser, "--output", str, "runs/quickstart", "folder of the runs")
-    add_option(parser, "--seed", int, 0, "the first of three seeds")
+    add_option(parser, "--seed", int, 0, "first of the three seeds")
     return parser
 
 
@@ -67,10 +71,11 @@ def quickstart(arguments: Namespace) -> None:
 def report_parser() -> Parser:
     """Which runs."""
     parser = Parser(
-        description="A table of finished runs: methods by tasks, test scores, mean and standard deviation over seeds."
+        description="Prints a table of finished runs: test scores of methods by tasks, mean and standard deviation "
+        "over seeds."
     )
     parser.add_argument("folders", type=str, nargs="+", help="folders of runs, at any depth")
-    add_option(parser, "--output", str | None, None, "also write it: a .md, .csv or .json file")
+    add_option(parser, "--output", str | None, None, "file to write the table to: .md, .csv or .json; null: none")
     return parser
 
 

@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 from jsonargparse import ActionConfigFile
@@ -29,7 +30,7 @@ class ConfigFile(ActionConfigFile):
             if not isinstance(options, dict):
                 raise ValueError(f"{path} holds no options by name, such as `lr: 1e-3`")
             for action, name, value in _flat(options, parser):
-                if action is None or action is self or action.default == argparse.SUPPRESS:  # as of --help
+                if action is None or action is self or action.dest in ("help", "print_config"):
                     raise ValueError(f"{path}: no option {name!r}{parser.suggest_option(name, typed=False)}")
                 try:
                     cfg[action.dest] = _of_file(action, value)
@@ -59,9 +60,14 @@ class Typed:
             raise WrongValue(str(error)) from error
         return float(value) if type(value) is int and float in (self.hint, *typing.get_args(self.hint)) else value
 
-    def __repr__(self) -> str:  # in --help
-        name = self.hint.__name__ if isinstance(self.hint, type) else str(self.hint)
-        return name.replace("typing.", "").replace("None", "null")
+    def __repr__(self) -> str:
+        """The type as --help names it: `int or null`."""
+        kinds = _kinds_of(self.hint)
+        words = typing.get_args(kinds[-1]) if float in kinds else ("str",)  # those of a Literal alone are its metavar
+        return " or ".join(
+            " or ".join(words) if typing.get_origin(kind) is Literal else "null" if kind is NoneType else kind.__name__
+            for kind in kinds
+        )
 
 
 class Numbers(argparse.Action):
@@ -83,12 +89,17 @@ class WrongValue(argparse.ArgumentTypeError, ValueError):
     """argparse shows the text of the one, jsonargparse that of the other."""
 
 
+def _kinds_of(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of any other type that alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
 def _read(text: str, hint: Any) -> Any:
     """What a text means where a value of that type is expected."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if type(None) in kinds and text == "null":
+    kinds = _kinds_of(hint)
+    if NoneType in kinds and text == "null":
         return None
-    if all(kind in (str, type(None)) or typing.get_origin(kind) is Literal for kind in kinds):
+    if all(kind in (str, NoneType) or typing.get_origin(kind) is Literal for kind in kinds):
         return text  # the name 007 is no number
     try:
         value = parse_yaml(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod, Stage
+from .method import BRANCHES_HELP, DENSITY_HELP, DROPOUT_HELP, TARGETS_HELP, MaskedMethod, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,17 +49,17 @@ class Adalora(MaskedMethod):
     """
 
     name: ClassVar[str] = "adalora"
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    init_r: int = option(12, "rank of each matrix at the start", low=1)
-    target_r: int = option(8, "mean rank of the matrices at the end", low=1, compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    init_r: int = option(12, "initial rank of each matrix", low=1)
+    target_r: int = option(8, "final rank, on average over the matrices", low=1, compared=False)
     tinit: int = option(0, "updates before the first pruning", low=0, compared=False)
-    tfinal: int = option(0, "updates at the end with the ranks that are left", low=0, compared=False)
-    deltaT: int = option(1, "updates from one pruning to the next", low=1, compared=False)  # PEFT's name
-    beta1: float = option(0.85, "of the average of the sensitivity", above=0, below=1, compared=False)
-    beta2: float = option(0.85, "of the average of the uncertainty", above=0, below=1, compared=False)
+    tfinal: int = option(0, "updates at the end with fixed ranks", low=0, compared=False)
+    deltaT: int = option(1, "updates between prunings", low=1, compared=False)  # PEFT's name
+    beta1: float = option(0.85, "decay of the moving average of the sensitivity", above=0, below=1, compared=False)
+    beta2: float = option(0.85, "decay of the moving average of the uncertainty", above=0, below=1, compared=False)
     orth_reg_weight: float = option(
-        0.5, "gamma: of the mean norm by which P and Q are not orthogonal", low=0, compared=False
+        0.5, "gamma: weight of the penalty that keeps P and Q orthogonal", low=0, compared=False
     )
     alpha: float = option(8.0, "the update is scaled by alpha / init_r", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)

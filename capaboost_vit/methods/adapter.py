@@ -51,31 +51,36 @@ class Adapter(MaskedMethod):
     bottleneck: int = option(8, "width of the adapter", low=1)
     placement: str = option(
         "parallel",
-        "parallel (fed with the sub-layer's input) or sequential (with its output)",
+        "parallel (on the sub-layer's input) or sequential (on its output)",
         choices=tuple(_PLACEMENTS),
     )
     scale: float | None = option(
-        None, "s; none: 0.1 for parallel, 1 for sequential and with a learned one", nonzero=True
+        None,
+        "factor of the adapter's output; null: 0.1 for parallel, 1 for sequential or with --method.learned-scale",
+        nonzero=True,
     )
     learned_scale: str | None = option(
         None,
-        "a learned factor of the output beside s, from one: scalar, channel, token (relu(x w + b) of each token's x)",
+        "learned factor of the output, which starts at 1: scalar, channel, or token (relu(x w + b) of each token "
+        "x); null: none",
         choices=("scalar", "channel", "token"),
     )
     internal_prompt: bool = option(
-        False, "what the adapter makes of all tokens, gelu and mean, is one more token for the next blocks (DAPT)"
+        False, "append the mean over tokens of gelu of the adapter's output as a token for the next blocks (DAPT)"
     )
-    activation: str = option("relu", "relu, gelu, silu, tanh", choices=("relu", "gelu", "silu", "tanh"))
+    activation: str = option(
+        "relu", "activation of the adapter: relu, gelu, silu or tanh", choices=("relu", "gelu", "silu", "tanh")
+    )
     init: str = option(
         "zero",
-        "start: zero (the base model), or houlsby (weights from N(0, 0.01^2), near it)",
+        "initial values: zero (starts as the base model), or houlsby (weights from N(0, 0.01^2), starts near it)",
         choices=("zero", "houlsby"),
         compared=False,
     )
     dropout: float = option(0.0, "dropout on the adapter's input", low=0, below=1, compared=False)
     drop_path: float = option(
         0.0,
-        "stochastic depth of the adapter: leave it out for some examples in training",
+        "stochastic depth: probability that the adapter is skipped for an example in training",
         low=0,
         below=1,
         compared=False,
@@ -83,7 +88,7 @@ class Adapter(MaskedMethod):
     rescale: str | None = option(None, RESCALE_HELP, choices=RESCALES)
     coefficients: str | None = option(None, COEFFICIENTS_HELP, choices=COEFFICIENTS, compared=False)
     coefficient_lr_ratio: float = option(
-        1.0, "learning rate of the coefficients over that of the weights", above=0, compared=False
+        1.0, "learning rate of the coefficients, relative to that of the weights", above=0, compared=False
     )
     targets: tuple[str, ...] = option(
         ("mlp",), "roles or name patterns of sub-layers, or of whole blocks", compared=False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,13 +36,13 @@ class Arc(MaskedMethod):
 
     name: ClassVar[str] = "arc"
     usual_lr: ClassVar[float] = 1e-2
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
     bottleneck: int = option(50, "width of the adapter", low=1)
     dropout: float = option(0.0, "dropout on the hidden units", low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "key", "value", "mlp_in"),
-        "roles or name patterns of linear layers, of fused ones all parts",
+        "roles or name patterns of linear layers; for fused ones all parts",
         compared=False,
     )
 

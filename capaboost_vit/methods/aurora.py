@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,10 +39,14 @@ class Aurora(MaskedMethod):
 
     name: ClassVar[str] = "aurora"
     usual_lr: ClassVar[float] = 1e-2
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    rank: int = option(64, "rank of each square at most", low=1)
-    form: str = option("cp", "cp: CANDECOMP/PARAFAC; tk: Tucker's, rank^3 numbers more", choices=("cp", "tk"))
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    rank: int = option(64, "maximum rank of the update of each square", low=1)
+    form: str = option(
+        "cp",
+        "tensor decomposition: cp (CANDECOMP/PARAFAC) or tk (Tucker, with rank^3 more parameters)",
+        choices=("cp", "tk"),
+    )
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"), TARGETS_HELP, compared=False

@@ -32,8 +32,8 @@ class Boft(Method):
     name: ClassVar[str] = "boft"
     why_no_masks: ClassVar[str] = "a masked rotation is none"
     usual_lr: ClassVar[float] = 5e-3
-    block_size: int = option(4, "b, inputs in a block", low=2)
-    n_butterfly_factor: int = option(1, "m, factors; each takes as many parameters", low=1, high=16)
+    block_size: int = option(4, "number of inputs of a block", low=2)
+    n_butterfly_factor: int = option(1, "number of butterfly factors, each with as many parameters", low=1, high=16)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
     def __post_init__(self) -> None:

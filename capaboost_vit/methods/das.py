@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,27 +48,27 @@ class Das(MaskedMethod):
     needs_plain_attention: ClassVar[bool] = True
     usual_lr: ClassVar[float] = 1e-3  # not measured here
     finds: ClassVar[tuple[str, ...]] = ("skipped",)
-    num_branches: int = option(1, "d: how many masked views of the adapter's weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    bottleneck: int = option(96, "width of the adapters beside attention and MLP", low=1, compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    bottleneck: int = option(96, "width of the adapters parallel to attention and MLP", low=1, compared=False)
     skip_bottleneck: int = option(192, "width of the adapter of a skipped block", low=1, compared=False)
     dropout: float = option(0.0, "dropout on the adapters' inputs", low=0, below=1, compared=False)
-    skip_num: int = option(2, "how many blocks a run chooses to skip", low=0, compared=False)
+    skip_num: int = option(2, "number of blocks that a run skips", low=0, compared=False)
     skipped: tuple[int, ...] | None = option(
-        None, "the blocks that are skipped, from 0; none: those that a run finds on val", low=0, compared=False
+        None, "the blocks that are skipped, from 0; null: found by the run on val", low=0, compared=False
     )
     search: str = option(
         "gates",
-        "how a run finds them: gates, learned while subsets are trained; leave_one_out, of trained blocks the one "
-        "that val misses least, again and again",
+        "how a run finds these blocks: gates, which are learned while subsets of the blocks are trained; or "
+        "leave_one_out, which removes one block after another, each time the one that raises the loss of val least",
         choices=("gates", "leave_one_out"),
         compared=False,
     )
-    search_epochs: int = option(3, "epochs of training in the search", low=1, compared=False)
-    search_warmup: int = option(1, "epochs before the gates learn", low=0, compared=False)
-    search_interval: int = option(10, "updates from one step of the gates to the next", low=1, compared=False)
-    search_samples: int = option(3, "subsets that a step of the gates compares", low=2, compared=False)
-    gate_lr: float = option(1.0, "learning rate of the gates", above=0, compared=False)
+    search_epochs: int = option(3, "search: epochs of training", low=1, compared=False)
+    search_warmup: int = option(1, "search by gates: epochs before the gates are trained", low=0, compared=False)
+    search_interval: int = option(10, "search by gates: updates between two steps of the gates", low=1, compared=False)
+    search_samples: int = option(3, "search by gates: number of subsets that a step compares", low=2, compared=False)
+    gate_lr: float = option(1.0, "search by gates: learning rate of the gates", above=0, compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ from .. import core
 from ..io.options import option
 from .hooks import Stage
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, Method
+from .method import DROPOUT_HELP, INIT_SEED_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,15 +39,17 @@ class DeepLora(Method):
     name: ClassVar[str] = "deep_lora"
     why_no_masks: ClassVar[str] = "it rests on orthogonal factors, which masked ones are not"
     usual_lr: ClassVar[float] = 1e-4
-    rank: int = option(8, "width of the product; compressed it is even", low=1)
-    compress: bool = option(False, "begin with the directions of the gradient of one update, between two more factors")
-    init_scale: float = option(1e-3, "of each of the three factors, by an orthogonal matrix", above=0, compared=False)
+    rank: int = option(8, "width of the product; even with --method.compress", low=1)
+    compress: bool = option(False, "add an outer factor on each side, set by the gradient of one update")
+    init_scale: float = option(
+        1e-3, "initial scale of the three factors, which start as orthogonal matrices", above=0, compared=False
+    )
     outer_lr_ratio: float = option(
-        1e-2, "gamma: learning rate of left and right over that of the three", above=0, compared=False
+        1e-2, "gamma: learning rate of the outer factors, relative to that of the three", above=0, compared=False
     )
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
-    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+    init_seed: int = option(0, INIT_SEED_HELP, compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

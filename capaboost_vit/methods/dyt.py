@@ -11,7 +11,7 @@ from .. import core
 from ..io.options import option
 from .hooks import Counts, Pass, Stage
 from .index import register
-from .method import MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,27 +57,35 @@ class Dyt(MaskedMethod):
     starts_as_base: ClassVar[bool] = False
     usual_lr: ClassVar[float] = 1e-3  # the published one, not measured here
     measures: ClassVar[tuple[str, ...]] = ("rate",)
-    num_branches: int = option(1, "d: how many masked views of the adapter's weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
     bottleneck: int = option(8, "width of the adapter", low=1)
-    scale: float = option(1.0, "the adapter's output is multiplied by it", nonzero=True)
+    scale: float = option(1.0, "factor of the adapter's output", nonzero=True)
     dropout: float = option(0.0, "dropout on the adapter's input", low=0, below=1, compared=False)
     dispatch: str = option(
         "mlp",
-        "what tokens are selected for: mlp; attn, attention among the selected tokens; attn-mlp, each by its own gate; "
-        "layer, both by one",
+        "which sub-layer only the selected tokens enter: mlp; attn (attention among them); attn-mlp (both, with a gate "
+        "each); layer (both, with one gate)",
         choices=("mlp", "attn", "attn-mlp", "layer"),
     )
-    rate: float = option(0.5, "r: target of the share of the patches that are selected", low=0, high=1)
-    rate_weight: float = option(2.0, "of the squared distance from the target", low=0, compared=False)
-    complete_weight: float = option(1.0, "of the loss of the second pass, all tokens", low=0, compared=False)
-    kl_weight: float = option(1.0, "of the divergence of its answers from the second pass's", low=0, compared=False)
+    rate: float = option(0.5, "target of the fraction of patches that are selected", low=0, high=1)
+    rate_weight: float = option(
+        2.0, "weight of the squared distance of that fraction from its target in the loss", low=0, compared=False
+    )
+    complete_weight: float = option(1.0, "weight of the loss of a second pass with all tokens", low=0, compared=False)
+    kl_weight: float = option(
+        1.0, "weight of the KL divergence from the predictions of the second pass", low=0, compared=False
+    )
     tau: float = option(5.0, "temperature of the gate's gradient", above=0, compared=False)
-    sampled: bool = option(True, "draw M in training; false: [g > 0], as in evaluation", compared=False)
+    sampled: bool = option(
+        True,
+        "select tokens at random by the gate's probability in training; false: by its sign, as in evaluation",
+        compared=False,
+    )
     capacity: float | None = option(
         None,
-        "in evaluation at most this share of an image's patches, as many of each: for graphs of fixed shapes; none: "
-        "all that the gate selects",
+        "in evaluation select at most this fraction of patches, the same number in each image, so that shapes are "
+        "fixed; null: all that the gate selects",
         above=0,
         high=1,
         compared=False,

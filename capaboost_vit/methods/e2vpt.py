@@ -11,7 +11,7 @@ from .. import core
 from ..io.options import option
 from .hooks import Stage
 from .index import register
-from .method import SIZES, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, SIZES, MaskedMethod
 from .prefix import Prefix
 from .prompt import Prompt
 
@@ -54,21 +54,21 @@ class E2vpt(MaskedMethod):
     name: ClassVar[str] = "e2vpt"
     needs_plain_attention: ClassVar[bool] = True
     starts_as_base: ClassVar[bool] = False
-    num_branches: int = option(1, "d: how many masked views of the tables are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    prompt_length: int = option(10, "P: number of prompt tokens of each block, before pruning", low=0)
-    prefix_length: int = option(5, "K: number of learned keys and values of each attention layer", low=0)
-    tied: bool = option(True, "one learned tensor is both keys and values", compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    prompt_length: int = option(10, "number of prompt tokens in each block, before pruning", low=0)
+    prefix_length: int = option(5, "number of learned keys and values in each attention layer", low=0)
+    tied: bool = option(True, "use one learned tensor as both keys and values", compared=False)
     dropout: float = option(0.1, "dropout on the prompt tokens", low=0, below=1, compared=False)
     pruned_tokens: float = option(
-        0.0, "share of the prompt tokens that is removed, by scores behind a first training", low=0, below=1
+        0.0, "fraction of the prompt tokens that is removed, by scores after a first training", low=0, below=1
     )
     pruned_segments: float = option(
-        0.0, "share of the segments that is removed likewise of each token that is left", low=0, below=1
+        0.0, "fraction of the segments that is removed from each remaining token, likewise", low=0, below=1
     )
-    segments: int = option(16, "pieces of a token, of which pruned_segments is a share", low=1)
+    segments: int = option(16, "number of segments of a token, for --method.pruned-segments", low=1)
     scored_after: float = option(
-        1.0, "length of the first training, as a share of the run's updates", above=0, high=1, compared=False
+        1.0, "length of the first training, as a fraction of the run's updates", above=0, high=1, compared=False
     )
 
     def __post_init__(self) -> None:

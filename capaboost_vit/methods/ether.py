@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import TARGETS_HELP, Method
+from .method import INIT_SEED_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,9 +34,9 @@ class Ether(Method):
     why_no_masks: ClassVar[str] = "a masked unit vector is none"
     starts_as_base: ClassVar[bool] = False
     usual_lr: ClassVar[float] = 5e-3
-    num_blocks: int = option(1, "diagonal blocks of H; the number of parameters stays the same", low=1)
+    num_blocks: int = option(1, "number of diagonal blocks; does not change the number of parameters", low=1)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
-    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+    init_seed: int = option(0, INIT_SEED_HELP, compared=False)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, with an update for each of its parts that is a target.

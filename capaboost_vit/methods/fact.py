@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,11 +36,11 @@ class Fact(MaskedMethod):
 
     name: ClassVar[str] = "fact"
     usual_lr: ClassVar[float] = 1e-3
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    form: str = option("tt", "tt: a tensor train; tk: Tucker's", choices=("tt", "tk"))
-    rank: int = option(16, "rank of each square", low=1)
-    scale: float = option(1.0, "the update is multiplied by it", nonzero=True)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    form: str = option("tt", "tensor decomposition: tt (tensor train) or tk (Tucker)", choices=("tt", "tk"))
+    rank: int = option(16, "rank of the update of each square", low=1)
+    scale: float = option(1.0, "factor of the update", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "key", "value", "attn_out", "mlp_in", "mlp_out"), TARGETS_HELP, compared=False

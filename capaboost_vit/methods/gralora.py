@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, Method
+from .method import DROPOUT_HELP, INIT_SEED_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,12 +31,16 @@ class Gralora(Method):
     name: ClassVar[str] = "gralora"
     why_no_masks: ClassVar[str] = "it is a masked LoRA already, whose masks are blocks"
     usual_lr: ClassVar[float] = 5e-3
-    rank: int = option(8, "a multiple of k; k times that is the rank of the whole", low=1)
-    gralora_k: int = option(2, "k: blocks along each side", low=1)
+    rank: int = option(
+        8,
+        "rank of a LoRA of the same size, a multiple of k; the update has rank up to k * rank",
+        low=1,
+    )
+    gralora_k: int = option(2, "k: number of blocks along each side of the weight", low=1)
     alpha: float = option(8.0, "the update is scaled by alpha / rank", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
-    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+    init_seed: int = option(0, INIT_SEED_HELP, compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,10 +33,10 @@ class Hira(MaskedMethod):
 
     name: ClassVar[str] = "hira"
     usual_lr: ClassVar[float] = 1e-2
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
     rank: int = option(8, "rank of one branch", low=1)
-    alpha: float | None = option(None, "the update is scaled by alpha / rank; none: by 1, as PEFT's", nonzero=True)
+    alpha: float | None = option(None, "the update is scaled by alpha / rank; null: by 1, as in PEFT", nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

@@ -10,7 +10,7 @@ from .. import core
 from ..io.options import option
 from .hooks import Stage
 from .index import register
-from .method import Method
+from .method import INIT_SEED_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,12 +35,14 @@ class Hiwi(Method):
     name: ClassVar[str] = "hiwi"
     why_no_masks: ClassVar[str] = "a vector has no rank to raise"
     timm_names: ClassVar[bool] = False
-    bottleneck: int | None = option(8, "width of the adapter; none: the biases themselves, as fold leaves them", low=1)
-    activation: str = option("relu", "relu, gelu, silu, tanh", choices=("relu", "gelu", "silu", "tanh"))
+    bottleneck: int | None = option(8, "width of the adapter; null: train the biases themselves", low=1)
+    activation: str = option(
+        "relu", "activation of the adapter: relu, gelu, silu or tanh", choices=("relu", "gelu", "silu", "tanh")
+    )
     targets: tuple[str, ...] = option(
         ("mlp_in", "mlp_out"), "roles or name patterns of linear layers with a bias", compared=False
     )
-    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+    init_seed: int = option(0, INIT_SEED_HELP, compared=False)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:
         """A wrapper for each layer, as a whole.

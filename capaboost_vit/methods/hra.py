@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import TARGETS_HELP, Method
+from .method import INIT_SEED_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,9 +34,9 @@ class Hra(Method):
     name: ClassVar[str] = "hra"
     why_no_masks: ClassVar[str] = "a masked vector reflects at another hyperplane"
     usual_lr: ClassVar[float] = 5e-3
-    rank: int = option(8, "r, reflections of a layer, in pairs: even", low=2)
+    rank: int = option(8, "number of reflections of a layer; even", low=2)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
-    init_seed: int = option(0, "seed of the start; in a run that of the run", compared=False)
+    init_seed: int = option(0, INIT_SEED_HELP, compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import TARGETS_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,11 +42,13 @@ class Intlora(MaskedMethod):
     name: ClassVar[str] = "intlora"
     timm_names: ClassVar[bool] = False
     starts_as_base: ClassVar[bool] = False
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
     rank: int = option(4, "rank of one branch", low=1)
-    bits: int = option(8, "of the integers of the weight, and of the factors of mul", low=2, high=8)
-    factor: str = option("mul", "mul (integers) or shift (powers of two)", choices=("mul", "shift"))
+    bits: int = option(8, "bits of the integers of the weight, and of the factors with mul", low=2, high=8)
+    factor: str = option(
+        "mul", "factors of the integers: mul (integers) or shift (powers of two)", choices=("mul", "shift")
+    )
     targets: tuple[str, ...] = option(("query", "key", "value", "attn_out"), TARGETS_HELP, compared=False)
     # compared: R is a function of it, and not in the file
     init_seed: int = option(0, "seed of R and of the start values; in a run that of the run")

@@ -45,36 +45,36 @@ class Lora(MaskedMethod):
     usual_lr: ClassVar[float] = 5e-3
     rank: int = option(8, "rank of one branch", low=1)
     alpha: float = option(8.0, "the update is scaled by alpha / rank", nonzero=True)
-    dropout: float = option(0.0, "dropout on the branch's input", low=0, below=1, compared=False)
+    dropout: float = option(0.0, "dropout on the input of the branches", low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "value"),
         "roles or name patterns of linear layers or 2d convolutions; blocks.11.query: a role in one block",
         compared=False,
     )
-    freeze_down: bool = option(False, "train only B (LoRA-FA): the inputs of the layers need not be kept")
+    freeze_down: bool = option(False, "train only B (LoRA-FA), so that inputs of the layers need not be stored")
     execution: str = option(
         "auto",
-        "how linear layers are computed: auto, weight, token, plain (docs/speed.md)",
+        "computation of linear layers: auto, weight, token or plain (docs/speed.md)",
         choices=("auto", "weight", "token", "plain"),
     )
     rescale: str | None = option(None, RESCALE_HELP, choices=RESCALES)
-    use_rslora: bool = option(False, "scale by alpha / sqrt(rank) instead")
-    loraplus_lr_ratio: float = option(1.0, "learning rate of B over that of A (LoRA+)", above=0, compared=False)
+    use_rslora: bool = option(False, "scale the update by alpha / sqrt(rank), in place of alpha / rank")
+    loraplus_lr_ratio: float = option(1.0, "learning rate of B, relative to that of A (LoRA+)", above=0, compared=False)
     rank_dropout: float = option(
         0.0,
-        "share of the terms of rank one that are left out, drawn once a batch (MLAE)",
+        "fraction of the rank-one terms that are dropped, drawn once per batch (MLAE)",
         low=0,
         below=1,
         compared=False,
     )
     coefficients: str | None = option(None, COEFFICIENTS_HELP, choices=COEFFICIENTS, compared=False)
     coefficient_lr_ratio: float = option(
-        1.0, "learning rate of the coefficients over that of A", above=0, compared=False
+        1.0, "learning rate of the coefficients, relative to that of the weights", above=0, compared=False
     )
     share_blocks: int = option(
-        1, "g: so many blocks in a row share one pair A, B, each with masks of its own (pattern sign)", low=1
+        1, "g: number of consecutive blocks that share one pair A, B, each with its own masks (pattern sign)", low=1
     )
-    share_shapes: bool = option(False, "all adapted layers of one shape in these blocks share their pair, too")
+    share_shapes: bool = option(False, "adapted layers of the same shape in these blocks share one pair, too")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,11 +35,11 @@ class Lorta(MaskedMethod):
 
     name: ClassVar[str] = "lorta"
     usual_lr: ClassVar[float] = 1e-2
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    rank: int = option(8, "rank of the tensor, and so of each update at most", low=1)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    rank: int = option(8, "rank of the tensor; the maximum rank of each update", low=1)
     alpha: float = option(8.0, "the update is scaled by alpha / rank", nonzero=True)
-    heads: int | None = option(None, "heads of the attention layers; none: as the model says", low=1)
+    heads: int | None = option(None, "number of attention heads; null: the model's own", low=1)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "key", "value", "attn_out"), TARGETS_HELP, compared=False)
 

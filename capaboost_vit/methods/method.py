@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from ..core.inject import Anatomy
     from ..core.wrapper import Wrapper
 
+BRANCHES_HELP = "d: number of branches, masked views of the same weights, that are summed"
+DENSITY_HELP = "fraction kept by each mask; null: the pattern's (random 0.5, n:m n/m, complementary 1/d, sign 1)"
+INIT_SEED_HELP = "seed of the initial values; a run takes --seed unless this is given"
 RESCALE_HELP = (
-    "rescale the update to the plain method's: mean (by 1 / (d s^2)) or norm (to its Frobenius norm); none: not"
+    "scale the update to that of the plain method: in the mean (by 1 / (d s^2), s the density), or by its Frobenius "
+    "norm; null: no scaling"
 )
 COEFFICIENTS_HELP = (
-    "the first branch has no masks, the others stand behind learned coefficients that start at zero, so that it is the "
-    "plain method until training moves them: rank (one for each rank of a branch), branch (one for each branch); none: "
-    "all branches have masks, and none a coefficient"
+    "learned coefficients, which start at zero, of all branches but the first, which has no masks: rank (one for each "
+    "rank of a branch) or branch (one for each branch); null: rank where a null --method.pattern means sign, else no "
+    "coefficients, and masks in every branch"
 )
 
 TARGETS_HELP = "roles or name patterns of linear layers; blocks.11.query: a role in one block"
@@ -207,22 +211,17 @@ class Method:
 class MaskedMethod(Method):
     """A method with masks: the options that all of these have. num_branches=1 with density=1 is the plain method."""
 
-    num_branches: int = option(
-        2, "d: how many masked views of the shared weights are summed; 1 with density 1 is the plain method", low=1
-    )
-    density: float | None = option(
-        None,
-        "fraction kept by each mask; none: the pattern's own (random 0.5, n:m n/m, complementary 1/d, sign 1)",
-        compared=False,
-    )
+    num_branches: int = option(2, BRANCHES_HELP, low=1)
+    density: float | None = option(None, DENSITY_HELP, compared=False)
     pattern: str | None = option(
         None,
-        "random (the paper's), complementary, sign, or n:m such as 2:4; none: sign with coefficients by rank where the "
-        "method has these, several branches, and no density is given; else random",
+        "pattern of the masks: random (as in the paper), complementary, sign, or n:m such as 2:4; null: sign, with "
+        "coefficients by rank, if the method has coefficients, there are several branches and no density is given; "
+        "else random",
         compared=False,
     )
-    mask_seed: int = option(0, "seed of the masks; independent of the training seed", compared=False)
-    init_seed: int = option(0, "seed of the branches' start values; in a run that of the run", compared=False)
+    mask_seed: int = option(0, "seed of the masks, independent of --seed", compared=False)
+    init_seed: int = option(0, INIT_SEED_HELP, compared=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

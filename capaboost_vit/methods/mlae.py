@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, DROPOUT_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,13 +32,19 @@ class Mlae(MaskedMethod):
 
     name: ClassVar[str] = "mlae"
     usual_lr: ClassVar[float] = 5e-3
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    rank: int = option(8, "experts of rank one", low=1)
-    alpha: float = option(1.0, "start of l", compared=False, nonzero=True)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    rank: int = option(8, "number of rank-one experts", low=1)
+    alpha: float = option(
+        1.0, "initial value of each expert's learned coefficient; not divided by the rank", compared=False, nonzero=True
+    )
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     rank_dropout: float = option(
-        0.0, "share of the experts that are left out, drawn once a batch", low=0, below=1, compared=False
+        0.0,
+        "fraction of the rank-one terms that are dropped, drawn once per batch (MLAE)",
+        low=0,
+        below=1,
+        compared=False,
     )
     targets: tuple[str, ...] = option(
         ("query", "key", "value"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import TARGETS_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,11 +34,13 @@ class Neat(MaskedMethod):
 
     name: ClassVar[str] = "neat"
     usual_lr: ClassVar[float] = 1e-2
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
     rank: int = option(7, "rank of one branch", low=1)
-    hidden_depth: int = option(0, "pairs of further layers between A and B, rank x rank, with residuals", low=0)
-    scaling: float = option(1.0, "the update is scaled by it", nonzero=True)
+    hidden_depth: int = option(
+        0, "number of further pairs of layers (rank x rank, with residuals) between A and B", low=0
+    )
+    scaling: float = option(1.0, "factor of the update", nonzero=True)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 
     @classmethod

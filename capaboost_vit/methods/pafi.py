@@ -32,7 +32,9 @@ class Pafi(Method):
     name: ClassVar[str] = "pafi"
     why_no_masks: ClassVar[str] = "its update is of full rank already"
     timm_names: ClassVar[bool] = False
-    fraction: float = option(0.02, "share of each weight's entries that is trained", above=0, high=1, compared=False)
+    fraction: float = option(
+        0.02, "fraction of the entries of each weight that is trained", above=0, high=1, compared=False
+    )
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

@@ -11,7 +11,7 @@ from .. import core
 from ..io.options import option
 from .hooks import Counts, Pass, Stage
 from .index import make_method, register
-from .method import Method
+from .method import INIT_SEED_HELP, Method
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,16 +58,20 @@ class Pha(Method):
     bottleneck: int = option(8, "width of the adapter", low=1)
     task_classes: tuple[int, ...] | None = option(
         None,
-        "classes of each task, in the order of the head's rows; none: one task; a run takes those of its data",
+        "number of classes of each task, in the order of the head's rows; a run takes those of its data; null: one "
+        "task",
         low=1,
     )
-    ins_weight: float = option(0.1, "of the contrast between examples", low=0, compared=False)
-    pro_weight: float = option(0.1, "of the contrast with prototypes", low=0, compared=False)
-    temperature: float = option(0.1, "of both contrasts", above=0, compared=False)
+    ins_weight: float = option(0.1, "weight of the contrastive loss between examples", low=0, compared=False)
+    pro_weight: float = option(0.1, "weight of the contrastive loss with prototypes", low=0, compared=False)
+    temperature: float = option(0.1, "temperature of both contrastive losses", above=0, compared=False)
     hypernetwork_lr_ratio: float = option(
-        1.0, "learning rate of the hypernetwork over that of prototypes and layers; 0: frozen", low=0, compared=False
+        1.0,
+        "learning rate of the hypernetwork, relative to that of prototypes and layers; 0: frozen",
+        low=0,
+        compared=False,
     )
-    init_seed: int = option(0, "seed of the start values; in a run that of the run", compared=False)
+    init_seed: int = option(0, INIT_SEED_HELP, compared=False)
     targets: tuple[str, ...] = option(
         ("mlp",), "roles or name patterns of sub-layers, or of whole blocks", compared=False
     )

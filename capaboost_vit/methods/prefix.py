@@ -32,10 +32,12 @@ class Prefix(MaskedMethod):
     usual_lr: ClassVar[float] = 2e-2
     needs_plain_attention: ClassVar[bool] = True
     starts_as_base: ClassVar[bool] = False
-    prefix_length: int = option(10, "number of prefix tokens of each layer", low=0)
-    bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table", low=1)
-    tied: bool = option(False, "one learned tensor is both keys and values", compared=False)
-    shared: bool = option(False, "one table and first layer of the MLP for all layers, as in prefix tuning")
+    prefix_length: int = option(10, "number of prefix tokens in each layer", low=0)
+    bottleneck: int | None = option(
+        None, "width of the reparameterisation MLP (tanh); null: a masked table without an MLP", low=1
+    )
+    tied: bool = option(False, "use one learned tensor as both keys and values", compared=False)
+    shared: bool = option(False, "share the table and the MLP's first layer over all layers, as in prefix tuning")
     targets: tuple[str, ...] = option(("attn",), "roles or name patterns of attention layers", compared=False)
 
     def __post_init__(self) -> None:

@@ -33,8 +33,10 @@ class Prompt(MaskedMethod):
     needs_plain_attention: ClassVar[bool] = True
     starts_as_base: ClassVar[bool] = False
     prompt_length: int = option(10, "number of prompt tokens", low=0)
-    bottleneck: int | None = option(None, "rank of the reparameterisation MLP (tanh); none: a masked table", low=1)
-    deep: bool = option(True, "new tokens in each block; false: only in front of the first")
+    bottleneck: int | None = option(
+        None, "width of the reparameterisation MLP (tanh); null: a masked table without an MLP", low=1
+    )
+    deep: bool = option(True, "new prompt tokens in each block; false: only before the first block")
     targets: tuple[str, ...] = option(("block",), "role or name pattern of the blocks", compared=False)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:

@@ -34,9 +34,9 @@ class Randlora(Method):
     name: ClassVar[str] = "randlora"
     why_no_masks: ClassVar[str] = "no matrix is trained that could be masked"
     usual_lr: ClassVar[float] = 1e-3
-    rank: int = option(32, "rank of one product; more of it is fewer parameters", low=1)
+    rank: int = option(32, "rank of one product; a larger rank has fewer parameters", low=1)
     alpha: float = option(640.0, "the update is scaled by alpha / rank; published: 20 times the rank", nonzero=True)
-    projection_prng_key: int = option(0, "seed of A and B; independent of the training seed")
+    projection_prng_key: int = option(0, "seed of A and B, independent of --seed")
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

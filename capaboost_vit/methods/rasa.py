@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, DROPOUT_HELP, TARGETS_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,11 +36,13 @@ class Rasa(MaskedMethod):
 
     name: ClassVar[str] = "rasa"
     usual_lr: ClassVar[float] = 5e-3  # LoRA's, which it is for k = 0 but for c
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    rank: int = option(8, "r: ranks of a layer, those that it gives into the pool too", low=1)
-    k: int = option(1, "how many of them are shared, below r; 0: none", low=0, compared=False)
-    alpha: float = option(8.0, "of the coefficients at the start", compared=False, nonzero=True)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    rank: int = option(8, "r: rank of a layer's own factors, shared ones included", low=1)
+    k: int = option(
+        1, "number of these ranks that are shared with all layers of the same kind; below rank", low=0, compared=False
+    )
+    alpha: float = option(8.0, "scale of the coefficients' initial values", compared=False, nonzero=True)
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import MaskedMethod
+from .method import BRANCHES_HELP, DENSITY_HELP, MaskedMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,15 +33,15 @@ class Repadapter(MaskedMethod):
     """
 
     name: ClassVar[str] = "repadapter"
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed", low=1)
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
+    num_branches: int = option(1, BRANCHES_HELP, low=1)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
     bottleneck: int = option(8, "width of the adapter", low=1)
-    groups: int = option(2, "groups of channels that have hidden units of their own", low=1)
-    scale: float = option(1.0, "what it adds is multiplied by it", nonzero=True)
+    groups: int = option(2, "number of groups of the grouped up-projection", low=1)
+    scale: float = option(1.0, "factor of the adapter's output", nonzero=True)
     dropout: float = option(0.0, "dropout on the hidden units", low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(
         ("query", "key", "value", "mlp_in"),
-        "roles or name patterns of linear layers, of fused ones all parts",
+        "roles or name patterns of linear layers; for fused ones all parts",
         compared=False,
     )
 

@@ -45,9 +45,13 @@ class Sfda(Method):
     trains_head: ClassVar[bool] = False
     uses_labels: ClassVar[bool] = False
     usual_lr: ClassVar[float] = 3e-3
-    rank: int = option(16, "R: how many singular vectors of each weight are mixed", low=1)
-    entropy_weight: float = option(1.0, "of the mean entropy of the answers", low=0, compared=False)
-    diversity_weight: float = option(1.0, "of the entropy of the mean answer", low=0, compared=False)
+    rank: int = option(16, "number of singular vectors of each weight that are mixed", low=1)
+    entropy_weight: float = option(
+        1.0, "weight of the mean entropy of the predictions, which is minimised", low=0, compared=False
+    )
+    diversity_weight: float = option(
+        1.0, "weight of the entropy of the mean prediction, which is maximised", low=0, compared=False
+    )
     targets: tuple[str, ...] = option(("query", "key", "value", "attn_out"), TARGETS_HELP, compared=False)
 
     def build(self, model: nn.Module, anatomy: core.Anatomy) -> Iterator[tuple[str, core.Wrapper]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import core
 from ..io.options import option
 from .index import register
-from .method import DROPOUT_HELP, TARGETS_HELP, Method
+from .method import DROPOUT_HELP, INIT_SEED_HELP, TARGETS_HELP, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,16 +33,22 @@ class Snell(Method):
     name: ClassVar[str] = "snell"
     why_no_masks: ClassVar[str] = "its update is of full rank already, and masked ones fit worse"
     usual_lr: ClassVar[float] = 1e-2
-    rank: int = option(8, "coordinates of a point, in two halves: even", low=2)
-    sparsity: float = option(0.0, "share of the update's entries that are zero; 0: KLoRA", low=0, below=1)
+    rank: int = option(8, "number of coordinates of a point; even", low=2)
+    sparsity: float = option(0.0, "fraction of the update's entries that are zero; 0: KLoRA", low=0, below=1)
     sparsifier: str = option(
-        "paper", "how: by the paper's equation 5, or by the factor in its code", choices=("paper", "code")
+        "paper",
+        "how the entries are set to zero: by the paper's equation 5, or as in its code",
+        choices=("paper", "code"),
     )
-    start: str = option("base", "base: the model at step 0; paper: with the kernel's start", choices=("base", "paper"))
+    start: str = option(
+        "base",
+        "model at step 0: base (the base model), or paper (with the kernel's initial update)",
+        choices=("base", "paper"),
+    )
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
     # compared: the start that is subtracted is a function of it, and not in the file
-    init_seed: int = option(0, "seed of the start; in a run that of the run")
+    init_seed: int = option(0, INIT_SEED_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,7 @@ class Ssf(Method):
     timm_names: ClassVar[bool] = False
     targets: tuple[str, ...] = option(
         ("patch_embed", "query", "key", "value", "attn_out", "mlp_in", "mlp_out", "norm"),
-        "roles or name patterns of linear layers, convolutions and norms; models without patches have no patch_embed",
+        "roles or name patterns of linear layers, convolutions and norms",
         compared=False,
     )
 

@@ -12,7 +12,7 @@ from .adapter import Adapter
 from .ia3 import Ia3
 from .index import register
 from .lora import Lora
-from .method import SIZES, MaskedMethod, Method
+from .method import BRANCHES_HELP, DENSITY_HELP, SIZES, MaskedMethod, Method
 from .prefix import Prefix
 from .prompt import Prompt
 from .recorded_masks import PLAIN_OPTIONS
@@ -48,16 +48,20 @@ class Unipelt(MaskedMethod):
     name: ClassVar[str] = "unipelt"
     timm_names: ClassVar[bool] = False
     stacks: ClassVar[bool] = True
-    num_branches: int = option(1, "d: how many masked views of the shared weights are summed")
-    density: float | None = option(1.0, "fraction kept by each mask; none: the pattern's own", compared=False)
-    parts: tuple[str, ...] = option(("lora", "prefix", "adapter"), ", ".join(PARTS), choices=PARTS)
-    copies: int = option(1, "how many of the whole stand around each other", low=1)
-    rank: int = option(8, "rank of LoRA, whose gate stands for alpha / rank", low=1)
-    bottleneck: int = option(48, "width of the adapters (768 / 16)", low=1)
-    activation: str = option("relu", "of the adapters", choices=("relu", "gelu", "silu", "tanh"))
-    prefix_length: int = option(10, "number of prefix tokens of each layer", low=0)
-    prefix_bottleneck: int | None = option(512, "width of the prefixes' one MLP (tanh); none: plain tables", low=1)
-    prompt_length: int = option(10, "number of prompt tokens, with the part prompt", low=0)
+    num_branches: int = option(1, BRANCHES_HELP)
+    density: float | None = option(1.0, DENSITY_HELP, compared=False)
+    parts: tuple[str, ...] = option(("lora", "prefix", "adapter"), f"parts: {', '.join(PARTS)}", choices=PARTS)
+    copies: int = option(1, "number of nested copies of all parts", low=1)
+    rank: int = option(8, "rank of LoRA, whose gate takes the place of alpha / rank", low=1)
+    bottleneck: int = option(48, "width of the adapter", low=1)
+    activation: str = option(
+        "relu", "activation of the adapter: relu, gelu, silu or tanh", choices=("relu", "gelu", "silu", "tanh")
+    )
+    prefix_length: int = option(10, "number of prefix tokens in each layer", low=0)
+    prefix_bottleneck: int | None = option(
+        512, "width of the reparameterisation MLP (tanh), which all layers share; null: tables without an MLP", low=1
+    )
+    prompt_length: int = option(10, "number of prompt tokens, if prompt is one of --method.parts", low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

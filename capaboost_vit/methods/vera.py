@@ -32,9 +32,9 @@ class Vera(Method):
     name: ClassVar[str] = "vera"
     why_no_masks: ClassVar[str] = "no matrix is trained that could be masked"
     usual_lr: ClassVar[float] = 3e-2
-    rank: int = option(256, "rows of A, columns of B", low=1)
-    d_initial: float = option(0.1, "start of d; that of b is zero", compared=False, nonzero=True)
-    projection_prng_key: int = option(0, "seed of A and B; independent of the training seed")
+    rank: int = option(256, "rank of the frozen factors A and B", low=1)
+    d_initial: float = option(0.1, "initial value of d (b starts at zero)", compared=False, nonzero=True)
+    projection_prng_key: int = option(0, "seed of A and B, independent of --seed")
     dropout: float = option(0.0, DROPOUT_HELP, low=0, below=1, compared=False)
     targets: tuple[str, ...] = option(("query", "value"), TARGETS_HELP, compared=False)
 

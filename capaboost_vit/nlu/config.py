@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..io.options import flag, option
 from ..methods import make_method
-from ..training.config import SELECT_HELP, RunConfig, Select
+from ..training.config import LR_HELP, SELECT_HELP, WARMUP_STEPS_HELP, RunConfig, Select
 
 # options of the run that its stages of continued pretraining have at their defaults
 _NOT_IN_STAGES = {"dapt_data", "dapt_epochs", "tapt_epochs", "max_steps", "warmup_epochs", "layer_decay", "smoothing"}
@@ -28,58 +28,67 @@ class TextConfig(RunConfig):
     model: str = option("FacebookAI/roberta-base", "hub id, or folder with config.json, weights and tokenizer")
     task: str = option(
         "rte",
-        "one of GLUE's (cola, sst2, ...), squad, squad_v2, chemprot, ..., classification, multi-label, "
-        "multiple-choice, mlm",
+        "one of GLUE's (cola, sst2, ...), squad, squad_v2, chemprot, ..., classification, regression, multi-label, "
+        "multiple-choice, ner, tagging, mlm",
     )
-    data: str = option("hub", "folder or file with the task's data, or hub id; hub: the task's own there")
+    data: str = option("hub", "folder or file with the task's data, or hub id; hub: the task's data set on the hub")
     output: str = option("runs/text", "folder of the run")
-    pretrained: bool = option(True, "load the model's weights; false: random ones")
-    tokenizer: str | None = option(None, "hub id or folder of another tokenizer")
+    pretrained: bool = option(True, "load the model's pretrained weights; false: random weights")
+    tokenizer: str | None = option(None, "hub id or folder of the tokenizer; null: the model's own")
     dropout: float | None = option(
-        None, "dropout of the model's hidden states and attention; none: the model's own", low=0, below=1
+        None, "dropout of the model's hidden states and attention; null: the model's own", low=0, below=1
     )
 
     # data
     protocol: Literal["own", "drawn", "dev", "halves", "thousand"] | None = option(
         None,
-        "splits: own (as in the files), drawn (own; a fifth of train is val if there is none), dev (train and dev, no "
-        "test), halves (of dev: val and test), thousand (of train: val; dev is test); none: the task's",
+        "splits: own (those of the data); drawn (the same; without a val, a fifth of train becomes val); dev (dev is "
+        "val, no test); halves (dev is halved into val and test); thousand (1,000 examples of train are val, dev is "
+        "test); null: the task's own",
     )
-    data_seed: int = option(0, "seed of what the protocol draws; the same for all seeds of a table", low=0)
+    data_seed: int = option(0, "seed of the splits that --protocol draws; the same for all seeds of a table", low=0)
     text_columns: tuple[str, ...] | None = option(
         None,
-        "columns of texts: one; two of a pair; more, which the tokenizer's separator joins; of multiple choice the "
-        "context, then its choices; none: found by name",
+        "columns of the texts: one, two for pairs, or more, joined by the tokenizer's separator; for multiple choice "
+        "the context, then its choices; null: found by name",
     )
     label_column: str | None = option(
-        None, "column of labels or scores; of tags also several of 0 and 1, a,b,c; none: found by name"
+        None, "column of the labels; for several tags per text also columns of 0 and 1, as a,b,c; null: found by name"
     )
     metrics: tuple[str, ...] | None = option(
-        None, "scores, of which the first chooses the epoch, such as macro_f1 or balanced_accuracy; none: the task's"
+        None, "scores, such as macro_f1 or balanced_accuracy; the first chooses the epoch; null: those of the task"
     )
     max_length: int = option(
-        128, "tokens of an example, special ones included; longer texts are cut or slid over", low=1
+        128,
+        "maximum number of tokens, special ones included; longer texts are cut; for questions, split into windows",
+        low=1,
     )
-    group_by_length: bool = option(True, "examples of about the same length in one update")
-    stride: int = option(128, "questions: tokens that neighbouring windows of a text share", low=0)
-    max_question: int = option(64, "questions: tokens of a question at most", low=1)
-    n_best: int = option(20, "questions: starts and ends that are tried", low=1)
-    max_answer_length: int = option(30, "questions: tokens of an answer at most", low=1)
-    texts_of: str | None = option(None, "mlm: the task whose training texts are read")
+    group_by_length: bool = option(True, "batches of examples of about the same length")
+    stride: int = option(128, "questions: tokens that neighbouring windows of a context share", low=0)
+    max_question: int = option(64, "questions: maximum number of tokens of a question", low=1)
+    n_best: int = option(20, "questions: number of the best starts and of the best ends that are combined", low=1)
+    max_answer_length: int = option(30, "questions: maximum number of tokens of an answer", low=1)
+    texts_of: str | None = option(None, "mlm: task whose training texts are used; null: those of --data")
 
     # continued pretraining before the method is applied, as stages of the run; settings of ours
-    dapt_data: str | None = option(None, "texts of the domain: first the whole model learns masked tokens of them")
-    dapt_epochs: int = option(1, "passes over them", low=1)
-    tapt_epochs: int = option(0, "then so many passes over the task's own training texts, in the same way", low=0)
-    mlm_lr: float = option(1e-4, "learning rate of both", above=0)
-    mlm_probability: float = option(0.15, "share of the tokens that are asked for", above=0, high=1)
+    dapt_data: str | None = option(
+        None,
+        "texts of the domain, on which the whole model is first pretrained as a masked language model (DAPT); null: "
+        "none",
+    )
+    dapt_epochs: int = option(1, "epochs of --dapt-data", low=1)
+    tapt_epochs: int = option(
+        0, "epochs of the same pretraining on the task's training texts, after --dapt-data (TAPT)", low=0
+    )
+    mlm_lr: float = option(1e-4, "learning rate of DAPT and TAPT", above=0)
+    mlm_probability: float = option(0.15, "share of the tokens that are masked, in DAPT, TAPT and mlm", above=0, high=1)
 
     # optimisation
     epochs: int = option(20, "passes over the training split")
     batch_size: int = option(128, "examples of one update, over all processes and accumulation steps")
-    lr: float | Literal["auto"] = option(5e-4, "learning rate; auto: found by short runs on val")
-    weight_decay: float = option(0.1, "weight decay; not for biases and norms")
-    warmup_steps: float | None = option(0.1, "updates of warm-up; below 1: their share of all")
+    lr: float | Literal["auto"] = option(5e-4, LR_HELP)
+    weight_decay: float = option(0.1, "weight decay, of all but biases, norms and other vectors")
+    warmup_steps: float | None = option(0.1, WARMUP_STEPS_HELP)
     select: Select = option("best", SELECT_HELP)
 
     def usual_lr(self) -> float:

@@ -23,18 +23,22 @@ class WorkConfig:
     """How the trials of a study are computed: none of this changes a result."""
 
     output: str = option("runs/study", "folder of the study")
-    workers: int = option(1, "processes that compute trials; 0: none, the study is only written down", low=0)
-    gpus: tuple[str, ...] = option((), "GPUs that the workers share in turn (numbers or UUIDs); none: all there are")
-    on: Literal["machine", "ray"] = option("machine", "where the workers are: this machine, or a Ray cluster")
-    ray_address: str | None = option(None, "address of the cluster, such as auto; none: Ray on this machine")
-    worker_cpus: float = option(1.0, "cores that Ray gives to each worker", low=0)
-    worker_gpus: float = option(0.0, "GPUs, or the share of one, that Ray gives to each worker", low=0)
+    workers: int = option(1, "number of processes that compute trials; 0: none, only write the manifest", low=0)
+    gpus: tuple[str, ...] = option((), "GPUs (numbers or UUIDs), assigned to the workers in turn; by default all")
+    on: Literal["machine", "ray"] = option("machine", "where the workers run: on this machine, or as tasks of Ray")
+    ray_address: str | None = option(None, "address of a Ray cluster, such as auto; null: Ray on this machine")
+    worker_cpus: float = option(1.0, "CPU cores that Ray gives to each worker", low=0)
+    worker_gpus: float = option(0.0, "GPUs that Ray gives to each worker; may be a fraction", low=0)
     lease: float = option(
-        120.0, "seconds without a sign of life after which the trial of a worker is taken over", above=0
+        120.0, "seconds without a heartbeat of a worker after which another one takes its trial", above=0
     )
-    attempts: int = option(3, "times that a trial is begun, if its workers die, before it is given up", low=1)
-    retry: bool = option(False, "begin again what was given up")
-    keep_models: bool = option(True, "keep the adapter files of finished trials; their checkpoints always go")
+    attempts: int = option(
+        3, "how often a trial is started before it is given up, if its worker dies or an error may be temporary", low=1
+    )
+    retry: bool = option(False, "start trials again that were given up")
+    keep_models: bool = option(
+        True, "keep the adapter files of finished trials; those of candidates, and checkpoints, are always deleted"
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -47,23 +51,27 @@ class StudyConfig(WorkConfig):
     """What every study has: which methods, on which tasks, with which backbone."""
 
     suite: str = option("vtab1k", "vtab1k, fgvc, synthetic_vtab1k (generated images), or a YAML file with `tasks:`")
-    data: str | None = option(None, "folder of the tasks' data; hub: the data sets of the hub")
-    tasks: tuple[str, ...] = option(("*",), "names or wildcards of tasks")
-    methods: tuple[str, ...] = option((), "files of `capaboost train --config`, one per method, which has its name")
+    data: str | None = option(None, "folder with a folder or .zip for each task; hub: the data sets of the hub")
+    tasks: tuple[str, ...] = option(("*",), "tasks: names or wildcards, such as dsprites_*")
+    methods: tuple[str, ...] = option(
+        (), "YAML files for `capaboost train --config`, one per method; the file name is the method's name"
+    )
     backbone: str | None = option(
         None,
-        "augreg_in21k or orig_in21k (ViT-B/16), or a timm model; none: the `model` of the methods' files, or "
-        "augreg_in21k where they name none",
+        "augreg_in21k or orig_in21k (ViT-B/16), or a timm model; null: the `model` of the methods' files, else "
+        "augreg_in21k",
     )
     initial_checkpoint: str | None = option(
-        None, "local file with the base weights; none: that of the methods' files, or the hub's"
+        None, "local file with the base weights; null: that of the methods' files, else those of the hub"
     )
     shots: tuple[int, ...] = option(
-        (), "few-shot: training images per class, each a study of its own; none: all", low=1
+        (), "few-shot: training images per class; several numbers are compared; by default all images", low=1
     )
-    known: tuple[str, ...] = option((), "report.json of other studies: trials that they hold are not run again")
+    known: tuple[str, ...] = option(
+        (), "report.json of other studies, whose results are reused where all options are the same"
+    )
     set: dict[str, Any] = option(
-        {}, "an option of `capaboost train` for all trials, over those of the methods: lr=1e-3, method.rank=4"
+        {}, "option of `capaboost train` that overrides those of all methods: lr=1e-3, method.rank=4"
     )
 
     def __post_init__(self) -> None:
@@ -78,7 +86,7 @@ class StudyRunConfig(StudyConfig):
     """Trains every method on every task with every seed, and tests once; what is finished is not run again."""
 
     seeds: tuple[int, ...] = option((0, 1, 2), "training seeds")
-    tuned: bool = option(False, "with the options that `capaboost study tune` has chosen in the same folder")
+    tuned: bool = option(False, "use the options that `capaboost study tune` chose in the same folder")
 
 
 @dataclass(frozen=True)
@@ -87,19 +95,25 @@ class StudyTuneConfig(StudyConfig):
 
     grid: dict[str, Any] = option(
         {},
-        "values of an option: lr=[x0.3, x1, x3] (multiples of the method's own), method.rank=[2, 4, 8]; with --search "
-        "also a range: lr={low: 1e-4, high: 1e-1, log: true}",
+        "values to try for an option: lr=[x0.3, x1, x3] (multiples of the method's own), method.rank=[2, 4, 8]; with "
+        "--search also a range: lr={low: 1e-4, high: 1e-1, log: true}",
     )
     search: Literal["all", "random", "optuna", "nomad"] = option(
         "all",
-        "which of them are tried: all; or --budget of them, drawn at random, proposed by optuna's TPE (extra search), "
-        "or by NOMAD's mesh adaptive direct search (extra nomad)",
+        "which candidates of --grid are tried: all of them, or --budget of them, at random, by Optuna's TPE (extra "
+        "search) or by NOMAD's mesh adaptive direct search (extra nomad)",
     )
-    budget: int | None = option(None, "of a search: candidates of each method and task, the method's own first", low=1)
-    batch: int = option(4, "of a search: candidates that are proposed at once, for several workers; nomad: 1", low=1)
-    search_seed: int = option(0, "of a search: seed of its draws", low=0)
-    tune_seeds: tuple[int, ...] = option((0,), "training seeds of each candidate; the mean over them counts")
-    across_tasks: bool = option(False, "one choice per method for all tasks, by the mean over them")
+    budget: int | None = option(
+        None, "--search: number of candidates for each method and task; the first has the method's own options", low=1
+    )
+    batch: int = option(
+        4, "--search: candidates that are proposed at once, for several workers (NOMAD: always 1)", low=1
+    )
+    search_seed: int = option(0, "--search: seed", low=0)
+    tune_seeds: tuple[int, ...] = option(
+        (0,), "training seeds of each candidate, which is scored by the mean over them"
+    )
+    across_tasks: bool = option(False, "choose the same options of a method for all tasks, by the mean score over them")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,16 +138,18 @@ class TuneConfig(WorkConfig):
     for all. It ends with a table, and the command that trains the winner.
     """
 
-    output: str = option("runs/tune", "folder of the candidates; the same command goes on in it")
+    output: str = option("runs/tune", "folder of the candidates; the same command continues an interrupted search")
     methods: tuple[str, ...] = option(
         ("lora", "capaboost-lora", "adapter"),
-        "methods: a name alone is the plain method, capaboost-NAME the masked one",
+        "methods: NAME is the plain method, capaboost-NAME the masked one",
     )
-    ranks: tuple[int, ...] = option((4, 8, 16), "ranks (widths, lengths) of those methods that have one", low=1)
+    ranks: tuple[int, ...] = option(
+        (4, 8, 16), "ranks (widths of adapters, lengths of prefixes and prompts) to try", low=1
+    )
     rates: tuple[str, ...] = option(
-        ("x0.5", "x1", "x2"), "learning rates: multiples of the method's usual one, such as x2, or numbers"
+        ("x0.5", "x1", "x2"), "learning rates to try: numbers, or multiples of the method's usual one, such as x2"
     )
-    seeds: tuple[int, ...] = option((0,), "training seeds of each candidate; the mean over them counts")
+    seeds: tuple[int, ...] = option((0,), "training seeds of each candidate, which is scored by the mean over them")
 
     def __post_init__(self) -> None:
         super().__post_init__()

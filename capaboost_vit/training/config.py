@@ -15,9 +15,15 @@ EARLIER = {"short_cuts": False}
 _SCHEDULES = ("cosine", "poly", "step", "tanh", "multistep", "constant", "wsd", "rsqrt", "none")
 Select = Literal["last", "best", "macro_f1", "balanced_accuracy", "val_loss"]
 SELECT_HELP = (
-    "the model that is kept: last, or the best on val: best goes by the task's first score, the others by what they "
-    "name; so does --patience"
+    "which epoch is saved: the last, or the best on val, by the task's first score (best) or by the score that is "
+    "named; --patience goes by the same score"
 )
+LR_HELP = (
+    "learning rate; auto: found by short runs scored on val, which take at most half as many updates as the run; the "
+    "method's usual rate where no search is possible"
+)
+WARMUP_STEPS_HELP = "updates of linear warm-up, where --warmup-epochs is null; below 1: a share of all updates"
+DEVICE_HELP = "cpu, cuda, ...; null: cuda if there is a GPU"
 
 
 def _optimizers() -> list[str]:
@@ -39,86 +45,97 @@ class RunConfig:
     data: str = option("", "data set")
     output: str = option("runs/train", "folder of the run")
     method: Method | None = option(None, "method options; `name` is needed where the model's name has no method")
-    pretrained: bool = option(False, "fetch the base weights from the hub")
-    resume: bool = option(False, "go on with the run in the output folder; without a checkpoint there, start it")
-    allow_config_change: bool = option(False, "resume with other options than the run was started with")
+    pretrained: bool = option(False, "load the pretrained base weights from the hub")
+    resume: bool = option(
+        False, "continue the run in the output folder from its last checkpoint; without one, start it"
+    )
+    allow_config_change: bool = option(False, "allow --resume with options that differ from those of the run")
     overwrite: bool = option(False, "replace what is in the output folder")
 
     # optimisation
     epochs: int = option(100, "passes over the training split", low=1)
-    max_steps: int | None = option(None, "number of updates, whatever the epochs", low=1)
+    max_steps: int | None = option(None, "total number of updates, in place of --epochs", low=1)
     batch_size: int = option(64, "examples of one update, over all processes and accumulation steps", low=1)
-    grad_accum_steps: int = option(1, "parts in which the examples of an update are computed, to save memory", low=1)
-    validation_batch_size: int = option(256, "examples at a time in evaluation", low=1)
+    grad_accum_steps: int = option(
+        1, "number of parts in which the batch of an update is computed, to save memory", low=1
+    )
+    validation_batch_size: int = option(256, "examples per batch in evaluation", low=1)
     opt: str = option(
-        "adamw", "optimizer, any of timm.optim, or qlion8 (8-bit weights and momentum)", choices=_optimizers
+        "adamw", "optimizer of timm.optim, or qlion8 (Lion with 8-bit weights and momentum)", choices=_optimizers
     )
-    lr: float | Literal["auto"] = option(
-        1e-3, "learning rate; auto: found by short runs on val, which take half of the run's updates at most", above=0
-    )
-    weight_decay: float = option(1e-4, "weight decay; not for biases and norms", low=0)
+    lr: float | Literal["auto"] = option(1e-3, LR_HELP, above=0)
+    weight_decay: float = option(1e-4, "weight decay, of all but biases, norms and other vectors", low=0)
     momentum: float = option(0.9, "momentum, for optimizers that have it", low=0, below=1)
     opt_eps: float | None = option(
-        None, "epsilon, for optimizers that have it, such as Adam's; none: their own", above=0
+        None, "epsilon, for optimizers that have it, such as AdamW; null: the optimizer's default", above=0
     )
-    layer_decay: float | None = option(None, "layer-wise decay of the learning rate", above=0, high=1)
+    layer_decay: float | None = option(
+        None, "layer-wise learning rate decay: factor of the rate from block to block; null: none", above=0, high=1
+    )
     sched: str = option(
-        "cosine", "schedule, of timm.scheduler (plateau needs a metric); none: constant", choices=_SCHEDULES
+        "cosine",
+        "learning rate schedule of timm; constant: after the warm-up; none: without a warm-up, too",
+        choices=_SCHEDULES,
     )
-    decay_rate: float = option(0.1, "its rate (step) or power (poly; 1 is linear)", above=0)
-    warmup_epochs: int | None = option(None, "epochs of linear warm-up; none: a tenth of all")
-    warmup_steps: float | None = option(
-        None, "updates of warm-up, instead of epochs; below 1: their share of all", low=0
+    decay_rate: float = option(
+        0.1,
+        "step: factor after each third of the run; multistep: factor after 90, 180 and 270 updates; poly: the power",
+        above=0,
     )
+    warmup_epochs: int | None = option(
+        None, "epochs of linear warm-up; null: a tenth of --epochs, rounded, or of --max-steps"
+    )
+    warmup_steps: float | None = option(None, WARMUP_STEPS_HELP, low=0)
     warmup_lr: float = option(1e-7, "learning rate at the start of the warm-up", low=0)
-    min_lr: float = option(0.0, "learning rate at the end of the schedule", low=0)
-    clip_grad: float | None = option(None, "clip the norm of the gradient", above=0)
+    min_lr: float = option(0.0, "learning rate at the end of cosine, poly, tanh, wsd and rsqrt", low=0)
+    clip_grad: float | None = option(None, "maximum norm of the gradient; null: no clipping", above=0)
     smoothing: float = option(0.0, "label smoothing", low=0, below=1)
-    model_ema: bool = option(False, "evaluate and keep an exponential moving average of what is trained")
-    model_ema_decay: float = option(0.9998, "its decay, after a warm-up", low=0, below=1)
-    grad_checkpointing: bool = option(False, "recompute blocks in the backward pass to save memory")
+    model_ema: bool = option(False, "evaluate and save an exponential moving average of the trained weights")
+    model_ema_decay: float = option(0.9998, "decay of --model-ema, after a warm-up", low=0, below=1)
+    grad_checkpointing: bool = option(False, "recompute activations in the backward pass, to save memory")
 
     # choice of the model; the test split has no part in it
     val_interval: int = option(1, "epochs between evaluations on val", low=1)
-    patience: int | None = option(None, "stop after so many evaluations on val without a better one", low=1)
+    patience: int | None = option(
+        None, "stop after this many evaluations on val without improvement; null: never", low=1
+    )
     select: Select = option("last", SELECT_HELP)
 
     # machine
     amp: bool = option(False, "automatic mixed precision")
-    amp_dtype: str = option("bfloat16", "bfloat16 or float16", choices=("bfloat16", "float16"))
-    compile: bool = option(False, "torch.compile")
+    amp_dtype: str = option("bfloat16", "data type of --amp", choices=("bfloat16", "float16"))
+    compile: bool = option(False, "compile the model by torch.compile")
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = option(
-        "default", "its mode: default; reduce-overhead (CUDA graphs, for small models and batches); max-autotune"
+        "default", "mode of --compile; reduce-overhead and max-autotune use CUDA graphs"
     )
     fsdp: bool = option(
         False,
-        "under torchrun: each process holds a part of the frozen weights alone (FSDP2), gathered block by block; what "
-        "is trained stays whole; without short cuts",
+        "under torchrun: shard the frozen weights over the processes (FSDP2), gathered block by block; trained "
+        "parameters are not sharded, and short cuts are off",
     )
     short_cuts: bool = option(
         True,
-        "exact short cuts: the last block for the tokens alone that the head reads; what stands before the first "
-        "trained block in evaluation mode, and computed once where no augmentation comes before it",
+        "skip computation that cannot affect the loss: in the last block tokens that the head does not read; frozen "
+        "blocks before the first trained one are in evaluation mode, and computed once per example if there is no "
+        "augmentation",
     )
     cache: Literal["auto", "memory", "device", "none"] = option(
         "auto",
-        "where images, or what a frozen front makes of examples, stay once they are there: memory (the first GiB of a "
-        "split; images before augmentation always), device (all), none; auto: device on a GPU of whose free memory "
-        "they take a tenth at most, else memory",
+        "where images, or the outputs of the frozen blocks before the first trained one, are cached: memory (the first "
+        "GiB of each split), device (all), none; auto: device on a GPU if they take at most a tenth of its free "
+        "memory, else memory; images that are augmented are cached in memory, unless none",
     )
-    device: str | None = option(None, "cpu, cuda, ...; none: cuda where there is one")
-    seed: int = option(
-        0, "seed of data order, head, dropout and branches; the masks have their own (method.mask_seed)", low=0
-    )
-    timeout: float = option(600.0, "seconds that the processes of a run wait for each other at most", above=0)
+    device: str | None = option(None, DEVICE_HELP)
+    seed: int = option(0, "seed of data order, head, dropout and branches; the masks have --method.mask-seed", low=0)
+    timeout: float = option(600.0, "maximum number of seconds that the processes of a run wait for each other", above=0)
     log_to: Literal["tensorboard", "wandb", "mlflow"] = option(
-        "tensorboard", "where curves go: TensorBoard; Weights & Biases or MLflow as well"
+        "tensorboard", "where curves are logged: TensorBoard, or also Weights & Biases or MLflow"
     )
     log_interval: int = option(
-        50, "updates between TensorBoard points, at most: a short run has a point each hundredth of it", low=1
+        50, "maximum number of updates between TensorBoard points; short runs have about a hundred points", low=1
     )
     checkpoint_interval: int | None = option(
-        None, "updates between checkpoints, beside the one after each epoch", low=1
+        None, "updates between checkpoints, in addition to one after each epoch; null: none", low=1
     )
 
     def __post_init__(self) -> None:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from capaboost_vit.cli import _parser
-from capaboost_vit.cli.parser import method_options, values_of
+from capaboost_vit.cli.method import method_options
+from capaboost_vit.cli.parser import values_of
 from capaboost_vit.run import train
 from capaboost_vit.study.config import TuneConfig
 from capaboost_vit.study.tune import command, method_named, tune
