@@ -23,7 +23,10 @@ def export_parser() -> Parser:
     text = "onnx (for onnxruntime and OpenVINO), torch-export (for torch.export.load) or adapter"
     parser.add_argument("--format", type=str, default="onnx", help=text, metavar="{onnx,torch-export,adapter}")
     add_option(parser, "--task", str | None, None, "with --format adapter: name of the task")
-    text = "pictures, and folders with pictures, to compare the logits on; by default eight of the test split"
+    text = (
+        "pictures, and folders with pictures, to compare the logits on; by default eight of the run's test split, or "
+        "random numbers where its data are missing"
+    )
     parser.add_argument("--images", type=str, nargs="*", default=[], help=text)
     text = "local file with the base weights; null: those of the run, else those of the hub"
     add_option(parser, "--initial-checkpoint", str | None, None, text)
