@@ -329,8 +329,8 @@ def test_advice_that_is_followed_already_is_not_given(refused, monkeypatch, offl
             "wrong.yaml: --select must be last, best, macro_f1, balanced_accuracy or val_loss, got 'bset' (did you "
             "mean 'best'?)",
         ),
-        ("method: {rank: four}", "wrong.yaml: --method.rank must be int | None, got 'four'"),
-        ("method: {num_branches: few}", "wrong.yaml: --method.num-branches must be int | None, got 'few'"),
+        ("method: {rank: four}", "wrong.yaml: --method.rank must be int, got 'four'"),
+        ("method: {num_branches: few}", "wrong.yaml: --method.num-branches must be int, got 'few'"),
         ("lr: 1\nlr: 2", "wrong.yaml is no YAML: line 2, column 1: 'lr' stands there twice"),
         ("a: &a [1]\nb: " + "[" * 60, "wrong.yaml is no YAML: line 2, column 53: it is nested more than 50 deep"),
         ("method: {rnak: 3}", "wrong.yaml: no option 'method.rnak' (did you mean 'method.rank'?)"),

@@ -31,7 +31,8 @@ def add_method_options(parser: Parser) -> None:
     for name, method in METHODS.items():
         for field in dataclasses.fields(method):
             key = field.metadata["help"], hints_of(method)[field.name]
-            uses.setdefault(field.name, {}).setdefault(key, {})[name] = field.default
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            uses.setdefault(field.name, {}).setdefault(key, {})[name] = default
     for option, kinds in uses.items():
         name = flag(f"method.{option}")
         texts = [f"{', '.join(defaults)}: {text} ({_defaults(defaults)})" for (text, _), defaults in kinds.items()]
@@ -47,12 +48,12 @@ def _defaults(by_method: Mapping[str, Any]) -> str:
     """`default: 8; neat: 7`: the default of most methods, as it is typed, and those of the others."""
     methods: dict[str, list[str]] = {}
     for method, default in by_method.items():
-        methods.setdefault(_typed(default), []).append(method)
+        methods.setdefault(_as_typed(default), []).append(method)
     (usual, _), *others = sorted(methods.items(), key=lambda item: -len(item[1]))
     return "; ".join([f"default: {usual}", *(f"{', '.join(names)}: {default}" for default, names in others)])
 
 
-def _typed(value: Any) -> str:
+def _as_typed(value: Any) -> str:
     """A value as it is typed."""
     if isinstance(value, tuple):
         return " ".join(map(str, value))
