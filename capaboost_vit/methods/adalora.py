@@ -45,10 +45,11 @@ class Adalora(MaskedMethod):
     Source: AdaLoRA (ICLR 2023), arXiv 2303.10512. Names and defaults are those of PEFT's AdaLoraConfig, except for
     total_step, which is that of the run. As in the reference code, scores combine the gradients of an update with the
     weights after it (paper: before it), norms are not squared (paper: squared), and the scaling keeps init_r when ranks
-    fall. Settings for images are not published: the targets are LoRA's, and the learning rate is not measured.
+    fall. Settings for images are not published: the targets are LoRA's, and `usual_lr` is measured.
     """
 
     name: ClassVar[str] = "adalora"
+    usual_lr: ClassVar[float] = 3e-2
     num_branches: int = option(1, BRANCHES_HELP, low=1)
     density: float | None = option(1.0, DENSITY_HELP, compared=False)
     init_r: int = option(12, "initial rank of each matrix", low=1)

@@ -46,7 +46,7 @@ class Das(MaskedMethod):
 
     name: ClassVar[str] = "das"
     needs_plain_attention: ClassVar[bool] = True
-    usual_lr: ClassVar[float] = 1e-3  # not measured here
+    usual_lr: ClassVar[float] = 1e-3
     finds: ClassVar[tuple[str, ...]] = ("skipped",)
     num_branches: int = option(1, BRANCHES_HELP, low=1)
     density: float | None = option(1.0, DENSITY_HELP, compared=False)

@@ -55,7 +55,7 @@ class Dyt(MaskedMethod):
     name: ClassVar[str] = "dyt"
     needs_plain_attention: ClassVar[bool] = True
     starts_as_base: ClassVar[bool] = False
-    usual_lr: ClassVar[float] = 1e-3  # the published one, not measured here
+    usual_lr: ClassVar[float] = 3e-3
     measures: ClassVar[tuple[str, ...]] = ("rate",)
     num_branches: int = option(1, BRANCHES_HELP, low=1)
     density: float | None = option(1.0, DENSITY_HELP, compared=False)

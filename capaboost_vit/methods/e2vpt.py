@@ -48,7 +48,7 @@ class E2vpt(MaskedMethod):
     decay. Scores are absolute values, as in the paper (in the code they are signed). Pruned tokens are removed (there
     they are set to zero and stay in the sequence). The initial values are those of the first training (there new ones).
     Segments are contiguous (there coordinates 16 apart). The shares are options (there chosen on val by 72 trainings).
-    The learning rate is not measured here; published is SGD with a learning rate and weight decay for each task.
+    `usual_lr` is measured with AdamW; published is SGD with a learning rate and weight decay for each task.
     """
 
     name: ClassVar[str] = "e2vpt"

