@@ -111,7 +111,7 @@ def predict_parser() -> Parser:
         nargs="*",
         default=[],  # or argparse calls them required where nothing is typed
         help="pictures, and folders with pictures at any depth; for texts one file (.txt with one text per line, .csv, "
-        ".tsv, .jsonl, .json), or a folder with GLUE's test sets",
+        ".tsv, .jsonl, .json), a folder of .txt files, or a folder with GLUE's test sets",
     )
     add_text_options(parser)
     add_option(parser, "--top", int, 5, "number of classes per picture or text")

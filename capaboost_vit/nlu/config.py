@@ -60,7 +60,8 @@ class TextConfig(RunConfig):
     )
     max_length: int = option(
         128,
-        "maximum number of tokens, special ones included; longer texts are cut; for questions, split into windows",
+        "maximum number of tokens, special ones included; longer texts are truncated, contexts of questions and "
+        "tagged sentences split",
         low=1,
     )
     group_by_length: bool = option(True, "batches of examples of about the same length")
