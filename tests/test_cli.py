@@ -130,7 +130,7 @@ def test_help_takes_less_than_a_second():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([*CAPABOOST, "train", "--help"], capture_output=True, text=True, timeout=60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stdout.startswith("usage: capaboost")
+    assert done.stdout.startswith("usage: capaboost train [options]\n")  # not all of its options twice
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1.0
     commands = ["", *COMMANDS, "data check", "bench speed", "bench processes", "bench capacity"]
     done = subprocess.run([sys.executable, "-c", EACH, *commands], capture_output=True, text=True, timeout=60)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from ..io.options import arguments_of, flag, hints_of, nearest, suggest, tuples, words_of
 from ..io.printable import printable
@@ -60,6 +60,21 @@ _OTHER_NAMES = {
 }
 
 
+class _Formatter(DefaultHelpFormatter):
+    """The usage has what must be given alone: some commands have more than a hundred options."""
+
+    def _format_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None) -> str:
+        self._prog = f"{_command(self._prog)} [options]"
+        needed = [action for action in actions if action.required or not action.option_strings]
+        text: str = super()._format_usage(usage, needed, [], prefix)
+        return text
+
+
+def _command(prog: str) -> str:
+    """As it is typed: jsonargparse notes the options of the commands above it."""
+    return prog.replace(" [options]", "")
+
+
 class Parser(ArgumentParser):
     """Says what is wrong in one line, with the nearest option, and exits with 2.
 
@@ -68,7 +83,7 @@ class Parser(ArgumentParser):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **kwargs)
         self.below: dict[str, tuple[Callable[[], Parser], str]] = {}
         self.before_files: list[str] = []
 
@@ -111,9 +126,9 @@ class Parser(ArgumentParser):
         if missing:
             parser = parser._locate([missing[1]])[0]
             text = f"a command is missing: {missing[2].replace(',', ', ')}"
-        command = re.search(r"invalid choice: '(.*?)' \(choose", text)
-        if command:
-            text = parser._no_command(command[1])
+        mistyped = re.search(r"invalid choice: '(.*?)' \(choose", text)
+        if mistyped:
+            text = parser._no_command(mistyped[1])
         unknown = re.match(r"unrecognized arguments: (-{0,2})(\S+)", text)
         if unknown and unknown[1]:
             text += parser.suggest_option(unknown[2].partition("=")[0])
@@ -121,8 +136,8 @@ class Parser(ArgumentParser):
             text += f" (did you mean --data {unknown[2]}?)"
         # both name the option once more
         text = re.sub(r"^(argument [\w./-]+|Parser key \"[\w.]+\"( element \d+)?): (?=\S* must )", "", text)
-        prog = parser.prog.replace(" [options]", "")
-        self.exit(2, f"{prog}: error: {text}; see {prog} --help\n")
+        command = _command(parser.prog)
+        self.exit(2, f"{command}: error: {text}; see {command} --help\n")
 
     def _locate(self, names: list[str]) -> tuple[Parser, str]:
         """The parser of the subcommand that misses what is called `eval.adapter` at the top, and how it calls it."""
@@ -143,7 +158,7 @@ class Parser(ArgumentParser):
         top = getattr(self, "parent_parser", self)  # an attribute that jsonargparse gives subcommands
         for parser in top._subcommands_action.choices.values():  # type: ignore[union-attr]
             if name in parser.below:
-                return f"no command {name!r} (did you mean {parser.prog.replace(' [options]', '')} {name}?)"
+                return f"no command {name!r} (did you mean {_command(parser.prog)} {name}?)"
         return f"no command {name!r}{suggest(name, commands) or ': choose from ' + ', '.join(commands)}"
 
     def suggest_option(self, name: str, *, typed: bool = True) -> str:

@@ -79,7 +79,7 @@ class RunConfig:
     )
     decay_rate: float = option(
         0.1,
-        "step: factor after each third of the run; multistep: factor after 90, 180 and 270 updates; poly: the power",
+        "step: factor after each third of the run; multistep: after 30, 60 and 90 % of it; poly: the power",
         above=0,
     )
     warmup_epochs: int | None = option(

@@ -44,7 +44,7 @@ def rate_without_search(config: RunConfig) -> RunConfig:
     if config.lr != "auto":
         return config
     said = (config.warmup_epochs, config.warmup_steps, config.max_steps)
-    short = all(value is None for value in said) and round(config.epochs / 10) == 0
+    short = all(value is None for value in said) and round(config.epochs / 10) == 0 and config.sched != "none"
     return dataclasses.replace(config, lr=config.usual_lr(), warmup_steps=WARMUP if short else config.warmup_steps)
 
 

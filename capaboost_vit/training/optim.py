@@ -22,6 +22,7 @@ from .quantised_lion import QuantisedLion
 
 # torch's optimizers that can update all parameters in one kernel, on a CPU or a GPU
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+_MILESTONES = (0.3, 0.6, 0.9)  # shares of the updates behind the warm-up: timm's 90, 180 and 270 of 300 epochs
 
 
 def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
@@ -118,7 +119,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
     """timm's schedule, stepped after each update: linear warm-up, then the rest of the run, ending at min_lr.
 
     Raises:
-        ValueError: the warm-up is as long as the run, or timm refuses the schedule.
+        ValueError: the warm-up is as long as the run, or asked for where there is no schedule; timm refuses it.
     """
     total, warmup = config.max_steps or config.epochs * updates_per_epoch, warmup_updates(config, updates_per_epoch)
     if warmup >= total:
@@ -128,6 +129,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
             f"--warmup-{option} {given} are {warmup} updates, all of the run's {total}: say less, or more "
             "--epochs or --max-steps"
         )
+    if config.sched == "none" and (config.warmup_epochs or config.warmup_steps):
+        raise ValueError("--sched none has no warm-up: say --sched constant, or leave --warmup-epochs and -steps out")
     third = total // 3 if config.max_steps else config.epochs // 3 * updates_per_epoch
     try:
         schedule, _ = create_scheduler_v2(
@@ -136,6 +139,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: RunConfig, updates_p
             # all in updates
             num_epochs=total - warmup,
             decay_epochs=max(1, third),
+            # timm decays an update before its milestones
+            decay_milestones=[round(share * (total - warmup)) + 1 for share in _MILESTONES],
             decay_rate=config.decay_rate,
             warmup_epochs=warmup,
             warmup_lr=config.warmup_lr,

@@ -236,8 +236,18 @@ def test_a_step_schedule_of_max_steps_steps_each_third_of_them():
     assert [found.index(rate) for rate in sorted(set(found[:-1]), reverse=True)] == [0, 10, 20]
 
 
-def test_without_a_schedule_the_rate_is_constant():
+@pytest.mark.parametrize(("warmup", "steps"), [(0, [0, 30, 60, 90]), (20, [20, 44, 68, 92])])
+def test_a_multistep_schedule_steps_at_30_60_and_90_percent_of_what_follows_the_warm_up(warmup, steps):
+    found = rates(max_steps=100, sched="multistep", lr=1.0, warmup_steps=warmup, decay_rate=0.5)
+    assert [found.index(rate) for rate in (1.0, 0.5, 0.25, 0.125)] == steps
+    assert set(found[warmup:]) == {1.0, 0.5, 0.25, 0.125}
+
+
+def test_without_a_schedule_the_rate_is_constant_and_a_warm_up_is_refused():
     assert set(rates(epochs=4, sched="none", lr=0.1)) == {0.1}
+    for warmup in ({"warmup_epochs": 1}, {"warmup_steps": 0.1}):
+        with pytest.raises(ValueError, match="--sched none has no warm-up: say --sched constant, or leave --warmup-ep"):
+            rates(epochs=4, sched="none", lr=0.1, **warmup)
 
 
 @pytest.mark.parametrize("sched", ["none", "cosine"])
