@@ -1,4 +1,4 @@
-"""Canonical names: those that modules, parameters and buffers have in the base model, without the wrappers."""
+"""Canonical names: the names of modules, parameters and buffers in the base model, without wrappers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .wrapper import Wrapper, unwrap
 
 
 def slots(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(canonical name, module) of each slot below `model`: wrappers are seen, what they add is not.
+    """(canonical name, module) of each slot of `model`, with its wrappers, but without the modules that they add.
 
-    A module that stands in several slots comes once for each; its first name is that which state dicts give it.
+    A module in several slots appears once for each; the first name is that in state dicts.
     """
     for name, module in unwrap(model)._modules.items():  # named_children() would leave the second slot out
         if module is not None:
@@ -32,26 +32,27 @@ def get(model: nn.Module, name: str) -> nn.Module:
 
 
 def norm_names(model: nn.Module) -> list[str]:
-    """Canonical names of the normalisation layers that have parameters of their own."""
+    """Canonical names of the normalisation layers with parameters of their own."""
     return [name for name, module in slots(model) if is_norm(unwrap(module))]
 
 
 def carries(module: nn.Module, kind: type[Any]) -> bool:
-    """Whether a wrapper of this class is among those of a slot."""
+    """Whether a slot has a wrapper of this class."""
     return any(isinstance(wrapper, kind) for wrapper in wrappers_of(module))
 
 
 def wrappers_of(module: nn.Module) -> Iterator[Wrapper]:
-    """The wrappers of a slot, from the outside in; none of a bare module."""
+    """The wrappers of a slot, from the outside in; empty for a module without wrappers."""
     while isinstance(module, Wrapper):
         yield module
         module = module.base
 
 
 def namer(model: nn.Module) -> Callable[[str], str]:
-    """A function from names of modules, parameters and buffers to canonical ones, without the wrappers' `.base`.
+    """A function from names of modules, parameters and buffers to canonical names, without the wrappers' `.base`.
 
-    Where wrappers of one class stand in one slot, what the second from the inside adds has `_2` in its name, and so on.
+    If a slot has several wrappers of one class, the additions of the second from the inside have `_2` in their names,
+    and so on.
     """
     levels = {  # of each wrapper, how many of its class it contains in its slot
         name: sum(class_of(inner) is class_of(module) for inner in wrappers_of(module.base))
@@ -73,24 +74,24 @@ def namer(model: nn.Module) -> Callable[[str], str]:
 
 
 def distinct(model: nn.Module) -> dict[str, Tensor]:
-    """The live tensors of a model's state by name, each once: tied ones under their first name."""
+    """The tensors of a model's state by name, not copied, each once: tied ones with their first name."""
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
 def matching(names: Sequence[str], pattern: str) -> list[str]:
-    """The names that a pattern means: itself alone, where it is one of them, else those whose tail it matches."""
+    """The names that match a pattern: only the pattern itself if it is one of them, else those whose end it matches."""
     return [pattern] if pattern in names else [name for name in names if _matches(name, pattern)]
 
 
 def pattern_of(name: str) -> str:
-    """The pattern of a name in all blocks, with a star for each number: `blocks.*.attn.qkv`."""
+    """The pattern of a name in all blocks, with a star for each index: `blocks.*.attn.qkv`."""
     return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
 
 
 def is_inside(name: str, pattern: str) -> bool:
-    """Whether one of the modules that contain the one of this name matches the pattern."""
+    """Whether a module that contains the one of this name matches the pattern."""
     return any(_matches(parent, pattern) for parent in accumulate(name.split(".")[:-1], "{}.{}".format))
 
 

@@ -1,4 +1,4 @@
-"""bitsandbytes: its linear layers of 4 and 8 bits as frozen bases."""
+"""bitsandbytes: its 4-bit and 8-bit linear layers as frozen bases."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..core.quantised import prepare_backward
 
 
 def register(bitsandbytes: Any) -> None:
-    """Makes the layers of the imported package known: their weight as floating-point numbers, and their backward pass.
+    """Registers the layers of the imported package: their weights as floating-point numbers, and their backward pass.
 
-    Called by the import of bitsandbytes, as soon as capaboost_vit is imported too.
+    It is called when bitsandbytes and capaboost_vit are both imported.
     """
     from_packed = bitsandbytes.nn.modules._convert_weight_packed_for_cpu_inverse
 

@@ -12,16 +12,17 @@ _BESIDE = ("config.yaml", "learning_curve.png")
 
 
 def push_run(run: str | Path | ModelSource, repository: str, *, private: bool = False) -> str:
-    """One commit with the adapter file and what lies beside it, to a repository that is made first; returns its URL.
+    """Uploads the adapter file of a run, with card, curve and configuration, in one commit; returns the repository's URL.
 
-    `create_from_adapter("hf-hub:owner/name")` reads it.
+    The repository is created if it does not exist. `create_from_adapter("hf-hub:owner/name")` loads it.
 
     Args:
-        run: a run folder, or an adapter file, which gets a card without scores.
-        repository: owner/name. One that is there already stays as public or private as it is.
+        run: a run folder, or an adapter file, whose card has no scores.
+        repository: owner/name.
+        private: create a private repository; an existing one stays as it is.
 
     Raises:
-        ValueError: no adapter, no such name, no token, or one that may not write there.
+        ValueError: no adapter, an invalid name, no token, or one without write access.
         OSError: the hub cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, errors, get_token

@@ -1,4 +1,4 @@
-"""MLflow: the curves of a run there, through its own package."""
+"""MLflow: curves of a run, by its own package."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LONGEST = 6000  # characters of a parameter
 
 
 class MlflowTracker:
-    """A run of MLflow, at MLFLOW_TRACKING_URI, in the experiment MLFLOW_EXPERIMENT_NAME, else capaboost_vit.
+    """A run of MLflow, at MLFLOW_TRACKING_URI, in the experiment MLFLOW_EXPERIMENT_NAME or capaboost_vit.
 
     Args:
-        id: of a run that goes on; None: a new one.
+        id: of the run to resume; None: a new one.
     """
 
     name = "mlflow"
@@ -38,17 +38,17 @@ class MlflowTracker:
         self.id: str = id
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
-        """Points at a number of updates; a run that goes on adds those behind its checkpoint a second time."""
+        """Adds points at an update; a resumed run adds those after its checkpoint a second time."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
         self.client.log_batch(self.id, metrics=[Metric(name, value, now, update) for name, value in values.items()])
 
     def result(self, scores: Mapping[str, float], pictures: Sequence[Path]) -> None:
-        """The pictures; the scores have come as points."""
+        """Adds the pictures; the scores are points already."""
         for path in pictures:
             self.client.log_artifact(self.id, str(path))
 
     def close(self, status: str) -> None:
-        """Says how the run has ended."""
+        """Ends the run with its status."""
         self.client.set_terminated(self.id, status=_STATUS[status])

@@ -1,4 +1,4 @@
-"""What PEFT would make of a LoRA adapter, found out by having it build its model without weights."""
+"""A check of a LoRA adapter for PEFT, by PEFT's own model without weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from .peft_format import PREFIX, import_client
 
 
 def check_reading(model: nn.Module, config: Any, tensors: Mapping[str, Tensor], scalings: Mapping[str, float]) -> None:
-    """Compares tensors and scalings with what PEFT would read and compute by this `LoraConfig`.
+    """Compares tensors and scalings with those that PEFT would use with this `LoraConfig`.
 
-    PEFT drops without a word what its rules for names do not reach.
+    PEFT ignores, without a warning, what its rules for names do not match.
 
     Args:
-        model: the adapted model. tensors: to be stored, without PEFT's prefix. scalings: of the layers, by name.
+        model: the adapted model.
+        tensors: to be stored, without PEFT's prefix.
+        scalings: of the layers, by name.
 
     Raises:
         ValueError: they differ, PEFT cannot adapt such a model, or some of its layers are never called.

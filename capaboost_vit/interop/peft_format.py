@@ -1,4 +1,4 @@
-"""What export to PEFT and import from it share."""
+"""Names of PEFT's format, for export and import."""
 
 from __future__ import annotations
 

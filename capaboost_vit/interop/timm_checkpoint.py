@@ -1,4 +1,4 @@
-"""Checkpoints of timm's train.py: of all that they hold, the branches and the head become an adapter file."""
+"""Adapter files from checkpoints of timm's train.py."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def extract_adapter(
     class_names: Sequence[str] = (),
     note: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Writes the adapter file of a checkpoint of timm's train.py, by the arguments that it holds; returns the path.
+    """Writes the adapter file of a checkpoint of timm's train.py, using the arguments stored in it; returns the path.
 
     Args:
-        checkpoint: a `checkpoint-N.pth.tar`, `last.pth.tar` or `model_best.pth.tar`. It is read without executing
-            anything (`weights_only=True`).
+        checkpoint: a `checkpoint-N.pth.tar`, `last.pth.tar` or `model_best.pth.tar`. It is read without executing code
+            (`weights_only=True`).
         use_ema: the averaged weights of `--model-ema` instead of the last ones, as in timm's validate.py.
-        class_names: in the order of the labels, which the checkpoint does not hold.
-        note: is told, in one line, what the checkpoint alone has: random base weights, averages that nobody asked for.
+        class_names: in the order of the labels; the checkpoint does not have them.
+        note: called with one line about what only the checkpoint has: random base weights, or unused averages.
 
     Raises:
-        FileNotFoundError: no checkpoint. FileExistsError: the output is there already.
-        ValueError: it cannot be read safely, is none of train.py's, or of a model without one of our names.
+        FileNotFoundError: no checkpoint. FileExistsError: the output exists.
+        ValueError: it cannot be read safely, is not from train.py, or of a model without one of our names.
     """
     path, output = Path(checkpoint), Path(output)
     if output.suffix != ".safetensors":

@@ -12,11 +12,11 @@ from ..training.tracking import Tracker
 
 
 def open_tracker(config: RunConfig, folder: RunFolder, *, resumed: bool) -> list[Tracker]:
-    """The tracker that `log_to` names, for a new run or for the one that `tracker.json` in the folder names; or none.
+    """The tracker named by `log_to`, for a new run or for the one recorded in the folder's `tracker.json`; or none.
 
     Raises:
         ModuleNotFoundError: its package is not installed.
-        ConnectionError: it refuses the run, as without a login, or where no server answers.
+        ConnectionError: it refuses the run, such as without a login or a server.
     """
     if config.log_to == "tensorboard":
         return []

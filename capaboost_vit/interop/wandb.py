@@ -1,4 +1,4 @@
-"""Weights & Biases: the curves of a run there, through its own package."""
+"""Weights & Biases: curves of a run, by its own package."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class WandbTracker:
-    """A run of Weights & Biases, in the project that WANDB_PROJECT names, else capaboost_vit.
+    """A run of Weights & Biases, in the project WANDB_PROJECT or capaboost_vit.
 
-    Its files lie in the folder of the run, below `wandb`; WANDB_MODE=offline keeps them there.
+    Its files are in the folder of the run, in `wandb`; with WANDB_MODE=offline they stay there.
 
     Args:
-        id: of a run that goes on; None: a new one.
+        id: of the run to resume; None: a new one.
     """
 
     name = "wandb"
@@ -34,16 +34,16 @@ class WandbTracker:
         self.id: str = self.run.id
 
     def scalars(self, values: Mapping[str, float], update: int) -> None:
-        """Points at a number of updates; of a run that goes on those that are there already stay as they are."""
+        """Adds points at an update; in a resumed run existing points stay as they are."""
         self.run.log(dict(values), step=update)
 
     def result(self, scores: Mapping[str, float], pictures: Sequence[Path]) -> None:
-        """Final scores in the summary, and the pictures."""
+        """Adds the final scores to the summary, and the pictures."""
         import wandb
 
         self.run.summary.update(dict(scores))
         self.run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures})
 
     def close(self, status: str) -> None:
-        """Waits until all is sent."""
+        """Waits until everything is sent."""
         self.run.finish(exit_code=0 if status == "finished" else 1)

@@ -1,4 +1,4 @@
-"""What is known of a model of transformers: its roles, its head, and whether it takes prefixes and prompts."""
+"""The anatomy of a model of transformers: its roles, its head, and support of prefixes and prompts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .image_layers import PrefixedAttention, PromptedBlock, is_plain_attention, 
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """The anatomy of a model of transformers, on texts or images: its roles, by `core.sites`, and its head.
+    """The anatomy of a model of transformers, for texts or images: its roles, by `core.sites`, and its head.
 
-    Adapters are, as `targets=("mlp",)`, Pfeiffer's, and as `("attn", "mlp")`, Houlsby's; dropout comes behind a
-    sequential one. Prefixes and prompts need layers that take any number of keys, which not all do (windows, blocks,
-    rotary positions), and no decoder, whose tokens may not see what follows. BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
-    DeBERTa-v2 and v3 have them: the role `block`, which a prompt enters, is the whole encoder there. So have ViT, DeiT,
-    DINOv2, CLIP's and SigLIP's images, in each block, and BEiT has a prefix. A model with other names has none; name
-    patterns such as `model.layers.*.self_attn.qkv_proj` do as targets of lora, adapter and ia3.
+    Adapters with `targets=("mlp",)` are Pfeiffer's, with `("attn", "mlp")` Houlsby's; sequential ones are before the
+    dropout. Prefixes and prompts need layers that support any number of keys (no windows, blocks or rotary positions),
+    and no decoder, whose tokens may not use later ones. They are supported by BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
+    DeBERTa-v2 and v3, where a prompt is added to the encoder as a whole (role `block`), and by ViT, DeiT, DINOv2, and
+    the image models of CLIP and SigLIP, with prompts in each block; BEiT supports a prefix. In a model with other
+    names, use name patterns such as `model.layers.*.self_attn.qkv_proj` as targets of lora, adapter and ia3.
     """
     norms = tuple(map(Site, norm_names(model)))
     roles = {**roles_of(model), **({"norm": norms} if norms else {})}
@@ -66,10 +66,10 @@ def _modules(model: nn.Module, sites: Iterable[Site]) -> list[nn.Module]:
 
 
 def is_transformers_model(model: nn.Module) -> bool:
-    """Whether a model is one of transformers, by the attributes that all of these have."""
+    """Whether a model is one of transformers, by attributes that all of them have."""
     return hasattr(getattr(model, "config", None), "model_type") and hasattr(model, "base_model_prefix")
 
 
 def takes_images(model: Any) -> bool:
-    """Whether a model of transformers takes images and nothing else."""
+    """Whether the only input of a model of transformers are images."""
     return getattr(model, "main_input_name", "") == "pixel_values"

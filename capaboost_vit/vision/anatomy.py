@@ -1,4 +1,4 @@
-"""What is known of a timm model: its roles, its classifier, and whether it takes prefixes and prompts."""
+"""The anatomy of a timm model: its roles, its classifier, and support of prefixes and prompts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .skipping import SkippableBlock
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
-    """The anatomy of a timm model: its roles, its head, and a prefix attention where it is a plain ViT.
+    """The anatomy of a timm model: its roles, its head, and a prefix attention if it is a plain ViT.
 
-    Any other torch model has the roles that `core.sites` knows by the names of its modules.
+    Any other torch model has the roles that `core.sites` finds by the names of its modules.
 
-    Prefixes and prompts need attention without positions of its own: the roles `attn` and `block` exist only where
+    Prefixes and prompts need attention without its own position encoding: the roles `attn` and `block` exist only if
     every attention layer is timm's plain `Attention` and, for `block`, the model is a `VisionTransformer`. The role
-    `norm` has every normalisation layer with parameters but batch norms.
+    `norm` has all normalisation layers with parameters except batch norms.
     """
     model = unwrap(model)
     norms = (name for name in norm_names(model) if not isinstance(unwrap(get(model, name)), _BatchNorm))

@@ -1,4 +1,4 @@
-"""Where the roles live in timm's other families, and in torchvision, open_clip and torch's own encoders."""
+"""Roles of timm's other families, and of the encoders of torchvision, open_clip and torch."""
 
 from __future__ import annotations
 
