@@ -1,4 +1,4 @@
-"""The head of a model: the modules that are trained from the first step, found by how models are built."""
+"""The head of a model: the modules that are trained from the first step, found by the structure of the model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _BACKBONE = ("get_classifier", "feature_info", "base_model_prefix")
 
 
 def find_head(model: nn.Module) -> tuple[str, ...] | None:
-    """Canonical names of the head's modules; none where a model is to have none, None where nobody can tell.
+    """Canonical names of the head's modules; () for a model that has no head, None if it is not known.
 
-    A model is known by the names that its kind has, not by its class:
+    The kind of a model is known by its attributes, not by its class:
 
-    - timm (`get_classifier`): its classifier. Nets of features (`feature_info`) and `num_classes=0` have no head.
-    - transformers (`base_model_prefix`): what stands beside the encoder and was not pretrained with it. The head of a
-      language model was: its output matrix is that of the embeddings. What `create_text_model` found to be missing in
-      the pretrained weights (`fresh_modules`) belongs to the head. An encoder alone has none.
-    - CLIP's pair of towers (`encode_image`): none.
-    - what has such models inside, at any depth: their heads, and what is trainable beside them.
-    - a `backbone` or `encoder` of another kind: what comes behind it, if there is a head by its name.
-    - children by the name of a head, beside others: `fc`, `classifier`, `heads`, `segmentation_head`, ...
-    - what contains one module alone: that one's.
+    - timm (`get_classifier`): its classifier. Feature extractors (`feature_info`) and `num_classes=0` have no head.
+    - transformers (`base_model_prefix`): the modules beside the encoder that were not pretrained with it. The head of a
+      language model was: its output matrix is that of the embeddings. Modules that `create_text_model` did not find in
+      the pretrained weights (`fresh_modules`) are part of the head. An encoder alone has none.
+    - both towers of CLIP (`encode_image`): no head.
+    - a module that contains such models, at any depth: their heads, and what is trainable beside them.
+    - a `backbone` or `encoder` of another kind: the modules after it, if one of them has the name of a head.
+    - children with the name of a head, beside others: `fc`, `classifier`, `heads`, `segmentation_head`, ...
+    - a module with a single child: the head of that child.
 
     A list or dict of modules is named by its entries; modules without parameters are left out.
     """
@@ -59,17 +59,17 @@ def find_head(model: nn.Module) -> tuple[str, ...] | None:
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """The same, none where nobody can tell."""
+    """The same as `find_head`, with () if it is not known."""
     return find_head(model) or ()
 
 
 def head_of(model: nn.Module) -> tuple[str, ...]:
-    """The head that a method has trained, by the record, or what is found in a model without one."""
+    """The head recorded by a method, or that of `head_names` for a model without a record."""
     return tuple(getattr(model, "capaboost", {}).get("head", ())) or head_names(model)
 
 
 def loose_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Names of the trainable parameters that a module around a backbone holds itself; no head can name them."""
+    """Names of trainable parameters that belong directly to a module around a backbone, and so to no head."""
     if any(hasattr(model, name) for name in (*_BACKBONE, "encode_image")) or not _contains_backbone(model):
         return ()
     return tuple(name for name, parameter in model.named_parameters(recurse=False) if parameter.requires_grad)

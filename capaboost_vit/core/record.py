@@ -1,4 +1,4 @@
-"""The record of what was added to a model, `model.capaboost`, and the models that carry one."""
+"""The record of what was added to a model, `model.capaboost`, and access to models that have one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .wrapper import Wrapper
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """The model behind torch.compile, DistributedDataParallel, DataParallel and Lightning's Fabric, or as it is.
+    """The model inside torch.compile, DistributedDataParallel, DataParallel or Lightning's Fabric, or the model itself.
 
     Raises:
-        TypeError: it is no model, such as its name.
+        TypeError: it is no model, such as a name.
         ValueError: it is sharded by FullyShardedDataParallel, whose parameters are pieces of several weights.
     """
     if not isinstance(model, nn.Module):
@@ -32,7 +32,7 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def check_no_peft(model: nn.Module) -> None:
-    """Raises ValueError if PEFT's layers are in a model: what trains theirs freezes ours, and the other way round."""
+    """Raises ValueError if a model has layers of PEFT, as PEFT and this library freeze each other's parameters."""
     for name, part in model.named_modules():
         if any(kind.__module__.partition(".")[0] == "peft" for kind in type(part).__mro__):
             where = f" at {name!r}" if name else ""
@@ -44,13 +44,13 @@ def check_no_peft(model: nn.Module) -> None:
 
 
 def adapted_part(model: nn.Module, adapt: str = "capaboost_vit.adapt") -> tuple[str, nn.Module]:
-    """(name, module) of what carries the record: "" and the model itself, or the one module inside it that does.
+    """(name, module) of the adapted model: "" and the model itself, or the one module inside it that has a record.
 
     Args:
         adapt: the function that adds methods, for the error.
 
     Raises:
-        ValueError: nothing in the model carries one, several modules do, or PEFT's layers are in it.
+        ValueError: no module has a record, several have, or the model has layers of PEFT.
     """
     check_no_peft(model)
     parts = {name: module for name, module in model.named_modules() if "capaboost" in module.__dict__}
@@ -66,9 +66,9 @@ def adapted_part(model: nn.Module, adapt: str = "capaboost_vit.adapt") -> tuple[
 
 
 def adapted_model(model: nn.Module, adapt: str = "capaboost_vit.adapt") -> nn.Module:
-    """The plain model behind wrappers, once it is sure that it carries the record itself.
+    """The plain model, which has to be the adapted one itself.
 
-    Raises ValueError, TypeError as `plain_model` and `adapted_part` do, or if a module inside it carries the record.
+    Raises ValueError, TypeError as `plain_model` and `adapted_part` do, or if only a module inside it is adapted.
     """
     model = plain_model(model)
     name, _ = adapted_part(model, adapt)
@@ -78,12 +78,12 @@ def adapted_model(model: nn.Module, adapt: str = "capaboost_vit.adapt") -> nn.Mo
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether anything in a model carries a record or a wrapper."""
+    """Whether any module of a model has a record or is a wrapper."""
     return any(isinstance(module, Wrapper) or "capaboost" in module.__dict__ for module in model.modules())
 
 
 def forget(model: nn.Module) -> None:
-    """Drops the records of a model, also where timm notes how to build it (its `save_for_hf` writes that)."""
+    """Removes the records of a model, and the options from the arguments that timm's `save_for_hf` writes."""
     for module in model.modules():
         record = module.__dict__.pop("capaboost", None)
         if record is None:

@@ -13,13 +13,13 @@ RESCALES = ("mean", "norm")
 def rescaling(rescale: str | None, masking: Masking) -> float:
     """`1 / E[C]` for "mean", `1 / sqrt(E[C^2])` for "norm", 1 for None, with `C = sum_i MB_i MA_i`.
 
-    C is what the masks make of a product `b a` of one entry of B and one of A: `dW = sum_r C b a` over the rank. The
-    masks of B are independent of those of A, so with m the mean entry of a mask and `q_l` the mean product of the
-    entries of masks i and i + l
+    C is the factor that the masks give to the product `b a` of an entry of B and one of A: `dW = sum_r C b a` over the
+    rank. The masks of B are independent of those of A. With m the mean entry of a mask, and `q_l` the mean product of
+    the entries of masks i and i + l,
 
-    - mean: `E[C] = d m^2`. Over the masks `E[dW] = d m^2 BA`, whatever the factors are; rescaled, BA.
-    - norm: `E[C^2] = d sum_l q_l^2`, l = 0 .. d - 1. `E ||dW||_F^2 = E[C^2] E ||BA||_F^2` where the entries of the
-      factors are independent with mean zero, as terms of different r have no correlation then; at rank 1 for any.
+    - mean: `E[C] = d m^2`. In expectation over the masks dW is `d m^2 BA` for any factors, and BA after rescaling.
+    - norm: `E[C^2] = d sum_l q_l^2`, l = 0 .. d - 1. `E ||dW||_F^2 = E[C^2] E ||BA||_F^2` if the entries of the factors
+      are independent with mean zero, as terms of different r are then uncorrelated; at rank 1 for any factors.
 
     | pattern | m | q_0 | q_l | E[C] | E[C^2] |
     |---|---|---|---|---|---|
@@ -28,10 +28,10 @@ def rescaling(rescale: str | None, masking: Masking) -> float:
     | sign | 0 | 1 | 0 | 0 | d |
     | density 1 | 1 | 1 | 1 | d | d^2 |
 
-    Masks of weights with few entries differ from that by their rounding. Source: our own derivation.
+    Masks of weights with few entries differ from this by rounding. Source: our own derivation.
 
-    Raises ValueError for another word, for "mean" with sign masks, whose mean is zero, and with coefficients, as the
-    update is of the plain one's size then until they move.
+    Raises ValueError for another word; for "mean" with sign masks, whose mean is zero; and with coefficients, as the
+    update is then the plain one at first.
     """
     d, s, pattern = masking.num_branches, masking.kept, masking.pattern
     if rescale is None:

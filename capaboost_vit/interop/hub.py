@@ -12,7 +12,7 @@ _BESIDE = ("config.yaml", "learning_curve.png")
 
 
 def push_run(run: str | Path | ModelSource, repository: str, *, private: bool = False) -> str:
-    """Uploads the adapter file of a run, with card, curve and configuration, in one commit; returns the repository's URL.
+    """Uploads the adapter file of a run, with card, curve and configuration, in one commit; returns its URL.
 
     The repository is created if it does not exist. `create_from_adapter("hf-hub:owner/name")` loads it.
 

@@ -1,7 +1,7 @@
-"""The methods, one per file, and what is done with them: apply to a model, save, load, fold.
+"""The methods, one per file, and functions to apply, save, load and fold them.
 
-Importing this package registers them all; those of other packages too, which name theirs in the entry points of the
-group `capaboost_vit.methods`.
+Importing this package registers all of them, and those of other packages, from entry points in the group
+`capaboost_vit.methods`.
 """
 
 from __future__ import annotations

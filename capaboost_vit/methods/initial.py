@@ -1,4 +1,4 @@
-"""Trained tensors of a model that start from those of an adapter file: for a new task."""
+"""Initial values of trained tensors from an adapter file, for a new task."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _KEYS = {"init_seed", "projection_prng_key"}  # where they count, of frozen numb
 
 
 def start_from(model: nn.Module, file: str | Path | AdapterFile) -> int:
-    """Copies the tensors of an adapter file, but for the head and what its method does not inherit; how many.
+    """Copies the tensors of an adapter file, without head and those its method does not inherit; returns their number.
 
     Args:
-        model: adapted by the same method, in whatever way its head differs.
+        model: adapted by the same method; its head may differ.
 
     Raises:
-        AdapterFileError: another method, other frozen numbers that no file holds, or tensors that the model has not, or
-            in another shape.
+        AdapterFileError: another method, another seed of frozen values that the file does not hold, or tensors that the
+            model does not have, or has in another shape.
         FileNotFoundError: no such file.
     """
     file = read_adapter_file(file)

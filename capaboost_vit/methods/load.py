@@ -1,4 +1,4 @@
-"""Adapter files loaded into a model, whose branches are added first where it has none."""
+"""Loading adapter files into a model, which is adapted first if it is not yet."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def load_into(
     head_names: Callable[[nn.Module], tuple[str, ...]],
     force: bool = False,
 ) -> None:
-    """Loads an adapter file, adding the branches first where the model has none.
+    """Loads an adapter file into a model, which is adapted first if it is not yet.
 
     Args:
-        architecture: of the model, as files call it.
-        adapt: `adapt(model, **record)` adds a method as a file has recorded it.
-        head_names: names of the classifier's modules.
+        architecture: of the model, as in adapter files.
+        adapt: `adapt(model, **record)` applies a method from its record in a file.
+        head_names: a function that returns the names of the classifier's modules.
         force: accept base weights whose fingerprint differs.
 
     Raises:
@@ -57,9 +57,9 @@ def check_outline(
     adapt: Callable[..., Any],
     head_names: Callable[[nn.Module], tuple[str, ...]],
 ) -> None:
-    """Compares the sizes that a file's header names with its tensors, before anything of these sizes is made.
+    """Compares the sizes in a file's header with its tensors, before anything of these sizes is created.
 
-    The branches are added to the model as shapes alone, and taken off again. Raises AdapterFileError.
+    The model is adapted on the meta device, and restored. Raises AdapterFileError.
     """
     part = _part(model, file)
     with restored(part), explained(file.path):

@@ -1,4 +1,4 @@
-"""One task of an adapter file that holds several, as a plain adapter file."""
+"""Export of one task of an adapter file with several, as a plain adapter file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from .index import make_method
 
 
 def export_task(path: str | Path | AdapterFile, task: str | None, output: str | Path) -> Path:
-    """Writes the adapter file of one task, with its rows of the head, and its classes without the task's name.
+    """Writes the adapter file of one task, with its rows of the head, and its class names without the task's name.
 
-    It computes what the model does where that task is known, for any image, and no base weights are needed to make it.
+    It computes the same as the model with the task given, for any image. No base weights are needed for the export.
 
     Args:
-        path: an adapter file of several tasks, as runs on several data sets leave them.
-        task: one of them; None of a file of one task.
+        path: an adapter file of several tasks, written by a run on several data sets.
+        task: the name of a task; None if there is only one.
 
     Raises:
-        ValueError: there is no such task, or the method has one adapter for all (see `Method.alone`).
-        FileExistsError: the output is there. FileNotFoundError, AdapterFileError: see `read_adapter_file`.
+        ValueError: there is no such task, or the method has one adapter for all tasks (see `Method.alone`).
+        FileExistsError: the output exists.
+        FileNotFoundError, AdapterFileError: see `read_adapter_file`.
     """
     file, output = read_adapter_file(path), Path(output)
     header = file.header
