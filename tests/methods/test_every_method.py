@@ -48,6 +48,7 @@ MORE += [
     ("lora", {"coefficients": "rank", "pattern": "sign", "share_blocks": 2}),
     ("adapter", {"coefficients": "branch"}),
     ("e2vpt", {"pruned_tokens": 0.5, "pruned_segments": 0.5}),
+    ("deep_lora", {"compress": True}),
 ]
 CASES = [(name, {}) for name in METHODS] + MORE
 every_method = pytest.mark.parametrize(
