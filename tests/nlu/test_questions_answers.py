@@ -182,7 +182,11 @@ def test_a_context_without_tokens_has_no_answer():
         (torch.zeros(1, 5), torch.zeros(1, 5), r"got \(1, 5\) and \(1, 5\)"),
         (torch.zeros(1, 6), torch.zeros(1, 7), r"got \(1, 6\) and \(1, 7\)"),
         (torch.zeros(6), torch.zeros(6), r"got \(6,\) and \(6,\)"),
-        (logits([0, NAN, 0, 0, 0, 0]), torch.zeros(1, 6), "NaN or inf among the logits of q0 .0.: did the model"),
+        (
+            logits([0, NAN, 0, 0, 0, 0]),
+            torch.zeros(1, 6),
+            "NaN or inf among the logits of q0 .0.: training has diverged, take a smaller --lr",
+        ),
         (torch.zeros(1, 6), logits([NAN, 0, 0, 0, 0, 0]), "NaN or inf among the logits of q0 .0."),
         (torch.zeros(1, 6), logits([0, 0, INF, 0, 0, 0]), "NaN or inf among the logits of q0 .0."),
     ],
