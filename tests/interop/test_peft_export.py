@@ -297,9 +297,8 @@ def test_a_base_whose_weights_hooks_compute(tmp_path):
         torch.testing.assert_close(found, model(x), rtol=1e-5, atol=1e-6)
 
 
-def test_a_scaling_of_zero_and_one_that_no_float_divides_evenly(tmp_path):
-    for alpha in (0.0, math.pi):
-        model = adapt(build("vit"), rank=7, alpha=alpha)
-        for branch in capaboost_vit.branches(model).values():
-            torch.nn.init.normal_(branch.up.weight)
-        assert difference(model, load("vit", capaboost_vit.export_peft(model, tmp_path / f"{alpha}"))) < 1e-5
+def test_a_scaling_that_no_float_divides_evenly(tmp_path):
+    model = adapt(build("vit"), rank=7, alpha=math.pi)
+    for branch in capaboost_vit.branches(model).values():
+        torch.nn.init.normal_(branch.up.weight)
+    assert difference(model, load("vit", capaboost_vit.export_peft(model, tmp_path / "pi"))) < 1e-5
