@@ -104,8 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _hint(error: Exception) -> str | None:
     """What to add to the text of an error; None for one that is no mistake of the caller, but ours."""
+    if isinstance(error, ModuleNotFoundError) and "pip install" in str(error):
+        return ""
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-        return "" if "pip install" in str(error) else f"; pip install capaboost_vit[{_EXTRAS[error.name]}]"
+        return f"; pip install 'capaboost_vit[{_EXTRAS[error.name]}]'"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
         return "; try a smaller --batch-size, or --grad-accum-steps 2"
     return "" if isinstance(error, ValueError | TypeError | OSError | FloatingPointError) else None

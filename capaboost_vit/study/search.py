@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .config import StudyTuneConfig
 from .manifest import Study
 from .plan import Cell, Plan
-from .search_engines import Point, propose
+from .search_engines import Point, check_engine, propose
 from .search_space import Axis, search_axes
 from .selection import Choice, group_of
 from .trial import Trial
@@ -50,8 +50,10 @@ def search(
 
     Raises:
         FileNotFoundError, ValueError, TypeError: as for `candidate_trials`.
+        ModuleNotFoundError: the package of the engine is not installed.
     """
     assert config.budget is not None
+    check_engine(config.search)  # before the first candidate is trained
     plan = Plan(config)
     searches: dict[str, _Search] = {}
     asked: set[str] = set()

@@ -6,6 +6,7 @@ answers at once. All engines maximise, and begin with the method's own values.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -36,13 +37,9 @@ def optuna_points(axes: Sequence[Axis], tried: Tried, count: int, seed: int) -> 
     """Tree-structured Parzen estimators of optuna: 10 points at random, then where the good ones are dense.
 
     Points of one batch know of each other (`constant_liar`).
-
-    Raises ModuleNotFoundError without optuna.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("--search optuna needs optuna: pip install 'capaboost_vit[search]'") from None
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {axis.name: _distribution(optuna.distributions, axis) for axis in axes}
     sampler = optuna.samplers.TPESampler(seed=(seed * 10_007 + len(tried)) % _SEEDS, constant_liar=True)
@@ -60,7 +57,7 @@ def nomad_points(axes: Sequence[Axis], tried: Tried, count: int, seed: int) -> l
     It runs in a process of its own, as it crashes where it should raise, from the start to the first point that has no
     score yet. No point: NOMAD sees none that is left to try.
 
-    Raises ModuleNotFoundError without PyNomadBBO, RuntimeError where NOMAD fails.
+    Raises RuntimeError where NOMAD fails.
     """
     low, high = zip(*(axis.bounds() for axis in axes), strict=True)
     question = {
@@ -73,8 +70,6 @@ def nomad_points(axes: Sequence[Axis], tried: Tried, count: int, seed: int) -> l
     }
     program = Path(__file__).with_name("nomad.py")
     done = subprocess.run([sys.executable, str(program)], input=json.dumps(question), capture_output=True, text=True)
-    if "No module named 'PyNomad'" in done.stderr:
-        raise ModuleNotFoundError("--search nomad needs PyNomadBBO: pip install 'capaboost_vit[nomad]'")
     answers = [line for line in done.stdout.splitlines() if line.startswith("point ")]
     if done.returncode or not answers:
         raise RuntimeError(f"NOMAD ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")
@@ -87,6 +82,14 @@ ENGINES: dict[str, Callable[[Sequence[Axis], Tried, int, int], list[Point]]] = {
     "optuna": optuna_points,
     "nomad": nomad_points,
 }
+_PACKAGES = {"optuna": ("optuna", "optuna", "search"), "nomad": ("PyNomad", "PyNomadBBO", "nomad")}  # module, extra
+
+
+def check_engine(engine: str) -> None:
+    """Raises ModuleNotFoundError if the package of an engine is not installed."""
+    module, package, extra = _PACKAGES.get(engine, ("", "", ""))
+    if module and importlib.util.find_spec(module) is None:
+        raise ModuleNotFoundError(f"--search {engine} needs {package}: pip install 'capaboost_vit[{extra}]'")
 
 
 def propose(engine: str, axes: Sequence[Axis], tried: Tried, count: int, seed: int) -> list[Point]:

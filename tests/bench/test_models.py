@@ -151,5 +151,5 @@ def test_without_transformers_a_text_encoder_is_refused_and_a_vit_is_not(workloa
     assert main(["bench", "speed", "--model", "roberta-base", "--device", "cpu"]) == 2
     said = capsys.readouterr().err
     assert "transformers" in said
-    assert said.endswith("; pip install capaboost_vit[nlu]\n")
+    assert said.endswith("; pip install 'capaboost_vit[nlu]'\n")
     assert said.count("\n") == 1

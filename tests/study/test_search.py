@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -120,17 +119,6 @@ def test_nomad_that_repeats_itself_otherwise_is_an_error():
         propose("nomad", AXES, [((-3.9, 0.0, 1.0, 0.0), 0.0)], 1, 0)
 
 
-@pytest.mark.parametrize(("engine", "module"), [("optuna", "optuna"), ("nomad", "PyNomadBBO")])
-def test_an_engine_that_is_not_installed_says_how_to_install_it(engine, module, monkeypatch):
-    if engine == "optuna":
-        monkeypatch.setitem(sys.modules, "optuna", None)
-    else:
-        lacking = subprocess.CompletedProcess([], 1, "", "ModuleNotFoundError: No module named 'PyNomad'")
-        monkeypatch.setattr(subprocess, "run", lambda *_, **__: lacking)
-    with pytest.raises(ModuleNotFoundError, match=f"needs {module}: pip install"):
-        propose(engine, AXES, [(tuple(axis.start() for axis in AXES), 0.0)], 1, 0)
-
-
 @pytest.fixture
 def config(written):
     def make(**options):
@@ -171,6 +159,16 @@ def test_a_search_that_was_stopped_goes_on_with_the_same_candidates(engine, stud
     assert (computed.asked, again) == (first, choices)
     longer, _ = search(study, config(**{**options, "budget": 8}), computed)
     assert longer[next(iter(longer))]["tried"][:6] == again[next(iter(again))]["tried"][:6]
+
+
+@pytest.mark.parametrize(("engine", "module", "package"), [("optuna",) * 3, ("nomad", "PyNomad", "PyNomadBBO")])
+def test_an_engine_that_is_not_installed_is_said_before_anything_is_computed(
+    engine, module, package, study, config, computed, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=f"--search {engine} needs {package}: pip install 'capaboost_vit"):
+        search(study, config(search=engine, budget=3), computed)
+    assert computed.asked == []
 
 
 def test_each_task_has_its_own_search_and_a_batch_holds_all_of_them(study, config, computed):
