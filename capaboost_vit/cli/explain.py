@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from ..training.config import DEVICE_HELP
-from .parser import Parser, add_option
+from .parser import WEIGHTS_HELP, Parser, add_option
 
 
 def explain_parser() -> Parser:
@@ -25,8 +25,7 @@ def explain_parser() -> Parser:
     parser.add_argument("pictures", type=str, nargs="*", help="pictures, and folders with pictures at any depth")
     text = "PNG to write, of pictures; null: RUN/explained.png; mistakes are always written to RUN/mistakes.png"
     add_option(parser, "--output", str | None, None, text)
-    text = "local file with the base weights; null: those of the run, else those of the hub"
-    add_option(parser, "--initial-checkpoint", str | None, None, text)
+    add_option(parser, "--initial-checkpoint", str | None, None, WEIGHTS_HELP)
     add_option(parser, "--device", str | None, None, DEVICE_HELP)
     return parser
 

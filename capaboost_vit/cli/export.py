@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
-from .parser import Parser, add_option
+from .parser import ADAPTER_HELP, MODEL_HELP, WEIGHTS_HELP, Parser, add_option
 
 
 def export_parser() -> Parser:
@@ -13,7 +13,7 @@ def export_parser() -> Parser:
         description="Writes a model on images as ONNX or torch.export program, and compares its logits with those of "
         "the model; or writes one task of a run on several data sets as a plain adapter file."
     )
-    parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
+    parser.add_argument("model", type=str, help=MODEL_HELP)
     parser.add_argument(
         "--output",
         type=str,
@@ -28,8 +28,7 @@ def export_parser() -> Parser:
         "random numbers where its data are missing"
     )
     parser.add_argument("--images", type=str, nargs="*", default=[], help=text)
-    text = "local file with the base weights; null: those of the run, else those of the hub"
-    add_option(parser, "--initial-checkpoint", str | None, None, text)
+    add_option(parser, "--initial-checkpoint", str | None, None, WEIGHTS_HELP)
     return parser
 
 
@@ -56,7 +55,7 @@ def export(arguments: Namespace) -> None:
 def push_parser() -> Parser:
     """Which run, and where to."""
     parser = Parser(description="Uploads adapter file, model card, learning curve and configuration to the hub.")
-    parser.add_argument("run", type=str, help="folder of a finished run, or adapter file")
+    parser.add_argument("run", type=str, help=ADAPTER_HELP)
     parser.add_argument("repository", type=str, help="owner/name; created if it does not exist")
     add_option(parser, "--private", bool, False, "create a private repository")
     return parser

@@ -14,6 +14,11 @@ from ..io.options import arguments_of, flag, hints_of, nearest, suggest, tuples,
 from ..io.printable import printable
 from .values import ConfigFile, Numbers, Typed
 
+# help of what several commands take
+MODEL_HELP = "folder of a finished run, adapter file, or folder that timm loads"
+ADAPTER_HELP = "folder of a finished run, or adapter file"
+WEIGHTS_HELP = "local file with the base weights; null: those of the run, else those of the hub"
+
 # what timm's train.py, transformers' TrainingArguments and PEFT's configurations call our options, where it differs
 _OTHER_NAMES = {
     "model": "model_name model_name_or_path",

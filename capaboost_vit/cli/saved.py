@@ -16,7 +16,7 @@ from ..io.options import flag
 from ..io.printable import printable
 from ..io.sources import joined
 from ..training.config import DEVICE_HELP
-from .parser import Parser, add_option
+from .parser import ADAPTER_HELP, MODEL_HELP, Parser, add_option
 from .texts import TYPED, add_text_options, predict_texts, refuse_text_options
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def predict_parser() -> Parser:
         description="Predicts the most probable classes of pictures or texts, with their probabilities, or answers "
         "to questions."
     )
-    parser.add_argument("model", type=str, help="folder of a finished run, adapter file, or folder that timm loads")
+    parser.add_argument("model", type=str, help=MODEL_HELP)
     parser.add_argument(
         "images",
         type=str,
@@ -201,7 +201,7 @@ def merge_parser() -> Parser:
         description="Merges the updates into the weights, as a plain model of timm or transformers; or writes PEFT's "
         "format, or layers of integers."
     )
-    parser.add_argument("adapter", type=str, help="folder of a finished run, or adapter file")
+    parser.add_argument("adapter", type=str, help=ADAPTER_HELP)
     parser.add_argument(
         "--output",
         type=str,
